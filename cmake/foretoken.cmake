@@ -1,0 +1,29 @@
+# foretoken_library(NAME sources... DEPENDS libs...): one static library for one layer, warnings on.
+# foretoken_test(NAME sources... DEPENDS libs...): one test program for one layer.
+set(FORETOKEN_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+
+function(foretoken_options target)
+  # Contraction into fused multiply-add would make results depend on the compiler and the processor.
+  target_compile_options(${target} PRIVATE ${FORETOKEN_WARNINGS} -ffp-contract=off
+                         $<$<BOOL:${FORETOKEN_WERROR}>:-Werror>)
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                             $<INSTALL_INTERFACE:include/foretoken>)
+endfunction()
+
+function(foretoken_library name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  add_library(foretoken_${name} STATIC ${ARG_UNPARSED_ARGUMENTS})
+  foretoken_options(foretoken_${name})
+  target_link_libraries(foretoken_${name} PUBLIC ${ARG_DEPENDS})
+endfunction()
+
+function(foretoken_test name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  add_executable(${name}_test ${ARG_UNPARSED_ARGUMENTS})
+  foretoken_options(${name}_test)
+  target_link_libraries(${name}_test PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name}_test PRIVATE FORETOKEN_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                             FORETOKEN_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  include(GoogleTest)
+  gtest_discover_tests(${name}_test PROPERTIES LABELS ${name} DISCOVERY_TIMEOUT 60)
+endfunction()
