@@ -1,0 +1,80 @@
+// What serving means to its users: TTFT, TPOT, ITL, E2EL, throughput, goodput. vLLM's definitions and keys
+// (serving-policies.md 4.1); docs/metrics.md states them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/quantiles.h"
+#include "base/units.h"
+#include "serving/request.h"
+
+namespace foretoken {
+
+// Filled by the serving loop when a request ends.
+struct RequestRecord {
+  RequestId id = 0;
+  std::int32_t engine = 0;
+  std::int32_t input_len = 0, output_len = 0;
+  Picoseconds arrival = 0;
+  Picoseconds queued = 0;        // reached an engine's queue (after ingress)
+  Picoseconds scheduled = 0;     // first scheduled
+  Picoseconds prefill_done = 0;  // start of the step that yields the first token
+  Picoseconds first_token = 0;   // at the client
+  Picoseconds finish = 0;        // last token at the client
+  std::int32_t preemptions = 0;
+  std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
+};
+
+struct Slo {
+  std::optional<double> ttft_ms, tpot_ms, e2el_ms, itl_ms;
+  double percentile = 99;
+};
+
+struct Distribution {
+  double mean = 0, median = 0, std = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, min = 0, max = 0;  // ms
+  std::int64_t count = 0;
+  bool exact = true;             // else from the 0.1 % histogram
+};
+
+struct ServingMetrics {
+  std::int64_t completed = 0, total_input_tokens = 0, total_output_tokens = 0;
+  double duration = 0;           // s, first arrival to last token
+  double request_throughput = 0, output_throughput = 0, total_token_throughput = 0;
+  std::optional<double> request_goodput;  // requests a second that meet all of the SLO's limits
+  std::optional<double> slo_attainment;   // share of requests that meet them
+  Distribution ttft, tpot, itl, e2el;
+  struct Parts {
+    double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
+  } ttft_parts;
+  std::int64_t preemptions = 0, num_steps = 0;
+  double prefix_cache_hit_rate = 0;  // hit prompt tokens over queried prompt tokens
+  double peak_kv_usage = 0;          // largest share of usable blocks in use, over engines
+  double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
+  double busy_share = 0;             // engine time in steps over duration x engines
+};
+
+// Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond.
+class MetricsCollector {
+ public:
+  explicit MetricsCollector(Slo slo = {}, bool keep_records = false);
+  void add(const RequestRecord& record);
+  void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps, std::int64_t sequences);  // ITL ramps
+  ServingMetrics summarize() const;  // fills what follows from the records; the loop fills the rest
+  const std::vector<RequestRecord>& records() const { return records_; }  // by id; empty unless kept
+  const LogHistogram& itl() const { return itl_; }
+
+ private:
+  Slo slo_;
+  bool keep_records_;
+  std::vector<RequestRecord> records_;
+  std::vector<double> ttft_, tpot_, e2el_;   // ms, first kExactRequests requests
+  LogHistogram ttft_histogram_, tpot_histogram_, e2el_histogram_, itl_;
+  std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, good_ = 0, preemptions_ = 0;
+  Picoseconds first_arrival_ = -1, last_finish_ = 0;
+  double part_sums_[5] = {};
+};
+
+}  // namespace foretoken

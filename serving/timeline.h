@@ -1,0 +1,72 @@
+// What happened when: steps of engines, lives of requests, KV occupancy. Written as a Perfetto/Chrome trace, or kept
+// to be replayed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "serving/backend.h"
+#include "serving/metrics.h"
+
+namespace foretoken {
+
+// Receives events in the order in which the loop commits them.
+class TimelineWriter {
+ public:
+  virtual ~TimelineWriter() = default;
+  struct StepEvent {
+    std::int32_t engine = 0;
+    Picoseconds start = 0;
+    StepTime time;
+    std::int64_t steps = 1;                 // decode span: this many steps, durations first + i * increment
+    Picoseconds first = 0, increment = 0;
+    std::int64_t prefill_tokens = 0, decode_tokens = 0;  // of one step, all ranks
+    std::int32_t running = 0, waiting = 0;
+    double kv_usage = 0;
+  };
+  virtual void step(const StepEvent& event) = 0;
+  virtual void request(const RequestRecord& record) = 0;
+  virtual void finish() {}
+};
+
+// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as flows.
+class PerfettoWriter : public TimelineWriter {
+ public:
+  explicit PerfettoWriter(const std::filesystem::path& path);
+  ~PerfettoWriter() override;
+  void step(const StepEvent& event) override;
+  void request(const RequestRecord& record) override;
+  void finish() override;                   // commits the file
+
+ private:
+  OutputFile file_;
+  bool first_ = true;
+};
+
+// Keeps steps in memory; ReplayBackend gives their durations back and must reproduce the timeline exactly.
+class Recording : public TimelineWriter {
+ public:
+  void step(const StepEvent& event) override { steps.push_back(event); }
+  void request(const RequestRecord& record) override { requests.push_back(record); }
+  std::vector<StepEvent> steps;
+  std::vector<RequestRecord> requests;
+};
+
+class ReplayBackend : public Backend {
+ public:
+  explicit ReplayBackend(const Recording& recording, std::vector<std::int64_t> windows = {0});
+  std::span<const std::int64_t> windows() const override { return windows_; }
+  StepTime run(const Step& step) override;  // throws Error when the batch differs from the recorded one
+
+ private:
+  const Recording& recording_;
+  std::vector<std::int64_t> windows_;
+  std::vector<std::size_t> next_;           // per engine
+  std::vector<std::int64_t> step_in_span_;
+};
+
+}  // namespace foretoken
