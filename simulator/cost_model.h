@@ -1,0 +1,38 @@
+// Price of one operator on one device: a measured row first, else the roofline with tile and wave quantisation, a
+// bandwidth ramp and a launch floor. Every price says what it rests on and how far it may be off.
+#pragma once
+
+#include <string_view>
+
+#include "hwdb/kernel_table.h"
+
+namespace foretoken {
+
+struct Price {
+  Seconds time;                // of one execution
+  Basis basis = Basis::kRoofline;
+  double relative_error = 0;   // half-width of the 90 % interval
+  std::string_view bound_by;   // "compute", "memory", "link", "latency"
+  Seconds limit;               // speed of light
+};
+
+// Efficiencies of the roofline where nothing was measured; each with its source in roofline.cpp.
+Seconds roofline_time(const Op& op, const Device& device, const Topology& topology);
+
+// Immutable and thread-safe; refers to the device, topology and table that it was made from.
+class CostModel {
+ public:
+  CostModel(const Device& device, const Topology& topology, const KernelTable& kernels)
+      : device_(&device), topology_(&topology), kernels_(&kernels) {}
+  Price price(const Op& op) const;
+  const Device& device() const { return *device_; }
+  const Topology& topology() const { return *topology_; }
+
+ private:
+  Price price_measured(const Op& op, const OperatorTime& row) const;
+  const Device* device_;
+  const Topology* topology_;
+  const KernelTable* kernels_;
+};
+
+}  // namespace foretoken

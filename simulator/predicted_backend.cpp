@@ -1,0 +1,194 @@
+#include "simulator/predicted_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace foretoken {
+namespace {
+
+bool decode_only(const Step& step) {
+  for (const Batch& b : step.ranks)
+    if (!b.prefill.empty()) return false;
+  return true;
+}
+
+}  // namespace
+
+PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale)
+    : deployment_(&deployment), scale_(scale), windows_(deployment.model.attention_windows()) {
+  if (windows_.empty()) windows_.push_back(0);
+  for (const Shard& shard : deployment.mapping.stages) stages_.emplace_back(deployment, cost, shard);
+}
+
+PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, const Step& step, bool decoding,
+                                                           std::int64_t max_steps) {
+  std::int64_t rows = 0;  // ranks that share experts are padded to the fullest one
+  for (const Batch& b : step.ranks) rows = std::max(rows, padded_rows(b.tokens(), decoding, *deployment_));
+  if (rows == 0) return {{}, 0, max_steps};
+
+  // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
+  StagePrice best;
+  best.steps = max_steps;
+  bool first_rank = true;
+  std::vector<StagePrice>& ranks = rank_prices_;
+  ranks.clear();
+  for (const Batch& b : step.ranks) {
+    StagePrice r;
+    r.steps = max_steps;
+    if (!b.empty()) {
+      if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
+      for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
+      if (b.decode_sequences > 0) {
+        for (std::size_t g = 0; g < windows_.size(); ++g) {
+          const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g]);
+          PricedPart part = piece.base;
+          const Picoseconds rise = piece.slope * (b.contexts[g] - piece.from);
+          // The slope rests on what the piece rests on; book it to the larger share.
+          const auto main = std::max_element(part.by_basis.begin(), part.by_basis.end()) - part.by_basis.begin();
+          part.by_basis[static_cast<std::size_t>(main)] += rise;
+          part.time += rise;
+          r.first += part;
+          if (b.growing[g] > 0) {
+            r.increment += piece.slope * b.growing[g];
+            r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
+          }
+        }
+      }
+    }
+    ranks.push_back(r);
+    if (first_rank || r.first.time > best.first.time ||
+        (r.first.time == best.first.time && r.increment > best.increment)) {
+      best.first = r.first;
+      best.increment = r.increment;
+    }
+    best.steps = std::min(best.steps, r.steps);
+    first_rank = false;
+  }
+  // Another rank may overtake the slowest: the span ends before it does.
+  for (const StagePrice& r : ranks)
+    if (r.increment > best.increment)
+      best.steps = std::min(best.steps, (best.first.time - r.first.time) / (r.increment - best.increment) + 1);
+
+  best.first += stage.tokens(rows);
+  best.first += stage.group(rows * static_cast<std::int64_t>(step.ranks.size()));
+  return best;
+}
+
+// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time under an
+// asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than their execution.
+Picoseconds PredictedBackend::exposed_host(const Step& step, Picoseconds device_floor) const {
+  std::int64_t sequences = 0, rows = 0;
+  for (const Batch& b : step.ranks) {
+    sequences = std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
+    rows = std::max(rows, b.tokens());
+  }
+  const Behavior& behavior = deployment_->behavior;
+  const Picoseconds schedule =
+      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
+  const bool captured =
+      decode_only(step) && !deployment_->graph_sizes.empty() && rows <= deployment_->graph_sizes.back();
+  const Picoseconds dispatch =
+      captured ? to_picoseconds(behavior.launch_graph)
+               : std::max<Picoseconds>(0, stages_.front().kernels_per_step() * to_picoseconds(behavior.launch_eager) -
+                                              device_floor);
+  if (deployment_->scheduler.pipeline_depth > 1) return dispatch;
+  const bool hidden = deployment_->scenario.engine.async_scheduling.value_or(false);
+  return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
+}
+
+void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total, Picoseconds at_most) {
+  const auto e = static_cast<std::size_t>(step.engine);
+  if (e >= pending_.size()) pending_.resize(e + 1);
+  Pending& p = pending_[e];
+  if (p.open) {
+    const double ran = static_cast<double>(std::min(p.longest, step.start - p.start));
+    for (std::size_t i = 0; i < 4; ++i) booked_[i] += ran * p.share[i];
+    booked_host_ += ran * p.host;
+    booked_error_ += ran * p.error;
+    booked_total_ += ran;
+  }
+  p = {step.start, at_most, {}, 0, 0, true};
+  if (total <= 0) return;
+  const double t = static_cast<double>(total);
+  for (std::size_t i = 0; i < 4; ++i) p.share[i] = static_cast<double>(part.by_basis[i]) / t;
+  p.host = static_cast<double>(total - part.time) / t;
+  p.error = std::sqrt(part.variance) / t;
+}
+
+StepTime PredictedBackend::run(const Step& step) {
+  const bool decoding = decode_only(step);
+  PricedPart sum;
+  Picoseconds slowest = 0, floor = 0;
+  for (StageModel& stage : stages_) {
+    const StagePrice p = price_stage(stage, step, decoding, 1);
+    sum += p.first;
+    slowest = std::max(slowest, p.first.time);
+    floor = std::max(floor, p.first.time - context_part(step, stage));
+  }
+  const Picoseconds host = exposed_host(step, floor);
+  const Picoseconds total = sum.time + host;
+  account(step, sum, total, total);
+  StepTime t;
+  t.tokens_out = scaled(total);
+  // A pipeline takes the next batch as soon as its slowest stage is free.
+  t.next_start = stages_.size() > 1 ? scaled(slowest + host) : t.tokens_out;
+  return t;
+}
+
+SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
+  if (stages_.size() > 1 || !decode_only(step)) return {};
+  const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
+  const Picoseconds host = exposed_host(step, p.first.time - context_part(step, stages_.front()));
+  SpanTime s;
+  s.steps = std::max<std::int64_t>(1, p.steps);
+  s.first = scaled(p.first.time + host);
+  s.increment = scaled(p.increment);
+  const Picoseconds longest =
+      s.steps * s.first + s.increment * (s.steps * (s.steps - 1) / 2);
+  account(step, p.first, p.first.time + host, longest);
+  return s;
+}
+
+// Time of decode attention above its value at the piece's first knot; left out of what host time can hide behind, so
+// that the exposed host time is constant over a span.
+Picoseconds PredictedBackend::context_part(const Step& step, StageModel& stage) {
+  Picoseconds most = 0;
+  for (const Batch& b : step.ranks) {
+    Picoseconds t = 0;
+    if (b.decode_sequences > 0)
+      for (std::size_t g = 0; g < windows_.size(); ++g) {
+        const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g]);
+        t += piece.base.time + piece.slope * (b.contexts[g] - piece.from);
+      }
+    most = std::max(most, t);
+  }
+  return most;
+}
+
+Picoseconds PredictedBackend::scaled(Picoseconds t) const {
+  return scale_ == 1.0 ? t : static_cast<Picoseconds>(std::llround(static_cast<double>(t) * scale_));
+}
+
+TimeBasis PredictedBackend::basis() const {
+  TimeBasis b;
+  auto booked = booked_;
+  double host = booked_host_, error = booked_error_, total = booked_total_;
+  for (const Pending& p : pending_) {
+    if (!p.open) continue;
+    const auto ran = static_cast<double>(p.longest);
+    for (std::size_t i = 0; i < 4; ++i) booked[i] += ran * p.share[i];
+    host += ran * p.host;
+    error += ran * p.error;
+    total += ran;
+  }
+  if (total <= 0) return b;
+  double device = 0;
+  for (double v : booked) device += v;
+  for (std::size_t i = 0; i < 4; ++i) b.share[i] = device > 0 ? booked[i] / device : 0;
+  b.host_share = host / total;
+  b.relative_error = error / total;
+  return b;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,46 @@
+// Serves a scenario's workload in virtual time and reports what its users would see.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "deployment/deployment.h"
+#include "serving/serve.h"
+#include "simulator/cost_model.h"
+#include "simulator/predicted_backend.h"
+
+namespace foretoken {
+
+struct Interval {
+  double low = 0, high = 0;
+};
+
+struct SimulateOptions {
+  bool use_spans = true;
+  bool keep_records = false;
+  bool intervals = true;             // simulate again with prices at the ends of their interval
+  std::int64_t abort_backlog = 0;
+  TimelineWriter* timeline = nullptr;
+  std::function<void(double)> progress;
+  const std::atomic<bool>* stop = nullptr;
+};
+
+struct Simulation {
+  ServeResult served;
+  TimeBasis basis;
+  std::map<std::string, Interval> interval;   // by result key, 90 %
+  double usd_per_million_tokens = 0;          // output tokens; meaningful when has_price
+  bool has_price = false;
+  double usd_per_hour = 0;
+  std::string stability;                      // "stable", "backlogged", "overloaded"
+  std::string stability_reason;
+  std::string workload;                       // Workload::describe()
+};
+
+Simulation simulate(const Deployment& deployment, const CostModel& cost, const Resources& resources,
+                    const SimulateOptions& options = {});
+
+}  // namespace foretoken

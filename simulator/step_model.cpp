@@ -1,0 +1,172 @@
+#include "simulator/step_model.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace foretoken {
+namespace {
+
+// Mean context at knot i: 16 x 2^(i/4), so that linear pieces follow any smooth price within half a per cent.
+constexpr int kKnotsPerOctave = 4;
+constexpr double kFirstKnot = 16;
+
+std::int64_t context_knot(int i) {
+  if (i < 0) return 1;
+  return std::llround(kFirstKnot * std::exp2(static_cast<double>(i) / kKnotsPerOctave));
+}
+
+// Largest i with sequences x context_knot(i) <= context; -1 below the first knot.
+int context_piece(std::int64_t sequences, std::int64_t context) {
+  const double mean = static_cast<double>(context) / static_cast<double>(sequences);
+  int i = mean < kFirstKnot ? -1 : static_cast<int>(std::floor(std::log2(mean / kFirstKnot) * kKnotsPerOctave));
+  while (i >= 0 && sequences * context_knot(i) > context) --i;
+  while (sequences * context_knot(i + 1) <= context) ++i;
+  return i;
+}
+
+// Cached tokens of prefill chunks: 0, then 64 x 2^(j/2).
+std::int64_t cached_knot(int j) { return j <= 0 ? 0 : std::llround(64 * std::exp2((j - 1) / 2.0)); }
+// New tokens of prefill chunks: 1, 2, 3, ... doubling every four knots from 8 on.
+std::int64_t chunk_knot(int i) { return i < 8 ? i + 1 : std::llround(8 * std::exp2((i - 7) / 4.0)); }
+
+template <class Knot>
+int knot_at_or_below(std::int64_t v, Knot knot, int guess) {
+  int i = std::max(0, guess);
+  while (i > 0 && knot(i) > v) --i;
+  while (knot(i + 1) <= v) ++i;
+  return i;
+}
+
+Picoseconds blend(Picoseconds a, Picoseconds b, double share) {
+  return a + std::llround(share * static_cast<double>(b - a));
+}
+
+PricedPart blend(const PricedPart& a, const PricedPart& b, double share) {
+  PricedPart r;
+  for (std::size_t i = 0; i < r.by_basis.size(); ++i) {
+    r.by_basis[i] = blend(a.by_basis[i], b.by_basis[i], share);
+    r.time += r.by_basis[i];
+  }
+  r.variance = a.variance + share * (b.variance - a.variance);
+  return r;
+}
+
+}  // namespace
+
+PricedPart& PricedPart::operator+=(const PricedPart& o) {
+  time += o.time;
+  for (std::size_t i = 0; i < by_basis.size(); ++i) by_basis[i] += o.by_basis[i];
+  variance += o.variance;
+  return *this;
+}
+
+StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
+    : deployment_(&deployment), cost_(&cost), shard_(shard) {
+  Work one;
+  one.decode_sequences = one.sampled_rows = 1;
+  one.contexts = {1};
+  for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops)
+    kernels_ += op.count;
+}
+
+PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group) const {
+  PricedPart sum;
+  const OpList list = operators(deployment_->model, shard_, work, deployment_->precision, deployment_->fusion);
+  for (const Op& op : list.ops) {
+    if (op.scope != scope || (attention_group >= 0 && op.attention_group != attention_group)) continue;
+    const Price p = cost_->price(op);
+    const Picoseconds t = to_picoseconds(p.time) * op.count;
+    sum.time += t;
+    sum.by_basis[static_cast<std::size_t>(p.basis)] += t;
+    const double half = static_cast<double>(t) * p.relative_error;
+    sum.variance += half * half;
+  }
+  return sum;
+}
+
+// Rows up to 512 exactly (steps of decoding, where tiles and captured sizes show); beyond, 16 knots an octave.
+const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
+                                           std::int64_t rows, OpScope scope) {
+  const auto index = static_cast<std::size_t>(rows);
+  if (index >= cache.size()) {
+    cache.resize(std::bit_ceil(index + 1));
+    known.resize(cache.size());
+  }
+  if (known[index]) return cache[index];
+  const std::int64_t step =
+      rows <= 512 ? 1 : std::int64_t{1} << (std::bit_width(static_cast<std::uint64_t>(rows - 1)) - 5);
+  if (rows % step == 0) {
+    Work w;
+    w.decode_sequences = w.padded_tokens = w.group_tokens = rows;
+    w.contexts = {static_cast<double>(rows)};
+    w.sampled_rows = scope == OpScope::kSampled ? rows : 0;
+    const PricedPart price = price_scope(w, scope);
+    cache[index] = price;
+  } else {
+    const std::int64_t low = rows / step * step;
+    const PricedPart a = interpolated(cache, known, low, scope), b = interpolated(cache, known, low + step, scope);
+    cache[index] = blend(a, b, static_cast<double>(rows - low) / static_cast<double>(step));
+  }
+  known[index] = 1;
+  return cache[index];
+}
+
+const PricedPart& StageModel::tokens(std::int64_t rows) {
+  return interpolated(tokens_, tokens_known_, rows, OpScope::kTokens);
+}
+const PricedPart& StageModel::group(std::int64_t rows) {
+  return interpolated(group_, group_known_, rows, OpScope::kGroupTokens);
+}
+const PricedPart& StageModel::sampled(std::int64_t rows) {
+  return interpolated(sampled_, sampled_known_, rows, OpScope::kSampled);
+}
+
+const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context) {
+  const int i = context_piece(sequences, context);
+  auto& pieces = decode_[static_cast<std::size_t>(attention_group)];
+  const std::uint64_t key = static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
+  if (const auto found = pieces.find(key); found != pieces.end()) return found->second;
+
+  ContextPiece piece;
+  piece.from = sequences * context_knot(i);
+  piece.to = sequences * context_knot(i + 1);
+  auto at = [&](std::int64_t sum) {
+    Work w;
+    w.decode_sequences = sequences;
+    w.contexts.assign(deployment_->model.attention_windows().size(), static_cast<double>(sum));
+    return price_scope(w, OpScope::kDecodeAttention, attention_group);
+  };
+  piece.base = at(piece.from);
+  const PricedPart end = at(piece.to);
+  piece.slope = static_cast<Picoseconds>(std::llround(static_cast<double>(end.time - piece.base.time) /
+                                                      static_cast<double>(piece.to - piece.from)));
+  return pieces.emplace(key, piece).first->second;
+}
+
+PricedPart StageModel::prefill_knot(int q_index, int c_index) {
+  const std::uint32_t key = static_cast<std::uint32_t>(q_index) << 16 | static_cast<std::uint32_t>(c_index);
+  if (const auto found = prefill_.find(key); found != prefill_.end()) return found->second;
+  Work w;
+  w.prefill = {{chunk_knot(q_index), cached_knot(c_index), 1}};
+  return prefill_.emplace(key, price_scope(w, OpScope::kPrefillAttention)).first->second;
+}
+
+PricedPart StageModel::prefill(std::int64_t new_tokens, std::int64_t cached) {
+  const double q = static_cast<double>(new_tokens), c = static_cast<double>(cached);
+  const int i = knot_at_or_below(new_tokens, chunk_knot,
+                                 new_tokens <= 8 ? static_cast<int>(new_tokens) - 1
+                                                 : 7 + static_cast<int>(std::log2(q / 8) * 4));
+  const int j = knot_at_or_below(cached, cached_knot, cached < 64 ? 0 : 1 + static_cast<int>(std::log2(c / 64) * 2));
+  const double q0 = static_cast<double>(chunk_knot(i)), q1 = static_cast<double>(chunk_knot(i + 1));
+  const double c0 = static_cast<double>(cached_knot(j)), c1 = static_cast<double>(cached_knot(j + 1));
+  const double u = (q - q0) / (q1 - q0), v = (c - c0) / (c1 - c0);
+  PricedPart low = prefill_knot(i, j);
+  if (u > 0) low = blend(low, prefill_knot(i + 1, j), u);
+  if (v <= 0) return low;
+  PricedPart high = prefill_knot(i, j + 1);
+  if (u > 0) high = blend(high, prefill_knot(i + 1, j + 1), u);
+  return blend(low, high, v);
+}
+
+}  // namespace foretoken

@@ -1,0 +1,62 @@
+// Price of a whole step as a sum of parts that are computed once: token-wise operators by rows, sampling by sampled
+// rows, decode attention affine in the cached tokens between knots, prefill attention by chunk. Integer picoseconds,
+// so that sums over spans are exact.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "deployment/deployment.h"
+#include "simulator/cost_model.h"
+
+namespace foretoken {
+
+// Part of a step's price with what it rests on.
+struct PricedPart {
+  Picoseconds time = 0;
+  std::array<Picoseconds, 4> by_basis{};  // sums to time
+  double variance = 0;                    // of the 90 % half-width, ps squared; independent operators add
+  PricedPart& operator+=(const PricedPart& o);
+};
+
+// Decode attention of one group for a fixed number of sequences: `base` at `from` cached tokens, `slope` a token, valid
+// up to (excluding) `to`.
+struct ContextPiece {
+  std::int64_t from = 0, to = 0;
+  PricedPart base;
+  Picoseconds slope = 0;
+};
+
+// Prices steps of one pipeline stage on one rank. Not thread-safe (it remembers); one for each simulation.
+class StageModel {
+ public:
+  StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard);
+
+  // Token-wise operators of one rank for `rows` rows; `group_rows` rows of all ranks that share the experts.
+  const PricedPart& tokens(std::int64_t rows);
+  const PricedPart& group(std::int64_t group_rows);
+  const PricedPart& sampled(std::int64_t rows);
+  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context);
+  PricedPart prefill(std::int64_t new_tokens, std::int64_t cached);
+  std::int64_t kernels_per_step() const { return kernels_; }
+
+ private:
+  PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
+  const PricedPart& interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known, std::int64_t rows,
+                                 OpScope scope);
+  PricedPart prefill_knot(int q_index, int c_index);
+
+  const Deployment* deployment_;
+  const CostModel* cost_;
+  Shard shard_;
+  std::vector<PricedPart> tokens_, group_, sampled_;
+  std::vector<std::uint8_t> tokens_known_, group_known_, sampled_known_;
+  std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_;
+  std::unordered_map<std::uint32_t, PricedPart> prefill_;
+  std::int64_t kernels_ = 0;
+};
+
+}  // namespace foretoken
