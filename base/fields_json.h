@@ -61,7 +61,7 @@ void read_value(const Json& j, T& out, const Limits& limits, const std::string& 
       read_value(j[i], out.back(), limits, where + "/" + std::to_string(i));
     }
   } else if constexpr (std::is_same_v<T, RawJson>) {
-    out.text = j.dump();
+    out.text = j.is_null() ? std::string() : j.dump();
   } else if constexpr (std::is_same_v<T, bool>) {
     if (!j.is_boolean()) fail_type(j, where, "true or false");
     out = j.get<bool>();
