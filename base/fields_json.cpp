@@ -18,6 +18,11 @@ const char* type_name(const Json& j) {
 
 std::string describe_number(double v) { return fmt::format("{}", v); }
 
+Json limit_json(double v) {
+  if (v == std::floor(v) && std::abs(v) < 1e15) return Json(static_cast<std::int64_t>(v));
+  return Json(v);
+}
+
 void fail_type(const Json& j, const std::string& where, std::string_view expected) {
   if (j.is_null()) throw Error(where, fmt::format("{} is expected, not null", expected));
   constexpr std::size_t kShown = 40;

@@ -21,8 +21,7 @@ __extension__ using Unsigned128 = unsigned __int128;
 
 int LogHistogram::bucket_of(std::int64_t value) {
   if (value < kPerOctave) return static_cast<int>(value);
-  const int octave =
-      static_cast<int>(std::bit_width(static_cast<std::uint64_t>(value))) - 1 - kMantissaBits;
+  const int octave = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(value))) - 1 - kMantissaBits;
   return static_cast<int>(kPerOctave * octave + (value >> octave));
 }
 

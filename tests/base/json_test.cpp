@@ -53,7 +53,7 @@ TEST(Json, EveryPrefixOfADocumentIsRefused) {
 
 TEST(Json, DuplicateKeysAreNamed) {
   EXPECT_EQ(parse_error("{\"a\": 1,\n \"b\\\"\": 2, \"b\\\"\": 3}"),
-            "a.json:2:11: the key \"b\"\" occurs twice");
+            "a.json:2:12: the key \"b\"\" occurs twice");
   EXPECT_EQ(parse_json("{\"a\": {\"a\": 1}, \"b\": {\"a\": [{\"a\": 2}]}}", "x")["b"]["a"][0]["a"], 2);
 }
 
