@@ -1,0 +1,115 @@
+#include "simulator/simulate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace foretoken {
+namespace {
+
+struct MetricKey {
+  const char* key;
+  double (*value)(const ServingMetrics&);
+};
+// Headline metrics that get an interval.
+constexpr MetricKey kHeadline[] = {
+    {"request_throughput", [](const ServingMetrics& m) { return m.request_throughput; }},
+    {"output_throughput", [](const ServingMetrics& m) { return m.output_throughput; }},
+    {"mean_ttft_ms", [](const ServingMetrics& m) { return m.ttft.mean; }},
+    {"median_ttft_ms", [](const ServingMetrics& m) { return m.ttft.median; }},
+    {"p99_ttft_ms", [](const ServingMetrics& m) { return m.ttft.p99; }},
+    {"mean_tpot_ms", [](const ServingMetrics& m) { return m.tpot.mean; }},
+    {"median_tpot_ms", [](const ServingMetrics& m) { return m.tpot.median; }},
+    {"p99_tpot_ms", [](const ServingMetrics& m) { return m.tpot.p99; }},
+    {"mean_itl_ms", [](const ServingMetrics& m) { return m.itl.mean; }},
+    {"p99_itl_ms", [](const ServingMetrics& m) { return m.itl.p99; }},
+    {"mean_e2el_ms", [](const ServingMetrics& m) { return m.e2el.mean; }},
+    {"p99_e2el_ms", [](const ServingMetrics& m) { return m.e2el.p99; }},
+};
+
+ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) {
+  ServeOptions o;
+  EngineConfig engine;
+  engine.scheduler = d.scheduler;
+  engine.ranks = d.mapping.ranks_per_engine();
+  o.engines = {engine};
+  o.replicas = d.mapping.engines();
+  o.router = d.scenario.cluster.router == "least_outstanding" ? RouterKind::kLeastOutstanding : RouterKind::kRoundRobin;
+  const SloSection& slo = d.scenario.slo;
+  o.slo = {slo.ttft_ms, slo.tpot_ms, slo.e2el_ms, slo.itl_ms, slo.percentile};
+  o.use_spans = options.use_spans;
+  o.keep_records = options.keep_records;
+  o.ingress = to_picoseconds(d.behavior.ingress);
+  o.egress = to_picoseconds(d.behavior.egress);
+  o.timeline = options.timeline;
+  o.progress = options.progress;
+  o.stop = options.stop;
+  o.abort_backlog = options.abort_backlog;
+  return o;
+}
+
+// Verdict on the queue: does the deployment keep up with what arrives?
+void judge_stability(Simulation& s, const Deployment& d) {
+  const ServingMetrics& m = s.served.metrics;
+  const double engines = static_cast<double>(d.mapping.engines());
+  if (s.served.aborted) {
+    s.stability = "overloaded";
+    s.stability_reason = s.served.abort_reason;
+  } else if (d.scenario.workload.max_concurrency || d.scenario.workload.all_at_once) {
+    s.stability = "stable";
+    s.stability_reason = "the number of requests in flight is fixed";
+  } else if (m.mean_waiting > engines * static_cast<double>(d.scheduler.max_num_seqs) * 0.5 ||
+             m.mean_waiting > 2 * m.mean_running) {
+    s.stability = "overloaded";
+    s.stability_reason = fmt::format("{:.0f} requests wait on average while {:.0f} run", m.mean_waiting, m.mean_running);
+  } else if (m.mean_waiting > 0.1 * m.mean_running && m.mean_waiting > engines) {
+    s.stability = "backlogged";
+    s.stability_reason = fmt::format("{:.1f} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
+  } else {
+    s.stability = "stable";
+    s.stability_reason = fmt::format("{:.2g} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
+  }
+}
+
+}  // namespace
+
+Simulation simulate(const Deployment& d, const CostModel& cost, const Resources& resources,
+                    const SimulateOptions& options) {
+  auto workload = [&] {
+    return make_workload(d.scenario.workload, resources.scenario_folder, resources.scenario_file + ":/workload");
+  };
+  Simulation s;
+  {
+    const auto requests = workload();
+    PredictedBackend backend(d, cost);
+    s.served = serve(*requests, backend, serve_options(d, options));
+    s.basis = backend.basis();
+    s.workload = requests->describe();
+  }
+  const ServingMetrics& m = s.served.metrics;
+  s.has_price = d.has_price;
+  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.mapping.devices());
+  if (d.has_price && m.output_throughput > 0)
+    s.usd_per_million_tokens = s.usd_per_hour / 3600 / m.output_throughput * 1e6;
+  judge_stability(s, d);
+
+  if (options.intervals && !s.served.aborted) {
+    // Queueing answers to slower steps by more than their share: the ends of the interval are simulated too.
+    SimulateOptions quiet;
+    quiet.stop = options.stop;
+    const double r = std::min(0.9, s.basis.relative_error);
+    ServingMetrics ends[2];
+    for (int i = 0; i < 2; ++i) {
+      const auto requests = workload();
+      PredictedBackend backend(d, cost, i == 0 ? 1 - r : 1 + r);
+      ends[i] = serve(*requests, backend, serve_options(d, quiet)).metrics;
+    }
+    for (const MetricKey& k : kHeadline) {
+      const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);
+      s.interval[k.key] = {std::min({a, b, v}), std::max({a, b, v})};
+    }
+  }
+  return s;
+}
+
+}  // namespace foretoken
