@@ -17,10 +17,10 @@ constexpr double kNvlsLatency = 25.0;
 
 struct Span {
   int ranks, nodes;
-  double bus;              // bytes/s through the slowest link of the ring, one direction a device
+  double bus;  // bytes/s through the slowest link of the ring, one direction a device
   bool nvlink, network;
-  bool nvls;               // in-switch reduction: Hopper and later, one node
-  double ll_limit;         // bytes/s cap of the LL protocol
+  bool nvls;        // in-switch reduction: Hopper and later, one node
+  double ll_limit;  // bytes/s cap of the LL protocol
 };
 
 Span span_of(const CollectiveShape& c, const Device& device, const Topology& topology) {
@@ -32,9 +32,9 @@ Span span_of(const CollectiveShape& c, const Device& device, const Topology& top
   s.nvlink = topology.intra_node.kind == Link::Kind::kScaleUp;
   s.bus = topology.intra_node.bandwidth.value;
   // A ring that crosses nodes leaves each node through all of its network interfaces together.
-  if (s.network)
-    s.bus = std::min(s.bus, topology.inter_node.bandwidth.value * std::min(per_node, c.ranks));
-  const bool hopper = device.architecture.starts_with("Hopper"), blackwell = device.architecture.starts_with("Blackwell");
+  if (s.network) s.bus = std::min(s.bus, topology.inter_node.bandwidth.value * std::min(per_node, c.ranks));
+  const bool hopper = device.architecture.starts_with("Hopper"),
+             blackwell = device.architecture.starts_with("Blackwell");
   s.nvls = s.nvlink && !s.network && s.ranks > 2 && (hopper || blackwell);
   s.ll_limit = hopper || blackwell ? 141e9 : 87.7e9;
   return s;
@@ -46,7 +46,8 @@ double efficiency(int protocol, const Span& s) {
   return 0.92;
 }
 
-double hop(const std::array<double, 3>& nvlink, const std::array<double, 3>& pci, int protocol, const Span& s) {
+double hop(const std::array<double, 3>& nvlink, const std::array<double, 3>& pci, int protocol,
+           const Span& s) {
   return s.nvlink ? nvlink[protocol] : pci[protocol];
 }
 
@@ -83,18 +84,19 @@ Seconds nccl_time(const CollectiveShape& c, const Device& device, const Topology
   }
   const double inter_steps = s.network ? steps * s.nodes / n : 0;
   for (int p = 0; p < 3; ++p) {
-    const double latency = kRingBase[p] + (steps - inter_steps) * hop(kNvlinkRing, kPciRing, p, s) +
-                           inter_steps * kNetRing[p];
+    const double latency =
+        kRingBase[p] + (steps - inter_steps) * hop(kNvlinkRing, kPciRing, p, s) + inter_steps * kNetRing[p];
     best = std::min(best, latency * 1e-6 + traffic / (bus * efficiency(p, s)));
     if (c.kind != Collective::kAllReduce) continue;
     // Double binary tree: depth over the nodes, a chain inside each of them.
     const double depth = s.network ? std::log2(static_cast<double>(s.nodes)) : 0;
-    const double tree = kTreeBase[p] + 2 * ((n / s.nodes - 1) * hop(kNvlinkTree, kPciTree, p, s) + depth * kNetTree[p]);
+    const double tree =
+        kTreeBase[p] + 2 * ((n / s.nodes - 1) * hop(kNvlinkTree, kPciTree, p, s) + depth * kNetTree[p]);
     best = std::min(best, tree * 1e-6 + 2 * size / (bus * 0.92 * efficiency(p, s)));
   }
   if (s.nvls && c.kind == Collective::kAllReduce) {
-    // Reduction in the switch: bus bandwidth of 512 MB on 8 devices is 445 to 460 of 450 GB/s on Hopper and 684 to
-    // 704 of 900 on B200 (data set ops/aiconfigurator, nccl_collectives).
+    // Reduction in the switch: bus bandwidth of 512 MB on 8 devices is 445 to 460 of 450 GB/s on Hopper and
+    // 684 to 704 of 900 on B200 (data set ops/aiconfigurator, nccl_collectives).
     const double share = device.architecture.starts_with("Blackwell") ? 0.77 : 1.01;
     best = std::min(best, kNvlsLatency * 1e-6 + traffic / (s.bus * share));
   }

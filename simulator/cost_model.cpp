@@ -5,11 +5,12 @@
 namespace foretoken {
 namespace {
 
-// Half-widths of 90 % intervals of the plain roofline: about twice the MAPE of rooflines on measured operators
-// (formulas.md 3.5, 3.6): matrix products 0.35, attention 0.5, collectives 0.5, the rest 0.6.
+// Half-widths of 90 % intervals of the plain roofline: about twice the MAPE of rooflines on measured
+// operators (formulas.md 3.5, 3.6): matrix products 0.35, attention 0.5, collectives 0.5, the rest 0.6.
 double roofline_error(const Op& op) {
   if (std::holds_alternative<GemmShape>(op.shape)) return 0.35;
-  if (std::holds_alternative<AttentionShape>(op.shape) || std::holds_alternative<CollectiveShape>(op.shape)) return 0.5;
+  if (std::holds_alternative<AttentionShape>(op.shape) || std::holds_alternative<CollectiveShape>(op.shape))
+    return 0.5;
   return 0.6;
 }
 
@@ -43,7 +44,11 @@ Price CostModel::price(const Op& op) const {
       const auto row = kernels_->find(part);
       any |= row.has_value();
       const Price p = row ? price_measured(part, *row)
-                          : Price{roofline_time(part, *device_, *topology_), Basis::kRoofline, roofline_error(part), {}, {}};
+                          : Price{roofline_time(part, *device_, *topology_),
+                                  Basis::kRoofline,
+                                  roofline_error(part),
+                                  {},
+                                  {}};
       sum.time += static_cast<double>(part.count) * p.time;
       weighted += static_cast<double>(part.count) * p.time.value * p.relative_error;
       worst = std::max(worst, p.basis);

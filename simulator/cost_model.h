@@ -1,5 +1,6 @@
-// Price of one operator on one device: a measured row first, else the roofline with tile and wave quantisation, a
-// bandwidth ramp and a launch floor. Every price says what it rests on and how far it may be off.
+// Price of one operator on one device: a measured row first, else the roofline with tile and wave
+// quantisation, a bandwidth ramp and a launch floor. Every price says what it rests on and how far it may be
+// off.
 #pragma once
 
 #include <string_view>
@@ -9,11 +10,11 @@
 namespace foretoken {
 
 struct Price {
-  Seconds time;                // of one execution
+  Seconds time;  // of one execution
   Basis basis = Basis::kRoofline;
-  double relative_error = 0;   // half-width of the 90 % interval
-  std::string_view bound_by;   // "compute", "memory", "link", "latency"
-  Seconds limit;               // speed of light
+  double relative_error = 0;  // half-width of the 90 % interval
+  std::string_view bound_by;  // "compute", "memory", "link", "latency"
+  Seconds limit;              // speed of light
 };
 
 // Efficiencies of the roofline where nothing was measured; each with its source in roofline.cpp.

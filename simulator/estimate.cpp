@@ -11,8 +11,8 @@ namespace {
 
 // One step of one rank as the serving loop would hand it to the backend.
 struct Probe {
-  std::int64_t sequences = 0;     // decoding
-  double context = 0;             // mean attended tokens
+  std::int64_t sequences = 0;  // decoding
+  double context = 0;          // mean attended tokens
   std::vector<PrefillPart> prefill;
 };
 
@@ -23,7 +23,8 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
   b.sampled_rows = b.decode_sequences;
   for (const PrefillPart& p : probe.prefill) b.sampled_rows += p.last ? 1 : 0;
   for (std::size_t g = 0; g < windows.size() && g < b.contexts.size(); ++g) {
-    const double c = windows[g] > 0 ? std::min(probe.context, static_cast<double>(windows[g])) : probe.context;
+    const double c =
+        windows[g] > 0 ? std::min(probe.context, static_cast<double>(windows[g])) : probe.context;
     b.contexts[g] = std::llround(static_cast<double>(probe.sequences) * std::max(1.0, c));
   }
   return b;
@@ -55,7 +56,8 @@ class StepPricer {
     double total = 0, variance = 0, limit = 0;
     std::map<std::string_view, double> by_bound;
     for (const Shard& shard : deployment_.mapping.stages) {
-      for (const Op& op : operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
+      for (const Op& op :
+           operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
         const Price p = cost_.price(op);
         const double n = static_cast<double>(op.count), t = n * p.time.value;
         total += t;
@@ -63,8 +65,8 @@ class StepPricer {
         variance += t * p.relative_error * t * p.relative_error;
         by_bound[p.bound_by] += t;
         if (with_operators)
-          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value, p.basis,
-                                 p.relative_error, std::string(p.bound_by)});
+          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
+                                 p.basis, p.relative_error, std::string(p.bound_by)});
       }
     }
     double most = -1;
@@ -104,8 +106,8 @@ Probe prefill_probe(double tokens, std::int64_t budget) {
 
 }  // namespace
 
-Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Means& load, std::int64_t concurrency,
-                  bool with_operators) {
+Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Means& load,
+                  std::int64_t concurrency, bool with_operators) {
   Estimate e;
   StepPricer pricer(d, cost);
   const double input = std::max(1.0, load.input_len), output = std::max(1.0, load.output_len);
@@ -113,7 +115,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   const double ranks = static_cast<double>(d.mapping.engines() * d.mapping.ranks_per_engine());
   // Sequences whose mean context the KV cache holds.
   const double by_memory = std::max(1.0, static_cast<double>(d.memory.kv_cache_tokens) / context);
-  const double most = std::max(1.0, std::floor(std::min(static_cast<double>(d.scheduler.max_num_seqs), by_memory)));
+  const double most =
+      std::max(1.0, std::floor(std::min(static_cast<double>(d.scheduler.max_num_seqs), by_memory)));
 
   const std::int64_t budget = d.scheduler.max_num_batched_tokens;
   const Probe prompt = prefill_probe(input, budget);
@@ -125,8 +128,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
     p.context = context;
     return p;
   };
-  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one request
-  // spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
+  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one
+  // request spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
   auto residence = [&](double n) { return output * pricer.seconds(decode(n)) + n * prefill_s; };
 
   e.capacity_requests_per_s = ranks * most / residence(most);
@@ -159,14 +162,15 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
 
   const double step = pricer.seconds(decode(n)), around = d.behavior.ingress.value + d.behavior.egress.value;
   e.ttft_ms = 1e3 * (prefill_s + around);
-  // Decoding is held up by the prefills of the requests that start meanwhile: one for each of the n in `output` steps.
+  // Decoding is held up by the prefills of the requests that start meanwhile: one for each of the n in
+  // `output` steps.
   e.tpot_ms = 1e3 * (step + n * prefill_s / output);
   e.e2el_ms = e.ttft_ms + (output - 1) * e.tpot_ms;
   e.output_throughput = ranks * n * output / residence(n);
   if (load.request_rate > 0) e.output_throughput = std::min(e.output_throughput, load.request_rate * output);
   if (d.has_price && e.output_throughput > 0)
-    e.usd_per_million_tokens = d.usd_per_device_hour * static_cast<double>(d.mapping.devices()) / 3600 /
-                               e.output_throughput * 1e6;
+    e.usd_per_million_tokens =
+        d.usd_per_device_hour * static_cast<double>(d.mapping.devices()) / 3600 / e.output_throughput * 1e6;
   e.basis = pricer.basis().share;
   return e;
 }

@@ -16,20 +16,21 @@
 namespace foretoken {
 namespace {
 
-// An estimate leaves out queueing and batching effects; only candidates that it calls hopeless by this factor go.
+// An estimate leaves out queueing and batching effects; only candidates that it calls hopeless by this factor
+// go.
 constexpr double kEstimateMargin = 1.3;
 
 // A feasible engine configuration on its way through estimate and simulation.
 struct Configuration {
   std::string patch;
-  Deployment deployment;                 // for one replica
+  Deployment deployment;  // for one replica
   const KernelTable* kernels = nullptr;
-  std::vector<std::int64_t> replicas;    // to try, ascending
+  std::vector<std::int64_t> replicas;  // to try, ascending
   // Results, written by one task each.
   std::vector<Candidate> simulated;
   std::map<std::string, std::int64_t> rejected;
   std::map<std::string, std::string> example;
-  double order = 0;                      // least cost that it can have
+  double order = 0;  // least cost that it can have
 };
 
 void reject(Configuration& c, const std::string& category, const std::string& text, std::int64_t n = 1) {
@@ -62,7 +63,9 @@ std::string label_of(const Deployment& d) {
   return s;
 }
 
-double limit_of(const std::optional<double>& v) { return v.value_or(std::numeric_limits<double>::infinity()); }
+double limit_of(const std::optional<double>& v) {
+  return v.value_or(std::numeric_limits<double>::infinity());
+}
 
 bool meets(const ServingMetrics& m, const SloSection& slo) {
   if (m.slo_attainment && *m.slo_attainment * 100 + 1e-9 < slo.percentile) return false;
@@ -76,7 +79,8 @@ double score_of(const Candidate& c, const std::string& objective) {
   return c.usd_per_million_tokens;
 }
 
-Candidate candidate_of(const Deployment& d, const Configuration& c, const Simulation& s, const std::string& objective) {
+Candidate candidate_of(const Deployment& d, const Configuration& c, const Simulation& s,
+                       const std::string& objective) {
   Candidate r;
   Json patch = Json::parse(c.patch);
   patch["cluster"]["replicas"] = d.mapping.replicas;
@@ -119,7 +123,8 @@ class Planner {
     const SearchSpace space = search_space(scenario_, where_ + ":/plan/search");
     result_.objective = scenario_.plan.objective;
     {
-      const auto workload = make_workload(scenario_.workload, resources_.scenario_folder, where_ + ":/workload");
+      const auto workload =
+          make_workload(scenario_.workload, resources_.scenario_folder, where_ + ":/workload");
       load_ = workload->means();
       longest_ = workload->longest();
       result_.workload = workload->describe();
@@ -156,7 +161,8 @@ class Planner {
       const Scenario scenario = scenario_from_json(json, where_);
       const auto verdict = resolve(scenario, resources_, model, load_.input_len + load_.output_len, longest_);
 
-      const std::int64_t per_replica = scenario.engine.tensor_parallel_size * scenario.engine.pipeline_parallel_size *
+      const std::int64_t per_replica = scenario.engine.tensor_parallel_size *
+                                       scenario.engine.pipeline_parallel_size *
                                        scenario.engine.data_parallel_size;
       std::vector<std::int64_t> replicas = point.replicas;
       const Json patch = Json::parse(point.patch);
@@ -171,8 +177,8 @@ class Planner {
       const std::int64_t combinations = std::max<std::int64_t>(1, static_cast<std::int64_t>(replicas.size()));
       result_.searched += combinations;
       if (replicas.empty()) {
-        count("more devices than given", fmt::format("one replica takes {} devices, {} are given", per_replica,
-                                                     space.device_budget), 1);
+        count("more devices than given",
+              fmt::format("one replica takes {} devices, {} are given", per_replica, space.device_budget), 1);
         ++result_.infeasible;
         continue;
       }
@@ -189,7 +195,8 @@ class Planner {
       }
       if (scenario_.plan.objective == "usd_per_million_tokens" && !d.has_price)
         throw Error(where_ + ":/hardware/usd_per_device_hour",
-                    "device " + d.device.name + " has no price in the database; give one, or choose another objective (" +
+                    "device " + d.device.name +
+                        " has no price in the database; give one, or choose another objective (" +
                         "devices, goodput_per_device, p99_e2el_ms)");
       Configuration c;
       c.patch = point.patch;
@@ -218,8 +225,8 @@ class Planner {
                                   label_of(c.deployment), fastest_tpot, *slo.tpot_ms));
     if (fastest_ttft > kEstimateMargin * limit_of(slo.ttft_ms))
       return hopeless("too slow for the TTFT limit even when idle",
-                      fmt::format("{}: the mean prompt takes {:.0f} ms, the limit is {:.0f} ms", label_of(c.deployment),
-                                  fastest_ttft, *slo.ttft_ms));
+                      fmt::format("{}: the mean prompt takes {:.0f} ms, the limit is {:.0f} ms",
+                                  label_of(c.deployment), fastest_ttft, *slo.ttft_ms));
     const double capacity = e.capacity_requests_per_s;
     const auto enough = [&](std::int64_t r) {
       return load_.request_rate <= kEstimateMargin * capacity * static_cast<double>(r);
@@ -228,12 +235,13 @@ class Planner {
     const auto fewer = static_cast<std::int64_t>(first - c.replicas.begin());
     if (fewer > 0)
       reject(c, "too few replicas for the load",
-             fmt::format("{}: one replica serves about {:.2g} requests/s, {:.2g} arrive", label_of(c.deployment), capacity,
-                         load_.request_rate),
+             fmt::format("{}: one replica serves about {:.2g} requests/s, {:.2g} arrive",
+                         label_of(c.deployment), capacity, load_.request_rate),
              fewer);
     c.replicas.erase(c.replicas.begin(), first);
     if (c.replicas.empty()) return;
-    const double devices = static_cast<double>(c.replicas.front() * c.deployment.mapping.devices_per_replica());
+    const double devices =
+        static_cast<double>(c.replicas.front() * c.deployment.mapping.devices_per_replica());
     c.order = devices * (c.deployment.has_price ? c.deployment.usd_per_device_hour : 1.0);
   }
 
@@ -285,12 +293,15 @@ class Planner {
     std::vector<std::size_t> order(configurations_.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::erase_if(order, [&](std::size_t i) { return configurations_[i].replicas.empty(); });
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return configurations_[a].order < configurations_[b].order; });
-    if (const auto most = scenario_.plan.max_candidates; most && order.size() > static_cast<std::size_t>(*most)) {
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return configurations_[a].order < configurations_[b].order;
+    });
+    if (const auto most = scenario_.plan.max_candidates;
+        most && order.size() > static_cast<std::size_t>(*most)) {
       for (std::size_t i = static_cast<std::size_t>(*most); i < order.size(); ++i) {
         Configuration& c = configurations_[order[i]];
-        reject(c, "beyond max_candidates", label_of(c.deployment), static_cast<std::int64_t>(c.replicas.size()));
+        reject(c, "beyond max_candidates", label_of(c.deployment),
+               static_cast<std::int64_t>(c.replicas.size()));
       }
       order.resize(static_cast<std::size_t>(*most));
     }
@@ -366,7 +377,8 @@ class Planner {
       why.push_back(fmt::format("It serves the load for ${:.3g} per million output tokens (${:.2f} an hour).",
                                 best.usd_per_million_tokens, best.usd_per_hour));
     else if (objective == "devices")
-      why.push_back(fmt::format("{} devices are the fewest that serve the load within the limits.", best.devices));
+      why.push_back(
+          fmt::format("{} devices are the fewest that serve the load within the limits.", best.devices));
     else if (objective == "goodput_per_device")
       why.push_back(fmt::format("It completes {:.3g} requests/s within the limits on each device.",
                                 best.goodput_per_device));
@@ -381,15 +393,17 @@ class Planner {
       }
     for (const Candidate& c : result_.missed)
       if (c.device == best.device && c.devices < best.devices) {
-        why.push_back(fmt::format("Fewer devices miss the limits: {} keeps them for {:.1f} % of the requests.", c.label,
-                                  100 * c.slo_attainment));
+        why.push_back(
+            fmt::format("Fewer devices miss the limits: {} keeps them for {:.1f} % of the requests.", c.label,
+                        100 * c.slo_attainment));
         break;
       }
     const Estimate e = estimate(d, cost, load_, scenario_.workload.max_concurrency.value_or(0), false);
-    why.push_back(fmt::format(
-        "Each device holds {} of weights and {} of KV cache; decoding runs {:.0f} sequences a rank, bound by {}.",
-        to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)), e.expected_sequences,
-        e.steps[2].bound_by));
+    why.push_back(
+        fmt::format("Each device holds {} of weights and {} of KV cache; decoding runs {:.0f} sequences a "
+                    "rank, bound by {}.",
+                    to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)),
+                    e.expected_sequences, e.steps[2].bound_by));
     if (e.utilization > 0)
       why.push_back(fmt::format("The load is about {:.0f} % of what it can serve.", 100 * e.utilization));
   }

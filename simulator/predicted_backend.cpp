@@ -45,7 +45,8 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
           PricedPart part = piece.base;
           const Picoseconds rise = piece.slope * (b.contexts[g] - piece.from);
           // The slope rests on what the piece rests on; book it to the larger share.
-          const auto main = std::max_element(part.by_basis.begin(), part.by_basis.end()) - part.by_basis.begin();
+          const auto main =
+              std::max_element(part.by_basis.begin(), part.by_basis.end()) - part.by_basis.begin();
           part.by_basis[static_cast<std::size_t>(main)] += rise;
           part.time += rise;
           r.first += part;
@@ -68,19 +69,22 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   // Another rank may overtake the slowest: the span ends before it does.
   for (const StagePrice& r : ranks)
     if (r.increment > best.increment)
-      best.steps = std::min(best.steps, (best.first.time - r.first.time) / (r.increment - best.increment) + 1);
+      best.steps =
+          std::min(best.steps, (best.first.time - r.first.time) / (r.increment - best.increment) + 1);
 
   best.first += stage.tokens(rows);
   best.first += stage.group(rows * static_cast<std::int64_t>(step.ranks.size()));
   return best;
 }
 
-// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time under an
-// asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than their execution.
+// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time
+// under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
+// their execution.
 Picoseconds PredictedBackend::exposed_host(const Step& step, Picoseconds device_floor) const {
   std::int64_t sequences = 0, rows = 0;
   for (const Batch& b : step.ranks) {
-    sequences = std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
+    sequences =
+        std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
     rows = std::max(rows, b.tokens());
   }
   const Behavior& behavior = deployment_->behavior;
@@ -89,15 +93,17 @@ Picoseconds PredictedBackend::exposed_host(const Step& step, Picoseconds device_
   const bool captured =
       decode_only(step) && !deployment_->graph_sizes.empty() && rows <= deployment_->graph_sizes.back();
   const Picoseconds dispatch =
-      captured ? to_picoseconds(behavior.launch_graph)
-               : std::max<Picoseconds>(0, stages_.front().kernels_per_step() * to_picoseconds(behavior.launch_eager) -
-                                              device_floor);
+      captured
+          ? to_picoseconds(behavior.launch_graph)
+          : std::max<Picoseconds>(
+                0, stages_.front().kernels_per_step() * to_picoseconds(behavior.launch_eager) - device_floor);
   if (deployment_->scheduler.pipeline_depth > 1) return dispatch;
   const bool hidden = deployment_->scenario.engine.async_scheduling.value_or(false);
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
 }
 
-void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total, Picoseconds at_most) {
+void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total,
+                               Picoseconds at_most) {
   const auto e = static_cast<std::size_t>(step.engine);
   if (e >= pending_.size()) pending_.resize(e + 1);
   Pending& p = pending_[e];
@@ -144,14 +150,13 @@ SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   s.steps = std::max<std::int64_t>(1, p.steps);
   s.first = scaled(p.first.time + host);
   s.increment = scaled(p.increment);
-  const Picoseconds longest =
-      s.steps * s.first + s.increment * (s.steps * (s.steps - 1) / 2);
+  const Picoseconds longest = s.steps * s.first + s.increment * (s.steps * (s.steps - 1) / 2);
   account(step, p.first, p.first.time + host, longest);
   return s;
 }
 
-// Time of decode attention above its value at the piece's first knot; left out of what host time can hide behind, so
-// that the exposed host time is constant over a span.
+// Time of decode attention above its value at the piece's first knot; left out of what host time can hide
+// behind, so that the exposed host time is constant over a span.
 Picoseconds PredictedBackend::context_part(const Step& step, StageModel& stage) {
   Picoseconds most = 0;
   for (const Batch& b : step.ranks) {

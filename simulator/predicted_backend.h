@@ -11,14 +11,15 @@ namespace foretoken {
 
 // What the priced time rests on, over a whole run.
 struct TimeBasis {
-  std::array<double, 4> share{};   // measured, interpolated, transferred, roofline; sum 1
-  double host_share = 0;           // exposed host time over all time
-  double relative_error = 0;       // half-width of the 90 % interval of the total
+  std::array<double, 4> share{};  // measured, interpolated, transferred, roofline; sum 1
+  double host_share = 0;          // exposed host time over all time
+  double relative_error = 0;      // half-width of the 90 % interval of the total
 };
 
 class PredictedBackend : public Backend {
  public:
-  // scale: all durations times this (1 +- error gives the ends of an interval). Keeps references to its arguments.
+  // scale: all durations times this (1 +- error gives the ends of an interval). Keeps references to its
+  // arguments.
   PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale = 1.0);
 
   std::span<const std::int64_t> windows() const override { return windows_; }
@@ -27,7 +28,8 @@ class PredictedBackend : public Backend {
   TimeBasis basis() const;
 
  private:
-  // Affine price of one stage for the step's batches: `first` now, rising by `increment` a step for `steps` steps.
+  // Affine price of one stage for the step's batches: `first` now, rising by `increment` a step for `steps`
+  // steps.
   struct StagePrice {
     PricedPart first;
     Picoseconds increment = 0;

@@ -1,5 +1,5 @@
-// Roofline with three corrections (catalogue 0.4): t = floor + max(FLOPs / (peak x wave x tile), bytes / ramped
-// bandwidth). Efficiencies are plateaus seen over several devices, not fits to one.
+// Roofline with three corrections (catalogue 0.4): t = floor + max(FLOPs / (peak x wave x tile), bytes /
+// ramped bandwidth). Efficiencies are plateaus seen over several devices, not fits to one.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,8 +12,8 @@ namespace {
 
 // Kernel floor inside a CUDA graph (formulas.md 2.12: 2.5 us H200, 1.8 us B200 for an empty GEMM).
 constexpr double kFloor = 2.2e-6;
-// Plateau of streaming kernels: median fraction of peak bandwidth of M <= 64 GEMMs is 0.65 to 0.76, p90 0.74 to 0.88
-// over five devices (formulas.md 3.6); the ramp below supplies the difference for small sizes.
+// Plateau of streaming kernels: median fraction of peak bandwidth of M <= 64 GEMMs is 0.65 to 0.76, p90 0.74
+// to 0.88 over five devices (formulas.md 3.6); the ramp below supplies the difference for small sizes.
 constexpr double kStream = 0.86;
 constexpr double kElementwiseStream = 0.80;
 
@@ -22,8 +22,8 @@ struct Tile {
   double efficiency;  // plateau of the matrix units with this tile
 };
 // Larger tiles reuse operands better; 0.80 at M = 4096 (formulas.md 3.6).
-constexpr std::array<Tile, 6> kTiles = {{{256, 128, 0.82}, {128, 256, 0.82}, {128, 128, 0.74}, {128, 64, 0.60},
-                                         {64, 128, 0.60}, {64, 64, 0.46}}};
+constexpr std::array<Tile, 6> kTiles = {
+    {{256, 128, 0.82}, {128, 256, 0.82}, {128, 128, 0.74}, {128, 64, 0.60}, {64, 128, 0.60}, {64, 64, 0.46}}};
 
 // Narrow formats feed the units worse: fp8 0.49 to 0.56, nvfp4 about 0.4 of their peak (formulas.md 3.6).
 double format_efficiency(DType t) {
@@ -32,9 +32,10 @@ double format_efficiency(DType t) {
   return 1.0;
 }
 
-// Seconds of compute of an m x n x k product repeated `groups` times side by side. Non-decreasing in m, n and k: each
-// tile's wave count is, and so is their minimum.
-double matrix_seconds(double m, double n, double k, double groups, double peak, int units, double efficiency) {
+// Seconds of compute of an m x n x k product repeated `groups` times side by side. Non-decreasing in m, n and
+// k: each tile's wave count is, and so is their minimum.
+double matrix_seconds(double m, double n, double k, double groups, double peak, int units,
+                      double efficiency) {
   if (peak <= 0) return std::numeric_limits<double>::infinity();
   const double per_unit = peak / units;
   double best = std::numeric_limits<double>::infinity();
@@ -62,9 +63,9 @@ struct RooflineTime {
 
   double operator()(const GemmShape& g) const {
     const DType t = compute_type(op, d.has_fp4());
-    const double compute = matrix_seconds(static_cast<double>(g.m), static_cast<double>(g.n),
-                                          static_cast<double>(g.k), static_cast<double>(g.batch), d.peak(t).value,
-                                          units_of(d), format_efficiency(t));
+    const double compute =
+        matrix_seconds(static_cast<double>(g.m), static_cast<double>(g.n), static_cast<double>(g.k),
+                       static_cast<double>(g.batch), d.peak(t).value, units_of(d), format_efficiency(t));
     return kFloor + std::max(compute, stream_seconds(moved, d, kStream));
   }
   double operator()(const MoeShape& s) const {
@@ -73,10 +74,11 @@ struct RooflineTime {
     const double rows = s.distinct_experts > 0 ? s.local_rows / s.distinct_experts : 0;
     const double matrices = s.gated ? 2 : 1, experts = std::max(1.0, s.distinct_experts);
     const double efficiency = 0.8 * format_efficiency(t);
-    const double up = matrix_seconds(rows, matrices * static_cast<double>(s.inter), static_cast<double>(s.hidden),
-                                     experts, d.peak(t).value, units_of(d), efficiency);
-    const double down = matrix_seconds(rows, static_cast<double>(s.hidden), static_cast<double>(s.inter), experts,
-                                       d.peak(t).value, units_of(d), efficiency);
+    const double up =
+        matrix_seconds(rows, matrices * static_cast<double>(s.inter), static_cast<double>(s.hidden), experts,
+                       d.peak(t).value, units_of(d), efficiency);
+    const double down = matrix_seconds(rows, static_cast<double>(s.hidden), static_cast<double>(s.inter),
+                                       experts, d.peak(t).value, units_of(d), efficiency);
     const double imbalance = std::max(1.0, s.imbalance);
     // Routing, permutation and the weighted sum are kernels of their own.
     return 4 * kFloor + std::max((up + down) * imbalance, stream_seconds(moved, d, 0.75));
@@ -86,11 +88,15 @@ struct RooflineTime {
     const DType t = a.activation == DType::kF32 ? DType::kF32 : DType::kBf16;
     if (a.decode) {
       // Split-KV decode: a second kernel combines the parts.
-      return 2 * kFloor + 2e-6 + std::max(f / (d.peak(t).value * (a.mla ? 0.55 : 0.35)), stream_seconds(moved, d, 0.80));
+      return 2 * kFloor + 2e-6 +
+             std::max(f / (d.peak(t).value * (a.mla ? 0.55 : 0.35)), stream_seconds(moved, d, 0.80));
     }
-    // Blocks of 128 query rows a head; each walks its keys. 0.61 to 0.64 of peak at 8k tokens on Hopper (3.6).
-    const double blocks = static_cast<double>(a.sequences * a.heads) * std::ceil(static_cast<double>(a.new_tokens) / 128);
-    const double useful = static_cast<double>(a.new_tokens) / (128 * std::ceil(static_cast<double>(a.new_tokens) / 128));
+    // Blocks of 128 query rows a head; each walks its keys. 0.61 to 0.64 of peak at 8k tokens on Hopper
+    // (3.6).
+    const double blocks =
+        static_cast<double>(a.sequences * a.heads) * std::ceil(static_cast<double>(a.new_tokens) / 128);
+    const double useful =
+        static_cast<double>(a.new_tokens) / (128 * std::ceil(static_cast<double>(a.new_tokens) / 128));
     const double waves = std::ceil(blocks / units_of(d)) * units_of(d) / blocks;
     const double compute = f / useful * waves / (d.peak(t).value * 0.62);
     return 2 * kFloor + std::max(compute, stream_seconds(moved, d, 0.80));
@@ -101,7 +107,8 @@ struct RooflineTime {
   }
   double operator()(const RecurrentShape& r) const {
     // Chunked scans alternate small products and state updates; about a third of the plateau.
-    return 2 * kFloor + std::max(flops(op).value / (d.peak(r.activation).value * 0.25), stream_seconds(moved, d, 0.70));
+    return 2 * kFloor +
+           std::max(flops(op).value / (d.peak(r.activation).value * 0.25), stream_seconds(moved, d, 0.70));
   }
   double operator()(const ElementwiseShape&) const {
     return kFloor + std::max(stream_seconds(moved, d, kElementwiseStream),

@@ -42,7 +42,8 @@ std::vector<Axis> axes_of(const Scenario& scenario, const std::string& where) {
     const Json list = value.is_array() && key != "cuda_graph_sizes" ? value : Json::array({value});
     if (list.empty()) throw Error(where + "/" + key, "the list is empty; give at least one value");
     for (std::size_t i = 0; i < list.size(); ++i) {
-      scenario_from_json(Json{{axis.section, Json{{key, list[i]}}}}, where + "/" + key + "/" + std::to_string(i) + ":");
+      scenario_from_json(Json{{axis.section, Json{{key, list[i]}}}},
+                         where + "/" + key + "/" + std::to_string(i) + ":");
       axis.values.push_back(list[i]);
     }
     axes.push_back(std::move(axis));
@@ -73,7 +74,8 @@ SearchSpace search_space(const Scenario& scenario, const std::string& where) {
       for (const Json& v : axis->values) space.devices.push_back(v.get<std::string>());
     if (axis->key == "count") {
       space.device_budget = 0;
-      for (const Json& v : axis->values) space.device_budget = std::max(space.device_budget, v.get<std::int64_t>());
+      for (const Json& v : axis->values)
+        space.device_budget = std::max(space.device_budget, v.get<std::int64_t>());
     }
     ++axis;
   }

@@ -34,7 +34,8 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
   engine.ranks = d.mapping.ranks_per_engine();
   o.engines = {engine};
   o.replicas = d.mapping.engines();
-  o.router = d.scenario.cluster.router == "least_outstanding" ? RouterKind::kLeastOutstanding : RouterKind::kRoundRobin;
+  o.router = d.scenario.cluster.router == "least_outstanding" ? RouterKind::kLeastOutstanding
+                                                              : RouterKind::kRoundRobin;
   const SloSection& slo = d.scenario.slo;
   o.slo = {slo.ttft_ms, slo.tpot_ms, slo.e2el_ms, slo.itl_ms, slo.percentile};
   o.use_spans = options.use_spans;
@@ -61,13 +62,16 @@ void judge_stability(Simulation& s, const Deployment& d) {
   } else if (m.mean_waiting > engines * static_cast<double>(d.scheduler.max_num_seqs) * 0.5 ||
              m.mean_waiting > 2 * m.mean_running) {
     s.stability = "overloaded";
-    s.stability_reason = fmt::format("{:.0f} requests wait on average while {:.0f} run", m.mean_waiting, m.mean_running);
+    s.stability_reason =
+        fmt::format("{:.0f} requests wait on average while {:.0f} run", m.mean_waiting, m.mean_running);
   } else if (m.mean_waiting > 0.1 * m.mean_running && m.mean_waiting > engines) {
     s.stability = "backlogged";
-    s.stability_reason = fmt::format("{:.1f} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
+    s.stability_reason =
+        fmt::format("{:.1f} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
   } else {
     s.stability = "stable";
-    s.stability_reason = fmt::format("{:.2g} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
+    s.stability_reason =
+        fmt::format("{:.2g} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
   }
 }
 
@@ -76,7 +80,8 @@ void judge_stability(Simulation& s, const Deployment& d) {
 Simulation simulate(const Deployment& d, const CostModel& cost, const Resources& resources,
                     const SimulateOptions& options) {
   auto workload = [&] {
-    return make_workload(d.scenario.workload, resources.scenario_folder, resources.scenario_file + ":/workload");
+    return make_workload(d.scenario.workload, resources.scenario_folder,
+                         resources.scenario_file + ":/workload");
   };
   Simulation s;
   {

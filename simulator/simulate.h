@@ -21,7 +21,7 @@ struct Interval {
 struct SimulateOptions {
   bool use_spans = true;
   bool keep_records = false;
-  bool intervals = true;             // simulate again with prices at the ends of their interval
+  bool intervals = true;  // simulate again with prices at the ends of their interval
   std::int64_t abort_backlog = 0;
   TimelineWriter* timeline = nullptr;
   std::function<void(double)> progress;
@@ -31,13 +31,13 @@ struct SimulateOptions {
 struct Simulation {
   ServeResult served;
   TimeBasis basis;
-  std::map<std::string, Interval> interval;   // by result key, 90 %
-  double usd_per_million_tokens = 0;          // output tokens; meaningful when has_price
+  std::map<std::string, Interval> interval;  // by result key, 90 %
+  double usd_per_million_tokens = 0;         // output tokens; meaningful when has_price
   bool has_price = false;
   double usd_per_hour = 0;
-  std::string stability;                      // "stable", "backlogged", "overloaded"
+  std::string stability;  // "stable", "backlogged", "overloaded"
   std::string stability_reason;
-  std::string workload;                       // Workload::describe()
+  std::string workload;  // Workload::describe()
 };
 
 Simulation simulate(const Deployment& deployment, const CostModel& cost, const Resources& resources,

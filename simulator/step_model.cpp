@@ -19,7 +19,8 @@ std::int64_t context_knot(int i) {
 // Largest i with sequences x context_knot(i) <= context; -1 below the first knot.
 int context_piece(std::int64_t sequences, std::int64_t context) {
   const double mean = static_cast<double>(context) / static_cast<double>(sequences);
-  int i = mean < kFirstKnot ? -1 : static_cast<int>(std::floor(std::log2(mean / kFirstKnot) * kKnotsPerOctave));
+  int i =
+      mean < kFirstKnot ? -1 : static_cast<int>(std::floor(std::log2(mean / kFirstKnot) * kKnotsPerOctave));
   while (i >= 0 && sequences * context_knot(i) > context) --i;
   while (sequences * context_knot(i + 1) <= context) ++i;
   return i;
@@ -72,7 +73,8 @@ StageModel::StageModel(const Deployment& deployment, const CostModel& cost, cons
 
 PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group) const {
   PricedPart sum;
-  const OpList list = operators(deployment_->model, shard_, work, deployment_->precision, deployment_->fusion);
+  const OpList list =
+      operators(deployment_->model, shard_, work, deployment_->precision, deployment_->fusion);
   for (const Op& op : list.ops) {
     if (op.scope != scope || (attention_group >= 0 && op.attention_group != attention_group)) continue;
     const Price p = cost_->price(op);
@@ -85,7 +87,8 @@ PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attentio
   return sum;
 }
 
-// Rows up to 512 exactly (steps of decoding, where tiles and captured sizes show); beyond, 16 knots an octave.
+// Rows up to 512 exactly (steps of decoding, where tiles and captured sizes show); beyond, 16 knots an
+// octave.
 const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
                                            std::int64_t rows, OpScope scope) {
   const auto index = static_cast<std::size_t>(rows);
@@ -105,7 +108,8 @@ const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::
     cache[index] = price;
   } else {
     const std::int64_t low = rows / step * step;
-    const PricedPart a = interpolated(cache, known, low, scope), b = interpolated(cache, known, low + step, scope);
+    const PricedPart a = interpolated(cache, known, low, scope),
+                     b = interpolated(cache, known, low + step, scope);
     cache[index] = blend(a, b, static_cast<double>(rows - low) / static_cast<double>(step));
   }
   known[index] = 1;
@@ -154,10 +158,11 @@ PricedPart StageModel::prefill_knot(int q_index, int c_index) {
 
 PricedPart StageModel::prefill(std::int64_t new_tokens, std::int64_t cached) {
   const double q = static_cast<double>(new_tokens), c = static_cast<double>(cached);
-  const int i = knot_at_or_below(new_tokens, chunk_knot,
-                                 new_tokens <= 8 ? static_cast<int>(new_tokens) - 1
-                                                 : 7 + static_cast<int>(std::log2(q / 8) * 4));
-  const int j = knot_at_or_below(cached, cached_knot, cached < 64 ? 0 : 1 + static_cast<int>(std::log2(c / 64) * 2));
+  const int i = knot_at_or_below(
+      new_tokens, chunk_knot,
+      new_tokens <= 8 ? static_cast<int>(new_tokens) - 1 : 7 + static_cast<int>(std::log2(q / 8) * 4));
+  const int j =
+      knot_at_or_below(cached, cached_knot, cached < 64 ? 0 : 1 + static_cast<int>(std::log2(c / 64) * 2));
   const double q0 = static_cast<double>(chunk_knot(i)), q1 = static_cast<double>(chunk_knot(i + 1));
   const double c0 = static_cast<double>(cached_knot(j)), c1 = static_cast<double>(cached_knot(j + 1));
   const double u = (q - q0) / (q1 - q0), v = (c - c0) / (c1 - c0);

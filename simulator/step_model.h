@@ -1,6 +1,6 @@
-// Price of a whole step as a sum of parts that are computed once: token-wise operators by rows, sampling by sampled
-// rows, decode attention affine in the cached tokens between knots, prefill attention by chunk. Integer picoseconds,
-// so that sums over spans are exact.
+// Price of a whole step as a sum of parts that are computed once: token-wise operators by rows, sampling by
+// sampled rows, decode attention affine in the cached tokens between knots, prefill attention by chunk.
+// Integer picoseconds, so that sums over spans are exact.
 #pragma once
 
 #include <array>
@@ -22,8 +22,8 @@ struct PricedPart {
   PricedPart& operator+=(const PricedPart& o);
 };
 
-// Decode attention of one group for a fixed number of sequences: `base` at `from` cached tokens, `slope` a token, valid
-// up to (excluding) `to`.
+// Decode attention of one group for a fixed number of sequences: `base` at `from` cached tokens, `slope` a
+// token, valid up to (excluding) `to`.
 struct ContextPiece {
   std::int64_t from = 0, to = 0;
   PricedPart base;
@@ -45,8 +45,8 @@ class StageModel {
 
  private:
   PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
-  const PricedPart& interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known, std::int64_t rows,
-                                 OpScope scope);
+  const PricedPart& interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
+                                 std::int64_t rows, OpScope scope);
   PricedPart prefill_knot(int q_index, int c_index);
 
   const Deployment* deployment_;
