@@ -36,12 +36,12 @@ struct Slo {
 struct Distribution {
   double mean = 0, median = 0, std = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, min = 0, max = 0;  // ms
   std::int64_t count = 0;
-  bool exact = true;  // else from the 0.1 % histogram
+  bool exact = true;             // else from the 0.1 % histogram
 };
 
 struct ServingMetrics {
   std::int64_t completed = 0, total_input_tokens = 0, total_output_tokens = 0;
-  double duration = 0;  // s, first arrival to last token
+  double duration = 0;           // s, first arrival to last token
   double request_throughput = 0, output_throughput = 0, total_token_throughput = 0;
   std::optional<double> request_goodput;  // requests a second that meet all of the SLO's limits
   std::optional<double> slo_attainment;   // share of requests that meet them
@@ -50,10 +50,10 @@ struct ServingMetrics {
     double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
   } ttft_parts;
   std::int64_t preemptions = 0, num_steps = 0;
-  double prefix_cache_hit_rate = 0;           // hit prompt tokens over queried prompt tokens
-  double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
+  double prefix_cache_hit_rate = 0;  // hit prompt tokens over queried prompt tokens
+  double peak_kv_usage = 0;          // largest share of usable blocks in use, over engines
   double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
-  double busy_share = 0;                      // engine time in steps over duration x engines
+  double busy_share = 0;             // engine time in steps over duration x engines
 };
 
 // Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond.
@@ -61,9 +61,8 @@ class MetricsCollector {
  public:
   explicit MetricsCollector(Slo slo = {}, bool keep_records = false);
   void add(const RequestRecord& record);
-  void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
-                std::int64_t sequences);  // ITL ramps
-  ServingMetrics summarize() const;       // fills what follows from the records; the loop fills the rest
+  void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps, std::int64_t sequences);  // ITL ramps
+  ServingMetrics summarize() const;  // fills what follows from the records; the loop fills the rest
   const std::vector<RequestRecord>& records() const { return records_; }  // by id; empty unless kept
   const LogHistogram& itl() const { return itl_; }
 
@@ -71,7 +70,7 @@ class MetricsCollector {
   Slo slo_;
   bool keep_records_;
   std::vector<RequestRecord> records_;
-  std::vector<double> ttft_, tpot_, e2el_;  // ms, first kExactRequests requests
+  std::vector<double> ttft_, tpot_, e2el_;   // ms, first kExactRequests requests
   LogHistogram ttft_histogram_, tpot_histogram_, e2el_histogram_, itl_;
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, good_ = 0, preemptions_ = 0;
   Picoseconds first_arrival_ = -1, last_finish_ = 0;

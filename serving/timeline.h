@@ -1,5 +1,5 @@
-// What happened when: steps of engines, lives of requests, KV occupancy. Written as a Perfetto/Chrome trace,
-// or kept to be replayed.
+// What happened when: steps of engines, lives of requests, KV occupancy. Written as a Perfetto/Chrome trace, or kept
+// to be replayed.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ class TimelineWriter {
     std::int32_t engine = 0;
     Picoseconds start = 0;
     StepTime time;
-    std::int64_t steps = 1;  // decode span: this many steps, durations first + i * increment
+    std::int64_t steps = 1;                 // decode span: this many steps, durations first + i * increment
     Picoseconds first = 0, increment = 0;
     std::int64_t prefill_tokens = 0, decode_tokens = 0;  // of one step, all ranks
     std::int32_t running = 0, waiting = 0;
@@ -33,15 +33,14 @@ class TimelineWriter {
   virtual void finish() {}
 };
 
-// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as
-// flows.
+// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as flows.
 class PerfettoWriter : public TimelineWriter {
  public:
   explicit PerfettoWriter(const std::filesystem::path& path);
   ~PerfettoWriter() override;
   void step(const StepEvent& event) override;
   void request(const RequestRecord& record) override;
-  void finish() override;  // commits the file
+  void finish() override;                   // commits the file
 
  private:
   OutputFile file_;
@@ -66,7 +65,7 @@ class ReplayBackend : public Backend {
  private:
   const Recording& recording_;
   std::vector<std::int64_t> windows_;
-  std::vector<std::size_t> next_;  // per engine
+  std::vector<std::size_t> next_;           // per engine
   std::vector<std::int64_t> step_in_span_;
 };
 

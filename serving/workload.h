@@ -1,5 +1,5 @@
-// Where requests come from: synthetic arrivals, closed loops, multi-turn chats, or a trace. Requests are
-// produced one at a time, in order of arrival, so that memory does not grow with their number.
+// Where requests come from: synthetic arrivals, closed loops, multi-turn chats, or a trace. Requests are produced one
+// at a time, in order of arrival, so that memory does not grow with their number.
 #pragma once
 
 #include <cstdint>
@@ -67,19 +67,18 @@ inline constexpr auto fields_of<SharedPrefix> = std::tuple{
 
 // The scenario's "workload" section.
 struct WorkloadConfig {
-  std::string trace;  // file; excludes the synthetic keys
-  std::optional<std::int64_t>
-      num_prompts;                     // default: whole trace; 10 x max_concurrency; stages' total; else 1000
-  double rate_scale = 1.0;             // trace arrivals come this many times faster
-  std::optional<double> request_rate;  // a second
+  std::string trace;                        // file; excludes the synthetic keys
+  std::optional<std::int64_t> num_prompts;  // default: whole trace; 10 x max_concurrency; stages' total; else 1000
+  double rate_scale = 1.0;                  // trace arrivals come this many times faster
+  std::optional<double> request_rate;       // a second
   std::string arrival = "poisson";
-  double burstiness = 1.0;  // gamma shape: 1 is Poisson, below 1 burstier
+  double burstiness = 1.0;                  // gamma shape: 1 is Poisson, below 1 burstier
   std::optional<std::int64_t> max_concurrency;
   std::vector<RateStage> stages;
   std::optional<LengthDistribution> input_len, output_len;
   std::optional<SharedPrefix> shared_prefix;
   std::int64_t seed = 0;
-  bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
+  bool all_at_once = false;                 // every request arrives at time 0 (static batch measurements)
 };
 template <>
 inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
@@ -88,8 +87,8 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("rate_scale", &WorkloadConfig::rate_scale, "trace arrivals come this many times faster", above(0)),
     field("request_rate", &WorkloadConfig::request_rate, "arrivals a second", above(0)),
     field("arrival", &WorkloadConfig::arrival, "poisson, constant or gamma", one_of(kArrivalNames)),
-    field("burstiness", &WorkloadConfig::burstiness,
-          "shape of gamma arrivals; 1 is Poisson, below 1 burstier", above(0)),
+    field("burstiness", &WorkloadConfig::burstiness, "shape of gamma arrivals; 1 is Poisson, below 1 burstier",
+          above(0)),
     field("max_concurrency", &WorkloadConfig::max_concurrency,
           "closed loop: requests in flight over all replicas; each end starts the next", at_least(1)),
     field("stages", &WorkloadConfig::stages, "request rates one after the other"),
@@ -99,20 +98,19 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
     field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0")};
 
-// A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
-// one's end (closed loop, next turn of a conversation) is released by finished().
+// A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another one's end
+// (closed loop, next turn of a conversation) is released by finished().
 class Workload {
  public:
   virtual ~Workload() = default;
-  // Arrival of the next request that is already certain; nullopt when none is (all served, or all wait for an
-  // end).
+  // Arrival of the next request that is already certain; nullopt when none is (all served, or all wait for an end).
   virtual std::optional<Picoseconds> next_arrival() const = 0;
   virtual Request pop() = 0;
   virtual void finished(const Request& request, Picoseconds at) = 0;
   virtual std::int64_t total_requests() const = 0;  // -1 when not known beforehand (a trace being streamed)
   // Shared content of a popped request's prompt; empty for a private prompt. Valid until finished(request).
   virtual std::span<const ContentRun> content(const Request& request) const = 0;
-  virtual std::string describe() const = 0;  // "Azure 2023 trace, 19,366 requests" for reports
+  virtual std::string describe() const = 0;         // "Azure 2023 trace, 19,366 requests" for reports
   // Means over the requests, for estimate; exact for distributions, over the whole file for traces.
   struct Means {
     double input_len = 0, output_len = 0, request_rate = 0;  // request_rate 0: closed loop or all at once

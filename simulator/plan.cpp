@@ -9,6 +9,7 @@
 #include <memory>
 #include <numeric>
 
+#include "base/error.h"
 #include "base/json_full.h"
 #include "simulator/estimate.h"
 #include "simulator/search_space.h"
