@@ -1,41 +1,43 @@
-// Which tokens are the same tokens: content ids of what a request brings and produces, and the chained block hashes
-// that the prefix cache is looked up by.
+// Content ids: which tokens a run of a prompt holds. Workloads name the prompts' runs, the serving core the generated
+// tokens; both must agree, so that a conversation's next turn finds its last answer in the prefix cache.
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "serving/request.h"
 
 namespace foretoken {
 
-// Ids that workloads choose for shared content stay below this.
-inline constexpr std::uint64_t kPrivateContent = std::uint64_t{1} << 63;
-
-// The part of a prompt that no ContentRun covers, and the tokens that the request produces. The next turn of a
-// conversation names them to say that its prompt repeats them. That is allowed only for requests with session >= 0,
-// and for generated_content only once the request has finished.
-constexpr std::uint64_t private_prompt_content(RequestId id) {
-  return kPrivateContent | static_cast<std::uint64_t>(id) << 1;
+// The kind sits in the top byte, so that ids of different kinds never meet.
+namespace content_detail {
+inline constexpr int kKindShift = 56;
+inline constexpr std::uint64_t kValueMask = (std::uint64_t{1} << kKindShift) - 1;
+enum Kind : std::uint64_t { kPrivate = 1, kGenerated = 2, kSharedPrefix = 3, kHashedBlock = 4, kLongHash = 5 };
+constexpr std::uint64_t id(Kind kind, std::uint64_t value) {
+  return (static_cast<std::uint64_t>(kind) << kKindShift) | (value & kValueMask);
 }
-constexpr std::uint64_t generated_content(RequestId id) {
-  return kPrivateContent | static_cast<std::uint64_t>(id) << 1 | 1;
+}  // namespace content_detail
+
+// Prompt tokens that only this request has.
+constexpr std::uint64_t private_prompt_content(RequestId request) {
+  return content_detail::id(content_detail::kPrivate, static_cast<std::uint64_t>(request));
 }
-
-// Hashes of the full blocks of one sequence, computed front to back as far as they are asked for.
-class BlockHashes {
- public:
-  void clear();
-  // Extends to `blocks` full blocks. runs: the prompt's shared content (cut at input_len).
-  void extend(std::int64_t blocks, int block_size, const Request& request, std::span<const ContentRun> runs);
-  std::int64_t size() const { return static_cast<std::int64_t>(hashes_.size()); }
-  std::uint64_t operator[](std::int64_t block) const { return hashes_[static_cast<std::size_t>(block)]; }
-
- private:
-  std::vector<std::uint64_t> hashes_;
-  std::size_t piece_ = 0;     // runs, then the private rest of the prompt, then the generated tokens
-  std::int64_t offset_ = 0;   // tokens of that piece already hashed
-};
+// The request's answer.
+constexpr std::uint64_t generated_content(RequestId request) {
+  return content_detail::id(content_detail::kGenerated, static_cast<std::uint64_t>(request));
+}
+// The prefix (system prompt) of a group of users.
+constexpr std::uint64_t shared_prefix_content(std::int64_t group) {
+  return content_detail::id(content_detail::kSharedPrefix, static_cast<std::uint64_t>(group));
+}
+// A block of a prompt that a trace knows by a hash (of the block and everything before it). Hashes beyond 56 bits are
+// folded: among 10^7 of them two meet with probability below 0.1 %.
+constexpr std::uint64_t hashed_block_content(std::uint64_t hash) {
+  if (hash <= content_detail::kValueMask) return content_detail::id(content_detail::kHashedBlock, hash);
+  std::uint64_t x = hash;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return content_detail::id(content_detail::kLongHash, x ^ (x >> 31));
+}
 
 }  // namespace foretoken

@@ -1,5 +1,6 @@
-// The KV cache memory of one rank in blocks: reference counts, the LRU queue of free blocks, and the prefix cache
-// that finds a block by the hash of its content. vLLM V1's block pool (serving-policies 5.1), in arrays.
+// The KV cache memory of one rank in blocks: reference counts, the LRU queue of free blocks, and the prefix
+// cache that finds a block by the hash of its content. vLLM V1's block pool (serving-policies 5.1), in
+// arrays.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +19,19 @@ class KvBlockPool {
   std::int64_t free() const { return num_blocks_ - fresh_ + queued_; }
   std::int64_t used() const { return usable() - free(); }
 
-  // Head of the free queue, with one reference; a block that was cached leaves the prefix cache. Needs free() > 0.
+  // Head of the free queue, with one reference; a block that was cached leaves the prefix cache. Needs free()
+  // > 0.
   Block allocate() {
-    if (fresh_ < num_blocks_) {  // the queue starts as 1, 2, 3, ...: these precede everything that was ever freed
+    if (fresh_ <
+        num_blocks_) {  // the queue starts as 1, 2, 3, ...: these precede everything that was ever freed
       blocks_.push_back({0, 0, 1});
       return static_cast<Block>(fresh_++);
     }
     const Block block = blocks_[0].next;
     unlink(block);
     blocks_[static_cast<std::size_t>(block)].references = 1;
-    if (static_cast<std::size_t>(block) < cached_.size() && cached_[static_cast<std::size_t>(block)].hash != 0) {
+    if (static_cast<std::size_t>(block) < cached_.size() &&
+        cached_[static_cast<std::size_t>(block)].hash != 0) {
       evict(block);
     }
     return block;
@@ -81,7 +85,7 @@ class KvBlockPool {
   void grow();
 
   std::int64_t num_blocks_;
-  std::int64_t fresh_ = 1;    // blocks from here on were never handed out
+  std::int64_t fresh_ = 1;  // blocks from here on were never handed out
   std::int64_t queued_ = 0;
   std::vector<Entry> blocks_;
   std::vector<Cached> cached_;

@@ -60,12 +60,18 @@ class ReplayBackend : public Backend {
  public:
   explicit ReplayBackend(const Recording& recording, std::vector<std::int64_t> windows = {0});
   std::span<const std::int64_t> windows() const override { return windows_; }
-  StepTime run(const Step& step) override;  // throws Error when the batch differs from the recorded one
+  // Throw Error when the step differs from the recorded one.
+  StepTime run(const Step& step) override;
+  SpanTime run_span(const Step& step, std::int64_t max_steps) override;
 
  private:
+  const TimelineWriter::StepEvent& match(const Step& step) const;
+  void consume(std::size_t engine, const TimelineWriter::StepEvent& event, std::int64_t steps);
+
   const Recording& recording_;
   std::vector<std::int64_t> windows_;
-  std::vector<std::size_t> next_;           // per engine
+  std::vector<std::vector<std::size_t>> events_;  // per engine: its steps in the recording
+  std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
 };
 

@@ -1,8 +1,9 @@
-#include "serving/content.h"
+#include "serving/block_hashes.h"
 
 #include <algorithm>
 
 #include "base/random.h"
+#include "serving/content.h"
 
 namespace foretoken {
 
@@ -12,8 +13,8 @@ void BlockHashes::clear() {
   offset_ = 0;
 }
 
-// h_i = H(h_{i-1}, pieces of block i), a piece being (content, offset, length): equal exactly where the tokens are,
-// because every run starts at its content's first token.
+// h_i = H(h_{i-1}, pieces of block i), a piece being (content, offset, length): equal exactly where the
+// tokens are, because every run starts at its content's first token.
 void BlockHashes::extend(std::int64_t blocks, int block_size, const Request& request,
                          std::span<const ContentRun> runs) {
   while (size() < blocks) {
