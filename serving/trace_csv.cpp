@@ -27,19 +27,62 @@ struct CsvFormat {
 };
 
 constexpr CsvFormat kFormats[] = {
-    {"Azure", "ContextTokens", "GeneratedTokens", "TIMESTAMP", Clock::kTimestamp, true, false, {}, {"arrival_s"}},
+    {"Azure",
+     "ContextTokens",
+     "GeneratedTokens",
+     "TIMESTAMP",
+     Clock::kTimestamp,
+     true,
+     false,
+     {},
+     {"arrival_s"}},
     {"APEX", "ContextTokens", "GeneratedTokens", "StartTimeOffset", Clock::kNanoseconds},
     {"Azure", "ContextTokens", "GeneratedTokens", "arrival_s", Clock::kSeconds},
-    {"APEX", "context_tokens", "generated_tokens", "arrival_ns", Clock::kNanoseconds, false, false, {},
+    {"APEX",
+     "context_tokens",
+     "generated_tokens",
+     "arrival_ns",
+     Clock::kNanoseconds,
+     false,
+     false,
+     {},
      {"tokenizer", "workload", "rate"}},
     // Zhuang et al., "BurstGPT": rows with 0 response tokens are requests that failed.
-    {"BurstGPT", "Request tokens", "Response tokens", "Timestamp", Clock::kSeconds, true, true, {},
+    {"BurstGPT",
+     "Request tokens",
+     "Response tokens",
+     "Timestamp",
+     Clock::kSeconds,
+     true,
+     true,
+     {},
      {"Model", "Total tokens", "Log Type", "Session ID", "Elapsed time"}},
-    {"Splitwise", "prompt_size", "token_size", "arrival_timestamp", Clock::kSeconds, true, false, "batch_size",
+    {"Splitwise",
+     "prompt_size",
+     "token_size",
+     "arrival_timestamp",
+     Clock::kSeconds,
+     true,
+     false,
+     "batch_size",
      {"request_id", "request_type", "application_id"}},
-    {"Vidur", "num_prefill_tokens", "num_decode_tokens", "arrived_at", Clock::kSeconds, false, false, {},
+    {"Vidur",
+     "num_prefill_tokens",
+     "num_decode_tokens",
+     "arrived_at",
+     Clock::kSeconds,
+     false,
+     false,
+     {},
      {"num_total_tokens", "pd_ratio"}},
-    {"LLMServingSim", "input_toks", "output_toks", "arrival_time_ns", Clock::kNanoseconds, false, false, {},
+    {"LLMServingSim",
+     "input_toks",
+     "output_toks",
+     "arrival_time_ns",
+     Clock::kNanoseconds,
+     false,
+     false,
+     {},
      {"request_id"}},
 };
 
@@ -75,14 +118,13 @@ class CsvTrace : public TraceReader {
     arrival_ = csv_.find_column(format_.arrival);
     if (!format_.must_be_one.empty()) must_be_one_ = csv_.find_column(format_.must_be_one);
     for (const std::string& column : csv_.header()) {
-      const bool known = column == format_.input || column == format_.output || column == format_.arrival ||
-                         column == format_.must_be_one ||
-                         std::find(format_.others.begin(), format_.others.end(), column) != format_.others.end();
+      const bool known =
+          column == format_.input || column == format_.output || column == format_.arrival ||
+          column == format_.must_be_one ||
+          std::find(format_.others.begin(), format_.others.end(), column) != format_.others.end();
       if (!known || column.empty()) {
-        throw Error(csv_.where(), fmt::format("\"{}\" is not a column of {} traces; remove it", column, format_.name));
-      }
-      if (std::count(csv_.header().begin(), csv_.header().end(), column) > 1) {
-        throw Error(csv_.where(), fmt::format("two columns are named {}; remove one", column));
+        throw Error(csv_.where(),
+                    fmt::format("\"{}\" is not a column of {} traces; remove it", column, format_.name));
       }
     }
   }
@@ -99,8 +141,9 @@ class CsvTrace : public TraceReader {
         continue;
       }
       if (must_be_one_ && integer(*must_be_one_, format_.must_be_one) != 1) {
-        throw Error(where(), fmt::format("{} is not 1; batched requests are not modelled, write one row for each",
-                                         format_.must_be_one));
+        throw Error(where(),
+                    fmt::format("{} is not 1; batched requests are not modelled, write one row for each",
+                                format_.must_be_one));
       }
       check_lengths(entry, format_.input, format_.output, where());
       return true;
@@ -116,9 +159,10 @@ class CsvTrace : public TraceReader {
     const std::string file = path_.filename().string();
     const bool gzip = file.ends_with(".gz");
     const std::size_t key = arrival_.value_or(0) + 1;
-    return fmt::format("{0} {1} | {{ IFS= read -r header; echo \"$header\"; LC_ALL=C sort -s -t, -k{2},{2}{3}; }} > "
-                       "sorted.csv",
-                       gzip ? "zcat" : "cat", file, key, format_.clock == Clock::kTimestamp ? "" : "g");
+    return fmt::format(
+        "{0} {1} | {{ IFS= read -r header; echo \"$header\"; LC_ALL=C sort -s -t, -k{2},{2}{3}; }} > "
+        "sorted.csv",
+        gzip ? "zcat" : "cat", file, key, format_.clock == Clock::kTimestamp ? "" : "g");
   }
 
  private:
@@ -137,7 +181,8 @@ class CsvTrace : public TraceReader {
       const Timestamp t = parse_timestamp(csv_.text(*arrival_), where());
       if (!first_time_) first_time_ = t;
       const std::int64_t seconds = t.seconds - first_time_->seconds;
-      if (seconds > 9'000'000) return clock_time(static_cast<double>(seconds), 1e12, format_.arrival, where());
+      if (seconds > 9'000'000)
+        return clock_time(static_cast<double>(seconds), 1e12, format_.arrival, where());
       // Earlier than the first row: reported as out of order where arrivals matter.
       if (seconds < -9'000'000) return -9'000'000'000'000'000'000;
       return seconds * 1'000'000'000'000 + (t.picoseconds - first_time_->picoseconds);

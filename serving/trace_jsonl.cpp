@@ -20,28 +20,46 @@ struct JsonFormat {
   std::string_view name, marker, input, output, arrival;  // marker: key that tells the format
   double unit = 1;                                        // of the arrival, in picoseconds
   bool from_first = false;
-  std::int64_t block = 0;                    // tokens of one of hash_ids
-  std::array<std::string_view, 4> others{};  // further keys that are understood, or say nothing about the load
+  std::int64_t block = 0;  // tokens of one of hash_ids
+  std::array<std::string_view, 4>
+      others{};  // further keys that are understood, or say nothing about the load
 };
 
 constexpr JsonFormat kFormats[] = {
-    {"Qwen Bailian", "chat_id", "input_length", "output_length", "timestamp", 1e12, true, 16,
+    {"Qwen Bailian",
+     "chat_id",
+     "input_length",
+     "output_length",
+     "timestamp",
+     1e12,
+     true,
+     16,
      {"chat_id", "parent_chat_id", "type", "turn"}},
     {"Mooncake", "input_length", "input_length", "output_length", "timestamp", 1e9, false, 512, {}},
-    {"LLMServingSim", "input_toks", "input_toks", "output_toks", "arrival_time_ns", 1e3, false, 0,
+    {"LLMServingSim",
+     "input_toks",
+     "input_toks",
+     "output_toks",
+     "arrival_time_ns",
+     1e3,
+     false,
+     0,
      {"input_tok_ids", "output_tok_ids"}},
     {"APEX", "ContextTokens", "ContextTokens", "GeneratedTokens", "StartTimeOffset", 1e3, false, 0, {}},
 };
 
 const JsonFormat& tell_format(const Json& object, const std::string& where) {
   if (object.contains("sub_requests")) {
-    throw Error(where, "LLMServingSim's agentic sessions (sub_requests) are not modelled; write each request on a line "
-                       "of its own with input_toks, output_toks and arrival_time_ns");
+    throw Error(
+        where,
+        "LLMServingSim's agentic sessions (sub_requests) are not modelled; write each request on a line "
+        "of its own with input_toks, output_toks and arrival_time_ns");
   }
   for (const JsonFormat& f : kFormats) {
     if (object.contains(f.marker)) return f;
   }
-  throw Error(where, fmt::format("not a trace (the first object has none of the known keys); {}", kFormatsRead));
+  throw Error(where,
+              fmt::format("not a trace (the first object has none of the known keys); {}", kFormatsRead));
 }
 
 double number(const Json& object, std::string_view key, const std::string& where) {
@@ -49,7 +67,8 @@ double number(const Json& object, std::string_view key, const std::string& where
   if (it == object.end() || it->is_null()) {
     throw Error(where, fmt::format("{} is missing; fill it in or remove the line", key));
   }
-  if (!it->is_number()) throw Error(where, fmt::format("{} is not a number; correct or remove the line", key));
+  if (!it->is_number())
+    throw Error(where, fmt::format("{} is not a number; correct or remove the line", key));
   return it->get<double>();
 }
 
@@ -68,15 +87,15 @@ std::uint64_t hash_of(const Json& id, const std::string& where) {
   throw Error(where, "hash_ids holds something that is neither a whole number nor a text; correct the line");
 }
 
-// One run a block; what the ids leave over at the end (some writers hash full blocks only) is the request's own and
-// gets no run.
+// One run a block; what the ids leave over at the end (some writers hash full blocks only) is the request's
+// own and gets no run.
 void add_blocks(const Json& ids, std::int64_t block, TraceEntry& entry, const std::string& where) {
   if (!ids.is_array()) throw Error(where, "hash_ids is not an array; correct the line");
   const auto count = static_cast<std::int64_t>(ids.size());
   const std::int64_t full = entry.input_len / block, all = (entry.input_len + block - 1) / block;
   if (count < full || count > all) {
-    throw Error(where, fmt::format("{} hash_ids do not fit {} prompt tokens: blocks of {} tokens make {}", count,
-                                   entry.input_len, block, all));
+    throw Error(where, fmt::format("{} hash_ids do not fit {} prompt tokens: blocks of {} tokens make {}",
+                                   count, entry.input_len, block, all));
   }
   for (std::int64_t i = 0; i < count; ++i) {
     entry.runs.push_back({hashed_block_content(hash_of(ids[static_cast<std::size_t>(i)], where)),
@@ -84,10 +103,12 @@ void add_blocks(const Json& ids, std::int64_t block, TraceEntry& entry, const st
   }
 }
 
-// Token ids become hashed blocks of 16 tokens, each with everything before it in its hash, as vLLM's prefix cache does.
+// Token ids become hashed blocks of 16 tokens, each with everything before it in its hash, as vLLM's prefix
+// cache does.
 void add_tokens(const Json& ids, TraceEntry& entry, const std::string& where) {
   if (!ids.is_array() || static_cast<std::int64_t>(ids.size()) != entry.input_len) {
-    throw Error(where, "input_tok_ids does not hold input_toks token ids; correct the line or remove the key");
+    throw Error(where,
+                "input_tok_ids does not hold input_toks token ids; correct the line or remove the key");
   }
   constexpr std::size_t kBlock = 16;
   std::uint64_t hash = 0;
@@ -95,7 +116,8 @@ void add_tokens(const Json& ids, TraceEntry& entry, const std::string& where) {
     const std::size_t end = std::min(begin + kBlock, ids.size());
     std::string bytes;
     for (std::size_t i = begin; i < end; ++i) {
-      if (!ids[i].is_number_integer()) throw Error(where, "input_tok_ids holds something that is not a token id");
+      if (!ids[i].is_number_integer())
+        throw Error(where, "input_tok_ids holds something that is not a token id");
       bytes += fmt::format("{},", ids[i].get<std::int64_t>());
     }
     hash = hash_bytes(bytes, hash);
@@ -124,7 +146,8 @@ class JsonlTrace : public TraceReader {
     entry.arrival = has_arrivals_ ? arrival(at) : 0;
     if (const auto ids = pending_.find("hash_ids"); ids != pending_.end()) {
       add_blocks(*ids, format_->block, entry, at);
-    } else if (const auto tokens = pending_.find("input_tok_ids"); tokens != pending_.end() && !tokens->is_null()) {
+    } else if (const auto tokens = pending_.find("input_tok_ids");
+               tokens != pending_.end() && !tokens->is_null()) {
       add_tokens(*tokens, entry, at);
     }
     return true;
@@ -135,8 +158,8 @@ class JsonlTrace : public TraceReader {
   std::string where() const override { return lines_.where(); }
   std::string sort_command() const override {
     const std::string file = path_.filename().string();
-    return fmt::format("{} {} | jq -c -s 'sort_by(.{})[]' > sorted.jsonl", file.ends_with(".gz") ? "zcat" : "cat", file,
-                       format_->arrival);
+    return fmt::format("{} {} | jq -c -s 'sort_by(.{})[]' > sorted.jsonl",
+                       file.ends_with(".gz") ? "zcat" : "cat", file, format_->arrival);
   }
 
  private:
@@ -145,7 +168,8 @@ class JsonlTrace : public TraceReader {
       if (trim(line_).empty()) continue;
       pending_ = parse_json(line_, lines_.where());
       if (!pending_.is_object()) {
-        throw Error(lines_.where(), "the line is not a JSON object; a JSONL trace has one request on each line");
+        throw Error(lines_.where(),
+                    "the line is not a JSON object; a JSONL trace has one request on each line");
       }
       have_pending_ = true;
       return true;
@@ -155,12 +179,14 @@ class JsonlTrace : public TraceReader {
 
   void check_keys(const std::string& at) const {
     for (const auto& [key, value] : pending_.items()) {
-      const bool known = key == format_->input || key == format_->output || key == format_->arrival ||
-                         (key == "hash_ids" && format_->block > 0) ||
-                         std::find(format_->others.begin(), format_->others.end(), key) != format_->others.end();
+      const bool known =
+          key == format_->input || key == format_->output || key == format_->arrival ||
+          (key == "hash_ids" && format_->block > 0) ||
+          std::find(format_->others.begin(), format_->others.end(), key) != format_->others.end();
       if (!known) {
-        throw Error(at, fmt::format("\"{}\" is not a key of {} traces; remove it, and keep to one format in a file", key,
-                                    format_->name));
+        throw Error(
+            at, fmt::format("\"{}\" is not a key of {} traces; remove it, and keep to one format in a file",
+                            key, format_->name));
       }
     }
   }
@@ -183,7 +209,8 @@ class JsonlTrace : public TraceReader {
   std::optional<double> first_;
 };
 
-// vLLM writes its results as one line, other programs may have indented them: then the first line alone is no JSON.
+// vLLM writes its results as one line, other programs may have indented them: then the first line alone is no
+// JSON.
 bool is_whole_value(const std::filesystem::path& path) {
   LineReader lines(path);
   std::string line;

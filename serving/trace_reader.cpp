@@ -14,7 +14,8 @@ namespace foretoken {
 namespace trace_detail {
 namespace {
 
-// Days since 1970-01-01 of the proleptic Gregorian calendar, counted in eras of 400 years that begin in March.
+// Days since 1970-01-01 of the proleptic Gregorian calendar, counted in eras of 400 years that begin in
+// March.
 std::int64_t days_from_civil(std::int64_t year, int month, int day) {
   if (month <= 2) --year;
   const std::int64_t era = (year >= 0 ? year : year - 399) / 400;
@@ -102,7 +103,8 @@ Timestamp parse_timestamp(std::string_view text, const std::string& where) {
 Picoseconds clock_time(double value, double unit, std::string_view name, const std::string& where) {
   if (!std::isfinite(value)) throw Error(where, fmt::format("{} is not a number; remove the request", name));
   if (value < 0) {
-    throw Error(where, fmt::format("{} is negative ({}); arrivals count from 0", name, significant(value, 6)));
+    throw Error(where,
+                fmt::format("{} is negative ({}); arrivals count from 0", name, significant(value, 6)));
   }
   const double t = value * unit;
   if (t > 9.0e18) {
@@ -117,8 +119,9 @@ void check_lengths(const TraceEntry& entry, std::string_view input_name, std::st
                    const std::string& where) {
   const auto check = [&](std::int64_t tokens, std::string_view name) {
     if (tokens < 1) {
-      throw Error(where, fmt::format("{} is {}; a request has at least 1 token on each side, so remove the row",
-                                     name, tokens));
+      throw Error(
+          where, fmt::format("{} is {}; a request has at least 1 token on each side, so remove the row", name,
+                             tokens));
     }
   };
   check(entry.input_len, input_name);
@@ -160,8 +163,8 @@ TraceSummary scan_trace(const std::filesystem::path& path, bool in_order, std::i
     } else if (in_order && entry.arrival < summary.last_arrival) {
       const auto back = Seconds(to_seconds(summary.last_arrival - entry.arrival));
       throw Error(reader->where(),
-                  fmt::format("the request arrives {} before the one above it; sort the file: {}", to_text(back),
-                              reader->sort_command()));
+                  fmt::format("the request arrives {} before the one above it; sort the file: {}",
+                              to_text(back), reader->sort_command()));
     }
     summary.last_arrival = entry.arrival;
     ++summary.requests;

@@ -1,5 +1,5 @@
-// Request traces: eight published formats, plain or gzip, told by their header or first object. One request is in
-// memory at a time, except for vLLM's results, which are one JSON value.
+// Request traces: eight published formats, plain or gzip, told by their header or first object. One request
+// is in memory at a time, except for vLLM's results, which are one JSON value.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,9 @@ class TraceReader {
   virtual bool has_arrivals() const = 0;
   virtual std::string where() const = 0;         // of the last entry
   virtual std::string sort_command() const = 0;  // what puts the file into order of arrival
-  virtual std::int64_t left_out() const { return 0; }  // failed requests passed over so far (no token was produced)
+  virtual std::int64_t left_out() const {
+    return 0;
+  }  // failed requests passed over so far (no token was produced)
 };
 
 std::unique_ptr<TraceReader> open_trace(const std::filesystem::path& path);
@@ -43,18 +45,21 @@ struct TraceSummary {
   std::int64_t longest = 0;  // prompt + output
   Picoseconds first_arrival = 0, last_arrival = 0;
 };
-// in_order: arrivals are going to be used, so they must not go back. limit: stop after this many requests (0: none).
+// in_order: arrivals are going to be used, so they must not go back. limit: stop after this many requests (0:
+// none).
 TraceSummary scan_trace(const std::filesystem::path& path, bool in_order, std::int64_t limit = 0);
 
 // The parts that formats share.
 namespace trace_detail {
 
 inline constexpr std::string_view kFormatsRead =
-    "traces read: Azure CSV (TIMESTAMP,ContextTokens,GeneratedTokens), Mooncake JSONL (timestamp, input_length, "
+    "traces read: Azure CSV (TIMESTAMP,ContextTokens,GeneratedTokens), Mooncake JSONL (timestamp, "
+    "input_length, "
     "output_length, hash_ids), Qwen Bailian JSONL (the same with chat_id), BurstGPT CSV (Timestamp,Request "
     "tokens,Response tokens), Splitwise CSV (arrival_timestamp,prompt_size,token_size), Vidur CSV "
     "(arrived_at,num_prefill_tokens,num_decode_tokens), LLMServingSim CSV or JSONL "
-    "(input_toks,output_toks,arrival_time_ns), APEX JSONL (StartTimeOffset,ContextTokens,GeneratedTokens), vLLM "
+    "(input_toks,output_toks,arrival_time_ns), APEX JSONL (StartTimeOffset,ContextTokens,GeneratedTokens), "
+    "vLLM "
     "--save-detailed JSON (start_times, input_lens, output_lens)";
 
 std::unique_ptr<TraceReader> open_csv_trace(const std::filesystem::path& path);

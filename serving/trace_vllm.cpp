@@ -17,13 +17,16 @@ namespace {
 // Several objects, one after the other: `--append-result`, or a JSONL trace whose first line is broken.
 [[noreturn]] void refuse_array(const Json& json, const std::string& where) {
   if (!json.empty() && json[0].is_object() && json[0].contains("conversations")) {
-    throw Error(where, "ShareGPT conversations are texts, and their token counts depend on a tokenizer; convert them to "
-                       "a trace with token counts first, for example a CSV with num_prefill_tokens,num_decode_tokens");
+    throw Error(
+        where,
+        "ShareGPT conversations are texts, and their token counts depend on a tokenizer; convert them to "
+        "a trace with token counts first, for example a CSV with num_prefill_tokens,num_decode_tokens");
   }
   throw Error(where, fmt::format("a JSON array is not a trace; {}", kFormatsRead));
 }
 
-std::vector<double> numbers(const Json& results, std::string_view key, std::size_t count, const std::string& where) {
+std::vector<double> numbers(const Json& results, std::string_view key, std::size_t count,
+                            const std::string& where) {
   const auto it = results.find(key);
   const std::string at = fmt::format("{}:/{}", where, key);
   if (it == results.end() || !it->is_array()) {
@@ -36,7 +39,8 @@ std::vector<double> numbers(const Json& results, std::string_view key, std::size
   values.reserve(it->size());
   for (const Json& v : *it) {
     if (!v.is_number()) {
-      throw Error(fmt::format("{}/{}", at, values.size()), "not a number; remove the request from every array");
+      throw Error(fmt::format("{}/{}", at, values.size()),
+                  "not a number; remove the request from every array");
     }
     values.push_back(v.get<double>());
   }
@@ -55,11 +59,13 @@ class VllmResults : public TraceReader {
     input_ = numbers(json, "input_lens", count, path.string());
     output_ = numbers(json, "output_lens", count, path.string());
     if (json.contains("start_times")) start_ = numbers(json, "start_times", count, path.string());
-    // Requests are listed in the order of the data set; with a concurrency limit they start in nearly that order.
+    // Requests are listed in the order of the data set; with a concurrency limit they start in nearly that
+    // order.
     order_.resize(count);
     std::iota(order_.begin(), order_.end(), std::size_t{0});
     if (has_arrivals()) {
-      std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) { return start_[a] < start_[b]; });
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](std::size_t a, std::size_t b) { return start_[a] < start_[b]; });
     }
   }
 
@@ -76,7 +82,8 @@ class VllmResults : public TraceReader {
       entry.output_len = whole(output_[current_], "output_lens");
       check_lengths(entry, "input_lens", "output_lens", where());
       entry.arrival = 0;
-      if (has_arrivals()) entry.arrival = clock_time(start_[current_] - start_[order_[0]], 1e12, "start_times", where());
+      if (has_arrivals())
+        entry.arrival = clock_time(start_[current_] - start_[order_[0]], 1e12, "start_times", where());
       return true;
     }
     return false;
