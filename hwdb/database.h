@@ -11,13 +11,9 @@
 #include "base/table.h"
 #include "hwdb/device.h"
 #include "hwdb/kernel_table.h"
+#include "hwdb/measurement.h"
 
 namespace foretoken {
-
-struct ImportReport {
-  std::int64_t read = 0, imported = 0;
-  std::vector<std::pair<std::string, std::int64_t>> dropped;  // reason, rows
-};
 
 class Database {
  public:

@@ -29,6 +29,7 @@ struct Device {
   double system_kw = 0;              // 0: unknown
   std::optional<double> usd_per_hour;  // 3-year rental where known, else owner's cost
   std::string price_source, source, confidence, notes;
+  std::string scaleup_link, host_link, network_link;  // names in the table of links
 
   // Dense peak for a matrix type; falls back to the next wider type that the device has.
   FlopsPerSecond peak(DType t) const;
@@ -42,6 +43,7 @@ struct Link {
   BytesPerSecond bandwidth;       // one direction, one device
   Seconds latency;
   std::string source;
+  bool reduces_in_network = false;  // the switch adds up: an all-reduce sends each byte once
 };
 
 // How the devices of a deployment are joined.
