@@ -10,8 +10,9 @@ void Curve::add(double key, double seconds, double spread, double speed_of_light
 }
 
 void Curve::finish() {
-  std::sort(points_.begin(), points_.end(),
-            [](const Point& a, const Point& b) { return a.key != b.key ? a.key < b.key : a.seconds < b.seconds; });
+  std::sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) {
+    return a.key != b.key ? a.key < b.key : a.seconds < b.seconds;
+  });
   const auto same = [](const Point& a, const Point& b) { return a.key == b.key; };
   points_.erase(std::unique(points_.begin(), points_.end(), same), points_.end());
   points_.shrink_to_fit();
@@ -27,8 +28,8 @@ Reading Curve::between(const Point& a, const Point& b, double log_key) {
 }
 
 Reading Curve::at(double key) const {
-  const auto above =
-      std::lower_bound(points_.begin(), points_.end(), key, [](const Point& p, double k) { return p.key < k; });
+  const auto above = std::lower_bound(points_.begin(), points_.end(), key,
+                                      [](const Point& p, double k) { return p.key < k; });
   Reading r;
   if (above != points_.end() && above->key == key) {
     r.log_utilisation = above->log_utilisation;
@@ -49,6 +50,8 @@ Reading Curve::at(double key) const {
   return between(*(above - 1), *above, std::log2(key));
 }
 
-Reading Curve::without(std::size_t i) const { return between(points_[i - 1], points_[i + 1], points_[i].log_key); }
+Reading Curve::without(std::size_t i) const {
+  return between(points_[i - 1], points_[i + 1], points_[i].log_key);
+}
 
 }  // namespace foretoken

@@ -1,4 +1,5 @@
-// Measured times along one dimension (m, tokens, length, message bytes) as utilisation: speed of light over time.
+// Measured times along one dimension (m, tokens, length, message bytes) as utilisation: speed of light over
+// time.
 #pragma once
 
 #include <optional>
@@ -20,8 +21,11 @@ struct Reading {
 class Curve {
  public:
   void add(double key, double seconds, double spread, double speed_of_light);
-  void append(const Curve& other) { points_.insert(points_.end(), other.points_.begin(), other.points_.end()); }
-  // Sorts; of several rows at one key the fastest stays (kernels of one engine, which picks the best of them).
+  void append(const Curve& other) {
+    points_.insert(points_.end(), other.points_.begin(), other.points_.end());
+  }
+  // Sorts; of several rows at one key the fastest stays (kernels of one engine, which picks the best of
+  // them).
   void finish();
   bool empty() const { return points_.empty(); }
   std::size_t size() const { return points_.size(); }

@@ -1,4 +1,5 @@
-// The columns of a device, once, for the text file and for SQL: name in SQL, name and unit in the text file, member.
+// The columns of a device, once, for the text file and for SQL: name in SQL, name and unit in the text file,
+// member.
 #pragma once
 
 #include <array>
@@ -20,10 +21,13 @@ struct DeviceNumberColumn {
   void (*set)(Device&, double);
 };
 
-inline constexpr DeviceTextColumn kDeviceTextColumns[] = {
-    {"vendor", &Device::vendor},         {"architecture", &Device::architecture}, {"generation", &Device::generation},
-    {"confidence", &Device::confidence}, {"source", &Device::source},             {"notes", &Device::notes},
-    {"price_source", &Device::price_source}};
+inline constexpr DeviceTextColumn kDeviceTextColumns[] = {{"vendor", &Device::vendor},
+                                                          {"architecture", &Device::architecture},
+                                                          {"generation", &Device::generation},
+                                                          {"confidence", &Device::confidence},
+                                                          {"source", &Device::source},
+                                                          {"notes", &Device::notes},
+                                                          {"price_source", &Device::price_source}};
 
 // Joined from topologies.csv.
 inline constexpr DeviceTextColumn kDeviceLinkColumns[] = {{"scaleup_link", &Device::scaleup_link},
@@ -37,8 +41,9 @@ constexpr DeviceNumberColumn quantity_column(std::string_view name, std::string_
 }
 template <auto Member>
 constexpr DeviceNumberColumn number_column(std::string_view name) {
-  return {name, name, 1, [](const Device& d) { return static_cast<double>(d.*Member); },
-          [](Device& d, double v) { d.*Member = static_cast<std::remove_reference_t<decltype(d.*Member)>>(v); }};
+  return {
+      name, name, 1, [](const Device& d) { return static_cast<double>(d.*Member); },
+      [](Device& d, double v) { d.*Member = static_cast<std::remove_reference_t<decltype(d.*Member)>>(v); }};
 }
 
 inline constexpr std::array kDeviceNumberColumns = {

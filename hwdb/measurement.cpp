@@ -17,12 +17,14 @@ constexpr std::array<std::string_view, kMeasuredKinds> kNames = {
 
 // Identity columns first, then those along which values are interpolated.
 constexpr std::string_view kGemmColumns[] = {"n", "k", "batch", "m"};
-constexpr std::string_view kPrefillColumns[] = {"heads", "kv_heads", "head_dim", "cached", "sequences", "new_tokens"};
-constexpr std::string_view kDecodeColumns[] = {"heads", "kv_heads", "head_dim", "new_tokens", "sequences", "length"};
+constexpr std::string_view kPrefillColumns[] = {"heads",  "kv_heads",  "head_dim",
+                                                "cached", "sequences", "new_tokens"};
+constexpr std::string_view kDecodeColumns[] = {"heads",      "kv_heads",  "head_dim",
+                                               "new_tokens", "sequences", "length"};
 constexpr std::string_view kMlaPrefillColumns[] = {"heads", "cached", "sequences", "new_tokens"};
 constexpr std::string_view kMlaDecodeColumns[] = {"heads", "new_tokens", "sequences", "length"};
-constexpr std::string_view kMoeColumns[] = {"hidden", "inter", "top_k", "num_experts", "local_experts", "gated",
-                                            "tokens"};
+constexpr std::string_view kMoeColumns[] = {"hidden",        "inter", "top_k", "num_experts",
+                                            "local_experts", "gated", "tokens"};
 constexpr std::string_view kCollectiveColumns[] = {"ranks", "ranks_per_node", "message_bytes"};
 constexpr std::string_view kElementwiseColumns[] = {"bytes_per_row", "flops_per_row", "rows"};
 
@@ -80,8 +82,8 @@ std::optional<Op> attention_op(const MeasurementSeries& s, const MeasuredPoint& 
   return named(a.decode ? "decode_attention" : "prefill_attention", a);
 }
 
-// Fullest expert over mean as a name for the three load distributions of the tables. A power law over experts has no
-// one imbalance; these only tell the tables apart.
+// Fullest expert over mean as a name for the three load distributions of the tables. A power law over experts
+// has no one imbalance; these only tell the tables apart.
 double imbalance_of(const std::string& distribution) {
   if (distribution == "power_law_1.2") return 2.0;
   if (distribution.starts_with("power_law")) return 1.5;
@@ -103,8 +105,8 @@ std::optional<Op> moe_op(const MeasurementSeries& s, const MeasuredPoint& p) {
   }
   const double share = static_cast<double>(e.local_experts) / static_cast<double>(e.num_experts);
   e.local_rows = static_cast<double>(e.tokens * e.top_k) * share;
-  e.distinct_experts = share * expected_experts(static_cast<double>(e.num_experts), static_cast<double>(e.top_k),
-                                                static_cast<double>(e.tokens));
+  e.distinct_experts = share * expected_experts(static_cast<double>(e.num_experts),
+                                                static_cast<double>(e.top_k), static_cast<double>(e.tokens));
   e.imbalance = imbalance_of(s.distribution);
   return named("moe", e);
 }
@@ -132,14 +134,22 @@ std::optional<MeasuredKind> measured_kind_from_name(std::string_view name) {
 
 Columns shape_columns(MeasuredKind kind) {
   switch (kind) {
-    case MeasuredKind::kGemm: return kGemmColumns;
-    case MeasuredKind::kPrefillAttention: return kPrefillColumns;
-    case MeasuredKind::kDecodeAttention: return kDecodeColumns;
-    case MeasuredKind::kMlaPrefill: return kMlaPrefillColumns;
-    case MeasuredKind::kMlaDecode: return kMlaDecodeColumns;
-    case MeasuredKind::kMoe: return kMoeColumns;
-    case MeasuredKind::kElementwise: return kElementwiseColumns;
-    default: return kCollectiveColumns;
+    case MeasuredKind::kGemm:
+      return kGemmColumns;
+    case MeasuredKind::kPrefillAttention:
+      return kPrefillColumns;
+    case MeasuredKind::kDecodeAttention:
+      return kDecodeColumns;
+    case MeasuredKind::kMlaPrefill:
+      return kMlaPrefillColumns;
+    case MeasuredKind::kMlaDecode:
+      return kMlaDecodeColumns;
+    case MeasuredKind::kMoe:
+      return kMoeColumns;
+    case MeasuredKind::kElementwise:
+      return kElementwiseColumns;
+    default:
+      return kCollectiveColumns;
   }
 }
 
@@ -149,24 +159,30 @@ int shape_identity_columns(MeasuredKind kind) {
     case MeasuredKind::kPrefillAttention:
     case MeasuredKind::kDecodeAttention:
     case MeasuredKind::kMlaPrefill:
-    case MeasuredKind::kMlaDecode: return columns - 2;
-    default: return columns - 1;
+    case MeasuredKind::kMlaDecode:
+      return columns - 2;
+    default:
+      return columns - 1;
   }
 }
 
 std::optional<Op> op_of(const MeasurementSeries& series, const MeasuredPoint& point) {
   switch (series.kind) {
-    case MeasuredKind::kGemm: return gemm_op(series, point);
+    case MeasuredKind::kGemm:
+      return gemm_op(series, point);
     case MeasuredKind::kPrefillAttention:
     case MeasuredKind::kDecodeAttention:
     case MeasuredKind::kMlaPrefill:
-    case MeasuredKind::kMlaDecode: return attention_op(series, point);
-    case MeasuredKind::kMoe: return moe_op(series, point);
+    case MeasuredKind::kMlaDecode:
+      return attention_op(series, point);
+    case MeasuredKind::kMoe:
+      return moe_op(series, point);
     case MeasuredKind::kElementwise:
       return named("elementwise", ElementwiseShape{.rows = point.shape[2],
                                                    .bytes_per_row = static_cast<double>(point.shape[0]),
                                                    .flops_per_row = static_cast<double>(point.shape[1])});
-    default: return collective_op(series, point);
+    default:
+      return collective_op(series, point);
   }
 }
 
@@ -180,20 +196,26 @@ void ImportReport::drop(std::string_view reason, std::int64_t rows) {
   dropped.emplace_back(reason, rows);
 }
 
-std::string measurement_csv_header(MeasuredKind kind) {
+std::string measurement_csv_header(Columns columns) {
   std::string text = "device,engine,op,dtype,kv_dtype,kernel,distribution";
-  for (const auto c : shape_columns(kind)) text += fmt::format(",{}", c);
+  for (const auto c : columns) text += fmt::format(",{}", c);
   return text + ",seconds,spread,clock_mhz,driver,date,source\n";
 }
 
-std::string measurement_csv_row(const Measurement& row) {
+std::string measurement_csv_row(const Measurement& row, Columns columns) {
   const MeasurementSeries& s = row.series;
-  std::string text = fmt::format("{},{},{},{},{},{},{}", csv_cell(s.device), csv_cell(s.engine), name_of(s.kind),
-                                 csv_cell(s.dtype), csv_cell(s.kv_dtype), csv_cell(s.kernel), csv_cell(s.distribution));
-  for (std::size_t i = 0; i < shape_columns(s.kind).size(); ++i) text += fmt::format(",{}", row.point.shape[i]);
+  std::string text =
+      fmt::format("{},{},{},{},{},{},{}", csv_cell(s.device), csv_cell(s.engine), name_of(s.kind),
+                  csv_cell(s.dtype), csv_cell(s.kv_dtype), csv_cell(s.kernel), csv_cell(s.distribution));
+  const Columns own = shape_columns(s.kind);
+  for (const auto c : columns) {
+    const auto at = std::find(own.begin(), own.end(), c);
+    text += at == own.end() ? std::string(",")
+                            : fmt::format(",{}", row.point.shape[static_cast<std::size_t>(at - own.begin())]);
+  }
   // Shortest text that reads back as the same number, so that export and import round-trip.
-  return text + fmt::format(",{},{},{},{},{},{}\n", row.point.seconds, cell(row.point.spread), cell(s.clock_mhz),
-                            csv_cell(s.driver), csv_cell(s.date), csv_cell(s.source));
+  return text + fmt::format(",{},{},{},{},{},{}\n", row.point.seconds, cell(row.point.spread),
+                            cell(s.clock_mhz), csv_cell(s.driver), csv_cell(s.date), csv_cell(s.source));
 }
 
 }  // namespace foretoken

@@ -1,5 +1,5 @@
-// One measured operator time as a row: its kind, its shape in the columns of that kind, and where it comes from.
-// Files of measurements, the database and the lookup all speak of rows in this form.
+// One measured operator time as a row: its kind, its shape in the columns of that kind, and where it comes
+// from. Files of measurements, the database and the lookup all speak of rows in this form.
 #pragma once
 
 #include <array>
@@ -39,20 +39,21 @@ std::string_view name_of(MeasuredKind kind);  // "gemm", "prefill_attention", "a
 std::optional<MeasuredKind> measured_kind_from_name(std::string_view name);
 // Integer columns of a kind, e.g. gemm: m n k batch. Collectives share theirs.
 std::span<const std::string_view> shape_columns(MeasuredKind kind);
-// Columns that identify a shape; the rest run along a curve (m, tokens, message bytes) or a grid (batch, length).
+// Columns that identify a shape; the rest run along a curve (m, tokens, message bytes) or a grid (batch,
+// length).
 int shape_identity_columns(MeasuredKind kind);
 
 // What many rows share.
 struct MeasurementSeries {
-  std::string device;   // canonical name
-  std::string engine;   // "vllm 0.19.0", "nccl 2.29.2"
+  std::string device;  // canonical name
+  std::string engine;  // "vllm 0.19.0", "nccl 2.29.2"
   MeasuredKind kind = MeasuredKind::kGemm;
-  std::string dtype;    // gemm: bfloat16 fp8 fp8_block nvfp4 int4_wo ...; attention: type of the arithmetic
-  std::string kv_dtype;      // attention only
-  std::string kernel;        // where several kernels of one engine were timed
+  std::string dtype;     // gemm: bfloat16 fp8 fp8_block nvfp4 int4_wo ...; attention: type of the arithmetic
+  std::string kv_dtype;  // attention only
+  std::string kernel;    // where several kernels of one engine were timed
   std::string distribution;  // moe: balanced, power_law_1.2
   std::string driver, date, source;
-  double clock_mhz = 0;      // 0: unknown
+  double clock_mhz = 0;  // 0: unknown
 
   auto operator<=>(const MeasurementSeries&) const = default;
 };
@@ -80,16 +81,19 @@ struct ImportReport {
 struct MeasurementReader {
   // Canonical name of a device as the file calls it; empty where the rows are to be dropped (unknown device).
   std::function<std::string(const std::string&)> device_name;
-  // Each good row. Bad cells (text, NaN, negative, missing column) are Errors with file:line; rows that can't be
-  // used are counted with their reason.
+  // Each good row. Bad cells (text, NaN, negative, missing column) are Errors with file:line; rows that can't
+  // be used are counted with their reason.
   std::function<void(const Measurement&)> row;
 };
-// kind: "" tells it from the columns and the file's name; otherwise gemm, context_attention, ... as in the files.
-void read_measurements(const std::filesystem::path& file, const std::string& kind, const MeasurementReader& reader,
-                       ImportReport& report);
+// kind: "" tells it from the columns and the file's name; otherwise gemm, context_attention, ... as in the
+// files.
+void read_measurements(const std::filesystem::path& file, const std::string& kind,
+                       const MeasurementReader& reader, ImportReport& report);
 
 // Own form: device,engine,op,dtype,<shape columns>,seconds,spread,clock_mhz,driver,date,source.
-std::string measurement_csv_header(MeasuredKind kind);
-std::string measurement_csv_row(const Measurement& row);
+// `columns`: the shape columns of the file, which may hold more than one kind (empty cells where a kind has
+// none).
+std::string measurement_csv_header(std::span<const std::string_view> columns);
+std::string measurement_csv_row(const Measurement& row, std::span<const std::string_view> columns);
 
 }  // namespace foretoken

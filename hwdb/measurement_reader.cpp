@@ -19,7 +19,8 @@ enum class Phase { kByRow, kPrefill, kDecode };
 
 class RowReader {
  public:
-  RowReader(const std::filesystem::path& file, const std::string& kind) : csv_(file), file_(file.filename().string()) {
+  RowReader(const std::filesystem::path& file, const std::string& kind)
+      : csv_(file), file_(file.filename().string()) {
     std::string name = lower(kind.empty() ? file_ : kind);
     if (name.find("context") != std::string::npos || name.find("prefill") != std::string::npos)
       phase_ = Phase::kPrefill;
@@ -36,13 +37,20 @@ class RowReader {
   std::string_view read(Measurement& out) {
     out = {};
     switch (form_) {
-      case Form::kOwn: return own(out);
-      case Form::kGemm: return gemm(out);
-      case Form::kAttention: return attention(out);
-      case Form::kMla: return mla(out);
-      case Form::kMoe: return moe(out);
-      case Form::kNccl: return nccl(out);
-      case Form::kCustomAllReduce: return custom_all_reduce(out);
+      case Form::kOwn:
+        return own(out);
+      case Form::kGemm:
+        return gemm(out);
+      case Form::kAttention:
+        return attention(out);
+      case Form::kMla:
+        return mla(out);
+      case Form::kMoe:
+        return moe(out);
+      case Form::kNccl:
+        return nccl(out);
+      case Form::kCustomAllReduce:
+        return custom_all_reduce(out);
     }
     return {};
   }
@@ -60,7 +68,8 @@ class RowReader {
     if (has("m") && has("n") && has("k") && has("latency_us")) return Form::kGemm;
     throw Error(file_ + ":1",
                 "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
-                "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, moe, nccl, "
+                "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, "
+                "moe, nccl, "
                 "custom_allreduce); the file has: " +
                     join(csv_.header(), ","));
   }
@@ -69,19 +78,28 @@ class RowReader {
     const std::string k = lower(kind);
     const auto is = [&](std::string_view part) { return k.find(part) != std::string::npos; };
     Form asked = form_;
-    if (is("gemm")) asked = Form::kGemm;
-    else if (is("mla")) asked = Form::kMla;
-    else if (is("attention")) asked = Form::kAttention;
-    else if (is("moe")) asked = Form::kMoe;
-    else if (is("nccl")) asked = Form::kNccl;
-    else if (is("custom_allreduce")) asked = Form::kCustomAllReduce;
-    else if (is("collective")) asked = form_ == Form::kNccl ? Form::kNccl : Form::kCustomAllReduce;
+    if (is("gemm"))
+      asked = Form::kGemm;
+    else if (is("mla"))
+      asked = Form::kMla;
+    else if (is("attention"))
+      asked = Form::kAttention;
+    else if (is("moe"))
+      asked = Form::kMoe;
+    else if (is("nccl"))
+      asked = Form::kNccl;
+    else if (is("custom_allreduce"))
+      asked = Form::kCustomAllReduce;
+    else if (is("collective"))
+      asked = form_ == Form::kNccl ? Form::kNccl : Form::kCustomAllReduce;
     else
-      throw Error("--kind", fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
-                                        "mla, nccl, custom_allreduce or collective",
-                                        kind));
+      throw Error("--kind",
+                  fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
+                              "mla, nccl, custom_allreduce or collective",
+                              kind));
     if (form_ != Form::kOwn && asked != form_)
-      throw Error(file_ + ":1", fmt::format("the columns are not those of kind \"{}\": {}", kind, join(csv_.header(), ",")));
+      throw Error(file_ + ":1", fmt::format("the columns are not those of kind \"{}\": {}", kind,
+                                            join(csv_.header(), ",")));
   }
 
   const std::string& text(std::string_view column) const { return csv_.text(csv_.column(column)); }
@@ -95,8 +113,7 @@ class RowReader {
   }
   std::int64_t size(std::string_view column, std::int64_t least = 1) const {
     const std::int64_t v = csv_.integer(csv_.column(column));
-    if (v < least)
-      throw Error(where(), fmt::format("{} is {}; it must be at least {}", column, v, least));
+    if (v < least) throw Error(where(), fmt::format("{} is {}; it must be at least {}", column, v, least));
     return v;
   }
   // "" when positive; the reason otherwise.
@@ -111,8 +128,10 @@ class RowReader {
     out.series.engine = std::move(engine);
     out.series.kind = kind;
     out.series.source = file_;
-    if (const auto c = csv_.find_column("suspect"); c && csv_.text(*c) == "1") suspect_ = true;
-    else suspect_ = false;
+    if (const auto c = csv_.find_column("suspect"); c && csv_.text(*c) == "1")
+      suspect_ = true;
+    else
+      suspect_ = false;
   }
   std::string framework() const { return text("backend") + " " + text("version"); }
 
@@ -134,7 +153,8 @@ class RowReader {
     if (s.source.empty()) s.source = file_;
     const auto columns = shape_columns(*kind);
     for (std::size_t i = 0; i < columns.size(); ++i) {
-      const bool may_be_zero = columns[i] == "cached" || columns[i] == "gated" || columns[i] == "flops_per_row";
+      const bool may_be_zero =
+          columns[i] == "cached" || columns[i] == "gated" || columns[i] == "flops_per_row";
       out.point.shape[i] = size(columns[i], may_be_zero ? 0 : 1);
     }
     out.point.spread = number_or("spread", 0);
@@ -153,7 +173,8 @@ class RowReader {
   }
 
   std::string_view attention(Measurement& out) {
-    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"), heads = size("num_heads");
+    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"),
+                       heads = size("num_heads");
     const bool decode = decode_row(isl, step);
     head(out, decode ? MeasuredKind::kDecodeAttention : MeasuredKind::kPrefillAttention, framework());
     if (suspect_) return "marked suspect by its source";
@@ -162,13 +183,15 @@ class RowReader {
     std::int64_t kv_heads = size("num_kv_heads", 0);
     if (kv_heads == 0) kv_heads = heads;  // multi-head attention in some versions of the tables
     const std::int64_t dim = size("head_dim");
-    out.point.shape = decode ? std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, isl, batch, step + isl}
-                             : std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, step, batch, isl};
+    out.point.shape =
+        decode ? std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, isl, batch, step + isl}
+               : std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, step, batch, isl};
     return time("latency_us", 1e-6, out);
   }
 
   std::string_view mla(Measurement& out) {
-    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"), heads = size("num_heads");
+    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"),
+                       heads = size("num_heads");
     const bool decode = decode_row(isl, step);
     head(out, decode ? MeasuredKind::kMlaDecode : MeasuredKind::kMlaPrefill, framework());
     if (!text_or_empty("gemm_type").empty()) return "MLA module with its projections: no operator of its own";
@@ -185,10 +208,12 @@ class RowReader {
     s.dtype = text("moe_dtype");
     s.kernel = text("kernel");
     s.distribution = text("distribution");
-    const std::int64_t inter = size("inter"), tp = size("moe_tp"), experts = size("num_experts"), ep = size("moe_ep");
+    const std::int64_t inter = size("inter"), tp = size("moe_tp"), experts = size("num_experts"),
+                       ep = size("moe_ep");
     if (inter % tp != 0 || experts % ep != 0) return "experts can't be divided evenly";
     const bool gated = s.kernel.find("nongated") == std::string::npos;
-    out.point.shape = {size("hidden"), inter / tp, size("topk"), experts, experts / ep, gated ? 1 : 0, size("num_tokens")};
+    out.point.shape = {size("hidden"), inter / tp,    size("topk"),      experts,
+                       experts / ep,   gated ? 1 : 0, size("num_tokens")};
     return time("latency_us", 1e-6, out);
   }
 
@@ -233,8 +258,8 @@ class RowReader {
 
 }  // namespace
 
-void read_measurements(const std::filesystem::path& file, const std::string& kind, const MeasurementReader& reader,
-                       ImportReport& report) {
+void read_measurements(const std::filesystem::path& file, const std::string& kind,
+                       const MeasurementReader& reader, ImportReport& report) {
   RowReader rows(file, kind);
   Measurement row;
   std::string last_name, canonical;

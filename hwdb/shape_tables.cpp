@@ -7,7 +7,7 @@
 namespace foretoken {
 namespace {
 
-constexpr double kOctaves = 2.0;       // farther shapes say nothing of this one
+constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
 constexpr std::size_t kNeighbours = 6;
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
@@ -46,8 +46,8 @@ struct Neighbours {
 
 }  // namespace
 
-void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
-                    double sol) {
+void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
+                    double spread, double sol) {
   // Rows come shape by shape from the database, so the last shape is nearly always the one.
   if (shapes_.empty() || shapes_.back().n != n || shapes_.back().k != k || shapes_.back().batch != batch)
     shapes_.push_back({n, k, batch, log2_of(n), log2_of(k), {}});
@@ -56,11 +56,14 @@ void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int
 
 void GemmTable::finish() {
   const auto key = [](const Shape& s) { return std::tuple(s.batch, s.n, s.k); };
-  std::stable_sort(shapes_.begin(), shapes_.end(), [&](const Shape& a, const Shape& b) { return key(a) < key(b); });
+  std::stable_sort(shapes_.begin(), shapes_.end(),
+                   [&](const Shape& a, const Shape& b) { return key(a) < key(b); });
   std::vector<Shape> merged;
   for (Shape& s : shapes_) {
-    if (merged.empty() || key(merged.back()) != key(s)) merged.push_back(std::move(s));
-    else merged.back().curve.append(s.curve);
+    if (merged.empty() || key(merged.back()) != key(s))
+      merged.push_back(std::move(s));
+    else
+      merged.back().curve.append(s.curve);
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
@@ -68,13 +71,15 @@ void GemmTable::finish() {
 
 int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const {
   const auto key = std::tuple(batch, n, k);
-  const auto at = std::lower_bound(shapes_.begin(), shapes_.end(), key,
-                                   [](const Shape& s, const auto& v) { return std::tuple(s.batch, s.n, s.k) < v; });
+  const auto at = std::lower_bound(shapes_.begin(), shapes_.end(), key, [](const Shape& s, const auto& v) {
+    return std::tuple(s.batch, s.n, s.k) < v;
+  });
   if (at == shapes_.end() || std::tuple(at->batch, at->n, at->k) != key) return kNoShape;
   return static_cast<int>(at - shapes_.begin());
 }
 
-std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m, int except) const {
+std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
+                                        int except) const {
   const double log_n = log2_of(n), log_k = log2_of(k);
   Neighbours near;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
@@ -86,8 +91,8 @@ std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int
   return near.blend([&](int shape) { return at(shape, m); });
 }
 
-void AttentionTable::add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
-                         double sol) {
+void AttentionTable::add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds,
+                         double spread, double sol) {
   if (layouts_.empty() || layouts_.back().heads != heads) layouts_.push_back({heads, {}});
   auto& grid = layouts_.back().by_sequences;
   const auto s = static_cast<double>(sequences);
@@ -104,16 +109,20 @@ void AttentionTable::finish() {
       merged.push_back(std::move(l));
     } else {
       auto& to = merged.back().by_sequences;
-      to.insert(to.end(), std::make_move_iterator(l.by_sequences.begin()), std::make_move_iterator(l.by_sequences.end()));
+      to.insert(to.end(), std::make_move_iterator(l.by_sequences.begin()),
+                std::make_move_iterator(l.by_sequences.end()));
     }
   }
   for (Layout& l : merged) {
     auto& grid = l.by_sequences;
-    std::stable_sort(grid.begin(), grid.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::stable_sort(grid.begin(), grid.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
     std::vector<std::pair<double, Curve>> rows;
     for (auto& [s, curve] : grid) {
-      if (rows.empty() || rows.back().first != s) rows.emplace_back(s, std::move(curve));
-      else rows.back().second.append(curve);
+      if (rows.empty() || rows.back().first != s)
+        rows.emplace_back(s, std::move(curve));
+      else
+        rows.back().second.append(curve);
     }
     for (auto& row : rows) row.second.finish();
     grid = std::move(rows);
@@ -149,7 +158,8 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
   return r;
 }
 
-std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens, int except) const {
+std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
+                                               int except) const {
   const double group = static_cast<double>(heads.heads) / static_cast<double>(heads.kv_heads);
   int best = kNoShape;
   double best_distance = 3.0;  // octaves; a farther layout runs another kernel
@@ -158,13 +168,15 @@ std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequen
     if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
     const double g = static_cast<double>(h.heads) / static_cast<double>(h.kv_heads);
     // Query heads that share a KV head change the kernel; more of the same is only more work.
-    const double distance = 2 * std::abs(std::log2(g / group)) +
-                            std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
+    const double distance =
+        2 * std::abs(std::log2(g / group)) +
+        std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
     if (distance < best_distance) best_distance = distance, best = static_cast<int>(i);
   }
   if (best == kNoShape) return std::nullopt;
   const Heads& h = layouts_[static_cast<std::size_t>(best)].heads;
-  Reading r = at(best, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads), tokens);
+  Reading r =
+      at(best, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads), tokens);
   r.exact = false;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
@@ -177,11 +189,14 @@ void MoeTable::add(const Key& key, std::int64_t tokens, double seconds, double s
 }
 
 void MoeTable::finish() {
-  std::stable_sort(shapes_.begin(), shapes_.end(), [](const Shape& a, const Shape& b) { return a.key < b.key; });
+  std::stable_sort(shapes_.begin(), shapes_.end(),
+                   [](const Shape& a, const Shape& b) { return a.key < b.key; });
   std::vector<Shape> merged;
   for (Shape& s : shapes_) {
-    if (merged.empty() || merged.back().key != s.key) merged.push_back(std::move(s));
-    else merged.back().curve.append(s.curve);
+    if (merged.empty() || merged.back().key != s.key)
+      merged.push_back(std::move(s));
+    else
+      merged.back().curve.append(s.curve);
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
@@ -193,7 +208,7 @@ int MoeTable::find_shape(const Key& key) const {
   int best = kNoShape;
   std::int64_t best_distance = 3;
   for (auto at = std::lower_bound(shapes_.begin(), shapes_.end(), low,
-                                  [](const Shape& s, const Key& k) { return s.key < k; });
+                                  [](const Shape&s, const Key&k) { return s.key < k; });
        at != shapes_.end() && std::equal(key.begin(), key.end() - 1, at->key.begin()); ++at) {
     const std::int64_t distance = std::abs(at->key[6] - key[6]);
     if (distance < best_distance) best_distance = distance, best = static_cast<int>(at - shapes_.begin());
@@ -202,7 +217,9 @@ int MoeTable::find_shape(const Key& key) const {
 }
 
 std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int except) const {
-  const auto rows_per_token = [](const Key& k) { return static_cast<double>(k[2]) / static_cast<double>(k[3]); };
+  const auto rows_per_token = [](const Key& k) {
+    return static_cast<double>(k[2]) / static_cast<double>(k[3]);
+  };
   Neighbours near;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
@@ -220,8 +237,9 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int exce
 
 void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread,
                           double sol) {
-  auto at = std::find_if(groups_.begin(), groups_.end(),
-                         [&](const Ranks& g) { return g.ranks == ranks && g.ranks_per_node == ranks_per_node; });
+  auto at = std::find_if(groups_.begin(), groups_.end(), [&](const Ranks& g) {
+    return g.ranks == ranks && g.ranks_per_node == ranks_per_node;
+  });
   if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}});
   at->curve.add(message_bytes, seconds, spread, sol);
 }

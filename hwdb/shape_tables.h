@@ -13,16 +13,18 @@ namespace foretoken {
 
 inline constexpr int kNoShape = -1;
 
-// GEMM: a curve along m for each (n, k, batch). A shape that was not measured gets the utilisation of its nearest
-// shapes at the same m, weighted by inverse squared distance in (log n, log k).
+// GEMM: a curve along m for each (n, k, batch). A shape that was not measured gets the utilisation of its
+// nearest shapes at the same m, weighted by inverse squared distance in (log n, log k).
 class GemmTable {
  public:
-  void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread, double sol);
+  void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
+           double sol);
   void finish();
   int find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const;
   Reading at(int shape, double m) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(m); }
   // Shapes within two octaves, `except` left out.
-  std::optional<Reading> blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m, int except = kNoShape) const;
+  std::optional<Reading> blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
+                               int except = kNoShape) const;
 
   struct Shape {
     std::int64_t n, k, batch;
@@ -35,19 +37,21 @@ class GemmTable {
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)
 };
 
-// Attention: for each layout of heads a grid of (sequences, tokens). Another layout with the same head size is
-// answered from the nearest one at equal parallel work (sequences x KV heads).
+// Attention: for each layout of heads a grid of (sequences, tokens). Another layout with the same head size
+// is answered from the nearest one at equal parallel work (sequences x KV heads).
 class AttentionTable {
  public:
   struct Heads {
     std::int64_t heads, kv_heads, head_dim, cached;
     auto operator<=>(const Heads&) const = default;
   };
-  void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread, double sol);
+  void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
+           double sol);
   void finish();
   int find_layout(const Heads& heads) const;
   Reading at(int layout, double sequences, double tokens) const;
-  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens, int except = kNoShape) const;
+  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens,
+                                 int except = kNoShape) const;
 
   struct Layout {
     Heads heads;
@@ -59,7 +63,8 @@ class AttentionTable {
   std::vector<Layout> layouts_;  // sorted
 };
 
-// Fused MoE: a curve along tokens for each shape and load distribution; else the nearest shapes at equal rows an expert.
+// Fused MoE: a curve along tokens for each shape and load distribution; else the nearest shapes at equal rows
+// an expert.
 class MoeTable {
  public:
   // hidden, inter, top_k, experts, local experts, gated, load class (0 balanced, 1 and 2 the power laws)
@@ -68,7 +73,9 @@ class MoeTable {
   void finish();
   // The same shape; where its load class was not measured, the nearest class that was.
   int find_shape(const Key& key) const;
-  Reading at(int shape, double tokens) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens); }
+  Reading at(int shape, double tokens) const {
+    return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens);
+  }
   std::optional<Reading> nearest(const Key& key, double tokens, int except = kNoShape) const;
 
   struct Shape {

@@ -10,8 +10,8 @@ Seconds over(double bytes, BytesPerSecond bandwidth) {
   return bandwidth.value > 0 ? Bytes(bytes) / bandwidth : Seconds(0);
 }
 
-// Least bytes that one device must send over its scale-up link and over its share of the network (all ports of a
-// node in use). formulas.md 2.7: ring and direct algorithms alike send this much at the least.
+// Least bytes that one device must send over its scale-up link and over its share of the network (all ports
+// of a node in use). formulas.md 2.7: ring and direct algorithms alike send this much at the least.
 Seconds collective_limit(const CollectiveShape& c, const Topology& topology) {
   if (c.ranks <= 1) return Seconds(0);
   const double s = c.message_bytes, n = c.ranks;
@@ -40,7 +40,8 @@ Seconds collective_limit(const CollectiveShape& c, const Topology& topology) {
       outside = nodes > 1 ? s : 0;
       break;
   }
-  return std::max(over(inside, intra.bandwidth), nodes > 1 ? over(outside, topology.inter_node.bandwidth) : Seconds(0));
+  return std::max(over(inside, intra.bandwidth),
+                  nodes > 1 ? over(outside, topology.inter_node.bandwidth) : Seconds(0));
 }
 
 }  // namespace

@@ -19,8 +19,10 @@ constexpr int kBusyMilliseconds = 2000;
 std::string immutable_uri(const std::filesystem::path& path) {
   std::string uri = "file:";
   for (const char c : std::filesystem::absolute(path).string()) {
-    if (c == '?' || c == '#' || c == '%') uri += fmt::format("%{:02X}", static_cast<int>(c));
-    else uri += c;
+    if (c == '?' || c == '#' || c == '%')
+      uri += fmt::format("%{:02X}", static_cast<int>(c));
+    else
+      uri += c;
   }
   return uri + "?immutable=1";
 }
@@ -28,21 +30,29 @@ std::string immutable_uri(const std::filesystem::path& path) {
 std::string remedy(int code) {
   switch (code & 0xff) {
     case SQLITE_CORRUPT:
-      return "the file is corrupt; restore a copy, or delete it and import its measurements again (the built-in "
+      return "the file is corrupt; restore a copy, or delete it and import its measurements again (the "
+             "built-in "
              "database is made again by a build)";
-    case SQLITE_NOTADB: return "not a database; name a hardware database made by `foretoken hw import`";
+    case SQLITE_NOTADB:
+      return "not a database; name a hardware database made by `foretoken hw import`";
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-      return "the database is locked: another process has been writing to it for more than 2 s; try again when it is "
+      return "the database is locked: another process has been writing to it for more than 2 s; try again "
+             "when it is "
              "done";
     case SQLITE_READONLY:
     case SQLITE_PERM:
-      return "the database can't be written: its file or folder is read-only; name another with --db or change the "
+      return "the database can't be written: its file or folder is read-only; name another with --db or "
+             "change the "
              "permission";
-    case SQLITE_FULL: return "the disk is full; nothing was changed: free some space or name a file elsewhere with --db";
-    case SQLITE_CANTOPEN: return "the database can't be opened; check that its folder exists and may be written";
-    case SQLITE_IOERR: return "reading or writing the database failed; check the disk";
-    default: return "";
+    case SQLITE_FULL:
+      return "the disk is full; nothing was changed: free some space or name a file elsewhere with --db";
+    case SQLITE_CANTOPEN:
+      return "the database can't be opened; check that its folder exists and may be written";
+    case SQLITE_IOERR:
+      return "reading or writing the database failed; check the disk";
+    default:
+      return "";
   }
 }
 
@@ -75,7 +85,8 @@ std::string placeholders(std::size_t n) {
   return marks;
 }
 
-constexpr const char* kSeriesColumns = "device,engine,kind,dtype,kv_dtype,kernel,distribution,driver,date,source,clock_mhz";
+constexpr const char* kSeriesColumns =
+    "device,engine,kind,dtype,kv_dtype,kernel,distribution,driver,date,source,clock_mhz";
 
 }  // namespace
 
@@ -92,7 +103,8 @@ struct Store::Impl {
   void open(const std::string& name, int flags) {
     db.emplace(name, flags, kBusyMilliseconds);
     db->exec("PRAGMA foreign_keys = ON");
-    db->execAndGet("SELECT count(*) FROM sqlite_master");  // the first read finds out whether it is a database
+    db->execAndGet(
+        "SELECT count(*) FROM sqlite_master");  // the first read finds out whether it is a database
   }
 
   int version() { return db->execAndGet("PRAGMA user_version").getInt(); }
@@ -101,12 +113,14 @@ struct Store::Impl {
     const bool empty = db->execAndGet("SELECT count(*) FROM sqlite_master").getInt() == 0;
     const int owner = db->execAndGet("PRAGMA application_id").getInt();
     if (!empty && owner != kApplicationId)
-      throw Error(path.string(), "a database of another program, not one of hardware; name another file with --db");
-    if (version() > kSchemaVersion)
       throw Error(path.string(),
-                  fmt::format("schema version {}, but this program reads up to {}: use a newer foretoken, or name "
-                              "another file with --db",
-                              version(), kSchemaVersion));
+                  "a database of another program, not one of hardware; name another file with --db");
+    if (version() > kSchemaVersion)
+      throw Error(
+          path.string(),
+          fmt::format("schema version {}, but this program reads up to {}: use a newer foretoken, or name "
+                      "another file with --db",
+                      version(), kSchemaVersion));
   }
 
   void migrate() {
@@ -124,7 +138,8 @@ struct Store::Impl {
     try {
       open(path.string(), SQLite::OPEN_READONLY);
     } catch (const SQLite::Exception& e) {
-      // A write-ahead log can't be opened in a folder that is read-only; nobody writes there, so it is immutable.
+      // A write-ahead log can't be opened in a folder that is read-only; nobody writes there, so it is
+      // immutable.
       const int code = e.getErrorCode() & 0xff;
       if (code != SQLITE_CANTOPEN && code != SQLITE_READONLY) throw;
       open(immutable_uri(path), SQLite::OPEN_READONLY | SQLite::OPEN_URI);
@@ -145,7 +160,8 @@ struct Store::Impl {
     }
     const auto found = series_ids.find(s);
     if (found != series_ids.end()) return found->second;
-    SQLite::Statement q(*db, fmt::format("INSERT INTO series ({}) VALUES ({})", kSeriesColumns, placeholders(11)));
+    SQLite::Statement q(*db,
+                        fmt::format("INSERT INTO series ({}) VALUES ({})", kSeriesColumns, placeholders(11)));
     q.bind(1, s.device), q.bind(2, s.engine), q.bind(3, std::string(name_of(s.kind))), q.bind(4, s.dtype);
     q.bind(5, s.kv_dtype), q.bind(6, s.kernel), q.bind(7, s.distribution), q.bind(8, s.driver);
     q.bind(9, s.date), q.bind(10, s.source), q.bind(11, s.clock_mhz);
@@ -185,9 +201,10 @@ struct Store::Impl {
         match += fmt::format(" AND {}=?{}", c, ++at);
       }
       const std::string table = table_of(kind);
-      p.insert.emplace(*db, fmt::format("INSERT OR IGNORE INTO {} ({},seconds,spread) VALUES ({})", table, names,
-                                        placeholders(columns.size() + 3)));
-      p.update.emplace(*db, fmt::format("UPDATE {} SET seconds=?{}, spread=?{} WHERE {}", table, at + 1, at + 2, match));
+      p.insert.emplace(*db, fmt::format("INSERT OR IGNORE INTO {} ({},seconds,spread) VALUES ({})", table,
+                                        names, placeholders(columns.size() + 3)));
+      p.update.emplace(
+          *db, fmt::format("UPDATE {} SET seconds=?{}, spread=?{} WHERE {}", table, at + 1, at + 2, match));
     }
     return p;
   }
@@ -196,18 +213,22 @@ struct Store::Impl {
 Store::Store(const std::filesystem::path& path, Mode mode) : impl_(std::make_unique<Impl>()) {
   impl_->path = path;
   if (mode == Mode::kBuiltin && !std::filesystem::exists(path))
-    throw Error(path.string(), "the built-in hardware database is missing; build the target foretoken_database, or "
-                               "point FORETOKEN_DATA at the installed share/foretoken");
+    throw Error(path.string(),
+                "the built-in hardware database is missing; build the target foretoken_database, or "
+                "point FORETOKEN_DATA at the installed share/foretoken");
   guarded(path, [&] {
     switch (mode) {
       case Mode::kBuiltin:
         impl_->open(immutable_uri(path), SQLite::OPEN_READONLY | SQLite::OPEN_URI);
         impl_->check_owner();
         if (impl_->version() < kSchemaVersion)
-          throw Error(path.string(), fmt::format("schema version {}, this program needs {}: build the database again",
-                                                 impl_->version(), kSchemaVersion));
+          throw Error(path.string(),
+                      fmt::format("schema version {}, this program needs {}: build the database again",
+                                  impl_->version(), kSchemaVersion));
         break;
-      case Mode::kRead: impl_->open_for_reading(); break;
+      case Mode::kRead:
+        impl_->open_for_reading();
+        break;
       case Mode::kWrite:
         impl_->open(path.string(), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
         impl_->check_owner();
@@ -231,7 +252,8 @@ Store& Store::operator=(Store&&) noexcept = default;
 std::vector<Device> Store::devices() const {
   return guarded(impl_->path, [&] {
     std::vector<Device> devices;
-    SQLite::Statement q(*impl_->db, fmt::format("SELECT {} FROM device ORDER BY name", device_column_names()));
+    SQLite::Statement q(*impl_->db,
+                        fmt::format("SELECT {} FROM device ORDER BY name", device_column_names()));
     while (q.executeStep()) {
       Device d;
       int at = 0;
@@ -250,8 +272,9 @@ void Store::put(const Device& d) {
   guarded(impl_->path, [&] {
     const int columns = 2 + static_cast<int>(std::size(kDeviceTextColumns) + std::size(kDeviceLinkColumns) +
                                              kDeviceNumberColumns.size());
-    SQLite::Statement q(*impl_->db, fmt::format("INSERT OR REPLACE INTO device ({}) VALUES ({})", device_column_names(),
-                                                placeholders(static_cast<std::size_t>(columns))));
+    SQLite::Statement q(*impl_->db,
+                        fmt::format("INSERT OR REPLACE INTO device ({}) VALUES ({})", device_column_names(),
+                                    placeholders(static_cast<std::size_t>(columns))));
     int at = 1;
     q.bind(at++, d.name);
     for (const auto& c : kDeviceTextColumns) q.bind(at++, d.*c.member);
@@ -283,12 +306,15 @@ void Store::put(const Alias& a) {
 std::vector<Link> Store::links() const {
   return guarded(impl_->path, [&] {
     std::vector<Link> all;
-    SQLite::Statement q(*impl_->db, "SELECT name,kind,bandwidth,latency,reduces_in_network,source FROM link ORDER BY name");
+    SQLite::Statement q(
+        *impl_->db, "SELECT name,kind,bandwidth,latency,reduces_in_network,source FROM link ORDER BY name");
     while (q.executeStep()) {
       Link l;
       l.name = q.getColumn(0).getString();
       const std::string kind = q.getColumn(1).getString();
-      l.kind = kind == "scaleup" ? Link::Kind::kScaleUp : kind == "pcie" ? Link::Kind::kPcie : Link::Kind::kNetwork;
+      l.kind = kind == "scaleup" ? Link::Kind::kScaleUp
+               : kind == "pcie"  ? Link::Kind::kPcie
+                                 : Link::Kind::kNetwork;
       l.bandwidth.value = q.getColumn(2).getDouble();
       l.latency.value = q.getColumn(3).getDouble();
       l.reduces_in_network = q.getColumn(4).getInt() != 0;
@@ -315,11 +341,14 @@ void Store::put(const Link& l) {
 std::vector<Residual> Store::residuals(const std::string& device) const {
   return guarded(impl_->path, [&] {
     std::vector<Residual> all;
-    SQLite::Statement q(*impl_->db, "SELECT kind,dtype,method,samples,median,p90 FROM residual WHERE device=? ORDER BY 1,2,3");
+    SQLite::Statement q(
+        *impl_->db,
+        "SELECT kind,dtype,method,samples,median,p90 FROM residual WHERE device=? ORDER BY 1,2,3");
     q.bind(1, device);
     while (q.executeStep())
-      all.push_back({device, q.getColumn(0).getString(), q.getColumn(1).getString(), q.getColumn(2).getString(),
-                     q.getColumn(3).getInt64(), q.getColumn(4).getDouble(), q.getColumn(5).getDouble()});
+      all.push_back({device, q.getColumn(0).getString(), q.getColumn(1).getString(),
+                     q.getColumn(2).getString(), q.getColumn(3).getInt64(), q.getColumn(4).getDouble(),
+                     q.getColumn(5).getDouble()});
     return all;
   });
 }
@@ -336,8 +365,9 @@ void Store::put(const Residual& r) {
 std::vector<std::pair<std::int64_t, MeasurementSeries>> Store::series(const std::string& device) const {
   return guarded(impl_->path, [&] {
     std::vector<std::pair<std::int64_t, MeasurementSeries>> all;
-    SQLite::Statement q(*impl_->db, fmt::format("SELECT id,{} FROM series WHERE ?1='' OR device=?1 ORDER BY id",
-                                                kSeriesColumns));
+    SQLite::Statement q(
+        *impl_->db,
+        fmt::format("SELECT id,{} FROM series WHERE ?1='' OR device=?1 ORDER BY id", kSeriesColumns));
     q.bind(1, device);
     while (q.executeStep()) all.emplace_back(q.getColumn(0).getInt64(), impl_->read_series(q));
     return all;
@@ -350,9 +380,11 @@ void Store::for_each_point(std::int64_t series, MeasuredKind kind,
     std::string names;
     const auto columns = shape_columns(kind);
     for (const auto c : columns) names += fmt::format("{},", c);
-    SQLite::Statement q(*impl_->db, fmt::format("SELECT {}seconds,spread FROM {} WHERE series=?", names, table_of(kind)));
+    SQLite::Statement q(*impl_->db,
+                        fmt::format("SELECT {}seconds,spread FROM {} WHERE series=?", names, table_of(kind)));
     q.bind(1, series);
-    sqlite3_stmt* raw = q.getPreparedStatement();  // column objects cost more than the rows: 100,000 at a start
+    sqlite3_stmt* raw =
+        q.getPreparedStatement();  // column objects cost more than the rows: 100,000 at a start
     const int n = static_cast<int>(columns.size());
     MeasuredPoint p;
     while (q.executeStep()) {

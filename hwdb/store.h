@@ -1,5 +1,5 @@
-// One SQLite file of the hardware database: opening with clear errors, migration, and rows in and out. Database
-// layers two of these.
+// One SQLite file of the hardware database: opening with clear errors, migration, and rows in and out.
+// Database layers two of these.
 #pragma once
 
 #include <filesystem>
