@@ -109,6 +109,18 @@ TEST(WorkloadConfig, SharedPrefixHasToFit) {
       HasSubstr("7 conversations at a time (max_concurrency) need as many users; 2 groups of 3 have 6"));
 }
 
+TEST(WorkloadConfig, StaysOnTheVirtualClock) {
+  WorkloadConfig c = synthetic(100, 1);
+  c.request_rate = 1e-6;
+  EXPECT_THAT(message(c), HasSubstr("1,000 requests take more than 92 days"));
+  c.request_rate = 1;
+  c.shared_prefix = SharedPrefix{.multi_turn = true, .turns = 4, .think_time_s = 1e7};
+  EXPECT_THAT(message(c), HasSubstr("/think_time_s: a conversation lasts more than 92 days"));
+  c = synthetic(100, 1);
+  c.stages = {{1, 1}, {1, 1e7}};
+  EXPECT_THAT(message(c), StartsWith("s.json:/workload/stages: longer than 92 days"));
+}
+
 TEST(WorkloadConfig, LengthsOnlyNeedArrivals) {
   const test::TemporaryFolder folder;
   folder.write("t.csv", "num_prefill_tokens,num_decode_tokens\n5,1\n6,1\n");

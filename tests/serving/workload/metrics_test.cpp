@@ -27,6 +27,14 @@ RequestRecord record(RequestId id, std::int64_t arrival_ms, std::int64_t first_m
   return r;
 }
 
+Slo limits(std::optional<double> ttft, std::optional<double> tpot, std::optional<double> e2el = {}) {
+  Slo slo;
+  slo.ttft_ms = ttft;
+  slo.tpot_ms = tpot;
+  slo.e2el_ms = e2el;
+  return slo;
+}
+
 MetricsCollector four_requests(Slo slo = {}) {
   MetricsCollector m(slo, true);
   // ttft 10, 20, 30, 40; e2el 110, 220, 330, 40; tpot 10, 20, 30 and none.
@@ -76,12 +84,12 @@ TEST(Metrics, PartsSumToMeanTtft) {
 
 TEST(Metrics, GoodputMeetsAllLimits) {
   // ttft <= 35 fails request 3, tpot <= 20 fails request 2; limits include their value.
-  const ServingMetrics m = four_requests({.ttft_ms = 35, .tpot_ms = 20}).summarize();
+  const ServingMetrics m = four_requests(limits(35, 20)).summarize();
   EXPECT_DOUBLE_EQ(*m.slo_attainment, 0.5);
   EXPECT_DOUBLE_EQ(*m.request_goodput, 2 / 0.53);
   // A single token has a TPOT of 0, as vLLM counts it.
-  EXPECT_DOUBLE_EQ(*four_requests({.tpot_ms = 0.1}).summarize().slo_attainment, 0.25);
-  EXPECT_DOUBLE_EQ(*four_requests({.e2el_ms = 220}).summarize().slo_attainment, 0.75);
+  EXPECT_DOUBLE_EQ(*four_requests(limits({}, 0.1)).summarize().slo_attainment, 0.25);
+  EXPECT_DOUBLE_EQ(*four_requests(limits({}, {}, 220)).summarize().slo_attainment, 0.75);
 }
 
 TEST(Metrics, RecordsComeById) {
@@ -103,7 +111,7 @@ TEST(Metrics, GapsOfASpanAreARamp) {
 }
 
 TEST(Metrics, EmptyRun) {
-  const ServingMetrics m = MetricsCollector({.ttft_ms = 1}).summarize();
+  const ServingMetrics m = MetricsCollector(limits(1, {})).summarize();
   EXPECT_EQ(m.completed, 0);
   EXPECT_EQ(m.request_throughput, 0);
   EXPECT_EQ(m.ttft.mean, 0);

@@ -182,7 +182,7 @@ TEST(OpenLoop, ContentIdsOfDifferentKindsNeverMeet) {
   for (std::int64_t i = 0; i < 1000; ++i) {
     ids.insert({private_prompt_content(i), generated_content(i), shared_prefix_content(i),
                 hashed_block_content(static_cast<std::uint64_t>(i)),
-                hashed_block_content(mix64(static_cast<std::uint64_t>(i)))});
+                hashed_block_content(mix64(static_cast<std::uint64_t>(i + 1)))});
   }
   EXPECT_EQ(ids.size(), 5000u);
 }

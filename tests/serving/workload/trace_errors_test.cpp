@@ -23,7 +23,7 @@ const std::string kAzure = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 
 TEST(TraceErrors, OutOfOrderSaysByHowMuchAndHowToSort) {
   EXPECT_THAT(message(kAzure + "2023-11-16 18:15:46.1805900,374,44\n"),
               AllOf(HasSubstr("t.csv:3: the request arrives 500 ms before the one above it"),
-                    HasSubstr("sort"), HasSubstr("-k1,1}")));
+                    HasSubstr("sort"), HasSubstr("-k1,1; }")));
   EXPECT_THAT(message("{\"timestamp\": 9, \"input_length\": 1, \"output_length\": 1}\n"
                       "{\"timestamp\": 8, \"input_length\": 1, \"output_length\": 1}\n"),
               AllOf(HasSubstr("t.csv:2: "), HasSubstr("jq -c -s 'sort_by(.timestamp)[]'")));
