@@ -1,4 +1,5 @@
-// CSV reader for measurement and trace files: header by name, quoted cells, plain or gzip, errors with file:line.
+// CSV reader for measurement and trace files: header by name, quoted cells, plain or gzip, errors with
+// file:line.
 #pragma once
 
 #include <filesystem>
@@ -26,8 +27,8 @@ class CsvReader {
   bool next();
   std::size_t cells() const { return cells_.size(); }
   const std::string& text(std::size_t column) const { return cells_[column]; }
-  double number(std::size_t column) const;          // Error on empty, NaN, infinity, text
-  std::int64_t integer(std::size_t column) const;   // Error likewise; "3.0" is accepted
+  double number(std::size_t column) const;                       // Error on empty, NaN, infinity, text
+  std::int64_t integer(std::size_t column) const;                // Error likewise; "3.0" is accepted
   double number_or(std::size_t column, double otherwise) const;  // empty cell -> otherwise
   std::string where() const { return lines_.where(); }
   long line_number() const { return lines_.line_number(); }

@@ -1,6 +1,6 @@
 // Field tables: one constexpr tuple per configuration struct says each member's name, meaning and limits. The
-// strict JSON reader, the writer, the JSON Schema (fields_json.h), the command-line flags and the reference page
-// are derived from it.
+// strict JSON reader, the writer, the JSON Schema (fields_json.h), the command-line flags and the reference
+// page are derived from it.
 //
 //   struct EngineConfig { int tensor_parallel_size = 1; };
 //   template <> inline constexpr auto fields_of<EngineConfig> = std::tuple{
@@ -30,7 +30,9 @@ constexpr Limits no_limits() { return {}; }
 constexpr Limits at_least(double v) { return {.min = v}; }
 constexpr Limits above(double v) { return {.min = v, .exclusive_min = true}; }
 constexpr Limits between(double low, double high) { return {.min = low, .max = high}; }
-constexpr Limits above_up_to(double low, double high) { return {.min = low, .max = high, .exclusive_min = true}; }
+constexpr Limits above_up_to(double low, double high) {
+  return {.min = low, .max = high, .exclusive_min = true};
+}
 constexpr Limits one_of(std::span<const std::string_view> names) { return {.one_of = names}; }
 
 template <class T, class M>
@@ -49,7 +51,8 @@ template <class T>
 inline constexpr std::tuple<> fields_of{};
 
 template <class T>
-concept HasFields = std::tuple_size_v<std::remove_cvref_t<decltype(fields_of<T>)>> > 0;
+concept HasFields = std::tuple_size_v<std::remove_cvref_t<decltype(fields_of<T>)>> >
+0;
 
 // A JSON value kept as text, for members whose shape is not fixed (an inline model config, a search space).
 struct RawJson {

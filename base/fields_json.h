@@ -1,6 +1,7 @@
 // Strict reading, writing and JSON Schema of structs with a field table. For .cpp files only.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -11,6 +12,7 @@
 namespace foretoken {
 
 std::string describe_number(double v);
+Json limit_json(double v);  // 1, not 1.0, for whole limits
 [[noreturn]] void fail_type(const Json& j, const std::string& where, std::string_view expected);
 [[noreturn]] void fail_unknown_key(const std::string& key, const std::string& where,
                                    const std::vector<std::string>& known);
@@ -61,7 +63,7 @@ void read_value(const Json& j, T& out, const Limits& limits, const std::string& 
       read_value(j[i], out.back(), limits, where + "/" + std::to_string(i));
     }
   } else if constexpr (std::is_same_v<T, RawJson>) {
-    out.text = j.dump();
+    out.text = j.is_null() ? std::string() : j.dump();
   } else if constexpr (std::is_same_v<T, bool>) {
     if (!j.is_boolean()) fail_type(j, where, "true or false");
     out = j.get<bool>();
@@ -71,19 +73,28 @@ void read_value(const Json& j, T& out, const Limits& limits, const std::string& 
     check_limits(out, limits, where);
   } else if constexpr (std::is_integral_v<T>) {
     double v = 0;
-    if (j.is_number_integer() && !j.is_number_unsigned()) v = static_cast<double>(j.get<std::int64_t>());
-    else if (j.is_number()) v = j.get<double>();
-    else fail_type(j, where, "a whole number");
+    if (j.is_number_integer() && !j.is_number_unsigned())
+      v = static_cast<double>(j.get<std::int64_t>());
+    else if (j.is_number())
+      v = j.get<double>();
+    else
+      fail_type(j, where, "a whole number");
     if (v != std::floor(v)) fail_type(j, where, "a whole number");
     check_limits(v, limits, where);
-    if (v < -9.0e15 || v > 9.0e15 || v < static_cast<double>(std::numeric_limits<T>::min()) ||
-        v > static_cast<double>(std::numeric_limits<T>::max()))
+    // Beyond 2^53 a double no longer tells neighbours apart.
+    constexpr double kExact = 9007199254740992.0;
+    if (v < std::max(-kExact, static_cast<double>(std::numeric_limits<T>::min())))
+      throw Error(where, describe_number(v) + " is too small");
+    if (v > std::min(kExact, static_cast<double>(std::numeric_limits<T>::max())))
       throw Error(where, describe_number(v) + " is too large");
     out = static_cast<T>(v);
   } else if constexpr (std::is_floating_point_v<T>) {
     if (!j.is_number()) fail_type(j, where, "a number");
-    out = j.get<T>();
-    check_limits(static_cast<double>(out), limits, where);
+    const double v = j.get<double>();
+    if (std::abs(v) > static_cast<double>(std::numeric_limits<T>::max()))
+      throw Error(where, describe_number(v) + " is too large");
+    check_limits(v, limits, where);
+    out = static_cast<T>(v);
   } else {
     static_assert(HasFields<T>, "member type has no reader and no field table");
     read_fields(j, out, where);
@@ -131,8 +142,9 @@ Json schema_of(const Limits& limits = {}) {
     }
   } else if constexpr (std::is_arithmetic_v<T>) {
     s["type"] = std::is_integral_v<T> ? "integer" : "number";
-    if (std::isfinite(limits.min)) s[limits.exclusive_min ? "exclusiveMinimum" : "minimum"] = limits.min;
-    if (std::isfinite(limits.max)) s["maximum"] = limits.max;
+    if (std::isfinite(limits.min))
+      s[limits.exclusive_min ? "exclusiveMinimum" : "minimum"] = limit_json(limits.min);
+    if (std::isfinite(limits.max)) s["maximum"] = limit_json(limits.max);
   } else {
     s["type"] = "object";
     s["additionalProperties"] = false;

@@ -22,6 +22,7 @@ class LineReader {
 
   bool next(std::string& line);  // false at the end; strips "\n" and "\r\n"
   long line_number() const { return line_number_; }
+  std::string rest();         // everything not yet read, zero bytes included
   std::string where() const;  // "path:line"
 
  private:
@@ -30,7 +31,8 @@ class LineReader {
   long line_number_ = 0;
 };
 
-// Opened (and so checked) at construction, replaced atomically at commit(); an uncommitted file leaves no trace.
+// Opened (and so checked) at construction, replaced atomically at commit(); an uncommitted file leaves no
+// trace.
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);

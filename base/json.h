@@ -1,4 +1,5 @@
-// Strict JSON input and stable JSON output. Include the full nlohmann header only in .cpp files (json_full.h).
+// Strict JSON input and stable JSON output. Include the full nlohmann header only in .cpp files
+// (json_full.h).
 #pragma once
 
 #include <filesystem>

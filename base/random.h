@@ -15,19 +15,19 @@ class CounterRandom {
  public:
   CounterRandom(std::uint64_t seed, std::uint64_t stream, std::uint64_t index = 0);
 
-  std::uint64_t bits();       // next 64 random bits
-  double uniform();           // (0, 1), never 0 or 1
+  std::uint64_t bits();                                           // next 64 random bits
+  double uniform();                                               // (0, 1), never 0 or 1
   std::int64_t uniform_int(std::int64_t low, std::int64_t high);  // inclusive bounds, unbiased
-  double exponential();       // mean 1
-  double normal();            // mean 0, standard deviation 1 (inverse distribution function)
-  double gamma(double shape); // scale 1 (Marsaglia & Tsang 2000)
+  double exponential();                                           // mean 1
+  double normal();             // mean 0, standard deviation 1 (inverse distribution function)
+  double gamma(double shape);  // scale 1 (Marsaglia & Tsang 2000)
 
  private:
   std::uint64_t key_, counter_ = 0;
 };
 
 // Deterministic elementary functions, within 2 units in the last place of the true value.
-double exact_log(double x);   // x > 0
+double exact_log(double x);  // x > 0
 double exact_exp(double x);
 double inverse_normal(double p);  // 0 < p < 1 (Wichura 1988, AS 241)
 

@@ -14,9 +14,9 @@ enum class Format { kText, kMarkdown, kCsv, kJson, kHtml };
 using Cell = std::variant<std::monostate, std::int64_t, double, bool, std::string>;
 
 struct Column {
-  std::string key;     // machine name, with its unit: "mean_ttft_ms"
-  std::string title;   // for people: "TTFT mean (ms)"
-  int digits = 4;      // significant digits of doubles in text and Markdown
+  std::string key;    // machine name, with its unit: "mean_ttft_ms"
+  std::string title;  // for people: "TTFT mean (ms)"
+  int digits = 4;     // significant digits of doubles in text and Markdown
 };
 
 struct Table {

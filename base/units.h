@@ -39,13 +39,13 @@ struct Quantity {
 };
 
 template <int A, int B, int C, int D, int E, int F>
-  requires(A != D || B != E || C != F)
-constexpr Quantity<A - D, B - E, C - F> operator/(Quantity<A, B, C> x, Quantity<D, E, F> y) {
+requires(A != D || B != E || C != F) constexpr Quantity<A - D, B - E, C - F> operator/(Quantity<A, B, C> x,
+                                                                                       Quantity<D, E, F> y) {
   return Quantity<A - D, B - E, C - F>(x.value / y.value);
 }
 template <int A, int B, int C, int D, int E, int F>
-  requires(A + D != 0 || B + E != 0 || C + F != 0)
-constexpr Quantity<A + D, B + E, C + F> operator*(Quantity<A, B, C> x, Quantity<D, E, F> y) {
+requires(A + D != 0 || B + E != 0 || C + F != 0) constexpr Quantity<A + D, B + E, C + F> operator*(
+    Quantity<A, B, C> x, Quantity<D, E, F> y) {
   return Quantity<A + D, B + E, C + F>(x.value * y.value);
 }
 
