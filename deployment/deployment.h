@@ -45,6 +45,7 @@ struct MemoryPlan {
 
 struct Deployment {
   Scenario scenario;                 // resolved: every optional of the sections filled
+  std::string model_id;              // for commands: the Hugging Face id of a preset, else what the scenario says
   ModelConfig model;
   Device device;
   Topology topology;
@@ -72,6 +73,7 @@ struct Resources {
 struct Infeasible {
   std::string category;              // "does not fit in memory", "heads do not divide", "too few devices"
   std::string reason;                // with numbers
+  std::optional<MemoryPlan> memory;  // where memory is the reason
 };
 
 // Throws Error for wrong input (unknown device, unmodelled technique). mean_tokens: mean prompt + output of the
@@ -79,7 +81,28 @@ struct Infeasible {
 // longest: longest prompt + output of the workload, the default of max_model_len (capped by the model's own).
 std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Resources& resources,
                                              const ModelConfig& model, double mean_tokens, std::int64_t longest);
+// The same on a device that need not be in a database.
+std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const Resources& resources,
+                                                const ModelConfig& model, const Device& device,
+                                                const Topology& topology, double mean_tokens, std::int64_t longest);
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
+
+// Parts of resolve(), usable alone.
+// Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.
+std::vector<int> split_layers(int layers, int stages);
+// Devices, ranks and shards. Throws Error for sizes that contradict each other.
+std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const ModelConfig& model,
+                                               WeightFormat format, const std::string& where);
+struct MemoryLimits {
+  double gpu_memory_utilization = 0.9;
+  std::int64_t max_num_batched_tokens = 8192, max_num_seqs = 256, max_model_len = 32768;
+  int block_size = 16;
+  std::int64_t reference_tokens = 0;       // 0: max_model_len
+  std::int64_t captured_graphs = 0;        // counted against the budget; 0: none or not counted
+  std::int64_t num_gpu_blocks_override = 0;  // 0: none
+};
+MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const Precision& precision, Bytes device_memory,
+                       const MemoryLimits& limits);
 
 // Alone turns a batch into work: padding to captured graph sizes, sampled rows, mixed prefill and decode.
 // group_tokens: (padded) tokens of all ranks of the engine that share the experts.
