@@ -35,12 +35,13 @@ void read_value(const Json& j, T& out, const Limits& limits, const std::string& 
 template <HasFields T>
 void read_fields(const Json& j, T& out, const std::string& where) {
   if (!j.is_object()) fail_type(j, where, "an object");
-  for (const auto& [key, value] : j.items()) {
+  for (const auto& item : j.items()) {
+    const std::string& key = item.key();
     bool known = false;
     for_each_field<T>([&](const auto& f) {
       if (known || f.name != key) return;
       known = true;
-      read_value(value, out.*(f.member), f.limits, where + "/" + key);
+      read_value(item.value(), out.*(f.member), f.limits, where + "/" + key);
     });
     if (!known) fail_unknown_key(key, where + "/" + key, field_names<T>());
   }

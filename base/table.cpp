@@ -210,13 +210,13 @@ std::string to_markdown(const Table& table) {
   std::string out;
   if (!table.title.empty()) out += "## " + table.title + "\n\n";
   out += "|";
-  for (const auto& column : table.columns) out += " " + escape_markdown(column.title) + " |";
+  for (const auto& column : table.columns) out += fmt::format(" {} |", escape_markdown(column.title));
   out += "\n|";
   for (std::size_t c = 0; c < table.columns.size(); ++c) out += layout.numeric[c] ? " ---: |" : " :--- |";
   out += "\n";
   for (const auto& row : layout.rows) {
     out += "|";
-    for (const auto& cell : row) out += " " + escape_markdown(cell) + " |";
+    for (const auto& cell : row) out += fmt::format(" {} |", escape_markdown(cell));
     out += "\n";
   }
   for (const auto& note : table.notes) out += "\n" + note + "\n";

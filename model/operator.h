@@ -56,7 +56,9 @@ struct AttentionShape {
   DType activation = DType::kBf16;
   DType kv = DType::kBf16;
   double kv_bytes_per_token = 0; // stored bytes of one token in this layer on this rank (MLA stores the latent once)
-  bool mla = false;              // latent attention: absorbed if decode, up-projected if prefill
+  bool mla = false;              // latent attention: absorbed if decode (or kv_heads is 1), up-projected if prefill
+  bool chunked = false;          // the window is a fixed chunk: prefill pairs restart at multiples of it
+  std::int64_t compress_ratio = 0;  // DeepSeek-V4: one more key for every so many tokens, at most top_k of them
 };
 
 // Indexer of sparse attention: scores every cached token with a few small heads (DeepSeek-V3.2).
@@ -137,6 +139,12 @@ std::vector<Op> expand(const Op& op);
 // Exact query-key pairs of causal attention: q new tokens after c cached ones, each query seeing at most `window`
 // (0: all). formulas.md 2.2.
 double causal_pairs(std::int64_t q, std::int64_t c, std::int64_t window);
+// The same where a query sees only its own chunk of `chunk` tokens (Llama 4).
+double chunked_pairs(std::int64_t q, std::int64_t c, std::int64_t chunk);
+// Pairs with compressed tokens: each query sees floor(position / ratio) of them, at most top_k (0: all).
+double compressed_pairs(std::int64_t q, std::int64_t c, std::int64_t ratio, std::int64_t top_k);
+// Query-key pairs of an attention operator, prefill or decode, all sequences.
+double attention_pairs(const AttentionShape& a);
 // Expected distinct experts hit by `tokens` tokens that choose k of E uniformly: E(1-(1-k/E)^T).
 double expected_experts(double num_experts, double top_k, double tokens);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/model_config.h"
@@ -73,6 +74,12 @@ struct Precision {
   DType kv = DType::kBf16;
   WeightFormat weights = WeightFormat::kPlain;  // of the linear layers; excluded modules stay plain
 };
+
+// Why the model can't be split so, with what to change; empty when it can.
+std::string shard_problem(const ModelConfig& model, const Shard& shard, WeightFormat format = WeightFormat::kPlain);
+
+// Layers [first, second) of the shard. Without explicit bounds the stages get equal numbers, the first ones one more.
+std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard);
 
 OpList operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
                  const Fusion& fusion = {});
