@@ -15,23 +15,26 @@ namespace {
 constexpr int kOldestMinor = 8, kNewestMinor = 24;
 
 // When vLLM's defaults moved.
-constexpr int kAsyncSchedulingMinor = 14;   // vllm pull request 27614
-constexpr int kCoarseGraphsMinor = 12;      // capture sizes in steps of 16 above 256
-constexpr int kReserveFullPromptMinor = 20; // vllm pull request 37307, first an option, then the default
-constexpr int kGraphMemoryMinor = 21;       // log message "enabled (default since v0.21.0)"
-constexpr int kHigherUtilizationMinor = 22; // 0.90 to 0.92, to make up for the line above
+constexpr int kAsyncSchedulingMinor = 14;    // vllm pull request 27614
+constexpr int kCoarseGraphsMinor = 12;       // capture sizes in steps of 16 above 256
+constexpr int kAsyncPipelineMinor = 15;      // vllm pull request 32359
+constexpr int kReserveFullPromptMinor = 20;  // vllm pull request 37307, first an option, then the default
+constexpr int kGraphMemoryMinor = 21;        // log message "enabled (default since v0.21.0)"
+constexpr int kHigherUtilizationMinor = 22;  // 0.90 to 0.92, to make up for the line above
 
 // Host times. None of them is fitted to the measurements that the program is checked with.
-constexpr Seconds kHostStep{0.3e-3};        // schedule, prepare inputs, copy tokens out: a few hundred us in vLLM V1
-constexpr Seconds kHostPerSequence{3e-6};   // Python work for each running request in scheduling and output handling
-// HTTP, tokenizer, queue to the engine process. Published fits range from 0 (simulators that stop at the engine) to
-// 15.6 ms a request for a loaded server (BLIS, latency-models guide, alpha0).
+constexpr Seconds kHostStep{
+    0.3e-3};  // schedule, prepare inputs, copy tokens out: a few hundred us in vLLM V1
+constexpr Seconds kHostPerSequence{
+    3e-6};  // Python work for each running request in scheduling and output handling
+// HTTP, tokenizer, queue to the engine process. Published fits range from 0 (simulators that stop at the
+// engine) to 15.6 ms a request for a loaded server (BLIS, latency-models guide, alpha0).
 constexpr Seconds kIngress{4e-3};
-constexpr Seconds kEgress{0.8e-3};          // detokenize and stream one chunk (same guide, alpha1 0.78 ms)
-constexpr Seconds kLaunchEager{5e-6};       // enqueue of one kernel on x86: 4 to 6 us
-constexpr Seconds kLaunchGraph{2.5e-6};     // a straight-line CUDA graph of any length, Ampere and later
+constexpr Seconds kEgress{0.8e-3};       // detokenize and stream one chunk (same guide, alpha1 0.78 ms)
+constexpr Seconds kLaunchEager{5e-6};    // enqueue of one kernel on x86: 4 to 6 us
+constexpr Seconds kLaunchGraph{2.5e-6};  // a straight-line CUDA graph of any length, Ampere and later
 
-constexpr double kLargeDeviceGib = 70;      // vLLM's own threshold
+constexpr double kLargeDeviceGib = 70;  // vLLM's own threshold
 
 Behavior vllm(int minor) {
   Behavior b;
@@ -53,8 +56,8 @@ Behavior vllm(int minor) {
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
-  throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}", name,
-                                 kOldestMinor, kNewestMinor));
+  throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}",
+                                 name, kOldestMinor, kNewestMinor));
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -108,7 +111,8 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
 
 std::vector<std::string> modelled_behaviors() {
   std::vector<std::string> names;
-  for (int minor = kOldestMinor; minor <= kNewestMinor; ++minor) names.push_back(fmt::format("vllm-0.{}", minor));
+  for (int minor = kOldestMinor; minor <= kNewestMinor; ++minor)
+    names.push_back(fmt::format("vllm-0.{}", minor));
   return names;
 }
 
@@ -119,8 +123,13 @@ std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int
   for (const std::int64_t size : {1, 2, 4})
     if (size <= largest) sizes.push_back(size);
   const bool coarse = behavior.minor >= kCoarseGraphsMinor;
-  for (std::int64_t size = 8; size <= largest; size += coarse && size >= kFineUpTo ? 16 : 8) sizes.push_back(size);
+  for (std::int64_t size = 8; size <= largest; size += coarse && size >= kFineUpTo ? 16 : 8)
+    sizes.push_back(size);
   return sizes;
+}
+
+bool default_async_scheduling(const Behavior& behavior, std::int64_t pipeline_parallel) {
+  return behavior.async_scheduling && (pipeline_parallel == 1 || behavior.minor >= kAsyncPipelineMinor);
 }
 
 BatchLimits default_limits(const Behavior&, double device_memory_gib, const std::string& device_name) {

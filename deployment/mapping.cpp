@@ -16,7 +16,8 @@ std::int64_t devices_of(const EngineSection& e, const std::string& where) {
   for (const auto& [size, key] : {std::pair{e.tensor_parallel_size, "tensor_parallel_size"},
                                   std::pair{e.pipeline_parallel_size, "pipeline_parallel_size"},
                                   std::pair{e.data_parallel_size, "data_parallel_size"}}) {
-    if (size < 1) throw Error(where + "/engine/" + key, fmt::format("{} is too small; at least 1 is accepted", size));
+    if (size < 1)
+      throw Error(where + "/engine/" + key, fmt::format("{} is too small; at least 1 is accepted", size));
     if (size > kMostDevices || devices * size > kMostDevices)
       throw Error(where + "/engine/" + key, fmt::format("a replica of more than {} devices is not accepted",
                                                         with_commas(kMostDevices)));
@@ -32,9 +33,10 @@ int expert_parallel_of(const EngineSection& e, const ModelConfig& model, const s
   const std::string at = where + "/engine/expert_parallel_size";
   if (size < 1) throw Error(at, fmt::format("{} is too small; at least 1 is accepted", size));
   if (e.enable_expert_parallel && size != group)
-    throw Error(at, fmt::format("{} contradicts enable_expert_parallel, which means tensor x data parallel = {}; "
-                                "leave one of them out",
-                                size, group));
+    throw Error(at,
+                fmt::format("{} contradicts enable_expert_parallel, which means tensor x data parallel = {}; "
+                            "leave one of them out",
+                            size, group));
   if (group % size != 0)
     throw Error(at, fmt::format("{} does not divide tensor x data parallel = {} x {} = {}", size,
                                 e.tensor_parallel_size, e.data_parallel_size, group));
@@ -44,7 +46,8 @@ int expert_parallel_of(const EngineSection& e, const ModelConfig& model, const s
   return static_cast<int>(size);
 }
 
-std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapping, const std::string& where) {
+std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapping,
+                                         const std::string& where) {
   const std::int64_t each = mapping.devices_per_replica();
   const auto count = scenario.hardware.count;
   const auto replicas = scenario.cluster.replicas;
@@ -52,14 +55,15 @@ std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapp
     throw Error(where + "/hardware/count",
                 fmt::format("{} is outside [1, {}]", with_commas(*count), with_commas(kMostDevices)));
   if (replicas && (*replicas < 1 || *replicas > kMostDevices || *replicas * each > kMostDevices))
-    throw Error(where + "/cluster/replicas", fmt::format("{} replicas of {} devices are outside [1, {}] devices",
-                                                         with_commas(*replicas), each, with_commas(kMostDevices)));
+    throw Error(where + "/cluster/replicas",
+                fmt::format("{} replicas of {} devices are outside [1, {}] devices", with_commas(*replicas),
+                            each, with_commas(kMostDevices)));
   const std::int64_t wanted = replicas ? *replicas : count ? *count / each : 1;
   if (count && (wanted < 1 || wanted * each > *count))
     return Infeasible{"too few devices",
                       replicas && *replicas > 1
-                          ? fmt::format("{} replicas of {} devices need {}, hardware.count is {}", *replicas, each,
-                                        *replicas * each, *count)
+                          ? fmt::format("{} replicas of {} devices need {}, hardware.count is {}", *replicas,
+                                        each, *replicas * each, *count)
                           : fmt::format("a replica takes {} devices, hardware.count is {}", each, *count),
                       {}};
   mapping.replicas = static_cast<int>(wanted);
@@ -94,9 +98,10 @@ std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const M
 
   const int layers = static_cast<int>(model.num_layers);
   if (m.pipeline_parallel > layers)
-    return Infeasible{"too few layers",
-                      fmt::format("{} pipeline stages, {} has {} layers", m.pipeline_parallel, model.name, layers),
-                      {}};
+    return Infeasible{
+        "too few layers",
+        fmt::format("{} pipeline stages, {} has {} layers", m.pipeline_parallel, model.name, layers),
+        {}};
   Shard shard;
   shard.tensor_parallel = m.tensor_parallel;
   shard.expert_parallel = m.expert_parallel;
@@ -104,7 +109,8 @@ std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const M
   const bool shared = m.expert_parallel > 1;
   shard.moe_tensor_parallel = m.tensor_parallel * (shared ? m.data_parallel : 1) / m.expert_parallel;
   shard.data_parallel = shared ? m.data_parallel : 1;
-  shard.devices_per_node = static_cast<int>(std::min<std::int64_t>(scenario.hardware.devices_per_node, kMostDevices));
+  shard.devices_per_node =
+      static_cast<int>(std::min<std::int64_t>(scenario.hardware.devices_per_node, kMostDevices));
   shard.pipeline_parallel = m.pipeline_parallel;
   const std::vector<int> parts = split_layers(layers, m.pipeline_parallel);
   int first = 0;

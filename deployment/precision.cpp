@@ -11,7 +11,8 @@ namespace {
 template <class Names>
 [[noreturn]] void unknown_name(const std::string& name, const Names& names, const std::string& where) {
   std::vector<std::string> known(std::begin(names), std::end(names));
-  throw Error(where, fmt::format("\"{}\" is not one of {}{}", name, join(known, ", "), did_you_mean(name, known)));
+  throw Error(where,
+              fmt::format("\"{}\" is not one of {}{}", name, join(known, ", "), did_you_mean(name, known)));
 }
 
 bool lacks_bfloat16(const Device& device) {
@@ -22,8 +23,8 @@ bool lacks_bfloat16(const Device& device) {
 std::optional<Infeasible> lacking(WeightFormat format, const Device& device) {
   const auto verdict = [&](std::string_view type) {
     return Infeasible{fmt::format("device lacks {}", type),
-                      fmt::format("{} weights need matrix units for {}, which {} lacks", name_of(format), type,
-                                  device.name),
+                      fmt::format("{} weights need matrix units for {}, which {} lacks", name_of(format),
+                                  type, device.name),
                       {}};
   };
   // Formats of four bits are weight-only where the device lacks fp4: the kernels widen them.
@@ -50,8 +51,8 @@ std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, cons
     if (!type || bytes_of(*type) < 2) unknown_name(engine.dtype, kDtypeNames, where + "/engine/dtype");
     p.activation = *type;
     if (p.activation == DType::kBf16 && lacks_bfloat16(device))
-      return Infeasible{"device lacks bfloat16", fmt::format("{} lacks bfloat16: choose dtype float16", device.name),
-                        {}};
+      return Infeasible{
+          "device lacks bfloat16", fmt::format("{} lacks bfloat16: choose dtype float16", device.name), {}};
   }
 
   p.weights = model.quantization.format;

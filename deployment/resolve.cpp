@@ -1,5 +1,5 @@
-// From a scenario to a deployment: defaults of the behaviour, precision, mapping, memory, prices; wrong input is an
-// error, an impossible combination a verdict.
+// From a scenario to a deployment: defaults of the behaviour, precision, mapping, memory, prices; wrong input
+// is an error, an impossible combination a verdict.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -21,18 +21,14 @@ std::string prefix_of(const Resources& resources) {
 
 void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const std::string& where) {
   if (value < low || value > high)
-    throw Error(where, fmt::format("{} is outside [{}, {}]", with_commas(value), with_commas(low), with_commas(high)));
+    throw Error(where, fmt::format("{} is outside [{}, {}]", with_commas(value), with_commas(low),
+                                   with_commas(high)));
 }
 void check_share(double value, bool zero_allowed, const std::string& where) {
   if (!(value <= 1) || !(zero_allowed ? value >= 0 : value > 0))
     throw Error(where, fmt::format("{} is outside {}0, 1]", value, zero_allowed ? '[' : '('));
 }
 
-bool has_state(const ModelConfig& model) {
-  return std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
-    return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
-  });
-}
 bool has_cache(const ModelConfig& model) {
   return std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
     const auto& mixer = model.kinds[kind].mixer;
@@ -42,7 +38,8 @@ bool has_cache(const ModelConfig& model) {
 
 void fill_lengths(EngineSection& e, const ModelConfig& model, std::int64_t longest, const std::string& where,
                   std::vector<std::string>& warnings) {
-  const std::int64_t most = model.max_positions > 0 ? std::min(model.max_positions, kMostTokens) : kMostTokens;
+  const std::int64_t most =
+      model.max_positions > 0 ? std::min(model.max_positions, kMostTokens) : kMostTokens;
   if (!e.max_model_len) {
     if (longest > 0)
       e.max_model_len = std::min(most, std::max<std::int64_t>(longest, 2));
@@ -52,11 +49,13 @@ void fill_lengths(EngineSection& e, const ModelConfig& model, std::int64_t longe
   const std::string at = where + "/engine/max_model_len";
   check_range(*e.max_model_len, 1, kMostTokens, at);
   if (*e.max_model_len > most)
-    throw Error(at, fmt::format("{} is above the {} positions of {}; lower it to {} or less",
-                                with_commas(*e.max_model_len), with_commas(most), model.name, with_commas(most)));
+    throw Error(at,
+                fmt::format("{} is above the {} positions of {}; lower it to {} or less",
+                            with_commas(*e.max_model_len), with_commas(most), model.name, with_commas(most)));
   if (longest > *e.max_model_len)
-    warnings.push_back(fmt::format("requests of up to {} tokens are longer than max_model_len {}: they are rejected",
-                                   with_commas(longest), with_commas(*e.max_model_len)));
+    warnings.push_back(
+        fmt::format("requests of up to {} tokens are longer than max_model_len {}: they are rejected",
+                    with_commas(longest), with_commas(*e.max_model_len)));
 }
 
 void fill_limits(EngineSection& e, const Behavior& behavior, const Device& device, const ModelConfig& model,
@@ -64,8 +63,7 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
   const std::string at = where + "/engine/";
   const BatchLimits limits = default_limits(behavior, device.memory.value / kGiB, device.name);
   if (!e.enable_chunked_prefill) e.enable_chunked_prefill = behavior.chunked_prefill;
-  // vLLM leaves prefix caching off where a recurrent state would have to be kept for every block.
-  if (!e.enable_prefix_caching) e.enable_prefix_caching = behavior.prefix_caching && !has_state(model);
+  if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(behavior, model);
   if (!e.max_num_batched_tokens) {
     e.max_num_batched_tokens = limits.max_num_batched_tokens;
     // Whole prompts must fit a step.
@@ -77,8 +75,9 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
   if (!e.max_num_seqs) e.max_num_seqs = std::min(limits.max_num_seqs, *e.max_num_batched_tokens);
   check_range(*e.max_num_seqs, 1, kMostSequences, at + "max_num_seqs");
   if (*e.max_num_batched_tokens < *e.max_num_seqs)
-    throw Error(at + "max_num_batched_tokens", fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
-                                                           *e.max_num_batched_tokens, *e.max_num_seqs));
+    throw Error(at + "max_num_batched_tokens",
+                fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
+                            *e.max_num_batched_tokens, *e.max_num_seqs));
   if (!*e.enable_chunked_prefill && *e.max_num_batched_tokens < *e.max_model_len)
     throw Error(at + "max_num_batched_tokens",
                 fmt::format("{} is below max_model_len {} and chunked prefill is off; raise it to {} or turn "
@@ -93,12 +92,9 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
   if (!e.long_prefill_token_threshold) e.long_prefill_token_threshold = 0;
   check_range(*e.long_prefill_token_threshold, 0, kMostTokens, at + "long_prefill_token_threshold");
   if (!e.scheduler_reserve_full_isl) e.scheduler_reserve_full_isl = behavior.reserve_full_prompt;
-  // vLLM pull request 32359 (0.15) made asynchronous scheduling work in a pipeline.
-  constexpr int kAsyncPipelineMinor = 15;
-  if (!e.async_scheduling)
-    e.async_scheduling =
-        behavior.async_scheduling && (e.pipeline_parallel_size == 1 || behavior.minor >= kAsyncPipelineMinor);
-  if (e.num_gpu_blocks_override) check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
+  if (!e.async_scheduling) e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size);
+  if (e.num_gpu_blocks_override)
+    check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
 }
 
 void fill_graphs(EngineSection& e, const Behavior& behavior, const std::string& where) {
@@ -114,26 +110,30 @@ void fill_graphs(EngineSection& e, const Behavior& behavior, const std::string& 
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
 }
 
-void warn_about_mapping(const Mapping& m, const Scenario& s, const ModelConfig& model, std::vector<std::string>& warnings) {
+void warn_about_mapping(const Mapping& m, const Scenario& s, const ModelConfig& model,
+                        std::vector<std::string>& warnings) {
   const std::int64_t node = s.hardware.devices_per_node;
   if (s.hardware.count && *s.hardware.count > m.devices())
-    warnings.push_back(s.cluster.replicas
-                           ? fmt::format("{} replicas of {} devices leave {} of {} devices idle", m.replicas,
-                                         m.devices_per_replica(), *s.hardware.count - m.devices(), *s.hardware.count)
-                           : fmt::format("hardware.count {} is no multiple of the {} devices of a replica: {} stay idle",
-                                         *s.hardware.count, m.devices_per_replica(),
-                                         *s.hardware.count - m.devices()));
+    warnings.push_back(
+        s.cluster.replicas
+            ? fmt::format("{} replicas of {} devices leave {} of {} devices idle", m.replicas,
+                          m.devices_per_replica(), *s.hardware.count - m.devices(), *s.hardware.count)
+            : fmt::format("hardware.count {} is no multiple of the {} devices of a replica: {} stay idle",
+                          *s.hardware.count, m.devices_per_replica(), *s.hardware.count - m.devices()));
   if (m.tensor_parallel > node)
-    warnings.push_back(fmt::format("tensor parallelism over {} devices spans nodes of {}: its collectives use the "
-                                   "network; pipeline_parallel_size {} keeps them inside",
-                                   m.tensor_parallel, node, (m.tensor_parallel + node - 1) / node));
+    warnings.push_back(
+        fmt::format("tensor parallelism over {} devices spans nodes of {}: its collectives use the "
+                    "network; pipeline_parallel_size {} keeps them inside",
+                    m.tensor_parallel, node, (m.tensor_parallel + node - 1) / node));
   if (m.expert_parallel > node)
-    warnings.push_back(fmt::format("expert parallelism over {} devices spans nodes of {}: its all-to-all uses the "
-                                   "network",
-                                   m.expert_parallel, node));
+    warnings.push_back(
+        fmt::format("expert parallelism over {} devices spans nodes of {}: its all-to-all uses the "
+                    "network",
+                    m.expert_parallel, node));
   if (m.data_parallel > 1 && m.expert_parallel == 1 && has_experts(model))
     warnings.push_back(
-        "data-parallel ranks hold all experts each and run independently; enable_expert_parallel shares them");
+        "data-parallel ranks hold all experts each and run independently; enable_expert_parallel shares "
+        "them");
 }
 
 void apply_links(const HardwareConfig& h, Topology& topology, const std::string& where) {
@@ -148,7 +148,8 @@ void apply_links(const HardwareConfig& h, Topology& topology, const std::string&
   replace(h.scaleup_bandwidth, topology.intra_node, "scaleup_bandwidth");
   replace(h.network_bandwidth, topology.inter_node, "network_bandwidth");
   if (h.host_memory && !(parse_bytes(*h.host_memory, where + "/hardware/host_memory").value > 0))
-    throw Error(where + "/hardware/host_memory", fmt::format("\"{}\" is not a positive size", *h.host_memory));
+    throw Error(where + "/hardware/host_memory",
+                fmt::format("\"{}\" is not a positive size", *h.host_memory));
 }
 
 void fill_price(Deployment& d, const std::string& where) {
@@ -181,18 +182,10 @@ SchedulerConfig scheduler_of(const Deployment& d) {
 
 void warn_about_checkpoint(Deployment& d) {
   const WeightFormat format = d.precision.weights;
-  if (format == d.model.quantization.format || format == WeightFormat::kPlain || format == WeightFormat::kFp8) return;
-  d.warnings.push_back(fmt::format("{} weights need a checkpoint in that format; {} is not one", name_of(format),
-                                   d.model_id));
-}
-
-std::string id_of(const Scenario& scenario, const Resources& resources, const ModelConfig& model) {
-  const Json json = scenario.model.text.empty() ? Json() : parse_json(scenario.model.text, "/model");
-  if (!json.is_string()) return model.name;
-  for (const Preset& preset : list_presets(resources.preset_folder))
-    if ((iequals(preset.name, json.get<std::string>()) || preset.name == model.name) && !preset.hugging_face_id.empty())
-      return preset.hugging_face_id;
-  return json.get<std::string>();
+  if (format == d.model.quantization.format || format == WeightFormat::kPlain || format == WeightFormat::kFp8)
+    return;
+  d.warnings.push_back(fmt::format("{} weights need a checkpoint in that format; {} is not one",
+                                   name_of(format), d.model.name));
 }
 
 void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) {
@@ -203,13 +196,23 @@ void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) 
 
 }  // namespace
 
+bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model) {
+  // vLLM leaves it off where a recurrent state would have to be kept for every block.
+  return behavior.prefix_caching &&
+         !std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
+           return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
+         });
+}
+
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources) {
   const std::string where = prefix_of(resources) + "/model";
   if (scenario.model.text.empty())
-    throw Error(where, "a model is needed: a preset (`foretoken model list`), a path to a config.json, or "
-                       "{\"config\": {...}}");
+    throw Error(where,
+                "a model is needed: a preset (`foretoken model list`), a path to a config.json, or "
+                "{\"config\": {...}}");
   const Json json = parse_json(scenario.model.text, where);
-  if (json.is_string()) return load_model(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
+  if (json.is_string())
+    return load_model(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
   if (!json.is_object()) fail_type(json, where, "a name, a path or an object with \"config\"");
   std::string name = scenario.name.empty() ? "custom" : scenario.name;
   for (const auto& [key, value] : json.items()) {
@@ -218,18 +221,20 @@ ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resou
     if (!value.is_string()) fail_type(value, where + "/name", "a string");
     name = value.get<std::string>();
   }
-  if (!json.contains("config")) throw Error(where, "\"config\" is missing: it holds the keys of a config.json");
+  if (!json.contains("config"))
+    throw Error(where, "\"config\" is missing: it holds the keys of a config.json");
   return read_hf_config(json["config"], where + "/config", name);
 }
 
 std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Resources& resources,
-                                             const ModelConfig& model, double mean_tokens, std::int64_t longest) {
+                                             const ModelConfig& model, double mean_tokens,
+                                             std::int64_t longest) {
   const std::string at = prefix_of(resources) + "/hardware/device";
-  if (scenario.hardware.device.empty())
-    throw Error(at, "a device is needed; `foretoken hw list` shows them");
+  if (scenario.hardware.device.empty()) throw Error(at, "a device is needed; `foretoken hw list` shows them");
   if (resources.database == nullptr) throw Error(at, "no hardware database is open");
   const Device device = resources.database->device(scenario.hardware.device, at);
-  check_range(scenario.hardware.devices_per_node, 1, kMostSequences, prefix_of(resources) + "/hardware/devices_per_node");
+  check_range(scenario.hardware.devices_per_node, 1, kMostSequences,
+              prefix_of(resources) + "/hardware/devices_per_node");
   const Topology topology =
       resources.database->topology(device, static_cast<int>(scenario.hardware.devices_per_node));
   return resolve_on(scenario, resources, model, device, topology, mean_tokens, longest);
@@ -237,7 +242,8 @@ std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Res
 
 std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const Resources& resources,
                                                 const ModelConfig& model, const Device& device,
-                                                const Topology& topology, double mean_tokens, std::int64_t longest) {
+                                                const Topology& topology, double mean_tokens,
+                                                std::int64_t longest) {
   const std::string where = prefix_of(resources);
   refuse_unmodelled(scenario, where);
   check_range(scenario.hardware.devices_per_node, 1, kMostSequences, where + "/hardware/devices_per_node");
@@ -252,8 +258,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
   warn_about_behavior(d.behavior, d.warnings);
   if (model.attention_windows().size() > kMaxAttentionGroups)
-    throw Error(where + "/model", fmt::format("{} has {} different attention windows; at most {} are modelled",
-                                              model.name, model.attention_windows().size(), kMaxAttentionGroups));
+    throw Error(where + "/model",
+                fmt::format("{} has {} different attention windows; at most {} are modelled", model.name,
+                            model.attention_windows().size(), kMaxAttentionGroups));
 
   fill_lengths(e, model, longest, where, d.warnings);
   fill_limits(e, d.behavior, device, model, where);
@@ -279,15 +286,18 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.max_model_len = *e.max_model_len;
   limits.block_size = static_cast<int>(*e.block_size);
   limits.reference_tokens =
-      mean_tokens > 0 ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens)))) : 0;
-  limits.captured_graphs = d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
+      mean_tokens > 0
+          ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
+          : 0;
+  limits.captured_graphs =
+      d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
   limits.num_gpu_blocks_override = e.num_gpu_blocks_override.value_or(0);
   d.memory = plan_memory(model, d.mapping, d.precision, device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
 
   fill_price(d, where);
   d.scheduler = scheduler_of(d);
-  d.model_id = id_of(scenario, resources, model);
+  d.preset_folder = resources.preset_folder;
   warn_about_checkpoint(d);
   return d;
 }

@@ -40,8 +40,8 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
     if (name == c.router) return;
     routers.emplace_back(name);
   }
-  throw Error(where + "/cluster/router",
-              fmt::format("\"{}\" is not modelled by this build; it models {}", c.router, join(routers, ", ")));
+  throw Error(where + "/cluster/router", fmt::format("\"{}\" is not modelled by this build; it models {}",
+                                                     c.router, join(routers, ", ")));
 }
 
 }  // namespace foretoken
