@@ -274,7 +274,7 @@ std::string vllm_command(const Deployment& d) {
     if (d.graph_sizes.empty())
       out += " --enforce-eager";
     else
-      add("--cudagraph-capture-sizes", fmt::join(d.graph_sizes, " "));
+      add("--cudagraph-capture-sizes", fmt::format("{}", fmt::join(d.graph_sizes, " ")));
   }
   if (e.num_gpu_blocks_override) add("--num-gpu-blocks-override", *e.num_gpu_blocks_override);
   if (!note.empty()) out += "  # " + note;
