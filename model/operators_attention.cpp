@@ -58,7 +58,8 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
 void OpBuilder::indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
                         double key_bytes, std::int64_t ratio, bool head_weights) {
   gemm("indexer_proj", rows_, heads * dim, q_width, format(Component::kAttention));
-  // The token's own key, for compressed caches its halves and gates; a weight for each head but in block selection.
+  // The token's own key, for compressed caches its halves and gates; a weight for each head but in block
+  // selection.
   const std::int64_t key_width = (ratio == 1 ? 1 : 4) * dim + (head_weights ? heads : 0);
   gemm("indexer_proj", rows_, key_width, model_.hidden, format(Component::kAttention));
   for (const PrefillChunk& c : work_.prefill) {
@@ -113,7 +114,8 @@ void OpBuilder::mixer(const GqaAttention& a) {
     add("kv_write", ElementwiseShape{rows_, write, 0});
   }
   if (a.index_heads > 0)
-    indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1, false);
+    indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1,
+            false);
   AttentionShape s;
   s.heads = heads;
   s.kv_heads = kv;
