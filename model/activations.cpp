@@ -23,7 +23,8 @@ double mixer_width(const LayerKind& kind, double hidden, int tp) {
   if (const auto* m = std::get_if<MlaAttention>(&kind.mixer)) {
     const double qk = d(m->heads * (m->nope_dim + m->rope_dim)) / tp, v = d(m->heads * m->v_dim) / tp;
     const double latents = d(m->q_lora_rank + m->kv_lora_rank + m->rope_dim);
-    // Prefill projects keys and values of every head up: queries, keys, values and the output are live together.
+    // Prefill projects keys and values of every head up: queries, keys, values and the output are live
+    // together.
     return std::max(latents + qk + hidden, 2 * qk + 2 * v + latents);
   }
   if (const auto* s = std::get_if<CompressedAttention>(&kind.mixer))
@@ -41,8 +42,8 @@ double mlp_width(const LayerKind& kind, double hidden, const Shard& shard) {
   if (const auto* m = std::get_if<MoeMlp>(&kind.mlp)) {
     const double width = m->latent > 0 ? d(m->latent) : hidden;
     const double inter = d(m->inter) / shard.moe_tensor_parallel;
-    // formulas.md 2.4, fused path: k (h + 2 I) a token. Under data parallelism a rank computes the pairs of all
-    // ranks that fall to its experts, on average as many as its own tokens make.
+    // formulas.md 2.4, fused path: k (h + 2 I) a token. Under data parallelism a rank computes the pairs of
+    // all ranks that fall to its experts, on average as many as its own tokens make.
     const double routed = d(m->top_k) * (width + 2 * inter);
     const double shared = d(m->shared_inter) / shard.tensor_parallel * (m->gated ? 3 : 2);
     return std::max(routed, shared) + hidden;
@@ -57,7 +58,9 @@ double training_activation_bytes(const TrainingActivations& t) {
   const double sbh = s * b * h, attention = 5 * a * s / h;
   double layer = 0;
   switch (t.recompute) {
-    case Recompute::kFull: layer = 2 * sbh; break;
+    case Recompute::kFull:
+      layer = 2 * sbh;
+      break;
     case Recompute::kSelective:
       layer = t.sequence_parallel ? 34 * sbh / tp : sbh * (10 + 24 / tp);
       break;

@@ -41,24 +41,34 @@ constexpr std::array<std::pair<std::string_view, WeightFormat>, 11> kFormatNames
 
 double bytes_of(DType t) {
   switch (t) {
-    case DType::kF32: return 4;
+    case DType::kF32:
+      return 4;
     case DType::kF16:
-    case DType::kBf16: return 2;
+    case DType::kBf16:
+      return 2;
     case DType::kFp8:
-    case DType::kInt8: return 1;
-    case DType::kFp4: return 0.5;
+    case DType::kInt8:
+      return 1;
+    case DType::kFp4:
+      return 0.5;
   }
   return 2;
 }
 
 std::string_view name_of(DType t) {
   switch (t) {
-    case DType::kF32: return "float32";
-    case DType::kF16: return "float16";
-    case DType::kBf16: return "bfloat16";
-    case DType::kFp8: return "fp8";
-    case DType::kInt8: return "int8";
-    case DType::kFp4: return "fp4";
+    case DType::kF32:
+      return "float32";
+    case DType::kF16:
+      return "float16";
+    case DType::kBf16:
+      return "bfloat16";
+    case DType::kFp8:
+      return "fp8";
+    case DType::kInt8:
+      return "int8";
+    case DType::kFp4:
+      return "fp4";
   }
   return "bfloat16";
 }
@@ -87,13 +97,19 @@ std::optional<WeightFormat> weight_format_from_name(std::string_view name) {
 
 double bytes_per_weight(WeightFormat f, DType plain) {
   switch (f) {
-    case WeightFormat::kPlain: return bytes_of(plain);
+    case WeightFormat::kPlain:
+      return bytes_of(plain);
     case WeightFormat::kFp8:
-    case WeightFormat::kInt8: return 1;  // one scale a tensor or a channel: below 0.1 %
-    case WeightFormat::kFp8Block: return 1 + 4.0 / (128 * 128);
-    case WeightFormat::kInt4Wo: return 0.5 + 2.0 / 128;
-    case WeightFormat::kNvfp4: return 0.5 + 1.0 / 16;
-    case WeightFormat::kMxfp4: return 0.5 + 1.0 / 32;
+    case WeightFormat::kInt8:
+      return 1;  // one scale a tensor or a channel: below 0.1 %
+    case WeightFormat::kFp8Block:
+      return 1 + 4.0 / (128 * 128);
+    case WeightFormat::kInt4Wo:
+      return 0.5 + 2.0 / 128;
+    case WeightFormat::kNvfp4:
+      return 0.5 + 1.0 / 16;
+    case WeightFormat::kMxfp4:
+      return 0.5 + 1.0 / 32;
   }
   return bytes_of(plain);
 }
@@ -101,12 +117,16 @@ double bytes_per_weight(WeightFormat f, DType plain) {
 DType compute_type(WeightFormat f, DType activation, bool device_has_fp4) {
   switch (f) {
     case WeightFormat::kFp8:
-    case WeightFormat::kFp8Block: return DType::kFp8;
-    case WeightFormat::kInt8: return DType::kInt8;
+    case WeightFormat::kFp8Block:
+      return DType::kFp8;
+    case WeightFormat::kInt8:
+      return DType::kInt8;
     case WeightFormat::kNvfp4:
-    case WeightFormat::kMxfp4: return device_has_fp4 ? DType::kFp4 : activation;
+    case WeightFormat::kMxfp4:
+      return device_has_fp4 ? DType::kFp4 : activation;
     case WeightFormat::kPlain:
-    case WeightFormat::kInt4Wo: return activation;
+    case WeightFormat::kInt4Wo:
+      return activation;
   }
   return activation;
 }

@@ -14,11 +14,11 @@ double index_key_bytes(std::int64_t dim) { return static_cast<double>(dim + 4 * 
 
 // Stored bytes of one token in one layer, by what becomes of them.
 struct LayerCache {
-  double whole = 0;       // kept for every token
-  double windowed = 0;    // kept for the last `window` tokens
+  double whole = 0;     // kept for every token
+  double windowed = 0;  // kept for the last `window` tokens
   std::int64_t window = 0;
-  double index = 0;       // index cache a token
-  std::int64_t ratio = 0; // compressed entries: one of compressed bytes for every `ratio` tokens
+  double index = 0;        // index cache a token
+  std::int64_t ratio = 0;  // compressed entries: one of compressed bytes for every `ratio` tokens
   double compressed = 0;
 };
 
@@ -27,7 +27,8 @@ LayerCache layer_cache(const LayerKind& kind, int tensor_parallel, DType kv) {
   const double b = bytes_of(kv);
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
     const std::int64_t heads = kv_heads_on_rank(a->kv_heads, tensor_parallel);
-    const double token = static_cast<double>(heads * (a->head_dim + (a->value_is_key ? 0 : a->v_head_dim))) * b;
+    const double token =
+        static_cast<double>(heads * (a->head_dim + (a->value_is_key ? 0 : a->v_head_dim))) * b;
     (a->window > 0 ? c.windowed : c.whole) = token;
     c.window = a->window;
     // One key of the index heads a token, in the activation type (MiniMax-M3).
@@ -76,7 +77,9 @@ double kv_bytes_per_token(const ModelConfig& model, const Shard& shard, DType kv
 double kv_bytes(const ModelConfig& model, const Shard& shard, DType kv, std::int64_t tokens, int block_size) {
   if (tokens <= 0) return 0;
   const std::int64_t block = std::max(1, block_size);
-  const auto rounded = [block](std::int64_t n) { return static_cast<double>((n + block - 1) / block * block); };
+  const auto rounded = [block](std::int64_t n) {
+    return static_cast<double>((n + block - 1) / block * block);
+  };
   double sum = 0;
   for_layers(model, shard, [&](const LayerKind& kind, double layers) {
     const LayerCache c = layer_cache(kind, shard.tensor_parallel, kv);
@@ -100,8 +103,10 @@ double recurrent_state_bytes(const ModelConfig& model, const Shard& shard) {
 double layer_state_bytes(const RecurrentMixer& r, int tensor_parallel) {
   using Kind = RecurrentMixer::Kind;
   const double state = 4.0 * static_cast<double>(r.v_heads * r.k_dim * r.v_dim);
-  // The convolution keeps kernel - 1 inputs of each channel: queries or the state's B and C, keys, and values.
-  const std::int64_t channels = r.kind == Kind::kLightning ? 0 : 2 * r.k_heads * r.k_dim + r.v_heads * r.v_dim;
+  // The convolution keeps kernel - 1 inputs of each channel: queries or the state's B and C, keys, and
+  // values.
+  const std::int64_t channels =
+      r.kind == Kind::kLightning ? 0 : 2 * r.k_heads * r.k_dim + r.v_heads * r.v_dim;
   const double conv = 2.0 * static_cast<double>(channels * std::max<std::int64_t>(0, r.conv_kernel - 1));
   return (state + conv) / tensor_parallel;
 }

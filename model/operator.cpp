@@ -21,10 +21,13 @@ double matrices(const MoeShape& s) { return s.gated ? 3.0 : 2.0; }
 // Cached and new tokens whose keys one prefill chunk reads.
 double prefill_keys(const AttentionShape& a) {
   std::int64_t cached = a.cached;
-  if (a.window > 0 && a.chunked) cached = std::min(cached, a.cached % a.window);
-  else if (a.window > 0) cached = std::min(cached, a.window - 1);
+  if (a.window > 0 && a.chunked)
+    cached = std::min(cached, a.cached % a.window);
+  else if (a.window > 0)
+    cached = std::min(cached, a.window - 1);
   double keys = as_double(cached + a.new_tokens);
-  if (a.compress_ratio > 0) keys += std::floor(as_double(a.cached + a.new_tokens) / as_double(a.compress_ratio));
+  if (a.compress_ratio > 0)
+    keys += std::floor(as_double(a.cached + a.new_tokens) / as_double(a.compress_ratio));
   return keys;
 }
 
@@ -108,9 +111,11 @@ Flops flops(const Op& op) {
           [](const IndexerShape& s) {
             return Flops(2.0 * s.pairs * as_double(s.heads) * as_double(s.head_dim));
           },
-          // Update and read of the state; a chunked prefill spends the same within a factor that the price knows.
+          // Update and read of the state; a chunked prefill spends the same within a factor that the price
+          // knows.
           [](const RecurrentShape& s) {
-            return Flops(4.0 * as_double(s.tokens) * as_double(s.heads) * as_double(s.k_dim) * as_double(s.v_dim));
+            return Flops(4.0 * as_double(s.tokens) * as_double(s.heads) * as_double(s.k_dim) *
+                         as_double(s.v_dim));
           },
           [](const ElementwiseShape& s) { return Flops(as_double(s.rows) * s.flops_per_row); },
           [](const SamplingShape& s) { return Flops(4.0 * as_double(s.rows) * as_double(s.vocab)); },
@@ -139,7 +144,8 @@ Bytes bytes(const Op& op) {
           },
           [](const AttentionShape& s) { return Bytes(attention_bytes(s)); },
           [](const IndexerShape& s) {
-            return Bytes(s.keys * s.key_bytes + as_double(s.queries) * as_double(s.heads) * as_double(s.head_dim));
+            return Bytes(s.keys * s.key_bytes +
+                         as_double(s.queries) * as_double(s.heads) * as_double(s.head_dim));
           },
           [](const RecurrentShape& s) {
             const double a = bytes_of(s.activation), heads = as_double(s.heads);
@@ -158,7 +164,8 @@ DType compute_type(const Op& op, bool device_has_fp4) {
   return std::visit(
       Overloaded{
           [&](const GemmShape& s) {
-            return s.weight_is_activation ? s.activation : compute_type(s.weight, s.activation, device_has_fp4);
+            return s.weight_is_activation ? s.activation
+                                          : compute_type(s.weight, s.activation, device_has_fp4);
           },
           [&](const MoeShape& s) { return compute_type(s.weight, s.activation, device_has_fp4); },
           [](const AttentionShape& s) { return s.activation; },
@@ -186,11 +193,16 @@ std::string_view kind_name(const Op& op) {
                         [](const SamplingShape&) -> std::string_view { return "sampling"; },
                         [](const CollectiveShape& s) -> std::string_view {
                           switch (s.kind) {
-                            case Collective::kAllReduce: return "all_reduce";
-                            case Collective::kAllGather: return "all_gather";
-                            case Collective::kReduceScatter: return "reduce_scatter";
-                            case Collective::kAllToAll: return "all_to_all";
-                            case Collective::kSendRecv: return "send_recv";
+                            case Collective::kAllReduce:
+                              return "all_reduce";
+                            case Collective::kAllGather:
+                              return "all_gather";
+                            case Collective::kReduceScatter:
+                              return "reduce_scatter";
+                            case Collective::kAllToAll:
+                              return "all_to_all";
+                            case Collective::kSendRecv:
+                              return "send_recv";
                           }
                           return "collective";
                         },
@@ -215,8 +227,13 @@ std::vector<Op> expand(const Op& op) {
     return p;
   };
   const auto gemm = [&](std::int64_t n, std::int64_t k) {
-    return GemmShape{.m = rows_each, .n = n, .k = k, .batch = hit, .weight = moe->weight,
-                     .activation = moe->activation, .output = moe->activation};
+    return GemmShape{.m = rows_each,
+                     .n = n,
+                     .k = k,
+                     .batch = hit,
+                     .weight = moe->weight,
+                     .activation = moe->activation,
+                     .output = moe->activation};
   };
   return {
       part("experts_permute", ElementwiseShape{rows, 2 * h * a, 0}),

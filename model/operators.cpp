@@ -10,7 +10,8 @@ namespace {
 
 double d(std::int64_t n) { return static_cast<double>(n); }
 
-// A residual mix (hyper-connections) as a matrix: streams x hidden in, its parameters a layer over two sublayers.
+// A residual mix (hyper-connections) as a matrix: streams x hidden in, its parameters a layer over two
+// sublayers.
 std::int64_t residual_outputs(const LayerKind& kind, std::int64_t hidden) {
   const auto in = static_cast<std::int64_t>(kind.residual_streams) * hidden;
   return in > 0 ? kind.residual_parameters / 2 / in : 0;
@@ -20,17 +21,23 @@ std::int64_t residual_outputs(const LayerKind& kind, std::int64_t hidden) {
 
 std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard) {
   const int total = static_cast<int>(model.num_layers);
-  if (shard.last_layer >= 0) return {std::clamp(shard.first_layer, 0, total), std::clamp(shard.last_layer, 0, total)};
+  if (shard.last_layer >= 0)
+    return {std::clamp(shard.first_layer, 0, total), std::clamp(shard.last_layer, 0, total)};
   if (shard.pipeline_parallel <= 1) return {std::clamp(shard.first_layer, 0, total), total};
   const int each = total / shard.pipeline_parallel, rest = total % shard.pipeline_parallel, s = shard.stage;
   const int first = s * each + std::min(s, rest);
   return {first, first + each + (s < rest ? 1 : 0)};
 }
 
-OpBuilder::OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
-                     const Fusion& fusion)
-    : model_(model), shard_(shard), work_(work), precision_(precision), fusion_(fusion),
-      windows_(model.attention_windows()), rows_(std::max(work.tokens(), work.padded_tokens)),
+OpBuilder::OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work,
+                     const Precision& precision, const Fusion& fusion)
+    : model_(model),
+      shard_(shard),
+      work_(work),
+      precision_(precision),
+      fusion_(fusion),
+      windows_(model.attention_windows()),
+      rows_(std::max(work.tokens(), work.padded_tokens)),
       element_(bytes_of(precision.activation)) {
   norm_rows_ = shard.sequence_parallel ? split(rows_) : rows_;
 }
@@ -49,29 +56,38 @@ void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int6
   list_.ops.push_back(std::move(op));
 }
 
-void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k, WeightFormat weight,
-                     std::int64_t batch, OpScope scope) {
+void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k,
+                     WeightFormat weight, std::int64_t batch, OpScope scope) {
   if (rows <= 0 || n <= 0 || k <= 0 || batch <= 0) return;
   add(name,
-      GemmShape{.m = rows, .n = n, .k = k, .batch = batch, .weight = weight, .activation = precision_.activation,
+      GemmShape{.m = rows,
+                .n = n,
+                .k = k,
+                .batch = batch,
+                .weight = weight,
+                .activation = precision_.activation,
                 .output = precision_.activation},
       scope);
 }
 
-void OpBuilder::elementwise(std::string_view name, std::int64_t rows, double values_per_row, double flops_per_row,
-                            std::int64_t uses) {
+void OpBuilder::elementwise(std::string_view name, std::int64_t rows, double values_per_row,
+                            double flops_per_row, std::int64_t uses) {
   add(name, ElementwiseShape{rows, values_per_row * element_, flops_per_row}, OpScope::kTokens, uses);
 }
 
 void OpBuilder::collective(std::string_view name, Collective kind, double bytes, int ranks, OpScope scope) {
   if (ranks <= 1 || bytes <= 0) return;
   add(name,
-      CollectiveShape{.kind = kind, .message_bytes = bytes, .ranks = ranks, .ranks_per_node = shard_.devices_per_node,
+      CollectiveShape{.kind = kind,
+                      .message_bytes = bytes,
+                      .ranks = ranks,
+                      .ranks_per_node = shard_.devices_per_node,
                       .element = precision_.activation},
       scope);
 }
 
-void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, std::string_view gather, int ranks) {
+void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, std::string_view gather,
+                       int ranks) {
   const double message = d(rows_) * d(model_.hidden) * element_;
   if (!shard_.sequence_parallel) {
     collective(all_reduce, Collective::kAllReduce, message, ranks);
@@ -125,8 +141,10 @@ void OpBuilder::layer(const LayerKind& kind) {
   }
   if (has_mlp) {
     mix(kind);
-    if (!has_mixer) norms("input_norm", kind.norms);
-    else norms("post_norm", kind.norms - before);
+    if (!has_mixer)
+      norms("input_norm", kind.norms);
+    else
+      norms("post_norm", kind.norms - before);
     feed_forward(kind);
   }
 }
@@ -144,7 +162,8 @@ OpList OpBuilder::build() {
     if (model_.embedding_projection > 0)
       gemm("embedding_projection", rows_, model_.hidden, model_.embedding_projection, WeightFormat::kPlain);
     // The table is split by vocabulary rows: ranks without the row contribute zeros.
-    collective("embedding_all_reduce", Collective::kAllReduce, d(rows_) * h * element_, shard_.tensor_parallel);
+    collective("embedding_all_reduce", Collective::kAllReduce, d(rows_) * h * element_,
+               shard_.tensor_parallel);
     if (model_.embedding_norm) elementwise("embedding_norm", rows_, 2 * h, 5 * h);
   }
   for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
@@ -159,7 +178,8 @@ OpList OpBuilder::build() {
     norms("final_norm", model_.final_norm_parameters > 0 ? 1 : 0);
     const std::int64_t sampled = work_.sampled_rows;
     if (sampled > 0) {
-      const std::int64_t width = model_.embedding_projection > 0 ? model_.embedding_projection : model_.hidden;
+      const std::int64_t width =
+          model_.embedding_projection > 0 ? model_.embedding_projection : model_.hidden;
       if (model_.embedding_projection > 0)
         gemm("head_projection", sampled, width, model_.hidden, WeightFormat::kPlain, 1, OpScope::kSampled);
       gemm("lm_head", sampled, split(model_.vocab), width, WeightFormat::kPlain, 1, OpScope::kSampled);

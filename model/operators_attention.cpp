@@ -1,4 +1,5 @@
-// Attention of every kind: projections, cache, the core by prefill chunk and for all decoding sequences, indexers.
+// Attention of every kind: projections, cache, the core by prefill chunk and for all decoding sequences,
+// indexers.
 #include <algorithm>
 #include <cmath>
 
@@ -52,29 +53,39 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
   add("attention", a, OpScope::kDecodeAttention, 1, group);
 }
 
-// Scores all earlier keys (one of every `ratio` for compressed caches). Below top_k keys every key is selected and
-// nothing is scored, but queries and keys are still projected.
+// Scores all earlier keys (one of every `ratio` for compressed caches). Below top_k keys every key is
+// selected and nothing is scored, but queries and keys are still projected.
 void OpBuilder::indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
                         double key_bytes, std::int64_t ratio) {
   gemm("indexer_proj", rows_, heads * dim, q_width, format(Component::kAttention));
-  if (ratio == 1) gemm("indexer_proj", rows_, dim, model_.hidden, format(Component::kAttention));
-  else gemm("indexer_proj", rows_, 4 * dim, model_.hidden, format(Component::kAttention));
+  if (ratio == 1)
+    gemm("indexer_proj", rows_, dim, model_.hidden, format(Component::kAttention));
+  else
+    gemm("indexer_proj", rows_, 4 * dim, model_.hidden, format(Component::kAttention));
   for (const PrefillChunk& c : work_.prefill) {
     const std::int64_t keys = (c.cached + c.new_tokens) / ratio;
     if (keys <= top_k || c.count <= 0) continue;
     const double pairs = ratio == 1 ? causal_pairs(c.new_tokens, c.cached, 0)
                                     : compressed_pairs(c.new_tokens, c.cached, ratio, 0);
     add("indexer",
-        IndexerShape{.queries = c.new_tokens * c.count, .pairs = pairs * d(c.count), .keys = d(keys * c.count),
-                     .heads = heads, .head_dim = dim, .key_bytes = key_bytes},
+        IndexerShape{.queries = c.new_tokens * c.count,
+                     .pairs = pairs * d(c.count),
+                     .keys = d(keys * c.count),
+                     .heads = heads,
+                     .head_dim = dim,
+                     .key_bytes = key_bytes},
         OpScope::kPrefillAttention);
   }
   if (!has_decode()) return;
   const double keys = decode_context(0, 0) / d(ratio);
   if (keys <= d(work_.decode_sequences * top_k)) return;
   add("indexer",
-      IndexerShape{.queries = decode_rows(), .pairs = keys * d(work_.decode_queries), .keys = keys, .heads = heads,
-                   .head_dim = dim, .key_bytes = key_bytes},
+      IndexerShape{.queries = decode_rows(),
+                   .pairs = keys * d(work_.decode_queries),
+                   .keys = keys,
+                   .heads = heads,
+                   .head_dim = dim,
+                   .key_bytes = key_bytes},
       OpScope::kDecodeAttention);
 }
 
@@ -150,12 +161,15 @@ void OpBuilder::mixer(const MlaAttention& a) {
   s.activation = precision_.activation;
   s.kv = precision_.kv;
   s.kv_bytes_per_token = d(latent) * kvb;
-  // A sparse prefill gathers latents and so works absorbed, as decode does; a dense one projects keys and values up.
+  // A sparse prefill gathers latents and so works absorbed, as decode does; a dense one projects keys and
+  // values up.
   const bool absorbed_prefill = a.index_top_k > 0;
   std::int64_t up_rows = 0, absorbed_rows = decode_rows();
   for (const PrefillChunk& c : work_.prefill) {
-    if (absorbed_prefill) absorbed_rows += c.new_tokens * c.count;
-    else up_rows += (c.new_tokens + c.cached) * c.count;
+    if (absorbed_prefill)
+      absorbed_rows += c.new_tokens * c.count;
+    else
+      up_rows += (c.new_tokens + c.cached) * c.count;
   }
   AttentionShape latent_shape = s;
   latent_shape.kv_heads = 1;
@@ -166,7 +180,8 @@ void OpBuilder::mixer(const MlaAttention& a) {
   up_shape.qk_dim = qk_dim;
   up_shape.v_dim = a.v_dim;
   const OpScope absorbed_scope = absorbed_prefill ? OpScope::kTokens : OpScope::kDecodeAttention;
-  gemm("kv_b_proj", up_rows, heads * (a.nope_dim + a.v_dim), a.kv_lora_rank, w, 1, OpScope::kPrefillAttention);
+  gemm("kv_b_proj", up_rows, heads * (a.nope_dim + a.v_dim), a.kv_lora_rank, w, 1,
+       OpScope::kPrefillAttention);
   // The absorbed halves of kv_b_proj are kept dequantised.
   gemm("absorb_k", absorbed_rows, a.kv_lora_rank, a.nope_dim, WeightFormat::kPlain, heads, absorbed_scope);
   causal_attention(absorbed_prefill ? latent_shape : up_shape, latent_shape, 0);

@@ -67,8 +67,8 @@ void OpBuilder::experts(const MoeMlp& m) {
   if (group && shard_.expert_parallel > 1)
     collective("moe_combine", Collective::kAllToAll, own * d(m.top_k) * d(width) * element_, ranks);
   else if (group)
-    collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_, shard_.data_parallel,
-               OpScope::kGroupTokens);
+    collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_,
+               shard_.data_parallel, OpScope::kGroupTokens);
 }
 
 void OpBuilder::mlp(const MoeMlp& m) {

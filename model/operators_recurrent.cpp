@@ -19,8 +19,13 @@ void OpBuilder::mixer(const RecurrentMixer& r) {
       in = 2 * k + 2 * v;
       gemm("gate_proj", rows_, split(2 * r.v_heads), h, WeightFormat::kPlain);
       break;
-    case Kind::kMamba2: in = 2 * v + 2 * k + r.v_heads; break;
-    case Kind::kLightning: in = 2 * k + 2 * v; channels = 0; break;
+    case Kind::kMamba2:
+      in = 2 * v + 2 * k + r.v_heads;
+      break;
+    case Kind::kLightning:
+      in = 2 * k + 2 * v;
+      channels = 0;
+      break;
     case Kind::kKda:
       in = 2 * k + v + r.v_heads + (r.low_rank_gate ? 0 : v);
       // Low-rank decay (and gate): the narrow halves are replicated.

@@ -26,12 +26,24 @@ KindTotal add_kind(const ModelConfig& model, const LayerKind& kind, std::int64_t
     if (into == nullptr) continue;
     switch (part.component) {
       case Component::kAttention:
-      case Component::kLinearAttention: into->attention += n; break;
-      case Component::kMlp: into->mlp += n; break;
-      case Component::kExperts: into->experts += n; break;
-      case Component::kSharedExperts: into->shared_experts += n; break;
-      case Component::kRouter: into->router += n; break;
-      case Component::kNorms: into->norms += n; break;
+      case Component::kLinearAttention:
+        into->attention += n;
+        break;
+      case Component::kMlp:
+        into->mlp += n;
+        break;
+      case Component::kExperts:
+        into->experts += n;
+        break;
+      case Component::kSharedExperts:
+        into->shared_experts += n;
+        break;
+      case Component::kRouter:
+        into->router += n;
+        break;
+      case Component::kNorms:
+        into->norms += n;
+        break;
     }
   }
   return sum;
@@ -43,7 +55,8 @@ std::vector<std::int64_t> layers_of_kinds(const ModelConfig& model, int first, i
   return counts;
 }
 
-double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard, const Precision& precision) {
+double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard,
+                   const Precision& precision) {
   double sum = 0;
   for (const WeightPart& part : weight_parts(model, kind)) {
     const WeightFormat format = part.matrix && !part.plain
@@ -59,7 +72,8 @@ double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard&
 Parameters count_parameters(const ModelConfig& model) {
   Parameters p;
   const std::int64_t width = model.embedding_projection > 0 ? model.embedding_projection : model.hidden;
-  p.embedding = model.vocab * width + model.position_table * model.hidden + (model.embedding_norm ? 2 * model.hidden : 0);
+  p.embedding = model.vocab * width + model.position_table * model.hidden +
+                (model.embedding_norm ? 2 * model.hidden : 0);
   p.lm_head = model.tied_embeddings ? 0 : model.vocab * width;
   p.norms = model.final_norm_parameters + model.other_parameters;
   if (model.embedding_projection > 0) p.norms += 2 * model.embedding_projection * model.hidden;

@@ -7,7 +7,8 @@ namespace foretoken {
 namespace {
 
 std::string indivisible(std::string_view what, std::int64_t n, std::string_view how, int ranks) {
-  return fmt::format("{} {} can't be divided among {} {} ranks; choose a divisor of {}", n, what, ranks, how, n);
+  return fmt::format("{} {} can't be divided among {} {} ranks; choose a divisor of {}", n, what, ranks, how,
+                     n);
 }
 
 // The rank's part of a quantised width must hold whole groups of scales.
@@ -19,9 +20,10 @@ std::string misaligned(std::string_view what, std::int64_t width, int ranks, Wei
   if (format == WeightFormat::kMxfp4) group = 32;
   // A width that the groups don't fit before the split is padded by every engine.
   if (group == 1 || width % group != 0 || (width / ranks) % group == 0) return {};
-  return fmt::format("{} {} over {} ranks is {}, which is no multiple of the {} weights that share a scale in {}; "
-                     "use fewer ranks or expert parallelism",
-                     what, width, ranks, width / ranks, group, name_of(format));
+  return fmt::format(
+      "{} {} over {} ranks is {}, which is no multiple of the {} weights that share a scale in {}; "
+      "use fewer ranks or expert parallelism",
+      what, width, ranks, width / ranks, group, name_of(format));
 }
 
 std::string mixer_problem(const LayerKind& kind, int tp) {
@@ -55,7 +57,8 @@ std::string mlp_problem(const LayerKind& kind, const Shard& shard, WeightFormat 
     if (m->experts % shard.expert_parallel != 0)
       return indivisible("experts", m->experts, "expert-parallel", shard.expert_parallel);
     if (m->inter % shard.moe_tensor_parallel != 0)
-      return indivisible("moe_intermediate_size", m->inter, "expert-tensor-parallel", shard.moe_tensor_parallel);
+      return indivisible("moe_intermediate_size", m->inter, "expert-tensor-parallel",
+                         shard.moe_tensor_parallel);
     if (m->shared_inter % shard.tensor_parallel != 0)
       return indivisible("shared expert width", m->shared_inter, "tensor-parallel", shard.tensor_parallel);
     return misaligned("moe_intermediate_size", m->inter, shard.moe_tensor_parallel, format);
@@ -70,8 +73,8 @@ std::string shard_problem(const ModelConfig& model, const Shard& shard, WeightFo
       shard.data_parallel < 1 || shard.pipeline_parallel < 1)
     return "parallel sizes must be at least 1";
   if (shard.pipeline_parallel > model.num_layers)
-    return fmt::format("{} pipeline stages for {} layers; use at most one stage a layer", shard.pipeline_parallel,
-                       model.num_layers);
+    return fmt::format("{} pipeline stages for {} layers; use at most one stage a layer",
+                       shard.pipeline_parallel, model.num_layers);
   bool any_experts = false;
   for (const std::uint8_t k : model.layers) {
     const LayerKind& kind = model.kinds[k];

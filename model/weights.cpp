@@ -78,8 +78,10 @@ void Parts::add(const MlaAttention& a) {
   matrix(kC, Split::kTensor, a.heads * a.v_dim * h_);
   if (a.output_gate) matrix(kC, Split::kTensor, h_ * a.heads * a.v_dim);
   if (a.bias) vector(kC, Split::kReplicated, a.q_lora_rank + a.kv_lora_rank + a.rope_dim + h_);
-  if (a.has_indexer) {  // formulas.md 2.1, DSA: queries from the q latent, one key with a layer norm, head weights
-    matrix(kC, Split::kReplicated, (a.q_lora_rank > 0 ? a.q_lora_rank : h_) * a.index_heads * a.index_head_dim);
+  if (a.has_indexer) {  // formulas.md 2.1, DSA: queries from the q latent, one key with a layer norm, head
+                        // weights
+    matrix(kC, Split::kReplicated,
+           (a.q_lora_rank > 0 ? a.q_lora_rank : h_) * a.index_heads * a.index_head_dim);
     matrix(kC, Split::kReplicated, h_ * a.index_head_dim);
     vector(kC, Split::kReplicated, 2 * a.index_head_dim);
     matrix(kC, Split::kReplicated, h_ * a.index_heads, 0, true);
@@ -93,7 +95,8 @@ void Parts::add(const CompressedAttention& a) {
   matrix(kC, Split::kTensor, a.q_lora_rank * a.heads * a.head_dim);
   matrix(kC, Split::kReplicated, h_ * a.head_dim);
   vector(kC, Split::kReplicated, a.head_dim);
-  matrix(kC, Split::kTensor, a.heads * a.head_dim * a.o_lora_rank);  // groups x (heads head_dim / groups) x rank
+  matrix(kC, Split::kTensor,
+         a.heads * a.head_dim * a.o_lora_rank);  // groups x (heads head_dim / groups) x rank
   matrix(kC, Split::kTensor, a.o_groups * a.o_lora_rank * h_);
   vector(kC, Split::kTensor, a.heads);  // sinks
   const std::int64_t width = a.compressor_width();
@@ -162,11 +165,18 @@ void Parts::add(const MoeMlp& m) {
   const double share = static_cast<double>(m.top_k) / static_cast<double>(m.experts);
   matrix(Component::kRouter, Split::kReplicated, h_ * m.experts, 0, true);
   vector(Component::kRouter, Split::kReplicated, (m.router_bias ? m.experts : 0) + m.extra_parameters);
-  put({.component = Component::kExperts, .split = Split::kExperts, .matrix = true,
-       .parameters = m.experts * mats * width * m.inter, .active = share});
+  put({.component = Component::kExperts,
+       .split = Split::kExperts,
+       .matrix = true,
+       .parameters = m.experts * mats * width * m.inter,
+       .active = share});
   if (m.expert_bias)
-    put({.component = Component::kExperts, .split = Split::kExperts, .matrix = false,
-         .parameters = m.experts * ((mats - 1) * m.inter + width), .active = share, .plain = true});
+    put({.component = Component::kExperts,
+         .split = Split::kExperts,
+         .matrix = false,
+         .parameters = m.experts * ((mats - 1) * m.inter + width),
+         .active = share,
+         .plain = true});
   if (m.latent > 0) matrix(Component::kMlp, Split::kReplicated, 2 * h_ * m.latent);
   if (m.latent_norm) vector(Component::kMlp, Split::kReplicated, m.latent);
   matrix(Component::kSharedExperts, Split::kTensor, mats * h_ * m.shared_inter);
@@ -177,13 +187,20 @@ void Parts::add(const MoeMlp& m) {
 
 std::string_view name_of(Component c) {
   switch (c) {
-    case Component::kAttention: return "attention";
-    case Component::kLinearAttention: return "linear_attention";
-    case Component::kMlp: return "mlp";
-    case Component::kExperts: return "experts";
-    case Component::kSharedExperts: return "shared_experts";
-    case Component::kRouter: return "router";
-    case Component::kNorms: return "norms";
+    case Component::kAttention:
+      return "attention";
+    case Component::kLinearAttention:
+      return "linear_attention";
+    case Component::kMlp:
+      return "mlp";
+    case Component::kExperts:
+      return "experts";
+    case Component::kSharedExperts:
+      return "shared_experts";
+    case Component::kRouter:
+      return "router";
+    case Component::kNorms:
+      return "norms";
   }
   return "";
 }
@@ -204,12 +221,15 @@ std::int64_t kv_heads_on_rank(std::int64_t kv_heads, int tensor_parallel) {
 double rank_share(const WeightPart& part, const Shard& shard) {
   const auto n = static_cast<double>(part.parameters);
   switch (part.split) {
-    case Split::kReplicated: return n;
-    case Split::kTensor: return n / shard.tensor_parallel;
+    case Split::kReplicated:
+      return n;
+    case Split::kTensor:
+      return n / shard.tensor_parallel;
     case Split::kKvHeads:
       return n * static_cast<double>(kv_heads_on_rank(part.kv_heads, shard.tensor_parallel)) /
              static_cast<double>(part.kv_heads);
-    case Split::kExperts: return n / shard.expert_parallel / shard.moe_tensor_parallel;
+    case Split::kExperts:
+      return n / shard.expert_parallel / shard.moe_tensor_parallel;
   }
   return n;
 }

@@ -1,5 +1,5 @@
-// What a layer stores: its weights by component, with how they are split over ranks. Parameter counts, weight bytes
-// and the laws that tie the operator list to them are read off this one list.
+// What a layer stores: its weights by component, with how they are split over ranks. Parameter counts, weight
+// bytes and the laws that tie the operator list to them are read off this one list.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +32,11 @@ enum class Split : std::uint8_t {
 struct WeightPart {
   Component component;
   Split split = Split::kReplicated;
-  bool matrix = true;            // multiplied with the tokens; vectors (biases, norms, sinks) are not quantised
-  std::int64_t parameters = 0;   // whole model
-  std::int64_t kv_heads = 0;     // of a kKvHeads part
-  double active = 1;             // share that one token uses: top_k / experts for routed experts
-  bool plain = false;            // stays at the activation type in every format (routers, small gates)
+  bool matrix = true;  // multiplied with the tokens; vectors (biases, norms, sinks) are not quantised
+  std::int64_t parameters = 0;  // whole model
+  std::int64_t kv_heads = 0;    // of a kKvHeads part
+  double active = 1;            // share that one token uses: top_k / experts for routed experts
+  bool plain = false;           // stays at the activation type in every format (routers, small gates)
 };
 
 std::vector<WeightPart> weight_parts(const ModelConfig& model, const LayerKind& kind);
