@@ -66,7 +66,7 @@ void build_database(const std::filesystem::path& data_folder, const std::filesys
   temporary += ".new";
   if (output.has_parent_path()) std::filesystem::create_directories(output.parent_path());
   {
-    Database::Impl impl;
+    DatabaseLayers impl;
     impl.builtin.emplace(temporary, Store::Mode::kBuild);
     Store& store = *impl.builtin;
     store.transaction([&] {

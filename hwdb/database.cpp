@@ -41,7 +41,7 @@ Database Database::open(const std::filesystem::path& builtin, const std::filesys
   return Database(std::move(impl));
 }
 
-void Database::Impl::load() {
+void DatabaseLayers::load() {
   by_name.clear();
   aliases.clear();
   links.clear();
@@ -54,7 +54,7 @@ void Database::Impl::load() {
   if (user) take(*user);  // later rows win
 }
 
-std::string Database::Impl::resolve(const std::string& name, std::vector<std::string>* candidates) const {
+std::string DatabaseLayers::resolve(const std::string& name, std::vector<std::string>* candidates) const {
   const std::string key = device_key(name);
   if (key.empty()) return "";
   for (const auto& [full, device] : by_name)
@@ -106,7 +106,7 @@ Topology Database::topology(const Device& device, int devices_per_node) const {
   return t;
 }
 
-std::unique_ptr<KernelTable::Index> Database::Impl::index(const Device& device, const Topology& topology,
+std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
                                                           const std::string& engine) const {
   struct Entry {
     EngineRank rank;

@@ -13,7 +13,7 @@
 
 namespace foretoken {
 
-struct Database::Impl {
+struct DatabaseLayers {
   std::optional<Store> builtin, user;
   std::filesystem::path user_path;
   std::map<std::string, Device> by_name;
@@ -26,6 +26,8 @@ struct Database::Impl {
   std::unique_ptr<KernelTable::Index> index(const Device& device, const Topology& topology,
                                             const std::string& engine) const;
 };
+
+struct Database::Impl : DatabaseLayers {};
 
 std::uint64_t digest_of(const Store& store);
 

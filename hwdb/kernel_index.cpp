@@ -183,7 +183,12 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
 
 void KernelTable::Index::finish() {
   const auto each = [](auto& tiers) {
-    for (auto& t : tiers) t.table.finish();
+    for (auto& t : tiers) {
+      t.table.finish();
+      // One element type may be measured with another engine than the rest: the first that has it leads.
+      const bool same = family_and_version(t.engine).first == family_and_version(tiers.front().engine).first;
+      t.preferred = t.preferred && (t.of_user || same || tiers.front().of_user);
+    }
   };
   for (auto& t : gemm) each(t);
   for (auto& phase : attention)

@@ -43,7 +43,7 @@ struct KernelTable::Index {
   template <class Table>
   struct Tier {
     std::string engine;
-    bool preferred = true;  // of the engine asked for, or any where none was
+    bool preferred = true;  // of the engine asked for, or of the first where none was; all of the user's
     bool of_user = false;
     Table table;
   };
@@ -73,6 +73,9 @@ struct KernelTable::Index {
   std::vector<Residual> residuals() const;  // leaves rows and whole shapes out
 
  private:
+  template <class Table, class Own, class Near>
+  std::optional<OperatorTime> search(const Tiers<Table>& tiers, MeasuredKind kind, TypeClass type,
+                                     Seconds limit, Own&& own, Near&& near) const;
   std::string gemm_engine_;
   std::optional<OperatorTime> answer(const std::optional<Reading>& reading, MeasuredKind kind, TypeClass type,
                                      Method method, bool preferred, Seconds limit) const;

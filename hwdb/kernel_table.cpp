@@ -51,15 +51,41 @@ std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Readi
     t.relative_error = reading->spread > 0 ? 1.645 * reading->spread : kRepeatError;
     return t;
   }
-  if (!preferred) method = Method::kEngine;
+  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  double relative = errors[static_cast<std::size_t>(method)];
+  if (!preferred) relative = std::hypot(relative, errors[static_cast<std::size_t>(Method::kEngine)]);
   double seconds = limit.value / std::exp(reading->log_utilisation);
   if (reading->high_seconds > 0) seconds = std::clamp(seconds, reading->low_seconds, reading->high_seconds);
   t.time = std::max(limit, Seconds(seconds));
   t.basis = Basis::kInterpolated;
-  t.relative_error =
-      error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)][static_cast<std::size_t>(method)];
+  t.relative_error = relative;
   if (!reading->inside) t.relative_error *= kOutsideFactor;
   return t;
+}
+
+// The shape itself with the engine asked for; then, whichever of the two errs less, the shape with another
+// engine or its neighbours with this one; then neighbours with another.
+template <class Table, class Own, class Near>
+std::optional<OperatorTime> KernelTable::Index::search(const Tiers<Table>& tiers, MeasuredKind kind,
+                                                       TypeClass type, Seconds limit, Own&& own,
+                                                       Near&& near) const {
+  const auto pass = [&](auto&& read, Method method, bool preferred) -> std::optional<OperatorTime> {
+    for (const auto& tier : tiers)
+      if (tier.preferred == preferred)
+        if (const auto reading = read(tier.table))
+          return answer(reading, kind, type, method, preferred, limit);
+    return std::nullopt;
+  };
+  if (const auto t = pass(own, Method::kPoint, true)) return t;
+  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  const bool near_first =
+      errors[static_cast<std::size_t>(Method::kShape)] <= errors[static_cast<std::size_t>(Method::kEngine)];
+  if (near_first)
+    if (const auto t = pass(near, Method::kShape, true)) return t;
+  if (const auto t = pass(own, Method::kPoint, false)) return t;
+  if (!near_first)
+    if (const auto t = pass(near, Method::kShape, true)) return t;
+  return pass(near, Method::kShape, false);
 }
 
 std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Seconds limit) const {
@@ -89,30 +115,24 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
   const double tokens = a.decode ? a.kv_tokens / sequences : static_cast<double>(a.new_tokens);
   AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? 0 : a.qk_dim,
                               a.decode ? a.new_tokens : a.cached};
-  // Rows of another number of cached (prefill) or drafted (decode) tokens are rare: the utilisation of plain
-  // rows stands for them, their work is this operator's own.
-  const std::int64_t plain = a.decode ? 1 : 0;
-  for (const bool own : {true, false}) {
-    if (!own) {
-      if (heads.cached == plain) break;
-      heads.cached = plain;
-    }
-    for (const auto& tier : tiers) {
-      const int layout = tier.table.find_layout(heads);
-      if (layout == kNoShape) continue;
-      Reading reading = tier.table.at(layout, sequences, tokens);
-      if (!own) {
-        reading.exact = false;
+  AttentionTable::Heads plain = heads;
+  plain.cached = a.decode ? 1 : 0;
+  return search(
+      tiers, kind, type, limit,
+      [&](const AttentionTable& table) -> std::optional<Reading> {
+        int layout = table.find_layout(heads);
+        if (layout != kNoShape) return table.at(layout, sequences, tokens);
+        // Rows of another number of cached (prefill) or drafted (decode) tokens are rare: the utilisation of
+        // plain rows stands for them, their work is this operator's own.
+        layout = table.find_layout(plain);
+        if (layout == kNoShape) return std::nullopt;
+        Reading reading = table.at(layout, sequences, tokens);
+        reading.exact = reading.inside = false;
         reading.low_seconds = 0;
         reading.high_seconds = INFINITY;
-      }
-      return answer(reading, kind, type, own ? Method::kPoint : Method::kShape, tier.preferred, limit);
-    }
-  }
-  for (const auto& tier : tiers)
-    if (const auto reading = tier.table.nearest(heads, sequences, tokens))
-      return answer(reading, kind, type, Method::kShape, tier.preferred, limit);
-  return std::nullopt;
+        return reading;
+      },
+      [&](const AttentionTable& table) { return table.nearest(plain, sequences, tokens); });
 }
 
 std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
@@ -121,17 +141,16 @@ std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seco
       e.hidden, e.inter, e.top_k, e.num_experts, e.local_experts, e.gated ? 1 : 0, load_class(e.imbalance)};
   const auto tokens = static_cast<double>(e.tokens);
   const auto& tiers = moe[static_cast<std::size_t>(type)];
-  for (const auto& tier : tiers) {
-    const int shape = tier.table.find_shape(key);
-    if (shape == kNoShape) continue;
-    Reading reading = tier.table.at(shape, tokens);
-    if (tier.table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
-    return answer(reading, MeasuredKind::kMoe, type, Method::kPoint, tier.preferred, limit);
-  }
-  for (const auto& tier : tiers)
-    if (const auto reading = tier.table.nearest(key, tokens))
-      return answer(reading, MeasuredKind::kMoe, type, Method::kShape, tier.preferred, limit);
-  return std::nullopt;
+  return search(
+      tiers, MeasuredKind::kMoe, type, limit,
+      [&](const MoeTable& table) -> std::optional<Reading> {
+        const int shape = table.find_shape(key);
+        if (shape == kNoShape) return std::nullopt;
+        Reading reading = table.at(shape, tokens);
+        if (table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
+        return reading;
+      },
+      [&](const MoeTable& table) { return table.nearest(key, tokens); });
 }
 
 // The fastest of what the engine may choose from: its own all-reduce and the communication library's.

@@ -9,6 +9,9 @@ namespace {
 
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
 constexpr std::size_t kNeighbours = 6;
+constexpr double kLayoutOctaves = 3.0;  // head layouts farther apart run other kernels
+constexpr double kGroupWeight = 2.0;
+constexpr std::size_t kLayoutNeighbours = 2;
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
 
@@ -17,12 +20,13 @@ struct Neighbours {
     double distance2;
     int shape;
   };
+  explicit Neighbours(std::size_t most = kNeighbours) : limit(most) {}
   std::array<Entry, kNeighbours> entries;
-  std::size_t count = 0;
+  std::size_t limit, count = 0;
 
   void offer(double distance2, int shape) {
-    if (count == kNeighbours && distance2 >= entries[count - 1].distance2) return;
-    std::size_t at = count < kNeighbours ? count++ : count - 1;
+    if (count == limit && distance2 >= entries[count - 1].distance2) return;
+    std::size_t at = count < limit ? count++ : count - 1;
     for (; at > 0 && entries[at - 1].distance2 > distance2; --at) entries[at] = entries[at - 1];
     entries[at] = {distance2, shape};
   }
@@ -160,27 +164,24 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 
 std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
                                                int except) const {
+  const bool latent = heads.head_dim == 0;  // MLA: one shared latent, the heads are the work
   const double group = static_cast<double>(heads.heads) / static_cast<double>(heads.kv_heads);
-  int best = kNoShape;
-  double best_distance = 3.0;  // octaves; a farther layout runs another kernel
+  Neighbours near(kLayoutNeighbours);
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
     if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
     const double g = static_cast<double>(h.heads) / static_cast<double>(h.kv_heads);
     // Query heads that share a KV head change the kernel; more of the same is only more work.
     const double distance =
-        2 * std::abs(std::log2(g / group)) +
+        (latent ? 1 : kGroupWeight) * std::abs(std::log2(g / group)) +
         std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
-    if (distance < best_distance) best_distance = distance, best = static_cast<int>(i);
+    if (distance < kLayoutOctaves) near.offer(distance * distance, static_cast<int>(i));
   }
-  if (best == kNoShape) return std::nullopt;
-  const Heads& h = layouts_[static_cast<std::size_t>(best)].heads;
-  Reading r =
-      at(best, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads), tokens);
-  r.exact = false;
-  r.low_seconds = 0;
-  r.high_seconds = INFINITY;
-  return r;
+  return near.blend([&](int layout) {
+    const Heads& h = layouts_[static_cast<std::size_t>(layout)].heads;
+    return at(layout, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads),
+              tokens);
+  });
 }
 
 void MoeTable::add(const Key& key, std::int64_t tokens, double seconds, double spread, double sol) {
@@ -226,7 +227,8 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int exce
     if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
     const double dh = log2_of(k[0]) - log2_of(key[0]), di = log2_of(k[1]) - log2_of(key[1]),
                  dl = log2_of(k[4]) - log2_of(key[4]);
-    const double d2 = dh * dh + di * di + dl * dl;
+    const double de = log2_of(k[3]) - log2_of(key[3]), dk = log2_of(k[2]) - log2_of(key[2]);
+    const double d2 = dh * dh + di * di + dl * dl + de * de + dk * dk;
     if (d2 <= kOctaves * kOctaves) near.offer(d2, static_cast<int>(i));
   }
   return near.blend([&](int shape) {

@@ -380,19 +380,24 @@ void Store::for_each_point(std::int64_t series, MeasuredKind kind,
     std::string names;
     const auto columns = shape_columns(kind);
     for (const auto c : columns) names += fmt::format("{},", c);
-    SQLite::Statement q(*impl_->db,
-                        fmt::format("SELECT {}seconds,spread FROM {} WHERE series=?", names, table_of(kind)));
-    q.bind(1, series);
-    sqlite3_stmt* raw =
-        q.getPreparedStatement();  // column objects cost more than the rows: 100,000 at a start
+    // SQLite's own interface: the wrapper's column objects cost more than the rows, 100,000 of them at a
+    // start.
+    const std::string sql =
+        fmt::format("SELECT {}seconds,spread FROM {} WHERE series={}", names, table_of(kind), series);
+    sqlite3_stmt* raw = nullptr;
+    const int prepared = sqlite3_prepare_v2(impl_->db->getHandle(), sql.c_str(), -1, &raw, nullptr);
+    const std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)> statement(raw, sqlite3_finalize);
+    if (prepared != SQLITE_OK) throw SQLite::Exception(impl_->db->getHandle(), prepared);
     const int n = static_cast<int>(columns.size());
     MeasuredPoint p;
-    while (q.executeStep()) {
+    int step;
+    while ((step = sqlite3_step(raw)) == SQLITE_ROW) {
       for (int i = 0; i < n; ++i) p.shape[static_cast<std::size_t>(i)] = sqlite3_column_int64(raw, i);
       p.seconds = sqlite3_column_double(raw, n);
       p.spread = sqlite3_column_double(raw, n + 1);
       visit(p);
     }
+    if (step != SQLITE_DONE) throw SQLite::Exception(impl_->db->getHandle(), step);
   });
 }
 
