@@ -135,10 +135,12 @@ MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const P
                        Bytes device_memory, const MemoryLimits& limits) {
   MemoryPlan fullest;
   double least_room = 0;
+  std::string refusal;
   for (std::size_t i = 0; i < mapping.stages.size(); ++i) {
     StagePlan s =
         plan_stage(model, mapping.stages[i], precision, device_memory, limits, mapping.devices_per_replica());
     judge(s, limits);
+    if (refusal.empty()) refusal = s.plan.reason;
     // The stage with the fewest blocks sets the number for all; where none is left, the one that lacks most.
     const MemoryPlan& m = s.plan;
     const double left = m.budget_bytes - m.weights_bytes - m.activation_peak_bytes - m.overhead_bytes;
@@ -148,6 +150,12 @@ MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const P
       fullest = m;
       least_room = room;
     }
+  }
+  // Stages differ in their layers, so the one with the most blocks may still be too small for the longest
+  // sequence.
+  if (fullest.fits && !refusal.empty()) {
+    fullest.fits = false;
+    fullest.reason = refusal;
   }
   return fullest;
 }
