@@ -62,6 +62,9 @@ struct ServeResult {
   std::string abort_reason;
   std::int64_t rejected = 0;           // prompts longer than max_model_len or than the whole pool
   std::string rejected_reason;
+  // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each) are
+  // scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
+  std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0;
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);

@@ -33,7 +33,8 @@ class TimelineWriter {
   virtual void finish() {}
 };
 
-// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as flows.
+// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as asynchronous
+// events with their phases. A decode span is one event.
 class PerfettoWriter : public TimelineWriter {
  public:
   explicit PerfettoWriter(const std::filesystem::path& path);
@@ -43,7 +44,10 @@ class PerfettoWriter : public TimelineWriter {
   void finish() override;                   // commits the file
 
  private:
+  void event(std::string_view json);
+  void phase(RequestId id, std::string_view name, Picoseconds begin, Picoseconds end, std::string_view args);
   OutputFile file_;
+  std::vector<bool> named_;                 // engines whose lane has a name
   bool first_ = true;
 };
 
@@ -60,12 +64,18 @@ class ReplayBackend : public Backend {
  public:
   explicit ReplayBackend(const Recording& recording, std::vector<std::int64_t> windows = {0});
   std::span<const std::int64_t> windows() const override { return windows_; }
-  StepTime run(const Step& step) override;  // throws Error when the batch differs from the recorded one
+  // Throw Error when the step differs from the recorded one.
+  StepTime run(const Step& step) override;
+  SpanTime run_span(const Step& step, std::int64_t max_steps) override;
 
  private:
+  const TimelineWriter::StepEvent& match(const Step& step) const;
+  void consume(std::size_t engine, const TimelineWriter::StepEvent& event, std::int64_t steps);
+
   const Recording& recording_;
   std::vector<std::int64_t> windows_;
-  std::vector<std::size_t> next_;           // per engine
+  std::vector<std::vector<std::size_t>> events_;  // per engine: its steps in the recording
+  std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
 };
 

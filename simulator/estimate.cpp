@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "simulator/closed_forms.h"
 #include "simulator/predicted_backend.h"
 
 namespace foretoken {
@@ -168,9 +169,9 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   e.e2el_ms = e.ttft_ms + (output - 1) * e.tpot_ms;
   e.output_throughput = ranks * n * output / residence(n);
   if (load.request_rate > 0) e.output_throughput = std::min(e.output_throughput, load.request_rate * output);
-  if (d.has_price && e.output_throughput > 0)
+  if (d.has_price)
     e.usd_per_million_tokens =
-        d.usd_per_device_hour * static_cast<double>(d.mapping.devices()) / 3600 / e.output_throughput * 1e6;
+        usd_per_million_tokens(d.usd_per_device_hour * d.mapping.devices(), e.output_throughput);
   e.basis = pricer.basis().share;
   return e;
 }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "simulator/closed_forms.h"
+
 namespace foretoken {
 namespace {
 
@@ -94,8 +96,7 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
   const ServingMetrics& m = s.served.metrics;
   s.has_price = d.has_price;
   s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.mapping.devices());
-  if (d.has_price && m.output_throughput > 0)
-    s.usd_per_million_tokens = s.usd_per_hour / 3600 / m.output_throughput * 1e6;
+  if (d.has_price) s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, m.output_throughput);
   judge_stability(s, d);
 
   if (options.intervals && !s.served.aborted) {

@@ -1,0 +1,101 @@
+// How fast the simulator answers: estimates a second, requests and steps a second of simulated serving.
+#include <benchmark/benchmark.h>
+
+#include <filesystem>
+
+#include "base/json_full.h"
+#include "simulator/estimate.h"
+#include "simulator/plan.h"
+#include "simulator/simulate.h"
+
+namespace foretoken {
+namespace {
+
+const Database& database() {
+  static const Database d =
+      Database::open(std::filesystem::path(FORETOKEN_BINARY_DIR) / "share/foretoken/foretoken.sqlite");
+  return d;
+}
+
+Resources resources() {
+  Resources r;
+  r.database = &database();
+  r.preset_folder = std::filesystem::path(FORETOKEN_SOURCE_DIR) / "model/presets";
+  r.scenario_folder = std::filesystem::path(FORETOKEN_SOURCE_DIR) / "scenarios";
+  r.scenario_file = "benchmark";
+  return r;
+}
+
+struct Prepared {
+  explicit Prepared(const std::string& json) : Prepared(scenario_from_json(Json::parse(json), "benchmark")) {}
+  explicit Prepared(const Scenario& scenario)
+      : model(load_scenario_model(scenario, resources())),
+        deployment(std::get<Deployment>(resolve(scenario, resources(), model, 1366, 8192))),
+        kernels(database().kernels(deployment.device)),
+        cost(deployment.device, deployment.topology, kernels) {}
+  ModelConfig model;
+  Deployment deployment;
+  KernelTable kernels;
+  CostModel cost;
+};
+
+void estimate_benchmark(benchmark::State& state, const std::string& scenario) {
+  const Prepared p(scenario);
+  Workload::Means load;
+  load.input_len = 1155;
+  load.output_len = 211;
+  load.request_rate = 5;
+  for (auto _ : state) benchmark::DoNotOptimize(estimate(p.deployment, p.cost, load, 0, false));
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK_CAPTURE(estimate_benchmark, llama_8b, R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})");
+BENCHMARK_CAPTURE(estimate_benchmark, llama_70b_tp4,
+                  R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})");
+BENCHMARK_CAPTURE(estimate_benchmark, deepseek_v3_ep16,
+                  R"({"model": "deepseek-v3", "hardware": {"device": "h200"},
+                      "engine": {"data_parallel_size": 16, "expert_parallel_size": 16}})");
+
+void resolve_benchmark(benchmark::State& state) {
+  const Scenario s = scenario_from_json(
+      Json::parse(R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})"),
+      "benchmark");
+  const Resources r = resources();
+  const ModelConfig model = load_scenario_model(s, r);
+  for (auto _ : state) benchmark::DoNotOptimize(resolve(s, r, model, 1366, 8192));
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK(resolve_benchmark);
+
+void simulate_benchmark(benchmark::State& state, const std::string& scenario, bool spans) {
+  const Prepared p(scenario);
+  std::int64_t requests = 0, steps = 0;
+  for (auto _ : state) {
+    SimulateOptions o;
+    o.intervals = false;
+    o.use_spans = spans;
+    const Simulation s = simulate(p.deployment, p.cost, resources(), o);
+    requests += s.served.metrics.completed;
+    steps += s.served.metrics.num_steps;
+  }
+  state.SetItemsProcessed(requests);
+  state.counters["steps/s"] = benchmark::Counter(static_cast<double>(steps), benchmark::Counter::kIsRate);
+}
+const char* const kAzure = R"({"model": "llama-3.1-8b", "hardware": {"device": "h200"},
+    "workload": {"trace": "traces/azure-conv-2023.csv.gz"}})";
+const char* const kMillion = R"({"model": "llama-3.1-8b", "hardware": {"device": "h200", "count": 64},
+    "workload": {"request_rate": 640, "num_prompts": 1000000, "input_len": {"value": 512}, "output_len": {"value": 128}}})";
+BENCHMARK_CAPTURE(simulate_benchmark, azure_one_replica, kAzure, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(simulate_benchmark, azure_one_replica_step_by_step, kAzure, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(simulate_benchmark, million_requests_64_replicas, kMillion, true)
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
+
+// The peers' side-by-side workloads (docs/speed.md).
+BENCHMARK_CAPTURE(simulate_benchmark, fixed_512_128_5000_requests,
+                  R"({"model": "llama-2-7b-hf", "hardware": {"device": "a100"},
+    "workload": {"request_rate": 8, "num_prompts": 5000, "input_len": {"value": 512}, "output_len": {"value": 128}}})",
+                  true)
+    ->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,28 @@
+// Chained hashes of a sequence's full blocks, by which the prefix cache is looked up: h_i = H(h_{i-1},
+// content).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "serving/request.h"
+
+namespace foretoken {
+
+// Hashes of the full blocks of one sequence, computed front to back as far as they are asked for.
+class BlockHashes {
+ public:
+  void clear();
+  // Extends to `blocks` full blocks. runs: the prompt's shared content (cut at input_len).
+  void extend(std::int64_t blocks, int block_size, const Request& request, std::span<const ContentRun> runs);
+  std::int64_t size() const { return static_cast<std::int64_t>(hashes_.size()); }
+  std::uint64_t operator[](std::int64_t block) const { return hashes_[static_cast<std::size_t>(block)]; }
+
+ private:
+  std::vector<std::uint64_t> hashes_;
+  std::size_t piece_ = 0;    // runs, then the private rest of the prompt, then the generated tokens
+  std::int64_t offset_ = 0;  // tokens of that piece already hashed
+};
+
+}  // namespace foretoken

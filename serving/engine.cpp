@@ -1,0 +1,273 @@
+#include "serving/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "serving/scheduler/vllm_v1.h"
+
+namespace foretoken {
+namespace {
+
+std::int64_t cdiv(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Engine::Rank::Rank(const SchedulerConfig& config, const EngineContext& context)
+    : pool(config.caches_tokens ? config.num_blocks : 1),
+      scheduler(std::make_unique<VllmV1Scheduler>(config, sequences, pool, context.workload,
+                                                  context.backend.windows(),
+                                                  context.backend.wants_sequences())) {}
+
+Engine::Engine(std::int32_t index, const EngineConfig& config, const EngineContext& context)
+    : index_(index), config_(config), context_(context) {
+  for (int r = 0; r < config.ranks; ++r) ranks_.push_back(std::make_unique<Rank>(config.scheduler, context));
+  flights_.resize(static_cast<std::size_t>(config.scheduler.pipeline_depth));
+  for (InFlight& flight : flights_) flight.sampled.resize(ranks_.size());
+  batches_.resize(ranks_.size());
+  loads_.resize(ranks_.size());
+}
+
+std::optional<std::string> Engine::refuses(const Request& request) const {
+  const SchedulerConfig& c = config_.scheduler;
+  if (request.input_len >= c.max_model_len) {
+    return fmt::format("prompt of {} tokens leaves no room for output: max_model_len is {}",
+                       request.input_len, c.max_model_len);
+  }
+  if (!c.caches_tokens) return std::nullopt;
+  // The last token is never put into the cache.
+  const std::int64_t most =
+      std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, c.max_model_len) - 1;
+  const std::int64_t need = cdiv(most, c.block_size);
+  if (need > c.num_blocks - 1) {
+    return fmt::format("request of {} tokens needs {} KV blocks of {} tokens, the engine has {}", most, need,
+                       c.block_size, c.num_blocks - 1);
+  }
+  return std::nullopt;
+}
+
+void Engine::enqueue(const Request& request, Picoseconds now) {
+  std::int32_t chosen = 0;
+  if (ranks_.size() > 1) {
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      loads_[r] = {ranks_[r]->scheduler->waiting(), ranks_[r]->scheduler->running()};
+    }
+    chosen = pick_rank(loads_);
+  }
+  Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
+  if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
+  rank.scheduler->enqueue(rank.sequences.add(request, now));
+  if (in_flight_ < flights_.size()) next_try_ = std::min(next_try_, std::max(now, ready_at_));
+}
+
+// The span ends with the step that is under way at the arrival; a step that would start at that very time
+// sees the new request.
+void Engine::truncate(Picoseconds arrival) {
+  InFlight& flight = front();
+  std::int64_t low = 1, high = flight.event.steps;
+  while (low < high) {
+    const std::int64_t middle = low + (high - low) / 2;
+    if (flight.event.start + length(flight.event, middle) >= arrival) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  flight.event.steps = low;
+  ready_at_ = flight.end = flight.event.start + length(flight.event, low);
+}
+
+void Engine::commit(Picoseconds now, std::vector<Request>& finished) {
+  while (in_flight_ > 0 && front().end <= now) {
+    InFlight& flight = front();
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1);
+    }
+    if (flight.event.steps > 1) note_usage();
+    if (context_.options.timeline != nullptr) context_.options.timeline->step(flight.event);
+    for (std::size_t r = 0; r < ranks_.size(); ++r) give_tokens(flight, r, finished);
+    num_steps_ += flight.event.steps;
+    busy_ += std::max<Picoseconds>(0, flight.end - std::max(flight.event.start, busy_until_));
+    busy_until_ = std::max(busy_until_, flight.end);
+    head_ = head_ + 1 == flights_.size() ? 0 : head_ + 1;
+    --in_flight_;
+    next_try_ = std::max(now, ready_at_);
+  }
+}
+
+void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Request>& finished) {
+  Rank& rank = *ranks_[r];
+  const TimelineWriter::StepEvent& e = flight.event;
+  const Picoseconds first_out = e.start + e.time.tokens_out;
+  finishing_.clear();
+  Picoseconds common = -1;  // time of the previous token, mostly the same for all
+  std::int64_t with_common = 0, others = 0;
+  for (const std::int32_t slot : flight.sampled[r]) {
+    Sequence& s = rank.sequences[slot];
+    s.token_in_flight = false;
+    ++s.num_tokens;
+    if (!s.first_token_out) {
+      s.first_token_out = true;
+      s.prefill_start = e.start;
+      s.first_token = flight.end;
+    } else {
+      if (common < 0) common = s.last_token;
+      if (s.last_token == common) {
+        ++with_common;
+      } else {
+        ++others;
+        context_.metrics.add_gaps(first_out - s.last_token, 0, 1, 1);
+      }
+    }
+    s.last_token = flight.end;
+    if (s.num_tokens >= s.end_tokens) finishing_.push_back(slot);
+  }
+  if (with_common > 0) {
+    if (first_out - common == e.first) {
+      context_.metrics.add_gaps(e.first, e.increment, e.steps, with_common);
+    } else {
+      context_.metrics.add_gaps(first_out - common, 0, 1, with_common);
+      others += with_common;
+    }
+  }
+  if (others > 0 && e.steps > 1) {
+    context_.metrics.add_gaps(e.first + e.increment, e.increment, e.steps - 1, others);
+  }
+  if (finishing_.empty()) return;
+  for (const std::int32_t slot : finishing_) {
+    const Sequence& s = rank.sequences[slot];
+    record(s, flight.end);
+    finished.push_back(s.request);
+  }
+  rank.scheduler->finish(finishing_);
+  for (const std::int32_t slot : finishing_) rank.sequences.remove(slot);
+}
+
+void Engine::record(const Sequence& s, Picoseconds at) {
+  const Picoseconds egress = context_.options.egress;
+  RequestRecord record;
+  record.id = s.request.id;
+  record.engine = index_;
+  record.input_len = s.request.input_len;
+  record.output_len = s.end_tokens - s.request.input_len;
+  record.arrival = s.request.arrival;
+  record.queued = s.queued;
+  record.scheduled = s.scheduled;
+  record.prefill_done = s.prefill_start;
+  record.first_token = s.first_token + egress;
+  record.finish = at + egress;
+  record.preemptions = s.preemptions;
+  record.cached_tokens = s.cached_tokens;
+  context_.metrics.add(record);
+  if (context_.options.timeline != nullptr) context_.options.timeline->request(record);
+}
+
+void Engine::launch(Picoseconds now) {
+  next_try_ = kNever;
+  if (in_flight_ == flights_.size()) return;
+  bool empty = true, preempted = false;
+  // A step in which the only running request preempted itself is empty; the next one may admit.
+  for (int attempt = 0; attempt < 2 && empty; ++attempt) {
+    if (attempt == 1 && !preempted) break;
+    preempted = false;
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      batches_[r] = ranks_[r]->scheduler->schedule(now);
+      empty = empty && batches_[r].empty();
+      preempted = preempted || ranks_[r]->scheduler->preempted();
+    }
+  }
+  if (empty) return;
+  note_usage();
+
+  InFlight& flight = flights_[(head_ + in_flight_) % flights_.size()];
+  flight.event = {};
+  TimelineWriter::StepEvent& e = flight.event;
+  e.engine = index_;
+  e.start = now;
+  std::int64_t hold = context_.options.use_spans && flights_.size() == 1 ? kNever : 1;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    const Scheduler& scheduler = *ranks_[r]->scheduler;
+    const auto sampled = scheduler.sampled();
+    flight.sampled[r].assign(sampled.begin(), sampled.end());
+    e.decode_tokens += batches_[r].decode_sequences;
+    for (const PrefillPart& part : batches_[r].prefill) e.prefill_tokens += part.new_tokens;
+    if (hold > 1) hold = std::min(hold, scheduler.hold());
+  }
+  e.running = static_cast<std::int32_t>(running());
+  e.waiting = static_cast<std::int32_t>(waiting());
+  if (context_.options.timeline != nullptr) e.kv_usage = kv_usage();
+
+  const Step step{index_, now, batches_};
+  SpanTime span;
+  if (hold > 1) span = context_.backend.run_span(step, hold);
+  if (span.steps > 0) {
+    if (span.steps > hold)
+      throw std::logic_error("Backend::run_span answered for more steps than it was asked for");
+    e.steps = span.steps;
+    e.first = span.first;
+    e.increment = span.increment;
+    e.time = {span.first, span.first};
+    flight.end = now + length(e, e.steps);
+    ready_at_ = flight.end;
+  } else {
+    e.time = context_.backend.run(step);
+    e.first = e.time.tokens_out;
+    flight.end = now + e.time.tokens_out;
+    if (in_flight_ > 0) {  // tokens come out in the order of the steps
+      const InFlight& before = flights_[(head_ + in_flight_ - 1) % flights_.size()];
+      flight.end = std::max(flight.end, before.end);
+    }
+    ready_at_ = now + e.time.next_start;
+  }
+  if (flight.end < now || ready_at_ < now) throw std::logic_error("a step of negative duration");
+  ++in_flight_;
+  if (in_flight_ < flights_.size()) next_try_ = ready_at_;
+}
+
+bool Engine::stuck() const { return in_flight_ == 0 && next_try_ == kNever && running() + waiting() > 0; }
+
+std::int64_t Engine::running() const {
+  std::int64_t n = 0;
+  for (const auto& rank : ranks_) n += rank->scheduler->running();
+  return n;
+}
+
+std::int64_t Engine::waiting() const {
+  std::int64_t n = 0;
+  for (const auto& rank : ranks_) n += rank->scheduler->waiting();
+  return n;
+}
+
+double Engine::kv_usage() const {
+  double most = 0;
+  for (const auto& rank : ranks_) {
+    if (rank->pool.usable() > 0) {
+      most =
+          std::max(most, static_cast<double>(rank->pool.used()) / static_cast<double>(rank->pool.usable()));
+    }
+  }
+  return most;
+}
+
+// Blocks are only taken while a step is decided or a span goes on, so the peak lies at the end of either.
+void Engine::note_usage() { peak_kv_usage_ = std::max(peak_kv_usage_, kv_usage()); }
+
+TokenCounts Engine::counts() const {
+  TokenCounts sum;
+  for (const auto& rank : ranks_) {
+    const TokenCounts& c = rank->scheduler->counts();
+    sum.scheduled += c.scheduled;
+    sum.reused += c.reused;
+    sum.discarded += c.discarded;
+    sum.queried += c.queried;
+    sum.hit += c.hit;
+  }
+  return sum;
+}
+
+bool Engine::all_blocks_free() const {
+  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->pool.used() == 0; });
+}
+
+}  // namespace foretoken

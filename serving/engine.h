@@ -1,0 +1,96 @@
+// One replica in virtual time: its ranks' schedulers and blocks, and the steps that it has in flight. The
+// event loop (serve.cpp) tells it when requests arrive, when steps end and when it may start the next one.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "serving/router.h"
+#include "serving/scheduler/scheduler.h"
+
+namespace foretoken {
+
+inline constexpr Picoseconds kNever = std::numeric_limits<Picoseconds>::max();
+
+// What all engines of a run share.
+struct EngineContext {
+  Workload& workload;
+  Backend& backend;
+  const ServeOptions& options;
+  MetricsCollector& metrics;
+};
+
+class Engine {
+ public:
+  Engine(std::int32_t index, const EngineConfig& config, const EngineContext& context);
+
+  // Why the request can never be served here; nullopt when it can.
+  std::optional<std::string> refuses(const Request& request) const;
+  void enqueue(const Request& request, Picoseconds now);
+  // Commits the steps whose tokens are out by now; `finished` gets the requests that end.
+  void commit(Picoseconds now, std::vector<Request>& finished);
+  // Starts the next step if there is one to start and room in the pipeline.
+  void launch(Picoseconds now);
+
+  // When something happens here: tokens come out, or the next step may start.
+  Picoseconds event_time() const { return std::min(tokens_out(), next_try_); }
+  Picoseconds tokens_out() const { return in_flight_ == 0 ? kNever : front().end; }
+  Picoseconds next_try() const { return next_try_; }
+  // Has requests, but nothing in flight and nothing that could be scheduled.
+  bool stuck() const;
+
+  std::int64_t running() const;
+  std::int64_t waiting() const;
+  std::int64_t num_steps() const { return num_steps_; }
+  Picoseconds busy() const { return busy_; }
+  double peak_kv_usage() const { return peak_kv_usage_; }
+  TokenCounts counts() const;
+  bool all_blocks_free() const;
+
+ private:
+  struct Rank {
+    Rank(const SchedulerConfig& config, const EngineContext& context);
+    SequenceTable sequences;
+    KvBlockPool pool;
+    std::unique_ptr<Scheduler> scheduler;
+  };
+  // A step, or a span of decode steps that repeat one decision, the i-th lasting first + i * increment.
+  struct InFlight {
+    TimelineWriter::StepEvent event;
+    Picoseconds end = 0;                             // its (last) tokens are out
+    std::vector<std::vector<std::int32_t>> sampled;  // by rank
+  };
+
+  InFlight& front() { return flights_[head_]; }
+  const InFlight& front() const { return flights_[head_]; }
+  static Picoseconds length(const TimelineWriter::StepEvent& event, std::int64_t steps) {
+    return event.first * steps + event.increment * (steps * (steps - 1) / 2);
+  }
+  void truncate(Picoseconds arrival);
+  void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished);
+  void record(const Sequence& s, Picoseconds at);
+  void note_usage();
+  double kv_usage() const;
+
+  const std::int32_t index_;
+  const EngineConfig config_;
+  const EngineContext context_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  std::vector<InFlight> flights_;  // ring of pipeline_depth
+  std::size_t head_ = 0, in_flight_ = 0;
+  Picoseconds ready_at_ = 0;       // when the newest step lets the next one start
+  Picoseconds next_try_ = kNever;  // when to ask the schedulers again
+  Picoseconds busy_until_ = 0, busy_ = 0;
+  std::int64_t num_steps_ = 0;
+  double peak_kv_usage_ = 0;
+  std::vector<Batch> batches_;  // scratch
+  std::vector<RankLoad> loads_;
+  std::vector<std::int32_t> finishing_;
+};
+
+}  // namespace foretoken

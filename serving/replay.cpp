@@ -1,0 +1,75 @@
+// Gives the durations of a recorded timeline back, and holds the steps to it.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "serving/timeline.h"
+
+namespace foretoken {
+
+ReplayBackend::ReplayBackend(const Recording& recording, std::vector<std::int64_t> windows)
+    : recording_(recording), windows_(std::move(windows)) {
+  for (std::size_t i = 0; i < recording.steps.size(); ++i) {
+    const auto engine = static_cast<std::size_t>(recording.steps[i].engine);
+    if (events_.size() <= engine) events_.resize(engine + 1);
+    events_[engine].push_back(i);
+  }
+  next_.resize(events_.size());
+  step_in_span_.resize(events_.size());
+}
+
+const TimelineWriter::StepEvent& ReplayBackend::match(const Step& step) const {
+  const auto fail = [&](const std::string& what) {
+    throw Error("timeline",
+                fmt::format("the run leaves the recording at engine {}, {} ps: {}; replay it with the "
+                            "scenario that it was recorded with",
+                            step.engine, step.start, what));
+  };
+  const auto engine = static_cast<std::size_t>(step.engine);
+  if (engine >= events_.size() || next_[engine] >= events_[engine].size()) fail("no more steps are recorded");
+  const TimelineWriter::StepEvent& event = recording_.steps[events_[engine][next_[engine]]];
+  const std::int64_t i = step_in_span_[engine];
+  const Picoseconds start = event.start + event.first * i + event.increment * (i * (i - 1) / 2);
+  if (start != step.start) fail(fmt::format("the recorded step starts at {} ps", start));
+  std::int64_t prefill = 0, decode = 0;
+  for (const Batch& batch : step.ranks) {
+    decode += batch.decode_sequences;
+    prefill += batch.tokens() - batch.decode_sequences;
+  }
+  if (prefill != event.prefill_tokens || decode != event.decode_tokens) {
+    fail(fmt::format("{} prefill and {} decode tokens, recorded are {} and {}", prefill, decode,
+                     event.prefill_tokens, event.decode_tokens));
+  }
+  return event;
+}
+
+void ReplayBackend::consume(std::size_t engine, const TimelineWriter::StepEvent& event, std::int64_t steps) {
+  step_in_span_[engine] += steps;
+  if (step_in_span_[engine] == event.steps) {
+    step_in_span_[engine] = 0;
+    ++next_[engine];
+  }
+}
+
+StepTime ReplayBackend::run(const Step& step) {
+  const TimelineWriter::StepEvent& event = match(step);
+  const auto engine = static_cast<std::size_t>(step.engine);
+  const Picoseconds duration = event.first + event.increment * step_in_span_[engine];
+  const StepTime time = event.steps == 1 ? event.time : StepTime{duration, duration};
+  consume(engine, event, 1);
+  return time;
+}
+
+SpanTime ReplayBackend::run_span(const Step& step, std::int64_t max_steps) {
+  const TimelineWriter::StepEvent& event = match(step);
+  if (event.steps == 1 && event.time.next_start != event.time.tokens_out) return {};
+  const auto engine = static_cast<std::size_t>(step.engine);
+  const std::int64_t i = step_in_span_[engine];
+  const SpanTime span{std::min(max_steps, event.steps - i), event.first + event.increment * i,
+                      event.increment};
+  consume(engine, event, span.steps);
+  return span;
+}
+
+}  // namespace foretoken

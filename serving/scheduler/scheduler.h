@@ -1,0 +1,52 @@
+// What a scheduling policy decides for one rank: which sequences get how many tokens in the step that starts
+// now, and for how many steps that decision holds.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "serving/backend.h"
+#include "serving/kv_block_pool.h"
+#include "serving/sequence.h"
+#include "serving/serve.h"
+#include "serving/workload.h"
+
+namespace foretoken {
+
+// Tokens of one rank so far: scheduled + reused = needed + discarded, over requests that have left.
+struct TokenCounts {
+  std::int64_t scheduled = 0;         // prefill and decode tokens computed
+  std::int64_t reused = 0;            // found in the prefix cache instead
+  std::int64_t discarded = 0;         // in the cache when their sequence was preempted
+  std::int64_t queried = 0, hit = 0;  // prompt tokens looked up and found, at first admission only
+};
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+
+  virtual void enqueue(std::int32_t slot) = 0;
+  // Decides the step that starts now; the batch is valid until the next call.
+  virtual const Batch& schedule(Picoseconds now) = 0;
+  // Sequences that get a token in the step just decided, in the policy's order.
+  virtual std::span<const std::int32_t> sampled() const = 0;
+  virtual bool preempted() const = 0;  // in the step just decided
+  // For how many steps, this one included, single decisions would repeat the one just made, if nothing
+  // arrives. Tokens of the step are not out yet when this is asked.
+  virtual std::int64_t hold() const = 0;
+  // Would a request that is enqueued now make the next decision another one than hold() promised?
+  virtual bool arrival_matters() const = 0;
+  // The decision just made was repeated `steps` more times; tokens of all but the last step are out.
+  virtual void advance(std::int64_t steps) = 0;
+  // These sequences have produced their last token, in this order: frees what they hold. Slots stay the
+  // caller's.
+  virtual void finish(std::span<const std::int32_t> slots) = 0;
+
+  virtual std::int64_t running() const = 0;
+  virtual std::int64_t waiting() const = 0;
+  virtual const TokenCounts& counts() const = 0;
+};
+
+}  // namespace foretoken

@@ -1,0 +1,309 @@
+#include "serving/scheduler/vllm_v1.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace foretoken {
+
+VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
+                                 const Workload& workload, std::span<const std::int64_t> windows,
+                                 bool list_decodes)
+    : config_(config),
+      sequences_(sequences),
+      pool_(pool),
+      workload_(workload),
+      windows_(windows.begin(), windows.end()),
+      list_decodes_(list_decodes),
+      needs_(static_cast<std::size_t>(config.block_size) + 1) {}
+
+void VllmV1Scheduler::enqueue(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  // vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
+  s.end_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(
+      std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len));
+  s.shared_blocks = 0;
+  if (caching()) {
+    // Content that nobody else can name is not entered into the table unless its own request may look for it
+    // again (see preempt): the outcome is the same, for no other lookup can hit it.
+    if (s.request.session >= 0) {
+      s.shared_blocks = std::numeric_limits<std::int32_t>::max();
+    } else if (s.request.num_runs > 0) {
+      std::int64_t shared = 0;
+      for (const ContentRun& run : workload_.content(s.request)) shared += run.tokens;
+      s.shared_blocks =
+          static_cast<std::int32_t>(std::min<std::int64_t>(shared, s.request.input_len) / config_.block_size);
+    }
+  }
+  waiting_.push_back(slot);
+}
+
+const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
+  batch_ = Batch();
+  prefill_.clear();
+  decode_.clear();
+  sampled_.clear();
+  budget_ = config_.max_num_batched_tokens;
+  preempted_ = skipped_ = fragile_ = false;
+
+  schedule_running();
+  if (!preempted_) schedule_waiting(now);
+
+  batch_.prefill = prefill_;
+  batch_.decode = decode_;
+  batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size());
+  return batch_;
+}
+
+void VllmV1Scheduler::schedule_running() {
+  for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
+    const std::int32_t slot = running_[i];
+    Sequence& s = sequences_[slot];
+    std::int64_t n = s.num_tokens - s.computed;
+    if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
+    n = std::min({n, budget_, config_.max_model_len - 1 - s.computed});
+    if (n <= 0) {
+      skipped_ = true;
+      continue;
+    }
+    if (config_.caches_tokens && s.computed + n > s.capacity) {
+      const std::int64_t need = blocks_for(s.computed + n) - static_cast<std::int64_t>(s.blocks.size());
+      while (need > pool_.free()) {
+        const std::int32_t victim = running_.back();
+        running_.pop_back();
+        preempt(victim);
+        if (victim == slot) return;
+      }
+      for (std::int64_t b = 0; b < need; ++b) append_block(s);
+    }
+    take(slot, static_cast<std::int32_t>(n));
+  }
+}
+
+void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
+  while (!waiting_.empty() && budget_ > 0 && running() < config_.max_num_seqs) {
+    const std::int32_t slot = waiting_.front();
+    Sequence& s = sequences_[slot];
+    if (s.token_in_flight)
+      break;  // preempted in a pipeline: its next token isn't known before this one is out
+    find_hits(s);
+    const auto hit_blocks = static_cast<std::int64_t>(hits_.size());
+    const std::int64_t computed = hit_blocks * config_.block_size;
+    std::int64_t n = s.num_tokens - computed;
+    if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
+    if (!config_.enable_chunked_prefill && n > budget_) break;
+    n = std::min(n, budget_);
+
+    std::int64_t need = 0;
+    if (config_.caches_tokens) {
+      const std::int64_t watermark =
+          running_.empty()
+              ? 0
+              : static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
+      // Hits on free blocks leave the free queue, so they count against it.
+      const std::int64_t available = pool_.free() - free_hits_ - watermark;
+      need = blocks_for(computed + n) - hit_blocks;
+      const std::int64_t need_in_full = blocks_for(s.num_tokens) - hit_blocks;
+      if (need > available || (config_.reserve_full_prompt && need_in_full > available)) {
+        fragile_ = free_hits_ > 0 && !config_.reserve_full_prompt;
+        break;  // admission never preempts
+      }
+      for (const KvBlockPool::Block block : hits_) pool_.touch(block);
+      s.blocks.assign(hits_.begin(), hits_.end());
+      s.capacity = static_cast<std::int32_t>(computed);
+      for (std::int64_t b = 0; b < need; ++b) append_block(s);
+    }
+    waiting_.pop_front();
+    running_.push_back(slot);
+    s.state = Sequence::State::kRunning;
+    s.computed = static_cast<std::int32_t>(computed);
+    s.entered_blocks = static_cast<std::int32_t>(hit_blocks);
+    counts_.reused += computed;
+    if (s.cached_tokens < 0) {
+      s.cached_tokens = static_cast<std::int32_t>(computed);
+      s.scheduled = now;
+      if (caching()) {
+        counts_.queried += s.num_tokens;
+        counts_.hit += computed;
+      }
+    }
+    take(slot, static_cast<std::int32_t>(n));
+  }
+}
+
+// Puts n tokens of a sequence into the batch. Counted as computed at once, as vLLM does.
+void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
+  Sequence& s = sequences_[slot];
+  const std::int32_t before = s.computed;
+  s.computed += n;
+  budget_ -= n;
+  counts_.scheduled += n;
+  const bool samples = s.computed == s.num_tokens;
+  if (s.decoding) {
+    ++batch_.decode_sequences;
+    for (std::size_t g = 0; g < windows_.size(); ++g) {
+      const bool grows = windows_[g] == 0 || s.computed < windows_[g];
+      batch_.contexts[g] += grows ? s.computed : windows_[g];
+      batch_.growing[g] += grows;
+    }
+    if (list_decodes_) decode_.push_back({slot, s.request.id, s.computed});
+  } else {
+    prefill_.push_back({slot, s.request.id, n, before, samples});
+    s.decoding = samples;
+  }
+  if (samples) {
+    s.token_in_flight = true;
+    sampled_.push_back(slot);
+  }
+  if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);
+}
+
+// Enters the blocks that are full by now (vLLM: when the step that fills them is scheduled).
+void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
+  const std::int64_t full = std::min<std::int64_t>(s.computed / config_.block_size, limit);
+  if (s.entered_blocks >= full) return;
+  s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
+  for (; s.entered_blocks < full; ++s.entered_blocks) {
+    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
+  }
+}
+
+// The longest run of cached full blocks from the start; never the whole prompt, whose last token must be
+// computed.
+void VllmV1Scheduler::find_hits(Sequence& s) {
+  hits_.clear();
+  free_hits_ = 0;
+  if (!caching()) return;
+  std::int64_t most = (s.num_tokens - 1) / config_.block_size;
+  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  for (std::int64_t b = 0; b < most; ++b) {
+    if (s.hashes.size() <= b) {
+      s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
+    }
+    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
+    if (block < 0) return;
+    hits_.push_back(block);
+    free_hits_ += pool_.is_free(block);
+  }
+}
+
+// Tail first, so that the tail is evicted first.
+void VllmV1Scheduler::release_blocks(Sequence& s) {
+  for (std::size_t b = s.blocks.size(); b-- > 0;) pool_.release(s.blocks[b]);
+  s.blocks.clear();
+  s.capacity = 0;
+}
+
+void VllmV1Scheduler::preempt(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
+  release_blocks(s);
+  counts_.discarded += s.computed;
+  s.computed = 0;
+  s.entered_blocks = 0;
+  s.decoding = false;
+  s.state = Sequence::State::kWaiting;
+  ++s.preemptions;
+  waiting_.push_front(slot);
+  preempted_ = true;
+}
+
+// Why a decode-only decision repeats itself until the bounds below:
+// - Running: each scheduled sequence wants one token again, in the same order, and the blocks that this takes
+// are
+//   there; sequences beyond the budget stay beyond it, since nobody leaves before the nearest finish.
+// - Waiting, if not empty, was blocked at its head, and stays blocked: by the budget or max_num_seqs, because
+// the
+//   running set is the same; by "prompt must fit the budget whole", because during the span nothing but
+//   blocks that hold newly generated tokens of running requests enters the prefix cache, which nobody may
+//   name before the request has finished, so hits can only shrink; by blocks, because free only falls, and
+//   what the whole prompt takes from it (blocks to compute + hits on free blocks) only rises: a hit that is
+//   evicted turns into a block to compute. Without reserve_full_prompt the test is made with the next chunk
+//   alone, and losing hits may make that one fit; then (fragile_) the decision is made every step.
+// For the same reason a request that joins a blocked queue changes nothing (arrival_matters): it queues
+// behind.
+std::int64_t VllmV1Scheduler::hold() const {
+  if (preempted_ || skipped_ || fragile_ || !prefill_.empty()) return 1;
+  const std::int64_t scheduled = batch_.decode_sequences;
+  if (scheduled == 0) {
+    return waiting_.empty() && running_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
+  }
+  std::int64_t steps = std::numeric_limits<std::int64_t>::max();
+  std::fill(needs_.begin(), needs_.end(), 0);
+  for (std::int64_t i = 0; i < scheduled; ++i) {
+    const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+    steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
+    if (config_.caches_tokens) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+    for (const std::int64_t window : windows_) {
+      if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
+    }
+  }
+  if (!config_.caches_tokens) return steps;
+  // Step j (the next one is 1) needs a block for each sequence with room for j - 1 more tokens, modulo
+  // block_size.
+  std::int64_t left = pool_.free();
+  const std::int64_t cycles = left / scheduled;
+  left -= cycles * scheduled;
+  std::int64_t more = cycles * config_.block_size;
+  for (int d = 0; d < config_.block_size && needs_[static_cast<std::size_t>(d)] <= left; ++d) {
+    left -= needs_[static_cast<std::size_t>(d)];
+    ++more;
+  }
+  return std::min(steps, more + 1);
+}
+
+bool VllmV1Scheduler::arrival_matters() const {
+  return waiting_.empty() && running() < config_.max_num_seqs && budget_ > 0;
+}
+
+// Takes blocks exactly as single steps would: step by step, in running order within a step, so that the free
+// queue and the prefix cache end up the same.
+void VllmV1Scheduler::advance(std::int64_t steps) {
+  const std::int64_t scheduled = batch_.decode_sequences;
+  if (steps <= 0 || scheduled == 0) return;
+  const auto extra = static_cast<std::int32_t>(steps);
+  counts_.scheduled += scheduled * steps;
+  if (config_.caches_tokens) {
+    std::fill(needs_.begin(), needs_.end(), 0);
+    for (std::int64_t i = 0; i < scheduled; ++i) {
+      const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+      ++needs_[static_cast<std::size_t>(s.capacity - s.computed) + 1];
+    }
+    for (std::size_t d = 1; d < needs_.size(); ++d) needs_[d] += needs_[d - 1];
+    order_.resize(static_cast<std::size_t>(scheduled));
+    for (std::int64_t i = 0; i < scheduled; ++i) {
+      const std::int32_t slot = running_[static_cast<std::size_t>(i)];
+      const Sequence& s = sequences_[slot];
+      order_[static_cast<std::size_t>(needs_[static_cast<std::size_t>(s.capacity - s.computed)]++)] = slot;
+    }
+    for (std::int64_t base = 0; base < steps; base += config_.block_size) {
+      for (const std::int32_t slot : order_) {
+        Sequence& s = sequences_[slot];
+        if (s.capacity - s.computed >= steps) break;  // capacity rises with the cycles, so this holds in each
+        append_block(s);
+      }
+    }
+  }
+  for (std::int64_t i = 0; i < scheduled; ++i) {
+    Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+    s.computed += extra;
+    s.num_tokens += extra;
+    if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);
+  }
+}
+
+void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
+  if (slots.empty()) return;
+  for (const std::int32_t slot : slots) {
+    Sequence& s = sequences_[slot];
+    release_blocks(s);
+    if (s.state == Sequence::State::kWaiting) {  // preempted while its last token was in flight
+      waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+    }
+  }
+  std::erase_if(running_, [this](std::int32_t slot) {
+    const Sequence& s = sequences_[slot];
+    return s.num_tokens >= s.end_tokens;
+  });
+}
+
+}  // namespace foretoken

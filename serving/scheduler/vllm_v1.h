@@ -1,0 +1,77 @@
+// vLLM V1's scheduler (serving-policies 5.1): one token budget, running requests first, preemption by
+// recompute, block-hash prefix caching.
+#pragma once
+
+#include <array>
+#include <deque>
+
+#include "serving/scheduler/scheduler.h"
+
+namespace foretoken {
+
+class VllmV1Scheduler : public Scheduler {
+ public:
+  // All references must outlive the scheduler. windows: Backend::windows().
+  VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
+                  const Workload& workload, std::span<const std::int64_t> windows, bool list_decodes);
+
+  void enqueue(std::int32_t slot) override;
+  const Batch& schedule(Picoseconds now) override;
+  std::span<const std::int32_t> sampled() const override { return sampled_; }
+  bool preempted() const override { return preempted_; }
+  std::int64_t hold() const override;
+  bool arrival_matters() const override;
+  void advance(std::int64_t steps) override;
+  void finish(std::span<const std::int32_t> slots) override;
+  std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
+  std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
+  const TokenCounts& counts() const override { return counts_; }
+
+  std::span<const std::int32_t> running_slots() const { return running_; }
+  const std::deque<std::int32_t>& waiting_slots() const { return waiting_; }
+
+ private:
+  bool caching() const { return config_.caches_tokens && config_.enable_prefix_caching; }
+  std::int64_t blocks_for(std::int64_t tokens) const {
+    return (tokens + config_.block_size - 1) / config_.block_size;
+  }
+  void schedule_running();
+  void schedule_waiting(Picoseconds now);
+  void take(std::int32_t slot, std::int32_t tokens);
+  void preempt(std::int32_t slot);
+  void find_hits(Sequence& s);
+  void enter_blocks(Sequence& s, std::int64_t limit);
+  void append_block(Sequence& s) {
+    s.blocks.push_back(pool_.allocate());
+    s.capacity += config_.block_size;
+  }
+  void release_blocks(Sequence& s);
+
+  const SchedulerConfig config_;
+  SequenceTable& sequences_;
+  KvBlockPool& pool_;
+  const Workload& workload_;
+  std::vector<std::int64_t> windows_;
+  bool list_decodes_;
+
+  std::vector<std::int32_t> running_;  // in order of admission
+  std::deque<std::int32_t> waiting_;
+
+  // The decision just made.
+  Batch batch_;
+  std::vector<PrefillPart> prefill_;
+  std::vector<DecodePart> decode_;
+  std::vector<std::int32_t> sampled_;
+  std::int64_t budget_ = 0;
+  bool preempted_ = false;
+  bool skipped_ = false;  // a running sequence had nothing to compute: its token is in flight
+  bool fragile_ = false;  // the head of the queue is blocked in a way that evictions may undo
+
+  std::vector<KvBlockPool::Block> hits_;  // scratch of find_hits
+  std::int64_t free_hits_ = 0;
+  std::vector<std::int32_t> order_;          // scratch of advance
+  mutable std::vector<std::int32_t> needs_;  // scratch: decoding sequences by steps until they need a block
+  TokenCounts counts_;
+};
+
+}  // namespace foretoken

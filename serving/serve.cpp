@@ -1,0 +1,320 @@
+// The event loop. At one time: steps that end, in order of engines; then arrivals; then every engine that may
+// start a step decides. An arrival at the very end of a step is seen by the step that starts there.
+#include "serving/serve.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "base/error.h"
+#include "serving/engine.h"
+
+namespace foretoken {
+namespace {
+
+__extension__ using Integer128 = __int128;
+
+// Binary heap of engines by the time of their next event, lowest index first on ties.
+class EngineHeap {
+ public:
+  explicit EngineHeap(std::size_t engines) : times_(engines, kNever), heap_(engines), places_(engines) {
+    for (std::size_t i = 0; i < engines; ++i) heap_[i] = places_[i] = static_cast<std::int32_t>(i);
+  }
+  std::int32_t first() const { return heap_[0]; }
+  Picoseconds first_time() const { return times_[static_cast<std::size_t>(heap_[0])]; }
+  void set(std::int32_t engine, Picoseconds time) {
+    const Picoseconds old = times_[static_cast<std::size_t>(engine)];
+    if (time == old) return;
+    times_[static_cast<std::size_t>(engine)] = time;
+    if (time < old) {
+      up(static_cast<std::size_t>(places_[static_cast<std::size_t>(engine)]));
+    } else {
+      down(static_cast<std::size_t>(places_[static_cast<std::size_t>(engine)]));
+    }
+  }
+
+ private:
+  bool before(std::int32_t a, std::int32_t b) const {
+    const Picoseconds x = times_[static_cast<std::size_t>(a)], y = times_[static_cast<std::size_t>(b)];
+    return x != y ? x < y : a < b;
+  }
+  void put(std::size_t place, std::int32_t engine) {
+    heap_[place] = engine;
+    places_[static_cast<std::size_t>(engine)] = static_cast<std::int32_t>(place);
+  }
+  void up(std::size_t place) {
+    const std::int32_t engine = heap_[place];
+    for (; place > 0 && before(engine, heap_[(place - 1) / 2]); place = (place - 1) / 2) {
+      put(place, heap_[(place - 1) / 2]);
+    }
+    put(place, engine);
+  }
+  void down(std::size_t place) {
+    const std::int32_t engine = heap_[place];
+    for (;;) {
+      std::size_t child = 2 * place + 1;
+      if (child >= heap_.size()) break;
+      if (child + 1 < heap_.size() && before(heap_[child + 1], heap_[child])) ++child;
+      if (!before(heap_[child], engine)) break;
+      put(place, heap_[child]);
+      place = child;
+    }
+    put(place, engine);
+  }
+  std::vector<Picoseconds> times_;
+  std::vector<std::int32_t> heap_, places_;
+};
+
+void check(const EngineConfig& engine, const Backend& backend) {
+  const SchedulerConfig& c = engine.scheduler;
+  const auto require = [](bool ok, const char* key, const std::string& message) {
+    if (!ok) throw Error(key, message);
+  };
+  require(engine.ranks >= 1, "data_parallel_size", "must be at least 1");
+  require(c.max_num_seqs >= 1, "max_num_seqs", "must be at least 1");
+  require(c.max_num_batched_tokens >= 1, "max_num_batched_tokens", "must be at least 1");
+  require(c.max_model_len >= 2 && c.max_model_len <= std::numeric_limits<std::int32_t>::max(),
+          "max_model_len", "must be from 2 to 2147483647");
+  require(c.block_size >= 1, "block_size", "must be at least 1");
+  require(c.pipeline_depth >= 1, "pipeline_parallel_size", "must be at least 1");
+  require(c.watermark >= 0 && c.watermark < 1, "watermark", "must be from 0 to below 1");
+  require(c.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", "must be at least 0 (0: off)");
+  require(!c.caches_tokens || (c.num_blocks >= 2 && c.num_blocks <= std::numeric_limits<std::int32_t>::max()),
+          "num_gpu_blocks",
+          fmt::format("a pool of {} blocks can't be served from; it takes at least 2, one is the null block",
+                      c.num_blocks));
+  require(c.enable_chunked_prefill || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
+          fmt::format(
+              "is {}, below max_model_len ({}): without chunked prefill a prompt must fit one step; raise "
+              "it or set enable_chunked_prefill",
+              c.max_num_batched_tokens, c.max_model_len));
+  const auto windows = backend.windows();
+  if (windows.empty() || windows.size() > kMaxAttentionGroups || windows[0] != 0) {
+    throw std::logic_error("Backend::windows must begin with 0 and name at most kMaxAttentionGroups groups");
+  }
+}
+
+// Exact integrals of the numbers running and waiting over time.
+struct Averages {
+  Picoseconds now = 0;
+  std::int64_t running = 0, waiting = 0;
+  Integer128 running_time = 0, waiting_time = 0;
+  void advance(Picoseconds to) {
+    running_time += static_cast<Integer128>(running) * (to - now);
+    waiting_time += static_cast<Integer128>(waiting) * (to - now);
+    now = to;
+  }
+};
+
+class Loop {
+ public:
+  Loop(Workload& workload, Backend& backend, const ServeOptions& options)
+      : workload_(workload),
+        options_(options),
+        metrics_(options.slo, options.keep_records),
+        router_(options.router),
+        heap_(static_cast<std::size_t>(std::max(options.replicas, 1))) {
+    if (options.engines.empty()) throw Error("engine", "no engine is configured");
+    const bool same = options.engines.size() == 1;
+    const std::size_t replicas = same ? static_cast<std::size_t>(options.replicas) : options.engines.size();
+    if (options.replicas < 1) throw Error("replicas", "must be at least 1");
+    if (!same && static_cast<std::size_t>(options.replicas) != replicas) {
+      throw Error("replicas",
+                  fmt::format("{} replicas, but {} engines are configured; give one engine for all or "
+                              "one for each",
+                              options.replicas, options.engines.size()));
+    }
+    if (options.ingress < 0 || options.egress < 0) throw Error("ingress", "delays must be at least 0");
+    const EngineContext context{workload, backend, options_, metrics_};
+    for (std::size_t i = 0; i < replicas; ++i) {
+      const EngineConfig& config = options.engines[same ? 0 : i];
+      check(config, backend);
+      engines_.push_back(std::make_unique<Engine>(static_cast<std::int32_t>(i), config, context));
+    }
+    outstanding_.resize(replicas);
+    loads_.resize(replicas);
+    is_ready_.resize(replicas);
+  }
+
+  ServeResult run() {
+    while (!result_.aborted) {
+      Picoseconds next = heap_.first_time();
+      if (const auto arrival = workload_.next_arrival()) {
+        next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
+      }
+      if (next == kNever) break;
+      averages_.advance(std::max(next, now_));
+      now_ = averages_.now;
+      commit_ended();
+      admit_arrived();
+      commit_ended();  // spans that an arrival cut at this very time: nobody finishes in these
+      launch_ready();
+      if ((++events_ & 4095) == 0) housekeeping();
+    }
+    return summarize();
+  }
+
+ private:
+  void commit_ended() {
+    while (heap_.first_time() <= now_) {
+      const std::int32_t e = heap_.first();
+      Engine& engine = *engines_[static_cast<std::size_t>(e)];
+      finished_.clear();
+      engine.commit(now_, finished_);
+      for (const Request& request : finished_) {
+        last_finish_ = std::max(last_finish_, now_ + options_.egress);
+        workload_.finished(request, now_ + options_.egress);
+      }
+      completed_ += static_cast<std::int64_t>(finished_.size());
+      outstanding_[static_cast<std::size_t>(e)] -= static_cast<std::int64_t>(finished_.size());
+      if (!finished_.empty()) update_load(e);
+      settle(e);
+    }
+  }
+
+  void admit_arrived() {
+    for (auto arrival = workload_.next_arrival();
+         arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;
+         arrival = workload_.next_arrival()) {
+      const Request request = workload_.pop();
+      if (first_arrival_ < 0) first_arrival_ = request.arrival;
+      if (request.input_len < 1 || request.output_len < 1) {
+        throw std::logic_error("a workload produced a request without prompt or output tokens");
+      }
+      const std::int32_t e = router_.pick(outstanding_);
+      Engine& engine = *engines_[static_cast<std::size_t>(e)];
+      if (const auto reason = engine.refuses(request)) {
+        if (result_.rejected++ == 0) result_.rejected_reason = *reason;
+        workload_.finished(request, now_ + options_.egress);
+        continue;
+      }
+      ++outstanding_[static_cast<std::size_t>(e)];
+      engine.enqueue(request, now_);
+      update_load(e);
+      settle(e);
+      check_backlog();
+    }
+  }
+
+  void launch_ready() {
+    std::sort(ready_.begin(), ready_.end());
+    for (const std::int32_t e : ready_) {
+      Engine& engine = *engines_[static_cast<std::size_t>(e)];
+      is_ready_[static_cast<std::size_t>(e)] = 0;
+      engine.launch(now_);
+      update_load(e);
+      heap_.set(e, engine.event_time());
+      if (engine.stuck()) {
+        abort(fmt::format("engine {} can schedule none of its {} waiting and {} running requests", e,
+                          engine.waiting(), engine.running()));
+      }
+    }
+    ready_.clear();
+  }
+
+  // After a change at an engine: an engine that may start a step now is remembered until all arrivals are in.
+  void settle(std::int32_t e) {
+    Engine& engine = *engines_[static_cast<std::size_t>(e)];
+    if (engine.next_try() <= now_) {
+      if (!is_ready_[static_cast<std::size_t>(e)]) {
+        is_ready_[static_cast<std::size_t>(e)] = 1;
+        ready_.push_back(e);
+      }
+      heap_.set(e, engine.tokens_out());
+    } else {
+      heap_.set(e, engine.event_time());
+    }
+  }
+
+  void update_load(std::int32_t e) {
+    RankLoad& load = loads_[static_cast<std::size_t>(e)];
+    const RankLoad current{engines_[static_cast<std::size_t>(e)]->waiting(),
+                           engines_[static_cast<std::size_t>(e)]->running()};
+    averages_.waiting += current.waiting - load.waiting;
+    averages_.running += current.running - load.running;
+    load = current;
+  }
+
+  void check_backlog() {
+    const auto engines = static_cast<std::int64_t>(engines_.size());
+    if (options_.abort_backlog > 0 && averages_.waiting > options_.abort_backlog * engines) {
+      abort(fmt::format("overloaded: {} requests waiting at {} engines after {} requests served",
+                        averages_.waiting, engines, completed_));
+    }
+  }
+
+  void abort(std::string reason) {
+    if (result_.aborted) return;
+    result_.aborted = true;
+    result_.abort_reason = std::move(reason);
+  }
+
+  void housekeeping() {
+    if (options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed)) throw Interrupted();
+    if (options_.progress && (events_ & 65535) == 0) {
+      const std::int64_t total = workload_.total_requests();
+      if (total > 0) options_.progress(static_cast<double>(completed_) / static_cast<double>(total));
+    }
+  }
+
+  ServeResult summarize() {
+    ServingMetrics m = metrics_.summarize();
+    TokenCounts counts;
+    Picoseconds busy = 0;
+    for (const auto& engine : engines_) {
+      const TokenCounts c = engine->counts();
+      counts.queried += c.queried;
+      counts.hit += c.hit;
+      result_.scheduled_tokens += c.scheduled;
+      result_.reused_tokens += c.reused;
+      result_.discarded_tokens += c.discarded;
+      m.num_steps += engine->num_steps();
+      m.peak_kv_usage = std::max(m.peak_kv_usage, engine->peak_kv_usage());
+      busy += engine->busy();
+      if (!result_.aborted && !engine->all_blocks_free()) {
+        throw std::logic_error("KV blocks are still held after the last request");
+      }
+    }
+    if (counts.queried > 0) {
+      m.prefix_cache_hit_rate = static_cast<double>(counts.hit) / static_cast<double>(counts.queried);
+    }
+    const Picoseconds duration = last_finish_ - std::max(first_arrival_, Picoseconds{0});
+    if (duration > 0) {
+      const double time = static_cast<double>(duration);
+      m.mean_running = static_cast<double>(averages_.running_time) / time;
+      m.mean_waiting = static_cast<double>(averages_.waiting_time) / time;
+      m.busy_share = static_cast<double>(busy) / (time * static_cast<double>(engines_.size()));
+    }
+    result_.metrics = m;
+    result_.records = metrics_.records();
+    if (options_.timeline != nullptr) options_.timeline->finish();
+    if (options_.progress) options_.progress(1.0);
+    return std::move(result_);
+  }
+
+  Workload& workload_;
+  const ServeOptions& options_;
+  MetricsCollector metrics_;
+  Router router_;
+  std::vector<std::unique_ptr<Engine>> engines_;
+  EngineHeap heap_;
+  std::vector<std::int64_t> outstanding_;
+  std::vector<RankLoad> loads_;  // as counted in averages_
+  std::vector<std::int32_t> ready_;
+  std::vector<char> is_ready_;
+  std::vector<Request> finished_;
+  Averages averages_;
+  Picoseconds now_ = 0, first_arrival_ = -1, last_finish_ = 0;
+  std::int64_t completed_ = 0;
+  std::uint64_t events_ = 0;
+  ServeResult result_;
+};
+
+}  // namespace
+
+ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options) {
+  return Loop(workload, backend, options).run();
+}
+
+}  // namespace foretoken

@@ -1,0 +1,148 @@
+// Spans are a matter of speed alone: with and without them every request has the same times, bit for bit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "toy.h"
+
+namespace foretoken {
+
+static bool operator==(const RequestRecord& a, const RequestRecord& b) {
+  const auto key = [](const RequestRecord& r) {
+    return std::tuple(r.id, r.engine, r.input_len, r.output_len, r.arrival, r.queued, r.scheduled, r.prefill_done,
+                      r.first_token, r.finish, r.preemptions, r.cached_tokens);
+  };
+  return key(a) == key(b);
+}
+static void PrintTo(const RequestRecord& r, std::ostream* out) {
+  *out << "{id " << r.id << " engine " << r.engine << " queued " << r.queued << " scheduled " << r.scheduled
+       << " first " << r.first_token << " finish " << r.finish << " preemptions " << r.preemptions << " cached "
+       << r.cached_tokens << "}";
+}
+
+namespace {
+
+using toy::ListWorkload;
+using toy::ToyBackend;
+
+struct Scenario {
+  ListWorkload workload;
+  ServeOptions options;
+  ToyBackend backend{0};
+};
+
+// Small pools, so that preemption, eviction and blocked admission are common.
+Scenario random_scenario(std::uint64_t seed) {
+  CounterRandom random(seed, 7);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  Scenario s;
+  SchedulerConfig c;
+  c.block_size = static_cast<int>(pick(1, 3) == 1 ? pick(1, 5) : 4);
+  c.max_model_len = pick(40, 200);
+  c.num_blocks = 1 + (c.max_model_len + c.block_size - 1) / c.block_size + pick(0, 80) / c.block_size;
+  c.max_num_seqs = pick(1, 3) == 1 ? pick(1, 4) : pick(5, 40);
+  c.max_num_batched_tokens = pick(1, 4) == 1 ? pick(1, 8) : pick(9, 120);
+  c.enable_chunked_prefill = chance(0.8);
+  if (!c.enable_chunked_prefill) c.max_num_batched_tokens = c.max_model_len + pick(0, 50);
+  c.enable_prefix_caching = chance(0.8);
+  c.reserve_full_prompt = chance(0.6);
+  c.watermark = chance(0.3) ? 0.1 : 0.0;
+  c.long_prefill_token_threshold = chance(0.3) ? pick(1, 20) : 0;
+  c.caches_tokens = chance(0.95);
+  EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
+  s.options.engines = {engine};
+  s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
+  s.options.router = chance(0.5) ? RouterKind::kRoundRobin : RouterKind::kLeastOutstanding;
+  s.options.keep_records = true;
+  s.options.ingress = chance(0.3) ? pick(0, 3000) : 0;
+  s.options.egress = chance(0.3) ? pick(0, 3000) : 0;
+
+  // Round prices make arrivals at the very boundary of a step common.
+  const Picoseconds unit = chance(0.5) ? 100 : 1;
+  std::vector<std::int64_t> windows{0};
+  std::vector<Picoseconds> per_context{pick(0, 2) * unit};
+  for (std::int64_t g = pick(0, 2); g > 0; --g) {
+    windows.push_back(pick(2, 60));
+    per_context.push_back(pick(0, 3) * unit);
+  }
+  s.backend = ToyBackend(pick(1, 50) * unit * 10, pick(0, 20) * unit, pick(0, 5) * unit, per_context, windows);
+  if (chance(0.3)) s.backend.limit_spans(pick(1, 10));
+
+  const std::int64_t requests = pick(1, 120);
+  const bool shared = chance(0.6), sessions = chance(0.4);
+  Picoseconds clock = 0;
+  const Picoseconds gap = pick(0, 60) * unit * 100;
+  for (std::int64_t i = 0; i < requests; ++i) {
+    clock += chance(0.3) ? 0 : pick(0, gap / unit) * unit;
+    std::vector<ContentRun> runs;
+    const auto input = static_cast<std::int32_t>(pick(1, chance(0.05) ? 2 * c.max_model_len : c.max_model_len / 2));
+    if (shared && chance(0.7)) {
+      runs.push_back({static_cast<std::uint64_t>(pick(1, 3)), pick(1, 40)});
+      if (chance(0.3)) runs.push_back({static_cast<std::uint64_t>(pick(4, 6)), pick(1, 30)});
+    }
+    const bool in_session = sessions && chance(0.4);
+    s.workload.add(clock, input, static_cast<std::int32_t>(pick(1, c.max_model_len)), runs,
+                   in_session ? static_cast<std::int32_t>(i) : -1);
+  }
+  if (chance(0.3)) s.workload.close_loop(pick(1, 30));
+  if (sessions) s.workload.converse(static_cast<std::int32_t>(pick(2, 4)), 5, chance(0.5) ? 0 : pick(0, 50) * unit * 10);
+  return s;
+}
+
+TEST(Spans, GiveTheSameTimesAsSingleSteps) {
+  std::int64_t preemptions = 0, hits = 0, spans_steps = 0, spans_events = 0, rejected = 0;
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    Scenario a = random_scenario(seed), b = random_scenario(seed);
+    Recording with, without;
+    a.options.use_spans = true;
+    b.options.use_spans = false;
+    a.options.timeline = &with;
+    b.options.timeline = &without;
+    const ServeResult x = serve(a.workload, a.backend, a.options);
+    const ServeResult y = serve(b.workload, b.backend, b.options);
+    ASSERT_EQ(x.aborted, y.aborted) << seed;
+    ASSERT_FALSE(x.aborted) << seed << x.abort_reason;
+    ASSERT_EQ(x.rejected, y.rejected) << seed;
+    ASSERT_EQ(x.records.size(), y.records.size()) << seed;
+    for (std::size_t i = 0; i < x.records.size(); ++i) ASSERT_EQ(x.records[i], y.records[i]) << "seed " << seed;
+    const ServingMetrics &m = x.metrics, &n = y.metrics;
+    ASSERT_EQ(m.completed + x.rejected, a.workload.popped());
+    ASSERT_EQ(m.num_steps, n.num_steps) << seed;
+    ASSERT_EQ(m.itl.count, n.itl.count) << seed;
+    ASSERT_EQ(m.itl.mean, n.itl.mean) << seed;
+    ASSERT_EQ(m.itl.std, n.itl.std) << seed;
+    ASSERT_EQ(m.itl.p99, n.itl.p99) << seed;
+    ASSERT_EQ(m.mean_running, n.mean_running) << seed;
+    ASSERT_EQ(m.mean_waiting, n.mean_waiting) << seed;
+    ASSERT_EQ(m.busy_share, n.busy_share) << seed;
+    ASSERT_EQ(m.peak_kv_usage, n.peak_kv_usage) << seed;
+    ASSERT_EQ(m.prefix_cache_hit_rate, n.prefix_cache_hit_rate) << seed;
+    ASSERT_EQ(x.scheduled_tokens, y.scheduled_tokens) << seed;
+    ASSERT_EQ(x.reused_tokens, y.reused_tokens) << seed;
+    ASSERT_EQ(x.discarded_tokens, y.discarded_tokens) << seed;
+    // Tokens are conserved: computed + found in the cache - lost to preemption is what the requests needed.
+    std::int64_t needed = 0;
+    for (const RequestRecord& r : x.records) needed += std::max(0, r.input_len + r.output_len - 1);
+    ASSERT_EQ(x.scheduled_tokens + x.reused_tokens - x.discarded_tokens, needed) << seed;
+    std::int64_t in_steps = 0, in_single_steps = 0;
+    for (const auto& e : with.steps) in_steps += e.steps * (e.prefill_tokens + e.decode_tokens);
+    for (const auto& e : without.steps) in_single_steps += e.prefill_tokens + e.decode_tokens;
+    ASSERT_EQ(in_steps, x.scheduled_tokens) << seed;
+    ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
+
+    preemptions += m.preemptions;
+    hits += x.reused_tokens;
+    rejected += x.rejected;
+    spans_steps += m.num_steps;
+    spans_events += static_cast<std::int64_t>(with.steps.size());
+  }
+  // The scenarios do reach what they are meant to reach.
+  EXPECT_GT(preemptions, 1000);
+  EXPECT_GT(hits, 10000);
+  EXPECT_GT(rejected, 100);
+  EXPECT_LT(spans_events * 2, spans_steps);
+  RecordProperty("preemptions", static_cast<int>(preemptions));
+}
+
+}  // namespace
+}  // namespace foretoken

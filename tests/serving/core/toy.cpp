@@ -1,0 +1,169 @@
+#include "toy.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "serving/content.h"
+
+namespace foretoken::toy {
+
+void ListWorkload::add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len,
+                       std::vector<ContentRun> runs, std::int32_t session) {
+  Request r;
+  r.input_len = input_len;
+  r.output_len = output_len;
+  r.session = session;
+  list_.push_back({arrival, r, std::move(runs), 0});
+}
+
+std::optional<Picoseconds> ListWorkload::next_arrival() const {
+  std::optional<Picoseconds> next;
+  if (!later_.empty()) next = later_.top().arrival;
+  if (next_ < list_.size() && (concurrency_ == 0 || in_flight_ < concurrency_)) {
+    const Picoseconds listed = concurrency_ == 0 ? list_[next_].arrival : released_at_;
+    next = next ? std::min(*next, listed) : listed;
+  }
+  return next;
+}
+
+Request ListWorkload::pop() {
+  const Picoseconds at = *next_arrival();
+  Later chosen;
+  if (!later_.empty() && later_.top().arrival == at) {
+    chosen = later_.top();
+    later_.pop();
+  } else {
+    chosen = list_[next_++];
+  }
+  chosen.request.id = next_id_++;
+  chosen.request.arrival = at;
+  chosen.request.num_runs = static_cast<std::int32_t>(chosen.runs.size());
+  runs_.push_back(std::move(chosen.runs));
+  ++in_flight_;
+  return chosen.request;
+}
+
+void ListWorkload::finished(const Request& request, Picoseconds at) {
+  --in_flight_;
+  released_at_ = at;
+  if (request.session < 0 || request.turn + 1 >= turns_) return;
+  Later next;
+  next.arrival = at + think_;
+  next.order = ++orders_;
+  next.runs = runs_[static_cast<std::size_t>(request.id)];
+  std::int64_t covered = 0;
+  for (const ContentRun& run : next.runs) covered += run.tokens;
+  if (covered < request.input_len) {
+    next.runs.push_back({private_prompt_content(request.id), request.input_len - covered});
+  }
+  next.runs.push_back({generated_content(request.id), request.output_len});
+  next.request = request;
+  next.request.turn = request.turn + 1;
+  next.request.input_len = request.input_len + request.output_len + new_tokens_;
+  later_.push(std::move(next));
+}
+
+std::span<const ContentRun> ListWorkload::content(const Request& request) const {
+  return runs_[static_cast<std::size_t>(request.id)];
+}
+
+PoissonWorkload::PoissonWorkload(std::int64_t requests, double per_second, std::int32_t input_len,
+                                 std::int32_t output_len, std::uint64_t seed, bool vary)
+    : requests_(requests),
+      mean_gap_(1e12 / per_second),
+      input_len_(input_len),
+      output_len_(output_len),
+      seed_(seed),
+      vary_(vary) {
+  draw();
+}
+
+void PoissonWorkload::draw() {
+  clock_ += mean_gap_ * CounterRandom(seed_, 1, static_cast<std::uint64_t>(next_)).exponential();
+}
+
+std::optional<Picoseconds> PoissonWorkload::next_arrival() const {
+  if (next_ == requests_) return std::nullopt;
+  return static_cast<Picoseconds>(clock_);
+}
+
+Request PoissonWorkload::pop() {
+  Request r;
+  r.id = next_;
+  r.arrival = static_cast<Picoseconds>(clock_);
+  r.input_len = input_len_;
+  r.output_len = output_len_;
+  if (vary_) {  // uniform from 1 to twice the mean
+    CounterRandom random(seed_, 2, static_cast<std::uint64_t>(next_));
+    r.input_len = static_cast<std::int32_t>(random.uniform_int(1, 2 * input_len_ - 1));
+    r.output_len = static_cast<std::int32_t>(random.uniform_int(1, 2 * output_len_ - 1));
+  }
+  ++next_;
+  draw();
+  return r;
+}
+
+Picoseconds ToyBackend::price(const Batch& batch) const {
+  Picoseconds time = base_ + per_sequence_ * batch.decode_sequences;
+  for (std::size_t g = 0; g < windows_.size(); ++g) time += per_context_[g] * batch.contexts[g];
+  for (const PrefillPart& part : batch.prefill) time += per_prefill_ * part.new_tokens + part.cached;
+  return time;
+}
+
+StepTime ToyBackend::run(const Step& step) {
+  Picoseconds time = 0;
+  for (const Batch& batch : step.ranks) time = std::max(time, price(batch));
+  return {static_cast<Picoseconds>(std::llround(static_cast<double>(time) * pipeline_)), time};
+}
+
+// The slowest rank stays the slowest only up to where another one's line crosses it.
+SpanTime ToyBackend::run_span(const Step& step, std::int64_t max_steps) {
+  const auto slope = [&](const Batch& batch) {
+    Picoseconds increment = 0;
+    for (std::size_t g = 0; g < windows_.size(); ++g) increment += per_context_[g] * batch.growing[g];
+    return increment;
+  };
+  const Batch* slowest = &step.ranks[0];
+  for (const Batch& batch : step.ranks) {
+    const Picoseconds a = price(batch), b = price(*slowest);
+    if (a > b || (a == b && slope(batch) > slope(*slowest))) slowest = &batch;
+  }
+  SpanTime span{std::min(max_steps, span_limit_), price(*slowest), slope(*slowest)};
+  for (const Batch& batch : step.ranks) {
+    if (slope(batch) > span.increment) {
+      span.steps = std::min(span.steps, 1 + (span.first - price(batch)) / (slope(batch) - span.increment));
+    }
+  }
+  return span;
+}
+
+StepTime BatchLog::run(const Step& step) {
+  std::string text;
+  for (const Batch& batch : step.ranks) {
+    if (&batch != &step.ranks[0]) text += "| ";
+    for (const PrefillPart& p : batch.prefill) {
+      text += fmt::format("p{}:{}/{}{} ", p.request, p.new_tokens, p.cached, p.last ? "!" : "");
+    }
+    for (const DecodePart& d : batch.decode) text += fmt::format("d{}@{} ", d.request, d.context);
+  }
+  if (!text.empty()) text.pop_back();
+  batches.push_back(text);
+  starts.push_back(step.start);
+  return {static_cast<Picoseconds>(static_cast<double>(step_) * share_), step_};
+}
+
+ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs) {
+  ServeOptions o;
+  EngineConfig engine;
+  engine.scheduler.num_blocks = num_blocks;
+  engine.scheduler.block_size = block_size;
+  engine.scheduler.max_num_batched_tokens = budget;
+  engine.scheduler.max_num_seqs = max_num_seqs;
+  o.engines = {engine};
+  o.keep_records = true;
+  return o;
+}
+
+}  // namespace foretoken::toy

@@ -1,0 +1,125 @@
+// Workloads and a priced backend small enough to compute by hand what serving them must give.
+#pragma once
+
+#include <queue>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "serving/serve.h"
+
+namespace foretoken::toy {
+
+// Requests from a list (sorted by arrival), with shared content; optionally a closed loop, and conversations whose
+// next turn repeats everything before it.
+class ListWorkload : public Workload {
+ public:
+  // Runs of the prompt, by value: ids and lengths.
+  void add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len, std::vector<ContentRun> runs = {},
+           std::int32_t session = -1);
+  // Only so many requests in flight; arrivals of the rest are the ends of others.
+  void close_loop(std::int64_t concurrency) { concurrency_ = concurrency; }
+  // Each request of a session (session >= 0) is followed by `turns - 1` more, `think` after the end of the one before.
+  void converse(std::int32_t turns, std::int32_t new_tokens, Picoseconds think) {
+    turns_ = turns, new_tokens_ = new_tokens, think_ = think;
+  }
+
+  std::optional<Picoseconds> next_arrival() const override;
+  Request pop() override;
+  void finished(const Request& request, Picoseconds at) override;
+  std::int64_t total_requests() const override { return -1; }
+  std::span<const ContentRun> content(const Request& request) const override;
+  std::string describe() const override { return "list"; }
+  Means means() const override { return {}; }
+  std::int64_t longest() const override { return 0; }
+  std::int64_t popped() const { return next_id_; }
+
+ private:
+  struct Later {
+    Picoseconds arrival;
+    Request request;  // id not yet given
+    std::vector<ContentRun> runs;
+    std::int64_t order;
+    bool operator<(const Later& o) const { return arrival != o.arrival ? arrival > o.arrival : order > o.order; }
+  };
+  std::vector<Later> list_;
+  std::size_t next_ = 0;
+  std::priority_queue<Later> later_;
+  std::vector<std::vector<ContentRun>> runs_;  // by id
+  std::int64_t concurrency_ = 0, in_flight_ = 0, orders_ = 0;
+  Picoseconds released_at_ = 0;
+  RequestId next_id_ = 0;
+  std::int32_t turns_ = 1, new_tokens_ = 0;
+  Picoseconds think_ = 0;
+};
+
+// Poisson arrivals, nothing kept.
+class PoissonWorkload : public Workload {
+ public:
+  PoissonWorkload(std::int64_t requests, double per_second, std::int32_t input_len, std::int32_t output_len,
+                  std::uint64_t seed, bool vary = false);
+  std::optional<Picoseconds> next_arrival() const override;
+  Request pop() override;
+  void finished(const Request&, Picoseconds) override {}
+  std::int64_t total_requests() const override { return requests_; }
+  std::span<const ContentRun> content(const Request&) const override { return {}; }
+  std::string describe() const override { return "poisson"; }
+  Means means() const override { return {}; }
+  std::int64_t longest() const override { return 0; }
+
+ private:
+  void draw();
+  std::int64_t requests_, next_ = 0;
+  double mean_gap_;
+  std::int32_t input_len_, output_len_;
+  std::uint64_t seed_;
+  bool vary_;
+  double clock_ = 0;
+};
+
+// base + per_prefill_token + per_sequence + per_context[g] * contexts[g], the slowest rank counting.
+class ToyBackend : public Backend {
+ public:
+  explicit ToyBackend(Picoseconds base, Picoseconds per_prefill_token = 0, Picoseconds per_sequence = 0,
+                      std::vector<Picoseconds> per_context = {0}, std::vector<std::int64_t> windows = {0})
+      : base_(base),
+        per_prefill_(per_prefill_token),
+        per_sequence_(per_sequence),
+        per_context_(std::move(per_context)),
+        windows_(std::move(windows)) {}
+  std::span<const std::int64_t> windows() const override { return windows_; }
+  StepTime run(const Step& step) override;
+  SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  void limit_spans(std::int64_t steps) { span_limit_ = steps; }
+  // Steps overlap: the next one may start after this share of a step.
+  void pipeline(double share) { pipeline_ = share; }
+
+ private:
+  Picoseconds price(const Batch& batch) const;
+  Picoseconds base_, per_prefill_, per_sequence_;
+  std::vector<Picoseconds> per_context_;
+  std::vector<std::int64_t> windows_;
+  std::int64_t span_limit_ = std::int64_t{1} << 60;
+  double pipeline_ = 1;
+};
+
+// Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with which
+// its prompt is complete, and a decode of request 2 with a context of 17.
+class BatchLog : public Backend {
+ public:
+  explicit BatchLog(Picoseconds step = 1000, double share = 1) : step_(step), share_(share) {}
+  std::span<const std::int64_t> windows() const override { return windows_; }
+  bool wants_sequences() const override { return true; }
+  StepTime run(const Step& step) override;
+  std::vector<std::string> batches;
+  std::vector<Picoseconds> starts;
+
+ private:
+  std::vector<std::int64_t> windows_{0};
+  Picoseconds step_;
+  double share_;
+};
+
+ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs);
+
+}  // namespace foretoken::toy

@@ -1,0 +1,123 @@
+// Prices of steps: spans agree with single steps to the picosecond, parts add up to the operator list.
+#include <gtest/gtest.h>
+
+#include "fixtures.h"
+#include "simulator/estimate.h"
+#include "simulator/predicted_backend.h"
+
+namespace foretoken {
+namespace {
+
+const char* const kScenarios[] = {
+    R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})",
+    R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})",
+    R"({"model": "gpt-oss-120b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 2}})",
+    R"({"model": "gemma-3-27b.text", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 2}})",
+    R"({"model": "qwen3-30b-a3b", "hardware": {"device": "h100"}, "engine": {"tensor_parallel_size": 2}})",
+    R"({"model": "deepseek-v3", "hardware": {"device": "h200"},
+        "engine": {"tensor_parallel_size": 1, "data_parallel_size": 16, "expert_parallel_size": 16}})",
+};
+
+// Decode batches of every rank, advanced by one step.
+struct Decoding {
+  std::vector<Batch> ranks;
+  std::vector<std::vector<std::int64_t>> contexts;
+  std::span<const std::int64_t> windows;
+
+  Decoding(const PredictedBackend& backend, int rank_count, int sequences) : windows(backend.windows()) {
+    for (int r = 0; r < rank_count; ++r) {
+      contexts.emplace_back();
+      for (int s = 0; s < sequences + 3 * (r % 3); ++s) contexts.back().push_back(100 + 37 * s + 900 * (r % 2));
+    }
+    fill();
+  }
+  void fill() {
+    ranks.assign(contexts.size(), Batch{});
+    for (std::size_t r = 0; r < contexts.size(); ++r) {
+      Batch& b = ranks[r];
+      b.decode_sequences = b.sampled_rows = static_cast<std::int32_t>(contexts[r].size());
+      for (std::size_t g = 0; g < windows.size(); ++g)
+        for (const std::int64_t c : contexts[r]) {
+          b.contexts[g] += windows[g] > 0 ? std::min(c, windows[g]) : c;
+          b.growing[g] += windows[g] == 0 || c < windows[g] ? 1 : 0;
+        }
+    }
+  }
+  // Steps until a sequence leaves a window: the scheduler never asks for a longer span.
+  std::int64_t until_window() const {
+    std::int64_t k = 1'000'000;
+    for (const auto& rank : contexts)
+      for (const std::int64_t c : rank)
+        for (const std::int64_t w : windows)
+          if (w > 0 && c < w) k = std::min(k, w - c);
+    return k;
+  }
+  void advance() {
+    for (auto& rank : contexts)
+      for (auto& c : rank) ++c;
+    fill();
+  }
+};
+
+class StepPrice : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(StepPrice, SpansAgreeWithSingleSteps) {
+  const Priced priced(resolve_or_fail(GetParam()), true);
+  PredictedBackend spans(priced.deployment, priced.cost), single(priced.deployment, priced.cost);
+  Decoding d(spans, priced.deployment.mapping.ranks_per_engine(), 5);
+  std::int64_t steps = 0, covered = 0;
+  while (steps < 400) {
+    const SpanTime span = spans.run_span({0, 0, d.ranks}, std::min<std::int64_t>(d.until_window(), 150));
+    ASSERT_GE(span.steps, 1);
+    covered += span.steps > 1;
+    for (std::int64_t i = 0; i < span.steps; ++i) {
+      const StepTime t = single.run({0, 0, d.ranks});
+      ASSERT_EQ(t.tokens_out, span.first + i * span.increment) << "step " << steps << " of the span's " << i;
+      ASSERT_EQ(t.next_start, t.tokens_out);
+      d.advance();
+      ++steps;
+    }
+  }
+  EXPECT_GT(covered, 0);
+}
+
+TEST_P(StepPrice, IsTheSumOfTheOperatorListAndHostTime) {
+  const Priced priced(resolve_or_fail(GetParam()), true);
+  Workload::Means load;
+  load.input_len = 1000;
+  load.output_len = 300;
+  load.request_rate = 2;
+  const Estimate e = estimate(priced.deployment, priced.cost, load, 0);
+  ASSERT_EQ(e.steps.size(), 4u);
+  for (const StepEstimate& s : e.steps) {
+    double sum = s.host_seconds;
+    for (const OperatorCost& o : s.operators) sum += o.seconds;
+    // Attention between knots is interpolated in the step and exact in the list.
+    EXPECT_NEAR(sum / s.seconds, 1.0, 0.02) << s.name;
+    EXPECT_GT(s.roofline_fraction, 0.01) << s.name;
+    EXPECT_LE(s.roofline_fraction, 1.0 + 1e-9) << s.name;
+    EXPECT_LE(s.low, s.seconds);
+    EXPECT_GE(s.high, s.seconds);
+  }
+  EXPECT_LT(e.steps[1].seconds, e.steps[3].seconds);
+}
+
+TEST_P(StepPrice, ChunksCostAtLeastTheWholePrompt) {
+  const Priced priced(resolve_or_fail(GetParam()), false);
+  PredictedBackend backend(priced.deployment, priced.cost);
+  auto prefill = [&](std::int32_t q, std::int32_t c) {
+    const PrefillPart part{0, 0, q, c, true};
+    Batch b;
+    b.prefill = {&part, 1};
+    b.sampled_rows = 1;
+    const std::vector<Batch> ranks(static_cast<std::size_t>(priced.deployment.mapping.ranks_per_engine()), b);
+    return backend.run({0, 0, ranks}).tokens_out;
+  };
+  EXPECT_GT(prefill(1024, 0) + prefill(1024, 1024) + prefill(1024, 2048) + prefill(1024, 3072), prefill(4096, 0));
+  EXPECT_GT(prefill(1024, 3072), prefill(1024, 0));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, StepPrice, ::testing::ValuesIn(kScenarios));
+
+}  // namespace
+}  // namespace foretoken
