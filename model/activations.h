@@ -1,4 +1,5 @@
-// Activation memory: training-style (Korthikanti et al. 2022) and the inference peak by liveness. formulas.md 2.3, 2.4.
+// Activation memory: training-style (Korthikanti et al. 2022) and the inference peak by liveness.
+// formulas.md 2.3, 2.4.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ struct TrainingActivations {
   bool sequence_parallel = false;
   Recompute recompute = Recompute::kNone;
   int pipeline_parallel = 1;
-  int interleave = 1;   // virtual stages m; first stage holds L(1 + (p-1)/(p m)) layers' worth
+  int interleave = 1;  // virtual stages m; first stage holds L(1 + (p-1)/(p m)) layers' worth
 };
 double training_activation_bytes(const TrainingActivations& t);
 

@@ -21,8 +21,8 @@ std::optional<WeightFormat> weight_format_from_name(std::string_view name);  // 
 // Bytes per weight with group scales: fp8_block 1 + 4/128^2, int4_wo (g128, fp16 scale) 0.515625,
 // nvfp4 (g16, fp8 scale) 0.5625, mxfp4 (g32, e8m0) 0.53125. `plain` is the dtype of an unquantised weight.
 double bytes_per_weight(WeightFormat f, DType plain);
-// Type in which the matrix units multiply: fp8 for fp8 formats, int8, fp4 where the device has it, otherwise the
-// activation type (weight-only formats).
+// Type in which the matrix units multiply: fp8 for fp8 formats, int8, fp4 where the device has it, otherwise
+// the activation type (weight-only formats).
 DType compute_type(WeightFormat f, DType activation, bool device_has_fp4);
 
 }  // namespace foretoken

@@ -15,12 +15,13 @@ namespace foretoken {
 ModelConfig read_hf_config(const Json& config, const std::string& where, const std::string& name);
 
 // `name`: a preset ("llama-3.3-70b"), a Hugging Face id with or without its organisation, or a path to a
-// config.json (or a folder that holds one). preset_folder holds *.json presets. base: folder for relative paths.
+// config.json (or a folder that holds one). preset_folder holds *.json presets. base: folder for relative
+// paths.
 ModelConfig load_model(const std::string& name, const std::filesystem::path& preset_folder,
                        const std::filesystem::path& base = {});
 
 struct Preset {
-  std::string name;                  // file stem
+  std::string name;  // file stem
   std::string hugging_face_id;
 };
 std::vector<Preset> list_presets(const std::filesystem::path& preset_folder);

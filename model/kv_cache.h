@@ -12,10 +12,12 @@ double kv_bytes_per_token(const ModelConfig& model, DType kv);
 // One rank: heads divided by tensor parallel and replicated where they don't divide, MLA latent replicated,
 // layers of this stage, index caches included; no window applied.
 double kv_bytes_per_token(const ModelConfig& model, const Shard& shard, DType kv);
-// One sequence of `tokens` on one rank, windows applied, rounded up to blocks of block_size tokens (1: exact).
+// One sequence of `tokens` on one rank, windows applied, rounded up to blocks of block_size tokens (1:
+// exact).
 double kv_bytes(const ModelConfig& model, const Shard& shard, DType kv, std::int64_t tokens, int block_size);
 // Constant state of linear-attention and state-space layers, per sequence (fp32 state, bf16 convolution).
 double recurrent_state_bytes(const ModelConfig& model, const Shard& shard);
+double layer_state_bytes(const RecurrentMixer& mixer, int tensor_parallel);  // of one layer
 // Index cache of sparse attention (fp8 key and scales), per token, whole model.
 double index_cache_bytes_per_token(const ModelConfig& model);
 

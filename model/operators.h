@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/model_config.h"
@@ -12,12 +13,12 @@ namespace foretoken {
 
 // The part of a model that one rank holds.
 struct Shard {
-  int tensor_parallel = 1;         // attention and dense layers
-  int expert_parallel = 1;         // ranks that split the experts
-  int moe_tensor_parallel = 1;     // ranks that split each expert's width
-  int data_parallel = 1;           // attention data-parallel ranks that share the experts (1: none)
+  int tensor_parallel = 1;      // attention and dense layers
+  int expert_parallel = 1;      // ranks that split the experts
+  int moe_tensor_parallel = 1;  // ranks that split each expert's width
+  int data_parallel = 1;        // attention data-parallel ranks that share the experts (1: none)
   int devices_per_node = 8;
-  int pipeline_parallel = 1;       // stages, of which this is `stage`
+  int pipeline_parallel = 1;  // stages, of which this is `stage`
   int stage = 0;
   int first_layer = 0, last_layer = -1;  // [first, last); -1: all layers
   bool has_embedding = true, has_head = true;
@@ -26,20 +27,21 @@ struct Shard {
 
 struct PrefillChunk {
   std::int64_t new_tokens = 0, cached = 0;
-  std::int64_t count = 1;          // equal chunks
+  std::int64_t count = 1;  // equal chunks
 };
 
 // One step of one rank: what the batch asks of the operators. deployment::work() makes it from a batch.
 struct Work {
   std::vector<PrefillChunk> prefill;
   std::int64_t decode_sequences = 0;
-  std::int64_t decode_queries = 1;       // tokens a decoding sequence verifies (1 + draft width)
-  // Sum over decoding sequences of attended tokens (new ones included), one for each attention group of the model
-  // (ModelConfig::attention_windows): min(context, window) summed. Missing entries are derived from the first.
+  std::int64_t decode_queries = 1;  // tokens a decoding sequence verifies (1 + draft width)
+  // Sum over decoding sequences of attended tokens (new ones included), one for each attention group of the
+  // model (ModelConfig::attention_windows): min(context, window) summed. Missing entries are derived from the
+  // first.
   std::vector<double> contexts;
-  std::int64_t padded_tokens = 0;        // rows that token-wise operators compute; 0: exactly the tokens
+  std::int64_t padded_tokens = 0;  // rows that token-wise operators compute; 0: exactly the tokens
   std::int64_t sampled_rows = 0;
-  std::int64_t group_tokens = 0;         // tokens of all ranks that share the experts; 0: own tokens x data_parallel
+  std::int64_t group_tokens = 0;  // tokens of all ranks that share the experts; 0: own tokens x data_parallel
   double expert_imbalance = 1.0;
 
   std::int64_t tokens() const {
@@ -60,8 +62,8 @@ struct Fusion {
 
 struct OpList {
   struct Kind {
-    std::string name;          // "attention+moe"
-    std::int64_t layers = 0;   // on this rank
+    std::string name;         // "attention+moe"
+    std::int64_t layers = 0;  // on this rank
   };
   std::vector<Kind> kinds;
   std::vector<Op> ops;
@@ -73,6 +75,14 @@ struct Precision {
   DType kv = DType::kBf16;
   WeightFormat weights = WeightFormat::kPlain;  // of the linear layers; excluded modules stay plain
 };
+
+// Why the model can't be split so, with what to change; empty when it can.
+std::string shard_problem(const ModelConfig& model, const Shard& shard,
+                          WeightFormat format = WeightFormat::kPlain);
+
+// Layers [first, second) of the shard. Without explicit bounds the stages get equal numbers, the first ones
+// one more.
+std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard);
 
 OpList operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
                  const Fusion& fusion = {});

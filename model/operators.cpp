@@ -1,0 +1,201 @@
+// The operator list of one forward pass on one rank: frame, norms, collectives, head.
+#include "model/operators.h"
+
+#include <algorithm>
+
+#include "model/op_builder.h"
+
+namespace foretoken {
+namespace {
+
+double d(std::int64_t n) { return static_cast<double>(n); }
+
+// A residual mix (hyper-connections) as a matrix: streams x hidden in, its parameters a layer over two
+// sublayers.
+std::int64_t residual_outputs(const LayerKind& kind, std::int64_t hidden) {
+  const auto in = static_cast<std::int64_t>(kind.residual_streams) * hidden;
+  return in > 0 ? kind.residual_parameters / 2 / in : 0;
+}
+
+}  // namespace
+
+std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard) {
+  const int total = static_cast<int>(model.num_layers);
+  if (shard.last_layer >= 0)
+    return {std::clamp(shard.first_layer, 0, total), std::clamp(shard.last_layer, 0, total)};
+  if (shard.pipeline_parallel <= 1) return {std::clamp(shard.first_layer, 0, total), total};
+  const int each = total / shard.pipeline_parallel, rest = total % shard.pipeline_parallel, s = shard.stage;
+  const int first = s * each + std::min(s, rest);
+  return {first, first + each + (s < rest ? 1 : 0)};
+}
+
+OpBuilder::OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work,
+                     const Precision& precision, const Fusion& fusion)
+    : model_(model),
+      shard_(shard),
+      work_(work),
+      precision_(precision),
+      fusion_(fusion),
+      windows_(model.attention_windows()),
+      rows_(std::max(work.tokens(), work.padded_tokens)),
+      element_(bytes_of(precision.activation)) {
+  norm_rows_ = shard.sequence_parallel ? split(rows_) : rows_;
+}
+
+void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int64_t uses, int group) {
+  Op op;
+  op.name = name;
+  op.scope = scope;
+  op.layer_kind = kind_;
+  op.count = layers_ * uses;
+  op.attention_group = group;
+  op.shape = std::move(shape);
+  // A chain: each operator reads what the one before it wrote.
+  if (last_tensor_ >= 0) op.inputs.push_back(last_tensor_);
+  op.outputs.push_back(++last_tensor_);
+  list_.ops.push_back(std::move(op));
+}
+
+void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k,
+                     WeightFormat weight, std::int64_t batch, OpScope scope) {
+  if (rows <= 0 || n <= 0 || k <= 0 || batch <= 0) return;
+  add(name,
+      GemmShape{.m = rows,
+                .n = n,
+                .k = k,
+                .batch = batch,
+                .weight = weight,
+                .activation = precision_.activation,
+                .output = precision_.activation},
+      scope);
+}
+
+void OpBuilder::elementwise(std::string_view name, std::int64_t rows, double values_per_row,
+                            double flops_per_row, std::int64_t uses) {
+  add(name, ElementwiseShape{rows, values_per_row * element_, flops_per_row}, OpScope::kTokens, uses);
+}
+
+void OpBuilder::collective(std::string_view name, Collective kind, double bytes, int ranks, OpScope scope) {
+  if (ranks <= 1 || bytes <= 0) return;
+  add(name,
+      CollectiveShape{.kind = kind,
+                      .message_bytes = bytes,
+                      .ranks = ranks,
+                      .ranks_per_node = shard_.devices_per_node,
+                      .element = precision_.activation},
+      scope);
+}
+
+void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, std::string_view gather,
+                       int ranks) {
+  const double message = d(rows_) * d(model_.hidden) * element_;
+  if (!shard_.sequence_parallel) {
+    collective(all_reduce, Collective::kAllReduce, message, ranks);
+    return;
+  }
+  collective(scatter, Collective::kReduceScatter, message, ranks);
+  collective(gather, Collective::kAllGather, message, ranks);
+}
+
+// Reads the input and the residual, writes both; without the fusion the residual add is a pass of its own.
+void OpBuilder::norms(std::string_view name, int uses) {
+  if (uses <= 0) return;
+  const double h = d(model_.hidden);
+  if (fusion_.norm_residual) {
+    elementwise(name, norm_rows_, 4 * h, 5 * h, uses);
+  } else {
+    elementwise("residual_add", norm_rows_, 3 * h, h, uses);
+    elementwise(name, norm_rows_, 2 * h, 4 * h, uses);
+  }
+}
+
+void OpBuilder::mix(const LayerKind& kind) {
+  if (kind.residual_streams <= 1) return;
+  const double streams = kind.residual_streams, h = d(model_.hidden);
+  const auto in = static_cast<std::int64_t>(streams) * model_.hidden;
+  const std::int64_t out = residual_outputs(kind, model_.hidden);
+  if (out > 0) gemm("residual_weights", norm_rows_, out, in, WeightFormat::kPlain);
+  // Streams are read to make the sublayer's input, then read and written to take its output back.
+  elementwise("residual_mix", norm_rows_, (3 * streams + 2) * h, 4 * streams * h);
+}
+
+void OpBuilder::feed_forward(const LayerKind& kind) {
+  if (std::holds_alternative<NoMlp>(kind.mlp)) return;
+  std::visit([&](const auto& m) { mlp(m); }, kind.mlp);
+  int ranks = shard_.tensor_parallel;
+  if (std::holds_alternative<MoeMlp>(kind.mlp) && shard_.data_parallel <= 1)
+    ranks = std::max(ranks, shard_.expert_parallel * shard_.moe_tensor_parallel);
+  reduce("mlp_all_reduce", "mlp_reduce_scatter", "mlp_all_gather", ranks);
+}
+
+void OpBuilder::layer(const LayerKind& kind) {
+  const bool has_mixer = !std::holds_alternative<NoMixer>(kind.mixer);
+  const bool has_mlp = !std::holds_alternative<NoMlp>(kind.mlp);
+  const int before = has_mixer && has_mlp && !kind.parallel ? (kind.norms + 1) / 2 : kind.norms;
+  if (has_mixer) {
+    mix(kind);
+    norms("input_norm", before);
+    std::visit([&](const auto& m) { mixer(m); }, kind.mixer);
+    if (!kind.parallel || !has_mlp)
+      reduce("attn_all_reduce", "attn_reduce_scatter", "attn_all_gather", shard_.tensor_parallel);
+  }
+  if (has_mlp) {
+    mix(kind);
+    if (!has_mixer)
+      norms("input_norm", kind.norms);
+    else
+      norms("post_norm", kind.norms - before);
+    feed_forward(kind);
+  }
+}
+
+OpList OpBuilder::build() {
+  const auto [first, last] = layer_range(model_, shard_);
+  for (const LayerKind& kind : model_.kinds) list_.kinds.push_back({kind.name, 0});
+  for (int i = first; i < last; ++i) ++list_.kinds[model_.layers[static_cast<std::size_t>(i)]].layers;
+  const double h = d(model_.hidden);
+  const bool embeds = shard_.has_embedding && first == 0;
+  const bool heads = shard_.has_head && last == static_cast<int>(model_.num_layers);
+  if (rows_ <= 0) return std::move(list_);
+  if (embeds) {
+    elementwise("embedding", rows_, (model_.position_table > 0 ? 3 : 2) * h, 0);
+    if (model_.embedding_projection > 0)
+      gemm("embedding_projection", rows_, model_.hidden, model_.embedding_projection, WeightFormat::kPlain);
+    // The table is split by vocabulary rows: ranks without the row contribute zeros.
+    collective("embedding_all_reduce", Collective::kAllReduce, d(rows_) * h * element_,
+               shard_.tensor_parallel);
+    if (model_.embedding_norm) elementwise("embedding_norm", rows_, 2 * h, 5 * h);
+  }
+  for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
+    if (list_.kinds[k].layers == 0) continue;
+    kind_ = static_cast<int>(k);
+    layers_ = list_.kinds[k].layers;
+    layer(model_.kinds[k]);
+  }
+  kind_ = -1;
+  layers_ = 1;
+  if (heads) {
+    norms("final_norm", model_.final_norm_parameters > 0 ? 1 : 0);
+    const std::int64_t sampled = work_.sampled_rows;
+    if (sampled > 0) {
+      const std::int64_t width =
+          model_.embedding_projection > 0 ? model_.embedding_projection : model_.hidden;
+      if (model_.embedding_projection > 0)
+        gemm("head_projection", sampled, width, model_.hidden, WeightFormat::kPlain, 1, OpScope::kSampled);
+      gemm("lm_head", sampled, split(model_.vocab), width, WeightFormat::kPlain, 1, OpScope::kSampled);
+      collective("logits_gather", Collective::kAllGather, d(sampled) * d(model_.vocab) * element_,
+                 shard_.tensor_parallel, OpScope::kSampled);
+      add("sampling", SamplingShape{sampled, model_.vocab}, OpScope::kSampled);
+    }
+  }
+  if (shard_.pipeline_parallel > 1 && !heads)
+    collective("stage_send", Collective::kSendRecv, d(rows_) * h * element_, 2);
+  return std::move(list_);
+}
+
+OpList operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
+                 const Fusion& fusion) {
+  return OpBuilder(model, shard, work, precision, fusion).build();
+}
+
+}  // namespace foretoken

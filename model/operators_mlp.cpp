@@ -1,0 +1,88 @@
+// Dense feed-forward parts and mixtures of experts with their exchange of tokens.
+#include <algorithm>
+#include <cmath>
+
+#include "model/op_builder.h"
+
+namespace foretoken {
+namespace {
+
+double d(std::int64_t n) { return static_cast<double>(n); }
+
+}  // namespace
+
+void OpBuilder::mlp(const DenseMlp& m) {
+  const WeightFormat w = format(Component::kMlp);
+  const std::int64_t inter = split(m.inter);
+  if (m.gated && fusion_.gate_up) {
+    gemm("gate_up_proj", rows_, 2 * inter, model_.hidden, w);
+  } else {
+    if (m.gated) gemm("gate_proj", rows_, inter, model_.hidden, w);
+    gemm("up_proj", rows_, inter, model_.hidden, w);
+  }
+  elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
+  gemm("down_proj", rows_, model_.hidden, inter, w);
+}
+
+void OpBuilder::experts(const MoeMlp& m) {
+  const bool group = shard_.data_parallel > 1;
+  std::int64_t tokens = rows_;
+  if (group) tokens = work_.group_tokens > 0 ? work_.group_tokens : rows_ * shard_.data_parallel;
+  const std::int64_t local = (m.experts + shard_.expert_parallel - 1) / shard_.expert_parallel;
+  const double share = d(local) / d(m.experts);
+  const std::int64_t width = m.latent > 0 ? m.latent : model_.hidden;
+  const WeightFormat w = format(Component::kExperts);
+  const int ranks = shard_.expert_parallel * shard_.moe_tensor_parallel;
+  // Tokens that this rank itself hands over: ranks of one tensor-parallel group share theirs.
+  const double own = d(rows_) / shard_.tensor_parallel;
+  const double scales = 4.0 * std::ceil(d(width) / 128);
+  const double sent = w == WeightFormat::kFp8Block ? d(width) + scales : d(width) * element_;
+  if (group && shard_.expert_parallel > 1)
+    collective("moe_dispatch", Collective::kAllToAll, own * d(m.top_k) * sent, ranks);
+  else if (group)
+    collective("moe_dispatch", Collective::kAllGather, d(tokens) * d(width) * element_, shard_.data_parallel,
+               OpScope::kGroupTokens);
+
+  MoeShape s;
+  s.tokens = tokens;
+  s.hidden = width;
+  s.inter = (m.inter + shard_.moe_tensor_parallel - 1) / shard_.moe_tensor_parallel;
+  s.num_experts = m.experts;
+  s.local_experts = local;
+  s.top_k = m.top_k;
+  s.gated = m.gated;
+  s.weight = w;
+  s.activation = precision_.activation;
+  s.distinct_experts = expected_experts(d(m.experts), d(m.top_k), d(tokens)) * share;
+  s.local_rows = d(tokens) * d(m.top_k) * share;
+  s.imbalance = std::max(1.0, work_.expert_imbalance);
+  if (fusion_.fused_moe) {
+    add("experts", s, OpScope::kGroupTokens);
+  } else {
+    Op whole;
+    whole.scope = OpScope::kGroupTokens;
+    whole.shape = s;
+    for (Op& part : expand(whole)) add(part.name, std::move(part.shape), OpScope::kGroupTokens);
+  }
+  if (group && shard_.expert_parallel > 1)
+    collective("moe_combine", Collective::kAllToAll, own * d(m.top_k) * d(width) * element_, ranks);
+  else if (group)
+    collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_,
+               shard_.data_parallel, OpScope::kGroupTokens);
+}
+
+void OpBuilder::mlp(const MoeMlp& m) {
+  gemm("router", rows_, m.experts, model_.hidden, WeightFormat::kPlain);
+  if (m.latent > 0) gemm("latent_down_proj", rows_, m.latent, model_.hidden, format(Component::kMlp));
+  experts(m);
+  if (m.latent > 0) gemm("latent_up_proj", rows_, model_.hidden, m.latent, format(Component::kMlp));
+  if (m.shared_inter <= 0) return;
+  const WeightFormat w = format(Component::kSharedExperts);
+  const std::int64_t inter = split(m.shared_inter);
+  gemm("shared_gate_up", rows_, (m.gated ? 2 : 1) * inter, model_.hidden, w);
+  elementwise("shared_activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
+  gemm("shared_down", rows_, model_.hidden, inter, w);
+  if (m.shared_gate) gemm("shared_gate", rows_, 1, model_.hidden, WeightFormat::kPlain);
+}
+
+}  // namespace foretoken
