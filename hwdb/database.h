@@ -1,5 +1,5 @@
-// The hardware database: SQLite with devices, links, prices and measured operators, each row with its source. A
-// user's database is layered over the built-in one, which is never written.
+// The hardware database: SQLite with devices, links, prices and measured operators, each row with its source.
+// A user's database is layered over the built-in one, which is never written.
 #pragma once
 
 #include <filesystem>
@@ -11,35 +11,33 @@
 #include "base/table.h"
 #include "hwdb/device.h"
 #include "hwdb/kernel_table.h"
+#include "hwdb/measurement.h"
 
 namespace foretoken {
 
-struct ImportReport {
-  std::int64_t read = 0, imported = 0;
-  std::vector<std::pair<std::string, std::int64_t>> dropped;  // reason, rows
-};
-
 class Database {
  public:
-  // builtin is opened read-only (by many processes at once); user may not exist yet. Throws Error for a file that is
-  // corrupt, locked, of a newer schema version or not a database.
+  // builtin is opened read-only (by many processes at once); user may not exist yet. Throws Error for a file
+  // that is corrupt, locked, of a newer schema version or not a database.
   static Database open(const std::filesystem::path& builtin, const std::filesystem::path& user = {});
   ~Database();
   Database(Database&&) noexcept;
   Database& operator=(Database&&) noexcept;
 
-  std::vector<Device> devices() const;               // by name
-  // Name or alias ("h200", "h200_sxm", "NVIDIA H200"); unknown and ambiguous names are Errors with candidates.
+  std::vector<Device> devices() const;  // by name
+  // Name or alias ("h200", "h200_sxm", "NVIDIA H200"); unknown and ambiguous names are Errors with
+  // candidates.
   Device device(const std::string& name, const std::string& where = "--device") const;
   Topology topology(const Device& device, int devices_per_node) const;
   // Rows of the device measured with this engine ("vllm 0.19", "" = best available); empty table when none.
   KernelTable kernels(const Device& device, const std::string& engine = "") const;
-  std::string digest() const;                        // changes when any row changes
+  std::string digest() const;  // changes when any row changes
 
   Table list_devices() const;
-  Table describe(const Device& device) const;        // facts and sources
+  Table describe(const Device& device) const;           // facts and sources
   Table list_measurements(const Device& device) const;  // rows by operator, engine, dtype, source
-  ImportReport import_file(const std::filesystem::path& file, const std::string& kind = "");  // into the user's
+  ImportReport import_file(const std::filesystem::path& file,
+                           const std::string& kind = "");  // into the user's
   void export_device(const Device& device, const std::filesystem::path& csv) const;
 
  private:

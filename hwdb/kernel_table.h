@@ -1,5 +1,6 @@
-// Measured operator times of one device, in arrays ready for lookup. Measured points are returned exactly; between
-// points utilisation (speed of light over measured time) is interpolated; outside nothing is invented.
+// Measured operator times of one device, in arrays ready for lookup. Measured points are returned exactly;
+// between points utilisation (speed of light over measured time) is interpolated; outside nothing is
+// invented.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,8 @@ struct OperatorTime {
   double relative_error = 0;  // half-width of the 90 % interval over the value
 };
 
-// Physical limit of an operator on a device: the larger of FLOPs over peak and bytes over bandwidth (collectives: the
-// link's). No prediction is below it.
+// Physical limit of an operator on a device: the larger of FLOPs over peak and bytes over bandwidth
+// (collectives: the link's). No prediction is below it.
 Seconds speed_of_light(const Op& op, const Device& device, const Topology& topology);
 
 class KernelTable {
@@ -36,9 +37,9 @@ class KernelTable {
   // nullopt where no row is near enough (kind, dtype or shape not measured on this device). Thread-safe.
   std::optional<OperatorTime> find(const Op& op) const;
   std::int64_t rows() const;
-  std::string engine() const;   // "vllm 0.19.0": whose kernels were timed
+  std::string engine() const;  // "vllm 0.19.0": whose kernels were timed
 
-  struct Index;                 // private data, built by Database
+  struct Index;  // private data, built by Database
   explicit KernelTable(std::unique_ptr<Index> index);
 
  private:

@@ -1,0 +1,57 @@
+#include "hwdb/curve.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace foretoken {
+
+void Curve::add(double key, double seconds, double spread, double speed_of_light) {
+  points_.push_back({key, std::log2(key), std::log(speed_of_light / seconds), seconds, spread});
+}
+
+void Curve::finish() {
+  std::sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) {
+    return a.key != b.key ? a.key < b.key : a.seconds < b.seconds;
+  });
+  const auto same = [](const Point& a, const Point& b) { return a.key == b.key; };
+  points_.erase(std::unique(points_.begin(), points_.end(), same), points_.end());
+  points_.shrink_to_fit();
+}
+
+Reading Curve::between(const Point& a, const Point& b, double log_key) {
+  const double t = (log_key - a.log_key) / (b.log_key - a.log_key);
+  Reading r;
+  r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
+  r.low_seconds = std::min(a.seconds, b.seconds);
+  r.high_seconds = std::max(a.seconds, b.seconds);
+  return r;
+}
+
+Reading Curve::at(double key) const {
+  const auto above = std::lower_bound(points_.begin(), points_.end(), key,
+                                      [](const Point& p, double k) { return p.key < k; });
+  Reading r;
+  if (above != points_.end() && above->key == key) {
+    r.log_utilisation = above->log_utilisation;
+    r.exact = true;
+    r.seconds = above->seconds;
+    r.spread = above->spread;
+    return r;
+  }
+  if (above == points_.begin() || above == points_.end()) {
+    const Point& edge = above == points_.end() ? points_.back() : points_.front();
+    r.log_utilisation = edge.log_utilisation;
+    r.inside = false;
+    // Below the range the edge's time is the most, above it the least that can be.
+    r.low_seconds = above == points_.end() ? edge.seconds : 0;
+    r.high_seconds = above == points_.end() ? INFINITY : edge.seconds;
+    return r;
+  }
+  return between(*(above - 1), *above, std::log2(key));
+}
+
+Reading Curve::without(std::size_t i) const {
+  return between(points_[i - 1], points_[i + 1], points_[i].log_key);
+}
+
+}  // namespace foretoken

@@ -1,0 +1,48 @@
+// Measured times along one dimension (m, tokens, length, message bytes) as utilisation: speed of light over
+// time.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+namespace foretoken {
+
+// What a table of measured times says at a point.
+struct Reading {
+  double log_utilisation = 0;
+  // A measured row stands here: its time and the spread of its repeats.
+  bool exact = false;
+  double seconds = 0, spread = 0;
+  // Between two rows: their times. An operator that grows along the dimension lies between them.
+  double low_seconds = 0, high_seconds = 0;
+  bool inside = true;  // false: beyond the measured range, the boundary's utilisation is held
+};
+
+class Curve {
+ public:
+  void add(double key, double seconds, double spread, double speed_of_light);
+  void append(const Curve& other) {
+    points_.insert(points_.end(), other.points_.begin(), other.points_.end());
+  }
+  // Sorts; of several rows at one key the fastest stays (kernels of one engine, which picks the best of
+  // them).
+  void finish();
+  bool empty() const { return points_.empty(); }
+  std::size_t size() const { return points_.size(); }
+  double key(std::size_t i) const { return points_[i].key; }
+  double seconds(std::size_t i) const { return points_[i].seconds; }
+  double log_utilisation(std::size_t i) const { return points_[i].log_utilisation; }
+
+  Reading at(double key) const;
+  // As if point i had not been measured; interior points only.
+  Reading without(std::size_t i) const;
+
+ private:
+  struct Point {
+    double key, log_key, log_utilisation, seconds, spread;
+  };
+  static Reading between(const Point& a, const Point& b, double log_key);
+  std::vector<Point> points_;
+};
+
+}  // namespace foretoken

@@ -1,0 +1,251 @@
+#include "hwdb/database.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "hwdb/database_layers.h"
+#include "hwdb/device_file.h"
+#include "hwdb/filter.h"
+#include "hwdb/kernel_index.h"
+
+namespace foretoken {
+namespace {
+
+std::string join_some(const std::vector<std::string>& names) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size() && i < 8; ++i) text += (i ? ", " : "") + names[i];
+  return names.size() > 8 ? text + ", ..." : text;
+}
+
+}  // namespace
+
+Database::Database(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Database::~Database() = default;
+Database::Database(Database&&) noexcept = default;
+Database& Database::operator=(Database&&) noexcept = default;
+
+Database Database::open(const std::filesystem::path& builtin, const std::filesystem::path& user) {
+  auto impl = std::make_unique<Impl>();
+  impl->builtin.emplace(builtin, Store::Mode::kBuiltin);
+  impl->user_path = user;
+  std::error_code ignored;
+  if (!user.empty() && std::filesystem::exists(user, ignored) &&
+      std::filesystem::file_size(user, ignored) > 0)
+    impl->user.emplace(user, Store::Mode::kRead);
+  impl->load();
+  return Database(std::move(impl));
+}
+
+void DatabaseLayers::load() {
+  by_name.clear();
+  aliases.clear();
+  links.clear();
+  const auto take = [&](const Store& store) {
+    for (Device& d : store.devices()) by_name[d.name] = std::move(d);
+    for (Alias& a : store.aliases()) aliases[device_key(a.alias)] = a.device;
+    for (Link& l : store.links()) links[l.name] = std::move(l);
+  };
+  take(*builtin);
+  if (user) take(*user);  // later rows win
+}
+
+std::string DatabaseLayers::resolve(const std::string& name, std::vector<std::string>* candidates) const {
+  const std::string key = device_key(name);
+  if (key.empty()) return "";
+  for (const auto& [full, device] : by_name)
+    if (device_key(full) == key) return full;
+  if (const auto alias = aliases.find(key); alias != aliases.end() && by_name.contains(alias->second))
+    return alias->second;
+  std::vector<std::string> found;
+  for (const auto& [full, device] : by_name)
+    if (device_key(full).starts_with(key)) found.push_back(full);
+  if (found.size() == 1) return found.front();
+  if (candidates) *candidates = found;
+  return "";
+}
+
+std::vector<Device> Database::devices() const {
+  std::vector<Device> all;
+  for (const auto& [name, device] : impl_->by_name) all.push_back(device);
+  return all;
+}
+
+Device Database::device(const std::string& name, const std::string& where) const {
+  std::vector<std::string> candidates;
+  if (const std::string full = impl_->resolve(name, &candidates); !full.empty())
+    return impl_->by_name.at(full);
+  if (candidates.size() > 1)
+    throw Error(where, fmt::format("\"{}\" is ambiguous: {}", name, join_some(candidates)));
+  std::vector<std::string> known;
+  for (const auto& [full, device] : impl_->by_name) known.push_back(device_key(full));
+  for (const auto& [alias, device] : impl_->aliases) known.push_back(alias);
+  throw Error(where, fmt::format("no device \"{}\" in the hardware database{}; `foretoken hw list` shows all",
+                                 name, did_you_mean(device_key(name), known)));
+}
+
+Topology Database::topology(const Device& device, int devices_per_node) const {
+  Topology t;
+  t.devices_per_node = devices_per_node > 0 ? devices_per_node : std::clamp(device.scaleup_domain, 1, 8);
+  const auto link = [&](const std::string& name) {
+    const auto found = impl_->links.find(name);
+    if (found == impl_->links.end())
+      throw Error("device " + device.name, fmt::format("link \"{}\" is not in the table of links", name));
+    return found->second;
+  };
+  // A bridge or a small domain does not reach all devices of the node: the slowest path is the host's.
+  const bool whole = device.scaleup_domain > 1 && t.devices_per_node <= device.scaleup_domain;
+  t.intra_node = link(whole ? device.scaleup_link : device.host_link);
+  if (whole && device.scaleup_bandwidth.value > 0) t.intra_node.bandwidth = device.scaleup_bandwidth;
+  if (!whole && device.pcie_bandwidth.value > 0) t.intra_node.bandwidth = device.pcie_bandwidth;
+  t.inter_node = link(device.network_link);
+  return t;
+}
+
+std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
+                                                          const std::string& engine) const {
+  struct Entry {
+    EngineRank rank;
+    std::int64_t id;
+    const Store* store;
+    MeasurementSeries series;
+  };
+  std::vector<Entry> entries;
+  const auto collect = [&](const Store& store, bool of_user) {
+    for (auto& [id, series] : store.series(device.name))
+      entries.push_back({engine_rank(series.engine, engine, of_user), id, &store, std::move(series)});
+  };
+  if (user) collect(*user, true);
+  collect(*builtin, false);
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return a.rank < b.rank; });
+  auto index = std::make_unique<KernelTable::Index>();
+  index->device = device;
+  index->topology = topology;
+  for (const Entry& e : entries) {
+    const bool of_user = user && e.store == &*user;
+    const bool collective =
+        e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv;
+    const bool preferred = engine.empty() || of_user || collective || e.rank.family <= 1;
+    index->add(e.series, preferred, of_user, [&](const KernelTable::Index::PointVisitor& visit) {
+      e.store->for_each_point(e.id, e.series.kind, visit);
+    });
+  }
+  index->finish();
+  return index;
+}
+
+KernelTable Database::kernels(const Device& device, const std::string& engine) const {
+  auto index = impl_->index(device, topology(device, device.scaleup_domain), engine);
+  index->learn(impl_->builtin->residuals(device.name));
+  if (impl_->user) index->learn(impl_->user->residuals(device.name));
+  return index->rows > 0 ? KernelTable(std::move(index)) : KernelTable();
+}
+
+std::string Database::digest() const {
+  std::string text = impl_->builtin->meta("digest");
+  if (impl_->user) text += fmt::format("+{:016x}", digest_of(*impl_->user));
+  return text;
+}
+
+std::uint64_t digest_of(const Store& store) {
+  std::uint64_t hash = 0;
+  const auto add = [&](std::string_view text) { hash = hash_bytes(text, hash); };
+  for (const Device& d : store.devices()) add(device_text(d));
+  for (const Alias& a : store.aliases()) add(a.alias + "=" + a.device);
+  for (const Link& l : store.links())
+    add(fmt::format("{} {} {}", l.name, l.bandwidth.value, l.latency.value));
+  for (const auto& [id, series] : store.series("")) {
+    add(measurement_csv_row({series, {}}, {}));
+    store.for_each_point(id, series.kind, [&](const MeasuredPoint& p) {
+      add(std::string_view(reinterpret_cast<const char*>(&p), sizeof p));
+    });
+  }
+  return hash;
+}
+
+ImportReport Database::import_file(const std::filesystem::path& file, const std::string& kind) {
+  if (impl_->user_path.empty())
+    throw Error(file.string(), "an import goes into the user's database: name one with --db FILE");
+  std::vector<Measurement> rows;
+  ImportReport report;
+  if (is_device_file(file)) {
+    const std::vector<Device> devices = read_device_file(file);
+    Store store(impl_->user_path, Store::Mode::kWrite);
+    store.transaction([&] {
+      for (const Device& d : devices) store.put(d);
+    });
+    impl_->user.emplace(std::move(store));
+    impl_->load();
+    report.read = report.imported = static_cast<std::int64_t>(devices.size());
+    return report;
+  }
+  std::map<std::string, std::pair<Device, Topology>> seen;
+  MeasurementReader reader;
+  reader.device_name = [&](const std::string& name) {
+    const std::string full = impl_->resolve(name, nullptr);
+    if (!full.empty() && !seen.contains(full)) {
+      const Device& d = impl_->by_name.at(full);
+      seen[full] = {d, topology(d, d.scaleup_domain)};
+    }
+    return full;
+  };
+  reader.row = [&](const Measurement& row) {
+    const auto& [device, links] = seen.at(row.series.device);
+    if (const std::string_view reason = implausible(row, device, links); !reason.empty())
+      report.drop(reason);
+    else
+      rows.push_back(row);
+  };
+  read_measurements(file, kind, reader, report);  // the whole file, before anything is written
+
+  {
+    Store store(impl_->user_path, Store::Mode::kWrite);
+    std::int64_t repeated = 0;
+    store.transaction([&] {
+      repeated = 0;
+      for (const Measurement& row : rows)
+        if (!store.put(row)) ++repeated;
+    });
+    report.imported = static_cast<std::int64_t>(rows.size()) - repeated;
+    if (repeated > 0) report.drop("replaced an earlier row at the same point", repeated);
+    impl_->user.emplace(std::move(store));
+  }
+  impl_->load();
+  // The new rows change what held-out rows say.
+  for (const auto& [name, pair] : seen) {
+    const auto residuals = impl_->index(pair.first, pair.second, "")->residuals();
+    impl_->user->transaction([&] {
+      for (const Residual& r : residuals) impl_->user->put(r);
+    });
+  }
+  return report;
+}
+
+void Database::export_device(const Device& device, const std::filesystem::path& csv) const {
+  // One file holds kinds with different columns: the union of them, empty where a kind has none.
+  std::vector<std::string_view> columns;
+  std::vector<std::pair<const Store*, std::pair<std::int64_t, MeasurementSeries>>> all;
+  const auto collect = [&](const Store& store) {
+    for (auto& s : store.series(device.name)) all.emplace_back(&store, std::move(s));
+  };
+  collect(*impl_->builtin);
+  if (impl_->user) collect(*impl_->user);  // later rows win at the next import
+  for (const auto& [store, s] : all)
+    for (const auto c : shape_columns(s.second.kind))
+      if (std::find(columns.begin(), columns.end(), c) == columns.end()) columns.push_back(c);
+  OutputFile out(csv);
+  out.write(measurement_csv_header(columns));
+  for (const auto& [store, s] : all) {
+    store->for_each_point(s.first, s.second.kind, [&](const MeasuredPoint& p) {
+      out.write(measurement_csv_row({s.second, p}, columns));
+    });
+  }
+  out.commit();
+}
+
+}  // namespace foretoken

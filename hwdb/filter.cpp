@@ -1,0 +1,72 @@
+#include "hwdb/filter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "hwdb/kernel_table.h"
+
+namespace foretoken {
+namespace {
+
+// Marks the points of [first, last] that must stay so that the others lie within `limit` of the straight
+// lines between kept ones, in (log key, log utilisation); Douglas and Peucker's subdivision.
+void keep_between(const std::vector<double>& x, const std::vector<double>& y, std::size_t first,
+                  std::size_t last, double limit, std::vector<bool>& keep) {
+  double worst = 0;
+  std::size_t at = first;
+  for (std::size_t i = first + 1; i < last; ++i) {
+    const double t = (x[i] - x[first]) / (x[last] - x[first]);
+    const double gap = std::abs(y[first] + t * (y[last] - y[first]) - y[i]);
+    if (gap > worst) worst = gap, at = i;
+  }
+  if (worst <= limit) return;
+  keep[at] = true;
+  keep_between(x, y, first, at, limit, keep);
+  keep_between(x, y, at, last, limit, keep);
+}
+
+}  // namespace
+
+std::string_view implausible(const Measurement& row, const Device& device, const Topology& topology) {
+  const auto op = op_of(row.series, row.point);
+  if (!op) return "";  // no operator to compare it with
+  const Seconds limit = speed_of_light(*op, device, topology);
+  return row.point.seconds * kFasterThanLight < limit.value ? "faster than 1.05 times the speed of light"
+                                                            : "";
+}
+
+void thin(const MeasurementSeries& series, std::vector<MeasuredPoint>& points, const Device& device,
+          const Topology& topology, double tolerance) {
+  std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.shape < b.shape; });
+  const std::size_t last = shape_columns(series.kind).size() - 1;
+  std::vector<MeasuredPoint> kept;
+  std::size_t begin = 0;
+  while (begin < points.size()) {
+    std::size_t end = begin + 1;
+    const auto same = [&](const MeasuredPoint& p) {
+      return std::equal(p.shape.begin(), p.shape.begin() + static_cast<long>(last),
+                        points[begin].shape.begin());
+    };
+    while (end < points.size() && same(points[end])) ++end;
+    const std::size_t n = end - begin;
+    std::vector<double> x(n), y(n);
+    bool comparable = true;
+    for (std::size_t i = 0; i < n; ++i) {
+      const MeasuredPoint& p = points[begin + i];
+      const auto op = op_of(series, p);
+      const double limit = op ? speed_of_light(*op, device, topology).value : 0;
+      comparable = comparable && limit > 0;
+      x[i] = std::log2(static_cast<double>(p.shape[last]));
+      y[i] = std::log(limit / p.seconds);
+    }
+    std::vector<bool> keep(n, !comparable || n < 3);
+    keep.front() = keep.back() = true;
+    if (comparable && n >= 3) keep_between(x, y, 0, n - 1, std::log1p(tolerance), keep);
+    for (std::size_t i = 0; i < n; ++i)
+      if (keep[i]) kept.push_back(points[begin + i]);
+    begin = end;
+  }
+  points = std::move(kept);
+}
+
+}  // namespace foretoken

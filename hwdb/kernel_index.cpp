@@ -1,0 +1,213 @@
+#include "hwdb/kernel_index.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "base/text.h"
+
+namespace foretoken {
+namespace {
+
+constexpr double kDefaultError[kMethods] = {0.10, 0.30, 0.25};  // until held-out rows say better
+
+std::size_t at(TypeClass t) { return static_cast<std::size_t>(t); }
+
+// "vllm 0.19.0", "vllm-0.19" -> {"vllm", 0.019000}; digits beyond the third part are ignored.
+std::pair<std::string, double> family_and_version(const std::string& engine) {
+  const std::string name = lower(trim(engine));
+  const auto cut = name.find_first_of(" -");
+  std::string family = name.substr(0, cut);
+  if (family == "tensorrt" || family == "tensorrt_llm") family = "trtllm";
+  double version = 0, unit = 1;
+  if (cut != std::string::npos) {
+    double part = 0;
+    int parts = 0;
+    for (std::size_t i = name.find_first_of("0123456789", cut); i <= name.size() && parts < 3; ++i) {
+      if (i < name.size() && name[i] >= '0' && name[i] <= '9') {
+        part = part * 10 + (name[i] - '0');
+        continue;
+      }
+      version += part * unit;
+      unit /= 1000, part = 0, ++parts;
+      if (i >= name.size() || name[i] != '.') break;
+    }
+  }
+  return {family, version};
+}
+
+template <class Table>
+Table& tier(KernelTable::Index::Tiers<Table>& tiers, const std::string& engine, bool preferred,
+            bool of_user) {
+  for (auto& t : tiers)
+    if (t.engine == engine && t.of_user == of_user) return t.table;
+  tiers.push_back({engine, preferred, of_user, {}});
+  return tiers.back().table;
+}
+
+}  // namespace
+
+TypeClass type_class(DType t) {
+  switch (t) {
+    case DType::kF32:
+      return TypeClass::k32;
+    case DType::kF16:
+    case DType::kBf16:
+      return TypeClass::k16;
+    case DType::kFp8:
+      return TypeClass::kFp8;
+    case DType::kInt8:
+      return TypeClass::kInt8;
+    case DType::kFp4:
+      return TypeClass::kNvfp4;
+  }
+  return TypeClass::k16;
+}
+
+TypeClass type_class(WeightFormat f, DType activation) {
+  switch (f) {
+    case WeightFormat::kPlain:
+      return type_class(activation);
+    case WeightFormat::kFp8:
+      return TypeClass::kFp8;
+    case WeightFormat::kFp8Block:
+      return TypeClass::kFp8Block;
+    case WeightFormat::kInt8:
+      return TypeClass::kInt8;
+    case WeightFormat::kInt4Wo:
+      return TypeClass::kInt4Wo;
+    case WeightFormat::kNvfp4:
+      return TypeClass::kNvfp4;
+    case WeightFormat::kMxfp4:
+      return TypeClass::kMxfp4;
+  }
+  return TypeClass::k16;
+}
+
+std::string_view name_of(TypeClass t) {
+  constexpr std::string_view names[] = {"float32", "bfloat16", "fp8",   "fp8_block",
+                                        "int8",    "int4_wo",  "nvfp4", "mxfp4"};
+  return names[at(t)];
+}
+
+std::string_view name_of(Method m) {
+  constexpr std::string_view names[] = {"point", "shape", "engine"};
+  return names[static_cast<std::size_t>(m)];
+}
+
+EngineRank engine_rank(const std::string& engine, const std::string& requested, bool of_user) {
+  const auto [family, version] = family_and_version(engine);
+  if (!requested.empty()) {
+    const auto [wanted, wanted_version] = family_and_version(requested);
+    if (family == wanted)
+      return {of_user ? 0 : 1, wanted_version > 0 ? std::abs(version - wanted_version) : -version};
+  }
+  int rank = 6;
+  if (of_user)
+    rank = 2;
+  else if (family == "vllm")
+    rank = 3;
+  else if (family == "trtllm")
+    rank = 4;
+  else if (family == "sglang")
+    rank = 5;
+  return {rank, -version};
+}
+
+KernelTable::Index::Index() {
+  for (auto& kind : error)
+    for (auto& type : kind) std::copy(std::begin(kDefaultError), std::end(kDefaultError), type.begin());
+}
+
+void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bool of_user,
+                             const std::function<void(const PointVisitor&)>& points) {
+  // Types and shapes that the program has no operator for stay in the database only.
+  bool known = true;
+  points([&](const MeasuredPoint& p) {
+    if (!known) return;
+    const auto op = op_of(series, p);
+    if (!op) {
+      known = false;
+      return;
+    }
+    const double limit = speed_of_light(*op, device, topology).value;
+    if (!(limit > 0)) return;
+    ++rows;
+    const auto& s = p.shape;
+    switch (series.kind) {
+      case MeasuredKind::kGemm: {
+        const auto& g = std::get<GemmShape>(op->shape);
+        tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user)
+            .add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kPrefillAttention:
+      case MeasuredKind::kDecodeAttention:
+      case MeasuredKind::kMlaPrefill:
+      case MeasuredKind::kMlaDecode: {
+        const auto& a = std::get<AttentionShape>(op->shape);
+        const auto phase =
+            static_cast<std::size_t>(series.kind) - static_cast<std::size_t>(MeasuredKind::kPrefillAttention);
+        const int grid = shape_identity_columns(series.kind);
+        tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))], series.engine, preferred,
+             of_user)
+            .add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? 0 : a.qk_dim, s[grid - 1]}, s[grid], s[grid + 1],
+                 p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kMoe: {
+        const auto& e = std::get<MoeShape>(op->shape);
+        const std::int64_t load = series.distribution == "power_law_1.2" ? 2 : e.imbalance > 1 ? 1 : 0;
+        tier(moe[at(type_class(e.weight, e.activation))], series.engine, preferred, of_user)
+            .add({e.hidden, e.inter, e.top_k, e.num_experts, e.local_experts, e.gated ? 1 : 0, load},
+                 e.tokens, p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kElementwise:
+        elementwise.add(bytes(*op).value, p.seconds, p.spread, limit);
+        break;
+      default: {
+        const auto& c = std::get<CollectiveShape>(op->shape);
+        tier(collective[static_cast<std::size_t>(c.kind)], series.engine, preferred, of_user)
+            .add(c.ranks, c.ranks <= c.ranks_per_node ? 0 : c.ranks_per_node, c.message_bytes, p.seconds,
+                 p.spread, limit);
+        break;
+      }
+    }
+  });
+  if (known && (engine.empty() || (series.kind == MeasuredKind::kGemm && gemm_engine_.empty()))) {
+    engine = series.engine;
+    if (series.kind == MeasuredKind::kGemm) gemm_engine_ = series.engine;
+  }
+}
+
+void KernelTable::Index::finish() {
+  const auto each = [](auto& tiers) {
+    for (auto& t : tiers) {
+      t.table.finish();
+      // One element type may be measured with another engine than the rest: the first that has it leads.
+      const bool same = family_and_version(t.engine).first == family_and_version(tiers.front().engine).first;
+      t.preferred = t.preferred && (t.of_user || same || tiers.front().of_user);
+    }
+  };
+  for (auto& t : gemm) each(t);
+  for (auto& phase : attention)
+    for (auto& type : phase)
+      for (auto& t : type) each(t);
+  for (auto& t : moe) each(t);
+  for (auto& t : collective) each(t);
+  elementwise.finish();
+}
+
+void KernelTable::Index::learn(const std::vector<Residual>& residuals) {
+  for (const Residual& r : residuals) {
+    const auto kind = measured_kind_from_name(r.kind);
+    if (!kind) continue;
+    for (std::size_t t = 0; t < kTypeClasses; ++t)
+      for (std::size_t m = 0; m < kMethods; ++m)
+        if (name_of(static_cast<TypeClass>(t)) == r.dtype && name_of(static_cast<Method>(m)) == r.method)
+          error[static_cast<std::size_t>(*kind)][t][m] = r.p90;
+  }
+}
+
+}  // namespace foretoken

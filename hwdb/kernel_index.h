@@ -1,0 +1,88 @@
+// What a KernelTable holds: tables by kind and element type, each in order of preference of the engine that
+// was timed. Built by Database from stored series, and asked for its own held-out residuals.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "hwdb/kernel_table.h"
+#include "hwdb/measurement.h"
+#include "hwdb/shape_tables.h"
+#include "hwdb/store.h"
+
+namespace foretoken {
+
+// Element types that are timed alike; bfloat16 and float16 are one.
+enum class TypeClass : std::uint8_t { k32, k16, kFp8, kFp8Block, kInt8, kInt4Wo, kNvfp4, kMxfp4 };
+inline constexpr std::size_t kTypeClasses = 8;
+TypeClass type_class(DType t);
+TypeClass type_class(WeightFormat f, DType activation);
+std::string_view name_of(TypeClass t);
+
+// Order of preference among engines; lower is better. requested: "vllm 0.19", "vllm-0.19", "vllm" or "".
+struct EngineRank {
+  int family =
+      0;  // 0: the one asked for (user's rows of it first), then the user's, vllm, trtllm, sglang, rest
+  double version = 0;  // distance from the version asked for, else newest first
+  auto operator<=>(const EngineRank&) const = default;
+};
+EngineRank engine_rank(const std::string& engine, const std::string& requested, bool of_user);
+
+// How an answer was found; each way has its own held-out error.
+enum class Method : std::uint8_t { kPoint, kShape, kEngine };
+inline constexpr std::size_t kMethods = 3;
+std::string_view name_of(Method m);
+
+struct KernelTable::Index {
+  Device device;
+  Topology topology;
+  std::string requested;
+
+  template <class Table>
+  struct Tier {
+    std::string engine;
+    bool preferred = true;  // of the engine asked for, or of the first where none was; all of the user's
+    bool of_user = false;
+    Table table;
+  };
+  template <class Table>
+  using Tiers = std::vector<Tier<Table>>;
+
+  std::array<Tiers<GemmTable>, kTypeClasses> gemm;
+  // [phase: prefill, decode, MLA prefill, MLA decode][arithmetic][KV cache]
+  std::array<std::array<std::array<Tiers<AttentionTable>, kTypeClasses>, kTypeClasses>, 4> attention;
+  std::array<Tiers<MoeTable>, kTypeClasses> moe;
+  std::array<Tiers<CollectiveTable>, 5> collective;
+  Curve elementwise;  // along bytes
+  std::int64_t rows = 0;
+  std::string engine;  // whose GEMMs were timed, else whose operators
+
+  // 90th percentile of held-out relative errors, by kind, type class and method.
+  std::array<std::array<std::array<double, kMethods>, kTypeClasses>, kMeasuredKinds> error;
+
+  Index();
+  // Series in order of rank; tiers appear in that order.
+  using PointVisitor = std::function<void(const MeasuredPoint&)>;
+  void add(const MeasurementSeries& series, bool preferred, bool of_user,
+           const std::function<void(const PointVisitor&)>& points);
+  void finish();
+  void learn(const std::vector<Residual>& residuals);
+  std::optional<OperatorTime> find(const Op& op) const;
+  std::vector<Residual> residuals() const;  // leaves rows and whole shapes out
+
+ private:
+  template <class Table, class Own, class Near>
+  std::optional<OperatorTime> search(const Tiers<Table>& tiers, MeasuredKind kind, TypeClass type,
+                                     Seconds limit, Own&& own, Near&& near) const;
+  std::string gemm_engine_;
+  std::optional<OperatorTime> answer(const std::optional<Reading>& reading, MeasuredKind kind, TypeClass type,
+                                     Method method, bool preferred, Seconds limit) const;
+  std::optional<OperatorTime> find_gemm(const GemmShape& g, Seconds limit) const;
+  std::optional<OperatorTime> find_attention(const AttentionShape& a, Seconds limit) const;
+  std::optional<OperatorTime> find_moe(const MoeShape& e, Seconds limit) const;
+  std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;
+};
+
+}  // namespace foretoken

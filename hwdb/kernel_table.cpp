@@ -1,0 +1,206 @@
+#include "hwdb/kernel_table.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "hwdb/kernel_index.h"
+
+namespace foretoken {
+namespace {
+
+constexpr double kRepeatError =
+    0.03;  // repeats of one measurement, where the row has no spread (ops/README.md)
+constexpr double kOutsideFactor = 1.5;  // beyond the measured range the boundary's utilisation is held
+
+MeasuredKind attention_kind(const AttentionShape& a) {
+  if (a.mla) return a.decode ? MeasuredKind::kMlaDecode : MeasuredKind::kMlaPrefill;
+  return a.decode ? MeasuredKind::kDecodeAttention : MeasuredKind::kPrefillAttention;
+}
+
+std::size_t phase_of(MeasuredKind kind) {
+  return static_cast<std::size_t>(kind) - static_cast<std::size_t>(MeasuredKind::kPrefillAttention);
+}
+
+std::int64_t load_class(double imbalance) { return imbalance < 1.25 ? 0 : imbalance < 1.75 ? 1 : 2; }
+
+// Rows are of full causal attention; a window or a selection that covers every key is the same thing.
+bool is_dense(const AttentionShape& a) {
+  const double length = a.decode ? a.kv_tokens / static_cast<double>(std::max<std::int64_t>(1, a.sequences))
+                                 : static_cast<double>(a.cached + a.new_tokens);
+  const bool windowed = a.window > 0 && length > static_cast<double>(a.window);
+  const bool sparse = a.top_k > 0 && length > static_cast<double>(a.top_k);
+  return !windowed && !sparse && a.compress_ratio == 0;
+}
+
+}  // namespace
+
+std::string_view name_of(Basis b) {
+  constexpr std::string_view names[] = {"measured", "interpolated", "transferred", "roofline"};
+  return names[static_cast<std::size_t>(b)];
+}
+
+std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Reading>& reading,
+                                                       MeasuredKind kind, TypeClass type, Method method,
+                                                       bool preferred, Seconds limit) const {
+  if (!reading) return std::nullopt;
+  OperatorTime t;
+  if (reading->exact && preferred) {
+    t.time = std::max(limit, Seconds(reading->seconds));
+    t.basis = Basis::kMeasured;
+    // Half-width of a 90 % interval: 1.645 standard deviations.
+    t.relative_error = reading->spread > 0 ? 1.645 * reading->spread : kRepeatError;
+    return t;
+  }
+  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  double relative = errors[static_cast<std::size_t>(method)];
+  if (!preferred) relative = std::hypot(relative, errors[static_cast<std::size_t>(Method::kEngine)]);
+  double seconds = limit.value / std::exp(reading->log_utilisation);
+  if (reading->high_seconds > 0) seconds = std::clamp(seconds, reading->low_seconds, reading->high_seconds);
+  t.time = std::max(limit, Seconds(seconds));
+  t.basis = Basis::kInterpolated;
+  t.relative_error = relative;
+  if (!reading->inside) t.relative_error *= kOutsideFactor;
+  return t;
+}
+
+// The shape itself with the engine asked for; then, whichever of the two errs less, the shape with another
+// engine or its neighbours with this one; then neighbours with another.
+template <class Table, class Own, class Near>
+std::optional<OperatorTime> KernelTable::Index::search(const Tiers<Table>& tiers, MeasuredKind kind,
+                                                       TypeClass type, Seconds limit, Own&& own,
+                                                       Near&& near) const {
+  const auto pass = [&](auto&& read, Method method, bool preferred) -> std::optional<OperatorTime> {
+    for (const auto& tier : tiers)
+      if (tier.preferred == preferred)
+        if (const auto reading = read(tier.table))
+          return answer(reading, kind, type, method, preferred, limit);
+    return std::nullopt;
+  };
+  if (const auto t = pass(own, Method::kPoint, true)) return t;
+  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  const bool near_first =
+      errors[static_cast<std::size_t>(Method::kShape)] <= errors[static_cast<std::size_t>(Method::kEngine)];
+  if (near_first)
+    if (const auto t = pass(near, Method::kShape, true)) return t;
+  if (const auto t = pass(own, Method::kPoint, false)) return t;
+  if (!near_first)
+    if (const auto t = pass(near, Method::kShape, true)) return t;
+  return pass(near, Method::kShape, false);
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Seconds limit) const {
+  const TypeClass type =
+      g.weight_is_activation ? type_class(g.activation) : type_class(g.weight, g.activation);
+  const auto& tiers = gemm[static_cast<std::size_t>(type)];
+  const auto m = static_cast<double>(g.m);
+  for (const auto& tier : tiers) {
+    const int shape = tier.table.find_shape(g.n, g.k, g.batch);
+    if (shape != kNoShape)
+      return answer(tier.table.at(shape, m), MeasuredKind::kGemm, type, Method::kPoint, tier.preferred,
+                    limit);
+  }
+  for (const auto& tier : tiers)
+    if (const auto reading = tier.table.blend(g.n, g.k, g.batch, m))
+      return answer(reading, MeasuredKind::kGemm, type, Method::kShape, tier.preferred, limit);
+  return std::nullopt;
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionShape& a, Seconds limit) const {
+  if (!is_dense(a) || a.sequences < 1 || (!a.mla && a.qk_dim != a.v_dim)) return std::nullopt;
+  const MeasuredKind kind = attention_kind(a);
+  const TypeClass type = type_class(a.activation);
+  const auto& tiers =
+      attention[phase_of(kind)][static_cast<std::size_t>(type)][static_cast<std::size_t>(type_class(a.kv))];
+  const auto sequences = static_cast<double>(a.sequences);
+  const double tokens = a.decode ? a.kv_tokens / sequences : static_cast<double>(a.new_tokens);
+  AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? 0 : a.qk_dim,
+                              a.decode ? a.new_tokens : a.cached};
+  AttentionTable::Heads plain = heads;
+  plain.cached = a.decode ? 1 : 0;
+  return search(
+      tiers, kind, type, limit,
+      [&](const AttentionTable& table) -> std::optional<Reading> {
+        int layout = table.find_layout(heads);
+        if (layout != kNoShape) return table.at(layout, sequences, tokens);
+        // Rows of another number of cached (prefill) or drafted (decode) tokens are rare: the utilisation of
+        // plain rows stands for them, their work is this operator's own.
+        layout = table.find_layout(plain);
+        if (layout == kNoShape) return std::nullopt;
+        Reading reading = table.at(layout, sequences, tokens);
+        reading.exact = reading.inside = false;
+        reading.low_seconds = 0;
+        reading.high_seconds = INFINITY;
+        return reading;
+      },
+      [&](const AttentionTable& table) { return table.nearest(plain, sequences, tokens); });
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
+  const TypeClass type = type_class(e.weight, e.activation);
+  const MoeTable::Key key = {
+      e.hidden, e.inter, e.top_k, e.num_experts, e.local_experts, e.gated ? 1 : 0, load_class(e.imbalance)};
+  const auto tokens = static_cast<double>(e.tokens);
+  const auto& tiers = moe[static_cast<std::size_t>(type)];
+  return search(
+      tiers, MeasuredKind::kMoe, type, limit,
+      [&](const MoeTable& table) -> std::optional<Reading> {
+        const int shape = table.find_shape(key);
+        if (shape == kNoShape) return std::nullopt;
+        Reading reading = table.at(shape, tokens);
+        if (table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
+        return reading;
+      },
+      [&](const MoeTable& table) { return table.nearest(key, tokens); });
+}
+
+// The fastest of what the engine may choose from: its own all-reduce and the communication library's.
+std::optional<OperatorTime> KernelTable::Index::find_collective(const CollectiveShape& c,
+                                                                Seconds limit) const {
+  if (c.ranks < 2 || c.message_bytes <= 0) return std::nullopt;
+  const int ranks_per_node = c.ranks <= c.ranks_per_node ? 0 : c.ranks_per_node;
+  const auto kind =
+      static_cast<MeasuredKind>(static_cast<int>(MeasuredKind::kAllReduce) + static_cast<int>(c.kind));
+  std::optional<OperatorTime> best;
+  bool library_done = false, own_done = false;
+  for (const auto& tier : collective[static_cast<std::size_t>(c.kind)]) {
+    const bool library = tier.engine.find("ccl") != std::string::npos;
+    if (library ? library_done : own_done) continue;
+    const Curve* curve = tier.table.find(c.ranks, ranks_per_node);
+    if (!curve) continue;
+    const Reading reading = curve->at(c.message_bytes);
+    // Engines leave their own kernels above the sizes they were made for.
+    if (!library && !reading.inside && !reading.exact && c.message_bytes > curve->key(curve->size() - 1))
+      continue;
+    (library ? library_done : own_done) = true;
+    const auto t = answer(reading, kind, TypeClass::k16, Method::kPoint, true, limit);
+    if (t && (!best || t->time < best->time)) best = t;
+  }
+  return best;
+}
+
+std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
+  const Seconds limit = speed_of_light(op, device, topology);
+  if (!(limit.value > 0)) return std::nullopt;
+  if (const auto* g = std::get_if<GemmShape>(&op.shape)) return find_gemm(*g, limit);
+  if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return find_attention(*a, limit);
+  if (const auto* e = std::get_if<MoeShape>(&op.shape)) return find_moe(*e, limit);
+  if (const auto* c = std::get_if<CollectiveShape>(&op.shape)) return find_collective(*c, limit);
+  if (std::get_if<ElementwiseShape>(&op.shape) && !elementwise.empty())
+    return answer(elementwise.at(bytes(op).value), MeasuredKind::kElementwise, TypeClass::k16, Method::kPoint,
+                  true, limit);
+  return std::nullopt;
+}
+
+KernelTable::KernelTable() = default;
+KernelTable::KernelTable(std::unique_ptr<Index> index) : index_(std::move(index)) {}
+KernelTable::~KernelTable() = default;
+KernelTable::KernelTable(KernelTable&&) noexcept = default;
+KernelTable& KernelTable::operator=(KernelTable&&) noexcept = default;
+
+std::optional<OperatorTime> KernelTable::find(const Op& op) const {
+  return index_ ? index_->find(op) : std::nullopt;
+}
+std::int64_t KernelTable::rows() const { return index_ ? index_->rows : 0; }
+std::string KernelTable::engine() const { return index_ ? index_->engine : std::string(); }
+
+}  // namespace foretoken

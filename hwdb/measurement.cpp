@@ -1,0 +1,221 @@
+#include "hwdb/measurement.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/csv.h"
+
+namespace foretoken {
+namespace {
+
+using Columns = std::span<const std::string_view>;
+
+constexpr std::array<std::string_view, kMeasuredKinds> kNames = {
+    "gemm",       "prefill_attention", "decode_attention", "mla_prefill", "mla_decode", "moe",
+    "all_reduce", "all_gather",        "reduce_scatter",   "all_to_all",  "send_recv",  "elementwise"};
+
+// Identity columns first, then those along which values are interpolated.
+constexpr std::string_view kGemmColumns[] = {"n", "k", "batch", "m"};
+constexpr std::string_view kPrefillColumns[] = {"heads",  "kv_heads",  "head_dim",
+                                                "cached", "sequences", "new_tokens"};
+constexpr std::string_view kDecodeColumns[] = {"heads",      "kv_heads",  "head_dim",
+                                               "new_tokens", "sequences", "length"};
+constexpr std::string_view kMlaPrefillColumns[] = {"heads", "cached", "sequences", "new_tokens"};
+constexpr std::string_view kMlaDecodeColumns[] = {"heads", "new_tokens", "sequences", "length"};
+constexpr std::string_view kMoeColumns[] = {"hidden",        "inter", "top_k", "num_experts",
+                                            "local_experts", "gated", "tokens"};
+constexpr std::string_view kCollectiveColumns[] = {"ranks", "ranks_per_node", "message_bytes"};
+constexpr std::string_view kElementwiseColumns[] = {"bytes_per_row", "flops_per_row", "rows"};
+
+Op named(std::string_view name, Shape shape) {
+  Op op;
+  op.name = name;
+  op.shape = std::move(shape);
+  return op;
+}
+
+std::optional<Op> gemm_op(const MeasurementSeries& s, const MeasuredPoint& p) {
+  GemmShape g;
+  g.n = p.shape[0], g.k = p.shape[1], g.batch = p.shape[2], g.m = p.shape[3];
+  if (const auto plain = dtype_from_name(s.dtype); plain && *plain != DType::kFp8 && *plain != DType::kInt8) {
+    g.activation = g.output = *plain;
+  } else if (s.dtype == "sq") {  // SmoothQuant: 8-bit weights and activations
+    g.weight = WeightFormat::kInt8;
+  } else if (const auto format = weight_format_from_name(s.dtype)) {
+    g.weight = *format;
+  } else {
+    return std::nullopt;
+  }
+  return named("gemm", g);
+}
+
+std::optional<Op> attention_op(const MeasurementSeries& s, const MeasuredPoint& p) {
+  const auto activation = dtype_from_name(s.dtype), kv = dtype_from_name(s.kv_dtype);
+  if (!activation || !kv) return std::nullopt;
+  AttentionShape a;
+  a.activation = *activation;
+  a.kv = *kv;
+  a.heads = p.shape[0];
+  a.mla = s.kind == MeasuredKind::kMlaPrefill || s.kind == MeasuredKind::kMlaDecode;
+  a.decode = s.kind == MeasuredKind::kDecodeAttention || s.kind == MeasuredKind::kMlaDecode;
+  const int grid = shape_identity_columns(s.kind);
+  a.sequences = p.shape[grid];
+  if (a.decode) {
+    a.new_tokens = p.shape[grid - 1];
+    a.kv_tokens = static_cast<double>(a.sequences) * static_cast<double>(p.shape[grid + 1]);
+  } else {
+    a.cached = p.shape[grid - 1];
+    a.new_tokens = p.shape[grid + 1];
+  }
+  if (a.mla) {
+    // DeepSeek-V2/V3: latent 512 + rope 64, heads of 128 + 64 and 128. Absorbed, all heads share one latent.
+    a.kv_heads = a.decode ? 1 : a.heads;
+    a.qk_dim = a.decode ? 576 : 192;
+    a.v_dim = a.decode ? 512 : 128;
+    a.kv_bytes_per_token = 576 * bytes_of(a.kv);
+  } else {
+    a.kv_heads = p.shape[1];
+    a.qk_dim = a.v_dim = p.shape[2];
+    a.kv_bytes_per_token = 2.0 * static_cast<double>(a.kv_heads * a.qk_dim) * bytes_of(a.kv);
+  }
+  return named(a.decode ? "decode_attention" : "prefill_attention", a);
+}
+
+// Fullest expert over mean as a name for the three load distributions of the tables. A power law over experts
+// has no one imbalance; these only tell the tables apart.
+double imbalance_of(const std::string& distribution) {
+  if (distribution == "power_law_1.2") return 2.0;
+  if (distribution.starts_with("power_law")) return 1.5;
+  return 1.0;
+}
+
+std::optional<Op> moe_op(const MeasurementSeries& s, const MeasuredPoint& p) {
+  MoeShape e;
+  e.hidden = p.shape[0], e.inter = p.shape[1], e.top_k = p.shape[2], e.num_experts = p.shape[3];
+  e.local_experts = p.shape[4], e.gated = p.shape[5] != 0, e.tokens = p.shape[6];
+  if (s.dtype.find("mxfp4") != std::string::npos) {
+    e.weight = WeightFormat::kMxfp4;
+  } else if (const auto plain = dtype_from_name(s.dtype); plain && bytes_of(*plain) >= 2) {
+    e.activation = *plain;
+  } else if (const auto format = weight_format_from_name(s.dtype)) {
+    e.weight = *format;
+  } else {
+    return std::nullopt;
+  }
+  const double share = static_cast<double>(e.local_experts) / static_cast<double>(e.num_experts);
+  e.local_rows = static_cast<double>(e.tokens * e.top_k) * share;
+  e.distinct_experts = share * expected_experts(static_cast<double>(e.num_experts),
+                                                static_cast<double>(e.top_k), static_cast<double>(e.tokens));
+  e.imbalance = imbalance_of(s.distribution);
+  return named("moe", e);
+}
+
+std::optional<Op> collective_op(const MeasurementSeries& s, const MeasuredPoint& p) {
+  CollectiveShape c;
+  c.kind = static_cast<Collective>(static_cast<int>(s.kind) - static_cast<int>(MeasuredKind::kAllReduce));
+  c.ranks = static_cast<int>(p.shape[0]);
+  c.ranks_per_node = static_cast<int>(p.shape[1]);
+  c.message_bytes = static_cast<double>(p.shape[2]);
+  return named(kNames[static_cast<std::size_t>(s.kind)], c);
+}
+
+std::string cell(double v) { return v == 0 ? "" : fmt::format("{}", v); }
+
+}  // namespace
+
+std::string_view name_of(MeasuredKind kind) { return kNames[static_cast<std::size_t>(kind)]; }
+
+std::optional<MeasuredKind> measured_kind_from_name(std::string_view name) {
+  const auto at = std::find(kNames.begin(), kNames.end(), name);
+  if (at == kNames.end()) return std::nullopt;
+  return static_cast<MeasuredKind>(at - kNames.begin());
+}
+
+Columns shape_columns(MeasuredKind kind) {
+  switch (kind) {
+    case MeasuredKind::kGemm:
+      return kGemmColumns;
+    case MeasuredKind::kPrefillAttention:
+      return kPrefillColumns;
+    case MeasuredKind::kDecodeAttention:
+      return kDecodeColumns;
+    case MeasuredKind::kMlaPrefill:
+      return kMlaPrefillColumns;
+    case MeasuredKind::kMlaDecode:
+      return kMlaDecodeColumns;
+    case MeasuredKind::kMoe:
+      return kMoeColumns;
+    case MeasuredKind::kElementwise:
+      return kElementwiseColumns;
+    default:
+      return kCollectiveColumns;
+  }
+}
+
+int shape_identity_columns(MeasuredKind kind) {
+  const int columns = static_cast<int>(shape_columns(kind).size());
+  switch (kind) {
+    case MeasuredKind::kPrefillAttention:
+    case MeasuredKind::kDecodeAttention:
+    case MeasuredKind::kMlaPrefill:
+    case MeasuredKind::kMlaDecode:
+      return columns - 2;
+    default:
+      return columns - 1;
+  }
+}
+
+std::optional<Op> op_of(const MeasurementSeries& series, const MeasuredPoint& point) {
+  switch (series.kind) {
+    case MeasuredKind::kGemm:
+      return gemm_op(series, point);
+    case MeasuredKind::kPrefillAttention:
+    case MeasuredKind::kDecodeAttention:
+    case MeasuredKind::kMlaPrefill:
+    case MeasuredKind::kMlaDecode:
+      return attention_op(series, point);
+    case MeasuredKind::kMoe:
+      return moe_op(series, point);
+    case MeasuredKind::kElementwise:
+      return named("elementwise", ElementwiseShape{.rows = point.shape[2],
+                                                   .bytes_per_row = static_cast<double>(point.shape[0]),
+                                                   .flops_per_row = static_cast<double>(point.shape[1])});
+    default:
+      return collective_op(series, point);
+  }
+}
+
+void ImportReport::drop(std::string_view reason, std::int64_t rows) {
+  for (auto& [text, n] : dropped) {
+    if (text == reason) {
+      n += rows;
+      return;
+    }
+  }
+  dropped.emplace_back(reason, rows);
+}
+
+std::string measurement_csv_header(Columns columns) {
+  std::string text = "device,engine,op,dtype,kv_dtype,kernel,distribution";
+  for (const auto c : columns) text += fmt::format(",{}", c);
+  return text + ",seconds,spread,clock_mhz,driver,date,source\n";
+}
+
+std::string measurement_csv_row(const Measurement& row, Columns columns) {
+  const MeasurementSeries& s = row.series;
+  std::string text =
+      fmt::format("{},{},{},{},{},{},{}", csv_cell(s.device), csv_cell(s.engine), name_of(s.kind),
+                  csv_cell(s.dtype), csv_cell(s.kv_dtype), csv_cell(s.kernel), csv_cell(s.distribution));
+  const Columns own = shape_columns(s.kind);
+  for (const auto c : columns) {
+    const auto at = std::find(own.begin(), own.end(), c);
+    text += at == own.end() ? std::string(",")
+                            : fmt::format(",{}", row.point.shape[static_cast<std::size_t>(at - own.begin())]);
+  }
+  // Shortest text that reads back as the same number, so that export and import round-trip.
+  return text + fmt::format(",{},{},{},{},{},{}\n", row.point.seconds, cell(row.point.spread),
+                            cell(s.clock_mhz), csv_cell(s.driver), csv_cell(s.date), csv_cell(s.source));
+}
+
+}  // namespace foretoken

@@ -1,0 +1,285 @@
+// Reads files of measurements: our own form and the tables of aiconfigurator, told apart by their columns.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "hwdb/measurement.h"
+
+namespace foretoken {
+namespace {
+
+enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce };
+
+// What a file says of attention: which of the two every row is, or that the row's own lengths say it.
+enum class Phase { kByRow, kPrefill, kDecode };
+
+class RowReader {
+ public:
+  RowReader(const std::filesystem::path& file, const std::string& kind)
+      : csv_(file), file_(file.filename().string()) {
+    std::string name = lower(kind.empty() ? file_ : kind);
+    if (name.find("context") != std::string::npos || name.find("prefill") != std::string::npos)
+      phase_ = Phase::kPrefill;
+    if (name.find("generation") != std::string::npos || name.find("decode") != std::string::npos)
+      phase_ = Phase::kDecode;
+    form_ = form_of_columns();
+    if (!kind.empty()) check_kind(kind);
+  }
+
+  bool next() { return csv_.next(); }
+  std::string where() const { return csv_.where(); }
+
+  // Fills `out`; a reason where the row can't be used.
+  std::string_view read(Measurement& out) {
+    out = {};
+    switch (form_) {
+      case Form::kOwn:
+        return own(out);
+      case Form::kGemm:
+        return gemm(out);
+      case Form::kAttention:
+        return attention(out);
+      case Form::kMla:
+        return mla(out);
+      case Form::kMoe:
+        return moe(out);
+      case Form::kNccl:
+        return nccl(out);
+      case Form::kCustomAllReduce:
+        return custom_all_reduce(out);
+    }
+    return {};
+  }
+
+ private:
+  bool has(std::string_view column) const { return csv_.find_column(column).has_value(); }
+
+  Form form_of_columns() const {
+    if (has("op") && has("seconds")) return Form::kOwn;
+    if (has("moe_tp") && has("num_experts") && has("num_tokens")) return Form::kMoe;
+    if (has("mla_dtype")) return Form::kMla;
+    if (has("num_kv_heads") && has("isl")) return Form::kAttention;
+    if (has("lib") && has("message_size")) return Form::kNccl;
+    if (has("kernel") && has("message_size")) return Form::kCustomAllReduce;
+    if (has("m") && has("n") && has("k") && has("latency_us")) return Form::kGemm;
+    throw Error(file_ + ":1",
+                "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
+                "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, "
+                "moe, nccl, "
+                "custom_allreduce); the file has: " +
+                    join(csv_.header(), ","));
+  }
+
+  void check_kind(const std::string& kind) const {
+    const std::string k = lower(kind);
+    const auto is = [&](std::string_view part) { return k.find(part) != std::string::npos; };
+    Form asked = form_;
+    if (is("gemm"))
+      asked = Form::kGemm;
+    else if (is("mla"))
+      asked = Form::kMla;
+    else if (is("attention"))
+      asked = Form::kAttention;
+    else if (is("moe"))
+      asked = Form::kMoe;
+    else if (is("nccl"))
+      asked = Form::kNccl;
+    else if (is("custom_allreduce"))
+      asked = Form::kCustomAllReduce;
+    else if (is("collective"))
+      asked = form_ == Form::kNccl ? Form::kNccl : Form::kCustomAllReduce;
+    else
+      throw Error("--kind",
+                  fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
+                              "mla, nccl, custom_allreduce or collective",
+                              kind));
+    if (form_ != Form::kOwn && asked != form_)
+      throw Error(file_ + ":1", fmt::format("the columns are not those of kind \"{}\": {}", kind,
+                                            join(csv_.header(), ",")));
+  }
+
+  const std::string& text(std::string_view column) const { return csv_.text(csv_.column(column)); }
+  std::string text_or_empty(std::string_view column) const {
+    const auto c = csv_.find_column(column);
+    return c ? csv_.text(*c) : std::string();
+  }
+  double number_or(std::string_view column, double otherwise) const {
+    const auto c = csv_.find_column(column);
+    return c ? csv_.number_or(*c, otherwise) : otherwise;
+  }
+  std::int64_t size(std::string_view column, std::int64_t least = 1) const {
+    const std::int64_t v = csv_.integer(csv_.column(column));
+    if (v < least) throw Error(where(), fmt::format("{} is {}; it must be at least {}", column, v, least));
+    return v;
+  }
+  // "" when positive; the reason otherwise.
+  std::string_view time(std::string_view column, double unit, Measurement& out) const {
+    const double v = csv_.number(csv_.column(column));
+    if (v < 0) throw Error(where(), fmt::format("{} is {}; a measured time can't be negative", column, v));
+    out.point.seconds = v * unit;
+    return v == 0 ? "time is zero" : "";
+  }
+  void head(Measurement& out, MeasuredKind kind, std::string engine) const {
+    out.series.device = text("system");
+    out.series.engine = std::move(engine);
+    out.series.kind = kind;
+    out.series.source = file_;
+    if (const auto c = csv_.find_column("suspect"); c && csv_.text(*c) == "1")
+      suspect_ = true;
+    else
+      suspect_ = false;
+  }
+  std::string framework() const { return text("backend") + " " + text("version"); }
+
+  std::string_view own(Measurement& out) {
+    MeasurementSeries& s = out.series;
+    const auto kind = measured_kind_from_name(text("op"));
+    if (!kind) return "operator of a kind that has no table";
+    s.kind = *kind;
+    s.device = text("device");
+    s.engine = text("engine");
+    s.dtype = text("dtype");
+    s.kv_dtype = text_or_empty("kv_dtype");
+    s.kernel = text_or_empty("kernel");
+    s.distribution = text_or_empty("distribution");
+    s.driver = text_or_empty("driver");
+    s.date = text_or_empty("date");
+    s.source = text_or_empty("source");
+    s.clock_mhz = number_or("clock_mhz", 0);
+    if (s.source.empty()) s.source = file_;
+    const auto columns = shape_columns(*kind);
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      const bool may_be_zero =
+          columns[i] == "cached" || columns[i] == "gated" || columns[i] == "flops_per_row";
+      out.point.shape[i] = size(columns[i], may_be_zero ? 0 : 1);
+    }
+    out.point.spread = number_or("spread", 0);
+    return time("seconds", 1, out);
+  }
+
+  std::string_view gemm(Measurement& out) {
+    head(out, MeasuredKind::kGemm, framework());
+    out.series.dtype = text("dtype");
+    out.point.shape = {size("n"), size("k"), 1, size("m")};
+    return time("latency_us", 1e-6, out);
+  }
+
+  bool decode_row(std::int64_t isl, std::int64_t step) const {
+    return phase_ == Phase::kDecode || (phase_ == Phase::kByRow && isl == 1 && step > 0);
+  }
+
+  std::string_view attention(Measurement& out) {
+    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"),
+                       heads = size("num_heads");
+    const bool decode = decode_row(isl, step);
+    head(out, decode ? MeasuredKind::kDecodeAttention : MeasuredKind::kPrefillAttention, framework());
+    if (suspect_) return "marked suspect by its source";
+    out.series.dtype = text("attn_dtype");
+    out.series.kv_dtype = text("kv_dtype");
+    std::int64_t kv_heads = size("num_kv_heads", 0);
+    if (kv_heads == 0) kv_heads = heads;  // multi-head attention in some versions of the tables
+    const std::int64_t dim = size("head_dim");
+    out.point.shape =
+        decode ? std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, isl, batch, step + isl}
+               : std::array<std::int64_t, kMaxShapeColumns>{heads, kv_heads, dim, step, batch, isl};
+    return time("latency_us", 1e-6, out);
+  }
+
+  std::string_view mla(Measurement& out) {
+    const std::int64_t isl = size("isl"), step = size("step", 0), batch = size("batch"),
+                       heads = size("num_heads");
+    const bool decode = decode_row(isl, step);
+    head(out, decode ? MeasuredKind::kMlaDecode : MeasuredKind::kMlaPrefill, framework());
+    if (!text_or_empty("gemm_type").empty()) return "MLA module with its projections: no operator of its own";
+    out.series.dtype = text("mla_dtype");
+    out.series.kv_dtype = text("kv_dtype");
+    out.point.shape = decode ? std::array<std::int64_t, kMaxShapeColumns>{heads, isl, batch, step + isl}
+                             : std::array<std::int64_t, kMaxShapeColumns>{heads, step, batch, isl};
+    return time("latency_us", 1e-6, out);
+  }
+
+  std::string_view moe(Measurement& out) {
+    head(out, MeasuredKind::kMoe, framework());
+    MeasurementSeries& s = out.series;
+    s.dtype = text("moe_dtype");
+    s.kernel = text("kernel");
+    s.distribution = text("distribution");
+    const std::int64_t inter = size("inter"), tp = size("moe_tp"), experts = size("num_experts"),
+                       ep = size("moe_ep");
+    if (inter % tp != 0 || experts % ep != 0) return "experts can't be divided evenly";
+    const bool gated = s.kernel.find("nongated") == std::string::npos;
+    out.point.shape = {size("hidden"), inter / tp,    size("topk"),      experts,
+                       experts / ep,   gated ? 1 : 0, size("num_tokens")};
+    return time("latency_us", 1e-6, out);
+  }
+
+  std::string_view nccl(Measurement& out) {
+    const std::string op = text("op") == "alltoall" ? "all_to_all" : text("op");
+    const auto kind = measured_kind_from_name(op);
+    if (!kind) return "collective without a table";
+    head(out, *kind, text("lib") + " " + text("version"));
+    const std::string& dtype = text("dtype");
+    if (dtype == "int8") return "twin of the 2-byte row with equal bytes";
+    const auto element = dtype_from_name(dtype);
+    if (!element) return "unknown element type";
+    out.series.dtype = name_of(*element);
+    set_message(out, bytes_of(*element));
+    return time("latency_us", 1e-6, out);
+  }
+
+  std::string_view custom_all_reduce(Measurement& out) {
+    head(out, MeasuredKind::kAllReduce, framework());
+    if (text("kernel").ends_with("_eager")) return "timed eagerly: launch overhead of the host included";
+    out.series.dtype = text("dtype");
+    out.series.kernel = text("kernel");
+    const auto element = dtype_from_name(out.series.dtype);
+    if (!element) return "unknown element type";
+    set_message(out, bytes_of(*element));
+    return time("latency_us", 1e-6, out);
+  }
+
+  // message_size counts elements; the tables were measured inside one node or one NVLink domain.
+  void set_message(Measurement& out, double element_bytes) const {
+    const std::int64_t ranks = size("num_gpus");
+    const auto message = static_cast<std::int64_t>(static_cast<double>(size("message_size")) * element_bytes);
+    out.point.shape = {ranks, ranks, message};
+  }
+
+  CsvReader csv_;
+  std::string file_;
+  Form form_ = Form::kOwn;
+  Phase phase_ = Phase::kByRow;
+  mutable bool suspect_ = false;
+};
+
+}  // namespace
+
+void read_measurements(const std::filesystem::path& file, const std::string& kind,
+                       const MeasurementReader& reader, ImportReport& report) {
+  RowReader rows(file, kind);
+  Measurement row;
+  std::string last_name, canonical;
+  while (rows.next()) {
+    ++report.read;
+    if (const std::string_view reason = rows.read(row); !reason.empty()) {
+      report.drop(reason);
+      continue;
+    }
+    if (row.series.device != last_name) {
+      last_name = row.series.device;
+      canonical = reader.device_name(last_name);
+    }
+    if (canonical.empty()) {
+      report.drop(fmt::format("device \"{}\" is not in the database", last_name));
+      continue;
+    }
+    row.series.device = canonical;
+    reader.row(row);
+  }
+}
+
+}  // namespace foretoken

@@ -1,0 +1,258 @@
+#include "hwdb/shape_tables.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+namespace foretoken {
+namespace {
+
+constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
+constexpr std::size_t kNeighbours = 6;
+constexpr double kLayoutOctaves = 3.0;  // head layouts farther apart run other kernels
+constexpr double kGroupWeight = 2.0;
+constexpr std::size_t kLayoutNeighbours = 2;
+
+double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
+
+struct Neighbours {
+  struct Entry {
+    double distance2;
+    int shape;
+  };
+  explicit Neighbours(std::size_t most = kNeighbours) : limit(most) {}
+  std::array<Entry, kNeighbours> entries;
+  std::size_t limit, count = 0;
+
+  void offer(double distance2, int shape) {
+    if (count == limit && distance2 >= entries[count - 1].distance2) return;
+    std::size_t at = count < limit ? count++ : count - 1;
+    for (; at > 0 && entries[at - 1].distance2 > distance2; --at) entries[at] = entries[at - 1];
+    entries[at] = {distance2, shape};
+  }
+
+  template <class Read>
+  std::optional<Reading> blend(Read&& read) const {
+    if (count == 0) return std::nullopt;
+    double weight = 0, sum = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double w = 1.0 / (entries[i].distance2 + 1e-3);
+      weight += w;
+      sum += w * read(entries[i].shape).log_utilisation;
+    }
+    Reading r;
+    r.log_utilisation = sum / weight;
+    r.low_seconds = 0;
+    r.high_seconds = INFINITY;
+    return r;
+  }
+};
+
+}  // namespace
+
+void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
+                    double spread, double sol) {
+  // Rows come shape by shape from the database, so the last shape is nearly always the one.
+  if (shapes_.empty() || shapes_.back().n != n || shapes_.back().k != k || shapes_.back().batch != batch)
+    shapes_.push_back({n, k, batch, log2_of(n), log2_of(k), {}});
+  shapes_.back().curve.add(static_cast<double>(m), seconds, spread, sol);
+}
+
+void GemmTable::finish() {
+  const auto key = [](const Shape& s) { return std::tuple(s.batch, s.n, s.k); };
+  std::stable_sort(shapes_.begin(), shapes_.end(),
+                   [&](const Shape& a, const Shape& b) { return key(a) < key(b); });
+  std::vector<Shape> merged;
+  for (Shape& s : shapes_) {
+    if (merged.empty() || key(merged.back()) != key(s))
+      merged.push_back(std::move(s));
+    else
+      merged.back().curve.append(s.curve);
+  }
+  for (Shape& s : merged) s.curve.finish();
+  shapes_ = std::move(merged);
+}
+
+int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const {
+  const auto key = std::tuple(batch, n, k);
+  const auto at = std::lower_bound(shapes_.begin(), shapes_.end(), key, [](const Shape& s, const auto& v) {
+    return std::tuple(s.batch, s.n, s.k) < v;
+  });
+  if (at == shapes_.end() || std::tuple(at->batch, at->n, at->k) != key) return kNoShape;
+  return static_cast<int>(at - shapes_.begin());
+}
+
+std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
+                                        int except) const {
+  const double log_n = log2_of(n), log_k = log2_of(k);
+  Neighbours near;
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    const Shape& s = shapes_[i];
+    const double dn = s.log_n - log_n, dk = s.log_k - log_k, d2 = dn * dn + dk * dk;
+    if (d2 > kOctaves * kOctaves || s.batch != batch || static_cast<int>(i) == except) continue;
+    near.offer(d2, static_cast<int>(i));
+  }
+  return near.blend([&](int shape) { return at(shape, m); });
+}
+
+void AttentionTable::add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds,
+                         double spread, double sol) {
+  if (layouts_.empty() || layouts_.back().heads != heads) layouts_.push_back({heads, {}});
+  auto& grid = layouts_.back().by_sequences;
+  const auto s = static_cast<double>(sequences);
+  if (grid.empty() || grid.back().first != s) grid.emplace_back(s, Curve());
+  grid.back().second.add(static_cast<double>(tokens), seconds, spread, sol);
+}
+
+void AttentionTable::finish() {
+  std::stable_sort(layouts_.begin(), layouts_.end(),
+                   [](const Layout& a, const Layout& b) { return a.heads < b.heads; });
+  std::vector<Layout> merged;
+  for (Layout& l : layouts_) {
+    if (merged.empty() || merged.back().heads != l.heads) {
+      merged.push_back(std::move(l));
+    } else {
+      auto& to = merged.back().by_sequences;
+      to.insert(to.end(), std::make_move_iterator(l.by_sequences.begin()),
+                std::make_move_iterator(l.by_sequences.end()));
+    }
+  }
+  for (Layout& l : merged) {
+    auto& grid = l.by_sequences;
+    std::stable_sort(grid.begin(), grid.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::vector<std::pair<double, Curve>> rows;
+    for (auto& [s, curve] : grid) {
+      if (rows.empty() || rows.back().first != s)
+        rows.emplace_back(s, std::move(curve));
+      else
+        rows.back().second.append(curve);
+    }
+    for (auto& row : rows) row.second.finish();
+    grid = std::move(rows);
+  }
+  layouts_ = std::move(merged);
+}
+
+int AttentionTable::find_layout(const Heads& heads) const {
+  const auto at = std::lower_bound(layouts_.begin(), layouts_.end(), heads,
+                                   [](const Layout& l, const Heads& h) { return l.heads < h; });
+  return at == layouts_.end() || at->heads != heads ? kNoShape : static_cast<int>(at - layouts_.begin());
+}
+
+Reading AttentionTable::at(int layout, double sequences, double tokens) const {
+  const auto& grid = layouts_[static_cast<std::size_t>(layout)].by_sequences;
+  const auto above = std::lower_bound(grid.begin(), grid.end(), sequences,
+                                      [](const auto& row, double s) { return row.first < s; });
+  if (above != grid.end() && above->first == sequences) return above->second.at(tokens);
+  Reading r;
+  if (above == grid.begin() || above == grid.end()) {
+    r = (above == grid.end() ? grid.back() : grid.front()).second.at(tokens);
+    r.exact = r.inside = false;
+  } else {
+    const auto& [s0, low] = *(above - 1);
+    const auto& [s1, high] = *above;
+    const Reading a = low.at(tokens), b = high.at(tokens);
+    const double t = std::log(sequences / s0) / std::log(s1 / s0);
+    r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
+    r.inside = a.inside && b.inside;
+  }
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  return r;
+}
+
+std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
+                                               int except) const {
+  const bool latent = heads.head_dim == 0;  // MLA: one shared latent, the heads are the work
+  const double group = static_cast<double>(heads.heads) / static_cast<double>(heads.kv_heads);
+  Neighbours near(kLayoutNeighbours);
+  for (std::size_t i = 0; i < layouts_.size(); ++i) {
+    const Heads& h = layouts_[i].heads;
+    if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
+    const double g = static_cast<double>(h.heads) / static_cast<double>(h.kv_heads);
+    // Query heads that share a KV head change the kernel; more of the same is only more work.
+    const double distance =
+        (latent ? 1 : kGroupWeight) * std::abs(std::log2(g / group)) +
+        std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
+    if (distance < kLayoutOctaves) near.offer(distance * distance, static_cast<int>(i));
+  }
+  return near.blend([&](int layout) {
+    const Heads& h = layouts_[static_cast<std::size_t>(layout)].heads;
+    return at(layout, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads),
+              tokens);
+  });
+}
+
+void MoeTable::add(const Key& key, std::int64_t tokens, double seconds, double spread, double sol) {
+  if (shapes_.empty() || shapes_.back().key != key) shapes_.push_back({key, {}});
+  shapes_.back().curve.add(static_cast<double>(tokens), seconds, spread, sol);
+}
+
+void MoeTable::finish() {
+  std::stable_sort(shapes_.begin(), shapes_.end(),
+                   [](const Shape& a, const Shape& b) { return a.key < b.key; });
+  std::vector<Shape> merged;
+  for (Shape& s : shapes_) {
+    if (merged.empty() || merged.back().key != s.key)
+      merged.push_back(std::move(s));
+    else
+      merged.back().curve.append(s.curve);
+  }
+  for (Shape& s : merged) s.curve.finish();
+  shapes_ = std::move(merged);
+}
+
+int MoeTable::find_shape(const Key& key) const {
+  Key low = key;
+  low[6] = 0;
+  int best = kNoShape;
+  std::int64_t best_distance = 3;
+  for (auto at = std::lower_bound(shapes_.begin(), shapes_.end(), low,
+                                  [](const Shape&s, const Key&k) { return s.key < k; });
+       at != shapes_.end() && std::equal(key.begin(), key.end() - 1, at->key.begin()); ++at) {
+    const std::int64_t distance = std::abs(at->key[6] - key[6]);
+    if (distance < best_distance) best_distance = distance, best = static_cast<int>(at - shapes_.begin());
+  }
+  return best;
+}
+
+std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int except) const {
+  const auto rows_per_token = [](const Key& k) {
+    return static_cast<double>(k[2]) / static_cast<double>(k[3]);
+  };
+  Neighbours near;
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    const Key& k = shapes_[i].key;
+    if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
+    const double dh = log2_of(k[0]) - log2_of(key[0]), di = log2_of(k[1]) - log2_of(key[1]),
+                 dl = log2_of(k[4]) - log2_of(key[4]);
+    const double d2 = dh * dh + di * di + dl * dl;
+    if (d2 <= kOctaves * kOctaves) near.offer(d2, static_cast<int>(i));
+  }
+  return near.blend([&](int shape) {
+    const Key& k = shapes_[static_cast<std::size_t>(shape)].key;
+    return at(shape, tokens * rows_per_token(key) / rows_per_token(k));
+  });
+}
+
+void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread,
+                          double sol) {
+  auto at = std::find_if(groups_.begin(), groups_.end(), [&](const Ranks& g) {
+    return g.ranks == ranks && g.ranks_per_node == ranks_per_node;
+  });
+  if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}});
+  at->curve.add(message_bytes, seconds, spread, sol);
+}
+
+void CollectiveTable::finish() {
+  for (Ranks& g : groups_) g.curve.finish();
+}
+
+const Curve* CollectiveTable::find(int ranks, int ranks_per_node) const {
+  for (const Ranks& g : groups_)
+    if (g.ranks == ranks && g.ranks_per_node == ranks_per_node) return &g.curve;
+  return nullptr;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,109 @@
+// Measured times of one engine and one element type, by shape: the lookup of each kind of operator.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "hwdb/curve.h"
+
+namespace foretoken {
+
+inline constexpr int kNoShape = -1;
+
+// GEMM: a curve along m for each (n, k, batch). A shape that was not measured gets the utilisation of its
+// nearest shapes at the same m, weighted by inverse squared distance in (log n, log k).
+class GemmTable {
+ public:
+  void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
+           double sol);
+  void finish();
+  int find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const;
+  Reading at(int shape, double m) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(m); }
+  // Shapes within two octaves, `except` left out.
+  std::optional<Reading> blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
+                               int except = kNoShape) const;
+
+  struct Shape {
+    std::int64_t n, k, batch;
+    double log_n, log_k;
+    Curve curve;
+  };
+  const std::vector<Shape>& shapes() const { return shapes_; }
+
+ private:
+  std::vector<Shape> shapes_;  // sorted by (batch, n, k)
+};
+
+// Attention: for each layout of heads a grid of (sequences, tokens). Another layout with the same head size
+// is answered from the nearest one at equal parallel work (sequences x KV heads).
+class AttentionTable {
+ public:
+  struct Heads {
+    std::int64_t heads, kv_heads, head_dim, cached;
+    auto operator<=>(const Heads&) const = default;
+  };
+  void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
+           double sol);
+  void finish();
+  int find_layout(const Heads& heads) const;
+  Reading at(int layout, double sequences, double tokens) const;
+  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens,
+                                 int except = kNoShape) const;
+
+  struct Layout {
+    Heads heads;
+    std::vector<std::pair<double, Curve>> by_sequences;
+  };
+  const std::vector<Layout>& layouts() const { return layouts_; }
+
+ private:
+  std::vector<Layout> layouts_;  // sorted
+};
+
+// Fused MoE: a curve along tokens for each shape and load distribution; else the nearest shapes at equal rows
+// an expert.
+class MoeTable {
+ public:
+  // hidden, inter, top_k, experts, local experts, gated, load class (0 balanced, 1 and 2 the power laws)
+  using Key = std::array<std::int64_t, 7>;
+  void add(const Key& key, std::int64_t tokens, double seconds, double spread, double sol);
+  void finish();
+  // The same shape; where its load class was not measured, the nearest class that was.
+  int find_shape(const Key& key) const;
+  Reading at(int shape, double tokens) const {
+    return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens);
+  }
+  std::optional<Reading> nearest(const Key& key, double tokens, int except = kNoShape) const;
+
+  struct Shape {
+    Key key;
+    Curve curve;
+  };
+  const std::vector<Shape>& shapes() const { return shapes_; }
+
+ private:
+  std::vector<Shape> shapes_;  // sorted by key
+};
+
+// Collectives of one kind: a curve along message bytes for each number of ranks.
+class CollectiveTable {
+ public:
+  // ranks_per_node is 0 where all ranks are in one node.
+  void add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread, double sol);
+  void finish();
+  const Curve* find(int ranks, int ranks_per_node) const;
+
+  struct Ranks {
+    int ranks, ranks_per_node;
+    Curve curve;
+  };
+  const std::vector<Ranks>& groups() const { return groups_; }
+
+ private:
+  std::vector<Ranks> groups_;
+};
+
+}  // namespace foretoken
