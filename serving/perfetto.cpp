@@ -71,23 +71,27 @@ void PerfettoWriter::step(const StepEvent& e) {
       start, e.engine, e.running, e.waiting));
 }
 
-void PerfettoWriter::phase(RequestId id, std::string_view name, Picoseconds begin, Picoseconds end,
-                           std::string_view args) {
-  event(fmt::format(R"({{"ph":"b","cat":"request","id":{},"pid":1,"ts":{},"name":"{}"{}}})", id,
-                    microseconds(begin), name, args));
-  event(fmt::format(R"({{"ph":"e","cat":"request","id":{},"pid":1,"ts":{},"name":"{}"}})", id,
-                    microseconds(end), name));
+void PerfettoWriter::mark(char type, RequestId id, std::string_view name, Picoseconds at,
+                          std::string_view args) {
+  event(fmt::format(R"({{"ph":"{}","cat":"request","id":{},"pid":1,"ts":{},"name":"{}"{}}})", type, id,
+                    microseconds(at), name, args));
 }
 
+// In the order of their nesting, so that a viewer that sorts by time alone keeps it where times are equal.
 void PerfettoWriter::request(const RequestRecord& r) {
-  const std::string args = fmt::format(
-      R"(,"args":{{"engine":{},"input_len":{},"output_len":{},"cached_tokens":{},"preemptions":{}}})",
-      r.engine, r.input_len, r.output_len, r.cached_tokens, r.preemptions);
-  // The whole, then its phases nested in it: Perfetto orders events of one id by time.
-  phase(r.id, fmt::format("request {}", r.id), r.arrival, r.finish, args);
-  phase(r.id, "queue", r.arrival, r.scheduled, "");
-  phase(r.id, "prefill", r.scheduled, r.first_token, "");
-  phase(r.id, "decode", r.first_token, r.finish, "");
+  const std::string name = fmt::format("request {}", r.id);
+  mark('b', r.id, name, r.arrival,
+       fmt::format(
+           R"(,"args":{{"engine":{},"input_len":{},"output_len":{},"cached_tokens":{},"preemptions":{}}})",
+           r.engine, r.input_len, r.output_len, r.cached_tokens, r.preemptions));
+  const auto phase = [&](std::string_view phase_name, Picoseconds begin, Picoseconds end) {
+    mark('b', r.id, phase_name, begin, "");
+    mark('e', r.id, phase_name, end, "");
+  };
+  phase("queue", r.arrival, r.scheduled);
+  phase("prefill", r.scheduled, r.first_token);
+  phase("decode", r.first_token, r.finish);
+  mark('e', r.id, name, r.finish, "");
 }
 
 void PerfettoWriter::finish() {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -45,7 +46,7 @@ class PerfettoWriter : public TimelineWriter {
 
  private:
   void event(std::string_view json);
-  void phase(RequestId id, std::string_view name, Picoseconds begin, Picoseconds end, std::string_view args);
+  void mark(char type, RequestId id, std::string_view name, Picoseconds at, std::string_view args);
   OutputFile file_;
   std::vector<bool> named_;                 // engines whose lane has a name
   bool first_ = true;

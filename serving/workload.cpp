@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -12,6 +13,9 @@
 
 namespace foretoken {
 namespace {
+
+// The virtual clock reaches 106 days; the end of a workload has to lie well before.
+constexpr double kLongestRun = 8e6;  // s
 
 // How requests are timed, in the words of the configuration.
 std::string timing_key(const WorkloadConfig& c) {
@@ -34,12 +38,16 @@ void check_numbers(const WorkloadConfig& c, const std::string& where) {
     refuse(where, "num_prompts", "below 1; give the number of requests");
   if (c.max_concurrency && *c.max_concurrency < 1)
     refuse(where, "max_concurrency", "below 1; give the requests in flight");
+  double seconds = 0;
   for (std::size_t i = 0; i < c.stages.size(); ++i) {
     if (!positive(c.stages[i].request_rate))
       refuse(where, fmt::format("stages/{}/request_rate", i), "not above 0");
     if (!positive(c.stages[i].duration_s))
       refuse(where, fmt::format("stages/{}/duration_s", i), "not above 0");
+    seconds += c.stages[i].duration_s;
   }
+  if (seconds > kLongestRun)
+    refuse(where, "stages", "longer than 92 days, beyond the virtual clock; shorten them");
 }
 
 void check_timing(const WorkloadConfig& c, const std::string& where) {
@@ -136,6 +144,22 @@ std::int64_t count_arrivals(ArrivalProcess arrivals, const std::string& where) {
   return count;
 }
 
+void check_length(const WorkloadConfig& c, std::int64_t total, const std::string& where) {
+  if (c.request_rate && static_cast<double>(total) / *c.request_rate > kLongestRun) {
+    refuse(where, "request_rate",
+           fmt::format(
+               "{} requests take more than 92 days, beyond the virtual clock; raise request_rate or lower "
+               "num_prompts",
+               with_commas(total)));
+  }
+  if (c.shared_prefix &&
+      c.shared_prefix->think_time_s * static_cast<double>(std::min(total, c.shared_prefix->turns)) >
+          kLongestRun) {
+    refuse(where, "shared_prefix/think_time_s",
+           "a conversation lasts more than 92 days, beyond the virtual clock");
+  }
+}
+
 // Arrivals of requests, or of conversations of `turns` requests.
 std::int64_t synthetic_total(const WorkloadConfig& c, std::int64_t turns, const std::string& where) {
   if (!c.stages.empty()) {
@@ -192,10 +216,12 @@ std::unique_ptr<Workload> make_workload(const WorkloadConfig& config, const std:
     check_trace(config, where);
     const std::filesystem::path file = config.trace;
     source = open_trace_source(config, file.is_absolute() ? file : folder / file, where);
+    check_length(config, source->total(), where);
   } else {
     check_synthetic(config, where);
     const bool chat = config.shared_prefix && config.shared_prefix->multi_turn;
     const std::int64_t total = synthetic_total(config, chat ? config.shared_prefix->turns : 1, where);
+    check_length(config, total, where);
     if (chat) {
       return std::make_unique<ChatWorkload>(config, total, config.max_concurrency.value_or(0),
                                             std::move(arrivals), folder, where);
