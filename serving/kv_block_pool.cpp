@@ -4,8 +4,36 @@
 
 namespace foretoken {
 
-KvBlockPool::KvBlockPool(std::int64_t num_blocks)
-    : num_blocks_(std::max<std::int64_t>(num_blocks, 1)), blocks_(1) {}
+KvBlockPool::KvBlockPool(std::int64_t num_blocks) : num_blocks_(std::max<std::int64_t>(num_blocks, 1)) {}
+
+void KvBlockPool::release(std::span<const Block> blocks, std::int64_t entered) {
+  std::int64_t i = static_cast<std::int64_t>(blocks.size()) - 1;
+  for (; i >= entered; --i) push(blocks[static_cast<std::size_t>(i)]);
+  for (; i >= 0; --i) {
+    const Block block = blocks[static_cast<std::size_t>(i)];
+    Cached& entry = cached_[static_cast<std::size_t>(block)];
+    if (--entry.references > 0) continue;
+    push(-block);
+    entry.place = tail_ - 1;
+  }
+}
+
+// Drops the gaps that hits left, and grows when the queue is more than half full.
+void KvBlockPool::make_room() {
+  std::size_t size = 64;
+  while (size < 2 * static_cast<std::size_t>(queued_ + 1)) size *= 2;
+  std::vector<Block> queue(size);
+  std::size_t tail = 0;
+  for (; head_ != tail_; ++head_) {
+    const Block entry = queue_[head_ & (queue_.size() - 1)];
+    if (entry == 0) continue;
+    if (entry < 0) cached_[static_cast<std::size_t>(-entry)].place = tail;
+    queue[tail++] = entry;
+  }
+  queue_ = std::move(queue);
+  head_ = 0;
+  tail_ = tail;
+}
 
 std::size_t KvBlockPool::place(std::uint64_t hash) const {
   const std::size_t mask = table_.size() - 1;
@@ -24,10 +52,11 @@ void KvBlockPool::grow() {
 
 void KvBlockPool::cache(Block block, std::uint64_t hash) {
   if (table_.size() < 2 * (table_used_ + 1)) grow();
-  if (cached_.size() <= static_cast<std::size_t>(block)) cached_.resize(blocks_.size());
+  if (cached_.size() <= static_cast<std::size_t>(block)) cached_.resize(static_cast<std::size_t>(fresh_));
   Cached& entry = cached_[static_cast<std::size_t>(block)];
   const std::size_t at = place(hash);
   entry.hash = hash;
+  entry.references = 1;
   if (table_[at] == 0) {
     table_[at] = entry.previous = entry.next = block;
     ++table_used_;

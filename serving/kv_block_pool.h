@@ -3,7 +3,9 @@
 // arrays.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace foretoken {
@@ -19,44 +21,28 @@ class KvBlockPool {
   std::int64_t free() const { return num_blocks_ - fresh_ + queued_; }
   std::int64_t used() const { return usable() - free(); }
 
-  // Head of the free queue, with one reference; a block that was cached leaves the prefix cache. Needs free()
-  // > 0.
-  Block allocate() {
-    if (fresh_ <
-        num_blocks_) {  // the queue starts as 1, 2, 3, ...: these precede everything that was ever freed
-      blocks_.push_back({0, 0, 1});
-      return static_cast<Block>(fresh_++);
-    }
-    const Block block = blocks_[0].next;
-    unlink(block);
-    blocks_[static_cast<std::size_t>(block)].references = 1;
-    if (static_cast<std::size_t>(block) < cached_.size() &&
-        cached_[static_cast<std::size_t>(block)].hash != 0) {
-      evict(block);
-    }
-    return block;
+  // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
+  // free() >= count.
+  void allocate(std::int64_t count, std::vector<Block>& blocks) {
+    for (; count > 0 && fresh_ < num_blocks_; --count) blocks.push_back(static_cast<Block>(fresh_++));
+    for (; count > 0; --count) blocks.push_back(pop());
   }
 
-  // Drops one reference; with the last one the block joins the tail of the free queue, still cached.
-  void release(Block block) {
-    Entry& entry = blocks_[static_cast<std::size_t>(block)];
-    if (--entry.references > 0) return;
-    Entry& end = blocks_[0];
-    entry.previous = end.previous;
-    entry.next = 0;
-    blocks_[static_cast<std::size_t>(end.previous)].next = block;
-    end.previous = block;
-    ++queued_;
-  }
+  // Drops one reference of each, last block first; a block without references joins the tail of the free
+  // queue, still cached. Of the blocks the first `entered` are in the prefix cache, the rest belong to one
+  // sequence alone.
+  void release(std::span<const Block> blocks, std::int64_t entered);
 
-  // A cache hit: one more reference; a free block leaves the queue.
+  // A cache hit (a block that find() gave): one more reference; a free block leaves the queue.
   void touch(Block block) {
-    if (blocks_[static_cast<std::size_t>(block)].references == 0) unlink(block);
-    ++blocks_[static_cast<std::size_t>(block)].references;
+    Cached& entry = cached_[static_cast<std::size_t>(block)];
+    if (entry.references++ > 0) return;
+    queue_[entry.place & (queue_.size() - 1)] = 0;
+    --queued_;
   }
-
-  bool is_free(Block block) const { return blocks_[static_cast<std::size_t>(block)].references == 0; }
-  std::int32_t references(Block block) const { return blocks_[static_cast<std::size_t>(block)].references; }
+  // Of a block that find() gave.
+  bool is_free(Block block) const { return cached_[static_cast<std::size_t>(block)].references == 0; }
+  std::int32_t references(Block block) const { return cached_[static_cast<std::size_t>(block)].references; }
 
   // Enters a full block under its hash (not 0). Blocks of equal content are not merged.
   void cache(Block block, std::uint64_t hash);
@@ -65,21 +51,28 @@ class KvBlockPool {
   std::int64_t cached_blocks() const { return cached_count_; }
 
  private:
-  struct Entry {  // the free queue is a ring through blocks_[0]
-    Block previous = 0, next = 0;
-    std::int32_t references = 0;
-  };
   struct Cached {  // blocks of equal content form a ring in the order in which they were entered
     std::uint64_t hash = 0;
     Block previous = 0, next = 0;
+    std::int32_t references = 0;
+    std::size_t place = 0;  // in the free queue
   };
 
-  void unlink(Block block) {
-    const Entry& entry = blocks_[static_cast<std::size_t>(block)];
-    blocks_[static_cast<std::size_t>(entry.previous)].next = entry.next;
-    blocks_[static_cast<std::size_t>(entry.next)].previous = entry.previous;
+  Block pop() {
+    Block block;
+    do {
+      block = queue_[head_++ & (queue_.size() - 1)];
+    } while (block == 0);
     --queued_;
+    if (block < 0) evict(block = -block);
+    return block;
   }
+  void push(Block entry) {
+    if (tail_ - head_ == queue_.size()) make_room();
+    queue_[tail_++ & (queue_.size() - 1)] = entry;
+    ++queued_;
+  }
+  void make_room();
   void evict(Block block);
   std::size_t place(std::uint64_t hash) const;  // where the hash is in table_, or the hole where it belongs
   void grow();
@@ -87,7 +80,11 @@ class KvBlockPool {
   std::int64_t num_blocks_;
   std::int64_t fresh_ = 1;  // blocks from here on were never handed out
   std::int64_t queued_ = 0;
-  std::vector<Entry> blocks_;
+  // The queue starts as 1, 2, 3, ..., so fresh blocks precede everything that was ever freed; what was freed
+  // is in a ring of power-of-two size, read and written in order: block, -block if it is cached, or 0 where a
+  // hit took it out.
+  std::vector<Block> queue_;
+  std::size_t head_ = 0, tail_ = 0;
   std::vector<Cached> cached_;
   std::vector<Block> table_;  // open addressing, linear probing; the first block of each ring; 0: hole
   std::size_t table_used_ = 0;

@@ -73,7 +73,7 @@ void VllmV1Scheduler::schedule_running() {
         preempt(victim);
         if (victim == slot) return;
       }
-      for (std::int64_t b = 0; b < need; ++b) append_block(s);
+      append_blocks(s, need);
     }
     take(slot, static_cast<std::int32_t>(n));
   }
@@ -110,7 +110,7 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
       for (const KvBlockPool::Block block : hits_) pool_.touch(block);
       s.blocks.assign(hits_.begin(), hits_.end());
       s.capacity = static_cast<std::int32_t>(computed);
-      for (std::int64_t b = 0; b < need; ++b) append_block(s);
+      append_blocks(s, need);
     }
     waiting_.pop_front();
     running_.push_back(slot);
@@ -188,7 +188,7 @@ void VllmV1Scheduler::find_hits(Sequence& s) {
 
 // Tail first, so that the tail is evicted first.
 void VllmV1Scheduler::release_blocks(Sequence& s) {
-  for (std::size_t b = s.blocks.size(); b-- > 0;) pool_.release(s.blocks[b]);
+  pool_.release(s.blocks, s.entered_blocks);
   s.blocks.clear();
   s.capacity = 0;
 }
@@ -279,7 +279,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
       for (const std::int32_t slot : order_) {
         Sequence& s = sequences_[slot];
         if (s.capacity - s.computed >= steps) break;  // capacity rises with the cycles, so this holds in each
-        append_block(s);
+        append_blocks(s, 1);
       }
     }
   }

@@ -41,9 +41,9 @@ class VllmV1Scheduler : public Scheduler {
   void preempt(std::int32_t slot);
   void find_hits(Sequence& s);
   void enter_blocks(Sequence& s, std::int64_t limit);
-  void append_block(Sequence& s) {
-    s.blocks.push_back(pool_.allocate());
-    s.capacity += config_.block_size;
+  void append_blocks(Sequence& s, std::int64_t count) {
+    pool_.allocate(count, s.blocks);
+    s.capacity += static_cast<std::int32_t>(count * config_.block_size);
   }
   void release_blocks(Sequence& s);
 
