@@ -11,31 +11,41 @@
 namespace foretoken {
 
 struct Behavior {
-  std::string name;                  // as modelled: "vllm-0.19"
-  std::string asked;                 // as written in the scenario
-  std::string family;                // "vllm"
+  std::string name;    // as modelled: "vllm-0.19"
+  std::string asked;   // as written in the scenario
+  std::string family;  // "vllm"
   int minor = 0;
-  double gpu_memory_utilization = 0.9;   // 0.92 from vLLM 0.22
+  double gpu_memory_utilization = 0.9;  // 0.92 from vLLM 0.22
   int block_size = 16;
   bool prefix_caching = true, chunked_prefill = true, async_scheduling = false, reserve_full_prompt = true;
-  // Host time that a step can't hide, and for each running request; client and server time around a request.
-  Seconds host_step, host_per_sequence, ingress, egress;
-  // Host dispatch of one kernel outside a captured graph; decode batches up to the largest captured size are graphs.
+  bool graph_memory_counted = false;  // captured graphs come out of the memory budget (vLLM 0.21)
+  // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
+  // device's time, an asynchronous one hides it: step = max(device, host).
+  Seconds host_step, host_per_sequence;
+  Seconds ingress, egress;  // client and server time before and after the engine, per request
+  // Host dispatch of one kernel outside a captured graph, and of one captured graph as a whole. Decode
+  // batches up to the largest captured size are graphs.
   Seconds launch_eager, launch_graph;
-  std::vector<std::int64_t> graph_sizes;  // default capture sizes for a max_num_seqs: 1, 2, 4, then steps of 8
   std::string source;
 };
 
-// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "vllm-nightly". The nearest modelled version not above the one
-// asked for, else the oldest. Error listing what this build models for anything else.
+// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "vllm-nightly". The nearest modelled version not
+// above the one asked for, else the oldest. Error listing what this build models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);
 std::vector<std::string> modelled_behaviors();
+// Batch sizes captured as graphs by default: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
+// min(2 max_num_seqs, 512).
+std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs);
 
-// vLLM's defaults by device memory: max_num_batched_tokens 8192 and max_num_seqs 1024 from 70 GiB up (not A100),
-// else 2048 and 256.
+// Asynchronous scheduling came to pipelines later than elsewhere.
+bool default_async_scheduling(const Behavior& behavior, std::int64_t pipeline_parallel);
+
+// vLLM's defaults by device memory: max_num_batched_tokens 8192 and max_num_seqs 1024 from 70 GiB up (not
+// A100), else 2048 and 256.
 struct BatchLimits {
   std::int64_t max_num_batched_tokens, max_num_seqs;
 };
-BatchLimits default_limits(const Behavior& behavior, double device_memory_gib, const std::string& device_name);
+BatchLimits default_limits(const Behavior& behavior, double device_memory_gib,
+                           const std::string& device_name);
 
 }  // namespace foretoken

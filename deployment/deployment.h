@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <variant>
@@ -16,8 +17,8 @@
 
 namespace foretoken {
 
-// Tensor x pipeline x data-parallel devices make a replica. With expert_parallel 1 its data-parallel ranks are
-// independent engines; above 1 they share the experts and step together.
+// Tensor x pipeline x data-parallel devices make a replica. With expert_parallel 1 its data-parallel ranks
+// are independent engines; above 1 they share the experts and step together.
 struct Mapping {
   int tensor_parallel = 1, pipeline_parallel = 1, data_parallel = 1, expert_parallel = 1;
   int replicas = 1;
@@ -26,7 +27,7 @@ struct Mapping {
   bool ranks_step_together() const { return expert_parallel > 1 && data_parallel > 1; }
   int engines() const { return ranks_step_together() ? replicas : replicas * data_parallel; }
   int ranks_per_engine() const { return ranks_step_together() ? data_parallel : 1; }
-  std::vector<Shard> stages;         // one shard a pipeline stage (all ranks of a stage hold equal shards)
+  std::vector<Shard> stages;  // one shard a pipeline stage (all ranks of a stage hold equal shards)
 };
 
 // Memory of the fullest device. Bytes.
@@ -40,11 +41,12 @@ struct MemoryPlan {
   std::int64_t kv_cache_tokens = 0;  // (num_gpu_blocks - 1) x block_size
   int block_size = 16;
   bool fits = false;
-  std::string reason;                // why not: "weights need 131.4 GiB, 129.6 GiB usable"
+  std::string reason;  // why not: "weights need 131.4 GiB, 129.6 GiB usable"
 };
 
 struct Deployment {
-  Scenario scenario;                 // resolved: every optional of the sections filled
+  Scenario scenario;                    // resolved: every optional of the sections filled
+  std::filesystem::path preset_folder;  // where vllm_command() looks up the model's Hugging Face id
   ModelConfig model;
   Device device;
   Topology topology;
@@ -54,10 +56,10 @@ struct Deployment {
   Mapping mapping;
   MemoryPlan memory;
   SchedulerConfig scheduler;
-  std::vector<std::int64_t> graph_sizes;   // empty: eager
+  std::vector<std::int64_t> graph_sizes;  // empty: eager
   double usd_per_device_hour = 0;
   bool has_price = false;
-  std::vector<std::string> warnings;       // with remedies
+  std::vector<std::string> warnings;  // with remedies
 };
 
 // Things that many deployments share, so that a search loads them once.
@@ -65,30 +67,60 @@ struct Resources {
   const Database* database = nullptr;
   std::filesystem::path preset_folder;
   std::filesystem::path scenario_folder;
-  std::string scenario_file;         // for messages
+  std::string scenario_file;  // for messages
 };
 
-// A verdict: why this combination can't be (shard does not divide, devices too few, ...); kept short for counting.
+// A verdict: why this combination can't be (shard does not divide, devices too few, ...); kept short for
+// counting.
 struct Infeasible {
   std::string category;              // "does not fit in memory", "heads do not divide", "too few devices"
   std::string reason;                // with numbers
+  std::optional<MemoryPlan> memory;  // where memory is the reason
 };
 
-// Throws Error for wrong input (unknown device, unmodelled technique). mean_tokens: mean prompt + output of the
-// workload, the reference length at which windowed layers and constant states are charged to blocks; 0: max_model_len.
-// longest: longest prompt + output of the workload, the default of max_model_len (capped by the model's own).
+// Throws Error for wrong input (unknown device, unmodelled technique). mean_tokens: mean prompt + output of
+// the workload, the reference length at which windowed layers and constant states are charged to blocks; 0:
+// max_model_len. longest: longest prompt + output of the workload, the default of max_model_len (capped by
+// the model's own).
 std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Resources& resources,
-                                             const ModelConfig& model, double mean_tokens, std::int64_t longest);
+                                             const ModelConfig& model, double mean_tokens,
+                                             std::int64_t longest);
+// The same on a device that need not be in a database.
+std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const Resources& resources,
+                                                const ModelConfig& model, const Device& device,
+                                                const Topology& topology, double mean_tokens,
+                                                std::int64_t longest);
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
+
+// Parts of resolve(), usable alone.
+// Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.
+std::vector<int> split_layers(int layers, int stages);
+// Devices, ranks and shards. Throws Error for sizes that contradict each other.
+std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const ModelConfig& model,
+                                               WeightFormat format, const std::string& where);
+bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model);
+struct MemoryLimits {
+  double gpu_memory_utilization = 0.9;
+  std::int64_t max_num_batched_tokens = 8192, max_num_seqs = 256, max_model_len = 32768;
+  int block_size = 16;
+  std::int64_t reference_tokens = 0;         // 0: max_model_len
+  std::int64_t captured_graphs = 0;          // counted against the budget; 0: none or not counted
+  std::int64_t num_gpu_blocks_override = 0;  // 0: none
+};
+MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const Precision& precision,
+                       Bytes device_memory, const MemoryLimits& limits);
 
 // Alone turns a batch into work: padding to captured graph sizes, sampled rows, mixed prefill and decode.
 // group_tokens: (padded) tokens of all ranks of the engine that share the experts.
 Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_tokens);
-// Rows that token-wise operators compute for a step of `tokens` (decode-only steps are padded to a captured size).
+// Rows that token-wise operators compute for a step of `tokens` (decode-only steps are padded to a captured
+// size).
 std::int64_t padded_rows(std::int64_t tokens, bool decode_only, const Deployment& deployment);
 
 // The deployment as a `vllm serve` command, and a scenario's engine section from one.
 std::string vllm_command(const Deployment& deployment);
-std::string patch_from_vllm_command(const std::string& command);  // JSON merge patch
+// JSON merge patch with "model" and "engine". Flags without an effect on performance are left out; unknown
+// flags are errors.
+std::string patch_from_vllm_command(const std::string& command, const std::string& where = "--from-vllm");
 
 }  // namespace foretoken

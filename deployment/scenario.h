@@ -1,5 +1,5 @@
-// The scenario file as structs with field tables: what a user writes, before anything is derived. A resolved scenario
-// has every optional filled and is stored in every result.
+// The scenario file as structs with field tables: what a user writes, before anything is derived. A resolved
+// scenario has every optional filled and is stored in every result.
 #pragma once
 
 #include <filesystem>
@@ -14,16 +14,17 @@
 namespace foretoken {
 
 inline constexpr std::string_view kDtypeNames[] = {"auto", "bfloat16", "float16", "float32"};
-inline constexpr std::string_view kKvDtypeNames[] = {"auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8"};
-inline constexpr std::string_view kQuantizationNames[] = {"none", "fp8", "fp8_block", "int8", "int4_wo",
-                                                          "awq",  "gptq", "nvfp4", "mxfp4"};
+inline constexpr std::string_view kKvDtypeNames[] = {"auto",     "bfloat16", "float16", "fp8",
+                                                     "fp8_e4m3", "fp8_e5m2", "int8"};
+inline constexpr std::string_view kQuantizationNames[] = {"none", "fp8",  "fp8_block", "int8", "int4_wo",
+                                                          "awq",  "gptq", "nvfp4",     "mxfp4"};
 inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outstanding"};
-inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens", "goodput_per_device",
-                                                       "p99_e2el_ms"};
+inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
+                                                       "goodput_per_device", "p99_e2el_ms"};
 
 struct HardwareConfig {
   std::string device;
-  std::optional<std::int64_t> count;       // default: what one replica takes x replicas
+  std::optional<std::int64_t> count;  // default: what one replica takes x replicas
   std::int64_t devices_per_node = 8;
   std::optional<double> usd_per_device_hour;
   std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory;  // with units
@@ -33,8 +34,8 @@ inline constexpr auto fields_of<HardwareConfig> = std::tuple{
     field("device", &HardwareConfig::device, "device name or alias; `foretoken hw list` shows them"),
     field("count", &HardwareConfig::count, "devices in all", at_least(1)),
     field("devices_per_node", &HardwareConfig::devices_per_node, "devices that share a node", at_least(1)),
-    field("usd_per_device_hour", &HardwareConfig::usd_per_device_hour, "price of one device for an hour, in dollars",
-          at_least(0)),
+    field("usd_per_device_hour", &HardwareConfig::usd_per_device_hour,
+          "price of one device for an hour, in dollars", at_least(0)),
     field("scaleup_bandwidth", &HardwareConfig::scaleup_bandwidth,
           "link inside a node, one direction a device, such as \"450 GB/s\" (default: the database)"),
     field("network_bandwidth", &HardwareConfig::network_bandwidth,
@@ -43,10 +44,11 @@ inline constexpr auto fields_of<HardwareConfig> = std::tuple{
 
 struct EngineSection {
   std::string behavior = "vllm";
-  std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1, expert_parallel_size = 1;
-  bool enable_expert_parallel = false;     // expert_parallel_size = tensor x data
+  std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
+               expert_parallel_size = 1;
+  bool enable_expert_parallel = false;  // expert_parallel_size = tensor x data
   std::string dtype = "auto";
-  std::optional<std::string> quantization; // null: the model's quantization_config
+  std::optional<std::string> quantization;  // null: the model's quantization_config
   std::string kv_cache_dtype = "auto";
   std::optional<std::int64_t> max_model_len, max_num_seqs, max_num_batched_tokens, block_size;
   std::optional<double> gpu_memory_utilization;
@@ -58,15 +60,19 @@ struct EngineSection {
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
   std::optional<std::int64_t> num_gpu_blocks_override;
   // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming, lora, kv_tiers;
+  RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming,
+      lora, kv_tiers;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
-    field("behavior", &EngineSection::behavior, "serving system and version whose rules apply, such as vllm-0.19"),
-    field("tensor_parallel_size", &EngineSection::tensor_parallel_size, "devices that split every layer", at_least(1)),
-    field("pipeline_parallel_size", &EngineSection::pipeline_parallel_size, "groups of layers on devices of their own",
+    field("behavior", &EngineSection::behavior,
+          "serving system and version whose rules apply, such as vllm-0.19"),
+    field("tensor_parallel_size", &EngineSection::tensor_parallel_size, "devices that split every layer",
           at_least(1)),
-    field("data_parallel_size", &EngineSection::data_parallel_size, "copies of the attention part", at_least(1)),
+    field("pipeline_parallel_size", &EngineSection::pipeline_parallel_size,
+          "groups of layers on devices of their own", at_least(1)),
+    field("data_parallel_size", &EngineSection::data_parallel_size, "copies of the attention part",
+          at_least(1)),
     field("expert_parallel_size", &EngineSection::expert_parallel_size,
           "ranks that split the experts; divides tensor x data", at_least(1)),
     field("enable_expert_parallel", &EngineSection::enable_expert_parallel,
@@ -74,15 +80,20 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("dtype", &EngineSection::dtype, "type of activations and plain weights", one_of(kDtypeNames)),
     field("quantization", &EngineSection::quantization, "weight format; null takes the model's own",
           one_of(kQuantizationNames)),
-    field("kv_cache_dtype", &EngineSection::kv_cache_dtype, "element type of the KV cache", one_of(kKvDtypeNames)),
-    field("max_model_len", &EngineSection::max_model_len, "longest prompt plus output, in tokens", at_least(2)),
-    field("max_num_seqs", &EngineSection::max_num_seqs, "sequences that run at once, on each rank", at_least(1)),
-    field("max_num_batched_tokens", &EngineSection::max_num_batched_tokens, "tokens in one step", at_least(1)),
+    field("kv_cache_dtype", &EngineSection::kv_cache_dtype, "element type of the KV cache",
+          one_of(kKvDtypeNames)),
+    field("max_model_len", &EngineSection::max_model_len, "longest prompt plus output, in tokens",
+          at_least(2)),
+    field("max_num_seqs", &EngineSection::max_num_seqs, "sequences that run at once, on each rank",
+          at_least(1)),
+    field("max_num_batched_tokens", &EngineSection::max_num_batched_tokens, "tokens in one step",
+          at_least(1)),
     field("block_size", &EngineSection::block_size, "tokens in one KV block", at_least(1)),
-    field("gpu_memory_utilization", &EngineSection::gpu_memory_utilization, "share of device memory that may be used",
-          above_up_to(0, 1)),
+    field("gpu_memory_utilization", &EngineSection::gpu_memory_utilization,
+          "share of device memory that may be used", above_up_to(0, 1)),
     field("enable_chunked_prefill", &EngineSection::enable_chunked_prefill, "split long prompts over steps"),
-    field("enable_prefix_caching", &EngineSection::enable_prefix_caching, "reuse KV blocks of equal prompt beginnings"),
+    field("enable_prefix_caching", &EngineSection::enable_prefix_caching,
+          "reuse KV blocks of equal prompt beginnings"),
     field("long_prefill_token_threshold", &EngineSection::long_prefill_token_threshold,
           "most tokens of one prompt in a step; 0 is no limit", at_least(0)),
     field("scheduler_reserve_full_isl", &EngineSection::scheduler_reserve_full_isl,
@@ -91,13 +102,17 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("watermark", &EngineSection::watermark, "share of blocks kept free at admission", between(0, 1)),
     field("enforce_eager", &EngineSection::enforce_eager, "no CUDA graphs"),
     field("cuda_graph_sizes", &EngineSection::cuda_graph_sizes, "batch sizes with a captured graph"),
-    field("num_gpu_blocks_override", &EngineSection::num_gpu_blocks_override, "KV blocks, whatever memory says",
-          at_least(2)),
-    field("speculative_config", &EngineSection::speculative_config, "speculative decoding (not modelled yet)"),
-    field("preemption_mode", &EngineSection::preemption_mode, "recompute or swap (only recompute is modelled)"),
+    field("num_gpu_blocks_override", &EngineSection::num_gpu_blocks_override,
+          "KV blocks, whatever memory says", at_least(2)),
+    field("speculative_config", &EngineSection::speculative_config,
+          "speculative decoding (not modelled yet)"),
+    field("preemption_mode", &EngineSection::preemption_mode,
+          "recompute or swap (only recompute is modelled)"),
     field("kv_layout", &EngineSection::kv_layout, "paged or contiguous (only paged is modelled)"),
-    field("swap_space_gib", &EngineSection::swap_space_gib, "host memory for swapped blocks (not modelled yet)"),
-    field("cpu_offload_gib", &EngineSection::cpu_offload_gib, "weights kept in host memory (not modelled yet)"),
+    field("swap_space_gib", &EngineSection::swap_space_gib,
+          "host memory for swapped blocks (not modelled yet)"),
+    field("cpu_offload_gib", &EngineSection::cpu_offload_gib,
+          "weights kept in host memory (not modelled yet)"),
     field("layer_streaming", &EngineSection::layer_streaming, "layers streamed from host (not modelled yet)"),
     field("lora", &EngineSection::lora, "adapters (not modelled yet)"),
     field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
@@ -110,9 +125,10 @@ struct ClusterSection {
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("router", &ClusterSection::router, "how requests are spread over replicas", one_of(kRouterNames)),
-    field("replicas", &ClusterSection::replicas, "engine replicas; default: devices over what one replica takes",
-          at_least(1)),
-    field("prefill", &ClusterSection::prefill, "prefill pool of a disaggregated deployment (not modelled yet)"),
+    field("replicas", &ClusterSection::replicas,
+          "engine replicas; default: devices over what one replica takes", at_least(1)),
+    field("prefill", &ClusterSection::prefill,
+          "prefill pool of a disaggregated deployment (not modelled yet)"),
     field("decode", &ClusterSection::decode, "decode pool of a disaggregated deployment (not modelled yet)"),
     field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks (not modelled yet)"),
     field("pools", &ClusterSection::pools, "heterogeneous pools (not modelled yet)"),
@@ -126,26 +142,29 @@ template <>
 inline constexpr auto fields_of<SloSection> = std::tuple{
     field("ttft_ms", &SloSection::ttft_ms, "longest time to first token", above(0)),
     field("tpot_ms", &SloSection::tpot_ms, "longest mean time per output token after the first", above(0)),
-    field("itl_ms", &SloSection::itl_ms, "longest gap between two tokens (applied to its percentile)", above(0)),
+    field("itl_ms", &SloSection::itl_ms, "longest gap between two tokens (applied to its percentile)",
+          above(0)),
     field("e2el_ms", &SloSection::e2el_ms, "longest end-to-end latency", above(0)),
     field("percentile", &SloSection::percentile, "share of requests that must meet the limits, in percent",
           above_up_to(0, 100))};
 
 struct PlanSection {
   std::string objective = "usd_per_million_tokens";
-  RawJson search;                          // object: scalar keys of hardware, engine or cluster -> list of values
+  RawJson search;  // object: scalar keys of hardware, engine or cluster -> list of values
   std::optional<std::int64_t> max_candidates;
 };
 template <>
 inline constexpr auto fields_of<PlanSection> = std::tuple{
-    field("objective", &PlanSection::objective, "what the best plan has least (or most) of", one_of(kObjectiveNames)),
+    field("objective", &PlanSection::objective, "what the best plan has least (or most) of",
+          one_of(kObjectiveNames)),
     field("search", &PlanSection::search,
-          "lists of values to try: device, count, tensor_parallel_size, quantization, ... (default: a built-in space)"),
+          "lists of values to try: device, count, tensor_parallel_size, quantization, ... (default: a "
+          "built-in space)"),
     field("max_candidates", &PlanSection::max_candidates, "most candidates to simulate", at_least(1))};
 
 struct Scenario {
   std::string name;
-  RawJson model;                           // preset, path, or {"config": {...}}
+  RawJson model;  // preset, path, or {"config": {...}}
   HardwareConfig hardware;
   EngineSection engine;
   ClusterSection cluster;

@@ -1,0 +1,305 @@
+// From a scenario to a deployment: defaults of the behaviour, precision, mapping, memory, prices; wrong input
+// is an error, an impossible combination a verdict.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/fields_json.h"
+#include "deployment/parts.h"
+
+namespace foretoken {
+namespace {
+
+constexpr std::int64_t kMostTokens = 2'147'483'647;  // batches count in 32 bits
+constexpr std::int64_t kMostSequences = 1'000'000, kMostBlockSize = 65'536, kMostGraphs = 4096;
+constexpr std::int64_t kUnknownModelLength = 32'768;
+
+std::string prefix_of(const Resources& resources) {
+  return resources.scenario_file.empty() ? std::string() : resources.scenario_file + ":";
+}
+
+void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const std::string& where) {
+  if (value < low || value > high)
+    throw Error(where, fmt::format("{} is outside [{}, {}]", with_commas(value), with_commas(low),
+                                   with_commas(high)));
+}
+void check_share(double value, bool zero_allowed, const std::string& where) {
+  if (!(value <= 1) || !(zero_allowed ? value >= 0 : value > 0))
+    throw Error(where, fmt::format("{} is outside {}0, 1]", value, zero_allowed ? '[' : '('));
+}
+
+bool has_cache(const ModelConfig& model) {
+  return std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
+    const auto& mixer = model.kinds[kind].mixer;
+    return !std::holds_alternative<RecurrentMixer>(mixer) && !std::holds_alternative<NoMixer>(mixer);
+  });
+}
+
+void fill_lengths(EngineSection& e, const ModelConfig& model, std::int64_t longest, const std::string& where,
+                  std::vector<std::string>& warnings) {
+  const std::int64_t most =
+      model.max_positions > 0 ? std::min(model.max_positions, kMostTokens) : kMostTokens;
+  if (!e.max_model_len) {
+    if (longest > 0)
+      e.max_model_len = std::min(most, std::max<std::int64_t>(longest, 2));
+    else
+      e.max_model_len = model.max_positions > 0 ? most : kUnknownModelLength;
+  }
+  const std::string at = where + "/engine/max_model_len";
+  check_range(*e.max_model_len, 1, kMostTokens, at);
+  if (*e.max_model_len > most)
+    throw Error(at,
+                fmt::format("{} is above the {} positions of {}; lower it to {} or less",
+                            with_commas(*e.max_model_len), with_commas(most), model.name, with_commas(most)));
+  if (longest > *e.max_model_len)
+    warnings.push_back(
+        fmt::format("requests of up to {} tokens are longer than max_model_len {}: they are rejected",
+                    with_commas(longest), with_commas(*e.max_model_len)));
+}
+
+void fill_limits(EngineSection& e, const Behavior& behavior, const Device& device, const ModelConfig& model,
+                 const std::string& where) {
+  const std::string at = where + "/engine/";
+  const BatchLimits limits = default_limits(behavior, device.memory.value / kGiB, device.name);
+  if (!e.enable_chunked_prefill) e.enable_chunked_prefill = behavior.chunked_prefill;
+  if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(behavior, model);
+  if (!e.max_num_batched_tokens) {
+    e.max_num_batched_tokens = limits.max_num_batched_tokens;
+    // Whole prompts must fit a step.
+    if (!*e.enable_chunked_prefill)
+      e.max_num_batched_tokens = std::max(*e.max_num_batched_tokens, *e.max_model_len);
+    if (e.max_num_seqs) e.max_num_batched_tokens = std::max(*e.max_num_batched_tokens, *e.max_num_seqs);
+  }
+  check_range(*e.max_num_batched_tokens, 1, kMostTokens, at + "max_num_batched_tokens");
+  if (!e.max_num_seqs) e.max_num_seqs = std::min(limits.max_num_seqs, *e.max_num_batched_tokens);
+  check_range(*e.max_num_seqs, 1, kMostSequences, at + "max_num_seqs");
+  if (*e.max_num_batched_tokens < *e.max_num_seqs)
+    throw Error(at + "max_num_batched_tokens",
+                fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
+                            *e.max_num_batched_tokens, *e.max_num_seqs));
+  if (!*e.enable_chunked_prefill && *e.max_num_batched_tokens < *e.max_model_len)
+    throw Error(at + "max_num_batched_tokens",
+                fmt::format("{} is below max_model_len {} and chunked prefill is off; raise it to {} or turn "
+                            "enable_chunked_prefill on",
+                            *e.max_num_batched_tokens, *e.max_model_len, *e.max_model_len));
+  if (!e.block_size) e.block_size = behavior.block_size;
+  check_range(*e.block_size, 1, kMostBlockSize, at + "block_size");
+  if (!e.gpu_memory_utilization) e.gpu_memory_utilization = behavior.gpu_memory_utilization;
+  check_share(*e.gpu_memory_utilization, false, at + "gpu_memory_utilization");
+  if (!e.watermark) e.watermark = 0.0;
+  check_share(*e.watermark, true, at + "watermark");
+  if (!e.long_prefill_token_threshold) e.long_prefill_token_threshold = 0;
+  check_range(*e.long_prefill_token_threshold, 0, kMostTokens, at + "long_prefill_token_threshold");
+  if (!e.scheduler_reserve_full_isl) e.scheduler_reserve_full_isl = behavior.reserve_full_prompt;
+  if (!e.async_scheduling) e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size);
+  if (e.num_gpu_blocks_override)
+    check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
+}
+
+void fill_graphs(EngineSection& e, const Behavior& behavior, const std::string& where) {
+  if (e.enforce_eager) e.cuda_graph_sizes.emplace();
+  if (!e.cuda_graph_sizes) e.cuda_graph_sizes = default_graph_sizes(behavior, *e.max_num_seqs);
+  auto& sizes = *e.cuda_graph_sizes;
+  const std::string at = where + "/engine/cuda_graph_sizes";
+  if (sizes.size() > kMostGraphs)
+    throw Error(at, fmt::format("{} sizes are too many; at most {} are accepted", sizes.size(), kMostGraphs));
+  for (std::size_t i = 0; i < sizes.size(); ++i)
+    check_range(sizes[i], 1, kMostTokens, fmt::format("{}/{}", at, i));
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+}
+
+void warn_about_mapping(const Mapping& m, const Scenario& s, const ModelConfig& model,
+                        std::vector<std::string>& warnings) {
+  const std::int64_t node = s.hardware.devices_per_node;
+  if (s.hardware.count && *s.hardware.count > m.devices())
+    warnings.push_back(
+        s.cluster.replicas
+            ? fmt::format("{} replicas of {} devices leave {} of {} devices idle", m.replicas,
+                          m.devices_per_replica(), *s.hardware.count - m.devices(), *s.hardware.count)
+            : fmt::format("hardware.count {} is no multiple of the {} devices of a replica: {} stay idle",
+                          *s.hardware.count, m.devices_per_replica(), *s.hardware.count - m.devices()));
+  if (m.tensor_parallel > node)
+    warnings.push_back(
+        fmt::format("tensor parallelism over {} devices spans nodes of {}: its collectives use the "
+                    "network; pipeline_parallel_size {} keeps them inside",
+                    m.tensor_parallel, node, (m.tensor_parallel + node - 1) / node));
+  if (m.expert_parallel > node)
+    warnings.push_back(
+        fmt::format("expert parallelism over {} devices spans nodes of {}: its all-to-all uses the "
+                    "network",
+                    m.expert_parallel, node));
+  if (m.data_parallel > 1 && m.expert_parallel == 1 && has_experts(model))
+    warnings.push_back(
+        "data-parallel ranks hold all experts each and run independently; enable_expert_parallel shares "
+        "them");
+}
+
+void apply_links(const HardwareConfig& h, Topology& topology, const std::string& where) {
+  const auto replace = [&](const std::optional<std::string>& text, Link& link, const char* key) {
+    if (!text) return;
+    const std::string at = where + "/hardware/" + key;
+    link.bandwidth = parse_bandwidth(*text, at);
+    if (!(link.bandwidth.value > 0) || !std::isfinite(link.bandwidth.value))
+      throw Error(at, fmt::format("\"{}\" is not a positive bandwidth", *text));
+    link.source = "scenario";
+  };
+  replace(h.scaleup_bandwidth, topology.intra_node, "scaleup_bandwidth");
+  replace(h.network_bandwidth, topology.inter_node, "network_bandwidth");
+  if (h.host_memory && !(parse_bytes(*h.host_memory, where + "/hardware/host_memory").value > 0))
+    throw Error(where + "/hardware/host_memory",
+                fmt::format("\"{}\" is not a positive size", *h.host_memory));
+}
+
+void fill_price(Deployment& d, const std::string& where) {
+  const auto& given = d.scenario.hardware.usd_per_device_hour;
+  if (given && (!std::isfinite(*given) || *given < 0))
+    throw Error(where + "/hardware/usd_per_device_hour", fmt::format("{} is not a price", *given));
+  d.has_price = given || d.device.usd_per_hour;
+  if (!d.has_price) return;
+  d.usd_per_device_hour = given ? *given : *d.device.usd_per_hour;
+  d.scenario.hardware.usd_per_device_hour = d.usd_per_device_hour;
+}
+
+SchedulerConfig scheduler_of(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  SchedulerConfig s;
+  s.max_num_seqs = *e.max_num_seqs;
+  s.max_num_batched_tokens = *e.max_num_batched_tokens;
+  s.max_model_len = *e.max_model_len;
+  s.long_prefill_token_threshold = *e.long_prefill_token_threshold;
+  s.enable_chunked_prefill = *e.enable_chunked_prefill;
+  s.enable_prefix_caching = *e.enable_prefix_caching;
+  s.reserve_full_prompt = *e.scheduler_reserve_full_isl;
+  s.watermark = *e.watermark;
+  s.num_blocks = d.memory.num_gpu_blocks;
+  s.block_size = static_cast<int>(*e.block_size);
+  s.caches_tokens = has_cache(d.model);
+  s.pipeline_depth = d.mapping.pipeline_parallel;
+  return s;
+}
+
+void warn_about_checkpoint(Deployment& d) {
+  const WeightFormat format = d.precision.weights;
+  if (format == d.model.quantization.format || format == WeightFormat::kPlain || format == WeightFormat::kFp8)
+    return;
+  d.warnings.push_back(fmt::format("{} weights need a checkpoint in that format; {} is not one",
+                                   name_of(format), d.model.name));
+}
+
+void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) {
+  const std::string asked = lower(b.asked);
+  if (asked == "vllm" || asked == b.name || asked.starts_with(b.name + ".")) return;
+  warnings.push_back(fmt::format("\"{}\" is modelled as {}", b.asked, b.name));
+}
+
+}  // namespace
+
+bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model) {
+  // vLLM leaves it off where a recurrent state would have to be kept for every block.
+  return behavior.prefix_caching &&
+         !std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
+           return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
+         });
+}
+
+ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources) {
+  const std::string where = prefix_of(resources) + "/model";
+  if (scenario.model.text.empty())
+    throw Error(where,
+                "a model is needed: a preset (`foretoken model list`), a path to a config.json, or "
+                "{\"config\": {...}}");
+  const Json json = parse_json(scenario.model.text, where);
+  if (json.is_string())
+    return load_model(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
+  if (!json.is_object()) fail_type(json, where, "a name, a path or an object with \"config\"");
+  std::string name = scenario.name.empty() ? "custom" : scenario.name;
+  for (const auto& [key, value] : json.items()) {
+    if (key == "config") continue;
+    if (key != "name") fail_unknown_key(key, where + "/" + key, {"config", "name"});
+    if (!value.is_string()) fail_type(value, where + "/name", "a string");
+    name = value.get<std::string>();
+  }
+  if (!json.contains("config"))
+    throw Error(where, "\"config\" is missing: it holds the keys of a config.json");
+  return read_hf_config(json["config"], where + "/config", name);
+}
+
+std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Resources& resources,
+                                             const ModelConfig& model, double mean_tokens,
+                                             std::int64_t longest) {
+  const std::string at = prefix_of(resources) + "/hardware/device";
+  if (scenario.hardware.device.empty()) throw Error(at, "a device is needed; `foretoken hw list` shows them");
+  if (resources.database == nullptr) throw Error(at, "no hardware database is open");
+  const Device device = resources.database->device(scenario.hardware.device, at);
+  check_range(scenario.hardware.devices_per_node, 1, kMostSequences,
+              prefix_of(resources) + "/hardware/devices_per_node");
+  const Topology topology =
+      resources.database->topology(device, static_cast<int>(scenario.hardware.devices_per_node));
+  return resolve_on(scenario, resources, model, device, topology, mean_tokens, longest);
+}
+
+std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const Resources& resources,
+                                                const ModelConfig& model, const Device& device,
+                                                const Topology& topology, double mean_tokens,
+                                                std::int64_t longest) {
+  const std::string where = prefix_of(resources);
+  refuse_unmodelled(scenario, where);
+  check_range(scenario.hardware.devices_per_node, 1, kMostSequences, where + "/hardware/devices_per_node");
+  Deployment d;
+  d.scenario = scenario;
+  d.model = model;
+  d.device = device;
+  d.topology = topology;
+  d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
+  apply_links(scenario.hardware, d.topology, where);
+  EngineSection& e = d.scenario.engine;
+  d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
+  warn_about_behavior(d.behavior, d.warnings);
+  if (model.attention_windows().size() > kMaxAttentionGroups)
+    throw Error(where + "/model",
+                fmt::format("{} has {} different attention windows; at most {} are modelled", model.name,
+                            model.attention_windows().size(), kMaxAttentionGroups));
+
+  fill_lengths(e, model, longest, where, d.warnings);
+  fill_limits(e, d.behavior, device, model, where);
+  fill_graphs(e, d.behavior, where);
+  auto precision = choose_precision(e, model, device, where, d.warnings);
+  if (auto* verdict = std::get_if<Infeasible>(&precision)) return std::move(*verdict);
+  d.precision = std::get<Precision>(precision);
+
+  auto mapping = make_mapping(d.scenario, model, d.precision.weights, where);
+  if (auto* verdict = std::get_if<Infeasible>(&mapping)) return std::move(*verdict);
+  d.mapping = std::move(std::get<Mapping>(mapping));
+  warn_about_mapping(d.mapping, d.scenario, model, d.warnings);
+  e.behavior = d.behavior.name;
+  e.expert_parallel_size = d.mapping.expert_parallel;
+  d.scenario.cluster.replicas = d.mapping.replicas;
+  if (!d.scenario.hardware.count) d.scenario.hardware.count = d.mapping.devices();
+  d.graph_sizes = *e.cuda_graph_sizes;
+
+  MemoryLimits limits;
+  limits.gpu_memory_utilization = *e.gpu_memory_utilization;
+  limits.max_num_batched_tokens = *e.max_num_batched_tokens;
+  limits.max_num_seqs = *e.max_num_seqs;
+  limits.max_model_len = *e.max_model_len;
+  limits.block_size = static_cast<int>(*e.block_size);
+  limits.reference_tokens =
+      mean_tokens > 0
+          ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
+          : 0;
+  limits.captured_graphs =
+      d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
+  limits.num_gpu_blocks_override = e.num_gpu_blocks_override.value_or(0);
+  d.memory = plan_memory(model, d.mapping, d.precision, device.memory, limits);
+  if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
+
+  fill_price(d, where);
+  d.scheduler = scheduler_of(d);
+  d.preset_folder = resources.preset_folder;
+  warn_about_checkpoint(d);
+  return d;
+}
+
+}  // namespace foretoken
