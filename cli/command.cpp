@@ -43,8 +43,9 @@ std::vector<OptionSpec> output_options() {
 }
 
 OptionSpec database_option() {
-  return file_option("db", "your hardware database, layered over the built-in one "
-                           "(default: $XDG_DATA_HOME/foretoken/hw.sqlite)");
+  return file_option("db",
+                     "your hardware database, layered over the built-in one "
+                     "(default: $XDG_DATA_HOME/foretoken/hw.sqlite)");
 }
 
 OptionSpec threads_option() { return number_option("threads", "cores to use (default: all)"); }
@@ -54,9 +55,7 @@ std::vector<OptionSpec> scenario_options() {
   vllm.name = "from-vllm";
   vllm.value = "COMMAND";
   vllm.help = "take model and engine from a \"vllm serve ...\" command line";
-  return {vllm,
-          switch_option("print-scenario", "print the resolved scenario and stop"),
-          database_option(),
+  return {vllm, switch_option("print-scenario", "print the resolved scenario and stop"), database_option(),
           switch_option("timing", "add wall_seconds to the JSON result (it is on stderr anyway)")};
 }
 
@@ -81,7 +80,8 @@ OptionSpec with_choices(OptionSpec o, std::vector<std::string> choices) {
 std::vector<OptionSpec> model_show_options() {
   OptionSpec dtype = number_option("dtype", "type of activations and plain weights (default: the model's)");
   dtype.value = "TYPE";
-  OptionSpec kv = number_option("kv-cache-dtype", "element type of the KV cache (default: that of activations)");
+  OptionSpec kv =
+      number_option("kv-cache-dtype", "element type of the KV cache (default: that of activations)");
   kv.value = "TYPE";
   return {number_option("batch-size", "sequences (default 1)"),
           number_option("prompt-len", "prompt tokens of a sequence, for prefill (default 1024)"),
@@ -104,16 +104,20 @@ std::vector<VerbSpec> verb_specs() {
                     "foretoken estimate --model llama-3.1-8b --device h100 --request-rate 4 --input-len 1000 "
                     "--output-len 200"},
                    {out, scenario_options()}));
-  v.push_back(verb("simulate", "[SCENARIO]", 0, 1,
-                   "serves the workload in virtual time: latencies, throughput, what they rest on",
-                   {"foretoken simulate scenarios/qwen3-30b-a3b-chat.json --request-rate 12",
-                    "foretoken simulate scenarios/llama-3.1-8b-l40s.json --trace timeline.json -o json --save result.json"},
-                   {out, scenario_options(),
-                    {file_option("trace", "write a timeline that ui.perfetto.dev opens"),
-                     switch_option("save-detailed", "per-request arrays in the JSON result, as vLLM writes them"),
-                     switch_option("require-slo", "exit with 1 when the SLO is missed"),
-                     switch_option("no-spans", "one event for each step instead of spans of decode steps; slower, "
-                                               "same result")}}));
+  v.push_back(
+      verb("simulate", "[SCENARIO]", 0, 1,
+           "serves the workload in virtual time: latencies, throughput, what they rest on",
+           {"foretoken simulate scenarios/qwen3-30b-a3b-chat.json --request-rate 12",
+            "foretoken simulate scenarios/llama-3.1-8b-l40s.json --trace timeline.json -o json --save "
+            "result.json"},
+           {out,
+            scenario_options(),
+            {file_option("trace", "write a timeline that ui.perfetto.dev opens"),
+             switch_option("save-detailed", "per-request arrays in the JSON result, as vLLM writes them"),
+             switch_option("require-slo", "exit with 1 when the SLO is missed"),
+             switch_option("no-spans",
+                           "one event for each step instead of spans of decode steps; slower, "
+                           "same result")}}));
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
                    {"foretoken plan scenarios/llama-3.3-70b-azure.json",
@@ -126,10 +130,11 @@ std::vector<VerbSpec> verb_specs() {
                     "foretoken compare scenarios/llama-3.1-8b-l40s.json profile_export_aiperf.json"},
                    {out, {database_option()}}));
   v.push_back(verb("model list", "", 0, 0, "the built-in model presets", {"foretoken model list"}, {out}));
-  v.push_back(verb("model show", "MODEL", 1, 1,
-                   "parameters, FLOPs and bytes by operator, activations and KV cache of a model",
-                   {"foretoken model show llama-3.3-70b", "foretoken model show path/to/config.json --prompt-len 4096"},
-                   {out, model_show_options()}));
+  v.push_back(verb(
+      "model show", "MODEL", 1, 1,
+      "parameters, FLOPs and bytes by operator, activations and KV cache of a model",
+      {"foretoken model show llama-3.3-70b", "foretoken model show path/to/config.json --prompt-len 4096"},
+      {out, model_show_options()}));
   v.push_back(verb("hw list", "", 0, 0, "the devices of the hardware database", {"foretoken hw list"},
                    {out, {database_option()}}));
   v.push_back(verb("hw show", "DEVICE", 1, 1, "one device: facts with sources, measured operators",
@@ -140,18 +145,20 @@ std::vector<VerbSpec> verb_specs() {
                    {"foretoken hw import h200_gemm.csv.gz --kind gemm"}, {out, {database_option(), kind}}));
   v.push_back(verb("hw export", "DEVICE", 1, 1, "writes the measured operators of a device as CSV",
                    {"foretoken hw export h200 --save h200.csv"}, {out, {database_option()}}));
-  v.push_back(verb("strategies", "", 0, 0, "every technique that is modelled, and those that are refused by name",
+  v.push_back(verb("strategies", "", 0, 0,
+                   "every technique that is modelled, and those that are refused by name",
                    {"foretoken strategies", "foretoken strategies -o md"}, {out}));
-  v.push_back(verb("schema", "", 0, 0, "JSON Schema of the scenario file", {"foretoken schema > scenario.schema.json"},
-                   {{out[1]}}));
+  v.push_back(verb("schema", "", 0, 0, "JSON Schema of the scenario file",
+                   {"foretoken schema > scenario.schema.json"}, {{out[1]}}));
   v.push_back(verb("completion", "SHELL", 1, 1, "completion script for bash, zsh or fish",
                    {"source <(foretoken completion bash)"}, {{out[1]}}));
-  v.push_back(verb("reference", "WHAT", 1, 1, "reference pages: man, scenario or cli", {"foretoken reference man"},
-                   {{out[1]}}));
+  v.push_back(verb("reference", "WHAT", 1, 1, "reference pages: man, scenario or cli",
+                   {"foretoken reference man"}, {{out[1]}}));
   v.back().hidden = true;
 
   for (VerbSpec& s : v) {
-    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "plan" || s.name == "compare";
+    s.takes_scenario =
+        s.name == "estimate" || s.name == "simulate" || s.name == "plan" || s.name == "compare";
     if (!s.takes_scenario) continue;
     const auto flags = scenario_option_specs();
     s.options.insert(s.options.end(), flags.begin(), flags.end());
@@ -162,7 +169,8 @@ std::vector<VerbSpec> verb_specs() {
 std::vector<std::string> absent_verbs() { return {"run", "calibrate", "validate", "sweep", "gui"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
-  const auto found = std::find_if(verbs.begin(), verbs.end(), [&](const VerbSpec& v) { return v.name == name; });
+  const auto found =
+      std::find_if(verbs.begin(), verbs.end(), [&](const VerbSpec& v) { return v.name == name; });
   if (found == verbs.end()) throw std::logic_error("no verb " + std::string(name));
   return *found;
 }

@@ -1,5 +1,5 @@
-// What the program can be asked, as data: the parser, the help, the manual page, the completions and the reference
-// are all made from these tables.
+// What the program can be asked, as data: the parser, the help, the manual page, the completions and the
+// reference are all made from these tables.
 #pragma once
 
 #include <optional>
@@ -11,8 +11,8 @@
 namespace foretoken {
 
 struct OptionSpec {
-  std::string name;                  // without dashes
-  std::string value;                 // what it takes, "FILE"; empty: a switch
+  std::string name;   // without dashes
+  std::string value;  // what it takes, "FILE"; empty: a switch
   std::string help;
   std::vector<std::string> choices;  // empty: free
   std::string section;               // scenario section, empty: an option of the program
@@ -22,13 +22,13 @@ struct OptionSpec {
 };
 
 struct VerbSpec {
-  std::string name;                  // "simulate", "model show"
-  std::string arguments;             // "SCENARIO", "MODEL", "A B ..."; empty: none
+  std::string name;       // "simulate", "model show"
+  std::string arguments;  // "SCENARIO", "MODEL", "A B ..."; empty: none
   int least_arguments = 0, most_arguments = 0;
-  std::string help;                  // one line
+  std::string help;  // one line
   std::vector<std::string> examples;
   std::vector<OptionSpec> options;
-  bool takes_scenario = false;       // accepts the scenario flags
+  bool takes_scenario = false;  // accepts the scenario flags
   bool hidden = false;
 };
 
@@ -48,8 +48,8 @@ struct Invocation {
   std::optional<std::string> value(std::string_view option) const;
 };
 
-// Reads a command line. Throws Error{"--flag", ...}. Help and version requests come back as the verbs "help" (its
-// arguments are the verb asked about) and "version".
+// Reads a command line. Throws Error{"--flag", ...}. Help and version requests come back as the verbs "help"
+// (its arguments are the verb asked about) and "version".
 Invocation parse_command_line(int argc, const char* const* argv, const std::vector<VerbSpec>& verbs);
 
 }  // namespace foretoken

@@ -1,7 +1,8 @@
 // The only file that includes CLI11: it costs four seconds of compilation.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <fmt/format.h>
 #include <map>
 #include <memory>
 
@@ -37,7 +38,8 @@ void add_option(VerbParser& parser, const OptionSpec& spec) {
   parser.negations.emplace_back(spec.name, parser.app->add_flag("--no-" + spec.name, no));
 }
 
-void build(VerbParser& parser, CLI::App& root, const VerbSpec& spec, std::map<std::string, CLI::App*>& groups) {
+void build(VerbParser& parser, CLI::App& root, const VerbSpec& spec,
+           std::map<std::string, CLI::App*>& groups) {
   parser.spec = &spec;
   const auto words = split(spec.name, ' ');
   CLI::App* parent = &root;
@@ -121,7 +123,8 @@ Invocation without_verb(const CLI::App& root, const std::map<std::string, CLI::A
   }
   for (const std::string& word : root.remaining()) {
     if (is_flag(word))
-      throw Error(word, "is not a flag of `foretoken`; flags follow the verb, as in `foretoken plan S " + word + "`");
+      throw Error(
+          word, "is not a flag of `foretoken`; flags follow the verb, as in `foretoken plan S " + word + "`");
     if (word == "help") return {"help", {}, {}};
     fail_unknown_verb(word, verbs);
   }
@@ -139,7 +142,8 @@ Invocation parse_command_line(int argc, const char* const* argv, const std::vect
   root.add_flag("--version", version);
   std::map<std::string, CLI::App*> groups;
   std::vector<std::unique_ptr<VerbParser>> parsers;
-  for (const VerbSpec& spec : verbs) build(*parsers.emplace_back(std::make_unique<VerbParser>()), root, spec, groups);
+  for (const VerbSpec& spec : verbs)
+    build(*parsers.emplace_back(std::make_unique<VerbParser>()), root, spec, groups);
   try {
     root.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

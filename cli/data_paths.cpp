@@ -43,7 +43,8 @@ DataPaths find_data_paths(const Invocation& invocation) {
   }
   std::string tried;
   for (const fs::path& folder : candidates) {
-    if (is_data_folder(folder)) return {folder / "foretoken.sqlite", folder / "presets", user_database(invocation)};
+    if (is_data_folder(folder))
+      return {folder / "foretoken.sqlite", folder / "presets", user_database(invocation)};
     tried += (tried.empty() ? "" : ", ") + folder.string();
   }
   throw Error(environment("FORETOKEN_DATA").empty() ? "" : "FORETOKEN_DATA",

@@ -10,7 +10,8 @@ namespace foretoken {
 struct DataPaths {
   std::filesystem::path builtin, presets, user;
 };
-// FORETOKEN_DATA, else beside the program (build tree), else its installed prefix. Throws Error naming what it tried.
+// FORETOKEN_DATA, else beside the program (build tree), else its installed prefix. Throws Error naming what
+// it tried.
 DataPaths find_data_paths(const Invocation& invocation);
 
 }  // namespace foretoken

@@ -42,7 +42,8 @@ std::string option_text(const OptionSpec& o) {
 }
 
 std::string one_verb(const VerbSpec& v) {
-  std::string s = "usage: foretoken " + v.name + (v.arguments.empty() ? "" : " " + v.arguments) + " [flags]\n\n";
+  std::string s =
+      "usage: foretoken " + v.name + (v.arguments.empty() ? "" : " " + v.arguments) + " [flags]\n\n";
   s += v.help + "\n\nexamples:\n";
   for (const std::string& e : v.examples) s += "  " + e + "\n";
   s += "\nflags:\n";
@@ -56,7 +57,8 @@ std::string one_verb(const VerbSpec& v) {
   }
   s += entry("-h, --help", "this text");
   if (v.takes_scenario)
-    s += "\nA scenario may be a file, flags, or a file with flags over it. In `plan` a flag may hold a list (1,2,4) or\n"
+    s += "\nA scenario may be a file, flags, or a file with flags over it. In `plan` a flag may hold a list "
+         "(1,2,4) or\n"
          "a range (1-64*2, 1-8+1). A LENGTH is a number of tokens or lognormal:mean=1200,p99=8000.\n";
   return s;
 }
@@ -72,7 +74,8 @@ std::string overview(const std::vector<VerbSpec>& verbs) {
   s += "\nexamples:\n";
   for (const VerbSpec& v : verbs)
     if (!v.hidden) s += "  " + v.examples.front() + "\n";
-  s += "\n`foretoken VERB --help` lists the flags of a verb; `foretoken --version` says what this build is.\n";
+  s +=
+      "\n`foretoken VERB --help` lists the flags of a verb; `foretoken --version` says what this build is.\n";
   return s;
 }
 
@@ -86,32 +89,37 @@ std::string verb_help(const std::vector<VerbSpec>& verbs, const std::string& ver
 }
 
 std::string cli_reference(const std::vector<VerbSpec>& verbs) {
-  std::string s = "# Command line\n\nMade by `foretoken reference cli`; a test compares it with the program.\n\n";
+  std::string s =
+      "# Command line\n\nMade by `foretoken reference cli`; a test compares it with the program.\n\n";
   s += "Exit codes: 0 done; 1 the verdict is negative (no feasible plan, does not fit, SLO missed with\n"
        "`--require-slo`); 2 something that you can mend (input, files, disk); 3 a fault; 130 interrupted.\n"
        "Results go to stdout, progress and warnings to stderr.\n";
   std::vector<OptionSpec> scenario;
   for (const VerbSpec& v : verbs) {
     if (v.hidden) continue;
-    s += fmt::format("\n## foretoken {}{}\n\n{}\n\n```\n", v.name, v.arguments.empty() ? "" : " " + v.arguments, v.help);
+    s += fmt::format("\n## foretoken {}{}\n\n{}\n\n```\n", v.name,
+                     v.arguments.empty() ? "" : " " + v.arguments, v.help);
     for (const std::string& e : v.examples) s += e + "\n";
     s += "```\n\n";
     if (v.options.empty()) continue;
     s += "| flag | meaning |\n|---|---|\n";
     for (const OptionSpec& o : v.options) {
-      if (o.section.empty())
-        s += fmt::format("| `{}` | {} |\n", option_left(o), option_text(o));
+      if (o.section.empty()) s += fmt::format("| `{}` | {} |\n", option_left(o), option_text(o));
     }
     if (v.takes_scenario) {
       s += "\nAnd the [scenario flags](#scenario-flags).\n";
       scenario = v.options;
     }
   }
-  s += "\n## Scenario flags\n\nEvery key of the [scenario](scenario.md) is a flag: its last name with dashes, with the "
-       "section's name\nbefore it where two share it. In `plan` a flag may hold a list (`1,2,4`) or a range with both "
-       "ends\n(`1-64*2`, `1-8+1`); the plan then tries each value.\n\n| section | flag | meaning |\n|---|---|---|\n";
+  s += "\n## Scenario flags\n\nEvery key of the [scenario](scenario.md) is a flag: its last name with "
+       "dashes, with the "
+       "section's name\nbefore it where two share it. In `plan` a flag may hold a list (`1,2,4`) or a range "
+       "with both "
+       "ends\n(`1-64*2`, `1-8+1`); the plan then tries each value.\n\n| section | flag | meaning "
+       "|\n|---|---|---|\n";
   for (const OptionSpec& o : scenario)
-    if (!o.section.empty()) s += fmt::format("| {} | `{}` | {} |\n", o.section, option_left(o), option_text(o));
+    if (!o.section.empty())
+      s += fmt::format("| {} | `{}` | {} |\n", o.section, option_left(o), option_text(o));
   return s;
 }
 

@@ -10,11 +10,16 @@ namespace {
 std::string escaped(const std::string& text) {
   std::string s;
   for (const char c : text) {
-    if (c == '<') s += "&lt;";
-    else if (c == '>') s += "&gt;";
-    else if (c == '&') s += "&amp;";
-    else if (c == '"') s += "&quot;";
-    else s += c;
+    if (c == '<')
+      s += "&lt;";
+    else if (c == '>')
+      s += "&gt;";
+    else if (c == '&')
+      s += "&amp;";
+    else if (c == '"')
+      s += "&quot;";
+    else
+      s += c;
   }
   return s;
 }
@@ -39,10 +44,11 @@ constexpr char kStyle[] =
 }  // namespace
 
 std::string html_page(const Report& report) {
-  std::string s = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                  "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
-                  escaped(report.title) + "</title>\n<style>" + kStyle + "</style></head>\n<body>\n<h1>" +
-                  escaped(report.title) + "</h1>\n";
+  std::string s =
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
+      escaped(report.title) + "</title>\n<style>" + kStyle + "</style></head>\n<body>\n<h1>" +
+      escaped(report.title) + "</h1>\n";
   for (const std::string& line : report.head) s += "<p class=\"context\">" + escaped(line) + "</p>\n";
   const std::string chart_js = chart_js_source();
   const bool charts = !chart_js.empty() && !report.charts.empty();

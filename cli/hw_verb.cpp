@@ -11,7 +11,8 @@
 namespace foretoken {
 namespace {
 
-void write_tables(Output& out, const std::string& title, const std::vector<std::pair<std::string, Table>>& named) {
+void write_tables(Output& out, const std::string& title,
+                  const std::vector<std::pair<std::string, Table>>& named) {
   Json json{{"format", 1}};
   Report report;
   report.title = title;
@@ -52,8 +53,9 @@ int run_hw(const Invocation& invocation) {
     write_tables(out, "Devices", {{"devices", database.list_devices()}});
   } else if (invocation.verb == "hw show") {
     const Device device = database.device(invocation.arguments[0], "hw show");
-    write_tables(out, device.name,
-                 {{"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}});
+    write_tables(
+        out, device.name,
+        {{"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}});
   } else {
     if (paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
     const std::string file = invocation.arguments[0];

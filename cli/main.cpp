@@ -1,4 +1,5 @@
-// The program: reads the command line, runs the verb, and turns what went wrong into a message and an exit code.
+// The program: reads the command line, runs the verb, and turns what went wrong into a message and an exit
+// code.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -22,20 +23,30 @@ int run(int argc, const char* const* argv) {
   const Invocation invocation = parse_command_line(argc, argv, verbs);
   if (invocation.verb == "version") {
     const std::string commit = git_commit();
-    Output(invocation).write_text("foretoken " + program_version() + (commit.empty() ? "" : " (" + commit + ")") + "\n");
+    Output(invocation)
+        .write_text("foretoken " + program_version() + (commit.empty() ? "" : " (" + commit + ")") + "\n");
     return kDone;
   }
   if (invocation.verb == "help") {
-    Output(invocation).write_text(invocation.arguments.empty() ? overview(verbs)
-                                                               : verb_help(verbs, invocation.arguments[0]));
+    Output(invocation)
+        .write_text(invocation.arguments.empty() ? overview(verbs)
+                                                 : verb_help(verbs, invocation.arguments[0]));
     return kDone;
   }
-  static const std::map<std::string, int (*)(const Invocation&)> kVerbs = {
-      {"estimate", run_estimate},     {"simulate", run_simulate},     {"plan", run_plan},
-      {"compare", run_compare},       {"model list", run_model_list}, {"model show", run_model_show},
-      {"hw list", run_hw},            {"hw show", run_hw},            {"hw import", run_hw},
-      {"hw export", run_hw},          {"strategies", run_strategies}, {"schema", run_schema},
-      {"completion", run_completion}, {"reference", run_reference}};
+  static const std::map<std::string, int (*)(const Invocation&)> kVerbs = {{"estimate", run_estimate},
+                                                                           {"simulate", run_simulate},
+                                                                           {"plan", run_plan},
+                                                                           {"compare", run_compare},
+                                                                           {"model list", run_model_list},
+                                                                           {"model show", run_model_show},
+                                                                           {"hw list", run_hw},
+                                                                           {"hw show", run_hw},
+                                                                           {"hw import", run_hw},
+                                                                           {"hw export", run_hw},
+                                                                           {"strategies", run_strategies},
+                                                                           {"schema", run_schema},
+                                                                           {"completion", run_completion},
+                                                                           {"reference", run_reference}};
   return kVerbs.at(invocation.verb)(invocation);
 }
 
@@ -57,7 +68,9 @@ int main(int argc, char** argv) {
     print_message("error", "out of memory; use fewer requests, or --threads 1");
     return kMendable;
   } catch (const std::exception& e) {
-    print_message("error", fmt::format("a fault in foretoken: {}; please report it with the command that you gave", e.what()));
+    print_message(
+        "error",
+        fmt::format("a fault in foretoken: {}; please report it with the command that you gave", e.what()));
     return kFault;
   }
 }

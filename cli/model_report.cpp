@@ -48,8 +48,8 @@ Totals totals(const OpList& list) {
   return t;
 }
 
-// Stored activations of a training step, where the formula's transformer block fits: plain multi-head or grouped
-// attention with dense layers throughout (Korthikanti et al. 2022).
+// Stored activations of a training step, where the formula's transformer block fits: plain multi-head or
+// grouped attention with dense layers throughout (Korthikanti et al. 2022).
 Json training_bytes(const ModelConfig& model, const ModelQuestion& q) {
   const GqaAttention* attention = nullptr;
   for (const std::uint8_t kind : model.layers) {
@@ -69,9 +69,15 @@ Json training_bytes(const ModelConfig& model, const ModelQuestion& q) {
 }
 
 std::vector<std::pair<std::string, std::int64_t>> parts(const Parameters& p) {
-  return {{"embedding", p.embedding}, {"attention", p.attention},           {"mlp", p.mlp},
-          {"experts", p.experts},     {"shared_experts", p.shared_experts}, {"router", p.router},
-          {"norms", p.norms},         {"lm_head", p.lm_head},               {"mtp", p.mtp}};
+  return {{"embedding", p.embedding},
+          {"attention", p.attention},
+          {"mlp", p.mlp},
+          {"experts", p.experts},
+          {"shared_experts", p.shared_experts},
+          {"router", p.router},
+          {"norms", p.norms},
+          {"lm_head", p.lm_head},
+          {"mtp", p.mtp}};
 }
 
 Table parameter_table(const ModelConfig& model, const Parameters& p, const ModelQuestion& q) {
@@ -82,45 +88,62 @@ Table parameter_table(const ModelConfig& model, const Parameters& p, const Model
   for (const auto& [name, n] : parts(p))
     if (n > 0) t.add({name, n, 100.0 * static_cast<double>(n) / static_cast<double>(p.total)});
   t.add({std::string("total"), p.total, 100.0});
-  t.add({std::string("active"), p.active, 100.0 * static_cast<double>(p.active) / static_cast<double>(p.total)});
-  t.notes.push_back(fmt::format("{} layers, hidden size {}, vocabulary {}, {}; multi-token-prediction layers are "
-                                "not in the total.",
-                                model.num_layers, model.hidden, model.vocab, name_of(model.dtype)));
-  t.notes.push_back(fmt::format("Weights of one rank: {}.", to_text(weight_bytes(model, shard_of(q), q.precision))));
+  t.add({std::string("active"), p.active,
+         100.0 * static_cast<double>(p.active) / static_cast<double>(p.total)});
+  t.notes.push_back(
+      fmt::format("{} layers, hidden size {}, vocabulary {}, {}; multi-token-prediction layers are "
+                  "not in the total.",
+                  model.num_layers, model.hidden, model.vocab, name_of(model.dtype)));
+  t.notes.push_back(
+      fmt::format("Weights of one rank: {}.", to_text(weight_bytes(model, shard_of(q), q.precision))));
   return t;
 }
 
 Table operator_table(const std::string& title, const OpList& list) {
   Table t;
   t.title = title;
-  t.columns = {{"operator", "operator"}, {"kind", "kind"},          {"layers", "layers"}, {"count", "count"},
-               {"flops", "FLOPs", 4},    {"bytes", "bytes", 4}, {"flops_per_byte", "FLOPs/byte", 3}};
+  t.columns = {{"operator", "operator"},
+               {"kind", "kind"},
+               {"layers", "layers"},
+               {"count", "count"},
+               {"flops", "FLOPs", 4},
+               {"bytes", "bytes", 4},
+               {"flops_per_byte", "FLOPs/byte", 3}};
   for (const Op& op : list.ops) {
     const double n = static_cast<double>(op.count), f = flops(op).value * n, b = bytes(op).value * n;
-    const std::string layers = op.layer_kind < 0 ? "-" : list.kinds[static_cast<std::size_t>(op.layer_kind)].name;
+    const std::string layers =
+        op.layer_kind < 0 ? "-" : list.kinds[static_cast<std::size_t>(op.layer_kind)].name;
     t.add({std::string(op.name), std::string(kind_name(op)), layers, op.count, f, b,
            b > 0 ? Cell(f / b) : Cell()});
   }
   const Totals sum = totals(list);
-  t.add({std::string("all"), {}, {}, {}, sum.flops, sum.bytes, sum.bytes > 0 ? Cell(sum.flops / sum.bytes) : Cell()});
+  t.add({std::string("all"),
+         {},
+         {},
+         {},
+         sum.flops,
+         sum.bytes,
+         sum.bytes > 0 ? Cell(sum.flops / sum.bytes) : Cell()});
   return t;
 }
 
 void put_operators(Json& out, const char* phase, const OpList& list) {
   for (const Op& op : list.ops)
-    out.push_back(Json{{"phase", phase},
-                       {"name", std::string(op.name)},
-                       {"kind", std::string(kind_name(op))},
-                       {"layers", op.layer_kind < 0 ? "" : list.kinds[static_cast<std::size_t>(op.layer_kind)].name},
-                       {"count", op.count},
-                       {"flops", flops(op).value},
-                       {"bytes", bytes(op).value}});
+    out.push_back(
+        Json{{"phase", phase},
+             {"name", std::string(op.name)},
+             {"kind", std::string(kind_name(op))},
+             {"layers", op.layer_kind < 0 ? "" : list.kinds[static_cast<std::size_t>(op.layer_kind)].name},
+             {"count", op.count},
+             {"flops", flops(op).value},
+             {"bytes", bytes(op).value}});
 }
 
 Json report_json(const ModelConfig& model, const ModelQuestion& q, const Parameters& p, const OpList& prefill,
                  const OpList& decode, double peak) {
   Json j{{"format", 1},
-         {"context", Json{{"program", "foretoken"}, {"version", program_version()}, {"git_commit", git_commit()}}},
+         {"context",
+          Json{{"program", "foretoken"}, {"version", program_version()}, {"git_commit", git_commit()}}},
          {"scenario", Json{{"model", model.name},
                            {"batch_size", q.batch},
                            {"prompt_len", q.prompt},
@@ -162,8 +185,10 @@ Report model_report(const ModelConfig& model, const ModelQuestion& q) {
     memory.add({what, static_cast<std::int64_t>(bytes_), to_text(Bytes(bytes_))});
   };
   row("KV cache of a token, whole model", kv_bytes_per_token(model, q.precision.kv));
-  row(fmt::format("KV cache of {} tokens, one rank", q.context), kv_bytes(model, shard, q.precision.kv, q.context, 1));
-  if (const double state = recurrent_state_bytes(model, shard); state > 0) row("recurrent state of a sequence", state);
+  row(fmt::format("KV cache of {} tokens, one rank", q.context),
+      kv_bytes(model, shard, q.precision.kv, q.context, 1));
+  if (const double state = recurrent_state_bytes(model, shard); state > 0)
+    row("recurrent state of a sequence", state);
   row(fmt::format("activation peak of prefill, {} tokens, one rank", q.batch * q.prompt), peak);
   if (const Json training = training_bytes(model, q); training.is_number())
     row("stored activations of a training step, one rank", training.get<double>());
@@ -171,10 +196,11 @@ Report model_report(const ModelConfig& model, const ModelQuestion& q) {
   Report r;
   r.title = model.name;
   r.tables = {parameter_table(model, p, q), memory,
-              operator_table(fmt::format("Prefill: {} x {} tokens, one rank of {}", q.batch, q.prompt, q.tensor_parallel),
-                             prefill),
-              operator_table(fmt::format("Decode step: {} x 1 token after {}, one rank of {}", q.batch, q.context,
+              operator_table(fmt::format("Prefill: {} x {} tokens, one rank of {}", q.batch, q.prompt,
                                          q.tensor_parallel),
+                             prefill),
+              operator_table(fmt::format("Decode step: {} x 1 token after {}, one rank of {}", q.batch,
+                                         q.context, q.tensor_parallel),
                              decode)};
   r.json = dump_json(report_json(model, q, p, prefill, decode, peak));
   return r;

@@ -27,7 +27,8 @@ DType dtype_or(const Invocation& invocation, const std::string& option, DType ot
   const auto text = invocation.value(option);
   if (!text || *text == "auto") return otherwise;
   const auto type = dtype_from_name(*text);
-  if (!type) throw Error("--" + option, "\"" + *text + "\" is not a type; bfloat16, float16, float32, fp8 or int8");
+  if (!type)
+    throw Error("--" + option, "\"" + *text + "\" is not a type; bfloat16, float16, float32, fp8 or int8");
   return *type;
 }
 
@@ -38,8 +39,10 @@ int run_model_list(const Invocation& invocation) {
   Table t;
   t.title = "Model presets";
   t.columns = {{"name", "name"}, {"hugging_face_id", "Hugging Face id"}};
-  for (const Preset& p : list_presets(find_data_paths(invocation).presets)) t.add({p.name, p.hugging_face_id});
-  t.notes.push_back("`foretoken model show NAME` shows one; a path of a config.json works wherever a name does.");
+  for (const Preset& p : list_presets(find_data_paths(invocation).presets))
+    t.add({p.name, p.hugging_face_id});
+  t.notes.push_back(
+      "`foretoken model show NAME` shows one; a path of a config.json works wherever a name does.");
   const Json json{{"format", 1}, {"models", to_json(t)}};
   out.write({t.title, {}, {t}, 0, dump_json(json), {}});
   return kDone;

@@ -45,11 +45,16 @@ std::string joined(const Report& report, bool markdown) {
 
 std::string rendered(const Report& report, Format format) {
   switch (format) {
-    case Format::kJson: return report.json;
-    case Format::kCsv: return report.tables.empty() ? "" : to_csv(report.tables.at(report.main_table));
-    case Format::kHtml: return html_page(report);
-    case Format::kMarkdown: return joined(report, true);
-    case Format::kText: break;
+    case Format::kJson:
+      return report.json;
+    case Format::kCsv:
+      return report.tables.empty() ? "" : to_csv(report.tables.at(report.main_table));
+    case Format::kHtml:
+      return html_page(report);
+    case Format::kMarkdown:
+      return joined(report, true);
+    case Format::kText:
+      break;
   }
   return joined(report, false);
 }

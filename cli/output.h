@@ -20,10 +20,10 @@ struct Chart {
 
 struct Report {
   std::string title;
-  std::vector<std::string> head;      // context, before the numbers
+  std::vector<std::string> head;  // context, before the numbers
   std::vector<Table> tables;
-  std::size_t main_table = 0;         // what -o csv writes
-  std::string json;                   // what -o json writes
+  std::size_t main_table = 0;  // what -o csv writes
+  std::string json;            // what -o json writes
   std::vector<Chart> charts;
 };
 

@@ -23,10 +23,14 @@ int run_completion(const Invocation& invocation) {
 int run_reference(const Invocation& invocation) {
   const std::string& what = invocation.arguments[0];
   std::string page;
-  if (what == "man") page = manual_page(verb_specs(), program_version());
-  else if (what == "cli") page = cli_reference(verb_specs());
-  else if (what == "scenario") page = scenario_reference();
-  else throw Error("reference", "\"" + what + "\" is not one of man, cli, scenario");
+  if (what == "man")
+    page = manual_page(verb_specs(), program_version());
+  else if (what == "cli")
+    page = cli_reference(verb_specs());
+  else if (what == "scenario")
+    page = scenario_reference();
+  else
+    throw Error("reference", "\"" + what + "\" is not one of man, cli, scenario");
   Output(invocation).write_text(page);
   return kDone;
 }

@@ -1,6 +1,4 @@
 // plan: the search for a deployment.
-#include "simulator/plan.h"
-
 #include "base/json_full.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -8,6 +6,7 @@
 #include "cli/scenario_input.h"
 #include "cli/timing.h"
 #include "cli/verbs.h"
+#include "simulator/plan.h"
 
 namespace foretoken {
 namespace {
@@ -22,8 +21,8 @@ Chart pareto_chart(const PlanResult& result) {
   for (const Candidate& c : result.ranked) good.push_back(point(c));
   for (const Candidate& c : result.missed) missed.push_back(point(c));
   auto set = [](const char* label, const Json& data, const char* colour, bool line) {
-    return Json{{"label", label}, {"data", data}, {"backgroundColor", colour}, {"borderColor", colour},
-                {"showLine", line}, {"pointRadius", line ? 5 : 3}};
+    return Json{{"label", label},        {"data", data},     {"backgroundColor", colour},
+                {"borderColor", colour}, {"showLine", line}, {"pointRadius", line ? 5 : 3}};
   };
   auto axis = [](const char* title) { return Json{{"title", Json{{"display", true}, {"text", title}}}}; };
   const Json config{
@@ -66,7 +65,11 @@ int run_plan(const Invocation& invocation) {
   const std::vector<Table> tables = plan_tables(result);
   // The ranked list follows the winner's own table.
   const std::size_t ranked = result.ranked.empty() ? 0 : 1;
-  out.write({"Plan: " + input.scenario.name, {context_line(context)}, tables, ranked, dump_json(json),
+  out.write({"Plan: " + input.scenario.name,
+             {context_line(context)},
+             tables,
+             ranked,
+             dump_json(json),
              {pareto_chart(result)}});
   if (result.interrupted) {
     print_message("warning", "interrupted; the result holds what had been found by then");

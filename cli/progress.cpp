@@ -41,7 +41,8 @@ void ProgressBar::update(double done_share) {
     const auto s = static_cast<long>(seconds / share * (1 - share)) + 1;
     left = s < 60 ? fmt::format("{} s left", s) : fmt::format("{} min {:02} s left", s / 60, s % 60);
   }
-  fmt::print(stderr, "\r\033[K{} [{}{}] {:3.0f} % {}", label_, std::string(static_cast<std::size_t>(full), '#'),
+  fmt::print(stderr, "\r\033[K{} [{}{}] {:3.0f} % {}", label_,
+             std::string(static_cast<std::size_t>(full), '#'),
              std::string(static_cast<std::size_t>(kCells - full), '.'), share * 100, left);
   std::fflush(stderr);
   drawn_ = true;

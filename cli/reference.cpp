@@ -13,15 +13,19 @@ namespace {
 std::string roff(const std::string& text) {
   std::string s;
   for (const char c : text) {
-    if (c == '\\') s += "\\e";
-    else if (c == '-') s += "\\-";
-    else s += c;
+    if (c == '\\')
+      s += "\\e";
+    else if (c == '-')
+      s += "\\-";
+    else
+      s += c;
   }
   return s.empty() || (s[0] != '.' && s[0] != '\'') ? s : "\\&" + s;
 }
 
 std::string roff_option(const OptionSpec& o) {
-  std::string s = ".TP\n.B " + roff((o.letter != 0 ? fmt::format("-{}, ", o.letter) : "") + (o.negatable ? "--[no-]" : "--") + o.name);
+  std::string s = ".TP\n.B " + roff((o.letter != 0 ? fmt::format("-{}, ", o.letter) : "") +
+                                    (o.negatable ? "--[no-]" : "--") + o.name);
   if (!o.value.empty()) s += " " + roff(o.value);
   s += "\n" + roff(o.help);
   return s + (o.choices.empty() ? "" : roff(": " + join(o.choices, ", "))) + "\n";
@@ -36,7 +40,8 @@ std::string manual_page(const std::vector<VerbSpec>& verbs, const std::string& v
   std::vector<OptionSpec> scenario;
   for (const VerbSpec& v : verbs) {
     if (v.hidden) continue;
-    s += ".SS " + roff("foretoken " + v.name + (v.arguments.empty() ? "" : " " + v.arguments)) + "\n" + roff(v.help) + "\n";
+    s += ".SS " + roff("foretoken " + v.name + (v.arguments.empty() ? "" : " " + v.arguments)) + "\n" +
+         roff(v.help) + "\n";
     s += ".PP\nExamples:\n.nf\n";
     for (const std::string& e : v.examples) s += "    " + roff(e) + "\n";
     s += ".fi\n";
@@ -44,26 +49,33 @@ std::string manual_page(const std::vector<VerbSpec>& verbs, const std::string& v
       if (o.section.empty()) s += roff_option(o);
     if (v.takes_scenario) scenario = v.options;
   }
-  s += ".SH SCENARIO FLAGS\nEvery key of a scenario file is a flag of estimate, simulate, plan and compare.\n";
+  s +=
+      ".SH SCENARIO FLAGS\nEvery key of a scenario file is a flag of estimate, simulate, plan and compare.\n";
   for (const OptionSpec& o : scenario)
     if (!o.section.empty()) s += roff_option(o);
-  s += ".SH EXIT STATUS\n0 done; 1 the verdict is negative; 2 something that you can mend; 3 a fault; 130 interrupted.\n"
-       ".SH FILES\n.TP\n.I $XDG_DATA_HOME/foretoken/hw.sqlite\nyour measured operators, layered over the built\\-in "
+  s += ".SH EXIT STATUS\n0 done; 1 the verdict is negative; 2 something that you can mend; 3 a fault; 130 "
+       "interrupted.\n"
+       ".SH FILES\n.TP\n.I $XDG_DATA_HOME/foretoken/hw.sqlite\nyour measured operators, layered over the "
+       "built\\-in "
        "database\n.SH ENVIRONMENT\n.TP\n.B FORETOKEN_DATA\nfolder of the built\\-in database and presets\n"
        ".TP\n.B NO_COLOR\nno colours on a terminal\n";
   return s;
 }
 
 std::string scenario_reference() {
-  std::string s = "# Scenario file\n\nMade by `foretoken reference scenario`; a test compares it with the program.\n\n"
-                  "JSON with `//` and `/* */` comments. Unknown keys are errors that name the nearest known key. Paths are\n"
-                  "relative to the file. `foretoken schema` prints the JSON Schema for editors. Defaults of `null` are derived;\n"
-                  "`--print-scenario` shows what a scenario resolves to.\n";
+  std::string s =
+      "# Scenario file\n\nMade by `foretoken reference scenario`; a test compares it with the program.\n\n"
+      "JSON with `//` and `/* */` comments. Unknown keys are errors that name the nearest known key. Paths "
+      "are\n"
+      "relative to the file. `foretoken schema` prints the JSON Schema for editors. Defaults of `null` are "
+      "derived;\n"
+      "`--print-scenario` shows what a scenario resolves to.\n";
   std::string section;
   for (const ScenarioKey& k : scenario_keys()) {
     if (k.section != section) {
       section = k.section;
-      s += fmt::format("\n## {}\n\n| key | type | default | meaning | flag |\n|---|---|---|---|---|\n", section);
+      s += fmt::format("\n## {}\n\n| key | type | default | meaning | flag |\n|---|---|---|---|---|\n",
+                       section);
     }
     if (k.type == "object") continue;
     std::string meaning = k.help;
@@ -74,7 +86,8 @@ std::string scenario_reference() {
     s += fmt::format("| `{}` | {} | {} | {} | `--{}` |\n", k.pointer.substr(1), type,
                      k.preset.empty() ? "" : "`" + k.preset + "`", meaning, k.flag);
   }
-  s += "\nLengths are `fixed{value}`, `uniform{min,max}`, `lognormal{mean,p99}` or `empirical{file}`. `plan.search` lists "
+  s += "\nLengths are `fixed{value}`, `uniform{min,max}`, `lognormal{mean,p99}` or `empirical{file}`. "
+       "`plan.search` lists "
        "values of\n`hardware`, `engine` and `cluster` keys by their last name.\n";
   return s;
 }

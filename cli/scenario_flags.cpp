@@ -93,7 +93,10 @@ Json one_value(const ScenarioKey& key, const std::string& text) {
   if (text == "null") return nullptr;
   if (key.type == "integer" || key.type == "number") {
     const auto v = parse_double(text);
-    if (!v) throw Error(where, fmt::format("\"{}\" is not a number; lists are written 1,2,4 and ranges 1-8+1 or 1-64*2", text));
+    if (!v)
+      throw Error(
+          where,
+          fmt::format("\"{}\" is not a number; lists are written 1,2,4 and ranges 1-8+1 or 1-64*2", text));
     if (const auto n = parse_int(text)) return *n;
     return *v;
   }
@@ -110,7 +113,8 @@ Json one_value(const ScenarioKey& key, const std::string& text) {
     const auto colon = text.find(':');
     Json length{{"distribution", text.substr(0, colon)}};
     if (colon == std::string::npos)
-      throw Error(where, fmt::format("\"{}\" is no length; write 1000, or lognormal:mean=1200,p99=8000", text));
+      throw Error(where,
+                  fmt::format("\"{}\" is no length; write 1000, or lognormal:mean=1200,p99=8000", text));
     for (const std::string& part : split(text.substr(colon + 1), ',')) {
       const auto equals = part.find('=');
       if (equals == std::string::npos)
@@ -140,9 +144,11 @@ bool expand_range(const ScenarioKey& key, const std::string& text, std::vector<J
   if (*last < *first) throw Error(where, fmt::format("the range \"{}\" ends before it starts", text));
   constexpr std::size_t kMost = 100'000;
   for (std::int64_t i = 0;; ++i) {
-    const double v = multiply ? *first * std::pow(*step, static_cast<double>(i)) : *first + static_cast<double>(i) * *step;
+    const double v =
+        multiply ? *first * std::pow(*step, static_cast<double>(i)) : *first + static_cast<double>(i) * *step;
     if (v > *last * (1 + 1e-12)) break;
-    if (out.size() >= kMost) throw Error(where, fmt::format("the range \"{}\" has more than {} values", text, kMost));
+    if (out.size() >= kMost)
+      throw Error(where, fmt::format("the range \"{}\" has more than {} values", text, kMost));
     if (v == std::floor(v) && std::abs(v) < 1e15)
       out.emplace_back(static_cast<std::int64_t>(v));
     else
@@ -166,7 +172,8 @@ std::string last_name(const std::string& pointer) { return pointer.substr(pointe
 // Paths in flags are the caller's; those in the file are relative to the file.
 std::string absolute_if_file(const std::string& text) {
   std::error_code ignored;
-  return std::filesystem::exists(text, ignored) ? std::filesystem::absolute(text).lexically_normal().string() : text;
+  return std::filesystem::exists(text, ignored) ? std::filesystem::absolute(text).lexically_normal().string()
+                                                : text;
 }
 
 // What a plan without plan.search tries, as lists.
@@ -271,7 +278,8 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
     const auto key = std::find_if(keys.begin(), keys.end(),
                                   [&](const ScenarioKey& k) { return k.flag == name && k.type != "object"; });
     if (key == keys.end()) continue;
-    const bool path = key->pointer == "/workload/trace" || key->pointer == "/model" || last_name(key->pointer) == "file";
+    const bool path =
+        key->pointer == "/workload/trace" || key->pointer == "/model" || last_name(key->pointer) == "file";
     std::vector<Json> values = flag_values(*key, path && file_given ? absolute_if_file(text) : text);
     if (key->list) {
       if (key->type != "json") values = {Json(values)};

@@ -26,7 +26,8 @@ auto with_flag_names(const Invocation& invocation, const std::string& file, F&& 
   }
 }
 
-void require(const ScenarioInput& input, bool present, const std::string& pointer, const std::string& message) {
+void require(const ScenarioInput& input, bool present, const std::string& pointer,
+             const std::string& message) {
   if (!present) throw Error(input.file == kFlags ? "--" + pointer : input.file + ":/" + pointer, message);
 }
 
@@ -38,22 +39,25 @@ ScenarioInput read_scenario_input(const Invocation& invocation, const std::strin
   if (file.empty()) {
     input.file = kFlags;
     if (invocation.values.empty() || (!invocation.has("model") && !invocation.has("from-vllm")))
-      throw Error(invocation.verb, "needs a scenario file, or at least --model and --device; see `foretoken " +
-                                       invocation.verb + " --help`");
+      throw Error(invocation.verb,
+                  "needs a scenario file, or at least --model and --device; see `foretoken " +
+                      invocation.verb + " --help`");
   } else {
     input.file = file;
     input.folder = std::filesystem::path(file).parent_path();
     json = read_json(file);
     if (!json.is_object()) throw Error(file, "a scenario is a JSON object; see `foretoken schema`");
   }
-  if (const auto command = invocation.value("from-vllm")) json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
+  if (const auto command = invocation.value("from-vllm"))
+    json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
   apply_flags(json, invocation, lists, !file.empty());
   input.scenario =
       with_flag_names(invocation, input.file, [&] { return scenario_from_json(json, input.file); });
   const Scenario& s = input.scenario;
   require(input, !s.model.text.empty(), "model", "is missing: a preset, or the path of a config.json");
   const bool searched = s.plan.search.text.find("\"device\"") != std::string::npos;
-  require(input, !s.hardware.device.empty() || (lists && searched), input.file == kFlags ? "device" : "hardware/device",
+  require(input, !s.hardware.device.empty() || (lists && searched),
+          input.file == kFlags ? "device" : "hardware/device",
           "is missing; `foretoken hw list` shows the devices");
   if (input.scenario.hardware.device.empty())
     input.scenario.hardware.device = Json::parse(s.plan.search.text)["device"].at(0).get<std::string>();
@@ -76,13 +80,16 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
   const auto workload = make_workload(input.scenario.workload, input.folder, input.file + ":/workload");
   p.load = workload->means();
   p.workload = workload->describe();
-  p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len, workload->longest());
+  p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
+                      workload->longest());
   if (const auto* d = std::get_if<Deployment>(&p.verdict)) p.kernels = world.database.kernels(d->device);
   return p;
 }
 
-ReportContext report_context(const Scenario& scenario, const World& world, std::vector<std::string> warnings) {
-  return {program_version(), git_commit(), world.database.digest(), scenario.workload.seed, std::move(warnings)};
+ReportContext report_context(const Scenario& scenario, const World& world,
+                             std::vector<std::string> warnings) {
+  return {program_version(), git_commit(), world.database.digest(), scenario.workload.seed,
+          std::move(warnings)};
 }
 
 std::string context_line(const ReportContext& c) {

@@ -38,11 +38,12 @@ struct Prepared {
   std::variant<Deployment, Infeasible> verdict;
   Workload::Means load;
   std::string workload;
-  KernelTable kernels;            // of the deployment's device; empty when infeasible
+  KernelTable kernels;  // of the deployment's device; empty when infeasible
 };
 Prepared prepare(const ScenarioInput& input, const World& world);
 
-ReportContext report_context(const Scenario& scenario, const World& world, std::vector<std::string> warnings = {});
+ReportContext report_context(const Scenario& scenario, const World& world,
+                             std::vector<std::string> warnings = {});
 // "foretoken 0.1.0 (1a2b3c4), database 5d6e7f, seed 0".
 std::string context_line(const ReportContext& context);
 void print_warnings(const std::vector<std::string>& warnings);

@@ -1,6 +1,4 @@
 // simulate: a scenario served in virtual time.
-#include "simulator/simulate.h"
-
 #include <algorithm>
 #include <optional>
 
@@ -13,13 +11,18 @@
 #include "cli/scenario_input.h"
 #include "cli/timing.h"
 #include "cli/verbs.h"
+#include "simulator/simulate.h"
 
 namespace foretoken {
 namespace {
 
 Json line(const std::string& label, const Json& points, const char* colour) {
-  return Json{{"label", label}, {"data", points}, {"showLine", true}, {"borderColor", colour},
-              {"backgroundColor", colour}, {"pointRadius", 3}};
+  return Json{{"label", label},
+              {"data", points},
+              {"showLine", true},
+              {"borderColor", colour},
+              {"backgroundColor", colour},
+              {"pointRadius", 3}};
 }
 
 // Quantiles of the four latencies on a logarithmic axis.
@@ -31,19 +34,21 @@ Chart latency_chart(const ServingMetrics& m) {
   for (int i = 0; i < 4; ++i) {
     const Distribution& d = *all[i];
     Json points = Json::array();
-    for (const auto& [share, value] : {std::pair{0.0, d.min}, std::pair{50.0, d.p50}, std::pair{90.0, d.p90},
-                                       std::pair{95.0, d.p95}, std::pair{99.0, d.p99}, std::pair{100.0, d.max}})
+    for (const auto& [share, value] :
+         {std::pair{0.0, d.min}, std::pair{50.0, d.p50}, std::pair{90.0, d.p90}, std::pair{95.0, d.p95},
+          std::pair{99.0, d.p99}, std::pair{100.0, d.max}})
       if (value > 0) points.push_back(Json{{"x", value}, {"y", share}});
     sets.push_back(line(names[i], points, colours[i]));
   }
   auto axis = [](const std::string& title, const char* type) {
     return Json{{"type", type}, {"title", Json{{"display", true}, {"text", title}}}};
   };
-  const Json config{{"type", "scatter"},
-                    {"data", Json{{"datasets", sets}}},
-                    {"options", Json{{"maintainAspectRatio", false},
-                                     {"scales", Json{{"x", axis("latency, ms", "logarithmic")},
-                                                     {"y", axis("share of requests that are faster, %", "linear")}}}}}};
+  const Json config{
+      {"type", "scatter"},
+      {"data", Json{{"datasets", sets}}},
+      {"options", Json{{"maintainAspectRatio", false},
+                       {"scales", Json{{"x", axis("latency, ms", "logarithmic")},
+                                       {"y", axis("share of requests that are faster, %", "linear")}}}}}};
   return {"Latency distribution", config.dump()};
 }
 

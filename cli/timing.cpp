@@ -21,7 +21,8 @@ int threads_of(const Invocation& invocation) {
   const auto text = invocation.value("threads");
   if (!text) return 0;
   const auto n = parse_int(*text);
-  if (!n || *n < 1 || *n > 4096) throw Error("--threads", "\"" + *text + "\" is not a number of cores from 1 to 4096");
+  if (!n || *n < 1 || *n > 4096)
+    throw Error("--threads", "\"" + *text + "\" is not a number of cores from 1 to 4096");
   return static_cast<int>(*n);
 }
 
