@@ -19,7 +19,10 @@ void drop_nulls(T& section) {
 }
 
 void erase_nulls(Json& object) {
-  for (auto it = object.begin(); it != object.end();) it = it->is_null() ? object.erase(it) : it + 1;
+  Json kept = Json::object();
+  for (auto& [key, value] : object.items())
+    if (!value.is_null()) kept[key] = std::move(value);
+  object = std::move(kept);
 }
 
 }  // namespace

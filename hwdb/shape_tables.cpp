@@ -227,7 +227,8 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int exce
     if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
     const double dh = log2_of(k[0]) - log2_of(key[0]), di = log2_of(k[1]) - log2_of(key[1]),
                  dl = log2_of(k[4]) - log2_of(key[4]);
-    const double d2 = dh * dh + di * di + dl * dl;
+    const double de = log2_of(k[3]) - log2_of(key[3]), dk = log2_of(k[2]) - log2_of(key[2]);
+    const double d2 = dh * dh + di * di + dl * dl + de * de + dk * dk;
     if (d2 <= kOctaves * kOctaves) near.offer(d2, static_cast<int>(i));
   }
   return near.blend([&](int shape) {
