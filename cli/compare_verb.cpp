@@ -1,7 +1,7 @@
 // compare: scenarios (simulated here) and result files side by side, differences against the first.
 #include <fmt/format.h>
 
-#include <cmath>
+#include <utility>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -88,7 +88,8 @@ int run_compare(const Invocation& invocation) {
   for (const ResultColumn& r : all) {
     Json metrics = Json::object(), difference = Json::object();
     for (const ComparedMetric& m : compared_metrics()) {
-      const auto v = r.metrics.find(m.key), base = all.front().metrics.find(m.key);
+      const auto v = r.metrics.find(m.key);
+      const auto base = std::as_const(all).front().metrics.find(m.key);
       if (v == r.metrics.end()) continue;
       metrics[m.key] = v->second;
       if (base != all.front().metrics.end() && base->second != 0)

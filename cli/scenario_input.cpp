@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/json_full.h"
 #include "cli/progress.h"
 #include "cli/scenario_flags.h"
