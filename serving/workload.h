@@ -56,7 +56,10 @@ struct SharedPrefix {
 template <>
 inline constexpr auto fields_of<SharedPrefix> = std::tuple{
     field("groups", &SharedPrefix::groups, "distinct shared prefixes (system prompts)", at_least(1)),
-    field("users_per_group", &SharedPrefix::users_per_group, "users that share one prefix", at_least(1)),
+    field("users_per_group", &SharedPrefix::users_per_group,
+          "users that share one prefix; groups x users is the most conversations under way (multi_turn), single "
+          "requests are spread evenly over the groups",
+          at_least(1)),
     field("prefix_len", &SharedPrefix::prefix_len, "tokens of the shared prefix, part of input_len's prompt",
           at_least(0)),
     field("multi_turn", &SharedPrefix::multi_turn,
