@@ -1,1 +1,22 @@
-# Installation and Debian package.
+# Installation and Debian package (cpack -G DEB): program, database, presets, manual page, completions, scenarios.
+install(TARGETS foretoken RUNTIME)
+install(FILES ${PROJECT_BINARY_DIR}/share/foretoken/foretoken.sqlite DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/model/presets DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/scenarios DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ${PROJECT_BINARY_DIR}/pages/foretoken.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES ${PROJECT_BINARY_DIR}/pages/foretoken.bash
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME foretoken)
+install(FILES ${PROJECT_BINARY_DIR}/pages/_foretoken DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
+install(FILES ${PROJECT_BINARY_DIR}/pages/foretoken.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
+install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+set(CPACK_PACKAGE_NAME foretoken)
+set(CPACK_PACKAGE_CONTACT "The Foretoken authors")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY ${PROJECT_DESCRIPTION})
+set(CPACK_GENERATOR DEB)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+include(CPack)

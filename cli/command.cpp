@@ -1,0 +1,184 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "cli/scenario_flags.h"
+
+namespace foretoken {
+namespace {
+
+OptionSpec file_option(std::string name, std::string help) {
+  OptionSpec o;
+  o.name = std::move(name);
+  o.value = "FILE";
+  o.help = std::move(help);
+  o.completes_files = true;
+  return o;
+}
+
+OptionSpec number_option(std::string name, std::string help) {
+  OptionSpec o;
+  o.name = std::move(name);
+  o.value = "N";
+  o.help = std::move(help);
+  return o;
+}
+
+OptionSpec switch_option(std::string name, std::string help) {
+  OptionSpec o;
+  o.name = std::move(name);
+  o.help = std::move(help);
+  return o;
+}
+
+std::vector<OptionSpec> output_options() {
+  OptionSpec format;
+  format.name = "output";
+  format.letter = 'o';
+  format.value = "FORMAT";
+  format.help = "form of the result (default: text)";
+  format.choices = {"text", "md", "csv", "json", "html"};
+  return {format, file_option("save", "write the result to a file, replaced when the work has ended")};
+}
+
+OptionSpec database_option() {
+  return file_option("db",
+                     "your hardware database, layered over the built-in one "
+                     "(default: $XDG_DATA_HOME/foretoken/hw.sqlite)");
+}
+
+OptionSpec threads_option() { return number_option("threads", "cores to use (default: all)"); }
+
+std::vector<OptionSpec> scenario_options() {
+  OptionSpec vllm;
+  vllm.name = "from-vllm";
+  vllm.value = "COMMAND";
+  vllm.help = "take model and engine from a \"vllm serve ...\" command line";
+  return {vllm, switch_option("print-scenario", "print the resolved scenario and stop"), database_option(),
+          switch_option("timing", "add wall_seconds to the JSON result (it is on stderr anyway)")};
+}
+
+VerbSpec verb(std::string name, std::string arguments, int least, int most, std::string help,
+              std::vector<std::string> examples, std::vector<std::vector<OptionSpec>> options = {}) {
+  VerbSpec v;
+  v.name = std::move(name);
+  v.arguments = std::move(arguments);
+  v.least_arguments = least;
+  v.most_arguments = most;
+  v.help = std::move(help);
+  v.examples = std::move(examples);
+  for (auto& group : options) v.options.insert(v.options.end(), group.begin(), group.end());
+  return v;
+}
+
+OptionSpec with_choices(OptionSpec o, std::vector<std::string> choices) {
+  o.choices = std::move(choices);
+  return o;
+}
+
+std::vector<OptionSpec> model_show_options() {
+  OptionSpec dtype = number_option("dtype", "type of activations and plain weights (default: the model's)");
+  dtype.value = "TYPE";
+  OptionSpec kv =
+      number_option("kv-cache-dtype", "element type of the KV cache (default: that of activations)");
+  kv.value = "TYPE";
+  return {number_option("batch-size", "sequences (default 1)"),
+          number_option("prompt-len", "prompt tokens of a sequence, for prefill (default 1024)"),
+          number_option("context-len", "cached tokens of a sequence, for decode (default: prompt-len)"),
+          with_choices(dtype, {"auto", "bfloat16", "float16", "float32"}),
+          with_choices(kv, {"auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8"}),
+          number_option("tensor-parallel-size", "devices that split every layer (default 1)")};
+}
+
+constexpr int kAny = 1000;
+
+}  // namespace
+
+std::vector<VerbSpec> verb_specs() {
+  std::vector<VerbSpec> v;
+  const auto out = output_options();
+  v.push_back(verb("estimate", "[SCENARIO]", 0, 1,
+                   "memory plan, prefill and decode step times, what bounds them; no events, instant",
+                   {"foretoken estimate scenarios/llama-3.1-8b-l40s.json",
+                    "foretoken estimate --model llama-3.1-8b --device h100 --request-rate 4 --input-len 1000 "
+                    "--output-len 200"},
+                   {out, scenario_options()}));
+  v.push_back(
+      verb("simulate", "[SCENARIO]", 0, 1,
+           "serves the workload in virtual time: latencies, throughput, what they rest on",
+           {"foretoken simulate scenarios/qwen3-30b-a3b-chat.json --request-rate 12",
+            "foretoken simulate scenarios/llama-3.1-8b-l40s.json --trace timeline.json -o json --save "
+            "result.json"},
+           {out,
+            scenario_options(),
+            {file_option("trace", "write a timeline that ui.perfetto.dev opens"),
+             switch_option("save-detailed", "per-request arrays in the JSON result, as vLLM writes them"),
+             switch_option("require-slo", "exit with 1 when the SLO is missed"),
+             switch_option("no-spans",
+                           "one event for each step instead of spans of decode steps; slower, "
+                           "same result")}}));
+  v.push_back(verb("plan", "[SCENARIO]", 0, 1,
+                   "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
+                   {"foretoken plan scenarios/llama-3.3-70b-azure.json",
+                    "foretoken plan --model qwen3-30b-a3b --device h100,l40s --tensor-parallel-size 1,2,4 "
+                    "--request-rate 8 --input-len 1000 --output-len 300 --ttft-ms 1000 --tpot-ms 50"},
+                   {out, scenario_options(), {threads_option()}}));
+  v.push_back(verb("compare", "A B ...", 2, kAny,
+                   "scenarios, results, or vllm bench / AIPerf / GuideLLM files side by side",
+                   {"foretoken compare result.json vllm-bench.json",
+                    "foretoken compare scenarios/llama-3.1-8b-l40s.json profile_export_aiperf.json"},
+                   {out, {database_option()}}));
+  v.push_back(verb("model list", "", 0, 0, "the built-in model presets", {"foretoken model list"}, {out}));
+  v.push_back(verb(
+      "model show", "MODEL", 1, 1,
+      "parameters, FLOPs and bytes by operator, activations and KV cache of a model",
+      {"foretoken model show llama-3.3-70b", "foretoken model show path/to/config.json --prompt-len 4096"},
+      {out, model_show_options()}));
+  v.push_back(verb("hw list", "", 0, 0, "the devices of the hardware database", {"foretoken hw list"},
+                   {out, {database_option()}}));
+  v.push_back(verb("hw show", "DEVICE", 1, 1, "one device: facts with sources, measured operators",
+                   {"foretoken hw show h200"}, {out, {database_option()}}));
+  OptionSpec kind = number_option("kind", "what the file holds, where its columns don't tell");
+  kind.value = "KIND";
+  v.push_back(verb("hw import", "FILE", 1, 1, "adds measured operators to your hardware database",
+                   {"foretoken hw import h200_gemm.csv.gz --kind gemm"}, {out, {database_option(), kind}}));
+  v.push_back(verb("hw export", "DEVICE", 1, 1, "writes the measured operators of a device as CSV",
+                   {"foretoken hw export h200 --save h200.csv"}, {out, {database_option()}}));
+  v.push_back(verb("strategies", "", 0, 0,
+                   "every technique that is modelled, and those that are refused by name",
+                   {"foretoken strategies", "foretoken strategies -o md"}, {out}));
+  v.push_back(verb("schema", "", 0, 0, "JSON Schema of the scenario file",
+                   {"foretoken schema > scenario.schema.json"}, {{out[1]}}));
+  v.push_back(verb("completion", "SHELL", 1, 1, "completion script for bash, zsh or fish",
+                   {"source <(foretoken completion bash)"}, {{out[1]}}));
+  v.push_back(verb("reference", "WHAT", 1, 1, "reference pages: man, scenario or cli",
+                   {"foretoken reference man"}, {{out[1]}}));
+  v.back().hidden = true;
+
+  for (VerbSpec& s : v) {
+    s.takes_scenario =
+        s.name == "estimate" || s.name == "simulate" || s.name == "plan" || s.name == "compare";
+    if (!s.takes_scenario) continue;
+    const auto flags = scenario_option_specs();
+    s.options.insert(s.options.end(), flags.begin(), flags.end());
+  }
+  return v;
+}
+
+std::vector<std::string> absent_verbs() { return {"run", "calibrate", "validate", "sweep", "gui"}; }
+
+const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
+  const auto found =
+      std::find_if(verbs.begin(), verbs.end(), [&](const VerbSpec& v) { return v.name == name; });
+  if (found == verbs.end()) throw std::logic_error("no verb " + std::string(name));
+  return *found;
+}
+
+std::optional<std::string> Invocation::value(std::string_view option) const {
+  for (auto v = values.rbegin(); v != values.rend(); ++v)
+    if (v->first == option) return v->second;
+  return std::nullopt;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,98 @@
+// estimate: memory and step times without events.
+#include <algorithm>
+
+#include "base/json_full.h"
+#include "cli/output.h"
+#include "cli/scenario_input.h"
+#include "cli/timing.h"
+#include "cli/verbs.h"
+
+namespace foretoken {
+namespace {
+
+// Stacked bars: the steps' operators, largest first.
+Chart operator_chart(const Estimate& e) {
+  std::vector<std::string> names;
+  Json labels = Json::array();
+  for (const StepEstimate& s : e.steps) {
+    labels.push_back(s.name);
+    for (const OperatorCost& o : s.operators)
+      if (std::find(names.begin(), names.end(), o.name) == names.end()) names.push_back(o.name);
+  }
+  Json sets = Json::array();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    Json values = Json::array();
+    for (const StepEstimate& s : e.steps) {
+      double seconds = 0;
+      for (const OperatorCost& o : s.operators)
+        if (o.name == names[i]) seconds += o.seconds;
+      values.push_back(s.seconds > 0 ? 100 * seconds / s.seconds : 0);
+    }
+    sets.push_back(Json{{"label", names[i]},
+                        {"data", values},
+                        {"backgroundColor", "hsl(" + std::to_string(i * 137 % 360) + ",55%,55%)"}});
+  }
+  const Json stacked{{"stacked", true}, {"title", Json{{"display", true}, {"text", "share of the step, %"}}}};
+  const Json config{{"type", "bar"},
+                    {"data", Json{{"labels", labels}, {"datasets", sets}}},
+                    {"options", Json{{"indexAxis", "y"},
+                                     {"maintainAspectRatio", false},
+                                     {"scales", Json{{"x", stacked}, {"y", Json{{"stacked", true}}}}}}}};
+  return {"Where the time of a step goes", config.dump()};
+}
+
+int report_infeasible(const Infeasible& no, const ScenarioInput& input, const World& world, Output& out,
+                      const Invocation& invocation, const Stopwatch& watch) {
+  const ReportContext context = report_context(input.scenario, world);
+  Json json = context_json(context, input.scenario);
+  json["memory"] = Json{{"fits", false}, {"reason", no.category + ": " + no.reason}};
+  json["steps"] = Json::array();
+  watch.report(invocation, json);
+  Table t;
+  t.title = "This deployment can't be";
+  t.columns = {{"category", "category"}, {"reason", "reason"}};
+  t.add({no.category, no.reason});
+  out.write({"Estimate: " + input.scenario.name, {context_line(context)}, {t}, 0, dump_json(json), {}});
+  return kNegative;
+}
+
+}  // namespace
+
+int run_estimate(const Invocation& invocation) {
+  const Stopwatch watch;
+  Output out(invocation);
+  const ScenarioInput input =
+      read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
+  const World world(invocation, input);
+  const Prepared p = prepare(input, world);
+  if (const auto* no = std::get_if<Infeasible>(&p.verdict))
+    return report_infeasible(*no, input, world, out, invocation, watch);
+  const Deployment& d = std::get<Deployment>(p.verdict);
+  if (invocation.has("print-scenario")) {
+    out.write_text(dump_json(scenario_to_json(d.scenario)));
+    return kDone;
+  }
+  const ReportContext context = report_context(d.scenario, world, d.warnings);
+  print_warnings(d.warnings);
+  Json json = context_json(context, d.scenario);
+  Report report;
+  report.title = "Estimate: " + d.scenario.name;
+  report.head = {context_line(context), "Workload: " + p.workload};
+  if (d.memory.fits) {
+    const CostModel cost(d.device, d.topology, p.kernels);
+    const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
+    json.update(estimate_json(d, e));
+    report.tables = estimate_tables(d, e);
+    report.charts = {operator_chart(e)};
+  } else {
+    json["memory"] = memory_json(d.memory);
+    json["steps"] = Json::array();
+    report.tables = memory_tables(d);
+  }
+  watch.report(invocation, json);
+  report.json = dump_json(json);
+  out.write(report);
+  return d.memory.fits ? kDone : kNegative;
+}
+
+}  // namespace foretoken

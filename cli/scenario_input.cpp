@@ -1,0 +1,112 @@
+#include "cli/scenario_input.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/json_full.h"
+#include "cli/progress.h"
+#include "cli/scenario_flags.h"
+#include "cli/version.h"
+
+namespace foretoken {
+namespace {
+
+constexpr char kFlags[] = "flags";
+
+// Errors about a key that a flag has set name the flag.
+template <class F>
+auto with_flag_names(const Invocation& invocation, const std::string& file, F&& work) {
+  try {
+    return work();
+  } catch (const Error& e) {
+    const std::string prefix = file + ":";
+    if (e.where().rfind(prefix, 0) != 0) throw;
+    const std::string flag = flag_of_pointer(invocation, e.where().substr(prefix.size()));
+    if (flag.empty()) throw;
+    throw Error(flag, e.message());
+  }
+}
+
+void require(const ScenarioInput& input, bool present, const std::string& pointer,
+             const std::string& message) {
+  if (!present) throw Error(input.file == kFlags ? "--" + pointer : input.file + ":/" + pointer, message);
+}
+
+}  // namespace
+
+ScenarioInput read_scenario_input(const Invocation& invocation, const std::string& file, bool lists) {
+  ScenarioInput input;
+  Json json = Json::object();
+  if (file.empty()) {
+    input.file = kFlags;
+    if (invocation.values.empty() || (!invocation.has("model") && !invocation.has("from-vllm")))
+      throw Error(invocation.verb,
+                  "needs a scenario file, or at least --model and --device; see `foretoken " +
+                      invocation.verb + " --help`");
+  } else {
+    input.file = file;
+    input.folder = std::filesystem::path(file).parent_path();
+    json = read_json(file);
+    if (!json.is_object()) throw Error(file, "a scenario is a JSON object; see `foretoken schema`");
+  }
+  if (const auto command = invocation.value("from-vllm"))
+    json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
+  apply_flags(json, invocation, lists, !file.empty());
+  input.scenario =
+      with_flag_names(invocation, input.file, [&] { return scenario_from_json(json, input.file); });
+  const Scenario& s = input.scenario;
+  require(input, !s.model.text.empty(), "model", "is missing: a preset, or the path of a config.json");
+  const bool searched = s.plan.search.text.find("\"device\"") != std::string::npos;
+  require(input, !s.hardware.device.empty() || (lists && searched),
+          input.file == kFlags ? "device" : "hardware/device",
+          "is missing; `foretoken hw list` shows the devices");
+  if (input.scenario.hardware.device.empty())
+    input.scenario.hardware.device = Json::parse(s.plan.search.text)["device"].at(0).get<std::string>();
+  if (input.scenario.name.empty())
+    input.scenario.name = file.empty() ? "" : std::filesystem::path(file).stem().string();
+  return input;
+}
+
+World::World(const Invocation& invocation, const ScenarioInput& input)
+    : paths(find_data_paths(invocation)), database(Database::open(paths.builtin, paths.user)) {
+  resources.database = &database;
+  resources.preset_folder = paths.presets;
+  resources.scenario_folder = input.folder;
+  resources.scenario_file = input.file;
+}
+
+Prepared prepare(const ScenarioInput& input, const World& world) {
+  Prepared p;
+  const ModelConfig model = load_scenario_model(input.scenario, world.resources);
+  const auto workload = make_workload(input.scenario.workload, input.folder, input.file + ":/workload");
+  p.load = workload->means();
+  p.workload = workload->describe();
+  p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
+                      workload->longest());
+  if (const auto* d = std::get_if<Deployment>(&p.verdict)) p.kernels = world.database.kernels(d->device);
+  return p;
+}
+
+ReportContext report_context(const Scenario& scenario, const World& world,
+                             std::vector<std::string> warnings) {
+  return {program_version(), git_commit(), world.database.digest(), scenario.workload.seed,
+          std::move(warnings)};
+}
+
+std::string context_line(const ReportContext& c) {
+  return fmt::format("foretoken {}{}, database {}, seed {}", c.program_version,
+                     c.git_commit.empty() ? "" : " (" + c.git_commit + ")", c.database_digest, c.seed);
+}
+
+void print_message(const std::string& kind, const std::string& text) {
+  if (colours_wanted())
+    fmt::print(stderr, "\033[1;{}m{}:\033[0m {}\n", kind == "error" ? 31 : 33, kind, text);
+  else
+    fmt::print(stderr, "{}: {}\n", kind, text);
+}
+
+void print_warnings(const std::vector<std::string>& warnings) {
+  for (const std::string& w : warnings) print_message("warning", w);
+}
+
+}  // namespace foretoken

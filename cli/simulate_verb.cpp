@@ -1,0 +1,120 @@
+// simulate: a scenario served in virtual time.
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "base/json_full.h"
+#include "base/text.h"
+#include "cli/interrupt.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/scenario_input.h"
+#include "cli/timing.h"
+#include "cli/verbs.h"
+#include "simulator/simulate.h"
+
+namespace foretoken {
+namespace {
+
+Json line(const std::string& label, const Json& points, const char* colour) {
+  return Json{{"label", label},
+              {"data", points},
+              {"showLine", true},
+              {"borderColor", colour},
+              {"backgroundColor", colour},
+              {"pointRadius", 3}};
+}
+
+// Quantiles of the four latencies on a logarithmic axis.
+Chart latency_chart(const ServingMetrics& m) {
+  const char* const colours[] = {"#2f6fb2", "#c4622d", "#4c9a52", "#8a5aa8"};
+  const Distribution* const all[] = {&m.ttft, &m.tpot, &m.itl, &m.e2el};
+  const char* const names[] = {"TTFT", "TPOT", "ITL", "end to end"};
+  Json sets = Json::array();
+  for (int i = 0; i < 4; ++i) {
+    const Distribution& d = *all[i];
+    Json points = Json::array();
+    for (const auto& [share, value] :
+         {std::pair{0.0, d.min}, std::pair{50.0, d.p50}, std::pair{90.0, d.p90}, std::pair{95.0, d.p95},
+          std::pair{99.0, d.p99}, std::pair{100.0, d.max}})
+      if (value > 0) points.push_back(Json{{"x", value}, {"y", share}});
+    sets.push_back(line(names[i], points, colours[i]));
+  }
+  auto axis = [](const std::string& title, const char* type) {
+    return Json{{"type", type}, {"title", Json{{"display", true}, {"text", title}}}};
+  };
+  const Json config{
+      {"type", "scatter"},
+      {"data", Json{{"datasets", sets}}},
+      {"options", Json{{"maintainAspectRatio", false},
+                       {"scales", Json{{"x", axis("latency, ms", "logarithmic")},
+                                       {"y", axis("share of requests that are faster, %", "linear")}}}}}};
+  return {"Latency distribution", config.dump()};
+}
+
+bool slo_missed(const Deployment& d, const ServingMetrics& m) {
+  const SloSection& slo = d.scenario.slo;
+  if (m.slo_attainment && *m.slo_attainment * 100 + 1e-9 < slo.percentile) return true;
+  return slo.itl_ms && m.itl.p99 > *slo.itl_ms;
+}
+
+bool has_slo(const SloSection& s) { return s.ttft_ms || s.tpot_ms || s.itl_ms || s.e2el_ms; }
+
+}  // namespace
+
+int run_simulate(const Invocation& invocation) {
+  const Stopwatch watch;
+  Output out(invocation);
+  const ScenarioInput input =
+      read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
+  const bool require_slo = invocation.has("require-slo");
+  if (require_slo && !has_slo(input.scenario.slo))
+    throw Error("--require-slo", "the scenario has no slo section; add one, or flags such as --ttft-ms 500");
+  const World world(invocation, input);
+  const Prepared p = prepare(input, world);
+  const auto* no = std::get_if<Infeasible>(&p.verdict);
+  if (no != nullptr) {
+    print_message("verdict", no->category + ": " + no->reason);
+    return kNegative;
+  }
+  const Deployment& d = std::get<Deployment>(p.verdict);
+  if (invocation.has("print-scenario")) {
+    out.write_text(dump_json(scenario_to_json(d.scenario)));
+    return kDone;
+  }
+  print_warnings(d.warnings);
+  if (!d.memory.fits) {
+    print_message("verdict", "does not fit: " + d.memory.reason);
+    return kNegative;
+  }
+  std::optional<PerfettoWriter> timeline;
+  if (const auto path = invocation.value("trace")) timeline.emplace(*path);
+
+  SimulateOptions options;
+  options.use_spans = !invocation.has("no-spans");
+  options.keep_records = invocation.has("save-detailed");
+  options.timeline = timeline ? &*timeline : nullptr;
+  options.stop = &stop_flag();
+  Simulation s;
+  {
+    ProgressBar bar("simulating");
+    options.progress = [&](double share) { bar.update(share); };
+    const CostModel cost(d.device, d.topology, p.kernels);
+    s = simulate(d, cost, world.resources, options);
+  }
+  const ReportContext context = report_context(d.scenario, world, d.warnings);
+  Json json = context_json(context, d.scenario);
+  json.update(simulation_json(d, s, options.keep_records));
+  watch.report(invocation, json);
+  if (timeline) timeline->finish();
+  out.write({"Simulation: " + d.scenario.name,
+             {context_line(context)},
+             simulation_tables(d, s),
+             0,
+             dump_json(json),
+             {latency_chart(s.served.metrics)}});
+  if (s.served.aborted) return kNegative;
+  return require_slo && slo_missed(d, s.served.metrics) ? kNegative : kDone;
+}
+
+}  // namespace foretoken

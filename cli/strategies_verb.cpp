@@ -1,0 +1,109 @@
+// strategies: what is modelled, what it changes, what it was checked against; and what is refused by name.
+#include "base/json_full.h"
+#include "base/text.h"
+#include "cli/output.h"
+#include "cli/scenario_flags.h"
+#include "cli/verbs.h"
+#include "deployment/behavior.h"
+
+namespace foretoken {
+namespace {
+
+struct Strategy {
+  const char *area, *name, *keys, *changes, *checked;
+};
+
+constexpr Strategy kStrategies[] = {
+    {"parallelism", "tensor parallelism", "tensor_parallel_size",
+     "heads and widths divided; two all-reduces a layer; KV heads replicated where they don't divide",
+     "parameter and KV counts of shards; NCCL tuning model"},
+    {"parallelism", "pipeline parallelism", "pipeline_parallel_size",
+     "layers divided into stages; a batch in flight for each stage; activations sent between them",
+     "conservation of layers and work over stages"},
+    {"parallelism", "data parallelism", "data_parallel_size, replicas",
+     "independent engines behind the router", "equals the same number of single engines"},
+    {"parallelism", "expert parallelism", "expert_parallel_size, enable_expert_parallel",
+     "experts divided over ranks that step together; all-to-all; expected number of experts hit",
+     "closed form of distinct experts against enumeration"},
+    {"memory", "paged KV cache", "block_size, gpu_memory_utilization, num_gpu_blocks_override",
+     "blocks that fit beside weights, activations and graphs", "block counts reported by vLLM"},
+    {"memory", "sliding windows and hybrid layers", "(the model's config)",
+     "windowed layers keep and read their window only; recurrent layers keep a state",
+     "published cache sizes"},
+    {"memory", "latent attention", "(the model's config)", "one latent a token instead of keys and values",
+     "published cache sizes of DeepSeek models"},
+    {"memory", "KV cache quantization", "kv_cache_dtype", "bytes a token; bandwidth of decode attention",
+     "KV cache laws"},
+    {"compute", "weight quantization", "quantization",
+     "bytes of weights with their scales; matrix units of the format",
+     "published checkpoint sizes; measured GEMM rows"},
+    {"compute", "CUDA graphs", "cuda_graph_sizes, enforce_eager",
+     "decode batches padded to captured sizes; no launch time for each kernel",
+     "graph padding rules of vLLM"},
+    {"compute", "measured operators", "(hardware database)",
+     "prices from measured rows where there are any, else the roofline; the basis of every number is "
+     "reported",
+     "held-out rows of the hardware database"},
+    {"scheduling", "continuous batching", "max_num_seqs, max_num_batched_tokens",
+     "running requests first, then waiting ones, within the token budget",
+     "vLLM V1's rules; step-by-step golden runs"},
+    {"scheduling", "chunked prefill", "enable_chunked_prefill, long_prefill_token_threshold",
+     "long prompts split over steps and mixed with decode", "vLLM V1's rules; conservation of tokens"},
+    {"scheduling", "preemption by recomputing", "watermark, scheduler_reserve_full_isl",
+     "the latest request gives its blocks back and starts again", "vLLM V1's rules"},
+    {"scheduling", "asynchronous scheduling", "async_scheduling", "host time hidden behind the device's",
+     "bounds: never slower than synchronous"},
+    {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
+     "full blocks of equal beginnings computed once; least recently used go first",
+     "hit rates against the ideal of an unbounded cache"},
+    {"cluster", "routing", "router, replicas", "round robin or least outstanding requests over replicas",
+     "one replica equals no router"},
+    {"workload", "arrivals", "request_rate, arrival, burstiness, stages",
+     "Poisson, constant, gamma; stages of rates", "moments of the distributions"},
+    {"workload", "closed loops and conversations", "max_concurrency, shared_prefix",
+     "each end starts the next; a turn repeats the conversation so far", "number in flight never exceeded"},
+    {"workload", "traces", "trace, rate_scale",
+     "Azure, Mooncake, BurstGPT, Splitwise, Vidur, LLMServingSim, vLLM files",
+     "row counts and totals of the files"},
+};
+
+Table modelled_table() {
+  Table t;
+  t.title = "Modelled";
+  t.columns = {{"area", "area"},
+               {"technique", "technique"},
+               {"keys", "keys"},
+               {"changes", "changes"},
+               {"checked_against", "checked against"}};
+  for (const Strategy& s : kStrategies)
+    t.add({std::string(s.area), std::string(s.name), std::string(s.keys), std::string(s.changes),
+           std::string(s.checked)});
+  t.notes.push_back("Engine behaviours: " + join(modelled_behaviors(), ", ") +
+                    "; other versions take the nearest modelled one, and the result says which.");
+  return t;
+}
+
+Table refused_table() {
+  Table t;
+  t.title = "Refused by name: a scenario that asks for one of these is an error";
+  t.columns = {{"key", "key"}, {"meaning", "meaning"}};
+  for (const ScenarioKey& k : scenario_keys())
+    if (k.help.find("modelled") != std::string::npos) t.add({k.pointer.substr(1), k.help});
+  return t;
+}
+
+}  // namespace
+
+int run_strategies(const Invocation& invocation) {
+  Output out(invocation);
+  const Table modelled = modelled_table(), refused = refused_table();
+  const Json json{{"format", 1},
+                  {"modelled", to_json(modelled)},
+                  {"refused", to_json(refused)},
+                  {"behaviors", modelled_behaviors()},
+                  {"absent_verbs", absent_verbs()}};
+  out.write({"Techniques", {}, {modelled, refused}, 0, dump_json(json), {}});
+  return kDone;
+}
+
+}  // namespace foretoken
