@@ -327,7 +327,7 @@ class Planner {
       for (Candidate& s : c.simulated) {
         s.index = index++;
         ++result_.simulated;
-        all.push_back(std::move(s));
+        all.push_back(s);  // kept: explain_winner() looks for its home
       }
     }
     auto better = [](const Candidate& a, const Candidate& b) {
