@@ -83,6 +83,7 @@ int run_estimate(const Invocation& invocation) {
     const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
     json.update(estimate_json(d, e));
     report.tables = estimate_tables(d, e);
+    report.main_table = 1;  // the steps; memory comes first
     report.charts = {operator_chart(e)};
   } else {
     json["memory"] = memory_json(d.memory);

@@ -11,6 +11,7 @@
 #include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
+#include "cli/scenario_flags.h"
 #include "cli/scenario_input.h"
 #include "cli/verbs.h"
 #include "cli/version.h"
@@ -47,7 +48,16 @@ int run(int argc, const char* const* argv) {
                                                                            {"schema", run_schema},
                                                                            {"completion", run_completion},
                                                                            {"reference", run_reference}};
-  return kVerbs.at(invocation.verb)(invocation);
+  try {
+    return kVerbs.at(invocation.verb)(invocation);
+  } catch (const Error& e) {
+    // "file:/engine/dtype" is "--dtype" where that flag set it.
+    const auto pointer = e.where().find(":/");
+    const std::string flag =
+        pointer == std::string::npos ? "" : flag_of_pointer(invocation, e.where().substr(pointer + 1));
+    if (flag.empty()) throw;
+    throw Error(flag, e.message());
+  }
 }
 
 }  // namespace

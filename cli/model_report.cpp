@@ -106,14 +106,14 @@ Table operator_table(const std::string& title, const OpList& list) {
                {"kind", "kind"},
                {"layers", "layers"},
                {"count", "count"},
-               {"flops", "FLOPs", 4},
-               {"bytes", "bytes", 4},
+               {"gflop", "GFLOP", 4},
+               {"mb", "MB", 4},
                {"flops_per_byte", "FLOPs/byte", 3}};
   for (const Op& op : list.ops) {
     const double n = static_cast<double>(op.count), f = flops(op).value * n, b = bytes(op).value * n;
     const std::string layers =
         op.layer_kind < 0 ? "-" : list.kinds[static_cast<std::size_t>(op.layer_kind)].name;
-    t.add({std::string(op.name), std::string(kind_name(op)), layers, op.count, f, b,
+    t.add({std::string(op.name), std::string(kind_name(op)), layers, op.count, f / 1e9, b / 1e6,
            b > 0 ? Cell(f / b) : Cell()});
   }
   const Totals sum = totals(list);

@@ -180,7 +180,8 @@ std::string absolute_if_file(const std::string& text) {
 Json default_search() {
   Json search = Json::object();
   for (const SearchPoint& point : search_space(Scenario{}, "").points) {
-    for (const auto& section : Json::parse(point.patch).items())
+    const Json patch = Json::parse(point.patch);
+    for (const auto& section : patch.items())
       for (const auto& item : section.value().items()) {
         Json& list = search[item.key()];
         if (!list.is_array()) list = Json::array();

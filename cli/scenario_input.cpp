@@ -13,20 +13,6 @@ namespace {
 
 constexpr char kFlags[] = "flags";
 
-// Errors about a key that a flag has set name the flag.
-template <class F>
-auto with_flag_names(const Invocation& invocation, const std::string& file, F&& work) {
-  try {
-    return work();
-  } catch (const Error& e) {
-    const std::string prefix = file + ":";
-    if (e.where().rfind(prefix, 0) != 0) throw;
-    const std::string flag = flag_of_pointer(invocation, e.where().substr(prefix.size()));
-    if (flag.empty()) throw;
-    throw Error(flag, e.message());
-  }
-}
-
 void require(const ScenarioInput& input, bool present, const std::string& pointer,
              const std::string& message) {
   if (!present) throw Error(input.file == kFlags ? "--" + pointer : input.file + ":/" + pointer, message);
@@ -52,8 +38,7 @@ ScenarioInput read_scenario_input(const Invocation& invocation, const std::strin
   if (const auto command = invocation.value("from-vllm"))
     json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
   apply_flags(json, invocation, lists, !file.empty());
-  input.scenario =
-      with_flag_names(invocation, input.file, [&] { return scenario_from_json(json, input.file); });
+  input.scenario = scenario_from_json(json, input.file + ":");
   const Scenario& s = input.scenario;
   require(input, !s.model.text.empty(), "model", "is missing: a preset, or the path of a config.json");
   const bool searched = s.plan.search.text.find("\"device\"") != std::string::npos;
@@ -62,8 +47,12 @@ ScenarioInput read_scenario_input(const Invocation& invocation, const std::strin
           "is missing; `foretoken hw list` shows the devices");
   if (input.scenario.hardware.device.empty())
     input.scenario.hardware.device = Json::parse(s.plan.search.text)["device"].at(0).get<std::string>();
-  if (input.scenario.name.empty())
-    input.scenario.name = file.empty() ? "" : std::filesystem::path(file).stem().string();
+  if (input.scenario.name.empty()) {
+    const Json model = Json::parse(s.model.text);
+    input.scenario.name = !file.empty()       ? std::filesystem::path(file).stem().string()
+                          : model.is_string() ? model.get<std::string>()
+                                              : "model";
+  }
   return input;
 }
 

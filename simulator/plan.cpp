@@ -328,7 +328,7 @@ class Planner {
         s.index = index++;
         home_.push_back(&c);
         ++result_.simulated;
-        all.push_back(std::move(s));
+        all.push_back(s);  // kept: explain_winner() looks for its home
       }
     }
     auto better = [](const Candidate& a, const Candidate& b) {

@@ -104,9 +104,12 @@ int main(int argc, char** argv) {
   bool update = false;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    if (word == "--update") update = true;
-    else if (word == "--bin" && i + 1 < argc) bin = argv[++i];
-    else file = word;
+    if (word == "--update")
+      update = true;
+    else if (word == "--bin" && i + 1 < argc)
+      bin = argv[++i];
+    else
+      file = word;
   }
   if (file.empty() || bin.empty()) {
     std::fprintf(stderr, "usage: golden FILE.test --bin FOLDER [--update]\n");
