@@ -62,6 +62,25 @@ TEST(Serve, ASpanIsOneEvent) {
   EXPECT_DOUBLE_EQ(r.metrics.peak_kv_usage, 251.0 / 999.0);
 }
 
+TEST(Serve, TokensMayBeOutBeforeTheNextStepCanStart) {
+  class Pauses : public BatchLog {
+   public:
+    StepTime run(const Step& step) override {
+      BatchLog::run(step);
+      return {1500, 1000};
+    }
+  };
+  ListWorkload w;
+  w.add(0, 4, 2);
+  w.add(1200, 4, 1);  // in the pause after the first step
+  Pauses log;
+  const ServeResult r = serve(w, log, toy::options(100, 4, 100, 16));
+  EXPECT_THAT(log.batches, ElementsAre("p0:4/0!", "p1:4/0! d0@5"));
+  EXPECT_THAT(log.starts, ElementsAre(0, 1500));
+  EXPECT_EQ(r.records[0].first_token, 1000);
+  EXPECT_EQ(r.records[0].finish, 2500);
+}
+
 TEST(Serve, IngressAndEgressAddUp) {
   ListWorkload w;
   w.add(100, 4, 2);
