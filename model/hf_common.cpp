@@ -31,6 +31,9 @@ std::string describe(const LayerKind& kind) {
       case RecurrentMixer::Kind::kLightning:
         name = "lightning";
         break;
+      case RecurrentMixer::Kind::kMamba1:
+        name = "mamba";
+        break;
       case RecurrentMixer::Kind::kKda:
         name = "kda";
         break;

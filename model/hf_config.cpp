@@ -20,6 +20,7 @@ const Families& families() {
     Families f;
     add_llama_families(f);
     add_moe_families(f);
+    add_other_moe_families(f);
     add_gemma_families(f);
     add_deepseek_families(f);
     add_hybrid_families(f);

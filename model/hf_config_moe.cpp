@@ -323,8 +323,6 @@ void read_llama4(const ConfigReader& r, ModelConfig& m) {
 
 }  // namespace
 
-void add_more_moe_families(Families& f);
-
 void add_moe_families(Families& f) {
   f["mixtral"] = read_mixtral;
   f["qwen2_moe"] = read_qwen2_moe;

@@ -61,6 +61,7 @@ using FamilyReader = void (*)(const ConfigReader&, ModelConfig&);
 using Families = std::map<std::string, FamilyReader, std::less<>>;
 void add_llama_families(Families& f);
 void add_moe_families(Families& f);
+void add_other_moe_families(Families& f);
 void add_gemma_families(Families& f);
 void add_deepseek_families(Families& f);
 void add_hybrid_families(Families& f);

@@ -105,8 +105,9 @@ double layer_state_bytes(const RecurrentMixer& r, int tensor_parallel) {
   const double state = 4.0 * static_cast<double>(r.v_heads * r.k_dim * r.v_dim);
   // The convolution keeps kernel - 1 inputs of each channel: queries or the state's B and C, keys, and
   // values.
-  const std::int64_t channels =
-      r.kind == Kind::kLightning ? 0 : 2 * r.k_heads * r.k_dim + r.v_heads * r.v_dim;
+  std::int64_t channels = 2 * r.k_heads * r.k_dim + r.v_heads * r.v_dim;
+  if (r.kind == Kind::kLightning) channels = 0;
+  if (r.kind == Kind::kMamba1) channels = r.v_heads * r.v_dim;
   const double conv = 2.0 * static_cast<double>(channels * std::max<std::int64_t>(0, r.conv_kernel - 1));
   return (state + conv) / tensor_parallel;
 }

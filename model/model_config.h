@@ -58,11 +58,12 @@ struct CompressedAttention {
 
 // Linear attention and state-space mixers: a state instead of a cache.
 struct RecurrentMixer {
-  enum class Kind { kGatedDelta, kMamba2, kLightning, kKda } kind = Kind::kGatedDelta;
+  enum class Kind { kGatedDelta, kMamba2, kLightning, kKda, kMamba1 } kind = Kind::kGatedDelta;
   std::int64_t k_heads = 0, v_heads = 0, k_dim = 0, v_dim = 0;  // Mamba2: groups, heads, state, head_dim
   std::int64_t conv_kernel = 0;
   bool conv_bias = false;
   bool projection_bias = false;
+  std::int64_t dt_rank = 0;   // Mamba1 (v_heads channels of v_dim 1): rank of the step size
   bool low_rank_gate = true;  // KDA: decay gate and output gate of rank v_dim; false: full-rank output gate
   bool operator==(const RecurrentMixer&) const = default;
 };

@@ -27,7 +27,7 @@ class OpBuilder {
   void causal_attention(const AttentionShape& prefill, const AttentionShape& decode, int group);
   double decode_context(int group, std::int64_t window) const;
   void indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
-               double key_bytes, std::int64_t ratio);
+               double key_bytes, std::int64_t ratio, bool head_weights);
   // operators_mlp.cpp
   void mlp(const NoMlp&) {}
   void mlp(const DenseMlp& m);

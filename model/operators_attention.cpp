@@ -56,12 +56,12 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
 // Scores all earlier keys (one of every `ratio` for compressed caches). Below top_k keys every key is
 // selected and nothing is scored, but queries and keys are still projected.
 void OpBuilder::indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
-                        double key_bytes, std::int64_t ratio) {
+                        double key_bytes, std::int64_t ratio, bool head_weights) {
   gemm("indexer_proj", rows_, heads * dim, q_width, format(Component::kAttention));
-  if (ratio == 1)
-    gemm("indexer_proj", rows_, dim, model_.hidden, format(Component::kAttention));
-  else
-    gemm("indexer_proj", rows_, 4 * dim, model_.hidden, format(Component::kAttention));
+  // The token's own key, for compressed caches its halves and gates; a weight for each head but in block
+  // selection.
+  const std::int64_t key_width = (ratio == 1 ? 1 : 4) * dim + (head_weights ? heads : 0);
+  gemm("indexer_proj", rows_, key_width, model_.hidden, format(Component::kAttention));
   for (const PrefillChunk& c : work_.prefill) {
     const std::int64_t keys = (c.cached + c.new_tokens) / ratio;
     if (keys <= top_k || c.count <= 0) continue;
@@ -114,7 +114,8 @@ void OpBuilder::mixer(const GqaAttention& a) {
     add("kv_write", ElementwiseShape{rows_, write, 0});
   }
   if (a.index_heads > 0)
-    indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1);
+    indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1,
+            false);
   AttentionShape s;
   s.heads = heads;
   s.kv_heads = kv;
@@ -152,7 +153,7 @@ void OpBuilder::mixer(const MlaAttention& a) {
   const std::int64_t index_width = a.q_lora_rank > 0 ? a.q_lora_rank : model_.hidden;
   if (a.has_indexer)
     indexer(index_width, a.index_heads, a.index_head_dim, a.index_top_k,
-            d(a.index_head_dim + 4 * ((a.index_head_dim + 127) / 128)), 1);
+            d(a.index_head_dim + 4 * ((a.index_head_dim + 127) / 128)), 1, true);
 
   AttentionShape s;
   s.heads = heads;
@@ -204,7 +205,7 @@ void OpBuilder::mixer(const CompressedAttention& a) {
   add("kv_write", ElementwiseShape{rows_, entries * d(a.head_dim) * (element_ + kvb), 0});
   if (a.index_heads > 0)
     indexer(a.q_lora_rank, a.index_heads, a.index_head_dim, a.index_top_k,
-            d(a.index_head_dim + 4 * ((a.index_head_dim + 127) / 128)), a.ratio);
+            d(a.index_head_dim + 4 * ((a.index_head_dim + 127) / 128)), a.ratio, true);
   AttentionShape s;
   s.heads = heads;
   s.kv_heads = 1;

@@ -22,6 +22,10 @@ void OpBuilder::mixer(const RecurrentMixer& r) {
     case Kind::kMamba2:
       in = 2 * v + 2 * k + r.v_heads;
       break;
+    case Kind::kMamba1:
+      in = 2 * v;
+      channels = v;
+      break;
     case Kind::kLightning:
       in = 2 * k + 2 * v;
       channels = 0;
@@ -36,6 +40,10 @@ void OpBuilder::mixer(const RecurrentMixer& r) {
   gemm("in_proj", rows_, split(in), h, w);
   const double conv = d(split(channels));
   if (channels > 0) elementwise("conv", rows_, 2 * conv, 2 * d(r.conv_kernel) * conv);
+  if (r.kind == Kind::kMamba1) {
+    gemm("state_proj", rows_, r.dt_rank + 2 * r.k_dim, split(v), w);
+    gemm("step_proj", rows_, split(v), r.dt_rank, w);
+  }
   RecurrentShape s;
   s.heads = split(r.v_heads);
   s.k_dim = r.k_dim;

@@ -142,6 +142,12 @@ void Parts::add(const RecurrentMixer& r) {
       vector(kC, Split::kTensor, (2 * k + v) * r.conv_kernel + k + r.v_heads);
       vector(kC, Split::kReplicated, r.v_dim);
       break;
+    case Kind::kMamba1:  // Jamba: norms on the step size and on B and C
+      matrix(kC, Split::kTensor, h_ * 2 * v + v * (r.dt_rank + 2 * r.k_dim) + r.dt_rank * v);
+      vector(kC, Split::kTensor, v * (r.conv_kernel + (r.conv_bias ? 1 : 0) + r.k_dim + 2));
+      vector(kC, Split::kReplicated, r.dt_rank + 2 * r.k_dim);
+      if (r.projection_bias) vector(kC, Split::kTensor, 2 * v);
+      break;
     case Kind::kLightning:  // q, k, v and the output gate, one norm
       matrix(kC, Split::kTensor, h_ * (2 * k + 2 * v));
       vector(kC, Split::kTensor, v);

@@ -84,7 +84,8 @@ TEST(Flops, Llama31PrefillAndDecode) {
   const ModelConfig llama = preset("llama-3.1-8b");
   const auto linear = [](const OpList& list) {
     double sum = 0;
-    for (const char* name : {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}) sum += named_flops(list, name);
+    for (const char* name : {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"})
+      sum += named_flops(list, name);
     return sum;
   };
   const OpList list = operators(llama, Shard{}, prefill(2048), Precision{});
@@ -227,11 +228,26 @@ TEST(Activations, MegatronTables) {
   };
   const Row rows[] = {
       {{.hidden = 6144, .heads = 64, .layers = 48, .batch = 4, .sequence = 2048}, 59.25, 9.5625},
-      {{.hidden = 12288, .heads = 96, .layers = 96, .batch = 1, .sequence = 2048, .pipeline_parallel = 8, .interleave = 3},
-       66.84375, 12.3515625},
-      {{.hidden = 20480, .heads = 128, .layers = 105, .batch = 1, .sequence = 2048, .pipeline_parallel = 35, .interleave = 3},
-       114.0234375, 23.076171875},
-      {{.hidden = 25600, .heads = 160, .layers = 128, .batch = 1, .sequence = 2048, .pipeline_parallel = 64}, 131.25,
+      {{.hidden = 12288,
+        .heads = 96,
+        .layers = 96,
+        .batch = 1,
+        .sequence = 2048,
+        .pipeline_parallel = 8,
+        .interleave = 3},
+       66.84375,
+       12.3515625},
+      {{.hidden = 20480,
+        .heads = 128,
+        .layers = 105,
+        .batch = 1,
+        .sequence = 2048,
+        .pipeline_parallel = 35,
+        .interleave = 3},
+       114.0234375,
+       23.076171875},
+      {{.hidden = 25600, .heads = 160, .layers = 128, .batch = 1, .sequence = 2048, .pipeline_parallel = 64},
+       131.25,
        26.5625},
   };
   for (Row row : rows) {
@@ -258,7 +274,8 @@ TEST(Activations, InferencePeak) {
   const ModelConfig llama = preset("llama-3.1-8b");
   const double h = 4096, inter = 14336;
   // Residual, the normed input, gate-up and its activated half.
-  EXPECT_DOUBLE_EQ(inference_peak_bytes(llama, Shard{}, Precision{}, 8192, 1).value, 8192 * (2 * h + 3 * inter) * 2);
+  EXPECT_DOUBLE_EQ(inference_peak_bytes(llama, Shard{}, Precision{}, 8192, 1).value,
+                   8192 * (2 * h + 3 * inter) * 2);
   Shard half;
   half.tensor_parallel = 2;
   EXPECT_DOUBLE_EQ(inference_peak_bytes(llama, half, Precision{}, 8192, 1).value,

@@ -40,7 +40,8 @@ bool is_weight_gemm(const Op& op) {
 double linear_flops(const OpList& list) {
   double sum = 0;
   for (const Op& op : list.ops)
-    if (is_weight_gemm(op) && op.name != "lm_head" && op.name != "head_projection" && op.name != "embedding_projection")
+    if (is_weight_gemm(op) && op.name != "lm_head" && op.name != "head_projection" &&
+        op.name != "embedding_projection")
       sum += flops(op).value * static_cast<double>(op.count);
   return sum;
 }
@@ -149,11 +150,13 @@ TEST(OperatorLaws, CacheUnderTensorParallelism) {
   Shard shard;
   for (const int tp : {2, 4, 8}) {
     shard.tensor_parallel = tp;
-    EXPECT_DOUBLE_EQ(kv_bytes_per_token(llama, shard, DType::kBf16) * tp, kv_bytes_per_token(llama, DType::kBf16));
+    EXPECT_DOUBLE_EQ(kv_bytes_per_token(llama, shard, DType::kBf16) * tp,
+                     kv_bytes_per_token(llama, DType::kBf16));
     EXPECT_DOUBLE_EQ(kv_bytes_per_token(deepseek, shard, DType::kBf16), 70272);
   }
   shard.tensor_parallel = 16;
-  EXPECT_DOUBLE_EQ(kv_bytes_per_token(llama, shard, DType::kBf16) * 8, kv_bytes_per_token(llama, DType::kBf16));
+  EXPECT_DOUBLE_EQ(kv_bytes_per_token(llama, shard, DType::kBf16) * 8,
+                   kv_bytes_per_token(llama, DType::kBf16));
 }
 
 TEST(OperatorLaws, CollectivesOfALayer) {
@@ -199,7 +202,9 @@ TEST(OperatorLaws, MixedStepAddsUp) {
       return sum;
     };
     for (const bool attention : {true, false})
-      EXPECT_NEAR(total(mixed, attention) / (total(prefill(1024), attention) + total(d, attention)), 1.0, 1e-12) << name;
+      EXPECT_NEAR(total(mixed, attention) / (total(prefill(1024), attention) + total(d, attention)), 1.0,
+                  1e-12)
+          << name;
   }
 }
 
@@ -232,10 +237,17 @@ TEST(OperatorLaws, ChunksOfAPrefillSumToTheWhole) {
 // Fused or in parts, experts cost the same multiplications but for rows rounded to whole ones an expert.
 TEST(OperatorLaws, ExpandedExperts) {
   Op op;
-  op.shape = MoeShape{.tokens = 512, .hidden = 2048, .inter = 768, .num_experts = 128, .local_experts = 128,
-                      .top_k = 8, .distinct_experts = 128, .local_rows = 4096};
+  op.shape = MoeShape{.tokens = 512,
+                      .hidden = 2048,
+                      .inter = 768,
+                      .num_experts = 128,
+                      .local_experts = 128,
+                      .top_k = 8,
+                      .distinct_experts = 128,
+                      .local_rows = 4096};
   double sum = 0;
-  for (const Op& part : expand(op)) sum += std::holds_alternative<GemmShape>(part.shape) ? flops(part).value : 0.0;
+  for (const Op& part : expand(op))
+    sum += std::holds_alternative<GemmShape>(part.shape) ? flops(part).value : 0.0;
   EXPECT_DOUBLE_EQ(sum, flops(op).value);
   Op gemm;
   gemm.shape = GemmShape{.m = 1, .n = 2, .k = 3};
@@ -243,7 +255,8 @@ TEST(OperatorLaws, ExpandedExperts) {
 }
 
 TEST(Sharding, ProblemsNameTheirRemedy) {
-  const ModelConfig llama = preset("llama-3.1-8b"), qwen = preset("qwen3-30b-a3b"), deepseek = preset("deepseek-v3");
+  const ModelConfig llama = preset("llama-3.1-8b"), qwen = preset("qwen3-30b-a3b"),
+                    deepseek = preset("deepseek-v3");
   Shard s;
   EXPECT_EQ(shard_problem(llama, s), "");
   s.tensor_parallel = 3;
