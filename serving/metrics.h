@@ -28,6 +28,8 @@ struct RequestRecord {
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
 
+// Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's --goodput
+// does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.
 struct Slo {
   std::optional<double> ttft_ms, tpot_ms, e2el_ms, itl_ms;
   double percentile = 99;
@@ -56,25 +58,43 @@ struct ServingMetrics {
   double busy_share = 0;             // engine time in steps over duration x engines
 };
 
-// Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond.
+// Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond. All sums are integers, so
+// that the result does not depend on the order of the adds.
 class MetricsCollector {
  public:
-  explicit MetricsCollector(Slo slo = {}, bool keep_records = false);
+  static constexpr std::size_t kExactRequests = 1'000'000;
+
+  // exact_requests: smaller only in tests.
+  explicit MetricsCollector(Slo slo = {}, bool keep_records = false, std::size_t exact_requests = kExactRequests);
   void add(const RequestRecord& record);
   void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps, std::int64_t sequences);  // ITL ramps
-  ServingMetrics summarize() const;  // fills what follows from the records; the loop fills the rest
+  // Fills what follows from the records; the loop fills the rest (num_steps, peak_kv_usage, mean_running,
+  // mean_waiting, busy_share).
+  ServingMetrics summarize() const;
   const std::vector<RequestRecord>& records() const { return records_; }  // by id; empty unless kept
   const LogHistogram& itl() const { return itl_; }
 
  private:
+  __extension__ using Sum = __int128;  // 1,000,000 waits of an hour are 3.6e21 ps, beyond 64 bits
+
+  // Durations: a list while it is short, then a histogram.
+  struct Samples {
+    std::vector<Picoseconds> values;
+    LogHistogram histogram;
+    bool exact = true;
+    void add(Picoseconds value, std::size_t most);
+    Distribution summarize() const;
+  };
+
   Slo slo_;
   bool keep_records_;
+  std::size_t exact_requests_;
   std::vector<RequestRecord> records_;
-  std::vector<double> ttft_, tpot_, e2el_;   // ms, first kExactRequests requests
-  LogHistogram ttft_histogram_, tpot_histogram_, e2el_histogram_, itl_;
-  std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, good_ = 0, preemptions_ = 0;
-  Picoseconds first_arrival_ = -1, last_finish_ = 0;
-  double part_sums_[5] = {};
+  Samples ttft_, tpot_, e2el_;
+  LogHistogram itl_;
+  std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0, preemptions_ = 0;
+  Picoseconds first_arrival_ = 0, last_finish_ = 0;
+  Sum ingress_ = 0, queue_ = 0, prefill_ = 0, first_step_ = 0;
 };
 
 }  // namespace foretoken

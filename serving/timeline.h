@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -33,7 +34,8 @@ class TimelineWriter {
   virtual void finish() {}
 };
 
-// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as flows.
+// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as asynchronous
+// events with their phases. A decode span is one event.
 class PerfettoWriter : public TimelineWriter {
  public:
   explicit PerfettoWriter(const std::filesystem::path& path);
@@ -43,7 +45,10 @@ class PerfettoWriter : public TimelineWriter {
   void finish() override;                   // commits the file
 
  private:
+  void event(std::string_view json);
+  void mark(char type, RequestId id, std::string_view name, Picoseconds at, std::string_view args);
   OutputFile file_;
+  std::vector<bool> named_;                 // engines whose lane has a name
   bool first_ = true;
 };
 

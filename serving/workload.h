@@ -56,11 +56,15 @@ struct SharedPrefix {
 template <>
 inline constexpr auto fields_of<SharedPrefix> = std::tuple{
     field("groups", &SharedPrefix::groups, "distinct shared prefixes (system prompts)", at_least(1)),
-    field("users_per_group", &SharedPrefix::users_per_group, "users that share one prefix", at_least(1)),
+    field("users_per_group", &SharedPrefix::users_per_group,
+          "users that share one prefix; groups x users is the most conversations under way (multi_turn), single "
+          "requests are spread evenly over the groups",
+          at_least(1)),
     field("prefix_len", &SharedPrefix::prefix_len, "tokens of the shared prefix, part of input_len's prompt",
           at_least(0)),
     field("multi_turn", &SharedPrefix::multi_turn,
-          "a user's next prompt repeats the conversation so far (prompt and answer) before its new tokens"),
+          "a user's next prompt repeats the conversation so far (prompt and answer) before its input_len new "
+          "tokens; a user holds one conversation at a time, and request_rate counts conversations"),
     field("turns", &SharedPrefix::turns, "turns of a conversation (multi_turn)", at_least(1)),
     field("think_time_s", &SharedPrefix::think_time_s, "seconds between an answer and the user's next turn",
           at_least(0))};
@@ -90,7 +94,9 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("burstiness", &WorkloadConfig::burstiness, "shape of gamma arrivals; 1 is Poisson, below 1 burstier",
           above(0)),
     field("max_concurrency", &WorkloadConfig::max_concurrency,
-          "closed loop: requests in flight over all replicas; each end starts the next", at_least(1)),
+          "closed loop: requests in flight over all replicas; each end starts the next (with request_rate, "
+          "not before its arrival)",
+          at_least(1)),
     field("stages", &WorkloadConfig::stages, "request rates one after the other"),
     field("input_len", &WorkloadConfig::input_len, "prompt tokens"),
     field("output_len", &WorkloadConfig::output_len, "tokens to produce"),
@@ -99,7 +105,8 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0")};
 
 // A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another one's end
-// (closed loop, next turn of a conversation) is released by finished().
+// (closed loop, next turn of a conversation) is released by finished(), which every popped request needs once, a
+// rejected one too: it also gives back the storage of the prompt's content.
 class Workload {
  public:
   virtual ~Workload() = default;
@@ -111,7 +118,8 @@ class Workload {
   // Shared content of a popped request's prompt; empty for a private prompt. Valid until finished(request).
   virtual std::span<const ContentRun> content(const Request& request) const = 0;
   virtual std::string describe() const = 0;         // "Azure 2023 trace, 19,366 requests" for reports
-  // Means over the requests, for estimate; exact for distributions, over the whole file for traces.
+  // Means over the requests, for estimate; exact for distributions; for traces over the requests
+  // that are used, so the whole file unless num_prompts cuts it.
   struct Means {
     double input_len = 0, output_len = 0, request_rate = 0;  // request_rate 0: closed loop or all at once
   };

@@ -1,0 +1,143 @@
+#include "serving/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace foretoken {
+namespace {
+
+Distribution from_histogram(const LogHistogram& h) {
+  constexpr double kPicosPerMs = 1e9;
+  Distribution d;
+  d.exact = false;
+  d.count = h.count();
+  d.mean = h.mean() / kPicosPerMs;
+  d.std = h.stddev() / kPicosPerMs;
+  d.median = d.p50 = h.quantile(0.5) / kPicosPerMs;
+  d.p90 = h.quantile(0.90) / kPicosPerMs;
+  d.p95 = h.quantile(0.95) / kPicosPerMs;
+  d.p99 = h.quantile(0.99) / kPicosPerMs;
+  d.min = to_ms(h.min());
+  d.max = to_ms(h.max());
+  return d;
+}
+
+}  // namespace
+
+void MetricsCollector::Samples::add(Picoseconds value, std::size_t most) {
+  if (exact && values.size() == most) {
+    for (const Picoseconds v : values) histogram.add(v);
+    std::vector<Picoseconds>().swap(values);
+    exact = false;
+  }
+  if (exact) {
+    values.push_back(value);
+  } else {
+    histogram.add(value);
+  }
+}
+
+Distribution MetricsCollector::Samples::summarize() const {
+  if (!exact) return from_histogram(histogram);
+  Distribution d;
+  d.count = static_cast<std::int64_t>(values.size());
+  if (values.empty()) return d;
+  std::vector<Picoseconds> sorted = values;
+  std::sort(sorted.begin(), sorted.end());
+  Sum sum = 0;
+  std::vector<double> ms;
+  ms.reserve(sorted.size());
+  for (const Picoseconds v : sorted) {
+    sum += v;
+    ms.push_back(to_ms(v));
+  }
+  const auto n = static_cast<double>(sorted.size());
+  d.mean = static_cast<double>(sum) / n / 1e9;
+  double squares = 0;
+  for (const double v : ms) squares += (v - d.mean) * (v - d.mean);
+  d.std = std::sqrt(squares / n);
+  d.median = d.p50 = linear_quantile(ms, 0.5);
+  d.p90 = linear_quantile(ms, 0.90);
+  d.p95 = linear_quantile(ms, 0.95);
+  d.p99 = linear_quantile(ms, 0.99);
+  d.min = ms.front();
+  d.max = ms.back();
+  return d;
+}
+
+MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact_requests)
+    : slo_(slo), keep_records_(keep_records), exact_requests_(exact_requests) {}
+
+void MetricsCollector::add(const RequestRecord& r) {
+  const Picoseconds ttft = r.first_token - r.arrival, e2el = r.finish - r.arrival;
+  first_arrival_ = completed_ == 0 ? r.arrival : std::min(first_arrival_, r.arrival);
+  last_finish_ = completed_ == 0 ? r.finish : std::max(last_finish_, r.finish);
+  ++completed_;
+  input_tokens_ += r.input_len;
+  output_tokens_ += r.output_len;
+  cached_tokens_ += r.cached_tokens;
+  preemptions_ += r.preemptions;
+  ttft_.add(ttft, exact_requests_);
+  e2el_.add(e2el, exact_requests_);
+  Picoseconds tpot = 0;  // of a single token, for the limits
+  if (r.output_len > 1) {
+    const std::int64_t gaps = r.output_len - 1;
+    tpot = (e2el - ttft + gaps / 2) / gaps;  // to the nearest picosecond
+    tpot_.add(tpot, exact_requests_);
+  }
+  ingress_ += r.queued - r.arrival;
+  queue_ += r.scheduled - r.queued;
+  prefill_ += r.prefill_done - r.scheduled;
+  first_step_ += r.first_token - r.prefill_done;
+  const auto within = [](Picoseconds t, const std::optional<double>& limit) {
+    return !limit || to_ms(t) <= *limit;
+  };
+  if (within(ttft, slo_.ttft_ms) && within(tpot, slo_.tpot_ms) && within(e2el, slo_.e2el_ms)) ++good_;
+  if (keep_records_) {
+    // Requests end nearly in order of id: the way to the right place is about as long as the list of those in
+    // flight.
+    auto at = records_.end();
+    while (at != records_.begin() && std::prev(at)->id > r.id) --at;
+    records_.insert(at, r);
+  }
+}
+
+void MetricsCollector::add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
+                                std::int64_t sequences) {
+  itl_.add_ramp(first, increment, steps, sequences);
+}
+
+ServingMetrics MetricsCollector::summarize() const {
+  ServingMetrics m;
+  m.completed = completed_;
+  m.total_input_tokens = input_tokens_;
+  m.total_output_tokens = output_tokens_;
+  m.duration = to_seconds(last_finish_ - first_arrival_).value;
+  const auto rate = [&](std::int64_t n) {
+    return m.duration > 0 ? static_cast<double>(n) / m.duration : 0.0;
+  };
+  m.request_throughput = rate(completed_);
+  m.output_throughput = rate(output_tokens_);
+  m.total_token_throughput = rate(input_tokens_ + output_tokens_);
+  if (slo_.ttft_ms || slo_.tpot_ms || slo_.e2el_ms) {
+    m.request_goodput = rate(good_);
+    m.slo_attainment = completed_ > 0 ? static_cast<double>(good_) / static_cast<double>(completed_) : 0.0;
+  }
+  m.ttft = ttft_.summarize();
+  m.tpot = tpot_.summarize();
+  m.e2el = e2el_.summarize();
+  m.itl = from_histogram(itl_);
+  if (completed_ > 0) {
+    const auto mean = [&](Sum sum) {
+      return static_cast<double>(sum) / static_cast<double>(completed_) / 1e9;
+    };
+    m.ttft_parts = {mean(ingress_), mean(queue_), mean(prefill_), 0, mean(first_step_)};
+  }
+  m.preemptions = preemptions_;
+  if (input_tokens_ > 0) {
+    m.prefix_cache_hit_rate = static_cast<double>(cached_tokens_) / static_cast<double>(input_tokens_);
+  }
+  return m;
+}
+
+}  // namespace foretoken
