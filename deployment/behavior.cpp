@@ -17,6 +17,7 @@ constexpr int kOldestMinor = 8, kNewestMinor = 24;
 // When vLLM's defaults moved.
 constexpr int kAsyncSchedulingMinor = 14;    // vllm pull request 27614
 constexpr int kCoarseGraphsMinor = 12;       // capture sizes in steps of 16 above 256
+constexpr int kCheckpointCacheMinor = 12;    // auto takes kv_cache_quant_algo of a ModelOpt checkpoint
 constexpr int kAsyncPipelineMinor = 15;      // vllm pull request 32359
 constexpr int kReserveFullPromptMinor = 20;  // vllm pull request 37307, first an option, then the default
 constexpr int kGraphMemoryMinor = 21;        // log message "enabled (default since v0.21.0)"
@@ -44,6 +45,7 @@ Behavior vllm(int minor) {
   b.gpu_memory_utilization = minor >= kHigherUtilizationMinor ? 0.92 : 0.9;
   b.async_scheduling = minor >= kAsyncSchedulingMinor;
   b.reserve_full_prompt = minor >= kReserveFullPromptMinor;
+  b.fp8_cache_of_checkpoint = minor >= kCheckpointCacheMinor;
   b.graph_memory_counted = minor >= kGraphMemoryMinor;
   b.host_step = kHostStep;
   b.host_per_sequence = kHostPerSequence;

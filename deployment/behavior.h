@@ -18,7 +18,8 @@ struct Behavior {
   double gpu_memory_utilization = 0.9;  // 0.92 from vLLM 0.22
   int block_size = 16;
   bool prefix_caching = true, chunked_prefill = true, async_scheduling = false, reserve_full_prompt = true;
-  bool graph_memory_counted = false;  // captured graphs come out of the memory budget (vLLM 0.21)
+  bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
+  bool graph_memory_counted = false;     // captured graphs come out of the memory budget (vLLM 0.21)
   // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
   // device's time, an asynchronous one hides it: step = max(device, host).
   Seconds host_step, host_per_sequence;

@@ -34,16 +34,19 @@ constexpr double kMostBlocks = 9.0e15;  // exact in a double
 
 std::string gib(double bytes) { return fmt::format("{:.1f} GiB", bytes / kGiB); }
 
-// Cosines and sines for every position, in the activation type, one table a head size; the same on every
-// rank.
+// Cosines and sines for every position that the model knows, whatever max_model_len; shared by all layers and
+// the same on every rank. In the activation type, but as 64-bit complex numbers for Llama 4 (5 GiB for its 10
+// M positions).
 double rotary_table_bytes(const ModelConfig& model, const Precision& precision) {
-  std::int64_t dim = 0;
+  double row = 0;
   for (const LayerKind& kind : model.kinds) {
-    if (const auto* a = std::get_if<GqaAttention>(&kind.mixer))
-      dim = std::max(dim, a->rotary ? a->head_dim : 0);
-    if (const auto* m = std::get_if<MlaAttention>(&kind.mixer)) dim = std::max(dim, m->rope_dim);
+    if (const auto* a = std::get_if<GqaAttention>(&kind.mixer); a != nullptr && a->rotary)
+      row =
+          std::max(row, static_cast<double>(a->head_dim) * (a->chunked ? 4 : bytes_of(precision.activation)));
+    if (const auto* m = std::get_if<MlaAttention>(&kind.mixer); m != nullptr && m->rotary)
+      row = std::max(row, static_cast<double>(m->rope_dim) * bytes_of(precision.activation));
   }
-  return static_cast<double>(model.max_positions) * static_cast<double>(dim) * bytes_of(precision.activation);
+  return static_cast<double>(model.max_positions) * row;
 }
 
 struct StagePlan {
@@ -135,10 +138,12 @@ MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const P
                        Bytes device_memory, const MemoryLimits& limits) {
   MemoryPlan fullest;
   double least_room = 0;
+  std::string refusal;
   for (std::size_t i = 0; i < mapping.stages.size(); ++i) {
     StagePlan s =
         plan_stage(model, mapping.stages[i], precision, device_memory, limits, mapping.devices_per_replica());
     judge(s, limits);
+    if (refusal.empty()) refusal = s.plan.reason;
     // The stage with the fewest blocks sets the number for all; where none is left, the one that lacks most.
     const MemoryPlan& m = s.plan;
     const double left = m.budget_bytes - m.weights_bytes - m.activation_peak_bytes - m.overhead_bytes;
@@ -148,6 +153,12 @@ MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const P
       fullest = m;
       least_room = room;
     }
+  }
+  // Stages differ in their layers, so the one with the most blocks may still be too small for the longest
+  // sequence.
+  if (fullest.fits && !refusal.empty()) {
+    fullest.fits = false;
+    fullest.reason = refusal;
   }
   return fullest;
 }

@@ -16,7 +16,8 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where);
 
 // Element types and weight format. Fills the engine section with what was chosen.
 std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, const ModelConfig& model,
-                                                     const Device& device, const std::string& where,
+                                                     const Device& device, const Behavior& behavior,
+                                                     const std::string& where,
                                                      std::vector<std::string>& warnings);
 
 }  // namespace foretoken

@@ -37,7 +37,8 @@ std::optional<Infeasible> lacking(WeightFormat format, const Device& device) {
 }  // namespace
 
 std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, const ModelConfig& model,
-                                                     const Device& device, const std::string& where,
+                                                     const Device& device, const Behavior& behavior,
+                                                     const std::string& where,
                                                      std::vector<std::string>& warnings) {
   Precision p;
   p.activation = model.dtype;
@@ -64,6 +65,12 @@ std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, cons
   if (auto verdict = lacking(p.weights, device)) return *verdict;
 
   p.kv = p.activation;
+  if (engine.kv_cache_dtype == "auto" && model.quantization.kv_fp8 && behavior.fp8_cache_of_checkpoint) {
+    p.kv = DType::kFp8;
+    warnings.push_back(
+        fmt::format("the checkpoint of {} asks for an fp8 KV cache; kv_cache_dtype {} overrides it",
+                    model.name, name_of(p.activation)));
+  }
   if (engine.kv_cache_dtype != "auto") {
     const auto type = dtype_from_name(engine.kv_cache_dtype);
     if (!type) unknown_name(engine.kv_cache_dtype, kKvDtypeNames, where + "/engine/kv_cache_dtype");

@@ -265,7 +265,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   fill_lengths(e, model, longest, where, d.warnings);
   fill_limits(e, d.behavior, device, model, where);
   fill_graphs(e, d.behavior, where);
-  auto precision = choose_precision(e, model, device, where, d.warnings);
+  auto precision = choose_precision(e, model, device, d.behavior, where, d.warnings);
   if (auto* verdict = std::get_if<Infeasible>(&precision)) return std::move(*verdict);
   d.precision = std::get<Precision>(precision);
 

@@ -8,6 +8,7 @@
 #include "base/json_full.h"
 #include "base/text.h"
 #include "deployment/deployment.h"
+#include "deployment/parts.h"
 #include "deployment/vllm_flags.h"
 
 namespace foretoken {
@@ -134,12 +135,12 @@ class CommandReader {
       known.push_back(negative);
     }
     for (const IgnoredFlag& f : ignored_vllm_flags()) {
-      if (flag == f.name) {
-        if (!value && f.takes_value)
-          while (words_.more_values()) ++words_.next;  // some take several
-        return;
-      }
       known.emplace_back(f.name);
+      if (flag != f.name && flag != "--no-" + std::string(f.name.substr(2))) continue;
+      if (!value && f.values != Values::kNone && flag == f.name) need(value, flag);
+      if (!value && f.values == Values::kSeveral)
+        while (words_.more_values()) ++words_.next;
+      return;
     }
     throw Error(where_,
                 fmt::format("{} is not understood by this build{}", written, did_you_mean(flag, known)));
@@ -250,6 +251,8 @@ std::string vllm_command(const Deployment& d) {
     note = fmt::format("vLLM splits the experts over all {} tensor x data ranks, not {}",
                        m.tensor_parallel * m.data_parallel, m.expert_parallel);
   add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
+  if (m.data_parallel > 1 && m.expert_parallel == 1 && has_experts(d.model))
+    note = "vLLM splits the experts over the data-parallel ranks too; independent ranks are separate servers";
   if (const std::string flag = quantization_flag(d, note); !flag.empty()) add("--quantization", flag);
   add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype", e.kv_cache_dtype);
   add_if(*e.max_model_len != d.model.max_positions, "--max-model-len", *e.max_model_len);

@@ -18,10 +18,11 @@ struct VllmFlag {
 };
 std::span<const VllmFlag> vllm_flags();
 
-// Flags without an effect on speed or memory.
+// Flags without an effect on speed or memory as far as this build models them.
+enum class Values { kNone, kOne, kSeveral };
 struct IgnoredFlag {
   std::string_view name;
-  bool takes_value;
+  Values values;
 };
 std::span<const IgnoredFlag> ignored_vllm_flags();
 

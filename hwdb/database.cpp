@@ -107,7 +107,8 @@ Topology Database::topology(const Device& device, int devices_per_node) const {
 }
 
 std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
-                                                          const std::string& engine) const {
+                                                          const std::string& engine,
+                                                          const std::set<MeasuredKind>& kinds) const {
   struct Entry {
     EngineRank rank;
     std::int64_t id;
@@ -117,7 +118,8 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   std::vector<Entry> entries;
   const auto collect = [&](const Store& store, bool of_user) {
     for (auto& [id, series] : store.series(device.name))
-      entries.push_back({engine_rank(series.engine, engine, of_user), id, &store, std::move(series)});
+      if (kinds.empty() || kinds.contains(series.kind))
+        entries.push_back({engine_rank(series.engine, engine, of_user), id, &store, std::move(series)});
   };
   if (user) collect(*user, true);
   collect(*builtin, false);
@@ -185,6 +187,7 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
     return report;
   }
   std::map<std::string, std::pair<Device, Topology>> seen;
+  std::map<std::string, std::set<MeasuredKind>> kinds;
   MeasurementReader reader;
   reader.device_name = [&](const std::string& name) {
     const std::string full = impl_->resolve(name, nullptr);
@@ -196,10 +199,12 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
   };
   reader.row = [&](const Measurement& row) {
     const auto& [device, links] = seen.at(row.series.device);
-    if (const std::string_view reason = implausible(row, device, links); !reason.empty())
+    if (const std::string_view reason = implausible(row, device, links); !reason.empty()) {
       report.drop(reason);
-    else
-      rows.push_back(row);
+      return;
+    }
+    rows.push_back(row);
+    kinds[row.series.device].insert(row.series.kind);
   };
   read_measurements(file, kind, reader, report);  // the whole file, before anything is written
 
@@ -217,8 +222,9 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
   }
   impl_->load();
   // The new rows change what held-out rows say.
-  for (const auto& [name, pair] : seen) {
-    const auto residuals = impl_->index(pair.first, pair.second, "")->residuals();
+  for (const auto& [name, imported] : kinds) {
+    const auto& [device, links] = seen.at(name);
+    const auto residuals = impl_->index(device, links, "", imported)->residuals();
     impl_->user->transaction([&] {
       for (const Residual& r : residuals) impl_->user->put(r);
     });

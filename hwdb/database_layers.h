@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ struct DatabaseLayers {
   // Canonical name, or "" (candidates: those that begin with it).
   std::string resolve(const std::string& name, std::vector<std::string>* candidates) const;
   std::unique_ptr<KernelTable::Index> index(const Device& device, const Topology& topology,
-                                            const std::string& engine) const;
+                                            const std::string& engine,
+                                            const std::set<MeasuredKind>& kinds = {}) const;  // empty: all
 };
 
 struct Database::Impl : DatabaseLayers {};

@@ -201,8 +201,9 @@ struct Store::Impl {
         match += fmt::format(" AND {}=?{}", c, ++at);
       }
       const std::string table = table_of(kind);
-      p.insert.emplace(*db, fmt::format("INSERT OR IGNORE INTO {} ({},seconds,spread) VALUES ({})", table,
-                                        names, placeholders(columns.size() + 3)));
+      p.insert.emplace(
+          *db, fmt::format("INSERT INTO {} ({},seconds,spread) VALUES ({}) ON CONFLICT DO NOTHING", table,
+                           names, placeholders(columns.size() + 3)));
       p.update.emplace(
           *db, fmt::format("UPDATE {} SET seconds=?{}, spread=?{} WHERE {}", table, at + 1, at + 2, match));
     }
@@ -434,6 +435,8 @@ void Store::transaction(const std::function<void()>& write) {
     } catch (...) {
       impl_->series_loaded = false;  // ids made here are rolled back with the rows
       impl_->series_ids.clear();
+      for (auto& p : impl_->points)
+        p.insert.reset(), p.update.reset();  // a failed statement can't be used again
       throw;
     }
     transaction.commit();

@@ -159,10 +159,7 @@ std::vector<std::int64_t> read_windows(const ConfigReader& r, const ModelConfig&
     r.ignore({"sliding_window_pattern"});
     return out;
   }
-  if (window == 0 || !enabled) {
-    if (!enabled || t.window != Window::kPattern) return out;
-    return out;
-  }
+  if (window == 0 || !enabled) return out;
   switch (t.window) {
     case Window::kNone:
       break;

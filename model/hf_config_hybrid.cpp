@@ -159,8 +159,9 @@ void read_nemotron_h(const ConfigReader& r, ModelConfig& m) {
   if (!r.has("num_hidden_layers")) whole["num_hidden_layers"] = letters.size();
   read_common(ConfigReader(whole, r.where()), m, false);
   check_pattern_length(r, key, letters.size(), m.num_layers);
-  const std::string mtp_letters = pattern_from_names(r, "mtp_layers_block_type");
-  r.ignore({"mamba_ssm_cache_dtype", "layers_block_type"});
+  std::string mtp_letters = r.text_or("mtp_hybrid_override_pattern", "");
+  if (mtp_letters.empty()) mtp_letters = pattern_from_names(r, "mtp_layers_block_type");
+  r.ignore({"mamba_ssm_cache_dtype", "layers_block_type", "mtp_layers_block_type"});
   const NemotronBlocks b = read_nemotron_blocks(r, m, letters + mtp_letters);
   LayerList layers(m, r);
   for (const char c : letters)

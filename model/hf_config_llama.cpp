@@ -23,6 +23,7 @@ std::vector<bool> rope_layers(const ConfigReader& r, std::int64_t layers) {
 void read_dense(const ConfigReader& r, ModelConfig& m, const FamilyTraits& t) {
   read_common(r, m, t.tied);
   m.final_norm_parameters = t.norm_vectors * m.hidden;
+  if (r.flag_or({"lm_head_bias"}, false)) m.other_parameters = m.vocab;
   LayerKind kind;
   GqaAttention attention = read_gqa(r, m, t);
   DenseMlp mlp;
@@ -95,6 +96,10 @@ void read_internlm2(const ConfigReader& r, ModelConfig& m) {
   const bool bias = r.flag_or({"bias"}, false);
   read_dense(r, m, {.qkv_bias = bias, .output_bias = bias});
 }
+void read_internlm3(const ConfigReader& r, ModelConfig& m) {
+  const bool bias = r.flag_or({"bias"}, false);
+  read_dense(r, m, {.qkv_bias = r.flag_or({"qkv_bias"}, false), .output_bias = bias, .mlp_bias = bias});
+}
 void read_seed_oss(const ConfigReader& r, ModelConfig& m) {
   read_dense(
       r, m,
@@ -114,6 +119,10 @@ void read_ernie(const ConfigReader& r, ModelConfig& m) {
 }
 void read_hunyuan(const ConfigReader& r, ModelConfig& m) {
   const bool norm = r.flag_or({"use_qk_norm"}, true);
+  // Dense members of the family keep the keys of its mixtures at one expert.
+  if (r.count_or({"num_experts"}, 1, kMaxExperts) > 1)
+    r.fail("num_experts", "is above 1; a mixture of experts has model_type hunyuan_v1_moe");
+  r.ignore({"moe_intermediate_size", "num_shared_expert", "moe_topk", "moe_layer_num_skipped"});
   if (r.flag_or({"use_cla"}, false))
     r.fail("use_cla", "attention that shares caches across layers is not modelled");
   read_dense(r, m, {.qk_norm = norm ? QkNorm::kPerHead : QkNorm::kNone});
@@ -155,6 +164,8 @@ void add_llama_families(Families& f) {
   f["starcoder2"] = read_starcoder2;
   f["stablelm"] = read_stablelm;
   f["internlm2"] = read_internlm2;
+  f["internlm3"] = read_internlm3;
+  f["exaone"] = read_llama;
   f["seed_oss"] = read_seed_oss;
   f["smollm3"] = read_smollm3;
   f["exaone4"] = read_exaone4;
@@ -162,6 +173,7 @@ void add_llama_families(Families& f) {
   f["hunyuan_v1_dense"] = read_hunyuan;
   f["glm"] = read_glm;
   f["glm4"] = read_glm4;
+  f["glm4v_text"] = read_glm4;
   f["nemotron"] = read_nemotron;
 }
 

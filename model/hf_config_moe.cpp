@@ -194,9 +194,8 @@ void read_minimax_m3(const ConfigReader& r, ModelConfig& m) {
   if (const auto s = r.object("sparse_attention_config"); s && s->flag_or({"use_sparse_attention"}, true)) {
     chosen.index_heads = s->size({"sparse_num_index_heads"}, kMaxHeads);
     chosen.index_head_dim = s->size({"sparse_index_dim"}, kMaxHeadDim);
-    const std::int64_t blocks = s->size({"sparse_topk_blocks"}, kMaxPositions >> 20) +
-                                s->count_or({"sparse_init_block"}, 0, 1024) +
-                                s->count_or({"sparse_local_block"}, 0, 1024);
+    // The local and the initial blocks are among the chosen ones.
+    const std::int64_t blocks = s->size({"sparse_topk_blocks"}, 1 << 20);
     chosen.index_top_k = blocks * s->size({"sparse_block_size"}, 1 << 16);
     if (auto flags = s->integers("sparse_attention_freq")) {
       check_pattern_length(*s, "sparse_attention_freq", flags->size(), m.num_layers);
@@ -338,6 +337,7 @@ void add_moe_families(Families& f) {
   f["minimax_m2"] = read_minimax_m2;
   f["minimax_m3"] = read_minimax_m3;
   f["mimo_v2_flash"] = read_mimo_v2;
+  f["mimo_v2"] = read_mimo_v2;
   f["step3p7"] = read_step;
   f["llama4_text"] = read_llama4;
 }

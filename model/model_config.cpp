@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+
 namespace foretoken {
 
 std::vector<std::int64_t> ModelConfig::attention_windows() const {
@@ -15,6 +17,24 @@ std::vector<std::int64_t> ModelConfig::attention_windows() const {
     if (const auto* c = std::get_if<CompressedAttention>(&kind.mixer)) note(c->window);
   }
   return windows;
+}
+
+ModelConfig prediction_model(const ModelConfig& model) {
+  if (model.mtp_layers <= 0 || model.mtp_kind < 0)
+    throw Error(model.name, "has no multi-token-prediction layers; draft with another model or from n-grams");
+  ModelConfig draft = model;
+  draft.name += "-prediction";
+  draft.kinds = {model.kinds[static_cast<std::size_t>(model.mtp_kind)]};
+  draft.layers.assign(static_cast<std::size_t>(model.mtp_layers), 0);
+  draft.num_layers = model.mtp_layers;
+  draft.position_table = 0;
+  draft.embedding_norm = false;
+  draft.is_prediction = true;
+  draft.final_norm_parameters = 0;
+  draft.other_parameters = model.mtp_layers * model.mtp_extra_parameters;
+  draft.mtp_layers = 0;
+  draft.mtp_kind = -1;
+  return draft;
 }
 
 bool QuantizationSpec::is_excluded(std::string_view component) const {

@@ -132,7 +132,9 @@ struct ModelConfig {
   int mtp_layers = 0;                // multi-token-prediction layers
   int mtp_kind = -1;                 // their kind
   std::int64_t mtp_extra_parameters =
-      0;                              // of one MTP layer beyond its kind: projection, norms, own embeddings
+      0;  // of one MTP layer beyond its kind: projection, norms, own embeddings
+  bool is_prediction =
+      false;  // a prediction head: embedding and head are the main model's, inputs are 2 x hidden
   std::int64_t other_parameters = 0;  // outside the layers: mixing heads, embedding projections
   QuantizationSpec quantization;
 
@@ -140,5 +142,10 @@ struct ModelConfig {
   // Attention operators refer to them by index (Op::attention_group).
   std::vector<std::int64_t> attention_windows() const;
 };
+
+// The multi-token-prediction layers as a model that drafts: its operators project the previous hidden state
+// beside the next token's embedding, run the layers and the head; its weights are those beyond the main
+// model's. Throws Error for a model without such layers.
+ModelConfig prediction_model(const ModelConfig& model);
 
 }  // namespace foretoken

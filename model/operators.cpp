@@ -164,6 +164,12 @@ OpList OpBuilder::build() {
     // The table is split by vocabulary rows: ranks without the row contribute zeros.
     collective("embedding_all_reduce", Collective::kAllReduce, d(rows_) * h * element_,
                shard_.tensor_parallel);
+    if (model_.is_prediction) {
+      layers_ = model_.num_layers;
+      elementwise("prediction_norm", rows_, 4 * h, 8 * h);
+      gemm("prediction_proj", rows_, model_.hidden, 2 * model_.hidden, WeightFormat::kPlain);
+      layers_ = 1;
+    }
     if (model_.embedding_norm) elementwise("embedding_norm", rows_, 2 * h, 5 * h);
   }
   for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
@@ -175,7 +181,7 @@ OpList OpBuilder::build() {
   kind_ = -1;
   layers_ = 1;
   if (heads) {
-    norms("final_norm", model_.final_norm_parameters > 0 ? 1 : 0);
+    norms("final_norm", model_.final_norm_parameters > 0 || model_.is_prediction ? 1 : 0);
     const std::int64_t sampled = work_.sampled_rows;
     if (sampled > 0) {
       const std::int64_t width =

@@ -72,9 +72,11 @@ double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard&
 Parameters count_parameters(const ModelConfig& model) {
   Parameters p;
   const std::int64_t width = model.embedding_projection > 0 ? model.embedding_projection : model.hidden;
-  p.embedding = model.vocab * width + model.position_table * model.hidden +
-                (model.embedding_norm ? 2 * model.hidden : 0);
-  p.lm_head = model.tied_embeddings ? 0 : model.vocab * width;
+  if (!model.is_prediction) {
+    p.embedding = model.vocab * width + model.position_table * model.hidden +
+                  (model.embedding_norm ? 2 * model.hidden : 0);
+    p.lm_head = model.tied_embeddings ? 0 : model.vocab * width;
+  }
   p.norms = model.final_norm_parameters + model.other_parameters;
   if (model.embedding_projection > 0) p.norms += 2 * model.embedding_projection * model.hidden;
   const auto counts = layers_of_kinds(model, 0, static_cast<int>(model.num_layers));
@@ -100,16 +102,18 @@ Bytes weight_bytes(const ModelConfig& model, const Shard& shard, const Precision
       sum += static_cast<double>(counts[k]) * layer_bytes(model, model.kinds[k], shard, precision);
   const auto width =
       static_cast<double>(model.embedding_projection > 0 ? model.embedding_projection : model.hidden);
+  // A prediction head has its embedding and head from the main model.
+  const bool own_tables = !model.is_prediction;
   const bool first_stage = shard.has_embedding && first == 0;
   const bool last_stage = shard.has_head && last == static_cast<int>(model.num_layers);
   // Engines split vocabularies over tensor-parallel ranks, rounded up.
   const double table = std::ceil(static_cast<double>(model.vocab) / shard.tensor_parallel) * width;
-  if (first_stage)
+  if (first_stage && own_tables)
     sum += plain * (table + static_cast<double>(model.position_table * model.hidden) +
                     (model.embedding_norm ? 2.0 * static_cast<double>(model.hidden) : 0.0));
   if (last_stage) {
     sum += plain * static_cast<double>(model.final_norm_parameters + model.other_parameters);
-    if (!model.tied_embeddings || !first_stage) sum += plain * table;
+    if (own_tables && (!model.tied_embeddings || !first_stage)) sum += plain * table;
   }
   if (model.embedding_projection > 0)
     sum += plain * width * static_cast<double>(model.hidden) * ((first_stage ? 1 : 0) + (last_stage ? 1 : 0));

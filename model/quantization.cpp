@@ -62,7 +62,7 @@ std::vector<Pattern> read_patterns(const ConfigReader& q) {
       Pattern p{.text = name, .regex = std::nullopt};
       if (name.starts_with("re:")) {
         try {
-          p.regex.emplace(name.substr(3), std::regex::ECMAScript | std::regex::optimize);
+          p.regex.emplace(name.substr(3), std::regex::ECMAScript);
         } catch (const std::regex_error&) {
           q.fail(fmt::format("{}/{}", key, i), fmt::format("\"{}\" is no regular expression", name));
         }
@@ -108,6 +108,10 @@ bool has_component(const LayerKind& kind, std::string_view component) {
 // A component is excluded when most of the layers that have it are.
 bool mostly_excluded(const ModelConfig& m, const ComponentNames& names,
                      const std::vector<Pattern>& patterns) {
+  // Without a digit no pattern tells layers apart: one layer answers for all.
+  const bool same = std::none_of(patterns.begin(), patterns.end(), [](const Pattern& p) {
+    return p.text.find_first_of("0123456789") != std::string::npos;
+  });
   int with = 0, excluded = 0;
   for (std::size_t i = 0; i < m.layers.size(); ++i) {
     if (!has_component(m.kinds[m.layers[i]], names.component)) continue;
@@ -117,6 +121,7 @@ bool mostly_excluded(const ModelConfig& m, const ComponentNames& names,
       for (const std::string_view module : names.modules)
         if (!hit && !module.empty()) hit = any_matches(patterns, fmt::format("{}{}.{}", prefix, i, module));
     excluded += hit ? 1 : 0;
+    if (same) break;
   }
   return with > 0 && 2 * excluded > with;
 }

@@ -163,7 +163,6 @@ class Loop {
       finished_.clear();
       engine.commit(now_, finished_);
       for (const Request& request : finished_) {
-        last_finish_ = std::max(last_finish_, now_ + options_.egress);
         workload_.finished(request, now_ + options_.egress);
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
@@ -279,9 +278,9 @@ class Loop {
     if (counts.queried > 0) {
       m.prefix_cache_hit_rate = static_cast<double>(counts.hit) / static_cast<double>(counts.queried);
     }
-    const Picoseconds duration = last_finish_ - std::max(first_arrival_, Picoseconds{0});
-    if (duration > 0) {
-      const double time = static_cast<double>(duration);
+    const double time = result_.aborted ? static_cast<double>(now_ - std::max(first_arrival_, Picoseconds{0}))
+                                        : m.duration * kPicosPerSecond;
+    if (time > 0) {
       m.mean_running = static_cast<double>(averages_.running_time) / time;
       m.mean_waiting = static_cast<double>(averages_.waiting_time) / time;
       m.busy_share = static_cast<double>(busy) / (time * static_cast<double>(engines_.size()));
@@ -305,7 +304,7 @@ class Loop {
   std::vector<char> is_ready_;
   std::vector<Request> finished_;
   Averages averages_;
-  Picoseconds now_ = 0, first_arrival_ = -1, last_finish_ = 0;
+  Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t completed_ = 0;
   std::uint64_t events_ = 0;
   ServeResult result_;

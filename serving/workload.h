@@ -116,6 +116,8 @@ class Workload {
   virtual void finished(const Request& request, Picoseconds at) = 0;
   virtual std::int64_t total_requests() const = 0;  // -1 when not known beforehand (a trace being streamed)
   // Shared content of a popped request's prompt; empty for a private prompt. Valid until finished(request).
+  // May name private_prompt_content and generated_content (content.h) of another request only if that one has
+  // session >= 0 and, for its answer, has finished.
   virtual std::span<const ContentRun> content(const Request& request) const = 0;
   virtual std::string describe() const = 0;         // "Azure 2023 trace, 19,366 requests" for reports
   // Means over the requests, for estimate; exact for distributions; for traces over the requests

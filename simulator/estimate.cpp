@@ -1,11 +1,11 @@
 #include "simulator/estimate.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <map>
 
 #include "simulator/closed_forms.h"
-#include "simulator/predicted_backend.h"
+#include "simulator/step_model.h"
 
 namespace foretoken {
 namespace {
@@ -31,66 +31,74 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
   return b;
 }
 
+// Prices whole steps from the operator list, one pass each.
 class StepPricer {
  public:
-  StepPricer(const Deployment& d, const CostModel& cost) : deployment_(d), cost_(cost), backend_(d, cost) {}
-
-  StepTime time(const Probe& probe) {
-    const Batch one = batch_of(probe, backend_.windows());
-    ranks_.assign(static_cast<std::size_t>(deployment_.mapping.ranks_per_engine()), one);
-    return backend_.run({0, clock_, ranks_});
+  StepPricer(const Deployment& d, const CostModel& cost) : deployment_(d), cost_(cost) {
+    windows_ = d.model.attention_windows();
+    if (windows_.empty()) windows_.push_back(0);
   }
-  double seconds(const Probe& probe) { return to_seconds(time(probe).tokens_out).value; }
+
+  double seconds(const Probe& probe) { return estimate("", probe, false).seconds; }
 
   StepEstimate estimate(std::string name, const Probe& probe, bool with_operators) {
     StepEstimate s;
     s.name = std::move(name);
     s.sequences = probe.sequences + static_cast<std::int64_t>(probe.prefill.size());
     s.context = probe.context;
-    s.seconds = seconds(probe);
-    const Batch b = batch_of(probe, backend_.windows());
+    const Batch b = batch_of(probe, windows_);
     s.tokens = b.tokens();
     const bool decode_only = probe.prefill.empty();
     const std::int64_t rows = padded_rows(b.tokens(), decode_only, deployment_);
     const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
 
-    double total = 0, variance = 0, limit = 0;
-    std::map<std::string_view, double> by_bound;
+    double total = 0, attention = 0, variance = 0, limit = 0;
+    std::int64_t kernels = 0;
+    std::array<double, 4> by_bound{};
+    constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
     for (const Shard& shard : deployment_.mapping.stages) {
-      for (const Op& op :
-           operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
+      for (const Op& op : operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
         const Price p = cost_.price(op);
         const double n = static_cast<double>(op.count), t = n * p.time.value;
         total += t;
+        kernels += op.count;
+        if (op.scope == OpScope::kDecodeAttention) attention += t;
         limit += n * p.limit.value;
         variance += t * p.relative_error * t * p.relative_error;
-        by_bound[p.bound_by] += t;
+        basis_[static_cast<std::size_t>(p.basis)] += t;
+        for (std::size_t i = 0; i < kBounds.size(); ++i)
+          if (p.bound_by == kBounds[i]) by_bound[i] += t;
         if (with_operators)
-          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
-                                 p.basis, p.relative_error, std::string(p.bound_by)});
+          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value, p.basis,
+                                 p.relative_error, std::string(p.bound_by)});
       }
     }
-    double most = -1;
-    for (const auto& [bound, t] : by_bound)
-      if (t > most) {
-        most = t;
-        s.bound_by = bound;
-      }
-    s.host_seconds = std::max(0.0, s.seconds - total);
+    kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
+    s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) - by_bound.begin())];
+    s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, kernels,
+                                             to_picoseconds(Seconds(total - attention))))
+                         .value;
+    s.seconds = total + s.host_seconds;
     s.roofline_fraction = s.seconds > 0 ? limit / s.seconds : 0;
     const double half = std::sqrt(variance);
     s.low = std::max(limit, s.seconds - half);
     s.high = s.seconds + half;
     return s;
   }
-  TimeBasis basis() const { return backend_.basis(); }
+
+  // Shares of the time of all steps priced so far.
+  std::array<double, 4> basis() const {
+    std::array<double, 4> share = basis_;
+    const double total = share[0] + share[1] + share[2] + share[3];
+    for (double& v : share) v = total > 0 ? v / total : 0;
+    return share;
+  }
 
  private:
   const Deployment& deployment_;
   const CostModel& cost_;
-  PredictedBackend backend_;
-  std::vector<Batch> ranks_;
-  Picoseconds clock_ = 0;
+  std::vector<std::int64_t> windows_;
+  std::array<double, 4> basis_{};
 };
 
 Probe prefill_probe(double tokens, std::int64_t budget) {
@@ -122,57 +130,61 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   const std::int64_t budget = d.scheduler.max_num_batched_tokens;
   const Probe prompt = prefill_probe(input, budget);
   const double prompt_steps = std::ceil(input / static_cast<double>(budget));
-  const double prefill_s = pricer.seconds(prompt) * prompt_steps;
+  const StepEstimate prompt_step = pricer.estimate("prefill", prompt, with_operators);
+  const double prefill_s = prompt_step.seconds * prompt_steps;
   auto decode = [&](double n) {
     Probe p;
     p.sequences = std::max<std::int64_t>(1, std::llround(n));
     p.context = context;
     return p;
   };
-  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one
-  // request spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
-  auto residence = [&](double n) { return output * pricer.seconds(decode(n)) + n * prefill_s; };
-
-  e.capacity_requests_per_s = ranks * most / residence(most);
-  double n = 1;
+  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one request
+  // spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
+  StepEstimate one = pricer.estimate("decode_1", decode(1), with_operators);
+  StepEstimate full = pricer.estimate("decode_max", decode(most), with_operators);
+  auto residence = [&](double n, double step) { return output * step + n * prefill_s; };
+  const double full_residence = residence(most, full.seconds);
+  e.capacity_requests_per_s = ranks * most / full_residence;
+  double n = most;
   if (load.request_rate > 0) {
     const double rate = load.request_rate / ranks;
     e.utilization = load.request_rate / e.capacity_requests_per_s;
-    if (rate * residence(most) >= most) {
-      n = most;
-    } else {
-      // residence(n) rises more slowly than n / rate up to the crossing: bisection.
-      double low = 0, high = most;
-      for (int i = 0; i < 12 && high - low > 0.5; ++i) {
-        const double middle = (low + high) / 2;
-        (rate * residence(middle) > middle ? low : high) = middle;
+    if (rate * full_residence < most) {
+      // n = rate x T(n). The step is taken as affine between the nearest batches priced so far; two rounds settle it.
+      double n0 = 1, t0 = one.seconds, n1 = most, t1 = full.seconds;
+      for (int round = 0; round < 2; ++round) {
+        const double slope = n1 > n0 ? (t1 - t0) / (n1 - n0) : 0;
+        const double rest = 1 - rate * (output * slope + prefill_s);
+        n = rest > 0 ? rate * output * (t0 - slope * n0) / rest : most;
+        n = std::clamp(n, std::min(1.0, rate * residence(1, one.seconds)), most);
+        if (n <= 1 || round == 1) break;
+        const double t = pricer.seconds(decode(n));
+        (rate * residence(n, t) > n ? n0 : n1) = n;
+        (n0 == n ? t0 : t1) = t;
       }
-      n = std::max(high, rate * residence(1));
     }
-    e.expected_sequences = n;
-  } else {
-    n = concurrency > 0 ? std::min(most, static_cast<double>(concurrency) / ranks) : most;
-    e.expected_sequences = n;
+  } else if (concurrency > 0) {
+    n = std::min(most, static_cast<double>(concurrency) / ranks);
   }
+  e.expected_sequences = n;
   n = std::max(1.0, n);
 
-  e.steps.push_back(pricer.estimate("prefill", prompt, with_operators));
-  e.steps.push_back(pricer.estimate("decode_1", decode(1), with_operators));
-  e.steps.push_back(pricer.estimate("decode_expected", decode(n), with_operators));
-  e.steps.push_back(pricer.estimate("decode_max", decode(most), with_operators));
+  const StepEstimate expected = pricer.estimate("decode_expected", decode(n), with_operators);
+  const double step = expected.seconds;
+  e.steps = {prompt_step, std::move(one), expected, std::move(full)};
 
-  const double step = pricer.seconds(decode(n)), around = d.behavior.ingress.value + d.behavior.egress.value;
+  const double around = d.behavior.ingress.value + d.behavior.egress.value;
   e.ttft_ms = 1e3 * (prefill_s + around);
   // Decoding is held up by the prefills of the requests that start meanwhile: one for each of the n in
   // `output` steps.
   e.tpot_ms = 1e3 * (step + n * prefill_s / output);
   e.e2el_ms = e.ttft_ms + (output - 1) * e.tpot_ms;
-  e.output_throughput = ranks * n * output / residence(n);
+  e.output_throughput = ranks * n * output / residence(n, step);
   if (load.request_rate > 0) e.output_throughput = std::min(e.output_throughput, load.request_rate * output);
   if (d.has_price)
     e.usd_per_million_tokens =
         usd_per_million_tokens(d.usd_per_device_hour * d.mapping.devices(), e.output_throughput);
-  e.basis = pricer.basis().share;
+  e.basis = pricer.basis();
   return e;
 }
 

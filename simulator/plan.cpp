@@ -326,6 +326,7 @@ class Planner {
       }
       for (Candidate& s : c.simulated) {
         s.index = index++;
+        home_.push_back(&c);
         ++result_.simulated;
         all.push_back(s);  // kept: explain_winner() looks for its home
       }
@@ -356,11 +357,7 @@ class Planner {
 
   void explain_winner() {
     Candidate& best = result_.ranked.front();
-    const Configuration* home = nullptr;
-    for (const Configuration& c : configurations_)
-      for (const Candidate& s : c.simulated)
-        if (s.index == best.index && s.label == best.label) home = &c;
-    if (!home) return;
+    const Configuration* home = home_[static_cast<std::size_t>(best.index)];
     const Deployment d = with_replicas(home->deployment, best.replicas);
     const CostModel cost(d.device, d.topology, *home->kernels);
     SimulateOptions o;
@@ -427,6 +424,7 @@ class Planner {
   std::int64_t longest_ = 0;
   std::map<std::string, std::unique_ptr<KernelTable>> kernels_;
   std::vector<Configuration> configurations_;
+  std::vector<const Configuration*> home_;  // of each candidate, by its index
   PlanResult result_;
 };
 

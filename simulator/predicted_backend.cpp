@@ -77,29 +77,13 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   return best;
 }
 
-// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time
-// under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
-// their execution.
-Picoseconds PredictedBackend::exposed_host(const Step& step, Picoseconds device_floor) const {
+Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_floor) const {
   std::int64_t sequences = 0, rows = 0;
   for (const Batch& b : step.ranks) {
-    sequences =
-        std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
+    sequences = std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
     rows = std::max(rows, b.tokens());
   }
-  const Behavior& behavior = deployment_->behavior;
-  const Picoseconds schedule =
-      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
-  const bool captured =
-      decode_only(step) && !deployment_->graph_sizes.empty() && rows <= deployment_->graph_sizes.back();
-  const Picoseconds dispatch =
-      captured
-          ? to_picoseconds(behavior.launch_graph)
-          : std::max<Picoseconds>(
-                0, stages_.front().kernels_per_step() * to_picoseconds(behavior.launch_eager) - device_floor);
-  if (deployment_->scheduler.pipeline_depth > 1) return dispatch;
-  const bool hidden = deployment_->scenario.engine.async_scheduling.value_or(false);
-  return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
+  return exposed_host(*deployment_, sequences, rows, decode_only(step), stages_.front().kernels_per_step(), device_floor);
 }
 
 void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total,
@@ -132,7 +116,7 @@ StepTime PredictedBackend::run(const Step& step) {
     slowest = std::max(slowest, p.first.time);
     floor = std::max(floor, p.first.time - context_part(step, stage));
   }
-  const Picoseconds host = exposed_host(step, floor);
+  const Picoseconds host = host_time(step, floor);
   const Picoseconds total = sum.time + host;
   account(step, sum, total, total);
   StepTime t;
@@ -145,7 +129,7 @@ StepTime PredictedBackend::run(const Step& step) {
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
-  const Picoseconds host = exposed_host(step, p.first.time - context_part(step, stages_.front()));
+  const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()));
   SpanTime s;
   s.steps = std::max<std::int64_t>(1, p.steps);
   s.first = scaled(p.first.time + host);

@@ -36,7 +36,7 @@ class PredictedBackend : public Backend {
     std::int64_t steps = 0;
   };
   StagePrice price_stage(StageModel& stage, const Step& step, bool decode_only, std::int64_t max_steps);
-  Picoseconds exposed_host(const Step& step, Picoseconds device_floor) const;
+  Picoseconds host_time(const Step& step, Picoseconds device_floor) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
   void account(const Step& step, const PricedPart& part, Picoseconds total, Picoseconds at_most);

@@ -62,6 +62,20 @@ PricedPart& PricedPart::operator+=(const PricedPart& o) {
   return *this;
 }
 
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows, bool decode_only,
+                         std::int64_t kernels, Picoseconds device_floor) {
+  const Behavior& behavior = deployment.behavior;
+  const Picoseconds schedule =
+      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
+  const bool captured = decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
+  const Picoseconds dispatch =
+      captured ? to_picoseconds(behavior.launch_graph)
+               : std::max<Picoseconds>(0, kernels * to_picoseconds(behavior.launch_eager) - device_floor);
+  if (deployment.scheduler.pipeline_depth > 1) return dispatch;
+  const bool hidden = deployment.scenario.engine.async_scheduling.value_or(false);
+  return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
+}
+
 StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
     : deployment_(&deployment), cost_(&cost), shard_(shard) {
   Work one;

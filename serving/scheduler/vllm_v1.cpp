@@ -298,6 +298,7 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
     release_blocks(s);
     if (s.state == Sequence::State::kWaiting) {  // preempted while its last token was in flight
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+      counts_.discarded -= s.num_tokens - 1;  // nothing is computed again after all
     }
   }
   std::erase_if(running_, [this](std::int32_t slot) {

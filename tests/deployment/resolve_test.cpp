@@ -125,6 +125,21 @@ TEST(Resolve, PrecisionFollowsModelOrScenario) {
   EXPECT_EQ(d.warnings[0], "int4_wo weights need a checkpoint in that format; llama-3.1-8b is not one");
 }
 
+TEST(Resolve, CheckpointThatAsksForAnFp8Cache) {
+  ModelConfig model = llama_8b();
+  model.quantization.kv_fp8 = true;
+  Scenario s = scenario_on("H100");
+  const Deployment d = deployment_of(result(s, model));
+  EXPECT_EQ(d.precision.kv, DType::kFp8);
+  EXPECT_EQ(d.warnings.size(), 1u);
+  EXPECT_EQ(deployment_of(result(d.scenario, model)).precision.kv, DType::kFp8);
+  s.engine.kv_cache_dtype = "bfloat16";
+  EXPECT_EQ(deployment_of(result(s, model)).precision.kv, DType::kBf16);
+  s.engine.kv_cache_dtype = "auto";
+  s.engine.behavior = "vllm-0.8";
+  EXPECT_EQ(deployment_of(result(s, model)).precision.kv, DType::kBf16);
+}
+
 TEST(Resolve, FormatsThatTheDeviceLacks) {
   Scenario s = scenario_on("A100");
   s.engine.quantization = "fp8";

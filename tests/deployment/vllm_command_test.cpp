@@ -125,6 +125,12 @@ TEST(FromVllm, FlagsWithoutEffectAreLeftOut) {
             R"({"model":"org/model name"})");
 }
 
+TEST(FromVllm, IgnoredFlagsTakeTheirOwnValuesOnly) {
+  EXPECT_EQ(patch("vllm serve --host 0.0.0.0 m --no-enable-log-requests"), R"({"model":"m"})");
+  EXPECT_EQ(patch("vllm serve --trust-remote-code m"), R"({"model":"m"})");
+  EXPECT_EQ(error("vllm serve m --host"), "--from-vllm: --host needs a value");
+}
+
 TEST(FromVllm, Errors) {
   EXPECT_EQ(error("vllm serve m --tensor-paralel-size 4"),
             "--from-vllm: --tensor-paralel-size is not understood by this build; did you mean "

@@ -8,13 +8,16 @@
 namespace foretoken {
 namespace {
 
-const char* const kModels[] = {"llama-3.1-8b", "mixtral-8x7b-v0.1", "deepseek-v2-lite", "qwen3-next-80b-a3b-instruct",
+const char* const kModels[] = {"llama-3.1-8b", "mixtral-8x7b", "deepseek-v2-lite", "qwen3-next-80b-a3b-instruct",
                                "gpt-oss-20b", "gemma-2-27b"};
+// Fits on one device in fp8 only.
+const char* quantization_of(const std::string& model) { return model.starts_with("qwen3-next") ? "fp8" : "none"; }
 
 Deployment on_h200(const std::string& model, int tensor_parallel = 1) {
   return resolve_or_fail(R"({"model": ")" + model +
                          R"(", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": )" +
-                         std::to_string(tensor_parallel) + "}}");
+                         std::to_string(tensor_parallel) + R"(, "quantization": ")" + quantization_of(model) +
+                         R"("}})");
 }
 
 Picoseconds step_time(const Deployment& d, std::int64_t decode, std::int64_t context, std::int32_t prefill = 0) {

@@ -111,6 +111,23 @@ constexpr Row kRows[] = {
     {"ernie-4.5-0.3b", 360'748'032, R"({"model_type":"ernie4_5","hidden_size":1024,"intermediate_size":3072,
       "num_attention_heads":16,"num_key_value_heads":2,"head_dim":128,"num_hidden_layers":18,"vocab_size":103424,
       "use_bias":false,"tie_word_embeddings":true})"},
+    {"kimi-linear-48b", 49'122'681'728,
+     R"({"model_type":"kimi_linear","hidden_size":2304,"intermediate_size":9216,
+      "moe_intermediate_size":1024,"num_attention_heads":32,"num_key_value_heads":32,"num_hidden_layers":27,
+      "vocab_size":163840,"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,
+      "v_head_dim":128,"mla_use_nope":true,"num_experts":256,"num_experts_per_token":8,"num_shared_experts":1,
+      "first_k_dense_replace":1,"moe_layer_freq":1,"tie_word_embeddings":false,"linear_attn_config":{"head_dim":128,
+      "num_heads":32,"short_conv_kernel_size":4,"full_attn_layers":[4,8,12,16,20,24,27],
+      "kda_layers":[1,2,3,5,6,7,9,10,11,13,14,15,17,18,19,21,22,23,25,26]}})"},
+    {"exaone-3.5-7.8b", 7'818'448'896, R"({"model_type":"exaone","hidden_size":4096,"intermediate_size":14336,
+      "num_attention_heads":32,"num_key_value_heads":8,"num_layers":32,"vocab_size":102400,
+      "tie_word_embeddings":false})"},
+    {"phi-4-mini", 3'836'021'760, R"({"model_type":"phi3","hidden_size":3072,"intermediate_size":8192,
+      "num_attention_heads":24,"num_key_value_heads":8,"num_hidden_layers":32,"vocab_size":200064,
+      "sliding_window":262144,"tie_word_embeddings":true})"},
+    {"command-r7b", 8'028'033'024, R"({"model_type":"cohere2","hidden_size":4096,"intermediate_size":14336,
+      "num_attention_heads":32,"num_key_value_heads":8,"num_hidden_layers":32,"vocab_size":256000,
+      "sliding_window":4096,"sliding_window_pattern":4})"},
 };
 
 INSTANTIATE_TEST_SUITE_P(Published, FamilyTotals, testing::ValuesIn(kRows), [](const auto& row) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "model/activations.h"
 #include "model/hf_config.h"
@@ -152,6 +153,51 @@ TEST(Flops, SparseAttentionSelectsTopK) {
   EXPECT_DOUBLE_EQ(named_flops(glm, "attention"), 2.0 * 64 * (576 + 512) * 2048 * 78);
 }
 
+// Context sums belong to windows: group 0 is full attention, missing sums follow from it.
+TEST(Attention, GroupsOfWindows) {
+  const ModelConfig gemma = preset("gemma-3-27b");
+  EXPECT_EQ(gemma.attention_windows(), (std::vector<std::int64_t>{0, 1024}));
+  Work w;
+  w.decode_sequences = 2;
+  const auto tokens = [&](std::vector<double> contexts) {
+    w.contexts = std::move(contexts);
+    std::map<int, double> by_group;
+    for (const Op& op : operators(gemma, Shard{}, w, Precision{}).ops)
+      if (const auto* a = std::get_if<AttentionShape>(&op.shape)) by_group[op.attention_group] = a->kv_tokens;
+    return by_group;
+  };
+  EXPECT_EQ(tokens({10000, 1500}), (std::map<int, double>{{0, 10000}, {1, 1500}}));
+  EXPECT_EQ(tokens({10000}), (std::map<int, double>{{0, 10000}, {1, 2048}}));
+  EXPECT_EQ(tokens({600}), (std::map<int, double>{{0, 600}, {1, 600}}));
+}
+
+// DeepSeek-V4: a window of 128 and compressed tokens, of which ratio 4 chooses 512.
+TEST(Attention, CompressedContexts) {
+  const ModelConfig v4 = preset("deepseek-v4-flash");
+  Work w;
+  w.decode_sequences = 1;
+  w.contexts = {10240};
+  std::map<std::int64_t, double> by_ratio;
+  for (const Op& op : operators(v4, Shard{}, w, Precision{}).ops)
+    if (const auto* a = std::get_if<AttentionShape>(&op.shape)) {
+      by_ratio[a->compress_ratio] = a->kv_tokens;
+      EXPECT_DOUBLE_EQ(a->kv_bytes_per_token, 1024);  // one head of 512, key and value in one
+    }
+  EXPECT_EQ(by_ratio, (std::map<std::int64_t, double>{{0, 128}, {4, 128 + 512}, {128, 128 + 80}}));
+  // 43 windows, 21 layers with 1/4 of the tokens and an index key for each, 20 with 1/128.
+  EXPECT_DOUBLE_EQ(kv_bytes(v4, Shard{}, DType::kBf16, 10240, 1),
+                   1024.0 * (43 * 128 + 21 * 2560 + 20 * 80) + 21 * 2560 * 132.0);
+}
+
+// Llama 4: three layers of four see their own chunk of 8,192 tokens.
+TEST(Attention, Chunks) {
+  const ModelConfig scout = preset("llama-4-scout");
+  const OpList list = operators(scout, Shard{}, prefill(20000), Precision{});
+  const double pair = 2.0 * 40 * 256;
+  EXPECT_DOUBLE_EQ(named_flops(list, "attention"),
+                   pair * (12 * causal_pairs(20000, 0, 0) + 36 * chunked_pairs(20000, 0, 8192)));
+}
+
 TEST(Bytes, WindowedPrefillReadsItsWindow) {
   AttentionShape a;
   a.sequences = 2;
@@ -218,6 +264,38 @@ TEST(Experts, WithoutDataParallelismOnlyReduce) {
       EXPECT_NEAR(m->distinct_experts, expected_experts(256, 8, 64) / 8, 1e-12);
     }
   }
+}
+
+// Data-parallel attention with experts split by width only: all tokens are gathered and the results scattered
+// back.
+TEST(Experts, DataParallelismWithoutExpertParallelism) {
+  Shard shard;
+  shard.data_parallel = 4;
+  shard.moe_tensor_parallel = 4;
+  const ModelConfig model = preset("qwen3-30b-a3b");
+  Work w;
+  w.decode_sequences = 8;
+  w.contexts = {8000};
+  w.expert_imbalance = 1.7;
+  int exchanges = 0;
+  for (const Op& op : operators(model, shard, w, Precision{}).ops) {
+    if (op.name == "moe_dispatch" || op.name == "moe_combine") {
+      ++exchanges;
+      EXPECT_EQ(op.scope, OpScope::kGroupTokens);
+      const auto& c = std::get<CollectiveShape>(op.shape);
+      EXPECT_EQ(c.kind, op.name == "moe_dispatch" ? Collective::kAllGather : Collective::kReduceScatter);
+      EXPECT_DOUBLE_EQ(c.message_bytes, 32 * 2048 * 2.0);
+    }
+    if (const auto* m = std::get_if<MoeShape>(&op.shape)) {
+      EXPECT_EQ(m->tokens, 32);
+      EXPECT_EQ(m->inter, 768 / 4);
+      EXPECT_EQ(m->local_experts, 128);
+      EXPECT_DOUBLE_EQ(m->local_rows, 32 * 8);
+      EXPECT_NEAR(m->distinct_experts, expected_experts(128, 8, 32), 1e-12);
+      EXPECT_DOUBLE_EQ(m->imbalance, 1.7);
+    }
+  }
+  EXPECT_EQ(exchanges, 2);
 }
 
 // Published by Korthikanti et al. 2022, GiB; 22B and 1T without interleaving.

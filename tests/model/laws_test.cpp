@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "base/error.h"
 #include "model/hf_config.h"
 #include "model/kv_cache.h"
 #include "model/parameters.h"
@@ -252,6 +253,19 @@ TEST(OperatorLaws, ExpandedExperts) {
   Op gemm;
   gemm.shape = GemmShape{.m = 1, .n = 2, .k = 3};
   EXPECT_EQ(expand(gemm).size(), 1u);
+}
+
+// The prediction layers as a drafting model: the weights that the main model's total leaves out, and one
+// head.
+TEST(OperatorLaws, PredictionModel) {
+  const ModelConfig model = preset("deepseek-v3"), draft = prediction_model(model);
+  EXPECT_EQ(count_parameters(draft).total, count_parameters(model).mtp);
+  EXPECT_DOUBLE_EQ(weight_bytes(draft, Shard{}, Precision{}).value, 2.0 * 11'610'068'224.0);
+  const OpList list = operators(draft, Shard{}, decode(8, 1000), Precision{});
+  EXPECT_DOUBLE_EQ(flops_of(list, "prediction_proj"), 2.0 * 8 * 7168 * 2 * 7168);
+  EXPECT_DOUBLE_EQ(flops_of(list, "lm_head"), 2.0 * 8 * 7168 * 129280);
+  EXPECT_DOUBLE_EQ(flops_of(list, "attention"), 278'528.0 * 8000);
+  EXPECT_THROW(prediction_model(preset("llama-3.1-8b")), Error);
 }
 
 TEST(Sharding, ProblemsNameTheirRemedy) {

@@ -96,6 +96,9 @@ TEST(SimulateScenario, IntervalsHoldThePrediction) {
 
 TEST(SimulateScenario, LatencyGrowsWithLoadOverSeeds) {
   const Priced p(resolve_or_fail(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})"), true);
+  LengthDistribution input, output;
+  input.value = 800;
+  output.value = 150;
   double last = 0;
   for (const double rate : {1.0, 4.0, 10.0, 20.0, 30.0}) {
     double mean = 0;
@@ -104,8 +107,8 @@ TEST(SimulateScenario, LatencyGrowsWithLoadOverSeeds) {
       d.scenario.workload.request_rate = rate;
       d.scenario.workload.num_prompts = 400;
       d.scenario.workload.seed = seed;
-      d.scenario.workload.input_len = LengthDistribution{.distribution = "fixed", .value = 800};
-      d.scenario.workload.output_len = LengthDistribution{.distribution = "fixed", .value = 150};
+      d.scenario.workload.input_len = input;
+      d.scenario.workload.output_len = output;
       SimulateOptions o;
       o.intervals = false;
       mean += simulate(d, p.cost, test_resources(), o).served.metrics.e2el.mean;

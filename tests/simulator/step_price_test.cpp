@@ -12,7 +12,7 @@ const char* const kScenarios[] = {
     R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})",
     R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})",
     R"({"model": "gpt-oss-120b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 2}})",
-    R"({"model": "gemma-3-27b.text", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 2}})",
+    R"({"model": "gemma-3-27b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 2}})",
     R"({"model": "qwen3-30b-a3b", "hardware": {"device": "h100"}, "engine": {"tensor_parallel_size": 2}})",
     R"({"model": "deepseek-v3", "hardware": {"device": "h200"},
         "engine": {"tensor_parallel_size": 1, "data_parallel_size": 16, "expert_parallel_size": 16}})",

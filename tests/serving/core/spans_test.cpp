@@ -8,15 +8,15 @@ namespace foretoken {
 
 static bool operator==(const RequestRecord& a, const RequestRecord& b) {
   const auto key = [](const RequestRecord& r) {
-    return std::tuple(r.id, r.engine, r.input_len, r.output_len, r.arrival, r.queued, r.scheduled, r.prefill_done,
-                      r.first_token, r.finish, r.preemptions, r.cached_tokens);
+    return std::tuple(r.id, r.engine, r.input_len, r.output_len, r.arrival, r.queued, r.scheduled,
+                      r.prefill_done, r.first_token, r.finish, r.preemptions, r.cached_tokens);
   };
   return key(a) == key(b);
 }
 static void PrintTo(const RequestRecord& r, std::ostream* out) {
   *out << "{id " << r.id << " engine " << r.engine << " queued " << r.queued << " scheduled " << r.scheduled
-       << " first " << r.first_token << " finish " << r.finish << " preemptions " << r.preemptions << " cached "
-       << r.cached_tokens << "}";
+       << " first " << r.first_token << " finish " << r.finish << " preemptions " << r.preemptions
+       << " cached " << r.cached_tokens << "}";
 }
 
 namespace {
@@ -65,7 +65,8 @@ Scenario random_scenario(std::uint64_t seed) {
     windows.push_back(pick(2, 60));
     per_context.push_back(pick(0, 3) * unit);
   }
-  s.backend = ToyBackend(pick(1, 50) * unit * 10, pick(0, 20) * unit, pick(0, 5) * unit, per_context, windows);
+  s.backend =
+      ToyBackend(pick(1, 50) * unit * 10, pick(0, 20) * unit, pick(0, 5) * unit, per_context, windows);
   if (chance(0.3)) s.backend.limit_spans(pick(1, 10));
 
   const std::int64_t requests = pick(1, 120);
@@ -75,7 +76,8 @@ Scenario random_scenario(std::uint64_t seed) {
   for (std::int64_t i = 0; i < requests; ++i) {
     clock += chance(0.3) ? 0 : pick(0, gap / unit) * unit;
     std::vector<ContentRun> runs;
-    const auto input = static_cast<std::int32_t>(pick(1, chance(0.05) ? 2 * c.max_model_len : c.max_model_len / 2));
+    const auto input =
+        static_cast<std::int32_t>(pick(1, chance(0.05) ? 2 * c.max_model_len : c.max_model_len / 2));
     if (shared && chance(0.7)) {
       runs.push_back({static_cast<std::uint64_t>(pick(1, 3)), pick(1, 40)});
       if (chance(0.3)) runs.push_back({static_cast<std::uint64_t>(pick(4, 6)), pick(1, 30)});
@@ -85,7 +87,8 @@ Scenario random_scenario(std::uint64_t seed) {
                    in_session ? static_cast<std::int32_t>(i) : -1);
   }
   if (chance(0.3)) s.workload.close_loop(pick(1, 30));
-  if (sessions) s.workload.converse(static_cast<std::int32_t>(pick(2, 4)), 5, chance(0.5) ? 0 : pick(0, 50) * unit * 10);
+  if (sessions)
+    s.workload.converse(static_cast<std::int32_t>(pick(2, 4)), 5, chance(0.5) ? 0 : pick(0, 50) * unit * 10);
   return s;
 }
 
@@ -104,7 +107,8 @@ TEST(Spans, GiveTheSameTimesAsSingleSteps) {
     ASSERT_FALSE(x.aborted) << seed << x.abort_reason;
     ASSERT_EQ(x.rejected, y.rejected) << seed;
     ASSERT_EQ(x.records.size(), y.records.size()) << seed;
-    for (std::size_t i = 0; i < x.records.size(); ++i) ASSERT_EQ(x.records[i], y.records[i]) << "seed " << seed;
+    for (std::size_t i = 0; i < x.records.size(); ++i)
+      ASSERT_EQ(x.records[i], y.records[i]) << "seed " << seed;
     const ServingMetrics &m = x.metrics, &n = y.metrics;
     ASSERT_EQ(m.completed + x.rejected, a.workload.popped());
     ASSERT_EQ(m.num_steps, n.num_steps) << seed;
@@ -142,6 +146,26 @@ TEST(Spans, GiveTheSameTimesAsSingleSteps) {
   EXPECT_GT(rejected, 100);
   EXPECT_LT(spans_events * 2, spans_steps);
   RecordProperty("preemptions", static_cast<int>(preemptions));
+}
+
+// Blocks that nobody else can name are entered into the prefix cache only when their request is preempted.
+// Requests of a conversation are entered at once: making every request one of a conversation of one turn must
+// change nothing.
+TEST(PrefixCache, EnteringPrivateBlocksLateChangesNothing) {
+  std::int64_t reused = 0;
+  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+    Scenario late = random_scenario(seed), early = random_scenario(seed);
+    for (Scenario* s : {&late, &early}) s->workload.converse(1, 0, 0);
+    early.workload.name_all();
+    const ServeResult x = serve(late.workload, late.backend, late.options);
+    const ServeResult y = serve(early.workload, early.backend, early.options);
+    ASSERT_EQ(x.records.size(), y.records.size()) << seed;
+    for (std::size_t i = 0; i < x.records.size(); ++i)
+      ASSERT_EQ(x.records[i], y.records[i]) << "seed " << seed;
+    ASSERT_EQ(x.reused_tokens, y.reused_tokens) << seed;
+    reused += x.reused_tokens;
+  }
+  EXPECT_GT(reused, 10000);
 }
 
 }  // namespace

@@ -154,7 +154,8 @@ StepTime BatchLog::run(const Step& step) {
   return {static_cast<Picoseconds>(static_cast<double>(step_) * share_), step_};
 }
 
-ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs) {
+ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget,
+                     std::int64_t max_num_seqs) {
   ServeOptions o;
   EngineConfig engine;
   engine.scheduler.num_blocks = num_blocks;

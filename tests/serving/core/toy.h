@@ -10,18 +10,23 @@
 
 namespace foretoken::toy {
 
-// Requests from a list (sorted by arrival), with shared content; optionally a closed loop, and conversations whose
-// next turn repeats everything before it.
+// Requests from a list (sorted by arrival), with shared content; optionally a closed loop, and conversations
+// whose next turn repeats everything before it.
 class ListWorkload : public Workload {
  public:
   // Runs of the prompt, by value: ids and lengths.
-  void add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len, std::vector<ContentRun> runs = {},
-           std::int32_t session = -1);
+  void add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len,
+           std::vector<ContentRun> runs = {}, std::int32_t session = -1);
   // Only so many requests in flight; arrivals of the rest are the ends of others.
   void close_loop(std::int64_t concurrency) { concurrency_ = concurrency; }
-  // Each request of a session (session >= 0) is followed by `turns - 1` more, `think` after the end of the one before.
+  // Each request of a session (session >= 0) is followed by `turns - 1` more, `think` after the end of the
+  // one before.
   void converse(std::int32_t turns, std::int32_t new_tokens, Picoseconds think) {
     turns_ = turns, new_tokens_ = new_tokens, think_ = think;
+  }
+  // Puts every request into a session of its own.
+  void name_all() {
+    for (std::size_t i = 0; i < list_.size(); ++i) list_[i].request.session = static_cast<std::int32_t>(i);
   }
 
   std::optional<Picoseconds> next_arrival() const override;
@@ -40,7 +45,9 @@ class ListWorkload : public Workload {
     Request request;  // id not yet given
     std::vector<ContentRun> runs;
     std::int64_t order;
-    bool operator<(const Later& o) const { return arrival != o.arrival ? arrival > o.arrival : order > o.order; }
+    bool operator<(const Later& o) const {
+      return arrival != o.arrival ? arrival > o.arrival : order > o.order;
+    }
   };
   std::vector<Later> list_;
   std::size_t next_ = 0;
@@ -103,8 +110,8 @@ class ToyBackend : public Backend {
   double pipeline_ = 1;
 };
 
-// Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with which
-// its prompt is complete, and a decode of request 2 with a context of 17.
+// Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with
+// which its prompt is complete, and a decode of request 2 with a context of 17.
 class BatchLog : public Backend {
  public:
   explicit BatchLog(Picoseconds step = 1000, double share = 1) : step_(step), share_(share) {}

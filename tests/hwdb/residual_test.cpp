@@ -1,0 +1,68 @@
+// How far the lookup may be trusted: errors on whole shapes that it was not shown, printed and bounded.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/quantiles.h"
+#include "built_in.h"
+#include "hwdb/store.h"
+
+namespace foretoken {
+namespace {
+
+TEST(HeldOut, GemmShapes) {
+  const Store store(test::built_in_path(), Store::Mode::kBuiltin);
+  int devices = 0;
+  for (const Device& d : store.devices()) {
+    for (const Residual& r : store.residuals(d.name)) {
+      if (r.kind != "gemm" || r.method != "shape") continue;
+      std::printf("%-16s %-10s held-out (n, k): median %4.1f %%, p90 %4.1f %%, %lld rows\n", d.name.c_str(),
+                  r.dtype.c_str(), 100 * r.median, 100 * r.p90, static_cast<long long>(r.samples));
+      devices += r.dtype == "bfloat16";
+      EXPECT_LT(r.median, 0.12) << d.name;
+      EXPECT_LT(r.p90, 0.35) << d.name;
+    }
+  }
+  EXPECT_GE(devices, 6);
+}
+
+TEST(HeldOut, AttentionLayouts) {
+  const Store store(test::built_in_path(), Store::Mode::kBuiltin);
+  for (const char* name : {"H100-SXM5-80GB", "H200-SXM-141GB", "B200-SXM-180GB", "A100-SXM4-80GB"}) {
+    int found = 0;
+    for (const Residual& r : store.residuals(name)) {
+      if (r.kind.find("attention") == std::string::npos || r.method != "shape") continue;
+      ++found;
+      EXPECT_LT(r.median, 0.10) << name << " " << r.kind;
+      EXPECT_LT(r.p90, 0.30) << name << " " << r.kind;
+    }
+    EXPECT_GE(found, 2);
+  }
+}
+
+// Rows of engines and versions that the built-in database does not hold.
+TEST(HeldOut, RowsOfAnotherEngine) {
+  const auto file = test::shared_data() / "ops/aiconfigurator/gemm_h100_sxm.csv.gz";
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is absent";
+  const Device h100 = test::built_in().device("h100");
+  const KernelTable table = test::built_in().kernels(h100);
+  std::vector<double> errors;
+  MeasurementReader reader;
+  reader.device_name = [](const std::string&) { return "H100-SXM5-80GB"; };
+  reader.row = [&](const Measurement& row) {
+    if (!row.series.engine.starts_with("sglang") || row.series.dtype != "bfloat16") return;
+    const auto t = table.find(*op_of(row.series, row.point));
+    ASSERT_TRUE(t);
+    errors.push_back(std::abs(t->time.value / row.point.seconds - 1));
+  };
+  ImportReport report;
+  read_measurements(file, "", reader, report);
+  std::sort(errors.begin(), errors.end());
+  ASSERT_GT(errors.size(), 10000u);
+  std::printf("H100 bfloat16, sglang's rows: median %.1f %%, p90 %.1f %%, %zu rows\n",
+              100 * linear_quantile(errors, 0.5), 100 * linear_quantile(errors, 0.9), errors.size());
+  EXPECT_LT(linear_quantile(errors, 0.5), 0.06);
+}
+
+}  // namespace
+}  // namespace foretoken
