@@ -146,6 +146,10 @@ Invocation parse_command_line(int argc, const char* const* argv, const std::vect
     build(*parsers.emplace_back(std::make_unique<VerbParser>()), root, spec, groups);
   try {
     root.parse(argc, argv);
+  } catch (const CLI::ArgumentMismatch& e) {
+    // CLI11 says "--flag: 1 required TEXT missing".
+    const std::string text = e.what();
+    throw Error(text.substr(0, text.find(':')), "needs a value; see --help");
   } catch (const CLI::ParseError& e) {
     throw Error("", std::string(e.what()) + "; see --help");
   }

@@ -121,8 +121,8 @@ Table operator_table(const std::string& title, const OpList& list) {
          {},
          {},
          {},
-         sum.flops,
-         sum.bytes,
+         sum.flops / 1e9,
+         sum.bytes / 1e6,
          sum.bytes > 0 ? Cell(sum.flops / sum.bytes) : Cell()});
   return t;
 }

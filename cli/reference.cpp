@@ -72,12 +72,12 @@ std::string scenario_reference() {
       "`--print-scenario` shows what a scenario resolves to.\n";
   std::string section;
   for (const ScenarioKey& k : scenario_keys()) {
+    if (k.type == "object") continue;
     if (k.section != section) {
       section = k.section;
       s += fmt::format("\n## {}\n\n| key | type | default | meaning | flag |\n|---|---|---|---|---|\n",
                        section);
     }
-    if (k.type == "object") continue;
     std::string meaning = k.help;
     if (!k.limits.empty()) meaning += " (" + k.limits + ")";
     if (!k.choices.empty()) meaning += ": " + join(k.choices, ", ");

@@ -153,7 +153,7 @@ std::vector<ComparedMetric> compared_metrics() {
       {"completed", "requests completed"},    {"duration", "duration (s)"},
       {"total_input_tokens", "input tokens"}, {"total_output_tokens", "output tokens"},
       {"request_throughput", "requests/s"},   {"output_throughput", "output tokens/s"},
-      {"total_token_throughput", "tokens/s"}, {"request_goodput", "goodput, requests/s"}};
+      {"total_token_throughput", "tokens/s"}, {"request_goodput", "goodput (requests/s)"}};
   const char* const titles[] = {"TTFT", "TPOT", "ITL", "E2EL"};
   for (std::size_t i = 0; i < 4; ++i)
     for (const char* statistic : {"mean", "median", "p90", "p95", "p99"})

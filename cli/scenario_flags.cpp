@@ -296,7 +296,8 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
 std::string flag_of_pointer(const Invocation& invocation, const std::string& pointer) {
   for (const ScenarioKey& k : scenario_keys()) {
     const bool same = pointer == k.pointer || pointer.rfind(k.pointer + "/", 0) == 0;
-    if (same && k.type != "object" && invocation.has(k.flag)) return "--" + k.flag;
+    if (same && k.type != "object" && invocation.has(k.flag))
+      return "--" + k.flag + pointer.substr(k.pointer.size());
   }
   return "";
 }

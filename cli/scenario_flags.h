@@ -30,7 +30,8 @@ std::vector<Json> flag_values(const ScenarioKey& key, const std::string& text);
 // Applies the flags to a scenario's JSON. lists: values of several go to plan.search (verb `plan`), otherwise
 // they are errors. file_given: paths in flags are relative to the current folder, not to that of the file.
 void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool file_given);
-// "--flag" for a pointer that a flag of this invocation set, else "".
+// "--flag" for a pointer that a flag of this invocation set ("--flag/rest" for one inside its value), else
+// "".
 std::string flag_of_pointer(const Invocation& invocation, const std::string& pointer);
 
 }  // namespace foretoken

@@ -11,7 +11,7 @@
 namespace foretoken {
 namespace {
 
-constexpr char kFlags[] = "flags";
+constexpr char kFlags[] = "command line";
 
 void require(const ScenarioInput& input, bool present, const std::string& pointer,
              const std::string& message) {

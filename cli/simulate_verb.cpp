@@ -106,7 +106,6 @@ int run_simulate(const Invocation& invocation) {
   Json json = context_json(context, d.scenario);
   json.update(simulation_json(d, s, options.keep_records));
   watch.report(invocation, json);
-  if (timeline) timeline->finish();
   out.write({"Simulation: " + d.scenario.name,
              {context_line(context)},
              simulation_tables(d, s),
