@@ -194,10 +194,12 @@ std::optional<OperatorTime> KernelTable::Index::find_collective(const Collective
   const auto kind =
       static_cast<MeasuredKind>(static_cast<int>(MeasuredKind::kAllReduce) + static_cast<int>(c.kind));
   std::optional<OperatorTime> best;
+  const bool library_asked =
+      requested.find("ccl") != std::string::npos;  // "nccl 2.29": its own times, no engine's
   bool library_done = false, own_done = false;
   for (const auto& tier : collective[static_cast<std::size_t>(c.kind)]) {
     const bool library = tier.engine.find("ccl") != std::string::npos;
-    if (library ? library_done : own_done) continue;
+    if (library ? library_done : own_done || library_asked) continue;
     const Curve* curve = tier.table.find(c.ranks, ranks_per_node);
     if (!curve) continue;
     const Reading reading = curve->at(c.message_bytes);
