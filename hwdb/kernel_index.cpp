@@ -137,8 +137,10 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
     switch (series.kind) {
       case MeasuredKind::kGemm: {
         const auto& g = std::get<GemmShape>(op->shape);
-        tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user)
-            .add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
+        GemmTable& table =
+            tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user);
+        if (!table.model().ready()) table.set_model(GemmModel(device, g));
+        table.add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
         break;
       }
       case MeasuredKind::kPrefillAttention:

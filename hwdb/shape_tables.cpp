@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <tuple>
 
 namespace foretoken {
 namespace {
 
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
-constexpr std::size_t kNeighbours = 6;
+constexpr std::size_t kNeighbours = 12;
 constexpr double kLayoutOctaves = 3.0;  // head layouts farther apart run other kernels
 constexpr double kGroupWeight = 2.0;
 constexpr std::size_t kLayoutNeighbours = 2;
@@ -71,6 +72,12 @@ void GemmTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  std::vector<GemmSample> rows;
+  for (const Shape& s : shapes_)
+    for (std::size_t i = 0; i < s.curve.size(); ++i)
+      rows.push_back({s.curve.key(i), static_cast<double>(s.n), static_cast<double>(s.k),
+                      static_cast<double>(s.batch), s.curve.seconds(i)});
+  model_.fit(rows);
 }
 
 int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const {
@@ -82,17 +89,68 @@ int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) co
   return static_cast<int>(at - shapes_.begin());
 }
 
+double GemmTable::residual(const Shape& s, double m) const {
+  const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), b = static_cast<double>(s.batch);
+  return std::log(model_.limit(m, n, k, b) / model_.time(m, n, k, b)) - s.curve.at(m).log_utilisation;
+}
+
 std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
                                         int except) const {
   const double log_n = log2_of(n), log_k = log2_of(k);
+  static const double aniso = std::getenv("ANISO") ? std::atof(std::getenv("ANISO")) : 1.0;
+  static const double range = std::getenv("RANGE") ? std::atof(std::getenv("RANGE")) : 3.0;
+  static const double nugget = std::getenv("NUGGET") ? std::atof(std::getenv("NUGGET")) : 0.02;
+  static const int mode = std::getenv("MODE") ? std::atoi(std::getenv("MODE")) : 1;
   Neighbours near;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    const double dn = s.log_n - log_n, dk = s.log_k - log_k, d2 = dn * dn + dk * dk;
+    const double dn = s.log_n - log_n, dk = (s.log_k - log_k) * aniso, d2 = dn * dn + dk * dk;
     if (d2 > kOctaves * kOctaves || s.batch != batch || static_cast<int>(i) == except) continue;
     near.offer(d2, static_cast<int>(i));
   }
-  return near.blend([&](int shape) { return at(shape, m); });
+  if (near.count == 0) return std::nullopt;
+  if (mode == 0) return near.blend([&](int shape) { return at(shape, m); });
+  // Ordinary kriging: weights that sum to one.
+  const std::size_t c = near.count;
+  std::array<std::array<double, kNeighbours + 3>, kNeighbours> a{};
+  const auto cov = [&](double d2) { return std::exp(-std::sqrt(d2) / range); };
+  for (std::size_t i = 0; i < c; ++i) {
+    const Shape& p = shapes_[static_cast<std::size_t>(near.entries[i].shape)];
+    for (std::size_t j = 0; j < c; ++j) {
+      const Shape& q = shapes_[static_cast<std::size_t>(near.entries[j].shape)];
+      const double dn = p.log_n - q.log_n, dk = (p.log_k - q.log_k) * aniso;
+      a[i][j] = cov(dn * dn + dk * dk) + (i == j ? nugget : 0);
+    }
+    a[i][c] = cov(near.entries[i].distance2);
+    a[i][c + 1] = 1;
+  }
+  for (std::size_t i = 0; i < c; ++i) {
+    for (std::size_t j = i + 1; j < c; ++j) {
+      const double f = a[j][i] / a[i][i];
+      for (std::size_t l = i; l < c + 2; ++l) a[j][l] -= f * a[i][l];
+    }
+  }
+  for (std::size_t i = c; i-- > 0;) {
+    for (std::size_t x = c; x < c + 2; ++x) {
+      for (std::size_t j = i + 1; j < c; ++j) a[i][x] -= a[i][j] * a[j][x];
+      a[i][x] /= a[i][i];
+    }
+  }
+  double s0 = 0, s1 = 0;
+  for (std::size_t i = 0; i < c; ++i) s0 += a[i][c], s1 += a[i][c + 1];
+  Reading r;
+  double sum = 0;
+  for (std::size_t i = 0; i < c; ++i) {
+    const double w = a[i][c] + (1 - s0) / s1 * a[i][c + 1];
+    const Shape& s = shapes_[static_cast<std::size_t>(near.entries[i].shape)];
+    sum += w * (mode == 2 ? -s.curve.at(m).log_utilisation : residual(s, m));
+  }
+  const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+  r.log_utilisation =
+      (mode == 2 ? 0 : std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b))) - sum;
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  return r;
 }
 
 void AttentionTable::add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "hwdb/curve.h"
+#include "hwdb/gemm_model.h"
 
 namespace foretoken {
 
@@ -32,8 +33,12 @@ class GemmTable {
     Curve curve;
   };
   const std::vector<Shape>& shapes() const { return shapes_; }
+  void set_model(const GemmModel& model) { model_ = model; }
+  const GemmModel& model() const { return model_; }
 
  private:
+  double residual(const Shape& shape, double m) const;  // log(measured / model) on the shape's curve
+  GemmModel model_;
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)
 };
 
