@@ -5,49 +5,21 @@
 #include <cstdlib>
 #include <tuple>
 
+#include "hwdb/kriging.h"
+
 namespace foretoken {
 namespace {
 
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
-constexpr std::size_t kNeighbours = 12;
-constexpr double kLayoutOctaves = 3.0;  // head layouts farther apart run other kernels
-constexpr double kGroupWeight = 2.0;
-constexpr std::size_t kLayoutNeighbours = 2;
+// Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
+constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
 
-struct Neighbours {
-  struct Entry {
-    double distance2;
-    int shape;
-  };
-  explicit Neighbours(std::size_t most = kNeighbours) : limit(most) {}
-  std::array<Entry, kNeighbours> entries;
-  std::size_t limit, count = 0;
-
-  void offer(double distance2, int shape) {
-    if (count == limit && distance2 >= entries[count - 1].distance2) return;
-    std::size_t at = count < limit ? count++ : count - 1;
-    for (; at > 0 && entries[at - 1].distance2 > distance2; --at) entries[at] = entries[at - 1];
-    entries[at] = {distance2, shape};
-  }
-
-  template <class Read>
-  std::optional<Reading> blend(Read&& read) const {
-    if (count == 0) return std::nullopt;
-    double weight = 0, sum = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const double w = 1.0 / (entries[i].distance2 + 1e-3);
-      weight += w;
-      sum += w * read(entries[i].shape).log_utilisation;
-    }
-    Reading r;
-    r.log_utilisation = sum / weight;
-    r.low_seconds = 0;
-    r.high_seconds = INFINITY;
-    return r;
-  }
-};
+double parameter(const char* name, double otherwise) {
+  const char* v = std::getenv(name);
+  return v ? std::atof(v) : otherwise;
+}
 
 }  // namespace
 
@@ -96,58 +68,20 @@ double GemmTable::residual(const Shape& s, double m) const {
 
 std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
                                         int except) const {
-  const double log_n = log2_of(n), log_k = log2_of(k);
-  static const double aniso = std::getenv("ANISO") ? std::atof(std::getenv("ANISO")) : 1.0;
-  static const double range = std::getenv("RANGE") ? std::atof(std::getenv("RANGE")) : 3.0;
-  static const double nugget = std::getenv("NUGGET") ? std::atof(std::getenv("NUGGET")) : 0.02;
-  static const int mode = std::getenv("MODE") ? std::atoi(std::getenv("MODE")) : 1;
-  Neighbours near;
+  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k)};
+  Neighbours near(query, 12, kOctaves, kGemmRange, kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    const double dn = s.log_n - log_n, dk = (s.log_k - log_k) * aniso, d2 = dn * dn + dk * dk;
-    if (d2 > kOctaves * kOctaves || s.batch != batch || static_cast<int>(i) == except) continue;
-    near.offer(d2, static_cast<int>(i));
+    if (s.batch == batch && static_cast<int>(i) != except)
+      near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
   }
-  if (near.count == 0) return std::nullopt;
-  if (mode == 0) return near.blend([&](int shape) { return at(shape, m); });
-  // Ordinary kriging: weights that sum to one.
-  const std::size_t c = near.count;
-  std::array<std::array<double, kNeighbours + 3>, kNeighbours> a{};
-  const auto cov = [&](double d2) { return std::exp(-std::sqrt(d2) / range); };
-  for (std::size_t i = 0; i < c; ++i) {
-    const Shape& p = shapes_[static_cast<std::size_t>(near.entries[i].shape)];
-    for (std::size_t j = 0; j < c; ++j) {
-      const Shape& q = shapes_[static_cast<std::size_t>(near.entries[j].shape)];
-      const double dn = p.log_n - q.log_n, dk = (p.log_k - q.log_k) * aniso;
-      a[i][j] = cov(dn * dn + dk * dk) + (i == j ? nugget : 0);
-    }
-    a[i][c] = cov(near.entries[i].distance2);
-    a[i][c + 1] = 1;
-  }
-  for (std::size_t i = 0; i < c; ++i) {
-    for (std::size_t j = i + 1; j < c; ++j) {
-      const double f = a[j][i] / a[i][i];
-      for (std::size_t l = i; l < c + 2; ++l) a[j][l] -= f * a[i][l];
-    }
-  }
-  for (std::size_t i = c; i-- > 0;) {
-    for (std::size_t x = c; x < c + 2; ++x) {
-      for (std::size_t j = i + 1; j < c; ++j) a[i][x] -= a[i][j] * a[j][x];
-      a[i][x] /= a[i][i];
-    }
-  }
-  double s0 = 0, s1 = 0;
-  for (std::size_t i = 0; i < c; ++i) s0 += a[i][c], s1 += a[i][c + 1];
-  Reading r;
-  double sum = 0;
-  for (std::size_t i = 0; i < c; ++i) {
-    const double w = a[i][c] + (1 - s0) / s1 * a[i][c + 1];
-    const Shape& s = shapes_[static_cast<std::size_t>(near.entries[i].shape)];
-    sum += w * (mode == 2 ? -s.curve.at(m).log_utilisation : residual(s, m));
-  }
+  if (near.empty()) return std::nullopt;
+  const double sum = near.blend([&](const Neighbours::Entry& e) {
+    return residual(shapes_[static_cast<std::size_t>(e.shape)], m);
+  });
   const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
-  r.log_utilisation =
-      (mode == 2 ? 0 : std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b))) - sum;
+  Reading r;
+  r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - sum;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
   return r;
@@ -222,24 +156,34 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 
 std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
                                                int except) const {
-  const bool latent = heads.head_dim == 0;  // MLA: one shared latent, the heads are the work
-  const double group = static_cast<double>(heads.heads) / static_cast<double>(heads.kv_heads);
-  Neighbours near(kLayoutNeighbours);
+  static const double kGroup = parameter("GROUP", 1), kKv = parameter("KV", 0.2), kWork = parameter("WORK", 1),
+                      kRange = parameter("RANGE", 3), kNugget = parameter("NUGGET", 0.02),
+                      kMost = parameter("MOST", 8), kFar = parameter("FAR", 3), kMulti = parameter("MULTI", 0.5);
+  const auto place = [&](const Heads& h, double b) {
+    const double kv = std::log2(static_cast<double>(h.kv_heads));
+    const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
+    return Coordinates{kGroup * group, kKv * kv, kWork * (kv + std::log2(b)),
+                       h.heads == h.kv_heads && h.head_dim > 0 ? kMulti : 0.0};
+  };
+  Neighbours near(place(heads, sequences), static_cast<std::size_t>(kMost), kFar, kRange, kNugget);
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
     if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
-    const double g = static_cast<double>(h.heads) / static_cast<double>(h.kv_heads);
-    // Query heads that share a KV head change the kernel; more of the same is only more work.
-    const double distance =
-        (latent ? 1 : kGroupWeight) * std::abs(std::log2(g / group)) +
-        std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
-    if (distance < kLayoutOctaves) near.offer(distance * distance, static_cast<int>(i));
+    // Equal parallel work where the grid has it, else as near as it gets.
+    const auto& grid = layouts_[i].by_sequences;
+    double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
+    auto row = grid.end() - 1;
+    while (row != grid.begin() && row->second.key(row->second.size() - 1) < tokens) --row;
+    b = std::clamp(b, grid.front().first, std::max(grid.front().first, row->first));
+    near.offer(place(h, b), static_cast<int>(i), b);
   }
-  return near.blend([&](int layout) {
-    const Heads& h = layouts_[static_cast<std::size_t>(layout)].heads;
-    return at(layout, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads),
-              tokens);
-  });
+  if (near.empty()) return std::nullopt;
+  Reading r;
+  r.log_utilisation =
+      near.blend([&](const Neighbours::Entry& e) { return at(e.shape, e.at, tokens).log_utilisation; });
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  return r;
 }
 
 void MoeTable::add(const Key& key, std::int64_t tokens, double seconds, double spread, double sol) {
@@ -279,20 +223,22 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int exce
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
-  Neighbours near;
+  const auto place = [](const Key& k) {
+    return Coordinates{log2_of(k[0]), log2_of(k[1]), log2_of(k[4]) , log2_of(k[3]) - log2_of(k[2])};
+  };
+  Neighbours near(place(key), 8, 3.0, 3.0, 0.05);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
     if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
-    const double dh = log2_of(k[0]) - log2_of(key[0]), di = log2_of(k[1]) - log2_of(key[1]),
-                 dl = log2_of(k[4]) - log2_of(key[4]);
-    const double de = log2_of(k[3]) - log2_of(key[3]), dk = log2_of(k[2]) - log2_of(key[2]);
-    const double d2 = dh * dh + di * di + dl * dl + de * de + dk * dk;
-    if (d2 <= kOctaves * kOctaves) near.offer(d2, static_cast<int>(i));
+    near.offer(place(k), static_cast<int>(i), tokens * rows_per_token(key) / rows_per_token(k));
   }
-  return near.blend([&](int shape) {
-    const Key& k = shapes_[static_cast<std::size_t>(shape)].key;
-    return at(shape, tokens * rows_per_token(key) / rows_per_token(k));
-  });
+  if (near.empty()) return std::nullopt;
+  Reading r;
+  r.log_utilisation =
+      near.blend([&](const Neighbours::Entry& e) { return at(e.shape, e.at).log_utilisation; });
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  return r;
 }
 
 void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread,
