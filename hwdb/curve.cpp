@@ -6,7 +6,8 @@
 namespace foretoken {
 
 void Curve::add(double key, double seconds, double spread, double speed_of_light) {
-  points_.push_back({key, std::log2(key), std::log(speed_of_light / seconds), seconds, spread});
+  points_.push_back({key, std::log2(key), std::log(speed_of_light / seconds), seconds, spread,
+                     std::log(speed_of_light)});
 }
 
 void Curve::finish() {
@@ -22,9 +23,20 @@ Reading Curve::between(const Point& a, const Point& b, double log_key) {
   const double t = (log_key - a.log_key) / (b.log_key - a.log_key);
   Reading r;
   r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
+  r.log_limit = a.log_limit + t * (b.log_limit - a.log_limit);
   r.low_seconds = std::min(a.seconds, b.seconds);
   r.high_seconds = std::max(a.seconds, b.seconds);
   return r;
+}
+
+// Work goes on growing as between the last two points.
+double Curve::limit_beyond(double key) const {
+  const bool above = key > points_.back().key;
+  const Point& edge = above ? points_.back() : points_.front();
+  if (points_.size() < 2) return edge.log_limit;
+  const Point& next = above ? points_[points_.size() - 2] : points_[1];
+  return edge.log_limit +
+         (std::log2(key) - edge.log_key) * (edge.log_limit - next.log_limit) / (edge.log_key - next.log_key);
 }
 
 Reading Curve::at(double key) const {
@@ -33,6 +45,7 @@ Reading Curve::at(double key) const {
   Reading r;
   if (above != points_.end() && above->key == key) {
     r.log_utilisation = above->log_utilisation;
+    r.log_limit = above->log_limit;
     r.exact = true;
     r.seconds = above->seconds;
     r.spread = above->spread;
@@ -42,6 +55,7 @@ Reading Curve::at(double key) const {
     const Point& edge = above == points_.end() ? points_.back() : points_.front();
     r.log_utilisation = edge.log_utilisation;
     r.inside = false;
+    r.log_limit = limit_beyond(key);
     // Below the range the edge's time is the most, above it the least that can be.
     r.low_seconds = above == points_.end() ? edge.seconds : 0;
     r.high_seconds = above == points_.end() ? INFINITY : edge.seconds;

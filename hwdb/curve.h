@@ -10,6 +10,7 @@ namespace foretoken {
 // What a table of measured times says at a point.
 struct Reading {
   double log_utilisation = 0;
+  double log_limit = 0;  // of the speed of light there, s
   // A measured row stands here: its time and the spread of its repeats.
   bool exact = false;
   double seconds = 0, spread = 0;
@@ -40,7 +41,9 @@ class Curve {
  private:
   struct Point {
     double key, log_key, log_utilisation, seconds, spread;
+    double log_limit;
   };
+  double limit_beyond(double key) const;
   static Reading between(const Point& a, const Point& b, double log_key);
   std::vector<Point> points_;
 };

@@ -137,6 +137,16 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
   plain.cached = a.decode ? 1 : 0;
   const bool borrowed =
       plain.cached != heads.cached;  // rows of cached (prefill) or drafted (decode) tokens are rare
+  // Speed of light of the plain row of this length.
+  const auto plain_limit = [&](double length) {
+    if (!borrowed) return limit.value;
+    AttentionShape p = a;
+    p.cached = 0;
+    p.new_tokens = a.decode ? 1 : std::max<std::int64_t>(1, std::llround(length));
+    Op op;
+    op.shape = p;
+    return speed_of_light(op, device, topology).value;
+  };
   // Utilisation of plain rows stands for them, their work is this operator's own.
   const auto read_plain = [&](auto&& at) -> std::optional<Reading> {
     std::optional<Reading> reading = at(tokens);
@@ -161,7 +171,7 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
         return read_plain([&](double t) { return std::optional(table.at(layout, sequences, t)); });
       },
       [&](const AttentionTable& table) {
-        return read_plain([&](double t) { return table.nearest(plain, sequences, t); });
+        return read_plain([&](double t) { return table.nearest(plain, sequences, t, plain_limit(t)); });
       });
   if (found && borrowed && found->basis != Basis::kMeasured)
     found->relative_error = std::hypot(found->relative_error, kBorrowedError);
@@ -183,7 +193,7 @@ std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seco
         if (table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
         return reading;
       },
-      [&](const MoeTable& table) { return table.nearest(key, tokens); });
+      [&](const MoeTable& table) { return table.nearest(key, tokens, limit.value); });
 }
 
 // The fastest of what the engine may choose from: its own all-reduce and the communication library's.

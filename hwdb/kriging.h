@@ -10,7 +10,7 @@
 namespace foretoken {
 
 inline constexpr std::size_t kMostNeighbours = 12;
-inline constexpr std::size_t kAxes = 4;
+inline constexpr std::size_t kAxes = 5;
 using Coordinates = std::array<double, kAxes>;  // octaves, scaled by how much the field changes along them
 
 class Neighbours {

@@ -68,7 +68,7 @@ std::vector<Residual> KernelTable::Index::residuals() const {
         moe_errors.add_curve(s.curve);
         for (std::size_t p = 0; p < s.curve.size(); ++p) {
           const double tokens = s.curve.key(p), actual = s.curve.log_utilisation(p);
-          if (const auto r = first.nearest(s.key, tokens, static_cast<int>(i)))
+          if (const auto r = first.nearest(s.key, tokens, s.curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
             moe_errors.add(Method::kShape, actual, r->log_utilisation);
           if (moe[t].size() < 2) continue;
           const MoeTable& other = moe[t][1].table;
@@ -90,7 +90,7 @@ std::vector<Residual> KernelTable::Index::residuals() const {
             a.add_curve(curve);
             for (std::size_t p = 0; p < curve.size(); ++p) {
               const double tokens = curve.key(p), actual = curve.log_utilisation(p);
-              if (const auto r = first.nearest(l.heads, sequences, tokens, static_cast<int>(i)))
+              if (const auto r = first.nearest(l.heads, sequences, tokens, curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
                 a.add(Method::kShape, actual, r->log_utilisation);
               if (tiers.size() < 2) continue;
               const AttentionTable& other = tiers[1].table;

@@ -21,6 +21,18 @@ double parameter(const char* name, double otherwise) {
   return v ? std::atof(v) : otherwise;
 }
 
+// Logarithm of measured time over the trend's.
+double above(const Trend& trend, const Reading& r) {
+  return r.log_limit - r.log_utilisation - trend.log_time(r.log_limit);
+}
+
+void collect(const Curve& curve, std::vector<std::pair<double, double>>& rows) {
+  for (std::size_t i = 0; i < curve.size(); ++i) {
+    const double time = std::log(curve.seconds(i));
+    rows.emplace_back(time + curve.log_utilisation(i), time);
+  }
+}
+
 }  // namespace
 
 void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
@@ -124,6 +136,10 @@ void AttentionTable::finish() {
     grid = std::move(rows);
   }
   layouts_ = std::move(merged);
+  std::vector<std::pair<double, double>> all;
+  for (const Layout& l : layouts_)
+    for (const auto& row : l.by_sequences) collect(row.second, all);
+  if (parameter("TREND", 1)) trend_.fit(all);
 }
 
 int AttentionTable::find_layout(const Heads& heads) const {
@@ -147,6 +163,7 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
     const Reading a = low.at(tokens), b = high.at(tokens);
     const double t = std::log(sequences / s0) / std::log(s1 / s0);
     r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
+    r.log_limit = a.log_limit + t * (b.log_limit - a.log_limit);
     r.inside = a.inside && b.inside;
   }
   r.low_seconds = 0;
@@ -155,20 +172,21 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 }
 
 std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
-                                               int except) const {
-  static const double kGroup = parameter("GROUP", 1), kKv = parameter("KV", 0.2), kWork = parameter("WORK", 1),
-                      kRange = parameter("RANGE", 3), kNugget = parameter("NUGGET", 0.02),
-                      kMost = parameter("MOST", 8), kFar = parameter("FAR", 3), kMulti = parameter("MULTI", 0.5);
+                                               double limit, int except) const {
+  static const double kGroup = parameter("GROUP", 1), kKv = parameter("KV", 0.03), kWork = parameter("WORK", 2),
+                      kRange = parameter("RANGE", 6), kNugget = parameter("NUGGET", 0.005),
+                      kMost = parameter("MOST", 8), kFar = parameter("FAR", 3), kMulti = parameter("MULTI", 0.5), kDim = parameter("DIM", 3.0);
   const auto place = [&](const Heads& h, double b) {
     const double kv = std::log2(static_cast<double>(h.kv_heads));
     const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
     return Coordinates{kGroup * group, kKv * kv, kWork * (kv + std::log2(b)),
-                       h.heads == h.kv_heads && h.head_dim > 0 ? kMulti : 0.0};
+                       h.heads == h.kv_heads && h.head_dim > 0 ? kMulti : 0.0,
+                       h.head_dim > 0 ? kDim * std::log2(static_cast<double>(h.head_dim)) : 0.0};
   };
   Neighbours near(place(heads, sequences), static_cast<std::size_t>(kMost), kFar, kRange, kNugget);
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
+    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached || static_cast<int>(i) == except) continue;
     // Equal parallel work where the grid has it, else as near as it gets.
     const auto& grid = layouts_[i].by_sequences;
     double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
@@ -179,8 +197,9 @@ std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequen
   }
   if (near.empty()) return std::nullopt;
   Reading r;
-  r.log_utilisation =
-      near.blend([&](const Neighbours::Entry& e) { return at(e.shape, e.at, tokens).log_utilisation; });
+  r.log_limit = std::log(limit);
+  r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) -
+                      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at, tokens)); });
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
   return r;
@@ -203,6 +222,9 @@ void MoeTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  std::vector<std::pair<double, double>> all;
+  for (const Shape& shape : shapes_) collect(shape.curve, all);
+  if (parameter("TREND", 1)) trend_.fit(all);
 }
 
 int MoeTable::find_shape(const Key& key) const {
@@ -219,7 +241,7 @@ int MoeTable::find_shape(const Key& key) const {
   return best;
 }
 
-std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int except) const {
+std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double limit, int except) const {
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
@@ -234,8 +256,9 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int exce
   }
   if (near.empty()) return std::nullopt;
   Reading r;
-  r.log_utilisation =
-      near.blend([&](const Neighbours::Entry& e) { return at(e.shape, e.at).log_utilisation; });
+  r.log_limit = std::log(limit);
+  r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) -
+                      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at)); });
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
   return r;

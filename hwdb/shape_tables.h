@@ -9,6 +9,7 @@
 
 #include "hwdb/curve.h"
 #include "hwdb/gemm_model.h"
+#include "hwdb/trend.h"
 
 namespace foretoken {
 
@@ -55,7 +56,7 @@ class AttentionTable {
   void finish();
   int find_layout(const Heads& heads) const;
   Reading at(int layout, double sequences, double tokens) const;
-  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens,
+  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens, double limit,
                                  int except = kNoShape) const;
 
   struct Layout {
@@ -65,6 +66,7 @@ class AttentionTable {
   const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
+  Trend trend_;
   std::vector<Layout> layouts_;  // sorted
 };
 
@@ -81,7 +83,7 @@ class MoeTable {
   Reading at(int shape, double tokens) const {
     return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens);
   }
-  std::optional<Reading> nearest(const Key& key, double tokens, int except = kNoShape) const;
+  std::optional<Reading> nearest(const Key& key, double tokens, double limit, int except = kNoShape) const;
 
   struct Shape {
     Key key;
@@ -90,6 +92,7 @@ class MoeTable {
   const std::vector<Shape>& shapes() const { return shapes_; }
 
  private:
+  Trend trend_;
   std::vector<Shape> shapes_;  // sorted by key
 };
 
