@@ -29,6 +29,17 @@ Reading Curve::between(const Point& a, const Point& b, double log_key) {
   return r;
 }
 
+Reading Curve::between(const Point& a, const Point& b, double log_key, const Trend& trend,
+                       double log_limit) {
+  Reading r = between(a, b, log_key);
+  const double t = (log_key - a.log_key) / (b.log_key - a.log_key);
+  const double low = std::log(a.seconds) - trend.log_time(a.log_limit),
+               high = std::log(b.seconds) - trend.log_time(b.log_limit);
+  r.log_limit = log_limit;
+  r.log_utilisation = log_limit - trend.log_time(log_limit) - (low + t * (high - low));
+  return r;
+}
+
 // Work goes on growing as between the last two points.
 double Curve::limit_beyond(double key) const {
   const bool above = key > points_.back().key;
@@ -56,12 +67,35 @@ Reading Curve::at(double key) const {
     r.log_utilisation = edge.log_utilisation;
     r.inside = false;
     r.log_limit = limit_beyond(key);
+    if (above == points_.begin() && points_.size() > 1) {
+      // Smaller than any that was measured: mostly launch. Its time falls as between the first two points.
+      const Point& next = points_[1];
+      const double slope =
+          std::max(0.0, std::log(next.seconds / edge.seconds) / (next.log_key - edge.log_key));
+      const double log_time = std::log(edge.seconds) + slope * (std::log2(key) - edge.log_key);
+      r.log_utilisation = r.log_limit - log_time;
+    }
     // Below the range the edge's time is the most, above it the least that can be.
     r.low_seconds = above == points_.end() ? edge.seconds : 0;
     r.high_seconds = above == points_.end() ? INFINITY : edge.seconds;
     return r;
   }
   return between(*(above - 1), *above, std::log2(key));
+}
+
+Reading Curve::at(double key, const Trend& trend, double limit) const {
+  const auto above = std::lower_bound(points_.begin(), points_.end(), key,
+                                      [](const Point& p, double k) { return p.key < k; });
+  if (above == points_.begin() || above == points_.end() || above->key == key) return at(key);
+  return between(*(above - 1), *above, std::log2(key), trend, std::log(limit));
+}
+
+Reading Curve::without(std::size_t i, const Trend& trend) const {
+  return between(points_[i - 1], points_[i + 1], points_[i].log_key, trend, points_[i].log_limit);
+}
+
+void Curve::collect(std::vector<std::pair<double, double>>& rows) const {
+  for (const Point& p : points_) rows.emplace_back(p.log_limit, std::log(p.seconds));
 }
 
 Reading Curve::without(std::size_t i) const {

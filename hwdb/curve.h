@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "hwdb/trend.h"
+
 namespace foretoken {
 
 // What a table of measured times says at a point.
@@ -35,8 +37,12 @@ class Curve {
   double log_utilisation(std::size_t i) const { return points_[i].log_utilisation; }
 
   Reading at(double key) const;
+  // The same, with the distance from the trend interpolated: right where a floor turns into a slope.
+  Reading at(double key, const Trend& trend, double limit) const;
   // As if point i had not been measured; interior points only.
   Reading without(std::size_t i) const;
+  Reading without(std::size_t i, const Trend& trend) const;
+  void collect(std::vector<std::pair<double, double>>& rows) const;  // (log speed of light, log seconds)
 
  private:
   struct Point {
@@ -45,6 +51,8 @@ class Curve {
   };
   double limit_beyond(double key) const;
   static Reading between(const Point& a, const Point& b, double log_key);
+  static Reading between(const Point& a, const Point& b, double log_key, const Trend& trend,
+                         double log_limit);
   std::vector<Point> points_;
 };
 

@@ -201,6 +201,19 @@ void KernelTable::Index::finish() {
   elementwise.finish();
 }
 
+void KernelTable::Index::borrow(const Index& donor) {
+  constexpr GemmShape like = {.m = 1, .n = 1, .k = 1};
+  const auto type = at(TypeClass::k16);
+  if (!gemm[type].empty() || donor.gemm[type].empty()) return;
+  const GemmTable& table = donor.gemm[type].front().table;
+  Donor d{GemmModel(device, like), table};
+  if (!d.model.ready() || device.peak(DType::kBf16).value <= 0) return;
+  d.model.set(table.model().parameters());
+  gemm_donors[type].push_back(std::move(d));
+  rows += static_cast<std::int64_t>(table.shapes().size());
+  if (engine.empty()) engine = donor.engine;
+}
+
 void KernelTable::Index::learn(const std::vector<Residual>& residuals) {
   for (const Residual& r : residuals) {
     const auto kind = measured_kind_from_name(r.kind);

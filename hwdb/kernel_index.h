@@ -53,6 +53,14 @@ struct KernelTable::Index {
   std::array<Tiers<GemmTable>, kTypeClasses> gemm;
   // [phase: prefill, decode, MLA prefill, MLA decode][arithmetic][KV cache]
   std::array<std::array<std::array<Tiers<AttentionTable>, kTypeClasses>, kTypeClasses>, 4> attention;
+  // GEMMs of other devices, for types that no row of this one has: this device's model with the donor's
+  // efficiencies, and how far the donor's rows lie from its own model.
+  struct Donor {
+    GemmModel model;
+    GemmTable table;
+  };
+  std::array<std::vector<Donor>, kTypeClasses> gemm_donors;
+  void borrow(const Index& donor);
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
   Curve elementwise;  // along bytes
@@ -80,6 +88,7 @@ struct KernelTable::Index {
   std::optional<OperatorTime> answer(const std::optional<Reading>& reading, MeasuredKind kind, TypeClass type,
                                      Method method, bool preferred, Seconds limit) const;
   std::optional<OperatorTime> find_gemm(const GemmShape& g, Seconds limit) const;
+  std::optional<OperatorTime> transfer_gemm(const GemmShape& g, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_attention(const AttentionShape& a, Seconds limit) const;
   std::optional<OperatorTime> find_moe(const MoeShape& e, Seconds limit) const;
   std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;

@@ -108,7 +108,10 @@ std::vector<Residual> KernelTable::Index::residuals() const {
   for (std::size_t c = 0; c < collective.size(); ++c) {
     Errors e;
     for (const auto& tier : collective[c])
-      for (const auto& group : tier.table.groups()) e.add_curve(group.curve);
+      for (const auto& group : tier.table.groups())
+        for (std::size_t i = 1; i + 1 < group.curve.size(); ++i)
+          e.add(Method::kPoint, group.curve.log_utilisation(i),
+                group.curve.without(i, group.trend).log_utilisation);
     e.report(static_cast<MeasuredKind>(c + static_cast<std::size_t>(MeasuredKind::kAllReduce)),
              TypeClass::k16, device.name, out);
   }

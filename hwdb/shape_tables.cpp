@@ -26,13 +26,6 @@ double above(const Trend& trend, const Reading& r) {
   return r.log_limit - r.log_utilisation - trend.log_time(r.log_limit);
 }
 
-void collect(const Curve& curve, std::vector<std::pair<double, double>>& rows) {
-  for (std::size_t i = 0; i < curve.size(); ++i) {
-    const double time = std::log(curve.seconds(i));
-    rows.emplace_back(time + curve.log_utilisation(i), time);
-  }
-}
-
 }  // namespace
 
 void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
@@ -76,6 +69,16 @@ int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) co
 double GemmTable::residual(const Shape& s, double m) const {
   const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), b = static_cast<double>(s.batch);
   return std::log(model_.limit(m, n, k, b) / model_.time(m, n, k, b)) - s.curve.at(m).log_utilisation;
+}
+
+std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch,
+                                                 double m) const {
+  if (const int shape = find_shape(n, k, batch); shape != kNoShape)
+    return residual(shapes_[static_cast<std::size_t>(shape)], m);
+  const auto r = blend(n, k, batch, m);
+  if (!r) return std::nullopt;
+  const auto dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+  return std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - r->log_utilisation;
 }
 
 std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
@@ -138,8 +141,8 @@ void AttentionTable::finish() {
   layouts_ = std::move(merged);
   std::vector<std::pair<double, double>> all;
   for (const Layout& l : layouts_)
-    for (const auto& row : l.by_sequences) collect(row.second, all);
-  if (parameter("TREND", 1)) trend_.fit(all);
+    for (const auto& row : l.by_sequences) row.second.collect(all);
+  trend_.fit(all);
 }
 
 int AttentionTable::find_layout(const Heads& heads) const {
@@ -223,8 +226,8 @@ void MoeTable::finish() {
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
   std::vector<std::pair<double, double>> all;
-  for (const Shape& shape : shapes_) collect(shape.curve, all);
-  if (parameter("TREND", 1)) trend_.fit(all);
+  for (const Shape& shape : shapes_) shape.curve.collect(all);
+  trend_.fit(all);
 }
 
 int MoeTable::find_shape(const Key& key) const {
@@ -245,13 +248,20 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double l
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
+  static const double kHidden = parameter("HIDDEN", 1.5), kInter = parameter("INTER", 1), kLocal = parameter("LOCAL", 1),
+                      kSparse = parameter("SPARSE", 2), kMRange = parameter("MRANGE", 3),
+                      kMNugget = parameter("MNUGGET", 0.05), kMMost = parameter("MMOST", 8), kMFar = parameter("MFAR", 9), kTopk=parameter("TOPK",0.5);
   const auto place = [](const Key& k) {
-    return Coordinates{log2_of(k[0]), log2_of(k[1]), log2_of(k[4]) , log2_of(k[3]) - log2_of(k[2])};
+    return Coordinates{kHidden * log2_of(k[0]), kInter * log2_of(k[1]), kLocal * log2_of(k[4]),
+                       kSparse * (log2_of(k[3]) - log2_of(k[2])), kTopk * log2_of(k[2])};
   };
-  Neighbours near(place(key), 8, 3.0, 3.0, 0.05);
+  Neighbours near(place(key), static_cast<std::size_t>(kMMost), kMFar, kMRange, kMNugget);
+  const Key* left_out = except == kNoShape ? nullptr : &shapes_[static_cast<std::size_t>(except)].key;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
-    if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
+    if (k[5] != key[5] || k[6] != key[6]) continue;
+    // With a layer go all its shards.
+    if (left_out && k[0] == (*left_out)[0] && k[2] == (*left_out)[2] && k[3] == (*left_out)[3]) continue;
     near.offer(place(k), static_cast<int>(i), tokens * rows_per_token(key) / rows_per_token(k));
   }
   if (near.empty()) return std::nullopt;
@@ -269,17 +279,22 @@ void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, d
   auto at = std::find_if(groups_.begin(), groups_.end(), [&](const Ranks& g) {
     return g.ranks == ranks && g.ranks_per_node == ranks_per_node;
   });
-  if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}});
+  if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}, {}});
   at->curve.add(message_bytes, seconds, spread, sol);
 }
 
 void CollectiveTable::finish() {
-  for (Ranks& g : groups_) g.curve.finish();
+  for (Ranks& g : groups_) {
+    g.curve.finish();
+    std::vector<std::pair<double, double>> rows;
+    g.curve.collect(rows);
+    g.trend.fit(rows);
+  }
 }
 
-const Curve* CollectiveTable::find(int ranks, int ranks_per_node) const {
+const CollectiveTable::Ranks* CollectiveTable::find(int ranks, int ranks_per_node) const {
   for (const Ranks& g : groups_)
-    if (g.ranks == ranks && g.ranks_per_node == ranks_per_node) return &g.curve;
+    if (g.ranks == ranks && g.ranks_per_node == ranks_per_node) return &g;
   return nullptr;
 }
 

@@ -34,6 +34,8 @@ class GemmTable {
     Curve curve;
   };
   const std::vector<Shape>& shapes() const { return shapes_; }
+  // Log of the time over the model's, measured or of neighbours.
+  std::optional<double> log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch, double m) const;
   void set_model(const GemmModel& model) { model_ = model; }
   const GemmModel& model() const { return model_; }
 
@@ -102,12 +104,14 @@ class CollectiveTable {
   // ranks_per_node is 0 where all ranks are in one node.
   void add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread, double sol);
   void finish();
-  const Curve* find(int ranks, int ranks_per_node) const;
 
   struct Ranks {
     int ranks, ranks_per_node;
     Curve curve;
+    Trend trend;
+    Reading at(double bytes, double limit) const { return curve.at(bytes, trend, limit); }
   };
+  const Ranks* find(int ranks, int ranks_per_node) const;
   const std::vector<Ranks>& groups() const { return groups_; }
 
  private:
