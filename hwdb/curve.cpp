@@ -6,8 +6,8 @@
 namespace foretoken {
 
 void Curve::add(double key, double seconds, double spread, double speed_of_light) {
-  points_.push_back({key, std::log2(key), std::log(speed_of_light / seconds), seconds, spread,
-                     std::log(speed_of_light)});
+  points_.push_back(
+      {key, std::log2(key), std::log(speed_of_light / seconds), seconds, spread, std::log(speed_of_light)});
 }
 
 void Curve::finish() {
@@ -29,8 +29,7 @@ Reading Curve::between(const Point& a, const Point& b, double log_key) {
   return r;
 }
 
-Reading Curve::between(const Point& a, const Point& b, double log_key, const Trend& trend,
-                       double log_limit) {
+Reading Curve::between(const Point& a, const Point& b, double log_key, const Trend& trend, double log_limit) {
   Reading r = between(a, b, log_key);
   const double t = (log_key - a.log_key) / (b.log_key - a.log_key);
   const double low = std::log(a.seconds) - trend.log_time(a.log_limit),

@@ -18,7 +18,8 @@ struct Reading {
   double seconds = 0, spread = 0;
   // Between two rows: their times. An operator that grows along the dimension lies between them.
   double low_seconds = 0, high_seconds = 0;
-  bool inside = true;  // false: beyond the measured range, the boundary's utilisation is held
+  double distance = 0;  // of the nearest shape that it was read from, weighted octaves
+  bool inside = true;   // false: beyond the measured range, the boundary's utilisation is held
 };
 
 class Curve {

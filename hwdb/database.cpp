@@ -129,6 +129,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   index->device = device;
   index->topology = topology;
   index->requested = lower(engine);
+  index->fitted = [this](const std::string& key) { return builtin->meta(key); };
   for (const Entry& e : entries) {
     const bool of_user = user && e.store == &*user;
     const bool collective =
@@ -139,6 +140,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
     });
   }
   index->finish();
+  index->fitted = nullptr;
   return index;
 }
 

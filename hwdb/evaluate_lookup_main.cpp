@@ -56,9 +56,7 @@ Options parse(int argc, char** argv) {
   return o;
 }
 
-bool is_collective(MeasuredKind k) {
-  return k >= MeasuredKind::kAllReduce && k <= MeasuredKind::kSendRecv;
-}
+bool is_collective(MeasuredKind k) { return k >= MeasuredKind::kAllReduce && k <= MeasuredKind::kSendRecv; }
 
 // What is left out together: all rows of a shape, whatever its m, tokens or batch; a cell of a collective.
 std::uint64_t unit_of(MeasuredKind kind, const MeasuredPoint& p) {
@@ -173,8 +171,7 @@ void run(const Options& o) {
       }
   for (auto& [s, points] : series)
     if (s.kind == MeasuredKind::kMoe)
-      std::erase_if(points,
-                    [&](const MeasuredPoint& p) { return p.seconds > fastest.at(point_of(s, p)); });
+      std::erase_if(points, [&](const MeasuredPoint& p) { return p.seconds > fastest.at(point_of(s, p)); });
   std::map<Group, Rows> groups;
   for (auto& [s, points] : series)
     groups[{s.device, s.engine, s.kind, s.dtype, s.kv_dtype}].series.emplace_back(s, std::move(points));
@@ -223,8 +220,8 @@ void run(const Options& o) {
         }
     }
     pooled[std::string(name_of(kind)) + " " + device].add(score);
-    pooled[std::string(name_of(kind)) + (is_collective(kind) ? " " + engine.substr(0, engine.find(' ')) : "") +
-           " all devices"]
+    pooled[std::string(name_of(kind)) +
+           (is_collective(kind) ? " " + engine.substr(0, engine.find(' ')) : "") + " all devices"]
         .add(score);
     score.print(std::string(name_of(kind)) + " " + device + " " + engine + " " + dtype +
                 (kv.empty() ? "" : " kv " + kv));

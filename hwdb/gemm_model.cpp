@@ -72,7 +72,7 @@ double GemmModel::time(double m, double n, double k, double batch) const {
 }
 
 void GemmModel::fit(std::span<const GemmSample> rows) {
-  const std::size_t stride = std::max<std::size_t>(1, rows.size() / 1500);
+  const std::size_t stride = std::max<std::size_t>(1, rows.size() / 1000);
   std::vector<double> logs;
   for (std::size_t i = 0; i < rows.size(); i += stride) logs.push_back(std::log(rows[i].seconds));
   if (logs.size() < 30) return;

@@ -31,8 +31,9 @@ struct EngineRank {
 EngineRank engine_rank(const std::string& engine, const std::string& requested, bool of_user);
 
 // How an answer was found; each way has its own held-out error.
-enum class Method : std::uint8_t { kPoint, kShape, kEngine };
-inline constexpr std::size_t kMethods = 3;
+enum class Method : std::uint8_t { kPoint, kShape, kEngine, kFar };
+inline constexpr std::size_t kMethods = 4;
+inline constexpr double kFarOctaves = 1.0;  // a shape whose nearest is farther has an error of its own
 std::string_view name_of(Method m);
 
 struct KernelTable::Index {
@@ -75,7 +76,10 @@ struct KernelTable::Index {
   using PointVisitor = std::function<void(const MeasuredPoint&)>;
   void add(const MeasurementSeries& series, bool preferred, bool of_user,
            const std::function<void(const PointVisitor&)>& points);
+  // Parameters of models that were fitted when the database was built, by key; "" where there are none.
+  std::function<std::string(const std::string&)> fitted;
   void finish();
+  std::vector<std::pair<std::string, std::string>> fits() const;
   void learn(const std::vector<Residual>& residuals);
   std::optional<OperatorTime> find(const Op& op) const;
   std::vector<Residual> residuals() const;  // leaves rows and whole shapes out

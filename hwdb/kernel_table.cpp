@@ -73,6 +73,7 @@ std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Readi
     return t;
   }
   const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  if (method == Method::kShape && reading->distance > kFarOctaves) method = Method::kFar;
   double relative = errors[static_cast<std::size_t>(method)];
   if (!preferred) relative = std::hypot(relative, errors[static_cast<std::size_t>(Method::kEngine)]);
   double seconds = limit.value / std::exp(reading->log_utilisation);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <tuple>
 
 #include "hwdb/kriging.h"
@@ -13,13 +12,16 @@ namespace {
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
 // Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
 constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
+// Attention: sequences x KV heads are the parallel work; with it equal, the number of KV heads hardly
+// matters. Plain multi-head attention and other head sizes run other kernels.
+constexpr double kGroupWeight = 1.0, kKvWeight = 0.03, kWorkWeight = 2.0, kMultiHead = 0.5, kHeadSize = 3.0;
+constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
+// MoE: experts a token counts most, as it sets rows an expert.
+constexpr double kHiddenWeight = 1.5, kSparsityWeight = 2.0, kTopWeight = 0.7;
+constexpr double kMoeRange = 3.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
+constexpr std::size_t kFewNeighbours = 8;
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
-
-double parameter(const char* name, double otherwise) {
-  const char* v = std::getenv(name);
-  return v ? std::atof(v) : otherwise;
-}
 
 // Logarithm of measured time over the trend's.
 double above(const Trend& trend, const Reading& r) {
@@ -36,7 +38,7 @@ void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int
   shapes_.back().curve.add(static_cast<double>(m), seconds, spread, sol);
 }
 
-void GemmTable::finish() {
+void GemmTable::finish(const GemmModel::Parameters* known) {
   const auto key = [](const Shape& s) { return std::tuple(s.batch, s.n, s.k); };
   std::stable_sort(shapes_.begin(), shapes_.end(),
                    [&](const Shape& a, const Shape& b) { return key(a) < key(b); });
@@ -49,6 +51,7 @@ void GemmTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  if (known) return model_.set(*known);
   std::vector<GemmSample> rows;
   for (const Shape& s : shapes_)
     for (std::size_t i = 0; i < s.curve.size(); ++i)
@@ -91,14 +94,14 @@ std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int
       near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
   }
   if (near.empty()) return std::nullopt;
-  const double sum = near.blend([&](const Neighbours::Entry& e) {
-    return residual(shapes_[static_cast<std::size_t>(e.shape)], m);
-  });
+  const double sum = near.blend(
+      [&](const Neighbours::Entry& e) { return residual(shapes_[static_cast<std::size_t>(e.shape)], m); });
   const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
   Reading r;
   r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - sum;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
+  r.distance = near.nearest();
   return r;
 }
 
@@ -176,20 +179,20 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 
 std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
                                                double limit, int except) const {
-  static const double kGroup = parameter("GROUP", 1), kKv = parameter("KV", 0.03), kWork = parameter("WORK", 2),
-                      kRange = parameter("RANGE", 6), kNugget = parameter("NUGGET", 0.005),
-                      kMost = parameter("MOST", 8), kFar = parameter("FAR", 3), kMulti = parameter("MULTI", 0.5), kDim = parameter("DIM", 3.0);
   const auto place = [&](const Heads& h, double b) {
     const double kv = std::log2(static_cast<double>(h.kv_heads));
     const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
-    return Coordinates{kGroup * group, kKv * kv, kWork * (kv + std::log2(b)),
-                       h.heads == h.kv_heads && h.head_dim > 0 ? kMulti : 0.0,
-                       h.head_dim > 0 ? kDim * std::log2(static_cast<double>(h.head_dim)) : 0.0};
+    return Coordinates{kGroupWeight * group, kKvWeight * kv, kWorkWeight * (kv + std::log2(b)),
+                       h.heads == h.kv_heads && h.head_dim > 0 ? kMultiHead : 0.0,
+                       h.head_dim > 0 ? kHeadSize * std::log2(static_cast<double>(h.head_dim)) : 0.0};
   };
-  Neighbours near(place(heads, sequences), static_cast<std::size_t>(kMost), kFar, kRange, kNugget);
+  Neighbours near(place(heads, sequences), kFewNeighbours, kAttentionFarthest, kAttentionRange,
+                  kAttentionNugget);
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached || static_cast<int>(i) == except) continue;
+    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached ||
+        static_cast<int>(i) == except)
+      continue;
     // Equal parallel work where the grid has it, else as near as it gets.
     const auto& grid = layouts_[i].by_sequences;
     double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
@@ -201,10 +204,12 @@ std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequen
   if (near.empty()) return std::nullopt;
   Reading r;
   r.log_limit = std::log(limit);
-  r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) -
-                      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at, tokens)); });
+  r.log_utilisation =
+      r.log_limit - trend_.log_time(r.log_limit) -
+      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at, tokens)); });
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
+  r.distance = near.nearest();
   return r;
 }
 
@@ -248,14 +253,11 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double l
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
-  static const double kHidden = parameter("HIDDEN", 1.5), kInter = parameter("INTER", 1), kLocal = parameter("LOCAL", 1),
-                      kSparse = parameter("SPARSE", 2), kMRange = parameter("MRANGE", 3),
-                      kMNugget = parameter("MNUGGET", 0.05), kMMost = parameter("MMOST", 8), kMFar = parameter("MFAR", 9), kTopk=parameter("TOPK",0.5);
   const auto place = [](const Key& k) {
-    return Coordinates{kHidden * log2_of(k[0]), kInter * log2_of(k[1]), kLocal * log2_of(k[4]),
-                       kSparse * (log2_of(k[3]) - log2_of(k[2])), kTopk * log2_of(k[2])};
+    return Coordinates{kHiddenWeight * log2_of(k[0]), log2_of(k[1]), log2_of(k[4]),
+                       kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])), kTopWeight * log2_of(k[2])};
   };
-  Neighbours near(place(key), static_cast<std::size_t>(kMMost), kMFar, kMRange, kMNugget);
+  Neighbours near(place(key), kFewNeighbours, kMoeFarthest, kMoeRange, kMoeNugget);
   const Key* left_out = except == kNoShape ? nullptr : &shapes_[static_cast<std::size_t>(except)].key;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
@@ -267,10 +269,12 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double l
   if (near.empty()) return std::nullopt;
   Reading r;
   r.log_limit = std::log(limit);
-  r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) -
-                      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at)); });
+  r.log_utilisation =
+      r.log_limit - trend_.log_time(r.log_limit) -
+      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at)); });
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
+  r.distance = near.nearest();
   return r;
 }
 

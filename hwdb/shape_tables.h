@@ -21,7 +21,8 @@ class GemmTable {
  public:
   void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
            double sol);
-  void finish();
+  // known: the model's parameters, where they were fitted before.
+  void finish(const GemmModel::Parameters* known = nullptr);
   int find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const;
   Reading at(int shape, double m) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(m); }
   // Shapes within two octaves, `except` left out.

@@ -7,7 +7,7 @@ namespace foretoken {
 
 void Trend::fit(std::span<const std::pair<double, double>> rows) {
   if (rows.size() < 5) return;
-  const std::size_t stride = std::max<std::size_t>(1, rows.size() / 2000);
+  const std::size_t stride = std::max<std::size_t>(1, rows.size() / 600);
   double shortest = rows.front().second;
   for (const auto& [limit, time] : rows) shortest = std::min(shortest, time);
   double log_floor = shortest, log_slope = std::log(1.6);
