@@ -201,7 +201,11 @@ std::string to_text(const Table& table, int width) {
   out += text_line(rule, widths, layout.numeric);
   for (const auto& row : layout.rows) out += text_line(row, widths, layout.numeric);
   if (!table.notes.empty()) out += "\n";
-  for (const auto& note : table.notes) out += note + "\n";
+  // A note that begins with a space (a command to copy) stays in one piece.
+  for (const auto& note : table.notes)
+    out += (width > 0 && !note.starts_with(' ') ? join(wrap(note, static_cast<std::size_t>(width)), "\n")
+                                                : note) +
+           "\n";
   return out;
 }
 

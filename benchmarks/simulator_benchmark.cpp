@@ -48,16 +48,19 @@ void estimate_benchmark(benchmark::State& state, const std::string& scenario) {
   for (auto _ : state) benchmark::DoNotOptimize(estimate(p.deployment, p.cost, load, 0, false));
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK_CAPTURE(estimate_benchmark, llama_8b, R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})");
-BENCHMARK_CAPTURE(estimate_benchmark, llama_70b_tp4,
-                  R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})");
+BENCHMARK_CAPTURE(estimate_benchmark, llama_8b,
+                  R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}})");
+BENCHMARK_CAPTURE(
+    estimate_benchmark, llama_70b_tp4,
+    R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})");
 BENCHMARK_CAPTURE(estimate_benchmark, deepseek_v3_ep16,
                   R"({"model": "deepseek-v3", "hardware": {"device": "h200"},
                       "engine": {"data_parallel_size": 16, "expert_parallel_size": 16}})");
 
 void resolve_benchmark(benchmark::State& state) {
   const Scenario s = scenario_from_json(
-      Json::parse(R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})"),
+      Json::parse(
+          R"({"model": "llama-3.3-70b", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": 4}})"),
       "benchmark");
   const Resources r = resources();
   const ModelConfig model = load_scenario_model(s, r);
@@ -85,7 +88,8 @@ const char* const kAzure = R"({"model": "llama-3.1-8b", "hardware": {"device": "
 const char* const kMillion = R"({"model": "llama-3.1-8b", "hardware": {"device": "h200", "count": 64},
     "workload": {"request_rate": 640, "num_prompts": 1000000, "input_len": {"value": 512}, "output_len": {"value": 128}}})";
 BENCHMARK_CAPTURE(simulate_benchmark, azure_one_replica, kAzure, true)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(simulate_benchmark, azure_one_replica_step_by_step, kAzure, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(simulate_benchmark, azure_one_replica_step_by_step, kAzure, false)
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(simulate_benchmark, million_requests_64_replicas, kMillion, true)
     ->Unit(benchmark::kMillisecond)
     ->Iterations(1);

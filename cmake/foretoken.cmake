@@ -1,9 +1,9 @@
 # foretoken_library(NAME sources... DEPENDS libs...): one static library for one layer, warnings on.
 # foretoken_test(NAME sources... DEPENDS libs...): one test program for one layer.
 set(FORETOKEN_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
-# False positives of g++ 12 at -O2 and above (string concatenation, moved-from literals).
+# False positives of g++ 12 at -O2 and above (string concatenation, moved-from literals, variants).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND FORETOKEN_WARNINGS -Wno-restrict -Wno-free-nonheap-object)
+  list(APPEND FORETOKEN_WARNINGS -Wno-restrict -Wno-free-nonheap-object -Wno-maybe-uninitialized)
 endif()
 
 function(foretoken_options target)

@@ -128,6 +128,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   auto index = std::make_unique<KernelTable::Index>();
   index->device = device;
   index->topology = topology;
+  index->requested = lower(engine);
   for (const Entry& e : entries) {
     const bool of_user = user && e.store == &*user;
     const bool collective =

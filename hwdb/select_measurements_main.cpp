@@ -127,9 +127,16 @@ void run(const Options& o) {
   std::map<std::pair<Type, std::string>, std::string> newest;
   std::map<Type, int> first;
   const auto newer = [](const std::string& a, const std::string& b) {
+    // "1.3.0rc20" -> 1 3 0 20: every run of digits is a part.
     const auto parts = [](const std::string& v) {
       std::vector<long> n;
-      for (const auto& p : split(v.substr(v.find(' ') + 1), '.')) n.push_back(std::atol(p.c_str()));
+      bool inside = false;
+      for (const char c : v.substr(v.find(' ') + 1)) {
+        const bool digit = c >= '0' && c <= '9';
+        if (digit && !inside) n.push_back(0);
+        if (digit) n.back() = n.back() * 10 + (c - '0');
+        inside = digit;
+      }
       return n;
     };
     return parts(a) > parts(b);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -59,6 +60,37 @@ void check_total(const ConfigReader& r, const ModelConfig& m) {
         fmt::format("the sizes make {:.3g} parameters, more than any model that can be believed", total));
 }
 
+// The configs beside DeepSeek's own inference code name the same sizes in other words, each read under its
+// own path.
+Json from_inference_config(const ConfigReader& r) {
+  Json j = Json::object();
+  for (const auto& [key, theirs, required] :
+       {std::tuple<const char*, const char*, bool>{"vocab_size", "vocab_size", true},
+        {"hidden_size", "dim", true},
+        {"intermediate_size", "inter_dim", true},
+        {"moe_intermediate_size", "moe_inter_dim", true},
+        {"num_hidden_layers", "n_layers", true},
+        {"first_k_dense_replace", "n_dense_layers", false},
+        {"num_attention_heads", "n_heads", true},
+        {"n_routed_experts", "n_routed_experts", true},
+        {"n_shared_experts", "n_shared_experts", false},
+        {"num_experts_per_tok", "n_activated_experts", true},
+        {"q_lora_rank", "q_lora_rank", false},
+        {"kv_lora_rank", "kv_lora_rank", true},
+        {"qk_nope_head_dim", "qk_nope_head_dim", true},
+        {"qk_rope_head_dim", "qk_rope_head_dim", true},
+        {"v_head_dim", "v_head_dim", true}}) {
+    const std::int64_t n = required ? r.size({theirs}, kMaxVocab) : r.count_or({theirs}, 0, kMaxVocab);
+    if (n > 0) j[key] = n;
+  }
+  const bool sigmoid = r.text_or("score_func", "softmax") == "sigmoid";
+  j["model_type"] = sigmoid ? "deepseek_v3" : "deepseek_v2";
+  if (sigmoid) j["topk_method"] = "noaux_tc";
+  if (r.text_or("dtype", "bf16") == "fp8")
+    j["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}};
+  return j;
+}
+
 // Multimodal configs nest the language model; the rest of them costs nothing per generated token.
 const Json* language_part(const Json& config) {
   for (const char* key : {"text_config", "llm_config", "language_config"}) {
@@ -89,10 +121,8 @@ ModelConfig read_hf_config(const Json& config, const std::string& where, const s
   m.name = name;
   m.model_type = outer.text_or("model_type", "");
   if (m.model_type.empty()) {
-    if (outer.has("dim") && outer.has("n_layers"))
-      outer.fail("model_type",
-                 "missing: this looks like a DeepSeek inference config; use the config.json of its Hugging "
-                 "Face repository");
+    if (outer.has("moe_inter_dim") && outer.has("n_activated_experts"))
+      return read_hf_config(from_inference_config(outer), where, name);
     outer.fail("model_type", "missing; use the config.json of the model's Hugging Face repository");
   }
   const auto it = families().find(m.model_type);

@@ -19,6 +19,14 @@ std::int64_t residual_outputs(const LayerKind& kind, std::int64_t hidden) {
 
 }  // namespace
 
+Precision checkpoint_precision(const ModelConfig& model) {
+  Precision p;
+  p.activation = model.dtype == DType::kF16 ? DType::kF16 : DType::kBf16;
+  p.kv = model.quantization.kv_fp8 ? DType::kFp8 : p.activation;
+  p.weights = model.quantization.format;
+  return p;
+}
+
 std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard) {
   const int total = static_cast<int>(model.num_layers);
   if (shard.last_layer >= 0)

@@ -76,6 +76,10 @@ struct Precision {
   WeightFormat weights = WeightFormat::kPlain;  // of the linear layers; excluded modules stay plain
 };
 
+// Formats in which the checkpoint itself is served: its quantisation and cache type; fp32 checkpoints run in
+// bf16, as engines do by default.
+Precision checkpoint_precision(const ModelConfig& model);
+
 // Why the model can't be split so, with what to change; empty when it can.
 std::string shard_problem(const ModelConfig& model, const Shard& shard,
                           WeightFormat format = WeightFormat::kPlain);

@@ -29,7 +29,9 @@ Seconds ring_all_reduce(Bytes message, int ranks, BytesPerSecond bandwidth, Seco
 int flash_decoding_splits(std::int64_t tiles, std::int64_t kv_blocks, int units) {
   if (static_cast<double>(tiles) >= 0.8 * units) return 1;
   const std::int64_t most = std::min<std::int64_t>({128, units, kv_blocks});
-  auto useful = [&](std::int64_t s) { return s == 1 || ceil_div(kv_blocks, s) != ceil_div(kv_blocks, s - 1); };
+  auto useful = [&](std::int64_t s) {
+    return s == 1 || ceil_div(kv_blocks, s) != ceil_div(kv_blocks, s - 1);
+  };
   auto efficiency = [&](std::int64_t s) {
     const double waves = static_cast<double>(tiles * s) / units;
     return waves / std::ceil(waves);
@@ -42,15 +44,14 @@ int flash_decoding_splits(std::int64_t tiles, std::int64_t kv_blocks, int units)
   return 1;
 }
 
-double speculative_tokens(double a, int g) {
-  return a >= 1 ? g + 1.0 : (1 - std::pow(a, g + 1)) / (1 - a);
-}
+double speculative_tokens(double a, int g) { return a >= 1 ? g + 1.0 : (1 - std::pow(a, g + 1)) / (1 - a); }
 double speculative_speedup(double a, int g, double c) { return speculative_tokens(a, g) / (g * c + 1); }
 
 double pipeline_bubble(int p, int m) { return (p - 1.0) / (m + p - 1.0); }
 double pipeline_bubble_over_ideal(int p, int m, int v) { return (p - 1.0) / (static_cast<double>(v) * m); }
 
-Seconds expert_exchange_limit(std::int64_t tokens, std::int64_t hidden, int experts, BytesPerSecond bandwidth) {
+Seconds expert_exchange_limit(std::int64_t tokens, std::int64_t hidden, int experts,
+                              BytesPerSecond bandwidth) {
   constexpr double kDispatchBytes = 1, kCombineBytes = 2;
   return Bytes((kDispatchBytes + kCombineBytes) * static_cast<double>(tokens * experts * hidden)) / bandwidth;
 }

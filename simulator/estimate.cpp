@@ -57,7 +57,8 @@ class StepPricer {
     std::array<double, 4> by_bound{};
     constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
     for (const Shard& shard : deployment_.mapping.stages) {
-      for (const Op& op : operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
+      for (const Op& op :
+           operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
         const Price p = cost_.price(op);
         const double n = static_cast<double>(op.count), t = n * p.time.value;
         total += t;
@@ -69,12 +70,13 @@ class StepPricer {
         for (std::size_t i = 0; i < kBounds.size(); ++i)
           if (p.bound_by == kBounds[i]) by_bound[i] += t;
         if (with_operators)
-          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value, p.basis,
-                                 p.relative_error, std::string(p.bound_by)});
+          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
+                                 p.basis, p.relative_error, std::string(p.bound_by)});
       }
     }
     kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
-    s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) - by_bound.begin())];
+    s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) -
+                                                  by_bound.begin())];
     s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, kernels,
                                              to_picoseconds(Seconds(total - attention))))
                          .value;
@@ -138,8 +140,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
     p.context = context;
     return p;
   };
-  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one request
-  // spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
+  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one
+  // request spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
   StepEstimate one = pricer.estimate("decode_1", decode(1), with_operators);
   StepEstimate full = pricer.estimate("decode_max", decode(most), with_operators);
   auto residence = [&](double n, double step) { return output * step + n * prefill_s; };
@@ -150,7 +152,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
     const double rate = load.request_rate / ranks;
     e.utilization = load.request_rate / e.capacity_requests_per_s;
     if (rate * full_residence < most) {
-      // n = rate x T(n). The step is taken as affine between the nearest batches priced so far; two rounds settle it.
+      // n = rate x T(n). The step is taken as affine between the nearest batches priced so far; two rounds
+      // settle it.
       double n0 = 1, t0 = one.seconds, n1 = most, t1 = full.seconds;
       for (int round = 0; round < 2; ++round) {
         const double slope = n1 > n0 ? (t1 - t0) / (n1 - n0) : 0;

@@ -342,7 +342,8 @@ class Planner {
     });
     result_.feasible = static_cast<std::int64_t>(result_.ranked.size());
 
-    // Nobody else is at least as good in both.
+    // Nobody else is at least as good in both. Of those that meet the limits, where any do.
+    if (!result_.ranked.empty()) all = result_.ranked;
     std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
       return std::tuple(-a.tokens_per_s_per_device, -a.tokens_per_s_per_user, a.index) <
              std::tuple(-b.tokens_per_s_per_device, -b.tokens_per_s_per_user, b.index);

@@ -80,10 +80,12 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
 Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_floor) const {
   std::int64_t sequences = 0, rows = 0;
   for (const Batch& b : step.ranks) {
-    sequences = std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
+    sequences =
+        std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
     rows = std::max(rows, b.tokens());
   }
-  return exposed_host(*deployment_, sequences, rows, decode_only(step), stages_.front().kernels_per_step(), device_floor);
+  return exposed_host(*deployment_, sequences, rows, decode_only(step), stages_.front().kernels_per_step(),
+                      device_floor);
 }
 
 void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total,

@@ -62,12 +62,13 @@ PricedPart& PricedPart::operator+=(const PricedPart& o) {
   return *this;
 }
 
-Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows, bool decode_only,
-                         std::int64_t kernels, Picoseconds device_floor) {
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor) {
   const Behavior& behavior = deployment.behavior;
   const Picoseconds schedule =
       to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
-  const bool captured = decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
+  const bool captured =
+      decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
   const Picoseconds dispatch =
       captured ? to_picoseconds(behavior.launch_graph)
                : std::max<Picoseconds>(0, kernels * to_picoseconds(behavior.launch_eager) - device_floor);

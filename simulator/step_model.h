@@ -30,11 +30,12 @@ struct ContextPiece {
   Picoseconds slope = 0;
 };
 
-// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time under an
-// asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than their execution.
-// device_floor: device time without decode attention, so that the result is constant over a span.
-Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows, bool decode_only,
-                         std::int64_t kernels, Picoseconds device_floor);
+// Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time
+// under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
+// their execution. device_floor: device time without decode attention, so that the result is constant over a
+// span.
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor);
 
 // Prices steps of one pipeline stage on one rank. Not thread-safe (it remembers); one for each simulation.
 class StageModel {

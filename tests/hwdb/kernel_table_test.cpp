@@ -144,6 +144,12 @@ TEST_F(Kernels, AnotherEngineIsAskedFor) {
   EXPECT_GT(borrowed->relative_error, 0.1);
 }
 
+TEST_F(Kernels, TheLibraryAlone) {
+  const KernelTable nccl = built_in().kernels(*h100, "nccl 2.29");
+  const Op small = op_with(CollectiveShape{.message_bytes = 8192, .ranks = 8});
+  EXPECT_GT(nccl.find(small)->time.value, 2 * table->find(small)->time.value);
+}
+
 TEST_F(Kernels, ADeviceWithoutRowsHasAnEmptyTable) {
   const KernelTable none = built_in().kernels(built_in().device("mi300x"));
   EXPECT_EQ(none.rows(), 0);

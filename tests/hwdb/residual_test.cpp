@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/csv.h"
 #include "base/quantiles.h"
 #include "built_in.h"
 #include "hwdb/store.h"
@@ -38,6 +39,33 @@ TEST(HeldOut, AttentionLayouts) {
     }
     EXPECT_GE(found, 2);
   }
+}
+
+// Chunks after cached tokens have no rows of their own in the database.
+TEST(HeldOut, ChunkedPrefill) {
+  const auto file = test::shared_data() / "ops/llmservingsim/v0_attention.csv.gz";
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is absent";
+  const KernelTable table = test::built_in().kernels(test::built_in().device("h100"));
+  CsvReader csv(file);
+  const auto gpu = csv.column("gpu"), model = csv.column("model"), prefill = csv.column("is_prefill"),
+             chunk = csv.column("prefill_chunk_size"), cached = csv.column("kv_cache_size"),
+             time = csv.column("median_ms");
+  std::vector<double> errors;
+  while (csv.next()) {
+    if (csv.text(gpu) != "H100" || csv.text(prefill) != "True" || csv.integer(cached) == 0) continue;
+    const bool llama =
+        csv.text(model).find("Llama-3.1-70B") != std::string::npos;  // else Mixtral-8x7B; both tp 4
+    AttentionShape a = test::attention(false, 1, csv.integer(chunk), llama ? 16 : 8, 2);
+    a.cached = csv.integer(cached);
+    const auto t = table.find(test::op_with(a));
+    ASSERT_TRUE(t);
+    errors.push_back(std::abs(t->time.value / (csv.number(time) * 1e-3) - 1));
+  }
+  std::sort(errors.begin(), errors.end());
+  ASSERT_GT(errors.size(), 300u);
+  std::printf("H100 chunks after cached tokens: median %.1f %%, p90 %.1f %%, %zu rows\n",
+              100 * linear_quantile(errors, 0.5), 100 * linear_quantile(errors, 0.9), errors.size());
+  EXPECT_LT(linear_quantile(errors, 0.5), 0.20);
 }
 
 // Rows of engines and versions that the built-in database does not hold.

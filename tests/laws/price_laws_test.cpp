@@ -1,4 +1,5 @@
-// Laws of prices: monotone where they rest on the roofline, never below the physical limit, no collective at TP=1.
+// Laws of prices: monotone where they rest on the roofline, never below the physical limit, no collective at
+// TP=1.
 #include <gtest/gtest.h>
 
 #include "../simulator/fixtures.h"
@@ -8,19 +9,22 @@
 namespace foretoken {
 namespace {
 
-const char* const kModels[] = {"llama-3.1-8b", "mixtral-8x7b", "deepseek-v2-lite", "qwen3-next-80b-a3b-instruct",
-                               "gpt-oss-20b", "gemma-2-27b"};
+const char* const kModels[] = {"llama-3.1-8b",     "mixtral-8x7b",
+                               "deepseek-v2-lite", "qwen3-next-80b-a3b-instruct",
+                               "gpt-oss-20b",      "gemma-2-27b"};
 // Fits on one device in fp8 only.
-const char* quantization_of(const std::string& model) { return model.starts_with("qwen3-next") ? "fp8" : "none"; }
-
-Deployment on_h200(const std::string& model, int tensor_parallel = 1) {
-  return resolve_or_fail(R"({"model": ")" + model +
-                         R"(", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": )" +
-                         std::to_string(tensor_parallel) + R"(, "quantization": ")" + quantization_of(model) +
-                         R"("}})");
+const char* quantization_of(const std::string& model) {
+  return model.starts_with("qwen3-next") ? "fp8" : "none";
 }
 
-Picoseconds step_time(const Deployment& d, std::int64_t decode, std::int64_t context, std::int32_t prefill = 0) {
+Deployment on_h200(const std::string& model, int tensor_parallel = 1) {
+  return resolve_or_fail(
+      R"({"model": ")" + model + R"(", "hardware": {"device": "h200"}, "engine": {"tensor_parallel_size": )" +
+      std::to_string(tensor_parallel) + R"(, "quantization": ")" + quantization_of(model) + R"("}})");
+}
+
+Picoseconds step_time(const Deployment& d, std::int64_t decode, std::int64_t context,
+                      std::int32_t prefill = 0) {
   const KernelTable none;
   const CostModel cost(d.device, d.topology, none);
   PredictedBackend backend(d, cost);
@@ -43,10 +47,12 @@ TEST_P(PriceLaws, FasterDevicesAreNeverSlower) {
   for (const double factor : {1.1, 1.5, 2.0, 4.0}) {
     Deployment bandwidth = slow, compute = slow;
     bandwidth.device.memory_bandwidth *= factor;
-    for (FlopsPerSecond* peak : {&compute.device.fp32_peak, &compute.device.tf32_peak, &compute.device.fp16_peak,
-                                 &compute.device.fp8_peak, &compute.device.int8_peak, &compute.device.fp4_peak})
+    for (FlopsPerSecond* peak :
+         {&compute.device.fp32_peak, &compute.device.tf32_peak, &compute.device.fp16_peak,
+          &compute.device.fp8_peak, &compute.device.int8_peak, &compute.device.fp4_peak})
       *peak *= factor;
-    for (const auto& [decode, prefill] : {std::pair{1, 0}, {64, 0}, {256, 0}, {0, 512}, {0, 4096}, {32, 1000}}) {
+    for (const auto& [decode, prefill] :
+         {std::pair{1, 0}, {64, 0}, {256, 0}, {0, 512}, {0, 4096}, {32, 1000}}) {
       const Picoseconds base = step_time(slow, decode, 2000, prefill);
       EXPECT_LE(step_time(bandwidth, decode, 2000, prefill), base) << decode << "+" << prefill;
       EXPECT_LE(step_time(compute, decode, 2000, prefill), base) << decode << "+" << prefill;
@@ -86,10 +92,12 @@ TEST_P(PriceLaws, NeverBelowThePhysicalLimit) {
         w.contexts.assign(p.deployment.model.attention_windows().size(), static_cast<double>(n * 1500));
         if (prompt > 0) w.prefill = {{prompt, 512, 1}};
         w.sampled_rows = n;
-        for (const Op& op : operators(p.deployment.model, p.deployment.mapping.stages[0], w, p.deployment.precision).ops) {
+        for (const Op& op :
+             operators(p.deployment.model, p.deployment.mapping.stages[0], w, p.deployment.precision).ops) {
           const Price price = p.cost.price(op);
           EXPECT_GE(price.time.value, price.limit.value * (1 - 1e-12)) << op.name;
-          EXPECT_GE(price.time.value, flops(op).value / p.deployment.device.peak(compute_type(op, false)).value * (1 - 1e-9))
+          EXPECT_GE(price.time.value,
+                    flops(op).value / p.deployment.device.peak(compute_type(op, false)).value * (1 - 1e-9))
               << op.name;
           EXPECT_GE(price.relative_error, 0) << op.name;
         }
@@ -116,8 +124,8 @@ TEST_P(PriceLaws, NoCollectiveOnOneDevice) {
 
 INSTANTIATE_TEST_SUITE_P(Models, PriceLaws, ::testing::ValuesIn(kModels));
 
-// Weights are read once a step: no decode step beats weight bytes over bandwidth. Llama-3.1-8B, batch 1 (embedding
-// table excluded): 7.361 ms A100, 4.481 H100, 3.127 H200, 14.891 RTX 4090.
+// Weights are read once a step: no decode step beats weight bytes over bandwidth. Llama-3.1-8B, batch 1
+// (embedding table excluded): 7.361 ms A100, 4.481 H100, 3.127 H200, 14.891 RTX 4090.
 TEST(PublishedLimits, DecodeWeightFloorOfLlama8b) {
   const std::pair<const char*, double> expected[] = {
       {"a100", 7.3614}, {"h100", 4.4806}, {"h200", 3.1271}, {"RTX-4090", 14.8907}};

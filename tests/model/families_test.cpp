@@ -128,6 +128,11 @@ constexpr Row kRows[] = {
     {"command-r7b", 8'028'033'024, R"({"model_type":"cohere2","hidden_size":4096,"intermediate_size":14336,
       "num_attention_heads":32,"num_key_value_heads":8,"num_hidden_layers":32,"vocab_size":256000,
       "sliding_window":4096,"sliding_window_pattern":4})"},
+    {"deepseek-v2 beside its inference code", 235'741'434'880,
+     R"({"vocab_size":102400,"dim":5120,"inter_dim":12288,
+      "moe_inter_dim":1536,"n_layers":60,"n_dense_layers":1,"n_heads":128,"n_routed_experts":160,
+      "n_shared_experts":2,"n_activated_experts":6,"n_expert_groups":8,"n_limited_groups":3,"route_scale":16.0,
+      "q_lora_rank":1536,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128})"},
 };
 
 INSTANTIATE_TEST_SUITE_P(Published, FamilyTotals, testing::ValuesIn(kRows), [](const auto& row) {

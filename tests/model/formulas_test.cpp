@@ -382,9 +382,9 @@ TEST(Formats, BytesPerWeight) {
 
 // gpt-oss keeps attention and head in bf16 and stores experts in mxfp4: about 61 GiB for the 120B model.
 TEST(Formats, WeightsOfGptOss) {
-  Precision p;
-  p.weights = WeightFormat::kMxfp4;
   const ModelConfig model = preset("gpt-oss-120b");
+  const Precision p = checkpoint_precision(model);
+  EXPECT_EQ(p.weights, WeightFormat::kMxfp4);
   const double expected = [&] {
     const Parameters n = count_parameters(model);
     const double matrices = 36.0 * 128 * 3 * 2880 * 2880;

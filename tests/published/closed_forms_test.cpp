@@ -59,7 +59,8 @@ TEST(ClosedForms, PipelineBubbles) {
   EXPECT_DOUBLE_EQ(pipeline_bubble_over_ideal(8, 32, 2), 0.109375);
 }
 
-// 32 tokens, 9 experts, hidden 7K: 120.96 us a layer on 50 GB/s, twice for two micro-batches, 61 layers: 14.76 ms.
+// 32 tokens, 9 experts, hidden 7K: 120.96 us a layer on 50 GB/s, twice for two micro-batches, 61
+// layers: 14.76 ms.
 TEST(ClosedForms, ExpertExchangeLimitOfDeepSeekV3) {
   const Seconds ib = expert_exchange_limit(32, 7000, 9, BytesPerSecond(50e9));
   EXPECT_NEAR(ib.value * 1e6, 120.96, 1e-9);
@@ -69,7 +70,8 @@ TEST(ClosedForms, ExpertExchangeLimitOfDeepSeekV3) {
   EXPECT_NEAR(2 * nvl72.value * 61 * 1e3, 0.82, 0.005);
 }
 
-// DeepSeek's open-infra day: 226.75 nodes of 8 H800 at $2, 608 B input tokens of which 342 B hit the cache, 168 B output.
+// DeepSeek's open-infra day: 226.75 nodes of 8 H800 at $2, 608 B input tokens of which 342 B hit the cache,
+// 168 B output.
 TEST(ClosedForms, DeepSeekOpenInfraDay) {
   const double cost = usd_per_day(226.75 * 8, 2.0);
   EXPECT_DOUBLE_EQ(cost, 87072.0);

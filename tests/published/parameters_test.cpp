@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 
 #include "base/csv.h"
+#include "base/error.h"
+#include "base/json_full.h"
 #include "model/hf_config.h"
 #include "model/kv_cache.h"
 
@@ -64,6 +67,33 @@ TEST(PublishedParameters, PredictionLayers) {
   EXPECT_EQ(mtp("deepseek-v3.2"), 11'624'027'648);
   EXPECT_EQ(mtp("glm-5"), 9'952'920'576);
   EXPECT_EQ(mtp("kimi-k2"), 0);
+}
+
+// A larger collection of configs, where it is at hand: each is read to its recorded total or refused with a
+// remedy.
+TEST(PublishedParameters, CollectionOfConfigs) {
+  const char* given = std::getenv("FORETOKEN_SHARED");
+  const std::filesystem::path data =
+      (given != nullptr ? std::filesystem::path(given) : kSource / "../shared") / "data";
+  if (!std::filesystem::exists(data / "model_configs")) GTEST_SKIP() << "no collection at " << data;
+  const Json reference = read_json(data / "reference_values.json");
+  int read = 0, exact = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(data / "model_configs")) {
+    const std::string stem = entry.path().stem().string();
+    if (entry.path().extension() != ".json" || stem.starts_with("_")) continue;
+    SCOPED_TRACE(stem);
+    try {
+      const Parameters p = count_parameters(load_model(entry.path().string(), kPresets));
+      ++read;
+      if (!reference.contains(stem) || stem.find("V4") != std::string::npos) continue;
+      EXPECT_EQ(p.total, reference[stem]["total"].get<std::int64_t>());
+      ++exact;
+    } catch (const Error& e) {
+      EXPECT_NE(e.message().find("use the config.json"), std::string::npos) << e.what();
+    }
+  }
+  EXPECT_GE(read, 90);
+  EXPECT_GE(exact, 55);
 }
 
 }  // namespace

@@ -30,12 +30,16 @@ inline Resources test_resources() {
   return r;
 }
 
-inline Scenario test_scenario(const std::string& json) { return scenario_from_json(Json::parse(json), "test.json"); }
+inline Scenario test_scenario(const std::string& json) {
+  return scenario_from_json(Json::parse(json), "test.json");
+}
 
-inline Deployment resolve_or_fail(const Scenario& scenario, double mean_tokens = 1300, std::int64_t longest = 8192) {
+inline Deployment resolve_or_fail(const Scenario& scenario, double mean_tokens = 1300,
+                                  std::int64_t longest = 8192) {
   const Resources resources = test_resources();
   auto verdict = resolve(scenario, resources, load_scenario_model(scenario, resources), mean_tokens, longest);
-  if (const auto* no = std::get_if<Infeasible>(&verdict)) throw std::runtime_error(no->category + ": " + no->reason);
+  if (const auto* no = std::get_if<Infeasible>(&verdict))
+    throw std::runtime_error(no->category + ": " + no->reason);
   return std::get<Deployment>(std::move(verdict));
 }
 inline Deployment resolve_or_fail(const std::string& json) { return resolve_or_fail(test_scenario(json)); }

@@ -79,8 +79,8 @@ TEST_P(Simulate, ServesEveryRequestOnce) {
   for (const double share : s.basis.share) shares += share;
   EXPECT_NEAR(shares, 1.0, 1e-9);
   const auto& parts = s.served.metrics.ttft_parts;
-  EXPECT_NEAR(parts.ingress + parts.queue + parts.prefill + parts.transfer + parts.first_step, s.served.metrics.ttft.mean,
-              1e-6 * s.served.metrics.ttft.mean);
+  EXPECT_NEAR(parts.ingress + parts.queue + parts.prefill + parts.transfer + parts.first_step,
+              s.served.metrics.ttft.mean, 1e-6 * s.served.metrics.ttft.mean);
 }
 
 INSTANTIATE_TEST_SUITE_P(Scenarios, Simulate, ::testing::ValuesIn(kScenarios));

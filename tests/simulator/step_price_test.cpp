@@ -27,7 +27,8 @@ struct Decoding {
   Decoding(const PredictedBackend& backend, int rank_count, int sequences) : windows(backend.windows()) {
     for (int r = 0; r < rank_count; ++r) {
       contexts.emplace_back();
-      for (int s = 0; s < sequences + 3 * (r % 3); ++s) contexts.back().push_back(100 + 37 * s + 900 * (r % 2));
+      for (int s = 0; s < sequences + 3 * (r % 3); ++s)
+        contexts.back().push_back(100 + 37 * s + 900 * (r % 2));
     }
     fill();
   }
@@ -113,7 +114,8 @@ TEST_P(StepPrice, ChunksCostAtLeastTheWholePrompt) {
     const std::vector<Batch> ranks(static_cast<std::size_t>(priced.deployment.mapping.ranks_per_engine()), b);
     return backend.run({0, 0, ranks}).tokens_out;
   };
-  EXPECT_GT(prefill(1024, 0) + prefill(1024, 1024) + prefill(1024, 2048) + prefill(1024, 3072), prefill(4096, 0));
+  EXPECT_GT(prefill(1024, 0) + prefill(1024, 1024) + prefill(1024, 2048) + prefill(1024, 3072),
+            prefill(4096, 0));
   EXPECT_GT(prefill(1024, 3072), prefill(1024, 0));
 }
 

@@ -1,0 +1,239 @@
+// Results as the JSON that docs/scenario.md and docs/metrics.md describe.
+#include <fmt/format.h>
+
+#include "base/json_full.h"
+#include "simulator/report.h"
+
+namespace foretoken {
+namespace {
+
+Json interval_json(double low, double high) { return Json{{"low", low}, {"high", high}}; }
+
+void put_distribution(Json& out, const std::string& name, const Distribution& d) {
+  out["mean_" + name + "_ms"] = d.mean;
+  out["median_" + name + "_ms"] = d.median;
+  out["std_" + name + "_ms"] = d.std;
+  out["p50_" + name + "_ms"] = d.p50;
+  out["p90_" + name + "_ms"] = d.p90;
+  out["p95_" + name + "_ms"] = d.p95;
+  out["p99_" + name + "_ms"] = d.p99;
+}
+
+template <class T>
+Json optional_json(const std::optional<T>& v) {
+  return v ? Json(*v) : Json(nullptr);
+}
+
+Json basis_json(const std::array<double, 4>& share) {
+  return Json{
+      {"measured", share[0]}, {"interpolated", share[1]}, {"transferred", share[2]}, {"roofline", share[3]}};
+}
+
+void put_metrics(Json& out, const ServingMetrics& m) {
+  out["completed"] = m.completed;
+  out["duration"] = m.duration;
+  out["total_input_tokens"] = m.total_input_tokens;
+  out["total_output_tokens"] = m.total_output_tokens;
+  out["request_throughput"] = m.request_throughput;
+  out["output_throughput"] = m.output_throughput;
+  out["total_token_throughput"] = m.total_token_throughput;
+  out["request_goodput"] = optional_json(m.request_goodput);
+  out["slo_attainment"] = optional_json(m.slo_attainment);
+  put_distribution(out, "ttft", m.ttft);
+  put_distribution(out, "tpot", m.tpot);
+  put_distribution(out, "itl", m.itl);
+  put_distribution(out, "e2el", m.e2el);
+  out["percentiles_exact"] =
+      Json{{"ttft", m.ttft.exact}, {"tpot", m.tpot.exact}, {"itl", m.itl.exact}, {"e2el", m.e2el.exact}};
+  out["ttft_parts_ms"] = Json{{"ingress", m.ttft_parts.ingress},
+                              {"queue", m.ttft_parts.queue},
+                              {"prefill", m.ttft_parts.prefill},
+                              {"transfer", m.ttft_parts.transfer},
+                              {"first_step", m.ttft_parts.first_step}};
+  out["preemptions"] = m.preemptions;
+  out["prefix_cache_hit_rate"] = m.prefix_cache_hit_rate;
+  out["peak_kv_usage"] = m.peak_kv_usage;
+  out["num_steps"] = m.num_steps;
+  out["mean_running"] = m.mean_running;
+  out["mean_waiting"] = m.mean_waiting;
+  out["busy_share"] = m.busy_share;
+}
+
+Json candidate_json(const Candidate& c) {
+  Json j;
+  j["label"] = c.label;
+  j["device"] = c.device;
+  j["devices"] = c.devices;
+  j["replicas"] = c.replicas;
+  j["tensor_parallel_size"] = c.tensor_parallel;
+  j["pipeline_parallel_size"] = c.pipeline_parallel;
+  j["data_parallel_size"] = c.data_parallel;
+  j["expert_parallel_size"] = c.expert_parallel;
+  j["quantization"] = c.quantization;
+  j["kv_cache_dtype"] = c.kv_cache_dtype;
+  j["max_num_seqs"] = c.max_num_seqs;
+  j["max_num_batched_tokens"] = c.max_num_batched_tokens;
+  j["usd_per_million_tokens"] = c.has_price ? Json(c.usd_per_million_tokens) : Json(nullptr);
+  j["usd_per_hour"] = c.has_price ? Json(c.usd_per_hour) : Json(nullptr);
+  j["tokens_per_s_per_device"] = c.tokens_per_s_per_device;
+  j["tokens_per_s_per_user"] = c.tokens_per_s_per_user;
+  j["goodput_per_device"] = c.goodput_per_device;
+  j["slo_attainment"] = c.slo_attainment;
+  j["meets_slo"] = c.meets_slo;
+  j["mean_ttft_ms"] = c.metrics.ttft.mean;
+  j["p99_ttft_ms"] = c.metrics.ttft.p99;
+  j["mean_tpot_ms"] = c.metrics.tpot.mean;
+  j["p99_tpot_ms"] = c.metrics.tpot.p99;
+  j["p99_e2el_ms"] = c.metrics.e2el.p99;
+  j["output_throughput"] = c.metrics.output_throughput;
+  j["patch"] = Json::parse(c.patch);
+  j["command"] = c.command;
+  return j;
+}
+
+}  // namespace
+
+Json context_json(const ReportContext& context, const Scenario& resolved) {
+  Json j;
+  j["format"] = 1;
+  j["context"] = Json{{"program", "foretoken"},
+                      {"version", context.program_version},
+                      {"git_commit", context.git_commit},
+                      {"seed", context.seed},
+                      {"database_digest", context.database_digest},
+                      {"warnings", context.warnings}};
+  j["scenario"] = scenario_to_json(resolved);
+  return j;
+}
+
+Json memory_json(const MemoryPlan& m) {
+  return Json{{"device_bytes", m.device_bytes},
+              {"budget_bytes", m.budget_bytes},
+              {"weights_bytes", m.weights_bytes},
+              {"activation_peak_bytes", m.activation_peak_bytes},
+              {"overhead_bytes", m.overhead_bytes},
+              {"kv_cache_bytes", m.kv_cache_bytes},
+              {"block_bytes", m.block_bytes},
+              {"block_size", m.block_size},
+              {"num_gpu_blocks", m.num_gpu_blocks},
+              {"kv_cache_tokens", m.kv_cache_tokens},
+              {"fits", m.fits},
+              {"reason", m.reason}};
+}
+
+Json estimate_json(const Deployment& d, const Estimate& e) {
+  Json j;
+  j["behavior"] = Json{{"asked", d.behavior.asked}, {"modelled", d.behavior.name}};
+  j["memory"] = memory_json(d.memory);
+  j["steps"] = Json::array();
+  for (const StepEstimate& s : e.steps) {
+    Json step{{"name", s.name},
+              {"sequences", s.sequences},
+              {"tokens", s.tokens},
+              {"context", s.context},
+              {"seconds", s.seconds},
+              {"low", s.low},
+              {"high", s.high},
+              {"host_seconds", s.host_seconds},
+              {"bound_by", s.bound_by},
+              {"roofline_fraction", s.roofline_fraction},
+              {"operators", Json::array()}};
+    for (const OperatorCost& o : s.operators)
+      step["operators"].push_back(Json{{"name", o.name},
+                                       {"count", o.count},
+                                       {"seconds", o.seconds},
+                                       {"flops", o.flops},
+                                       {"bytes", o.bytes},
+                                       {"basis", std::string(name_of(o.basis))},
+                                       {"relative_error", o.relative_error},
+                                       {"bound_by", o.bound_by}});
+    j["steps"].push_back(std::move(step));
+  }
+  j["expected_sequences"] = e.expected_sequences;
+  j["utilization"] = e.utilization;
+  j["ttft_ms"] = e.ttft_ms;
+  j["tpot_ms"] = e.tpot_ms;
+  j["e2el_ms"] = e.e2el_ms;
+  j["output_throughput"] = e.output_throughput;
+  j["capacity_requests_per_s"] = e.capacity_requests_per_s;
+  j["usd_per_million_tokens"] = d.has_price ? Json(e.usd_per_million_tokens) : Json(nullptr);
+  j["basis"] = basis_json(e.basis);
+  return j;
+}
+
+Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
+  Json j;
+  j["behavior"] = Json{{"asked", d.behavior.asked}, {"modelled", d.behavior.name}};
+  j["workload"] = s.workload;
+  put_metrics(j, s.served.metrics);
+  j["rejected"] = s.served.rejected;
+  j["rejected_reason"] = s.served.rejected_reason;
+  j["aborted"] = s.served.aborted;
+  j["stability"] = s.stability;
+  j["stability_reason"] = s.stability_reason;
+  j["basis"] = basis_json(s.basis.share);
+  j["host_share"] = s.basis.host_share;
+  j["relative_error"] = s.basis.relative_error;
+  j["interval"] = Json::object();
+  for (const auto& [key, i] : s.interval) j["interval"][key] = interval_json(i.low, i.high);
+  j["usd_per_hour"] = s.has_price ? Json(s.usd_per_hour) : Json(nullptr);
+  j["usd_per_million_tokens"] = s.has_price ? Json(s.usd_per_million_tokens) : Json(nullptr);
+  j["memory"] = memory_json(d.memory);
+  if (!detailed) return j;
+  // vLLM's --save-detailed arrays, index-aligned; times in seconds.
+  Json inputs = Json::array(), outputs = Json::array(), starts = Json::array(), ttfts = Json::array(),
+       latencies = Json::array(), queues = Json::array(), engines = Json::array();
+  for (const RequestRecord& r : s.served.records) {
+    inputs.push_back(r.input_len);
+    outputs.push_back(r.output_len);
+    starts.push_back(to_seconds(r.arrival).value);
+    ttfts.push_back(to_seconds(r.first_token - r.arrival).value);
+    latencies.push_back(to_seconds(r.finish - r.arrival).value);
+    queues.push_back(to_seconds(r.scheduled - r.queued).value);
+    engines.push_back(r.engine);
+  }
+  j["input_lens"] = std::move(inputs);
+  j["output_lens"] = std::move(outputs);
+  j["start_times"] = std::move(starts);
+  j["ttfts"] = std::move(ttfts);
+  j["latencies"] = std::move(latencies);
+  j["queue_times"] = std::move(queues);
+  j["engines"] = std::move(engines);
+  return j;
+}
+
+Json plan_json(const PlanResult& p) {
+  Json j;
+  j["objective"] = p.objective;
+  j["workload"] = p.workload;
+  j["searched"] = p.searched;
+  j["infeasible"] = p.infeasible;
+  j["pruned"] = p.pruned;
+  j["simulated"] = p.simulated;
+  j["feasible"] = p.feasible;
+  j["interrupted"] = p.interrupted;
+  if (p.ranked.empty()) {
+    j["best"] = nullptr;
+  } else {
+    j["best"] = candidate_json(p.ranked.front());
+    const Candidate& best = p.ranked.front();
+    j["best"]["interval"] = Json{{"p99_ttft_ms", interval_json(best.p99_ttft_ms.low, best.p99_ttft_ms.high)},
+                                 {"p99_tpot_ms", interval_json(best.p99_tpot_ms.low, best.p99_tpot_ms.high)}};
+    j["best"]["why"] = p.why;
+  }
+  for (const auto& [key, list] :
+       {std::pair{"ranked", &p.ranked}, std::pair{"missed", &p.missed}, std::pair{"pareto", &p.pareto}}) {
+    j[key] = Json::array();
+    for (const Candidate& c : *list) j[key].push_back(candidate_json(c));
+  }
+  j["rejected"] = Json::array();
+  for (const auto& [reason, n] : p.rejected) {
+    const auto example = p.rejected_example.find(reason);
+    j["rejected"].push_back(Json{{"reason", reason},
+                                 {"count", n},
+                                 {"example", example == p.rejected_example.end() ? "" : example->second}});
+  }
+  return j;
+}
+
+}  // namespace foretoken
