@@ -33,7 +33,7 @@ Seconds collective_limit(const CollectiveShape& c, const Topology& topology) {
       break;
     case Collective::kAllToAll:
       inside = (g - 1) / n * s;
-      outside = (n - g) / n * s;
+      outside = c.network_bytes >= 0 ? c.network_bytes : (n - g) / n * s;
       break;
     case Collective::kSendRecv:
       inside = nodes > 1 ? 0 : s;

@@ -33,6 +33,7 @@ class OpBuilder {
   void mlp(const DenseMlp& m);
   void mlp(const MoeMlp& m);
   void experts(const MoeMlp& m);
+  void exchange(std::string_view name, const MoeMlp& m, double tokens, double bytes, int ranks);
 
   void add(std::string_view name, Shape shape, OpScope scope = OpScope::kTokens, std::int64_t uses = 1,
            int group = 0);

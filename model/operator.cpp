@@ -90,6 +90,14 @@ double attention_pairs(const AttentionShape& a) {
   return n * causal_pairs(a.new_tokens, a.cached, window);
 }
 
+double expected_other_nodes(double num_experts, double top_k, double nodes) {
+  // C(E-E/N, k)/C(E, k): none of the k experts lives on a given node.
+  double none = 1;
+  for (double i = 0; i < top_k; ++i)
+    none *= std::max(0.0, num_experts - num_experts / nodes - i) / (num_experts - i);
+  return (nodes - 1) * (1 - none);
+}
+
 double expected_experts(double num_experts, double top_k, double tokens) {
   if (num_experts <= 0 || top_k <= 0 || tokens <= 0) return 0;
   if (top_k >= num_experts) return num_experts;

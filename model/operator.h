@@ -105,6 +105,9 @@ struct CollectiveShape {
   int ranks = 1;
   int ranks_per_node = 8;
   DType element = DType::kBf16;
+  // All-to-all over nodes: bytes of message_bytes that leave the node, when a token goes once to each node
+  // that it visits and is spread inside; negative: every copy travels by itself.
+  double network_bytes = -1;
 };
 
 struct CopyShape {
@@ -151,6 +154,9 @@ double chunked_pairs(std::int64_t q, std::int64_t c, std::int64_t chunk);
 double compressed_pairs(std::int64_t q, std::int64_t c, std::int64_t ratio, std::int64_t top_k);
 // Query-key pairs of an attention operator, prefill or decode, all sequences.
 double attention_pairs(const AttentionShape& a);
+// Expected nodes other than its own that a token's k of E experts live on, of `nodes` with equal shares:
+// (N-1)(1 - C(E-E/N, k)/C(E, k)). formulas.md 2.7.
+double expected_other_nodes(double num_experts, double top_k, double nodes);
 // Expected distinct experts hit by `tokens` tokens that choose k of E uniformly: E(1-(1-k/E)^T).
 double expected_experts(double num_experts, double top_k, double tokens);
 

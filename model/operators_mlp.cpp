@@ -38,7 +38,7 @@ void OpBuilder::experts(const MoeMlp& m) {
   const double scales = 4.0 * std::ceil(d(width) / 128);
   const double sent = w == WeightFormat::kFp8Block ? d(width) + scales : d(width) * element_;
   if (group && shard_.expert_parallel > 1)
-    collective("moe_dispatch", Collective::kAllToAll, own * d(m.top_k) * sent, ranks);
+    exchange("moe_dispatch", m, own, sent, ranks);
   else if (group)
     collective("moe_dispatch", Collective::kAllGather, d(tokens) * d(width) * element_, shard_.data_parallel,
                OpScope::kGroupTokens);
@@ -65,10 +65,24 @@ void OpBuilder::experts(const MoeMlp& m) {
     for (Op& part : expand(whole)) add(part.name, std::move(part.shape), OpScope::kGroupTokens);
   }
   if (group && shard_.expert_parallel > 1)
-    collective("moe_combine", Collective::kAllToAll, own * d(m.top_k) * d(width) * element_, ranks);
+    exchange("moe_combine", m, own, d(width) * element_, ranks);
   else if (group)
     collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_,
                shard_.data_parallel, OpScope::kGroupTokens);
+}
+
+// All-to-all of `tokens` own tokens with the ranks that hold their experts.
+void OpBuilder::exchange(std::string_view name, const MoeMlp& m, double tokens, double bytes, int ranks) {
+  CollectiveShape c{.kind = Collective::kAllToAll,
+                    .message_bytes = tokens * d(m.top_k) * bytes,
+                    .ranks = ranks,
+                    .ranks_per_node = shard_.devices_per_node,
+                    .element = precision_.activation};
+  if (ranks > shard_.devices_per_node) {
+    const double nodes = std::ceil(d(ranks) / shard_.devices_per_node);
+    c.network_bytes = tokens * bytes * expected_other_nodes(d(m.experts), d(m.top_k), nodes);
+  }
+  add(name, c);
 }
 
 void OpBuilder::mlp(const MoeMlp& m) {

@@ -77,16 +77,18 @@ Seconds nccl_time(const CollectiveShape& c, const Device& device, const Topology
       break;
   }
   // All-to-all and point-to-point leave a node only for the share that goes to other nodes.
-  double bus = s.bus;
-  if (s.network && (c.kind == Collective::kAllToAll || c.kind == Collective::kSendRecv)) {
+  double bus = s.bus, inside = 0;
+  if (s.network && c.kind == Collective::kSendRecv) bus = topology.inter_node.bandwidth.value;
+  if (s.network && c.kind == Collective::kAllToAll) {
+    inside = traffic / topology.intra_node.bandwidth.value;
     bus = topology.inter_node.bandwidth.value;
-    if (c.kind == Collective::kAllToAll) traffic = (n - n / s.nodes) / n * size;
+    traffic = c.network_bytes >= 0 ? c.network_bytes : (n - n / s.nodes) / n * size;
   }
   const double inter_steps = s.network ? steps * s.nodes / n : 0;
   for (int p = 0; p < 3; ++p) {
     const double latency =
         kRingBase[p] + (steps - inter_steps) * hop(kNvlinkRing, kPciRing, p, s) + inter_steps * kNetRing[p];
-    best = std::min(best, latency * 1e-6 + traffic / (bus * efficiency(p, s)));
+    best = std::min(best, latency * 1e-6 + std::max(inside, traffic / bus) / efficiency(p, s));
     if (c.kind != Collective::kAllReduce) continue;
     // Double binary tree: depth over the nodes, a chain inside each of them.
     const double depth = s.network ? std::log2(static_cast<double>(s.nodes)) : 0;

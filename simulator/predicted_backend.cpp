@@ -23,9 +23,13 @@ PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel
 
 PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, const Step& step, bool decoding,
                                                            std::int64_t max_steps) {
-  std::int64_t rows = 0;  // ranks that share experts are padded to the fullest one
-  for (const Batch& b : step.ranks) rows = std::max(rows, padded_rows(b.tokens(), decoding, *deployment_));
-  if (rows == 0) return {{}, 0, max_steps};
+  // Captured graphs pad the ranks that share experts to the fullest one; other steps compute what they have.
+  std::int64_t most = 0, all = 0;
+  for (const Batch& b : step.ranks) {
+    most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
+    all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
+  }
+  if (most == 0) return {{}, 0, max_steps};
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
@@ -36,6 +40,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   for (const Batch& b : step.ranks) {
     StagePrice r;
     r.steps = max_steps;
+    r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
     if (!b.empty()) {
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
@@ -72,8 +77,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
       best.steps =
           std::min(best.steps, (best.first.time - r.first.time) / (r.increment - best.increment) + 1);
 
-  best.first += stage.tokens(rows);
-  best.first += stage.group(rows * static_cast<std::int64_t>(step.ranks.size()));
+  best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
   return best;
 }
 

@@ -103,6 +103,32 @@ TEST_P(StepPrice, IsTheSumOfTheOperatorListAndHostTime) {
   EXPECT_LT(e.steps[1].seconds, e.steps[3].seconds);
 }
 
+// What the serving loop is charged is what the estimate lists.
+TEST_P(StepPrice, ServingAndEstimateAgree) {
+  const Priced priced(resolve_or_fail(GetParam()), true);
+  Workload::Means load;
+  load.input_len = 1000;
+  load.output_len = 300;
+  load.request_rate = 2;
+  const Estimate e = estimate(priced.deployment, priced.cost, load, 0);
+  PredictedBackend backend(priced.deployment, priced.cost);
+  for (const StepEstimate& s : e.steps) {
+    const bool prefill = s.name == "prefill";
+    const PrefillPart part{0, 0, static_cast<std::int32_t>(s.tokens), 0, true};
+    Batch b;
+    if (prefill) b.prefill = {&part, 1};
+    b.decode_sequences = prefill ? 0 : static_cast<std::int32_t>(s.sequences);
+    b.sampled_rows = static_cast<std::int32_t>(s.sequences);
+    for (std::size_t g = 0; g < backend.windows().size(); ++g) {
+      const double w = static_cast<double>(backend.windows()[g]);
+      b.contexts[g] = std::llround(static_cast<double>(b.decode_sequences) *
+                                   (w > 0 ? std::min(w, s.context) : s.context));
+    }
+    const std::vector<Batch> ranks(static_cast<std::size_t>(priced.deployment.mapping.ranks_per_engine()), b);
+    EXPECT_NEAR(to_seconds(backend.run({0, 0, ranks}).tokens_out).value / s.seconds, 1.0, 0.02) << s.name;
+  }
+}
+
 TEST_P(StepPrice, ChunksCostAtLeastTheWholePrompt) {
   const Priced priced(resolve_or_fail(GetParam()), false);
   PredictedBackend backend(priced.deployment, priced.cost);
