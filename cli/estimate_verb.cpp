@@ -62,8 +62,9 @@ Answer estimate_answer(const Invocation& invocation) {
   if (d.memory.fits) {
     const CostModel cost(d.device, d.topology, p.kernels);
     const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
-    json.update(estimate_json(d, e));
-    report.tables = estimate_tables(d, e);
+    const std::vector<Sensitivity> what_if = sensitivities(d, cost, e);
+    json.update(estimate_json(d, e, what_if));
+    report.tables = estimate_tables(d, e, what_if);
     report.main_table = 1;  // the steps; memory comes first
     report.charts = {operator_chart(e)};
   } else {
