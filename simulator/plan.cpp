@@ -110,7 +110,7 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
   r.slo_attainment = r.metrics.slo_attainment.value_or(1.0);
   r.meets_slo = meets(r.metrics, d.scenario.slo);
   r.score = score_of(r, objective);
-  r.command = vllm_command(d);
+  r.command = serve_command(d);
   return r;
 }
 
