@@ -39,6 +39,9 @@ struct Behavior {
   // batches up to the largest captured size are graphs.
   Seconds launch_eager, launch_graph;
   std::string source;
+
+  // Whose measured operators price it best; empty: the database's own order.
+  std::string measured_engine() const { return policy == SchedulerPolicy::kVllmV1 ? std::string() : name; }
 };
 
 // "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".
