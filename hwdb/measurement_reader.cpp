@@ -12,7 +12,8 @@
 namespace foretoken {
 namespace {
 
-enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce };
+// kNamed: a table whose rows name an operator that the program has none for.
+enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce, kNamed };
 
 // What a file says of attention: which of the two every row is, or that the row's own lengths say it.
 enum class Phase { kByRow, kPrefill, kDecode };
@@ -33,6 +34,13 @@ class RowReader {
   bool next() { return csv_.next(); }
   std::string where() const { return csv_.where(); }
 
+  // The measured time of a row that can't be used, where it is a number.
+  void read_time(Measurement& out) const {
+    for (const auto& [column, unit] : {std::pair{"seconds", 1.0}, std::pair{"latency_us", 1e-6}})
+      if (const auto c = csv_.find_column(column))
+        out.point.seconds = parse_double(csv_.text(*c)).value_or(0) * unit;
+  }
+
   // Fills `out`; a reason where the row can't be used.
   std::string_view read(Measurement& out) {
     out = {};
@@ -51,6 +59,8 @@ class RowReader {
         return nccl(out);
       case Form::kCustomAllReduce:
         return custom_all_reduce(out);
+      case Form::kNamed:
+        return named(out);
     }
     return {};
   }
@@ -66,6 +76,7 @@ class RowReader {
     if (has("lib") && has("message_size")) return Form::kNccl;
     if (has("kernel") && has("message_size")) return Form::kCustomAllReduce;
     if (has("m") && has("n") && has("k") && has("latency_us")) return Form::kGemm;
+    if (has("system") && has("op_name")) return Form::kNamed;
     throw Error(file_ + ":1",
                 "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
                 "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, "
@@ -242,6 +253,17 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
+  // mla_bmm, gdn, mamba2, compute_scale, wide expert parallelism, DeepEP
+  std::string_view named(Measurement& out) {
+    out.series.device = text("system");
+    const std::string engine = text_or_empty("backend"), version = text_or_empty("version");
+    out.series.engine = engine.empty() ? text_or_empty("kernel_source") + " " + text_or_empty("version_dir")
+                                       : engine + " " + version;
+    out.series.dtype = text_or_empty(has("moe_dtype") ? "moe_dtype" : "bmm_dtype");
+    reason_ = text("op_name") + ": no operator table";
+    return reason_;
+  }
+
   // message_size counts elements; the tables were measured inside one node or one NVLink domain.
   void set_message(Measurement& out, double element_bytes) const {
     const std::int64_t ranks = size("num_gpus");
@@ -254,6 +276,7 @@ class RowReader {
   Form form_ = Form::kOwn;
   Phase phase_ = Phase::kByRow;
   mutable bool suspect_ = false;
+  std::string reason_;
 };
 
 }  // namespace
@@ -263,10 +286,15 @@ void read_measurements(const std::filesystem::path& file, const std::string& kin
   RowReader rows(file, kind);
   Measurement row;
   std::string last_name, canonical;
+  const auto drop = [&](std::string_view reason) {
+    report.drop(reason);
+    if (reader.dropped) reader.dropped(reason, row);
+  };
   while (rows.next()) {
     ++report.read;
     if (const std::string_view reason = rows.read(row); !reason.empty()) {
-      report.drop(reason);
+      rows.read_time(row);
+      drop(reason);
       continue;
     }
     if (row.series.device != last_name) {
@@ -274,7 +302,7 @@ void read_measurements(const std::filesystem::path& file, const std::string& kin
       canonical = reader.device_name(last_name);
     }
     if (canonical.empty()) {
-      report.drop(fmt::format("device \"{}\" is not in the database", last_name));
+      drop(fmt::format("device \"{}\" is not in the database", last_name));
       continue;
     }
     row.series.device = canonical;
