@@ -20,8 +20,8 @@ enum class Phase { kByRow, kPrefill, kDecode };
 
 class RowReader {
  public:
-  RowReader(const std::filesystem::path& file, const std::string& kind)
-      : csv_(file), file_(file.filename().string()) {
+  RowReader(const std::filesystem::path& file, const std::string& kind, bool twins)
+      : csv_(file), file_(file.filename().string()), twins_(twins) {
     std::string name = lower(kind.empty() ? file_ : kind);
     if (name.find("context") != std::string::npos || name.find("prefill") != std::string::npos)
       phase_ = Phase::kPrefill;
@@ -234,7 +234,7 @@ class RowReader {
     if (!kind) return "collective without a table";
     head(out, *kind, text("lib") + " " + text("version"));
     const std::string& dtype = text("dtype");
-    if (dtype == "int8") return "twin of the 2-byte row with equal bytes";
+    if (dtype == "int8" && !twins_) return "twin of the 2-byte row with equal bytes";
     const auto element = dtype_from_name(dtype);
     if (!element) return "unknown element type";
     out.series.dtype = name_of(*element);
@@ -273,6 +273,7 @@ class RowReader {
 
   CsvReader csv_;
   std::string file_;
+  bool twins_;
   Form form_ = Form::kOwn;
   Phase phase_ = Phase::kByRow;
   mutable bool suspect_ = false;
@@ -283,7 +284,7 @@ class RowReader {
 
 void read_measurements(const std::filesystem::path& file, const std::string& kind,
                        const MeasurementReader& reader, ImportReport& report) {
-  RowReader rows(file, kind);
+  RowReader rows(file, kind, reader.twins);
   Measurement row;
   std::string last_name, canonical;
   const auto drop = [&](std::string_view reason) {

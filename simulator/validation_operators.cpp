@@ -44,6 +44,7 @@ class OperatorValidation {
   Validation run(const std::filesystem::path& file, const std::string& kind) {
     ImportReport report;
     MeasurementReader reader;
+    reader.twins = true;
     reader.device_name = [&](const std::string& name) { return canonical(name); };
     reader.row = [&](const Measurement& m) { take(report.read, m); };
     reader.dropped = [&](std::string_view reason, const Measurement& m) { refuse(report.read, reason, m); };

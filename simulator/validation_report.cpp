@@ -28,6 +28,15 @@ Json summaries_json(const std::vector<ErrorSummary>& all) {
   return out;
 }
 
+// To a hundredth: more digits would claim too much.
+double percent(double fraction) { return std::round(fraction * 1e4) / 100; }
+
+// "Qwen/Qwen3-32B, H100, vllm" as "Qwen3-32B, H100, vllm", to fit a line.
+std::string without_organisation(const std::string& group) {
+  const auto slash = group.find('/');
+  return slash < group.find(',') ? group.substr(slash + 1) : group;
+}
+
 Table summary_table(std::string title, std::string by, std::vector<ErrorSummary> all) {
   std::stable_sort(all.begin(), all.end(),
                    [](const ErrorSummary& a, const ErrorSummary& b) { return a.median_ape > b.median_ape; });
@@ -40,10 +49,10 @@ Table summary_table(std::string title, std::string by, std::vector<ErrorSummary>
                {"mape_percent", "mean %", 3},
                {"p90_ape_percent", "90th %", 3},
                {"bias_percent", "bias %", 3},
-               {"within_interval_percent", "within interval %", 3}};
+               {"within_interval_percent", "inside %", 3}};
   for (const ErrorSummary& s : all)
-    t.add({s.by, s.metric, s.n, 100 * s.median_ape, 100 * s.mape, 100 * s.p90_ape, 100 * s.bias,
-           100 * s.within_interval});
+    t.add({without_organisation(s.by), s.metric, s.n, percent(s.median_ape), percent(s.mape),
+           percent(s.p90_ape), percent(s.bias), percent(s.within_interval)});
   return t;
 }
 
@@ -76,8 +85,8 @@ Table worst_table(const Validation& v) {
                {"basis", "basis"}};
   for (std::size_t i = 0; i < n; ++i) {
     const ValidationLine& l = *lines[i];
-    t.add({l.row, at(v.group_names, l.group), at(v.metrics, l.metric), l.measured, l.predicted,
-           l.predicted / l.measured, std::string(name_of(l.basis))});
+    t.add({l.row, without_organisation(at(v.group_names, l.group)), at(v.metrics, l.metric), l.measured,
+           l.predicted, l.predicted / l.measured, std::string(name_of(l.basis))});
   }
   return t;
 }
