@@ -137,6 +137,8 @@ int run_validate(const Invocation& invocation) {
   if (invocation.has("kind") && !invocation.has("operators")) throw Error("--kind", "belongs to --operators");
   const auto tolerance = tolerance_of(invocation);
   Output out(invocation);
+  if (asked == 0 && out.format() == Format::kCsv)
+    throw Error("--output", "csv writes the rows of one set; give --operators, --end-to-end or --runs");
   const World world(invocation, ScenarioInput{});
   std::vector<Set> sets = run_sets(invocation, world);
 
@@ -155,13 +157,10 @@ int run_validate(const Invocation& invocation) {
   }
   watch.report(invocation, json);
   report.json = dump_json(json);
-  if (out.format() == Format::kCsv) {
-    if (sets.size() > 1)
-      throw Error("--output", "csv writes the rows of one set; give --operators, --end-to-end or --runs");
+  if (out.format() == Format::kCsv)
     out.write_text(validation_csv(sets[0].validation));
-  } else {
+  else
     out.write(report);
-  }
   return failed ? kNegative : kDone;
 }
 

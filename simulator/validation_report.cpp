@@ -60,7 +60,7 @@ const std::string& at(const std::vector<std::string>& names, std::int32_t i) {
   return names[static_cast<std::size_t>(i)];
 }
 
-Table worst_table(const Validation& v) {
+Table worst_table(const Validation& v, std::size_t most) {
   std::vector<const ValidationLine*> lines;
   for (const ValidationLine& l : v.lines)
     if (l.refusal < 0) lines.push_back(&l);
@@ -68,14 +68,14 @@ Table worst_table(const Validation& v) {
   const auto miss = [](const ValidationLine* l) {
     return l->predicted > 0 ? std::abs(std::log(l->predicted / l->measured)) : 1e9;
   };
-  const std::size_t n = std::min(kWorst, lines.size());
+  const std::size_t n = std::min(most, lines.size());
   std::partial_sort(lines.begin(), lines.begin() + static_cast<std::ptrdiff_t>(n), lines.end(),
                     [&](const ValidationLine* a, const ValidationLine* b) {
                       const double x = miss(a), y = miss(b);
                       return x != y ? x > y : a->row < b->row;
                     });
   Table t;
-  t.title = "Largest misses";
+  t.title = n < lines.size() ? "Largest misses" : v.title + ", the largest misses first";
   t.columns = {{"row", "row"},
                {"group", v.group_title},
                {"metric", "metric"},
@@ -117,14 +117,18 @@ Json validation_json(const Validation& v) {
 std::vector<Table> validation_tables(const Validation& v) {
   std::vector<Table> out;
   out.push_back(summary_table(v.title, "rows", v.pooled));
-  out.back().notes.push_back(fmt::format("{} rows, {} predicted, {} refused.", with_commas(v.rows),
-                                         with_commas(v.predicted), with_commas(v.refused)));
+  out.back().notes.push_back(fmt::format(
+      "Rows: {}, predicted {}, refused {}. Inside: measured values within the predicted 90 % interval.",
+      with_commas(v.rows), with_commas(v.predicted), with_commas(v.refused)));
   for (const std::string& note : v.notes) out.back().notes.push_back(note);
   if (!v.refusals.empty()) out.push_back(refusal_table(v));
   if (v.predicted == 0) return out;
   if (!v.parts.empty()) out.push_back(summary_table(v.title + " by " + v.part_title, v.part_title, v.parts));
-  out.push_back(summary_table(v.title + " by " + v.group_title, v.group_title, v.groups));
-  out.push_back(worst_table(v));
+  // Errors of groups of one value each say less than the values.
+  const bool single =
+      std::all_of(v.groups.begin(), v.groups.end(), [](const ErrorSummary& g) { return g.n == 1; });
+  if (!single) out.push_back(summary_table(v.title + " by " + v.group_title, v.group_title, v.groups));
+  out.push_back(worst_table(v, single ? v.lines.size() : kWorst));
   return out;
 }
 
@@ -135,7 +139,7 @@ std::string validation_csv(const Validation& v) {
   for (const std::string& r : v.refusal_names) refusals.push_back(csv_cell(r));
   for (const ValidationLine& l : v.lines) {
     out += fmt::format("{},{},{},", l.row, at(groups, l.group), at(v.metrics, l.metric));
-    if (!std::isnan(l.measured)) out += fmt::format("{}", l.measured);
+    if (!std::isnan(l.measured)) out += fmt::format("{:.9g}", l.measured);
     if (l.refusal < 0)
       out += fmt::format(",{:.7g},{:.7g},{:.7g},{},\n", l.predicted, l.low, l.high, name_of(l.basis));
     else
