@@ -19,6 +19,7 @@ struct ReportContext {
   std::int64_t seed = 0;
   std::vector<std::string> warnings;
 };
+Json context_json(const ReportContext& context);
 Json context_json(const ReportContext& context, const Scenario& resolved);
 
 Json memory_json(const MemoryPlan& memory);

@@ -93,7 +93,7 @@ Json candidate_json(const Candidate& c) {
 
 }  // namespace
 
-Json context_json(const ReportContext& context, const Scenario& resolved) {
+Json context_json(const ReportContext& context) {
   Json j;
   j["format"] = 1;
   j["context"] = Json{{"program", "foretoken"},
@@ -102,6 +102,11 @@ Json context_json(const ReportContext& context, const Scenario& resolved) {
                       {"seed", context.seed},
                       {"database_digest", context.database_digest},
                       {"warnings", context.warnings}};
+  return j;
+}
+
+Json context_json(const ReportContext& context, const Scenario& resolved) {
+  Json j = context_json(context);
   j["scenario"] = scenario_to_json(resolved);
   return j;
 }
