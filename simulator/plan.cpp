@@ -110,7 +110,7 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
   r.slo_attainment = r.metrics.slo_attainment.value_or(1.0);
   r.meets_slo = meets(r.metrics, d.scenario.slo);
   r.score = score_of(r, objective);
-  r.command = vllm_command(d);
+  r.command = serve_command(d);
   return r;
 }
 
@@ -145,9 +145,10 @@ class Planner {
     result_.rejected_example.emplace(category, example);
   }
 
-  const KernelTable* kernels(const Device& device) {
-    auto& slot = kernels_[device.name];
-    if (!slot) slot = std::make_unique<KernelTable>(resources_.database->kernels(device));
+  const KernelTable* kernels(const Deployment& d) {
+    const std::string engine = d.behavior.measured_engine();
+    auto& slot = kernels_[d.device.name + '\n' + engine];
+    if (!slot) slot = std::make_unique<KernelTable>(resources_.database->kernels(d.device, engine));
     return slot.get();
   }
 
@@ -202,7 +203,7 @@ class Planner {
       Configuration c;
       c.patch = point.patch;
       c.deployment = d;
-      c.kernels = kernels(d.device);
+      c.kernels = kernels(d);
       c.replicas = std::move(replicas);
       configurations_.push_back(std::move(c));
     }
@@ -398,11 +399,12 @@ class Planner {
         break;
       }
     const Estimate e = estimate(d, cost, load_, scenario_.workload.max_concurrency.value_or(0), false);
-    why.push_back(
-        fmt::format("Each device holds {} of weights and {} of KV cache; decoding runs {:.0f} sequences a "
-                    "rank, bound by {}.",
-                    to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)),
-                    e.expected_sequences, e.steps[2].bound_by));
+    const std::string running =
+        e.expected_sequences < 1.5 ? "one sequence" : fmt::format("{:.0f} sequences", e.expected_sequences);
+    why.push_back(fmt::format(
+        "Each device holds {} of weights and {} of KV cache; decoding runs about {} a rank, bound by {}.",
+        to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)), running,
+        e.steps[2].bound_by));
     if (e.utilization > 0)
       why.push_back(fmt::format("The load is about {:.0f} % of what it can serve.", 100 * e.utilization));
   }
