@@ -163,7 +163,8 @@ KernelTable Database::kernels(const Device& device, const std::string& engine) c
   }
   index->learn(impl_->builtin->residuals(device.name));
   if (impl_->user) index->learn(impl_->user->residuals(device.name));
-  return index->rows > 0 ? KernelTable(std::move(index)) : KernelTable();
+  const bool borrowed = !index->gemm_donors[static_cast<std::size_t>(TypeClass::k16)].empty();
+  return index->rows > 0 || borrowed ? KernelTable(std::move(index)) : KernelTable();
 }
 
 std::string Database::digest() const {

@@ -243,8 +243,6 @@ void KernelTable::Index::borrow(const Index& donor) {
   if (!d.model.ready() || device.peak(DType::kBf16).value <= 0) return;
   d.model.set(table.model().parameters());
   gemm_donors[type].push_back(std::move(d));
-  rows += static_cast<std::int64_t>(table.shapes().size());
-  if (engine.empty()) engine = donor.engine;
 }
 
 void KernelTable::Index::learn(const std::vector<Residual>& residuals) {

@@ -188,11 +188,13 @@ std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequen
   };
   Neighbours near(place(heads, sequences), kFewNeighbours, kAttentionFarthest, kAttentionRange,
                   kAttentionNugget);
+  bool known = false;  // the head size has rows of its own; others only help where it has few
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
     if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached ||
         static_cast<int>(i) == except)
       continue;
+    known = known || h.head_dim == heads.head_dim;
     // Equal parallel work where the grid has it, else as near as it gets.
     const auto& grid = layouts_[i].by_sequences;
     double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
@@ -201,7 +203,7 @@ std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequen
     b = std::clamp(b, grid.front().first, std::max(grid.front().first, row->first));
     near.offer(place(h, b), static_cast<int>(i), b);
   }
-  if (near.empty()) return std::nullopt;
+  if (!known || near.empty()) return std::nullopt;
   Reading r;
   r.log_limit = std::log(limit);
   r.log_utilisation =
