@@ -1,7 +1,7 @@
 // What fits on a device. As vLLM V1 finds out by a profile run: the budget is a share of the memory that the
 // CUDA runtime sees, minus weights, the peak of a forward of max_num_batched_tokens rows with max_num_seqs
-// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks. SGLang and TensorRT-LLM take
-// other shares (share_memory).
+// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks. SGLang and TensorRT-LLM
+// take other shares (share_memory).
 #include <fmt/format.h>
 
 #include <algorithm>
