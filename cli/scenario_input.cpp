@@ -72,7 +72,8 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
   p.workload = workload->describe();
   p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
                       workload->longest());
-  if (const auto* d = std::get_if<Deployment>(&p.verdict)) p.kernels = world.database.kernels(d->device);
+  if (const auto* d = std::get_if<Deployment>(&p.verdict))
+    p.kernels = world.database.kernels(d->device, d->behavior.measured_engine());
   return p;
 }
 

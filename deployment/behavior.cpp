@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <compare>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -13,6 +16,14 @@ namespace foretoken {
 namespace {
 
 constexpr int kOldestMinor = 8, kNewestMinor = 24;
+
+struct Version {
+  int major, minor;
+  auto operator<=>(const Version&) const = default;
+};
+constexpr Version kSglangVersions[] = {{0, 4}, {0, 5}};
+constexpr Version kTrtllmVersions[] = {{0, 17}, {0, 18}, {0, 19}, {0, 20}, {0, 21},
+                                       {1, 0},  {1, 1},  {1, 2},  {1, 3}};
 
 // When vLLM's defaults moved.
 constexpr int kAsyncSchedulingMinor = 14;    // vllm pull request 27614
@@ -57,8 +68,51 @@ Behavior vllm(int minor) {
   return b;
 }
 
+void set_host_times(Behavior& b) {
+  b.host_step = kHostStep;
+  b.host_per_sequence = kHostPerSequence;
+  b.ingress = kIngress;
+  b.egress = kEgress;
+  b.launch_eager = kLaunchEager;
+  b.launch_graph = kLaunchGraph;
+}
+
+Behavior sglang(Version version) {
+  Behavior b;
+  b.name = fmt::format("sglang-{}.{}", version.major, version.minor);
+  b.family = "sglang";
+  b.major = version.major;
+  b.minor = version.minor;
+  b.policy = SchedulerPolicy::kSglang;
+  b.memory_rule = MemoryRule::kStaticShare;
+  b.block_size = 1;
+  b.async_scheduling = true;  // the overlap scheduler, default since 0.4
+  set_host_times(b);
+  b.source = "SGLang source (server_args.py, managers/scheduler.py)";
+  return b;
+}
+
+Behavior trtllm(Version version) {
+  Behavior b;
+  b.name = fmt::format("trtllm-{}.{}", version.major, version.minor);
+  b.family = "trtllm";
+  b.major = version.major;
+  b.minor = version.minor;
+  b.policy = SchedulerPolicy::kTrtllm;
+  b.memory_rule = MemoryRule::kShareOfRest;
+  b.block_size = 32;
+  b.chunked_prefill = false;
+  b.async_scheduling = version.major >= 1;  // overlap scheduler of the PyTorch backend, the default from 1.0
+  b.fp8_cache_of_checkpoint = true;         // kv_cache_quant_algo of a ModelOpt checkpoint
+  set_host_times(b);
+  b.source = "TensorRT-LLM source (batch_manager, llmapi/llm_args.py)";
+  return b;
+}
+
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
-  throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}",
+  throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}, "
+                                 "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to "
+                                 "trtllm-1.3",
                                  name, kOldestMinor, kNewestMinor));
 }
 
@@ -77,44 +131,83 @@ std::optional<int> take_number(std::string_view& text) {
 
 }  // namespace
 
+namespace {
+
+// What follows the family's name: nothing, or a separator and a version.
+struct Asked {
+  bool newest = false;
+  Version version{0, 0};
+  bool has_minor = false;
+};
+std::optional<Asked> read_version(std::string_view rest) {
+  Asked asked;
+  if (rest.empty()) return Asked{true, {}, false};
+  const auto begin = rest.find_first_not_of("-_ =");
+  if (begin == 0 || begin == std::string_view::npos) return std::nullopt;
+  rest.remove_prefix(begin);
+  if (rest.starts_with("v")) rest.remove_prefix(1);
+  if (rest.find("dev") != std::string_view::npos || rest == "main" || rest == "latest" ||
+      rest.starts_with("nightly"))
+    return Asked{true, {}, false};
+  const auto major = take_number(rest);
+  if (!major) return std::nullopt;
+  asked.version.major = *major;
+  if (rest.empty()) return asked;
+  if (rest.front() != '.') return std::nullopt;
+  rest.remove_prefix(1);
+  const auto minor = take_number(rest);
+  if (!minor) return std::nullopt;
+  asked.version.minor = *minor;
+  asked.has_minor = true;
+  return asked;
+}
+
+template <std::size_t N>
+Version nearest(const Version (&versions)[N], const Asked& asked) {
+  if (asked.newest) return versions[N - 1];
+  Version chosen = versions[0];
+  for (const Version& v : versions)
+    if (asked.has_minor ? v <= asked.version : v.major <= asked.version.major) chosen = v;
+  return chosen;
+}
+
+}  // namespace
+
 Behavior find_behavior(const std::string& name, const std::string& where) {
   const std::string text = lower(trim(name));
-  std::string_view rest = text;
-  if (!rest.starts_with("vllm")) refuse(name, where);
-  rest.remove_prefix(4);
-  int minor = kNewestMinor;
-  if (!rest.empty()) {
-    const auto begin = rest.find_first_not_of("-_ =");
-    if (begin == 0 || begin == std::string_view::npos) refuse(name, where);
-    rest.remove_prefix(begin);
-    const bool prefixed = rest.starts_with("v");
-    if (prefixed) rest.remove_prefix(1);
-    const bool development = rest.find("dev") != std::string_view::npos || rest == "nightly" ||
-                             rest == "main" || rest == "latest" || rest.starts_with("nightly");
-    if (!development) {
-      const auto major = take_number(rest);
-      if (!major) refuse(name, where);
-      if (rest.empty()) {
-        // "vllm-v1" is the engine generation that is modelled, "vllm-v0" the one before.
-        if (*major == 0) refuse(name, where);
-      } else {
-        if (rest.front() != '.') refuse(name, where);
-        rest.remove_prefix(1);
-        const auto asked = take_number(rest);
-        if (!asked) refuse(name, where);
-        if (*major == 0) minor = std::clamp(*asked, kOldestMinor, kNewestMinor);
-      }
+  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {{"vllm", "vllm"},
+                                                                         {"sglang", "sglang"},
+                                                                         {"trtllm", "trtllm"},
+                                                                         {"trt-llm", "trtllm"},
+                                                                         {"tensorrt-llm", "trtllm"},
+                                                                         {"tensorrt_llm", "trtllm"}};
+  for (const auto& [prefix, family] : kFamilies) {
+    if (!text.starts_with(prefix)) continue;
+    const auto asked = read_version(std::string_view(text).substr(prefix.size()));
+    if (!asked) refuse(name, where);
+    Behavior b;
+    if (family == "sglang") {
+      b = sglang(nearest(kSglangVersions, *asked));
+    } else if (family == "trtllm") {
+      b = trtllm(nearest(kTrtllmVersions, *asked));
+    } else {
+      // "vllm-v1" is the engine generation that is modelled, "vllm-v0" the one before.
+      if (!asked->newest && !asked->has_minor && asked->version.major == 0) refuse(name, where);
+      const bool versioned = asked->has_minor && asked->version.major == 0;
+      b = vllm(versioned ? std::clamp(asked->version.minor, kOldestMinor, kNewestMinor) : kNewestMinor);
     }
+    b.asked = name;
+    return b;
   }
-  Behavior b = vllm(minor);
-  b.asked = name;
-  return b;
+  refuse(name, where);
 }
 
 std::vector<std::string> modelled_behaviors() {
   std::vector<std::string> names;
   for (int minor = kOldestMinor; minor <= kNewestMinor; ++minor)
     names.push_back(fmt::format("vllm-0.{}", minor));
+  for (const Version& v : kSglangVersions) names.push_back(sglang(v).name);
+  for (const Version& v : kTrtllmVersions) names.push_back(trtllm(v).name);
   return names;
 }
 
@@ -134,7 +227,58 @@ bool default_async_scheduling(const Behavior& behavior, std::int64_t pipeline_pa
   return behavior.async_scheduling && (pipeline_parallel == 1 || behavior.minor >= kAsyncPipelineMinor);
 }
 
-BatchLimits default_limits(const Behavior&, double device_memory_gib, const std::string& device_name) {
+std::vector<std::int64_t> graph_sizes_up_to(const Behavior& behavior, std::int64_t largest) {
+  std::vector<std::int64_t> sizes;
+  const auto add = [&](std::int64_t from, std::int64_t to, std::int64_t step) {
+    for (std::int64_t size = from; size < to; size += step) sizes.push_back(size);
+  };
+  sizes = {1, 2, 4};
+  add(8, 257, 8);
+  if (behavior.family == "sglang" && behavior.minor >= 5) {
+    sizes.insert(std::find(sizes.begin(), sizes.end(), 16), 12);
+    add(272, 512, 16);
+    add(512, largest + 1, 32);
+  }
+  std::erase_if(sizes, [&](std::int64_t size) { return size > largest; });
+  if (largest > 0 && (sizes.empty() || sizes.back() != largest)) sizes.push_back(largest);
+  return sizes;
+}
+
+std::int64_t default_largest_graph(const Behavior& behavior, double gib, int tensor_parallel) {
+  if (behavior.family == "trtllm") return 128;  // CudaGraphConfig.max_batch_size
+  const bool few = tensor_parallel < 4;
+  if (behavior.minor < 5) return gib * 1024 < 25'000 ? (few ? 8 : 80) : 160;
+  if (gib < 20) return 8;
+  if (gib < 35) return few ? 24 : 80;
+  if (gib < 60) return few ? 32 : 160;
+  if (gib < 160) return few ? 256 : 512;
+  return 512;
+}
+
+double default_memory_share(const Behavior& behavior, double gib, std::int64_t chunk,
+                            std::int64_t largest_graph, int tensor_parallel, int pipeline_parallel) {
+  if (behavior.family != "sglang") return behavior.gpu_memory_utilization;
+  if (behavior.minor < 5) {  // by tensor parallelism alone
+    if (tensor_parallel >= 16) return 0.79;
+    if (tensor_parallel >= 8) return 0.81;
+    if (tensor_parallel >= 4) return 0.85;
+    return tensor_parallel >= 2 ? 0.87 : 0.88;
+  }
+  const double mib = gib * 1024;
+  double reserve = 512 + 1.5 * static_cast<double>(std::max<std::int64_t>(chunk, 2048)) +
+                   2 * static_cast<double>(largest_graph) +
+                   static_cast<double>(tensor_parallel * pipeline_parallel) / 8 * 1024;
+  if (gib > 60) reserve = std::max(reserve, 10.0 * 1024);
+  return std::max(0.05, std::round((mib - reserve) / mib * 1000) / 1000);
+}
+
+BatchLimits default_limits(const Behavior& behavior, double device_memory_gib, const std::string& device_name) {
+  if (behavior.family == "trtllm") return {8192, 2048};
+  if (behavior.family == "sglang") {
+    const double gib = device_memory_gib;
+    if (behavior.minor < 5) return {gib * 1024 < 25'000 ? 2048 : 8192, 2048};
+    return {gib < 35 ? 2048 : gib < 60 ? 4096 : gib < 160 ? 8192 : 16384, 2048};
+  }
   const bool a100 = lower(device_name).find("a100") != std::string::npos;
   if (device_memory_gib >= kLargeDeviceGib && !a100) return {8192, 1024};
   return {2048, 256};

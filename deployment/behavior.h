@@ -7,15 +7,26 @@
 #include <vector>
 
 #include "base/units.h"
+#include "serving/serve.h"
 
 namespace foretoken {
+
+// What the share of device memory (gpu_memory_utilization and its like) is a share of.
+enum class MemoryRule {
+  kShareOfDevice,  // vLLM: the budget of everything
+  kStaticShare,    // SGLang: weights and KV cache; activations and graphs live in the rest
+  kShareOfRest     // TensorRT-LLM: what weights, activations and buffers leave
+};
 
 struct Behavior {
   std::string name;    // as modelled: "vllm-0.19"
   std::string asked;   // as written in the scenario
-  std::string family;  // "vllm"
-  int minor = 0;
-  double gpu_memory_utilization = 0.9;  // 0.92 from vLLM 0.22
+  std::string family;  // "vllm", "sglang", "trtllm"
+  int major = 0, minor = 0;
+  SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
+  MemoryRule memory_rule = MemoryRule::kShareOfDevice;
+  // 0.92 from vLLM 0.22; SGLang's depends on the deployment (default_memory_share)
+  double gpu_memory_utilization = 0.9;
   int block_size = 16;
   bool prefix_caching = true, chunked_prefill = true, async_scheduling = false, reserve_full_prompt = true;
   bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
@@ -28,21 +39,33 @@ struct Behavior {
   // batches up to the largest captured size are graphs.
   Seconds launch_eager, launch_graph;
   std::string source;
+
+  // Whose measured operators price it best; empty: the database's own order.
+  std::string measured_engine() const { return policy == SchedulerPolicy::kVllmV1 ? std::string() : name; }
 };
 
-// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "vllm-nightly". The nearest modelled version not
-// above the one asked for, else the oldest. Error listing what this build models for anything else.
+// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".
+// The nearest modelled version not above the one asked for, else the oldest. Error listing what this build models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);
 std::vector<std::string> modelled_behaviors();
-// Batch sizes captured as graphs by default: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
+// Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
 // min(2 max_num_seqs, 512).
 std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs);
+
+// The same of the other systems, up to the largest one.
+std::vector<std::int64_t> graph_sizes_up_to(const Behavior& behavior, std::int64_t largest);
+// Largest captured batch by default: SGLang goes by device memory and tensor parallelism.
+std::int64_t default_largest_graph(const Behavior& behavior, double device_memory_gib, int tensor_parallel);
+// SGLang's mem_fraction_static: the device less a reserve for activations and graphs.
+double default_memory_share(const Behavior& behavior, double device_memory_gib, std::int64_t chunk,
+                            std::int64_t largest_graph, int tensor_parallel, int pipeline_parallel);
 
 // Asynchronous scheduling came to pipelines later than elsewhere.
 bool default_async_scheduling(const Behavior& behavior, std::int64_t pipeline_parallel);
 
 // vLLM's defaults by device memory: max_num_batched_tokens 8192 and max_num_seqs 1024 from 70 GiB up (not
-// A100), else 2048 and 256.
+// A100), else 2048 and 256. SGLang's chunked_prefill_size by device memory and least max_running_requests.
+// TensorRT-LLM's max_num_tokens and max_batch_size.
 struct BatchLimits {
   std::int64_t max_num_batched_tokens, max_num_seqs;
 };

@@ -100,7 +100,8 @@ std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const M
                                                WeightFormat format, const std::string& where);
 bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model);
 struct MemoryLimits {
-  double gpu_memory_utilization = 0.9;
+  MemoryRule rule = MemoryRule::kShareOfDevice;
+  double gpu_memory_utilization = 0.9;  // the share that the rule speaks of
   std::int64_t max_num_batched_tokens = 8192, max_num_seqs = 256, max_model_len = 32768;
   int block_size = 16;
   std::int64_t reference_tokens = 0;         // 0: max_model_len
@@ -117,6 +118,9 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
 // size).
 std::int64_t padded_rows(std::int64_t tokens, bool decode_only, const Deployment& deployment);
 
+// The deployment as a command of the system that its behaviour names: `vllm serve`,
+// `python -m sglang.launch_server`, `trtllm-serve`.
+std::string serve_command(const Deployment& deployment);
 // The deployment as a `vllm serve` command, and a scenario's engine section from one.
 std::string vllm_command(const Deployment& deployment);
 // JSON merge patch with "model" and "engine". Flags without an effect on performance are left out; unknown

@@ -1,6 +1,7 @@
-// What fits on a device, as vLLM V1 finds out by a profile run: the budget is a share of the memory that the
+// What fits on a device. As vLLM V1 finds out by a profile run: the budget is a share of the memory that the
 // CUDA runtime sees, minus weights, the peak of a forward of max_num_batched_tokens rows with max_num_seqs
-// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks.
+// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks. SGLang and TensorRT-LLM take
+// other shares (share_memory).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -49,6 +50,32 @@ double rotary_table_bytes(const ModelConfig& model, const Precision& precision) 
   return static_cast<double>(model.max_positions) * row;
 }
 
+// What weights, activations and buffers leave for the KV cache. All of the budget is accounted for: memory
+// that a rule sets aside counts as overhead.
+void share_memory(MemoryPlan& m, const MemoryLimits& limits, double outside) {
+  const double seen = std::max(0.0, m.device_bytes - kDriverReserve), share = limits.gpu_memory_utilization;
+  switch (limits.rule) {
+    case MemoryRule::kShareOfDevice:
+      m.budget_bytes = seen * share;
+      break;
+    case MemoryRule::kStaticShare: {
+      // A share of what is free once the processes talk to each other; activations and graphs live in the
+      // rest, and take from the cache only what they need beyond it.
+      m.budget_bytes = seen;
+      const double reserve = (seen - outside) * (1 - share);
+      m.overhead_bytes += std::max(0.0, reserve - m.activation_peak_bytes);
+      break;
+    }
+    case MemoryRule::kShareOfRest:
+      m.budget_bytes = seen;
+      m.overhead_bytes +=
+          std::max(0.0, seen - m.weights_bytes - m.activation_peak_bytes - m.overhead_bytes) * (1 - share);
+      break;
+  }
+  m.kv_cache_bytes =
+      std::max(0.0, m.budget_bytes - m.weights_bytes - m.activation_peak_bytes - m.overhead_bytes);
+}
+
 struct StagePlan {
   MemoryPlan plan;
   double longest_bytes = 0;  // cache of one sequence of max_model_len
@@ -60,7 +87,6 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   MemoryPlan& m = s.plan;
   m.block_size = limits.block_size;
   m.device_bytes = device_memory.value;
-  m.budget_bytes = std::max(0.0, m.device_bytes - kDriverReserve) * limits.gpu_memory_utilization;
   m.weights_bytes = weight_bytes(model, shard, precision).value;
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
   const std::int64_t sampled = shard.has_head ? std::min(limits.max_num_seqs, tokens) : 0;
@@ -69,8 +95,10 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
       static_cast<double>(sampled) * static_cast<double>(model.vocab) * kSamplerBytes;
   m.activation_peak_bytes = std::max(inference_peak_bytes(model, shard, precision, tokens, sampled).value,
                                      sampled > 0 ? sampler : 0.0);
-  m.overhead_bytes = kNonTorch + (ranks > 1 ? kCommunication : 0) + rotary_table_bytes(model, precision) +
+  const double outside = kNonTorch + (ranks > 1 ? kCommunication : 0);
+  m.overhead_bytes = outside + rotary_table_bytes(model, precision) +
                      kCapturedGraph * static_cast<double>(limits.captured_graphs);
+  share_memory(m, limits, outside);
 
   // Windowed layers stop growing and constant states never grow: a block is charged the average at the length
   // that sequences have, not at the longest one.
@@ -84,8 +112,6 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   const std::int64_t blocks = (reference + limits.block_size - 1) / limits.block_size;
   m.block_bytes = sequence_bytes(reference) / static_cast<double>(blocks);
   s.longest_bytes = sequence_bytes(std::max<std::int64_t>(limits.max_model_len, 1));
-  m.kv_cache_bytes =
-      std::max(0.0, m.budget_bytes - m.weights_bytes - m.activation_peak_bytes - m.overhead_bytes);
 
   if (limits.num_gpu_blocks_override > 0) {
     m.num_gpu_blocks = limits.num_gpu_blocks_override;

@@ -168,15 +168,16 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.max_num_seqs = *e.max_num_seqs;
   s.max_num_batched_tokens = *e.max_num_batched_tokens;
   s.max_model_len = *e.max_model_len;
-  s.long_prefill_token_threshold = *e.long_prefill_token_threshold;
+  s.long_prefill_token_threshold = e.long_prefill_token_threshold.value_or(0);
   s.enable_chunked_prefill = *e.enable_chunked_prefill;
   s.enable_prefix_caching = *e.enable_prefix_caching;
-  s.reserve_full_prompt = *e.scheduler_reserve_full_isl;
-  s.watermark = *e.watermark;
+  s.reserve_full_prompt = e.scheduler_reserve_full_isl.value_or(true);
+  s.watermark = e.watermark.value_or(0);
   s.num_blocks = d.memory.num_gpu_blocks;
   s.block_size = static_cast<int>(*e.block_size);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
+  set_policy(s, e, d.behavior);
   return s;
 }
 
@@ -190,7 +191,7 @@ void warn_about_checkpoint(Deployment& d) {
 
 void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) {
   const std::string asked = lower(b.asked);
-  if (asked == "vllm" || asked == b.name || asked.starts_with(b.name + ".")) return;
+  if (asked == b.family || asked == b.name || asked.starts_with(b.name + ".")) return;
   warnings.push_back(fmt::format("\"{}\" is modelled as {}", b.asked, b.name));
 }
 
@@ -271,7 +272,18 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                             model.attention_windows().size(), kMaxAttentionGroups));
 
   fill_lengths(e, model, longest, where, d.warnings);
-  fill_limits(e, d.behavior, device, model, where);
+  take_own_knobs(e, d.behavior, where);
+  const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
+  const bool running_given = e.max_num_seqs.has_value();
+  if (own_limits && e.pipeline_parallel_size > 1)
+    return Infeasible{"pipeline not modelled",
+                      fmt::format("pipeline parallelism is modelled for vllm alone, not for {}",
+                                  d.behavior.name),
+                      std::nullopt};
+  if (own_limits)
+    fill_other_limits(e, d.behavior, device, model, where);
+  else
+    fill_limits(e, d.behavior, device, model, where);
   fill_graphs(e, d.behavior, where);
   auto precision = choose_precision(e, model, device, d.behavior, where, d.warnings);
   if (auto* verdict = std::get_if<Infeasible>(&precision)) return std::move(*verdict);
@@ -288,6 +300,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.graph_sizes = *e.cuda_graph_sizes;
 
   MemoryLimits limits;
+  limits.rule = d.behavior.memory_rule;
   limits.gpu_memory_utilization = *e.gpu_memory_utilization;
   limits.max_num_batched_tokens = *e.max_num_batched_tokens;
   limits.max_num_seqs = *e.max_num_seqs;
@@ -303,6 +316,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.memory = plan_memory(model, d.mapping, d.precision, device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
 
+  if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
+    fill_running_requests(e, d.memory.kv_cache_tokens);
   fill_price(d, where);
   d.scheduler = scheduler_of(d);
   d.preset_folder = resources.preset_folder;

@@ -22,6 +22,11 @@ inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outsta
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
+inline constexpr std::string_view kSchedulePolicyNames[] = {"fcfs", "lpm"};
+inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict", "max_utilization",
+                                                            "static_batch"};
+inline constexpr std::string_view kChunkingPolicyNames[] = {"first_come_first_served", "equal_progress"};
+
 struct HardwareConfig {
   std::string device;
   std::optional<std::int64_t> count;  // default: what one replica takes x replicas
@@ -59,6 +64,17 @@ struct EngineSection {
   bool enforce_eager = false;
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
   std::optional<std::int64_t> num_gpu_blocks_override;
+  // SGLang's own (refused with another behaviour). Those that mean what a key above means are resolved into
+  // it: max_running_requests, page_size, mem_fraction_static, disable_radix_cache, disable_overlap_schedule.
+  std::optional<std::int64_t> chunked_prefill_size, max_prefill_tokens, max_running_requests, page_size;
+  std::optional<double> mem_fraction_static, schedule_conservativeness;
+  std::optional<std::string> schedule_policy;
+  std::optional<bool> enable_mixed_chunk, disable_radix_cache, disable_overlap_schedule;
+  // TensorRT-LLM's own, likewise.
+  std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
+  std::optional<double> kv_cache_free_gpu_memory_fraction;
+  std::optional<bool> enable_chunked_context, enable_block_reuse;
+  std::optional<std::string> capacity_scheduler_policy, context_chunking_policy;
   // Known to the contract, not modelled by this build: refused by name when present.
   RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming,
       lora, kv_tiers;
@@ -104,6 +120,38 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("cuda_graph_sizes", &EngineSection::cuda_graph_sizes, "batch sizes with a captured graph"),
     field("num_gpu_blocks_override", &EngineSection::num_gpu_blocks_override,
           "KV blocks, whatever memory says", at_least(2)),
+    field("chunked_prefill_size", &EngineSection::chunked_prefill_size,
+          "SGLang: prompt tokens in one prefill step; -1 never splits a prompt", at_least(-1)),
+    field("max_prefill_tokens", &EngineSection::max_prefill_tokens,
+          "SGLang: prompt tokens beyond which a prefill step takes no further request", at_least(1)),
+    field("max_running_requests", &EngineSection::max_running_requests, "SGLang's max_num_seqs", at_least(1)),
+    field("page_size", &EngineSection::page_size, "SGLang's block_size", at_least(1)),
+    field("mem_fraction_static", &EngineSection::mem_fraction_static,
+          "SGLang: share of device memory for weights and KV cache", above_up_to(0, 1)),
+    field("schedule_conservativeness", &EngineSection::schedule_conservativeness,
+          "SGLang: scales the share of the remaining output that admission expects", above(0)),
+    field("schedule_policy", &EngineSection::schedule_policy, "SGLang: order of waiting requests"),
+    field("enable_mixed_chunk", &EngineSection::enable_mixed_chunk,
+          "SGLang: running requests decode in prefill steps too"),
+    field("disable_radix_cache", &EngineSection::disable_radix_cache,
+          "SGLang: enable_prefix_caching turned round"),
+    field("disable_overlap_schedule", &EngineSection::disable_overlap_schedule,
+          "SGLang: async_scheduling turned round"),
+    field("max_batch_size", &EngineSection::max_batch_size, "TensorRT-LLM's max_num_seqs", at_least(1)),
+    field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
+          at_least(1)),
+    field("tokens_per_block", &EngineSection::tokens_per_block, "TensorRT-LLM's block_size", at_least(1)),
+    field("chunk_unit_size", &EngineSection::chunk_unit_size,
+          "TensorRT-LLM: chunks of prompts are multiples of this (default: tokens_per_block)", at_least(1)),
+    field("kv_cache_free_gpu_memory_fraction", &EngineSection::kv_cache_free_gpu_memory_fraction,
+          "TensorRT-LLM: share of the memory left after loading that the KV cache takes", above_up_to(0, 1)),
+    field("enable_chunked_context", &EngineSection::enable_chunked_context,
+          "TensorRT-LLM's enable_chunked_prefill"),
+    field("enable_block_reuse", &EngineSection::enable_block_reuse, "TensorRT-LLM's enable_prefix_caching"),
+    field("capacity_scheduler_policy", &EngineSection::capacity_scheduler_policy,
+          "TensorRT-LLM: who may hold KV blocks", one_of(kCapacityPolicyNames)),
+    field("context_chunking_policy", &EngineSection::context_chunking_policy,
+          "TensorRT-LLM: how prompts share a step", one_of(kChunkingPolicyNames)),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding (not modelled yet)"),
     field("preemption_mode", &EngineSection::preemption_mode,

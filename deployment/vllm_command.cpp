@@ -12,7 +12,6 @@
 #include "deployment/vllm_flags.h"
 
 namespace foretoken {
-namespace {
 
 std::string model_id(const Deployment& d) {
   const std::string& text = d.scenario.model.text;
@@ -24,6 +23,8 @@ std::string model_id(const Deployment& d) {
       return preset.hugging_face_id;
   return name;
 }
+
+namespace {
 
 // The weight format as vLLM's flag; empty where the checkpoint itself says it. `note`: what the flag can't
 // do.

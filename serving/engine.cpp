@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "serving/scheduler/vllm_v1.h"
+#include "serving/scheduler/factory.h"
 
 namespace foretoken {
 namespace {
@@ -16,9 +16,8 @@ std::int64_t cdiv(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 Engine::Rank::Rank(const SchedulerConfig& config, const EngineContext& context)
     : pool(config.caches_tokens ? config.num_blocks : 1),
-      scheduler(std::make_unique<VllmV1Scheduler>(config, sequences, pool, context.workload,
-                                                  context.backend.windows(),
-                                                  context.backend.wants_sequences())) {}
+      scheduler(make_scheduler(config, sequences, pool, context.workload, context.backend.windows(),
+                               context.backend.wants_sequences())) {}
 
 Engine::Engine(std::int32_t index, const EngineConfig& config, const EngineContext& context)
     : index_(index), config_(config), context_(context) {
@@ -35,11 +34,30 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
     return fmt::format("prompt of {} tokens leaves no room for output: max_model_len is {}",
                        request.input_len, c.max_model_len);
   }
+  if (c.policy == SchedulerPolicy::kTrtllm && !c.enable_chunked_prefill) {
+    // A paused request comes back with what it has generated as part of its prompt.
+    const bool pauses =
+        c.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kMaxUtilization && c.caches_tokens;
+    const std::int64_t longest = std::int64_t{request.input_len} + (pauses ? request.output_len - 1 : 0);
+    if (longest > c.max_num_batched_tokens) {
+      return fmt::format("prompt of {} tokens{} is longer than max_num_tokens {}: turn "
+                         "enable_chunked_context on",
+                         request.input_len, pauses ? " (with its output, after a pause)" : "",
+                         c.max_num_batched_tokens);
+    }
+  }
   if (!c.caches_tokens) return std::nullopt;
+  if (c.policy == SchedulerPolicy::kSglang) {  // cuts the output instead (see SglangScheduler::enqueue)
+    const std::int64_t tokens = (c.num_blocks - 1) * c.block_size;
+    if (request.input_len + 2 <= tokens) return std::nullopt;
+    return fmt::format("prompt of {} tokens leaves no room for output in a KV cache of {} tokens",
+                       request.input_len, tokens);
+  }
   // The last token is never put into the cache.
   const std::int64_t most =
       std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, c.max_model_len) - 1;
-  const std::int64_t need = cdiv(most, c.block_size);
+  // TensorRT-LLM reserves a place for it all the same.
+  const std::int64_t need = cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
   if (need > c.num_blocks - 1) {
     return fmt::format("request of {} tokens needs {} KV blocks of {} tokens, the engine has {}", most, need,
                        c.block_size, c.num_blocks - 1);
@@ -242,9 +260,9 @@ std::int64_t Engine::waiting() const {
 double Engine::kv_usage() const {
   double most = 0;
   for (const auto& rank : ranks_) {
-    if (rank->pool.usable() > 0) {
-      most =
-          std::max(most, static_cast<double>(rank->pool.used()) / static_cast<double>(rank->pool.usable()));
+    const Scheduler& s = *rank->scheduler;
+    if (s.kv_usable() > 0) {
+      most = std::max(most, static_cast<double>(s.kv_used()) / static_cast<double>(s.kv_usable()));
     }
   }
   return most;
@@ -267,7 +285,7 @@ TokenCounts Engine::counts() const {
 }
 
 bool Engine::all_blocks_free() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->pool.used() == 0; });
+  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->scheduler->kv_used() == 0; });
 }
 
 }  // namespace foretoken

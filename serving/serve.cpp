@@ -16,11 +16,32 @@ namespace {
 
 __extension__ using Integer128 = __int128;
 
+void require(bool ok, const char* key, const std::string& message) {
+  if (!ok) throw Error(key, message);
+}
+
+// What the policies other than vLLM's need to make progress.
+void check_policy(const SchedulerConfig& c) {
+  if (c.policy == SchedulerPolicy::kVllmV1) return;
+  require(c.pipeline_depth == 1, "pipeline_parallel_size",
+          "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
+  if (c.policy == SchedulerPolicy::kSglang) {
+    const SglangConfig& s = c.sglang;
+    require(s.chunked_prefill_size < 1 || s.chunked_prefill_size % c.block_size == 0, "chunked_prefill_size",
+            fmt::format("{} is no multiple of the page size {}", s.chunked_prefill_size, c.block_size));
+    require(s.max_prefill_tokens >= 1, "max_prefill_tokens", "must be at least 1");
+    require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
+    return;
+  }
+  const std::int64_t unit = c.trtllm.chunk_unit_size > 0 ? c.trtllm.chunk_unit_size : c.block_size;
+  require(unit % c.block_size == 0, "chunk_unit_size",
+          fmt::format("{} is no multiple of the {} tokens of a block", unit, c.block_size));
+  require(!c.enable_chunked_prefill || c.max_num_batched_tokens >= unit, "max_num_tokens",
+          fmt::format("{} is below the chunk unit of {} tokens", c.max_num_batched_tokens, unit));
+}
+
 void check(const EngineConfig& engine, const Backend& backend) {
   const SchedulerConfig& c = engine.scheduler;
-  const auto require = [](bool ok, const char* key, const std::string& message) {
-    if (!ok) throw Error(key, message);
-  };
   require(engine.ranks >= 1, "data_parallel_size", "must be at least 1");
   require(c.max_num_seqs >= 1, "max_num_seqs", "must be at least 1");
   require(c.max_num_batched_tokens >= 1, "max_num_batched_tokens", "must be at least 1");
@@ -34,7 +55,10 @@ void check(const EngineConfig& engine, const Backend& backend) {
           "num_gpu_blocks",
           fmt::format("a pool of {} blocks can't be served from; it takes at least 2, one is the null block",
                       c.num_blocks));
-  require(c.enable_chunked_prefill || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
+  check_policy(c);
+  require(c.policy != SchedulerPolicy::kVllmV1 || c.enable_chunked_prefill ||
+              c.max_num_batched_tokens >= c.max_model_len,
+          "max_num_batched_tokens",
           fmt::format(
               "is {}, below max_model_len ({}): without chunked prefill a prompt must fit one step; raise "
               "it or set enable_chunked_prefill",
@@ -233,7 +257,8 @@ class Loop {
     if (time > 0) {
       m.mean_running = static_cast<double>(averages_.running_time) / time;
       m.mean_waiting = static_cast<double>(averages_.waiting_time) / time;
-      m.busy_share = static_cast<double>(busy) / (time * static_cast<double>(engines_.size()));
+      // A step that computes nothing but rows of ended requests may outlast the last one (overlap scheduler).
+      m.busy_share = std::min(1.0, static_cast<double>(busy) / (time * static_cast<double>(engines_.size())));
     }
     result_.metrics = m;
     result_.records = metrics_.records();

@@ -15,8 +15,37 @@
 
 namespace foretoken {
 
-// One rank's scheduler and memory. Defaults are vLLM V1's.
+// Whose rules decide (docs/policies.md).
+enum class SchedulerPolicy { kVllmV1, kSglang, kTrtllm };
+
+// What only SGLang has, by its names and defaults.
+struct SglangConfig {
+  enum class Order { kFcfs, kLpm };  // schedule_policy
+  std::int64_t chunked_prefill_size = 8192;  // below 1: prompts are never split
+  std::int64_t max_prefill_tokens = 16384;
+  double schedule_conservativeness = 1.0;
+  Order schedule_policy = Order::kFcfs;
+  bool enable_mixed_chunk = false;
+  bool overlap = true;  // off: disable_overlap_schedule
+};
+
+// What only TensorRT-LLM has, by its names and defaults.
+struct TrtllmConfig {
+  enum class Capacity { kGuaranteedNoEvict, kMaxUtilization, kStaticBatch };
+  enum class Chunking { kFirstComeFirstServed, kEqualProgress };
+  Capacity capacity_scheduler_policy = Capacity::kGuaranteedNoEvict;
+  Chunking context_chunking_policy = Chunking::kFirstComeFirstServed;
+  std::int64_t chunk_unit_size = 0;  // a multiple of block_size; 0: block_size
+};
+
+// One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
+// are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
+// max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
+// reuse, enable_chunked_prefill enable_chunked_context.
 struct SchedulerConfig {
+  SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
+  SglangConfig sglang;
+  TrtllmConfig trtllm;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;

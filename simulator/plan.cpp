@@ -110,7 +110,7 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
   r.slo_attainment = r.metrics.slo_attainment.value_or(1.0);
   r.meets_slo = meets(r.metrics, d.scenario.slo);
   r.score = score_of(r, objective);
-  r.command = vllm_command(d);
+  r.command = serve_command(d);
   return r;
 }
 
@@ -145,9 +145,10 @@ class Planner {
     result_.rejected_example.emplace(category, example);
   }
 
-  const KernelTable* kernels(const Device& device) {
-    auto& slot = kernels_[device.name];
-    if (!slot) slot = std::make_unique<KernelTable>(resources_.database->kernels(device));
+  const KernelTable* kernels(const Deployment& d) {
+    const std::string engine = d.behavior.measured_engine();
+    auto& slot = kernels_[d.device.name + '\n' + engine];
+    if (!slot) slot = std::make_unique<KernelTable>(resources_.database->kernels(d.device, engine));
     return slot.get();
   }
 
@@ -202,7 +203,7 @@ class Planner {
       Configuration c;
       c.patch = point.patch;
       c.deployment = d;
-      c.kernels = kernels(d.device);
+      c.kernels = kernels(d);
       c.replicas = std::move(replicas);
       configurations_.push_back(std::move(c));
     }

@@ -51,16 +51,19 @@ std::vector<Axis> axes_of(const Scenario& scenario, const std::string& where) {
   return axes;
 }
 
-std::vector<Axis> default_axes() {
-  return {{"engine", "tensor_parallel_size", {1, 2, 4, 8}},
-          {"engine", "kv_cache_dtype", {"auto", "fp8"}},
-          {"engine", "max_num_batched_tokens", {2048, 8192}}};
+std::vector<Axis> default_axes(const EngineSection& engine) {
+  std::vector<Axis> axes{{"engine", "tensor_parallel_size", {1, 2, 4, 8}},
+                         {"engine", "kv_cache_dtype", {"auto", "fp8"}}};
+  // Under another system's name it is given already.
+  if (!engine.chunked_prefill_size && !engine.max_num_tokens)
+    axes.push_back({"engine", "max_num_batched_tokens", {2048, 8192}});
+  return axes;
 }
 
 }  // namespace
 
 SearchSpace search_space(const Scenario& scenario, const std::string& where) {
-  std::vector<Axis> axes = scenario.plan.search.text.empty() ? default_axes() : axes_of(scenario, where);
+  std::vector<Axis> axes = scenario.plan.search.text.empty() ? default_axes(scenario.engine) : axes_of(scenario, where);
   SearchSpace space;
   space.device_budget = scenario.hardware.count.value_or(kDefaultBudget);
   std::vector<std::int64_t> replicas;

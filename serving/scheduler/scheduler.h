@@ -47,6 +47,9 @@ class Scheduler {
   virtual std::int64_t running() const = 0;
   virtual std::int64_t waiting() const = 0;
   virtual const TokenCounts& counts() const = 0;
+  // KV memory that requests hold, and all of it, in one unit; what is only cached counts as free.
+  virtual std::int64_t kv_used() const = 0;
+  virtual std::int64_t kv_usable() const = 0;
 };
 
 }  // namespace foretoken

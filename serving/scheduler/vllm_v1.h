@@ -26,6 +26,8 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const override { return counts_; }
+  std::int64_t kv_used() const override { return pool_.used(); }
+  std::int64_t kv_usable() const override { return pool_.usable(); }
 
   std::span<const std::int32_t> running_slots() const { return running_; }
   const std::deque<std::int32_t>& waiting_slots() const { return waiting_; }

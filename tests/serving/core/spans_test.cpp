@@ -30,8 +30,36 @@ struct Scenario {
   ToyBackend backend{0};
 };
 
+// The knobs of the other policies, from a stream of their own.
+void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t seed) {
+  CounterRandom random(seed, 8);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  c.policy = policy;
+  if (policy == SchedulerPolicy::kSglang) {
+    c.block_size = chance(0.7) ? 1 : static_cast<int>(pick(2, 5));
+    c.num_blocks = 1 + (c.max_model_len + pick(0, 80)) / c.block_size;
+    c.sglang.chunked_prefill_size = chance(0.2) ? -1 : pick(1, 25) * c.block_size;
+    c.sglang.max_prefill_tokens = pick(1, 120);
+    c.sglang.schedule_conservativeness = chance(0.5) ? 1.0 : 0.1;
+    c.sglang.schedule_policy = chance(0.4) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
+    c.sglang.enable_mixed_chunk = chance(0.3);
+    c.sglang.overlap = chance(0.6);
+  } else if (policy == SchedulerPolicy::kTrtllm) {
+    using Capacity = TrtllmConfig::Capacity;
+    const std::int64_t which = pick(0, 4);
+    c.trtllm.capacity_scheduler_policy = which <= 1   ? Capacity::kGuaranteedNoEvict
+                                         : which <= 3 ? Capacity::kMaxUtilization
+                                                      : Capacity::kStaticBatch;
+    c.trtllm.context_chunking_policy = chance(0.5) ? TrtllmConfig::Chunking::kFirstComeFirstServed
+                                                   : TrtllmConfig::Chunking::kEqualProgress;
+    c.trtllm.chunk_unit_size = chance(0.5) ? 0 : pick(1, 3) * c.block_size;
+    c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 3 * c.block_size);
+  }
+}
+
 // Small pools, so that preemption, eviction and blocked admission are common.
-Scenario random_scenario(std::uint64_t seed) {
+Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerPolicy::kVllmV1) {
   CounterRandom random(seed, 7);
   const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
   const auto chance = [&](double p) { return random.uniform() < p; };
@@ -49,6 +77,7 @@ Scenario random_scenario(std::uint64_t seed) {
   c.watermark = chance(0.3) ? 0.1 : 0.0;
   c.long_prefill_token_threshold = chance(0.3) ? pick(1, 20) : 0;
   c.caches_tokens = chance(0.95);
+  choose_policy(c, policy, seed);
   EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
   s.options.engines = {engine};
   s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
@@ -92,10 +121,13 @@ Scenario random_scenario(std::uint64_t seed) {
   return s;
 }
 
-TEST(Spans, GiveTheSameTimesAsSingleSteps) {
-  std::int64_t preemptions = 0, hits = 0, spans_steps = 0, spans_events = 0, rejected = 0;
+struct Reached {
+  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0;
+};
+
+void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
   for (std::uint64_t seed = 0; seed < 3000; ++seed) {
-    Scenario a = random_scenario(seed), b = random_scenario(seed);
+    Scenario a = random_scenario(seed, policy), b = random_scenario(seed, policy);
     Recording with, without;
     a.options.use_spans = true;
     b.options.use_spans = false;
@@ -134,18 +166,28 @@ TEST(Spans, GiveTheSameTimesAsSingleSteps) {
     ASSERT_EQ(in_steps, x.scheduled_tokens) << seed;
     ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
 
-    preemptions += m.preemptions;
-    hits += x.reused_tokens;
-    rejected += x.rejected;
-    spans_steps += m.num_steps;
-    spans_events += static_cast<std::int64_t>(with.steps.size());
+    reached.preemptions += m.preemptions;
+    reached.hits += x.reused_tokens;
+    reached.rejected += x.rejected;
+    reached.steps += m.num_steps;
+    reached.events += static_cast<std::int64_t>(with.steps.size());
   }
+}
+
+class Spans : public testing::TestWithParam<SchedulerPolicy> {};
+INSTANTIATE_TEST_SUITE_P(Policies, Spans,
+                         testing::Values(SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
+                                         SchedulerPolicy::kTrtllm));
+
+TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(GetParam(), reached));
   // The scenarios do reach what they are meant to reach.
-  EXPECT_GT(preemptions, 1000);
-  EXPECT_GT(hits, 10000);
-  EXPECT_GT(rejected, 100);
-  EXPECT_LT(spans_events * 2, spans_steps);
-  RecordProperty("preemptions", static_cast<int>(preemptions));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.hits, 10000);
+  EXPECT_GT(reached.rejected, 100);
+  EXPECT_LT(reached.events * 2, reached.steps);
+  RecordProperty("preemptions", static_cast<int>(reached.preemptions));
 }
 
 // Blocks that nobody else can name are entered into the prefix cache only when their request is preempted.

@@ -1,0 +1,232 @@
+// The knobs that SGLang and TensorRT-LLM have under names of their own, and these systems' limits by default.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "deployment/parts.h"
+
+namespace foretoken {
+namespace {
+
+std::string family_title(std::string_view family) {
+  return family == "sglang" ? "SGLang" : family == "trtllm" ? "TensorRT-LLM" : "vLLM";
+}
+
+class Knobs {
+ public:
+  Knobs(const Behavior& behavior, const std::string& where)
+      : behavior_(behavior), at_(where + "/engine/") {}
+
+  template <class T>
+  void only(const std::optional<T>& own, std::string_view key, std::string_view family) const {
+    if (!own || behavior_.family == family) return;
+    throw Error(at_ + std::string(key), fmt::format("is a knob of {}, and the behaviour is {}; leave it out",
+                                                    family_title(family), behavior_.name));
+  }
+  // own: the same as `common` under another name.
+  template <class T>
+  void alias(const std::optional<T>& own, std::string_view key, std::string_view family,
+             std::optional<T>& common, std::string_view common_key) const {
+    only(own, key, family);
+    if (!own) return;
+    if (common && *common != *own)
+      throw Error(at_ + std::string(key), fmt::format("is {}, and {} is {}: they mean the same; give one",
+                                                      *own, common_key, *common));
+    common = *own;
+  }
+  void negated(const std::optional<bool>& own, std::string_view key, std::optional<bool>& common,
+               std::string_view common_key) const {
+    only(own, key, "sglang");
+    if (!own) return;
+    if (common && *common == *own)
+      throw Error(at_ + std::string(key),
+                  fmt::format("is {}, and {} is {} too: they contradict each other", *own, common_key, *common));
+    common = !*own;
+  }
+
+ private:
+  const Behavior& behavior_;
+  std::string at_;
+};
+
+void refuse_order(const EngineSection& e, const std::string& where) {
+  if (!e.schedule_policy) return;
+  for (const std::string_view name : kSchedulePolicyNames)
+    if (*e.schedule_policy == name) return;
+  constexpr std::string_view kOthers[] = {"dfs-weight",  "lof",  "random",
+                                          "routing-key", "hrrn", "shortest-prefill-first"};
+  const bool known = std::find(std::begin(kOthers), std::end(kOthers), *e.schedule_policy) != std::end(kOthers);
+  throw Error(where + "/engine/schedule_policy",
+              fmt::format("\"{}\" {}; fcfs and lpm are modelled", *e.schedule_policy,
+                          known ? "is not modelled by this build" : "is no policy of SGLang"));
+}
+
+void check_positive(std::int64_t value, std::int64_t most, const std::string& where) {
+  if (value < 1 || value > most)
+    throw Error(where, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
+}
+
+}  // namespace
+
+void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::string& where) {
+  const Knobs k(behavior, where);
+  k.only(e.long_prefill_token_threshold, "long_prefill_token_threshold", "vllm");
+  k.only(e.scheduler_reserve_full_isl, "scheduler_reserve_full_isl", "vllm");
+  k.only(e.watermark, "watermark", "vllm");
+
+  k.only(e.max_prefill_tokens, "max_prefill_tokens", "sglang");
+  k.only(e.schedule_conservativeness, "schedule_conservativeness", "sglang");
+  k.only(e.schedule_policy, "schedule_policy", "sglang");
+  k.only(e.enable_mixed_chunk, "enable_mixed_chunk", "sglang");
+  k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang");
+  k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
+  k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
+  k.alias(e.mem_fraction_static, "mem_fraction_static", "sglang", e.gpu_memory_utilization,
+          "gpu_memory_utilization");
+  k.negated(e.disable_radix_cache, "disable_radix_cache", e.enable_prefix_caching, "enable_prefix_caching");
+  k.negated(e.disable_overlap_schedule, "disable_overlap_schedule", e.async_scheduling, "async_scheduling");
+  refuse_order(e, where);
+
+  k.only(e.chunk_unit_size, "chunk_unit_size", "trtllm");
+  k.only(e.capacity_scheduler_policy, "capacity_scheduler_policy", "trtllm");
+  k.only(e.context_chunking_policy, "context_chunking_policy", "trtllm");
+  k.alias(e.max_batch_size, "max_batch_size", "trtllm", e.max_num_seqs, "max_num_seqs");
+  k.alias(e.max_num_tokens, "max_num_tokens", "trtllm", e.max_num_batched_tokens, "max_num_batched_tokens");
+  k.alias(e.tokens_per_block, "tokens_per_block", "trtllm", e.block_size, "block_size");
+  k.alias(e.kv_cache_free_gpu_memory_fraction, "kv_cache_free_gpu_memory_fraction", "trtllm",
+          e.gpu_memory_utilization, "gpu_memory_utilization");
+  k.alias(e.enable_chunked_context, "enable_chunked_context", "trtllm", e.enable_chunked_prefill,
+          "enable_chunked_prefill");
+  k.alias(e.enable_block_reuse, "enable_block_reuse", "trtllm", e.enable_prefix_caching,
+          "enable_prefix_caching");
+}
+
+namespace {
+
+void fill_sglang(EngineSection& e, std::int64_t default_chunk, const std::string& at) {
+  if (!e.chunked_prefill_size) {
+    e.chunked_prefill_size = !e.enable_chunked_prefill.value_or(true)
+                                 ? -1
+                                 : e.max_num_batched_tokens.value_or(default_chunk);
+  } else if (e.enable_chunked_prefill && *e.enable_chunked_prefill != (*e.chunked_prefill_size > 0)) {
+    throw Error(at + "chunked_prefill_size",
+                fmt::format("is {}, and enable_chunked_prefill is {}: they contradict each other",
+                            *e.chunked_prefill_size, *e.enable_chunked_prefill));
+  } else if (*e.chunked_prefill_size > 0 && e.max_num_batched_tokens &&
+             *e.max_num_batched_tokens != *e.chunked_prefill_size) {
+    throw Error(at + "chunked_prefill_size",
+                fmt::format("is {}, and max_num_batched_tokens is {}: they mean the same; give one",
+                            *e.chunked_prefill_size, *e.max_num_batched_tokens));
+  }
+  if (!e.max_prefill_tokens) e.max_prefill_tokens = SglangConfig().max_prefill_tokens;
+  const bool chunked = *e.chunked_prefill_size > 0;
+  e.enable_chunked_prefill = chunked;
+  e.max_num_batched_tokens =
+      chunked ? *e.chunked_prefill_size : std::max(*e.max_prefill_tokens, *e.max_model_len);
+  if (chunked && *e.chunked_prefill_size % *e.block_size != 0)
+    throw Error(at + "chunked_prefill_size", fmt::format("{} is no multiple of the page size {}",
+                                                         *e.chunked_prefill_size, *e.block_size));
+  if (!e.schedule_policy) e.schedule_policy = "fcfs";
+  if (!e.schedule_conservativeness) e.schedule_conservativeness = 1.0;
+  if (!e.enable_mixed_chunk) e.enable_mixed_chunk = false;
+  e.disable_radix_cache = !*e.enable_prefix_caching;
+  e.disable_overlap_schedule = !*e.async_scheduling;
+  e.page_size = e.block_size;
+}
+
+void fill_trtllm(EngineSection& e, const BatchLimits& limits, const std::string& at) {
+  if (!e.max_num_batched_tokens) e.max_num_batched_tokens = limits.max_num_batched_tokens;
+  if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;
+  if (!e.chunk_unit_size) e.chunk_unit_size = e.block_size;
+  if (*e.chunk_unit_size % *e.block_size != 0)
+    throw Error(at + "chunk_unit_size", fmt::format("{} is no multiple of tokens_per_block {}",
+                                                    *e.chunk_unit_size, *e.block_size));
+  if (*e.enable_chunked_prefill && *e.max_num_batched_tokens < *e.chunk_unit_size)
+    throw Error(at + "max_num_batched_tokens", fmt::format("{} is below chunk_unit_size {}; raise it",
+                                                           *e.max_num_batched_tokens, *e.chunk_unit_size));
+  if (!e.capacity_scheduler_policy) e.capacity_scheduler_policy = "guaranteed_no_evict";
+  if (!e.context_chunking_policy) e.context_chunking_policy = "first_come_first_served";
+  e.max_batch_size = e.max_num_seqs;
+  e.max_num_tokens = e.max_num_batched_tokens;
+  e.tokens_per_block = e.block_size;
+  e.enable_chunked_context = e.enable_chunked_prefill;
+  e.enable_block_reuse = e.enable_prefix_caching;
+}
+
+}  // namespace
+
+void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device& device,
+                       const ModelConfig& model, const std::string& where) {
+  constexpr std::int64_t kMostTokens = 2'147'483'647, kMostSequences = 1'000'000, kMostBlockSize = 65'536;
+  const std::string at = where + "/engine/";
+  const double gib = device.memory.value / kGiB;
+  const BatchLimits limits = default_limits(behavior, gib, device.name);
+  const bool is_sglang = behavior.policy == SchedulerPolicy::kSglang;
+  if (!e.block_size) e.block_size = behavior.block_size;
+  check_positive(*e.block_size, kMostBlockSize, at + "block_size");
+  if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(behavior, model);
+  if (!e.async_scheduling) e.async_scheduling = behavior.async_scheduling;
+  if (is_sglang) {
+    fill_sglang(e, limits.max_num_batched_tokens, at);
+    if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;
+    e.max_running_requests = e.max_num_seqs;
+  } else {
+    if (!e.enable_chunked_prefill) e.enable_chunked_prefill = behavior.chunked_prefill;
+    fill_trtllm(e, limits, at);
+  }
+  check_positive(*e.max_num_batched_tokens, kMostTokens, at + "max_num_batched_tokens");
+  check_positive(*e.max_num_seqs, kMostSequences, at + "max_num_seqs");
+
+  const auto tensor_parallel = static_cast<int>(e.tensor_parallel_size);
+  const std::int64_t largest = default_largest_graph(behavior, gib, tensor_parallel);
+  if (!e.cuda_graph_sizes && !e.enforce_eager)
+    e.cuda_graph_sizes = graph_sizes_up_to(behavior, std::min(largest, *e.max_num_seqs));
+  if (!e.gpu_memory_utilization)
+    e.gpu_memory_utilization =
+        default_memory_share(behavior, gib, *e.max_num_batched_tokens, largest, tensor_parallel,
+                             static_cast<int>(e.pipeline_parallel_size));
+  if (!(*e.gpu_memory_utilization > 0) || *e.gpu_memory_utilization > 1)
+    throw Error(at + "gpu_memory_utilization",
+                fmt::format("{} is outside (0, 1]", *e.gpu_memory_utilization));
+  if (is_sglang)
+    e.mem_fraction_static = e.gpu_memory_utilization;
+  else
+    e.kv_cache_free_gpu_memory_fraction = e.gpu_memory_utilization;
+  if (e.num_gpu_blocks_override && *e.num_gpu_blocks_override < 2)
+    throw Error(at + "num_gpu_blocks_override", "must be at least 2");
+}
+
+void fill_running_requests(EngineSection& e, std::int64_t kv_cache_tokens) {
+  const double by_memory =
+      512 * static_cast<double>(kv_cache_tokens) / static_cast<double>(std::max<std::int64_t>(*e.max_model_len, 1));
+  e.max_num_seqs = static_cast<std::int64_t>(std::clamp(by_memory, 2048.0, 4096.0));
+  e.max_running_requests = e.max_num_seqs;
+}
+
+void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& behavior) {
+  s.policy = behavior.policy;
+  if (behavior.policy == SchedulerPolicy::kSglang) {
+    s.sglang.chunked_prefill_size = *e.chunked_prefill_size;
+    s.sglang.max_prefill_tokens = *e.max_prefill_tokens;
+    s.sglang.schedule_conservativeness = *e.schedule_conservativeness;
+    s.sglang.schedule_policy =
+        *e.schedule_policy == "lpm" ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
+    s.sglang.enable_mixed_chunk = *e.enable_mixed_chunk;
+    s.sglang.overlap = *e.async_scheduling;
+  } else if (behavior.policy == SchedulerPolicy::kTrtllm) {
+    using Capacity = TrtllmConfig::Capacity;
+    s.trtllm.capacity_scheduler_policy =
+        *e.capacity_scheduler_policy == "max_utilization" ? Capacity::kMaxUtilization
+        : *e.capacity_scheduler_policy == "static_batch"  ? Capacity::kStaticBatch
+                                                          : Capacity::kGuaranteedNoEvict;
+    s.trtllm.context_chunking_policy = *e.context_chunking_policy == "equal_progress"
+                                           ? TrtllmConfig::Chunking::kEqualProgress
+                                           : TrtllmConfig::Chunking::kFirstComeFirstServed;
+    s.trtllm.chunk_unit_size = *e.chunk_unit_size;
+  }
+}
+
+}  // namespace foretoken

@@ -1,0 +1,148 @@
+// Deployments as commands of SGLang and TensorRT-LLM.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "deployment/deployment.h"
+#include "deployment/parts.h"
+#include "deployment/vllm_flags.h"
+
+namespace foretoken {
+namespace {
+
+class CommandText {
+ public:
+  explicit CommandText(std::string begin) : text_(std::move(begin)) {}
+  template <class T>
+  void add_if(bool wanted, std::string_view flag, const T& value) {
+    if (wanted) text_ += fmt::format(" {} {}", flag, value);
+  }
+  void add_switch(bool wanted, std::string_view flag) {
+    if (wanted) text_ += fmt::format(" {}", flag);
+  }
+  void note(const std::string& note) { notes_.push_back(note); }
+  std::string text() const { return notes_.empty() ? text_ : text_ + "  # " + join(notes_, "; "); }
+
+ private:
+  std::string text_;
+  std::vector<std::string> notes_;
+};
+
+bool needs_checkpoint(const Deployment& d) {
+  const WeightFormat format = d.precision.weights;
+  return format != d.model.quantization.format && format != WeightFormat::kPlain;
+}
+
+std::string sglang_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  const Behavior& b = d.behavior;
+  const Mapping& m = d.mapping;
+  CommandText c("python -m sglang.launch_server --model-path " + shell_quote(model_id(d)));
+  c.add_if(m.tensor_parallel > 1, "--tp-size", m.tensor_parallel);
+  if (m.data_parallel > 1) {
+    if (m.expert_parallel > 1) {
+      c.note(fmt::format("attention data parallelism: SGLang takes --tp-size {} --dp-size {} "
+                         "--enable-dp-attention",
+                         m.tensor_parallel * m.data_parallel, m.data_parallel));
+    } else {
+      c.add_if(true, "--dp-size", m.data_parallel);
+    }
+  }
+  c.add_if(m.expert_parallel > 1, "--ep-size", m.expert_parallel);
+  c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
+  if (needs_checkpoint(d)) {
+    if (d.precision.weights == WeightFormat::kFp8)
+      c.add_if(true, "--quantization", "fp8");
+    else
+      c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  }
+  c.add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype",
+           e.kv_cache_dtype == "fp8" ? "fp8_e4m3" : e.kv_cache_dtype);
+  c.add_if(*e.max_model_len != d.model.max_positions, "--context-length", *e.max_model_len);
+
+  const double gib = d.device.memory.value / kGiB;
+  EngineSection defaults;
+  defaults.max_model_len = e.max_model_len;
+  fill_running_requests(defaults, d.memory.kv_cache_tokens);
+  c.add_if(*e.max_num_seqs != *defaults.max_num_seqs, "--max-running-requests", *e.max_num_seqs);
+  c.add_if(*e.chunked_prefill_size != default_limits(b, gib, d.device.name).max_num_batched_tokens,
+           "--chunked-prefill-size", *e.chunked_prefill_size);
+  c.add_if(*e.max_prefill_tokens != SglangConfig().max_prefill_tokens, "--max-prefill-tokens",
+           *e.max_prefill_tokens);
+  c.add_if(*e.page_size != b.block_size, "--page-size", *e.page_size);
+  const std::int64_t largest = default_largest_graph(b, gib, m.tensor_parallel);
+  const double share = default_memory_share(b, gib, *e.max_num_batched_tokens, largest, m.tensor_parallel,
+                                            m.pipeline_parallel);
+  c.add_if(*e.mem_fraction_static != share, "--mem-fraction-static", *e.mem_fraction_static);
+  c.add_if(*e.schedule_policy != "fcfs", "--schedule-policy", *e.schedule_policy);
+  c.add_if(*e.schedule_conservativeness != 1.0, "--schedule-conservativeness", *e.schedule_conservativeness);
+  c.add_switch(*e.enable_mixed_chunk, "--enable-mixed-chunk");
+  c.add_switch(*e.disable_radix_cache, "--disable-radix-cache");
+  c.add_switch(*e.disable_overlap_schedule, "--disable-overlap-schedule");
+  if (d.graph_sizes.empty()) {
+    c.add_switch(true, "--disable-cuda-graph");
+  } else if (d.graph_sizes != graph_sizes_up_to(b, std::min(largest, *e.max_num_seqs))) {
+    c.add_if(true, "--cuda-graph-bs", fmt::format("{}", fmt::join(d.graph_sizes, " ")));
+  }
+  if (e.num_gpu_blocks_override)
+    c.add_if(true, "--max-total-tokens", (*e.num_gpu_blocks_override - 1) * *e.block_size);
+  return c.text();
+}
+
+std::string trtllm_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  const Behavior& b = d.behavior;
+  const Mapping& m = d.mapping;
+  CommandText c("trtllm-serve " + shell_quote(model_id(d)));
+  std::vector<std::string> options;  // what only the YAML file takes
+  const int ranks = m.data_parallel > 1 && m.expert_parallel > 1 ? m.tensor_parallel * m.data_parallel
+                                                                 : m.tensor_parallel;
+  c.add_if(ranks > 1, "--tp_size", ranks);
+  c.add_if(m.expert_parallel > 1, "--ep_size", m.expert_parallel);
+  if (m.data_parallel > 1 && m.expert_parallel > 1) options.emplace_back("enable_attention_dp: true");
+  if (m.data_parallel > 1 && m.expert_parallel == 1)
+    c.note(fmt::format("{} servers behind a router: one has no independent data-parallel ranks",
+                       m.data_parallel));
+  if (needs_checkpoint(d)) c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  c.add_if(*e.max_model_len != d.model.max_positions, "--max_seq_len", *e.max_model_len);
+  c.add_if(*e.max_batch_size != 2048, "--max_batch_size", *e.max_batch_size);
+  c.add_if(*e.max_num_tokens != 8192, "--max_num_tokens", *e.max_num_tokens);
+  c.add_if(*e.kv_cache_free_gpu_memory_fraction != b.gpu_memory_utilization,
+           "--kv_cache_free_gpu_memory_fraction", *e.kv_cache_free_gpu_memory_fraction);
+  if (d.precision.kv != d.precision.activation) options.emplace_back("kv_cache_config: {dtype: fp8}");
+  if (!*e.enable_block_reuse) options.emplace_back("kv_cache_config: {enable_block_reuse: false}");
+  if (*e.tokens_per_block != b.block_size)
+    options.push_back(fmt::format("kv_cache_config: {{tokens_per_block: {}}}", *e.tokens_per_block));
+  if (*e.enable_chunked_context) options.emplace_back("enable_chunked_prefill: true");
+  const auto upper = [](std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(), [](char ch) {
+      return ch >= 'a' && ch <= 'z' ? static_cast<char>(ch - 'a' + 'A') : ch;
+    });
+    return text;
+  };
+  if (*e.capacity_scheduler_policy != "guaranteed_no_evict")
+    options.push_back("scheduler_config: {capacity_scheduler_policy: " + upper(*e.capacity_scheduler_policy) + "}");
+  if (*e.context_chunking_policy != "first_come_first_served")
+    options.push_back("scheduler_config: {context_chunking_policy: " + upper(*e.context_chunking_policy) + "}");
+  if (b.major >= 1 && !*e.async_scheduling) options.emplace_back("disable_overlap_scheduler: true");
+  if (b.major >= 1 && d.graph_sizes.empty()) options.emplace_back("cuda_graph_config: null");
+  if (!options.empty()) c.note("in --extra_llm_api_options FILE: " + join(options, ", "));
+  return c.text();
+}
+
+}  // namespace
+
+std::string serve_command(const Deployment& d) {
+  switch (d.behavior.policy) {
+    case SchedulerPolicy::kSglang:
+      return sglang_command(d);
+    case SchedulerPolicy::kTrtllm:
+      return trtllm_command(d);
+    case SchedulerPolicy::kVllmV1:
+      break;
+  }
+  return vllm_command(d);
+}
+
+}  // namespace foretoken

@@ -1,0 +1,75 @@
+// Collects the batch of one decision: its parts, the context sums that cost models read, who gets a token.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "serving/backend.h"
+
+namespace foretoken {
+
+class BatchBuilder {
+ public:
+  BatchBuilder(std::span<const std::int64_t> windows, bool list_decodes)
+      : windows_(windows.begin(), windows.end()), list_decodes_(list_decodes) {}
+
+  void clear() {
+    batch_ = Batch();
+    prefill_.clear();
+    decode_.clear();
+    sampled_.clear();
+    rows_ = 0;
+  }
+  // last: the prompt is complete, so a token is sampled.
+  void add_prefill(std::int32_t slot, RequestId request, std::int64_t tokens, std::int64_t cached,
+                   bool last) {
+    prefill_.push_back(
+        {slot, request, static_cast<std::int32_t>(tokens), static_cast<std::int32_t>(cached), last});
+    if (last) sampled_.push_back(slot);
+  }
+  // context: tokens attended, the new one included.
+  void add_decode(std::int32_t slot, RequestId request, std::int32_t context) {
+    add_row(slot, request, context);
+    sampled_.push_back(slot);
+  }
+  // A row whose token nobody gets.
+  void add_wasted(RequestId request, std::int32_t context) {
+    add_row(-1, request, context);
+    ++rows_;
+  }
+  const Batch& build() {
+    batch_.prefill = prefill_;
+    batch_.decode = decode_;
+    batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_;
+    return batch_;
+  }
+
+  std::span<const std::int32_t> sampled() const { return sampled_; }
+  std::span<const std::int64_t> windows() const { return windows_; }
+  bool has_prefill() const { return !prefill_.empty(); }
+  bool has_wasted() const { return rows_ > 0; }
+  std::int64_t decodes() const { return batch_.decode_sequences; }
+  bool empty() const { return prefill_.empty() && batch_.decode_sequences == 0; }
+
+ private:
+  void add_row(std::int32_t slot, RequestId request, std::int32_t context) {
+    ++batch_.decode_sequences;
+    for (std::size_t g = 0; g < windows_.size(); ++g) {
+      const bool grows = windows_[g] == 0 || context < windows_[g];
+      batch_.contexts[g] += grows ? context : windows_[g];
+      batch_.growing[g] += grows;
+    }
+    if (list_decodes_) decode_.push_back({slot, request, context});
+  }
+
+  std::vector<std::int64_t> windows_;
+  bool list_decodes_;
+  Batch batch_;
+  std::vector<PrefillPart> prefill_;
+  std::vector<DecodePart> decode_;
+  std::vector<std::int32_t> sampled_;
+  std::int32_t rows_ = 0;
+};
+
+}  // namespace foretoken

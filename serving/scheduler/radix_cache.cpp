@@ -1,0 +1,215 @@
+#include "serving/scheduler/radix_cache.h"
+
+#include <algorithm>
+
+#include "base/random.h"
+#include "serving/content.h"
+
+namespace foretoken {
+
+void token_key(const Request& request, std::span<const ContentRun> runs, std::int64_t tokens,
+               std::vector<TokenRun>& key) {
+  key.clear();
+  std::int64_t left = std::min<std::int64_t>(tokens, request.input_len);
+  const std::int64_t generated = tokens - left;
+  for (const ContentRun& run : runs) {
+    const std::int64_t n = std::min(run.tokens, left);
+    if (n <= 0) continue;
+    key.push_back({run.content, 0, n});
+    left -= n;
+  }
+  if (left > 0) key.push_back({private_prompt_content(request.id), 0, left});
+  if (generated > 0) key.push_back({generated_content(request.id), 0, generated});
+}
+
+RadixCache::RadixCache(std::int64_t page_size) : page_(page_size) { clear(); }
+
+void RadixCache::clear() {
+  nodes_.assign(1, Entry());
+  nodes_[0].locks = 1;  // the root stays
+  unused_.clear();
+  edges_.clear();
+  free_leaves_.clear();
+  evictable_ = held_ = 0;
+}
+
+std::size_t RadixCache::EdgeHash::operator()(const Edge& e) const {
+  return static_cast<std::size_t>(
+      mix64(e.first_page + 0x9e3779b97f4a7c15ULL * static_cast<std::uint64_t>(e.parent + 1)));
+}
+
+// Runs are cut at page boundaries only, so that equal pages have equal pieces.
+std::uint64_t RadixCache::page_hash(std::span<const TokenRun> key, Cursor c) const {
+  std::uint64_t hash = 0;
+  for (std::int64_t left = page_; left > 0;) {
+    const TokenRun& run = key[c.run];
+    const std::int64_t n = std::min(left, run.tokens - c.within);
+    hash = mix64(hash ^ run.content);
+    hash = mix64(hash + static_cast<std::uint64_t>(run.offset + c.within) * 0xd6e8feb86659fd93ULL +
+                 static_cast<std::uint64_t>(n));
+    left -= n;
+    move_on(key, c, n);
+  }
+  return hash;
+}
+
+void RadixCache::move_on(std::span<const TokenRun> key, Cursor& c, std::int64_t tokens) {
+  while (tokens > 0) {
+    const std::int64_t n = std::min(tokens, key[c.run].tokens - c.within);
+    c.within += n;
+    tokens -= n;
+    if (c.within == key[c.run].tokens) c = {c.run + 1, 0};
+  }
+}
+
+void RadixCache::copy(std::span<const TokenRun> key, Cursor c, std::int64_t tokens,
+                      std::vector<TokenRun>& to) {
+  to.clear();
+  while (tokens > 0) {
+    const TokenRun& run = key[c.run];
+    const std::int64_t n = std::min(tokens, run.tokens - c.within);
+    to.push_back({run.content, run.offset + c.within, n});
+    tokens -= n;
+    move_on(key, c, n);
+  }
+}
+
+std::int64_t RadixCache::common(const Entry& node, std::span<const TokenRun> key, Cursor b,
+                                std::int64_t most) const {
+  most = std::min(most, node.tokens);
+  std::int64_t same = 0;
+  for (Cursor a; same < most;) {
+    const TokenRun &x = node.key[a.run], &y = key[b.run];
+    if (x.content != y.content || x.offset + a.within != y.offset + b.within) break;
+    const std::int64_t n = std::min({x.tokens - a.within, y.tokens - b.within, most - same});
+    same += n;
+    move_on(node.key, a, n);
+    move_on(key, b, n);
+  }
+  return same / page_ * page_;
+}
+
+RadixCache::Match RadixCache::descend(std::span<const TokenRun> key, std::int64_t tokens, Cursor& c) {
+  Match m;
+  ++clock_;
+  tokens = tokens / page_ * page_;
+  while (m.tokens < tokens) {
+    const auto found = edges_.find({m.node, page_hash(key, c)});
+    if (found == edges_.end()) break;
+    const Node child = found->second;
+    touch(child);
+    const std::int64_t n = common(at(child), key, c, tokens - m.tokens);
+    if (n == 0) break;  // two pages of one hash
+    const bool whole = n == at(child).tokens;
+    m.node = whole ? child : split(child, n);
+    m.tokens += n;
+    move_on(key, c, n);
+    if (!whole) break;
+  }
+  return m;
+}
+
+RadixCache::Match RadixCache::match(std::span<const TokenRun> key, std::int64_t tokens) {
+  Cursor end;
+  return descend(key, tokens, end);
+}
+
+RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int64_t tokens) {
+  tokens = tokens / page_ * page_;
+  Cursor end;
+  const Match m = descend(key, tokens, end);
+  if (m.tokens == tokens) return {m.node, tokens, tokens};
+  const std::uint64_t edge = page_hash(key, end);
+  if (edges_.contains({m.node, edge})) return {m.node, m.tokens, m.tokens};  // two pages of one hash
+  const Node node = add(m.node, edge);
+  copy(key, end, tokens - m.tokens, at(node).key);
+  at(node).tokens = tokens - m.tokens;
+  evictable_ += at(node).tokens;
+  free_leaves_.insert({at(node).used, node});
+  return {node, tokens, m.tokens};
+}
+
+RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
+  Node node;
+  if (unused_.empty()) {
+    node = static_cast<Node>(nodes_.size());
+    nodes_.emplace_back();
+  } else {
+    node = unused_.back();
+    unused_.pop_back();
+  }
+  Entry& above = at(parent);
+  if (is_free_leaf(above)) free_leaves_.erase({above.used, parent});
+  ++above.children;
+  Entry& e = at(node);
+  e.parent = parent;
+  e.children = e.locks = 0;
+  e.used = clock_;
+  e.edge = edge;
+  edges_[{parent, edge}] = node;
+  return node;
+}
+
+// A new node takes the child's first tokens; the child, which others may hold, keeps the rest.
+RadixCache::Node RadixCache::split(Node child, std::int64_t tokens) {
+  const Node parent = at(child).parent;
+  const std::uint64_t edge = at(child).edge;
+  const Node upper = add(parent, edge);  // takes the child's place in edges_
+  --at(parent).children;
+  Entry &u = at(upper), &c = at(child);
+  copy(c.key, {}, tokens, u.key);
+  u.tokens = tokens;
+  u.locks = c.locks;
+  u.children = 1;
+  Cursor rest;
+  move_on(c.key, rest, tokens);
+  std::vector<TokenRun> lower;
+  copy(c.key, rest, c.tokens - tokens, lower);
+  c.key = std::move(lower);
+  c.tokens -= tokens;
+  c.parent = upper;
+  c.edge = page_hash(c.key, {});
+  edges_[{upper, c.edge}] = child;
+  return upper;
+}
+
+void RadixCache::touch(Node node) {
+  Entry& e = at(node);
+  if (is_free_leaf(e)) {
+    free_leaves_.erase({e.used, node});
+    free_leaves_.insert({clock_, node});
+  }
+  e.used = clock_;
+}
+
+void RadixCache::change_locks(Node node, int by) {
+  for (; node != kRoot; node = at(node).parent) {
+    Entry& e = at(node);
+    const bool was_free = e.locks == 0;
+    if (is_free_leaf(e)) free_leaves_.erase({e.used, node});
+    e.locks += by;
+    const bool is_free = e.locks == 0;
+    if (is_free_leaf(e)) free_leaves_.insert({e.used, node});
+    if (was_free == is_free) continue;
+    evictable_ += is_free ? e.tokens : -e.tokens;
+    held_ += is_free ? -e.tokens : e.tokens;
+  }
+}
+
+std::int64_t RadixCache::evict(std::int64_t tokens) {
+  std::int64_t gone = 0;
+  while (gone < tokens && !free_leaves_.empty()) {
+    const Node node = free_leaves_.begin()->second;
+    free_leaves_.erase(free_leaves_.begin());
+    Entry& e = at(node);
+    gone += e.tokens;
+    edges_.erase({e.parent, e.edge});
+    Entry& parent = at(e.parent);
+    if (--parent.children == 0 && parent.locks == 0) free_leaves_.insert({parent.used, e.parent});
+    unused_.push_back(node);
+  }
+  evictable_ -= gone;
+  return gone;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,313 @@
+#include "serving/scheduler/sglang.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "serving/scheduler/decode_span.h"
+
+namespace foretoken {
+namespace {
+
+// SGLANG_INIT_NEW_TOKEN_RATIO, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR, SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS,
+// SGLANG_RETRACT_DECODE_STEPS
+constexpr double kInitialRatio = 0.7, kMinimumRatioFactor = 0.14, kDecaySteps = 600;
+constexpr std::int64_t kRetractSteps = 20;
+
+}  // namespace
+
+SglangScheduler::SglangScheduler(const SchedulerConfig& config, SequenceTable& sequences,
+                                 const Workload& workload, std::span<const std::int64_t> windows,
+                                 bool list_decodes)
+    : config_(config),
+      sequences_(sequences),
+      workload_(workload),
+      page_(config.block_size),
+      tree_(config.block_size),
+      waiting_tree_(1),
+      batch_(windows, list_decodes),
+      rooms_(static_cast<std::size_t>(config.block_size)) {
+  total_ = config.caches_tokens ? (config.num_blocks - 1) * page_
+                                : std::numeric_limits<std::int64_t>::max() / 4 / page_ * page_;
+  free_ = total_;
+  initial_ratio_ = std::min(kInitialRatio * config.sglang.schedule_conservativeness, 1.0);
+  minimum_ratio_ = initial_ratio_ * kMinimumRatioFactor;
+  ratio_decay_ = (initial_ratio_ - minimum_ratio_) / kDecaySteps;
+  ratio_base_ = initial_ratio_;
+}
+
+double SglangScheduler::new_token_ratio() const {
+  // Retraction may leave a ratio below the minimum; it stays until the next decode step lifts it.
+  if (decays_ == 0) return ratio_base_;
+  return std::max(ratio_base_ - static_cast<double>(decays_) * ratio_decay_, minimum_ratio_);
+}
+
+void SglangScheduler::enqueue(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  // A request ends at the model's length, and before its tokens alone would fill the memory (SGLang lowers
+  // its max_new_tokens).
+  s.end_tokens = static_cast<std::int32_t>(
+      std::min<std::int64_t>({std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len,
+                              total_ - 1}));
+  if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
+  held(slot) = Held();
+  waiting_.push_back(slot);
+}
+
+// Overlapped, a step is decided before the tokens of the one before are known.
+std::int64_t SglangScheduler::known_output(std::int32_t slot) const {
+  const Sequence& s = sequences_[slot];
+  const bool late =
+      config_.sglang.overlap && held_[static_cast<std::size_t>(slot)].sampled_at == decision_ - 1;
+  return s.num_tokens - s.request.input_len - (late ? 1 : 0);
+}
+
+const Batch& SglangScheduler::schedule(Picoseconds now) {
+  batch_.clear();
+  retracted_ = false;
+  ++decision_;
+  settle_last_batch();
+  // Dropping the last ended requests from the list of running ones, or the last running request itself, may
+  // leave nothing to run but something to admit.
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    if (form_prefill(now) || form_decode()) break;
+    ratio_base_ = initial_ratio_;
+    decays_ = 0;
+    if (waiting_.empty() && chunked_ < 0) break;
+  }
+  release_ended();
+  if (config_.sglang.overlap) {  // the results of the step before are processed while this one runs
+    for (const ComputedPrompt& p : computed_prompts_) {
+      if (p.decision < decision_) cache_unfinished(p.slot, p.tokens);
+    }
+    std::erase_if(computed_prompts_, [this](const ComputedPrompt& p) { return p.decision < decision_; });
+  }
+  return batch_.build();
+}
+
+void SglangScheduler::settle_last_batch() {
+  if (!config_.sglang.overlap) {
+    for (const ComputedPrompt& p : computed_prompts_) cache_unfinished(p.slot, p.tokens);
+    computed_prompts_.clear();
+  }
+  if (chunked_ >= 0) cache_unfinished(chunked_, sequences_[chunked_].computed);
+  if (last_was_prefill_ && last_shrank_) full_ = false;
+  last_was_prefill_ = last_shrank_ = false;
+}
+
+// Tokens that the next token of every running request takes, in whole pages.
+std::int64_t SglangScheduler::next_tokens_need() const {
+  if (page_ == 1) return static_cast<std::int64_t>(running_.size() + ended_.size());
+  std::int64_t need = 0;
+  for (const std::int32_t slot : running_) need += sequences_[slot].computed % page_ == 0 ? page_ : 0;
+  for (const Ended& e : ended_) need += e.computed % page_ == 0 ? page_ : 0;
+  return need;
+}
+
+bool SglangScheduler::form_decode() {
+  bool shrank = unfiltered_ > 0;
+  unfiltered_ = 0;
+  if (running_.empty() && ended_.empty()) {
+    full_ = false;
+    return false;
+  }
+  make_room(next_tokens_need());
+  if (next_tokens_need() > free_) {
+    retract();
+    shrank = true;
+  } else {
+    ++decays_;
+  }
+  if (shrank) full_ = false;
+  if (running_.empty() && ended_.empty()) return false;
+  add_decode_rows();
+  return true;
+}
+
+void SglangScheduler::add_decode_rows() {
+  for (const std::int32_t slot : running_) {
+    Sequence& s = sequences_[slot];
+    free_ -= s.computed % page_ == 0 ? page_ : 0;
+    ++s.computed;
+    s.token_in_flight = true;
+    held(slot).sampled_at = decision_;
+    batch_.add_decode(slot, s.request.id, s.computed);
+  }
+  for (Ended& e : ended_) {
+    free_ -= e.computed % page_ == 0 ? page_ : 0;
+    e.row = true;
+    batch_.add_wasted(e.request, e.computed + 1);
+    ++counts_.discarded;
+  }
+  counts_.scheduled += batch_.decodes();
+}
+
+// Least output first, among equals longest input first, until twenty more tokens fit for each that stays.
+void SglangScheduler::retract() {
+  retracted_ = true;
+  std::stable_sort(running_.begin(), running_.end(), [&](std::int32_t a, std::int32_t b) {
+    const std::int64_t x = known_output(a), y = known_output(b);
+    return x != y ? x > y : sequences_[a].request.input_len < sequences_[b].request.input_len;
+  });
+  const auto left = [&] { return static_cast<std::int64_t>(running_.size() + ended_.size()); };
+  bool first = true;
+  while (!running_.empty() && left() > 1 && (first || free_ < left() * kRetractSteps)) {
+    first = false;
+    const std::int32_t slot = running_.back();
+    running_.pop_back();
+    put_back(slot);
+    make_room(left() * kRetractSteps);
+  }
+  // Rows in vain give way before anybody who still needs a token; a prompt in chunks beside the last running
+  // request makes even that wait (SGLang stops with an error in both cases).
+  make_room(next_tokens_need());
+  if (next_tokens_need() > free_) release_ended();
+  unfiltered_ = 0;
+  make_room(next_tokens_need());
+  while (next_tokens_need() > free_) {
+    put_back(running_.back());
+    running_.pop_back();
+    make_room(next_tokens_need());
+  }
+  std::int64_t decoded = 0, most = 0;
+  for (const std::int32_t slot : running_) {
+    decoded += known_output(slot);
+    most += sequences_[slot].end_tokens - sequences_[slot].request.input_len;
+  }
+  for (const Ended& e : ended_) {
+    decoded += e.max_new_tokens - 1;
+    most += e.max_new_tokens;
+  }
+  ratio_base_ = most == 0 ? initial_ratio_
+                          : std::min(1.0, static_cast<double>(decoded + kRetractSteps * left()) /
+                                              static_cast<double>(most));
+  decays_ = 0;
+}
+
+// What is in the tree stays there until it is evicted; the rest is lost.
+void SglangScheduler::put_back(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  Held& h = held(slot);
+  free_ += pages(s.computed) - h.prefix;
+  tree_.unlock(h.node);
+  h = Held();
+  forget_prompt(slot);
+  counts_.discarded += s.computed;
+  s.computed = 0;
+  s.decoding = false;
+  s.state = Sequence::State::kWaiting;
+  ++s.preemptions;
+  waiting_.push_back(slot);
+}
+
+// Enters the whole pages computed so far; copies of what others have entered meanwhile are given back.
+void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens) {
+  if (!caching()) return;
+  const Sequence& s = sequences_[slot];
+  Held& h = held(slot);
+  token_key(s.request, workload_.content(s.request), tokens, key_);
+  const RadixCache::Inserted in = tree_.insert(key_, tokens);
+  if (in.tokens < h.prefix) return;
+  free_ += in.existing - h.prefix;
+  tree_.lock(in.node);
+  tree_.unlock(h.node);
+  h.node = in.node;
+  h.prefix = in.tokens;
+}
+
+void SglangScheduler::release(Ended& e) {
+  const std::int64_t taken = pages(e.computed + (e.row ? 1 : 0));
+  if (caching()) {
+    const RadixCache::Inserted in = tree_.insert(e.key, e.computed);
+    free_ += (in.existing - e.held.prefix) + (taken - in.tokens);
+    tree_.unlock(e.held.node);
+  } else {
+    free_ += taken;
+  }
+}
+
+void SglangScheduler::release_ended() {
+  for (Ended& e : ended_) {
+    release(e);
+    ++unfiltered_;
+    spare_.push_back(std::move(e));
+  }
+  ended_.clear();
+}
+
+void SglangScheduler::finish(std::span<const std::int32_t> slots) {
+  if (slots.empty()) return;
+  for (const std::int32_t slot : slots) {
+    const Sequence& s = sequences_[slot];
+    Ended e;
+    if (!spare_.empty()) {  // for its key's memory
+      e = std::move(spare_.back());
+      spare_.pop_back();
+    }
+    e.held = held(slot);
+    e.request = s.request.id;
+    e.computed = s.computed;
+    e.max_new_tokens = s.end_tokens - s.request.input_len;
+    e.row = false;
+    if (caching()) token_key(s.request, workload_.content(s.request), s.computed, e.key);
+    forget_prompt(slot);
+    if (config_.sglang.overlap) {
+      ended_.push_back(std::move(e));
+      continue;
+    }
+    release(e);
+    spare_.push_back(std::move(e));
+    // After a prefill step the batch drops its ended requests before it joins the running ones.
+    if (last_was_prefill_) {
+      last_shrank_ = true;
+    } else {
+      ++unfiltered_;
+    }
+  }
+  std::erase_if(running_, [this](std::int32_t slot) {
+    return sequences_[slot].num_tokens >= sequences_[slot].end_tokens;
+  });
+}
+
+// Why a decode-only decision repeats itself until the bounds below: no prefill is tried while nothing waits or
+// the batch is known to be full, and it ceases to be full only when a request ends or is retracted. Nobody
+// ends before the nearest end, and nobody is retracted while free and evictable tokens suffice.
+std::int64_t SglangScheduler::hold() const {
+  if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
+  if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
+  if (!waiting_.empty() && !full_) return 1;
+  const std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
+  if (!config_.caches_tokens) return steps;
+  std::fill(rooms_.begin(), rooms_.end(), 0);
+  for (const std::int32_t slot : running_) {
+    const std::int64_t computed = sequences_[slot].computed;
+    ++rooms_[static_cast<std::size_t>((page_ - computed % page_) % page_)];
+  }
+  return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(running_.size()),
+                                               available() / page_));
+}
+
+void SglangScheduler::advance(std::int64_t steps) {
+  if (steps <= 0 || running_.empty()) return;
+  const auto scheduled = static_cast<std::int64_t>(running_.size());
+  counts_.scheduled += scheduled * steps;
+  decays_ += steps;
+  if (config_.caches_tokens) {
+    std::fill(rooms_.begin(), rooms_.end(), 0);
+    for (const std::int32_t slot : running_) {
+      const std::int64_t computed = sequences_[slot].computed;
+      ++rooms_[static_cast<std::size_t>((page_ - computed % page_) % page_)];
+    }
+    for (std::int64_t j = 0; j < steps; ++j) {
+      const std::int64_t need = rooms_[static_cast<std::size_t>(j % page_)] * page_;
+      make_room(need);
+      free_ -= need;
+    }
+  }
+  for (const std::int32_t slot : running_) {
+    Sequence& s = sequences_[slot];
+    s.computed += static_cast<std::int32_t>(steps);
+    s.num_tokens += static_cast<std::int32_t>(steps);
+  }
+}
+
+}  // namespace foretoken

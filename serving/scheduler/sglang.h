@@ -1,0 +1,136 @@
+// SGLang's scheduler (serving policies in docs/policies.md): prefill first, at most one prompt in chunks,
+// admission by an estimate of the output still to come, retraction when that was too low, a radix tree of
+// tokens, and, overlapped, ends of requests seen one step late.
+#pragma once
+
+#include <deque>
+
+#include "serving/scheduler/batch_builder.h"
+#include "serving/scheduler/radix_cache.h"
+#include "serving/scheduler/scheduler.h"
+
+namespace foretoken {
+
+class SglangScheduler : public Scheduler {
+ public:
+  // All references must outlive the scheduler. windows: Backend::windows().
+  SglangScheduler(const SchedulerConfig& config, SequenceTable& sequences, const Workload& workload,
+                  std::span<const std::int64_t> windows, bool list_decodes);
+
+  void enqueue(std::int32_t slot) override;
+  const Batch& schedule(Picoseconds now) override;
+  std::span<const std::int32_t> sampled() const override { return batch_.sampled(); }
+  bool preempted() const override { return retracted_; }
+  std::int64_t hold() const override;
+  bool arrival_matters() const override { return !full_; }
+  void advance(std::int64_t steps) override;
+  void finish(std::span<const std::int32_t> slots) override;
+  std::int64_t running() const override {
+    return static_cast<std::int64_t>(running_.size()) + (chunked_ >= 0 ? 1 : 0);
+  }
+  std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
+  const TokenCounts& counts() const override { return counts_; }
+  std::int64_t kv_used() const override { return config_.caches_tokens ? total_ - available() : 0; }
+  std::int64_t kv_usable() const override { return config_.caches_tokens ? total_ : 0; }
+
+  double new_token_ratio() const;
+
+ private:
+  // What a sequence has in the tree: `prefix` tokens, ending with `node`, which it locks.
+  struct Held {
+    RadixCache::Node node = RadixCache::kRoot;
+    std::int64_t prefix = 0;
+    std::int64_t sampled_at = -1;  // decision of its newest token
+  };
+  // A request that has its last token, still holding its memory.
+  struct Ended {
+    Held held;
+    RequestId request = 0;
+    std::int32_t computed = 0, max_new_tokens = 0;
+    bool row = false;  // computed once more, in vain
+    std::vector<TokenRun> key;
+  };
+  struct Chosen {  // for the prefill batch being formed
+    std::int32_t slot;
+    std::int64_t tokens;
+  };
+  enum class Verdict { kContinue, kOther, kNoToken };
+
+  std::int64_t pages(std::int64_t tokens) const { return (tokens + page_ - 1) / page_ * page_; }  // in tokens
+  std::int64_t available() const { return free_ + tree_.evictable(); }
+  bool caching() const { return config_.caches_tokens && config_.enable_prefix_caching; }
+  Held& held(std::int32_t slot) { return held_[static_cast<std::size_t>(slot)]; }
+  std::int64_t known_output(std::int32_t slot) const;
+  std::int64_t batch_size() const {
+    return static_cast<std::int64_t>(running_.size() + ended_.size()) + unfiltered_;
+  }
+
+  void settle_last_batch();
+  // Prefill (sglang_prefill.cpp).
+  bool form_prefill(Picoseconds now);
+  void order_waiting();
+  void add_chunked();
+  Verdict add_waiting(std::int32_t slot);
+  void charge(std::int64_t tokens, std::int64_t max_new_tokens);
+  double rem_total() const { return static_cast<double>(available()) - total_offset_; }
+  void admit(std::int32_t slot, const RadixCache::Match& hit, Picoseconds now);
+  void run_prefill(Picoseconds now);
+
+  bool form_decode();
+  std::int64_t next_tokens_need() const;
+  void make_room(std::int64_t tokens) {
+    if (free_ < tokens) free_ += tree_.evict(tokens);
+  }
+  void add_decode_rows();
+  void retract();
+  void put_back(std::int32_t slot);
+  void cache_unfinished(std::int32_t slot, std::int64_t tokens);
+  void release(Ended& ended);
+  void release_ended();
+
+  const SchedulerConfig config_;
+  SequenceTable& sequences_;
+  const Workload& workload_;
+  const std::int64_t page_;
+  std::int64_t total_ = 0, free_ = 0;  // tokens, in whole pages; free_: neither held nor in the tree
+  RadixCache tree_, waiting_tree_;     // waiting_tree_: prefixes of waiting requests (lpm)
+
+  std::deque<std::int32_t> waiting_;
+  std::vector<std::int32_t> running_;
+  std::int32_t chunked_ = -1;      // its prompt is computed in part
+  std::vector<Ended> ended_;       // not yet known to the scheduler
+  std::int64_t unfiltered_ = 0;    // known to have ended, still in SGLang's list of running requests
+  bool full_ = false;              // batch_is_full
+  std::vector<Held> held_;         // by slot
+  // Prompts to enter into the tree when the results of their step are processed, with their tokens.
+  struct ComputedPrompt {
+    std::int32_t slot;
+    std::int64_t tokens, decision;
+  };
+  std::vector<ComputedPrompt> computed_prompts_;
+  void forget_prompt(std::int32_t slot) {
+    std::erase_if(computed_prompts_, [slot](const ComputedPrompt& p) { return p.slot == slot; });
+  }
+  bool last_was_prefill_ = false, last_shrank_ = false;
+
+  // new_token_ratio = max(base - decays * decay, minimum)
+  double initial_ratio_, minimum_ratio_, ratio_decay_, ratio_base_;
+  std::int64_t decays_ = 0;
+
+  // The decision just made, and the prefill adder's budgets.
+  BatchBuilder batch_;
+  bool retracted_ = false;
+  std::int64_t decision_ = 0;
+  std::vector<Chosen> chosen_;
+  std::vector<RadixCache::Match> hits_;  // of the chosen ones that come from waiting_
+  std::int64_t rem_input_ = 0, rem_chunk_ = 0;
+  double total_offset_ = 0, current_offset_ = 0;
+  std::int64_t from_waiting_ = 0;
+
+  std::vector<TokenRun> key_;  // scratch
+  std::vector<Ended> spare_;
+  mutable std::vector<std::int64_t> rooms_;
+  TokenCounts counts_;
+};
+
+}  // namespace foretoken

@@ -1,0 +1,210 @@
+// The prefill half of SGLang's scheduler: get_new_batch_prefill() and its PrefillAdder.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "serving/scheduler/sglang.h"
+
+namespace foretoken {
+namespace {
+
+constexpr std::int64_t kClipMaxNewTokens = 4096;       // CLIP_MAX_NEW_TOKENS
+constexpr std::size_t kLpmMostWaiting = 128;           // above, lpm falls back to fcfs
+constexpr std::int64_t kInBatchPrefixThreshold = 32;   // IN_BATCH_PREFIX_CACHING_*_THRESHOLD
+constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max() / 4;
+
+}  // namespace
+
+bool SglangScheduler::form_prefill(Picoseconds now) {
+  if ((full_ || waiting_.empty()) && chunked_ < 0) return false;
+  const std::int64_t running = batch_size();
+  const std::int64_t allocatable = config_.max_num_seqs - running;
+  if (allocatable <= 0 && chunked_ < 0) {
+    full_ = true;
+    return false;
+  }
+  order_waiting();
+
+  const SglangConfig& c = config_.sglang;
+  const std::int64_t mixed = c.enable_mixed_chunk ? running : 0;
+  rem_input_ = c.max_prefill_tokens - mixed;
+  rem_chunk_ = c.chunked_prefill_size < 1 ? kUnlimited : c.chunked_prefill_size - mixed;
+  std::int64_t to_come = 0;
+  for (const std::int32_t slot : running_) {
+    const Sequence& s = sequences_[slot];
+    to_come += std::min(s.end_tokens - s.request.input_len - known_output(slot), kClipMaxNewTokens);
+  }
+  to_come += static_cast<std::int64_t>(ended_.size());  // their last token isn't known yet
+  current_offset_ = static_cast<double>(mixed);
+  total_offset_ = current_offset_ + static_cast<double>(to_come) * new_token_ratio();
+  chosen_.clear();
+  hits_.clear();
+  from_waiting_ = 0;
+
+  if (chunked_ >= 0) add_chunked();
+  for (const std::int32_t slot : waiting_) {
+    if (static_cast<std::int64_t>(chosen_.size()) >= allocatable) full_ = true;
+    if (full_) break;
+    const Verdict verdict = add_waiting(slot);
+    if (verdict == Verdict::kContinue) continue;
+    if (verdict == Verdict::kNoToken) full_ = true;
+    break;
+  }
+  if (chosen_.empty()) return false;
+  run_prefill(now);
+  return true;
+}
+
+// lpm: longest cached prefix first; of waiting requests that share a prefix which is not cached yet, all but
+// the first go last, so that they find it.
+void SglangScheduler::order_waiting() {
+  if (config_.sglang.schedule_policy != SglangConfig::Order::kLpm || !caching()) return;
+  if (waiting_.size() > kLpmMostWaiting) return;
+  waiting_tree_.clear();
+  std::vector<std::pair<std::int64_t, std::int32_t>> order;
+  for (const std::int32_t slot : waiting_) {
+    const Sequence& s = sequences_[slot];
+    token_key(s.request, workload_.content(s.request), s.num_tokens - 1, key_);
+    std::int64_t rank = -tree_.match(key_, s.num_tokens - 1).tokens;
+    if (-rank <= kInBatchPrefixThreshold) {
+      if (waiting_tree_.match(key_, s.num_tokens - 1).tokens >= kInBatchPrefixThreshold) {
+        rank = 1;
+      } else {
+        waiting_tree_.insert(key_, s.num_tokens - 1);
+      }
+    }
+    order.emplace_back(rank, slot);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (std::size_t i = 0; i < order.size(); ++i) waiting_[i] = order[i].second;
+}
+
+void SglangScheduler::charge(std::int64_t tokens, std::int64_t max_new_tokens) {
+  tokens = pages(tokens);
+  total_offset_ += static_cast<double>(tokens + max_new_tokens + page_);
+  current_offset_ += static_cast<double>(tokens + page_);
+  rem_input_ -= tokens;
+  if (rem_chunk_ < kUnlimited) rem_chunk_ -= tokens;
+}
+
+// The prompt in chunks goes on whatever the estimate says; it has to, for it holds memory.
+void SglangScheduler::add_chunked() {
+  const Sequence& s = sequences_[chunked_];
+  const std::int64_t extend = s.num_tokens - s.computed;
+  std::int64_t most = std::min(rem_chunk_, static_cast<std::int64_t>(std::max(rem_total(), 0.0)));
+  if (most < page_) most = rem_chunk_;
+  // Decodes of a mixed batch may have taken what was reserved; SGLang itself stops with an error there.
+  most = std::min(most, available() / page_ * page_);
+  std::int64_t n = extend;
+  if (extend > most) n = most / page_ * page_;
+  if (n <= 0) return;
+  chosen_.push_back({chunked_, n});
+  const bool whole = n == extend;
+  charge(n, whole ? std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens) : 0);
+}
+
+SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
+  if (chunked_ >= 0 && chosen_.empty()) return Verdict::kOther;
+  const Sequence& s = sequences_[slot];
+  RadixCache::Match hit;
+  if (caching()) {
+    token_key(s.request, workload_.content(s.request), s.num_tokens - 1, key_);
+    hit = tree_.match(key_, s.num_tokens - 1);
+  }
+  const std::int64_t extend = s.num_tokens - hit.tokens;
+  const std::int64_t to_come = std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens);
+  const std::int64_t input = pages(extend);
+  const auto needed = static_cast<double>(extend + to_come);
+  if (needed >= rem_total()) return Verdict::kNoToken;
+  if (input >= rem_input_ && !chosen_.empty()) return Verdict::kOther;
+  tree_.lock(hit.node);
+  const auto give_up = [&](Verdict verdict) {
+    tree_.unlock(hit.node);
+    return verdict;
+  };
+  // The prefix can't be evicted any more. (The second test can fail only beside decodes of a mixed batch.)
+  if (needed >= rem_total() ||
+      static_cast<double>(std::min(input, rem_chunk_)) + current_offset_ > static_cast<double>(available())) {
+    return give_up(Verdict::kNoToken);
+  }
+  if (input <= rem_chunk_) {
+    chosen_.push_back({slot, extend});
+    charge(extend, to_come);
+  } else {
+    const std::int64_t n = rem_chunk_ / page_ * page_;
+    // Two prompts are never in chunks at once: the one before must end with this batch.
+    if (n <= 0 || (chunked_ >= 0 && chosen_.front().tokens <
+                                        sequences_[chunked_].num_tokens - sequences_[chunked_].computed)) {
+      return give_up(Verdict::kOther);
+    }
+    chosen_.push_back({slot, std::min(n, extend)});
+    charge(std::min(n, extend), 0);
+  }
+  hits_.push_back(hit);
+  ++from_waiting_;
+  if (rem_total() <= 0 || static_cast<double>(available()) - current_offset_ <= 0) return Verdict::kNoToken;
+  if (rem_input_ <= 0 || rem_chunk_ <= 0) return Verdict::kOther;
+  return Verdict::kContinue;
+}
+
+void SglangScheduler::admit(std::int32_t slot, const RadixCache::Match& hit, Picoseconds now) {
+  Sequence& s = sequences_[slot];
+  s.state = Sequence::State::kRunning;
+  s.computed = static_cast<std::int32_t>(hit.tokens);
+  held(slot).node = hit.node;
+  held(slot).prefix = hit.tokens;
+  counts_.reused += hit.tokens;
+  if (s.cached_tokens >= 0) return;
+  s.cached_tokens = s.computed;
+  s.scheduled = now;
+  if (caching()) {
+    counts_.queried += s.num_tokens;
+    counts_.hit += hit.tokens;
+  }
+}
+
+void SglangScheduler::run_prefill(Picoseconds now) {
+  const bool mixes = config_.sglang.enable_mixed_chunk && batch_size() > unfiltered_;
+  std::int64_t need = 0;
+  for (std::size_t i = 0; i < chosen_.size(); ++i) {
+    const auto& [slot, tokens] = chosen_[i];
+    if (slot != chunked_) admit(slot, hits_[i - (chosen_.size() - hits_.size())], now);
+    const Sequence& s = sequences_[slot];
+    need += pages(s.computed + tokens) - pages(s.computed);
+  }
+  waiting_.erase(waiting_.begin(), waiting_.begin() + from_waiting_);
+  // With larger pages SGLang makes room for a page more of each request.
+  make_room(page_ == 1 ? need : need + static_cast<std::int64_t>(chosen_.size()) * page_);
+  chunked_ = -1;
+  const std::size_t running_before = running_.size();
+  for (const auto& [slot, tokens] : chosen_) {
+    Sequence& s = sequences_[slot];
+    const std::int32_t before = s.computed;
+    s.computed += static_cast<std::int32_t>(tokens);
+    free_ -= pages(s.computed) - pages(before);
+    counts_.scheduled += tokens;
+    const bool last = s.computed == s.num_tokens;
+    batch_.add_prefill(slot, s.request.id, tokens, before, last);
+    if (!last) {
+      chunked_ = slot;
+      continue;
+    }
+    s.decoding = s.token_in_flight = true;
+    computed_prompts_.push_back({slot, s.computed, decision_});
+    running_.push_back(slot);
+    held(slot).sampled_at = decision_;
+  }
+  last_was_prefill_ = true;
+  last_shrank_ = chunked_ >= 0;  // it is taken out of the batch before that joins the running ones
+  if (!mixes) return;
+  unfiltered_ = 0;
+  std::vector<std::int32_t> added(running_.begin() + static_cast<std::ptrdiff_t>(running_before),
+                                  running_.end());
+  running_.resize(running_before);
+  make_room(next_tokens_need());
+  if (next_tokens_need() <= free_) add_decode_rows();
+  running_.insert(running_.end(), added.begin(), added.end());
+}
+
+}  // namespace foretoken

@@ -1,0 +1,262 @@
+#include "serving/scheduler/trtllm.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "serving/scheduler/decode_span.h"
+
+namespace foretoken {
+
+TrtllmScheduler::TrtllmScheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
+                                 const Workload& workload, std::span<const std::int64_t> windows,
+                                 bool list_decodes)
+    : config_(config),
+      sequences_(sequences),
+      pool_(pool),
+      workload_(workload),
+      chunk_unit_(config.trtllm.chunk_unit_size > 0 ? config.trtllm.chunk_unit_size : config.block_size),
+      batch_(windows, list_decodes),
+      rooms_(static_cast<std::size_t>(config.block_size)) {}
+
+void TrtllmScheduler::enqueue(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  s.end_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(
+      std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len));
+  s.shared_blocks = 0;
+  if (caching()) {
+    // As for vLLM: content that nobody else can name is entered only when its own request may look for it
+    // again.
+    if (s.request.session >= 0) {
+      s.shared_blocks = std::numeric_limits<std::int32_t>::max();
+    } else if (s.request.num_runs > 0) {
+      std::int64_t shared = 0;
+      for (const ContentRun& run : workload_.content(s.request)) shared += run.tokens;
+      s.shared_blocks =
+          static_cast<std::int32_t>(std::min<std::int64_t>(shared, s.request.input_len) / config_.block_size);
+    }
+  }
+  queue_.push_back(slot);
+}
+
+const Batch& TrtllmScheduler::schedule(Picoseconds now) {
+  batch_.clear();
+  fitting_.clear();
+  generations_.clear();
+  contexts_.clear();
+  contributed_.clear();
+  paused_ = skipped_ = blocked_ = false;
+  candidates_ = 0;
+  for (const std::int32_t slot : computed_prompts_) {
+    Sequence& s = sequences_[slot];
+    enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, (s.num_tokens - 1) / config_.block_size));
+  }
+  computed_prompts_.clear();
+  while (!queue_.empty() && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs) {
+    active_.push_back(queue_.front());
+    queue_.pop_front();
+  }
+
+  if (config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kMaxUtilization) {
+    fit_next_step();
+  } else {
+    fit_without_eviction();
+  }
+  pick_micro_batch();
+  for (const std::int32_t slot : generations_) run_generation(slot);
+  for (const Context& context : contexts_) run_context(context, now);
+  return batch_.build();
+}
+
+// microBatchScheduler.cpp. A prompt counts in full even where a part of it will be found in the cache.
+void TrtllmScheduler::pick_micro_batch() {
+  const std::int64_t most = config_.max_num_batched_tokens;
+  std::int64_t tokens = 0, context_tokens = 0, requests = 0;
+  for (const std::int32_t slot : fitting_) {
+    const Sequence& s = sequences_[slot];
+    if (s.decoding) {
+      if (tokens + 1 > most) break;
+      generations_.push_back(slot);
+      ++tokens;
+    } else {
+      const std::int64_t left = s.num_tokens - s.computed;
+      if (config_.enable_chunked_prefill) {
+        context_tokens += left;
+      } else {
+        if (tokens + left > most) break;
+        tokens += left;
+      }
+      contexts_.push_back({slot, left});
+    }
+    if (++requests >= config_.max_num_seqs) break;
+  }
+  if (context_tokens > most - tokens) cut_contexts(most - tokens);
+}
+
+// Chunks when not all contexts fit. Only a last chunk may be no multiple of the unit.
+void TrtllmScheduler::cut_contexts(std::int64_t capacity) {
+  if (config_.trtllm.context_chunking_policy == TrtllmConfig::Chunking::kFirstComeFirstServed) {
+    for (Context& c : contexts_) {
+      if (c.chunk > capacity) c.chunk = capacity / chunk_unit_ * chunk_unit_;
+      capacity -= c.chunk;
+    }
+  } else {
+    std::vector<std::int64_t> left;
+    for (Context& c : contexts_) {
+      left.push_back(c.chunk);
+      c.chunk = 0;
+    }
+    for (bool any = true; any && capacity > 0;) {
+      any = false;
+      for (std::size_t i = 0; i < contexts_.size(); ++i) {
+        const std::int64_t more = std::min(chunk_unit_, left[i] - contexts_[i].chunk);
+        if (more <= 0 || more > capacity) continue;
+        contexts_[i].chunk += more;
+        capacity -= more;
+        any = true;
+      }
+    }
+  }
+  std::erase_if(contexts_, [](const Context& c) { return c.chunk == 0; });
+}
+
+void TrtllmScheduler::run_generation(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  if (config_.caches_tokens && s.computed + 1 > s.capacity) append_blocks(s, 1);
+  ++s.computed;
+  s.token_in_flight = true;
+  ++counts_.scheduled;
+  batch_.add_decode(slot, s.request.id, s.computed);
+}
+
+void TrtllmScheduler::run_context(const Context& context, Picoseconds now) {
+  const std::int32_t slot = context.slot;
+  Sequence& s = sequences_[slot];
+  std::int64_t n = context.chunk;
+  if (!started(s)) {
+    const bool whole = n == s.num_tokens;
+    start(slot, now);
+    // The chunk moves on behind what was found, to the end of a block.
+    const std::int64_t end = (s.computed + n) / config_.block_size * config_.block_size;
+    n = std::min<std::int64_t>(whole ? s.num_tokens : end, s.num_tokens) - s.computed;
+  }
+  const std::int32_t before = s.computed;
+  s.computed += static_cast<std::int32_t>(n);
+  counts_.scheduled += n;
+  const bool last = s.computed == s.num_tokens;
+  batch_.add_prefill(slot, s.request.id, n, before, last);
+  if (!last) return;
+  s.decoding = s.token_in_flight = true;
+  if (s.shared_blocks > 0) computed_prompts_.push_back(slot);
+}
+
+void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t hits = find_hits(s);
+  if (config_.caches_tokens) {
+    for (const KvBlockPool::Block block : hits_) pool_.touch(block);
+    s.blocks.assign(hits_.begin(), hits_.end());
+    s.capacity = static_cast<std::int32_t>(hits * config_.block_size);
+    append_blocks(s, blocks_for(s.num_tokens) - hits);
+  }
+  s.computed = static_cast<std::int32_t>(hits * config_.block_size);
+  s.entered_blocks = static_cast<std::int32_t>(hits);
+  s.state = Sequence::State::kRunning;
+  ++started_;
+  counts_.reused += s.computed;
+  if (s.cached_tokens >= 0) return;
+  s.cached_tokens = s.computed;
+  s.scheduled = now;
+  if (caching()) {
+    counts_.queried += s.num_tokens;
+    counts_.hit += s.computed;
+  }
+}
+
+// The longest run of reusable full blocks; the last token is always computed.
+std::int64_t TrtllmScheduler::find_hits(Sequence& s) {
+  hits_.clear();
+  if (!caching()) return 0;
+  std::int64_t most = (s.num_tokens - 1) / config_.block_size;
+  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  for (std::int64_t b = 0; b < most; ++b) {
+    s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
+    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
+    if (block < 0) break;
+    hits_.push_back(block);
+  }
+  return static_cast<std::int64_t>(hits_.size());
+}
+
+void TrtllmScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
+  if (s.entered_blocks >= limit) return;
+  s.hashes.extend(limit, config_.block_size, s.request, workload_.content(s.request));
+  for (; s.entered_blocks < limit; ++s.entered_blocks) {
+    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
+  }
+}
+
+void TrtllmScheduler::append_blocks(Sequence& s, std::int64_t count) {
+  pool_.allocate(count, s.blocks);
+  s.capacity += static_cast<std::int32_t>(count * config_.block_size);
+}
+
+void TrtllmScheduler::release_blocks(Sequence& s) {
+  pool_.release(s.blocks, s.entered_blocks);
+  s.blocks.clear();
+  s.capacity = 0;
+  s.entered_blocks = 0;
+}
+
+// Why a decision of nothing but generation repeats itself until the bounds below: under no-evict and static
+// batches what is free falls by just what the reservations fall, so who did not fit does not fit; under
+// maximal utilization what is free only falls, and what a waiting request needs stays. Which blocks are
+// cached decides only whether a candidate is skipped for one before it, so it takes two of them to matter.
+std::int64_t TrtllmScheduler::hold() const {
+  if (paused_ || skipped_ || batch_.has_prefill()) return 1;
+  const auto running = static_cast<std::int64_t>(generations_.size());
+  if (running == 0) return active_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
+  if (running < started_ || (caching() && candidates_ > 1)) return 1;
+  const bool for_next_step =
+      config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kMaxUtilization;
+  if (for_next_step && fitting_.size() > generations_.size()) return 1;  // blocks promised, not taken
+  const std::int64_t steps = steps_to_first_change(sequences_, generations_, batch_.windows());
+  if (!config_.caches_tokens || !for_next_step) return steps;
+  std::fill(rooms_.begin(), rooms_.end(), 0);
+  for (const std::int32_t slot : generations_) {
+    const Sequence& s = sequences_[slot];
+    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed)];
+  }
+  return std::min(steps, 1 + steps_with_blocks(rooms_, running, pool_.free()));
+}
+
+bool TrtllmScheduler::arrival_matters() const {
+  return !blocked_ && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs;
+}
+
+void TrtllmScheduler::advance(std::int64_t steps) {
+  if (steps <= 0 || generations_.empty()) return;
+  counts_.scheduled += static_cast<std::int64_t>(generations_.size()) * steps;
+  if (config_.caches_tokens) append_span_blocks(sequences_, generations_, steps, config_.block_size, pool_);
+  for (const std::int32_t slot : generations_) {
+    Sequence& s = sequences_[slot];
+    s.computed += static_cast<std::int32_t>(steps);
+    s.num_tokens += static_cast<std::int32_t>(steps);
+  }
+}
+
+void TrtllmScheduler::finish(std::span<const std::int32_t> slots) {
+  if (slots.empty()) return;
+  for (const std::int32_t slot : slots) {
+    Sequence& s = sequences_[slot];
+    if (caching())
+      enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, s.computed / config_.block_size));
+    release_blocks(s);
+    std::erase(computed_prompts_, slot);
+    --started_;
+  }
+  std::erase_if(active_, [this](std::int32_t slot) {
+    return sequences_[slot].num_tokens >= sequences_[slot].end_tokens;
+  });
+}
+
+}  // namespace foretoken

@@ -1,0 +1,127 @@
+// TensorRT-LLM's capacity scheduler: which requests may hold KV blocks in this step (capacityScheduler.cpp).
+#include <algorithm>
+
+#include "serving/scheduler/trtllm.h"
+
+namespace foretoken {
+
+// Blocks that the request still needs until its last token.
+std::int64_t TrtllmScheduler::blocks_to_completion(const Sequence& s) const {
+  return config_.caches_tokens ? blocks_for(s.end_tokens) - held(s) : 0;
+}
+
+// A prompt gets all of its blocks with its first chunk.
+std::int64_t TrtllmScheduler::blocks_for_next_step(const Sequence& s) const {
+  if (!config_.caches_tokens) return 0;
+  if (!started(s)) return blocks_for(s.num_tokens);
+  return s.decoding ? std::max<std::int64_t>(0, blocks_for(s.computed + 1) - held(s)) : 0;
+}
+
+// GUARANTEED_NO_EVICT and STATIC_BATCH: generation in progress always goes on, and what it needs to its end
+// is reserved; contexts join in order while their own need to the end fits the rest.
+void TrtllmScheduler::fit_without_eviction() {
+  std::int64_t available = pool_.free();
+  std::int64_t begun = 0;
+  for (const std::int32_t slot : active_) {
+    const Sequence& s = sequences_[slot];
+    if (!s.decoding) {
+      begun += started(s);
+      continue;
+    }
+    fitting_.push_back(slot);
+    available -= blocks_to_completion(s);
+  }
+  const bool is_static =
+      config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kStaticBatch;
+  if (is_static && !fitting_.empty()) {
+    blocked_ = true;
+    return;
+  }
+  // Prompts in chunks keep what they were promised even if one before them, skipped earlier, now wants it.
+  for (auto slot = active_.begin(); begun > 0; ++slot) {
+    Sequence& s = sequences_[*slot];
+    if (s.decoding || !started(s)) continue;
+    better_to_skip(s);
+    available -= blocks_to_completion(s);
+    fitting_.push_back(*slot);
+    --begun;
+  }
+  for (const std::int32_t slot : active_) {
+    Sequence& s = sequences_[slot];
+    if (started(s)) continue;
+    ++candidates_;
+    if (better_to_skip(s)) {
+      skipped_ = true;
+      continue;
+    }
+    const std::int64_t need = blocks_to_completion(s);
+    if (need > available) {
+      blocked_ = true;
+      return;
+    }
+    available -= need;
+    fitting_.push_back(slot);
+  }
+}
+
+// MAX_UTILIZATION: blocks for the next step alone, in order; who gets none takes them from the request that
+// started last.
+void TrtllmScheduler::fit_next_step() {
+  std::int64_t promised = 0;
+  std::size_t end = active_.size();
+  for (std::size_t i = 0; i < end;) {
+    Sequence& s = sequences_[active_[i]];
+    if (!started(s)) ++candidates_;
+    if (better_to_skip(s)) {
+      skipped_ = true;
+      ++i;
+      continue;
+    }
+    const std::int64_t need = blocks_for_next_step(s);
+    if (promised + need <= pool_.free()) {
+      promised += need;
+      fitting_.push_back(active_[i++]);
+      continue;
+    }
+    std::size_t last = end;
+    while (last > i && !started(sequences_[active_[last - 1]])) --last;
+    if (last == i) {
+      blocked_ = true;
+      return;
+    }
+    end = last - 1;
+    pause(active_[end]);
+  }
+}
+
+// The next block of this prompt is being computed by a request before it: a step later it can be reused.
+bool TrtllmScheduler::better_to_skip(Sequence& s) {
+  if (!caching() || s.decoding) return false;
+  std::int64_t most = (s.num_tokens - 1) / config_.block_size;
+  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  std::int64_t next = started(s) ? s.computed / config_.block_size : find_hits(s);
+  if (next >= most) return false;
+  s.hashes.extend(next + 1, config_.block_size, s.request, workload_.content(s.request));
+  const std::uint64_t hash = s.hashes[next];
+  const bool known = std::find(contributed_.begin(), contributed_.end(), hash) != contributed_.end();
+  if (known) return !started(s);
+  contributed_.push_back(hash);
+  return false;
+}
+
+// Its blocks are freed, but may be found again; what it has generated becomes part of its prompt.
+void TrtllmScheduler::pause(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  if (caching()) enter_blocks(s, s.computed / config_.block_size);
+  release_blocks(s);
+  std::erase(computed_prompts_, slot);
+  counts_.discarded += s.computed;
+  s.computed = 0;
+  s.decoding = false;
+  s.state = Sequence::State::kWaiting;
+  ++s.preemptions;
+  --started_;
+  paused_ = true;
+}
+
+}  // namespace foretoken
