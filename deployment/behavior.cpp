@@ -175,12 +175,9 @@ Version nearest(const Version (&versions)[N], const Asked& asked) {
 
 Behavior find_behavior(const std::string& name, const std::string& where) {
   const std::string text = lower(trim(name));
-  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {{"vllm", "vllm"},
-                                                                         {"sglang", "sglang"},
-                                                                         {"trtllm", "trtllm"},
-                                                                         {"trt-llm", "trtllm"},
-                                                                         {"tensorrt-llm", "trtllm"},
-                                                                         {"tensorrt_llm", "trtllm"}};
+  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {
+      {"vllm", "vllm"},      {"sglang", "sglang"},       {"trtllm", "trtllm"},
+      {"trt-llm", "trtllm"}, {"tensorrt-llm", "trtllm"}, {"tensorrt_llm", "trtllm"}};
   for (const auto& [prefix, family] : kFamilies) {
     if (!text.starts_with(prefix)) continue;
     const auto asked = read_version(std::string_view(text).substr(prefix.size()));
@@ -272,7 +269,8 @@ double default_memory_share(const Behavior& behavior, double gib, std::int64_t c
   return std::max(0.05, std::round((mib - reserve) / mib * 1000) / 1000);
 }
 
-BatchLimits default_limits(const Behavior& behavior, double device_memory_gib, const std::string& device_name) {
+BatchLimits default_limits(const Behavior& behavior, double device_memory_gib,
+                           const std::string& device_name) {
   if (behavior.family == "trtllm") return {8192, 2048};
   if (behavior.family == "sglang") {
     const double gib = device_memory_gib;

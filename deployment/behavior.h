@@ -45,7 +45,8 @@ struct Behavior {
 };
 
 // "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".
-// The nearest modelled version not above the one asked for, else the oldest. Error listing what this build models for anything else.
+// The nearest modelled version not above the one asked for, else the oldest. Error listing what this build
+// models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);
 std::vector<std::string> modelled_behaviors();
 // Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
