@@ -50,13 +50,31 @@ OptionSpec database_option() {
 
 OptionSpec threads_option() { return number_option("threads", "cores to use (default: all)"); }
 
+OptionSpec timing_option() {
+  return switch_option("timing", "add wall_seconds to the JSON result (it is on stderr anyway)");
+}
+
+std::vector<OptionSpec> validate_options() {
+  OptionSpec kind = number_option("kind", "what the file of --operators holds, where its columns don't tell");
+  kind.value = "KIND";
+  OptionSpec tolerance = number_option(
+      "tolerance", "exit with 1 when the mean error over all rows is above this fraction, for any metric");
+  tolerance.value = "FRACTION";
+  return {file_option("operators", "measured operators, in the columns that `hw import` reads"),
+          kind,
+          file_option("end-to-end", "measured servers: a deployment, its load and its latencies a row"),
+          file_option("runs", "folder of runs, each a folder with scenario.json and measured.json"),
+          tolerance,
+          switch_option("intervals", "simulate both ends of the interval of each row too")};
+}
+
 std::vector<OptionSpec> scenario_options() {
   OptionSpec vllm;
   vllm.name = "from-vllm";
   vllm.value = "COMMAND";
   vllm.help = "take model and engine from a \"vllm serve ...\" command line";
   return {vllm, switch_option("print-scenario", "print the resolved scenario and stop"), database_option(),
-          switch_option("timing", "add wall_seconds to the JSON result (it is on stderr anyway)")};
+          timing_option()};
 }
 
 VerbSpec verb(std::string name, std::string arguments, int least, int most, std::string help,
@@ -124,6 +142,11 @@ std::vector<VerbSpec> verb_specs() {
                     "foretoken plan --model qwen3-30b-a3b --device h100,l40s --tensor-parallel-size 1,2,4 "
                     "--request-rate 8 --input-len 1000 --output-len 300 --ttft-ms 1000 --tpot-ms 50"},
                    {out, scenario_options(), {threads_option()}}));
+  v.push_back(verb("validate", "", 0, 0,
+                   "predictions beside measurements: the built-in sets, or files of your own",
+                   {"foretoken validate", "foretoken validate --operators h200_gemm.csv.gz",
+                    "foretoken validate --end-to-end servers.csv -o csv --save rows.csv"},
+                   {out, validate_options(), {database_option(), threads_option(), timing_option()}}));
   v.push_back(verb("compare", "A B ...", 2, kAny,
                    "scenarios, results, or vllm bench / AIPerf / GuideLLM files side by side",
                    {"foretoken compare result.json vllm-bench.json",
@@ -166,7 +189,7 @@ std::vector<VerbSpec> verb_specs() {
   return v;
 }
 
-std::vector<std::string> absent_verbs() { return {"run", "calibrate", "validate", "sweep", "gui"}; }
+std::vector<std::string> absent_verbs() { return {"run", "calibrate", "sweep", "gui"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
   const auto found =

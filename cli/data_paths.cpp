@@ -44,7 +44,8 @@ DataPaths find_data_paths(const Invocation& invocation) {
   std::string tried;
   for (const fs::path& folder : candidates) {
     if (is_data_folder(folder))
-      return {folder / "foretoken.sqlite", folder / "presets", user_database(invocation)};
+      return {folder / "foretoken.sqlite", folder / "presets", user_database(invocation),
+              folder / "validation"};
     tried += (tried.empty() ? "" : ", ") + folder.string();
   }
   throw Error(environment("FORETOKEN_DATA").empty() ? "" : "FORETOKEN_DATA",

@@ -9,6 +9,7 @@ namespace foretoken {
 
 struct DataPaths {
   std::filesystem::path builtin, presets, user;
+  std::filesystem::path validation;  // the built-in sets
 };
 // FORETOKEN_DATA, else beside the program (build tree), else its installed prefix. Throws Error naming what
 // it tried.

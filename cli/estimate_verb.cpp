@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/json_full.h"
+#include "cli/answer.h"
 #include "cli/output.h"
 #include "cli/scenario_input.h"
 #include "cli/timing.h"
@@ -41,48 +42,29 @@ Chart operator_chart(const Estimate& e) {
   return {"Where the time of a step goes", config.dump()};
 }
 
-int report_infeasible(const Infeasible& no, const ScenarioInput& input, const World& world, Output& out,
-                      const Invocation& invocation, const Stopwatch& watch) {
-  const ReportContext context = report_context(input.scenario, world);
-  Json json = context_json(context, input.scenario);
-  json["memory"] = Json{{"fits", false}, {"reason", no.category + ": " + no.reason}};
-  json["steps"] = Json::array();
-  watch.report(invocation, json);
-  Table t;
-  t.title = "This deployment can't be";
-  t.columns = {{"category", "category"}, {"reason", "reason"}};
-  t.add({no.category, no.reason});
-  out.write({"Estimate: " + input.scenario.name, {context_line(context)}, {t}, 0, dump_json(json), {}});
-  return kNegative;
-}
-
-}  // namespace
-
-int run_estimate(const Invocation& invocation) {
+Answer estimate_answer(const Invocation& invocation) {
   const Stopwatch watch;
-  Output out(invocation);
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
+  const std::string title = "Estimate: " + input.scenario.name;
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
-    return report_infeasible(*no, input, world, out, invocation, watch);
+    return infeasible_answer(title, *no, input.scenario, world);
   const Deployment& d = std::get<Deployment>(p.verdict);
-  if (invocation.has("print-scenario")) {
-    out.write_text(dump_json(scenario_to_json(d.scenario)));
-    return kDone;
-  }
+  if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   const ReportContext context = report_context(d.scenario, world, d.warnings);
   print_warnings(d.warnings);
   Json json = context_json(context, d.scenario);
   Report report;
-  report.title = "Estimate: " + d.scenario.name;
+  report.title = title;
   report.head = {context_line(context), "Workload: " + p.workload};
   if (d.memory.fits) {
     const CostModel cost(d.device, d.topology, p.kernels);
     const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
-    json.update(estimate_json(d, e));
-    report.tables = estimate_tables(d, e);
+    const std::vector<Sensitivity> what_if = sensitivities(d, cost, e);
+    json.update(estimate_json(d, e, what_if));
+    report.tables = estimate_tables(d, e, what_if);
     report.main_table = 1;  // the steps; memory comes first
     report.charts = {operator_chart(e)};
   } else {
@@ -92,8 +74,21 @@ int run_estimate(const Invocation& invocation) {
   }
   watch.report(invocation, json);
   report.json = dump_json(json);
-  out.write(report);
-  return d.memory.fits ? kDone : kNegative;
+  return {std::move(report), "", d.memory.fits ? kDone : kNegative};
 }
+
+constexpr AnswerColumn kColumns[] = {
+    {"/memory/kv_cache_tokens", "kv_cache_tokens", "KV cache tokens", 4},
+    {"/expected_sequences", "expected_sequences", "running", 3},
+    {"/ttft_ms", "ttft_ms", "TTFT ms", 4},
+    {"/tpot_ms", "tpot_ms", "TPOT ms", 4},
+    {"/output_throughput", "output_throughput", "output tok/s", 4},
+    {"/capacity_requests_per_s", "capacity_requests_per_s", "most requests/s", 4},
+    {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
+    {"/memory/reason", "reason", "why not", 4}};
+
+}  // namespace
+
+int run_estimate(const Invocation& invocation) { return answer_all(invocation, estimate_answer, kColumns); }
 
 }  // namespace foretoken

@@ -57,9 +57,9 @@ std::string one_verb(const VerbSpec& v) {
   }
   s += entry("-h, --help", "this text");
   if (v.takes_scenario)
-    s += "\nA scenario may be a file, flags, or a file with flags over it. In `plan` a flag may hold a list "
-         "(1,2,4) or\n"
-         "a range (1-64*2, 1-8+1). A LENGTH is a number of tokens or lognormal:mean=1200,p99=8000.\n";
+    s += "\nA scenario may be a file, flags, or a file with flags over it. A flag may hold a list "
+         "(1,2,4)\nor a range (1-64*2, 1-8+1): plan searches them, estimate and simulate answer each "
+         "combination.\nA LENGTH is a number of tokens or lognormal:mean=1200,p99=8000.\n";
   return s;
 }
 
@@ -111,12 +111,13 @@ std::string cli_reference(const std::vector<VerbSpec>& verbs) {
       scenario = v.options;
     }
   }
-  s += "\n## Scenario flags\n\nEvery key of the [scenario](scenario.md) is a flag: its last name with "
-       "dashes, with the "
-       "section's name\nbefore it where two share it. In `plan` a flag may hold a list (`1,2,4`) or a range "
-       "with both "
-       "ends\n(`1-64*2`, `1-8+1`); the plan then tries each value.\n\n| section | flag | meaning "
-       "|\n|---|---|---|\n";
+  s +=
+      "\n## Scenario flags\n\nEvery key of the [scenario](scenario.md) is a flag: its last name with "
+      "dashes, with the "
+      "section's name\nbefore it where two share it. A flag may hold a list (`1,2,4`) or a range with both "
+      "ends\n(`1-64*2`, `1-8+1`): `plan` searches them, `estimate` and `simulate` answer each combination in "
+      "a row of a table.\n\n| section | flag | meaning "
+      "|\n|---|---|---|\n";
   for (const OptionSpec& o : scenario)
     if (!o.section.empty())
       s += fmt::format("| {} | `{}` | {} |\n", o.section, option_left(o), option_text(o));

@@ -32,9 +32,9 @@ std::string in_script(const std::string& json) {
 }
 
 constexpr char kStyle[] =
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1b1f24}"
+    "body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1b1f24}"
     "table{border-collapse:collapse;margin:.5rem 0;display:block;overflow-x:auto}"
-    "th,td{padding:.25rem .7rem;border-bottom:1px solid #d8dee4;text-align:left;white-space:nowrap}"
+    "th,td{padding:.25rem .5rem;border-bottom:1px solid #d8dee4;text-align:left;white-space:nowrap}"
     "th{background:#f3f5f7}td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}"
     "h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.context,p,li{color:#57606a}"
     ".chart{position:relative;height:24rem;margin:1.5rem 0}"
@@ -59,6 +59,7 @@ std::string html_page(const Report& report) {
   for (const Table& t : report.tables) s += to_html(t);
   if (charts) {
     s += "<script>" + chart_js + "</script>\n<script>\n";
+    s += "Chart.defaults.animation=false;\n";  // pages are printed too
     for (std::size_t i = 0; i < report.charts.size(); ++i)
       s += "new Chart(document.getElementById('chart" + std::to_string(i) + "')," +
            in_script(report.charts[i].config) + ");\n";

@@ -37,6 +37,7 @@ int run(int argc, const char* const* argv) {
   static const std::map<std::string, int (*)(const Invocation&)> kVerbs = {{"estimate", run_estimate},
                                                                            {"simulate", run_simulate},
                                                                            {"plan", run_plan},
+                                                                           {"validate", run_validate},
                                                                            {"compare", run_compare},
                                                                            {"model list", run_model_list},
                                                                            {"model show", run_model_show},

@@ -275,9 +275,13 @@ std::vector<Json> flag_values(const ScenarioKey& key, const std::string& text) {
 
 void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool file_given) {
   const auto keys = scenario_keys();
-  for (const auto& [name, text] : invocation.values) {
-    const auto key = std::find_if(keys.begin(), keys.end(),
-                                  [&](const ScenarioKey& k) { return k.flag == name && k.type != "object"; });
+  for (auto given = invocation.values.begin(); given != invocation.values.end(); ++given) {
+    const auto& [name, text] = *given;
+    const auto same = [&](const auto& later) { return later.first == given->first; };
+    if (std::any_of(std::next(given), invocation.values.end(), same)) continue;  // the last one counts
+    const auto key = std::find_if(keys.begin(), keys.end(), [&](const ScenarioKey& k) {
+      return k.flag == given->first && k.type != "object";
+    });
     if (key == keys.end()) continue;
     const bool path =
         key->pointer == "/workload/trace" || key->pointer == "/model" || last_name(key->pointer) == "file";
@@ -287,7 +291,7 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
     } else if (lists) {
       if (put_into_search(scenario, *key, values)) continue;
     } else if (values.size() > 1) {
-      throw Error("--" + key->flag, "takes one value here; lists are for `foretoken plan`");
+      throw Error("--" + key->flag, "takes one value here; lists are for estimate, simulate and plan");
     }
     set_pointer(scenario, key->pointer, values.front());
   }

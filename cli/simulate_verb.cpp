@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/json_full.h"
 #include "base/text.h"
+#include "cli/answer.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -60,11 +61,8 @@ bool slo_missed(const Deployment& d, const ServingMetrics& m) {
 
 bool has_slo(const SloSection& s) { return s.ttft_ms || s.tpot_ms || s.itl_ms || s.e2el_ms; }
 
-}  // namespace
-
-int run_simulate(const Invocation& invocation) {
+Answer simulate_answer(const Invocation& invocation) {
   const Stopwatch watch;
-  Output out(invocation);
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
   const bool require_slo = invocation.has("require-slo");
@@ -72,21 +70,14 @@ int run_simulate(const Invocation& invocation) {
     throw Error("--require-slo", "the scenario has no slo section; add one, or flags such as --ttft-ms 500");
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
-  const auto* no = std::get_if<Infeasible>(&p.verdict);
-  if (no != nullptr) {
-    print_message("verdict", no->category + ": " + no->reason);
-    return kNegative;
-  }
+  const std::string title = "Simulation: " + input.scenario.name;
+  if (const auto* no = std::get_if<Infeasible>(&p.verdict))
+    return infeasible_answer(title, *no, input.scenario, world);
   const Deployment& d = std::get<Deployment>(p.verdict);
-  if (invocation.has("print-scenario")) {
-    out.write_text(dump_json(scenario_to_json(d.scenario)));
-    return kDone;
-  }
+  if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   print_warnings(d.warnings);
-  if (!d.memory.fits) {
-    print_message("verdict", "does not fit: " + d.memory.reason);
-    return kNegative;
-  }
+  if (!d.memory.fits)
+    return infeasible_answer(title, {"does not fit in memory", d.memory.reason, d.memory}, d.scenario, world);
   std::optional<PerfettoWriter> timeline;
   if (const auto path = invocation.value("trace")) timeline.emplace(*path);
 
@@ -106,14 +97,30 @@ int run_simulate(const Invocation& invocation) {
   Json json = context_json(context, d.scenario);
   json.update(simulation_json(d, s, options.keep_records));
   watch.report(invocation, json);
-  out.write({"Simulation: " + d.scenario.name,
-             {context_line(context)},
-             simulation_tables(d, s),
-             0,
-             dump_json(json),
-             {latency_chart(s.served.metrics)}});
-  if (s.served.aborted) return kNegative;
-  return require_slo && slo_missed(d, s.served.metrics) ? kNegative : kDone;
+  const bool missed = require_slo && slo_missed(d, s.served.metrics);
+  return {{title,
+           {context_line(context)},
+           simulation_tables(d, s),
+           0,
+           dump_json(json),
+           {latency_chart(s.served.metrics)}},
+          "",
+          s.served.aborted || missed ? kNegative : kDone};
 }
+
+constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mean ms", 4},
+                                     {"/p99_ttft_ms", "p99_ttft_ms", "TTFT p99 ms", 4},
+                                     {"/mean_tpot_ms", "mean_tpot_ms", "TPOT mean ms", 4},
+                                     {"/p99_tpot_ms", "p99_tpot_ms", "TPOT p99 ms", 4},
+                                     {"/output_throughput", "output_throughput", "output tok/s", 4},
+                                     {"/request_goodput", "request_goodput", "goodput /s", 4},
+                                     {"/slo_attainment", "slo_attainment", "SLO share", 4},
+                                     {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
+                                     {"/stability", "stability", "verdict", 4},
+                                     {"/memory/reason", "reason", "why not", 4}};
+
+}  // namespace
+
+int run_simulate(const Invocation& invocation) { return answer_all(invocation, simulate_answer, kColumns); }
 
 }  // namespace foretoken

@@ -2,6 +2,7 @@
 install(TARGETS foretoken RUNTIME)
 install(FILES ${PROJECT_BINARY_DIR}/share/foretoken/foretoken.sqlite DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/model/presets DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/scenarios/validation DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/scenarios DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES ${PROJECT_BINARY_DIR}/pages/foretoken.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 install(FILES ${PROJECT_BINARY_DIR}/pages/foretoken.bash

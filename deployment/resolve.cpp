@@ -212,8 +212,16 @@ ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resou
                 "a model is needed: a preset (`foretoken model list`), a path to a config.json, or "
                 "{\"config\": {...}}");
   const Json json = parse_json(scenario.model.text, where);
-  if (json.is_string())
-    return load_model(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
+  if (json.is_string()) {
+    const auto given = json.get<std::string>();
+    try {
+      return load_model(given, resources.preset_folder, resources.scenario_folder);
+    } catch (const Error& e) {
+      // A name that is no model is the scenario's mistake; anything else is inside the config file.
+      if (e.where() != given) throw;
+      throw Error(where, "\"" + given + "\": " + e.message());
+    }
+  }
   if (!json.is_object()) fail_type(json, where, "a name, a path or an object with \"config\"");
   std::string name = scenario.name.empty() ? "custom" : scenario.name;
   for (const auto& [key, value] : json.items()) {

@@ -84,6 +84,9 @@ struct MeasurementReader {
   // Each good row. Bad cells (text, NaN, negative, missing column) are Errors with file:line; rows that can't
   // be used are counted with their reason.
   std::function<void(const Measurement&)> row;
+  bool twins = false;  // also rows that repeat another row's bytes under a second type (NCCL int8)
+  // Each row that can't be used, with as much of it as was read; may be empty.
+  std::function<void(std::string_view reason, const Measurement&)> dropped;
 };
 // kind: "" tells it from the columns and the file's name; otherwise gemm, context_attention, ... as in the
 // files.

@@ -12,15 +12,16 @@
 namespace foretoken {
 namespace {
 
-enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce };
+// kNamed: a table whose rows name an operator that the program has none for.
+enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce, kNamed };
 
 // What a file says of attention: which of the two every row is, or that the row's own lengths say it.
 enum class Phase { kByRow, kPrefill, kDecode };
 
 class RowReader {
  public:
-  RowReader(const std::filesystem::path& file, const std::string& kind)
-      : csv_(file), file_(file.filename().string()) {
+  RowReader(const std::filesystem::path& file, const std::string& kind, bool twins)
+      : csv_(file), file_(file.filename().string()), twins_(twins) {
     std::string name = lower(kind.empty() ? file_ : kind);
     if (name.find("context") != std::string::npos || name.find("prefill") != std::string::npos)
       phase_ = Phase::kPrefill;
@@ -32,6 +33,13 @@ class RowReader {
 
   bool next() { return csv_.next(); }
   std::string where() const { return csv_.where(); }
+
+  // The measured time of a row that can't be used, where it is a number.
+  void read_time(Measurement& out) const {
+    for (const auto& [column, unit] : {std::pair{"seconds", 1.0}, std::pair{"latency_us", 1e-6}})
+      if (const auto c = csv_.find_column(column))
+        out.point.seconds = parse_double(csv_.text(*c)).value_or(0) * unit;
+  }
 
   // Fills `out`; a reason where the row can't be used.
   std::string_view read(Measurement& out) {
@@ -51,6 +59,8 @@ class RowReader {
         return nccl(out);
       case Form::kCustomAllReduce:
         return custom_all_reduce(out);
+      case Form::kNamed:
+        return named(out);
     }
     return {};
   }
@@ -66,6 +76,7 @@ class RowReader {
     if (has("lib") && has("message_size")) return Form::kNccl;
     if (has("kernel") && has("message_size")) return Form::kCustomAllReduce;
     if (has("m") && has("n") && has("k") && has("latency_us")) return Form::kGemm;
+    if (has("system") && has("op_name")) return Form::kNamed;
     throw Error(file_ + ":1",
                 "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
                 "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, "
@@ -223,7 +234,7 @@ class RowReader {
     if (!kind) return "collective without a table";
     head(out, *kind, text("lib") + " " + text("version"));
     const std::string& dtype = text("dtype");
-    if (dtype == "int8") return "twin of the 2-byte row with equal bytes";
+    if (dtype == "int8" && !twins_) return "twin of the 2-byte row with equal bytes";
     const auto element = dtype_from_name(dtype);
     if (!element) return "unknown element type";
     out.series.dtype = name_of(*element);
@@ -242,6 +253,17 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
+  // mla_bmm, gdn, mamba2, compute_scale, wide expert parallelism, DeepEP
+  std::string_view named(Measurement& out) {
+    out.series.device = text("system");
+    const std::string engine = text_or_empty("backend"), version = text_or_empty("version");
+    out.series.engine = engine.empty() ? text_or_empty("kernel_source") + " " + text_or_empty("version_dir")
+                                       : engine + " " + version;
+    out.series.dtype = text_or_empty(has("moe_dtype") ? "moe_dtype" : "bmm_dtype");
+    reason_ = text("op_name") + ": no operator table";
+    return reason_;
+  }
+
   // message_size counts elements; the tables were measured inside one node or one NVLink domain.
   void set_message(Measurement& out, double element_bytes) const {
     const std::int64_t ranks = size("num_gpus");
@@ -251,22 +273,29 @@ class RowReader {
 
   CsvReader csv_;
   std::string file_;
+  bool twins_;
   Form form_ = Form::kOwn;
   Phase phase_ = Phase::kByRow;
   mutable bool suspect_ = false;
+  std::string reason_;
 };
 
 }  // namespace
 
 void read_measurements(const std::filesystem::path& file, const std::string& kind,
                        const MeasurementReader& reader, ImportReport& report) {
-  RowReader rows(file, kind);
+  RowReader rows(file, kind, reader.twins);
   Measurement row;
   std::string last_name, canonical;
+  const auto drop = [&](std::string_view reason) {
+    report.drop(reason);
+    if (reader.dropped) reader.dropped(reason, row);
+  };
   while (rows.next()) {
     ++report.read;
     if (const std::string_view reason = rows.read(row); !reason.empty()) {
-      report.drop(reason);
+      rows.read_time(row);
+      drop(reason);
       continue;
     }
     if (row.series.device != last_name) {
@@ -274,7 +303,7 @@ void read_measurements(const std::filesystem::path& file, const std::string& kin
       canonical = reader.device_name(last_name);
     }
     if (canonical.empty()) {
-      report.drop(fmt::format("device \"{}\" is not in the database", last_name));
+      drop(fmt::format("device \"{}\" is not in the database", last_name));
       continue;
     }
     row.series.device = canonical;

@@ -1,5 +1,5 @@
-// The seam between the serving loop and whatever takes the time: a cost model that predicts, an executor that runs,
-// a recording that replays.
+// The seam between the serving loop and whatever takes the time: a cost model that predicts, an executor that
+// runs, a recording that replays.
 #pragma once
 
 #include <array>
@@ -15,30 +15,31 @@ inline constexpr int kMaxAttentionGroups = 4;
 
 // A prompt part computed in this step.
 struct PrefillPart {
-  std::int32_t slot = 0;           // sequence slot of the rank's scheduler (stable while the sequence lives)
+  std::int32_t slot = 0;  // sequence slot of the rank's scheduler (stable while the sequence lives)
   RequestId request = 0;
   std::int32_t new_tokens = 0;
-  std::int32_t cached = 0;         // tokens already in the KV cache
-  bool last = false;               // a token is sampled at its end
+  std::int32_t cached = 0;  // tokens already in the KV cache
+  bool last = false;        // a token is sampled at its end
 };
 
 // A sequence that produces tokens in this step.
 struct DecodePart {
   std::int32_t slot = 0;           // -1: the request has ended, an overlapped scheduler learns of it a step late
   RequestId request = 0;
-  std::int32_t context = 0;        // tokens attended, the new one included
+  std::int32_t context = 0;  // tokens attended, the new one included
 };
 
-// What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk the lists.
+// What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk
+// the lists.
 struct Batch {
   std::span<const PrefillPart> prefill;
-  std::span<const DecodePart> decode;      // filled only if the backend asks for it (Backend::wants_sequences)
+  std::span<const DecodePart> decode;  // filled only if the backend asks for it (Backend::wants_sequences)
   std::int32_t decode_sequences = 0;
   // Sum over decoding sequences of min(context, window) for each of the backend's windows (0: no window).
   std::array<std::int64_t, kMaxAttentionGroups> contexts{};
   // How many decoding sequences still grow in that group: the context sums rise by this much a step.
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
-  std::int32_t sampled_rows = 0;           // decoding sequences + finishing prompts
+  std::int32_t sampled_rows = 0;  // decoding sequences + finishing prompts
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences;
     for (const auto& p : prefill) n += p.new_tokens;
@@ -47,7 +48,8 @@ struct Batch {
   bool empty() const { return decode_sequences == 0 && prefill.empty(); }
 };
 
-// One step of one engine: a batch for each rank that steps together (attention data-parallel ranks; else one).
+// One step of one engine: a batch for each rank that steps together (attention data-parallel ranks; else
+// one).
 struct Step {
   std::int32_t engine = 0;
   Picoseconds start = 0;
@@ -56,13 +58,13 @@ struct Step {
 
 // Relative to the step's start. next_start < tokens_out in a pipeline or under an asynchronous scheduler.
 struct StepTime {
-  Picoseconds next_start = 0;      // when the engine may start its next step
-  Picoseconds tokens_out = 0;      // when the sampled tokens are known
+  Picoseconds next_start = 0;  // when the engine may start its next step
+  Picoseconds tokens_out = 0;  // when the sampled tokens are known
 };
 
 // `steps` decode-only steps of an unchanged set of sequences. Step i takes first + i * increment.
 struct SpanTime {
-  std::int64_t steps = 0;          // at least 1, at most what was asked: the price is affine over these
+  std::int64_t steps = 0;  // at least 1, at most what was asked: the price is affine over these
   Picoseconds first = 0, increment = 0;
 };
 
@@ -75,8 +77,9 @@ class Backend {
   virtual bool wants_sequences() const { return false; }
 
   virtual StepTime run(const Step& step) = 0;
-  // Decode-only step repeated with every context growing by one a step. A backend that can't answer for a span
-  // returns steps == 0 and is called step by step. Must give exactly the durations that run() would give.
+  // Decode-only step repeated with every context growing by one a step. A backend that can't answer for a
+  // span returns steps == 0 and is called step by step. Must give exactly the durations that run() would
+  // give.
   virtual SpanTime run_span(const Step& step, std::int64_t max_steps) {
     (void)step;
     (void)max_steps;

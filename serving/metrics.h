@@ -28,8 +28,8 @@ struct RequestRecord {
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
 
-// Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's --goodput
-// does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.
+// Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's
+// --goodput does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.
 struct Slo {
   std::optional<double> ttft_ms, tpot_ms, e2el_ms, itl_ms;
   double percentile = 99;
@@ -38,12 +38,12 @@ struct Slo {
 struct Distribution {
   double mean = 0, median = 0, std = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, min = 0, max = 0;  // ms
   std::int64_t count = 0;
-  bool exact = true;             // else from the 0.1 % histogram
+  bool exact = true;  // else from the 0.1 % histogram
 };
 
 struct ServingMetrics {
   std::int64_t completed = 0, total_input_tokens = 0, total_output_tokens = 0;
-  double duration = 0;           // s, first arrival to last token
+  double duration = 0;  // s, first arrival to last token
   double request_throughput = 0, output_throughput = 0, total_token_throughput = 0;
   std::optional<double> request_goodput;  // requests a second that meet all of the SLO's limits
   std::optional<double> slo_attainment;   // share of requests that meet them
@@ -52,22 +52,24 @@ struct ServingMetrics {
     double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
   } ttft_parts;
   std::int64_t preemptions = 0, num_steps = 0;
-  double prefix_cache_hit_rate = 0;  // hit prompt tokens over queried prompt tokens
-  double peak_kv_usage = 0;          // largest share of usable blocks in use, over engines
+  double prefix_cache_hit_rate = 0;           // hit prompt tokens over queried prompt tokens
+  double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
   double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
-  double busy_share = 0;             // engine time in steps over duration x engines
+  double busy_share = 0;                      // engine time in steps over duration x engines
 };
 
-// Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond. All sums are integers, so
-// that the result does not depend on the order of the adds.
+// Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond. All sums are
+// integers, so that the result does not depend on the order of the adds.
 class MetricsCollector {
  public:
   static constexpr std::size_t kExactRequests = 1'000'000;
 
   // exact_requests: smaller only in tests.
-  explicit MetricsCollector(Slo slo = {}, bool keep_records = false, std::size_t exact_requests = kExactRequests);
+  explicit MetricsCollector(Slo slo = {}, bool keep_records = false,
+                            std::size_t exact_requests = kExactRequests);
   void add(const RequestRecord& record);
-  void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps, std::int64_t sequences);  // ITL ramps
+  void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
+                std::int64_t sequences);  // ITL ramps
   // Fills what follows from the records; the loop fills the rest (num_steps, peak_kv_usage, mean_running,
   // mean_waiting, busy_share).
   ServingMetrics summarize() const;
@@ -92,7 +94,8 @@ class MetricsCollector {
   std::vector<RequestRecord> records_;
   Samples ttft_, tpot_, e2el_;
   LogHistogram itl_;
-  std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0, preemptions_ = 0;
+  std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
+               preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
   Sum ingress_ = 0, queue_ = 0, prefill_ = 0, first_step_ = 0;
 };

@@ -1,5 +1,5 @@
-// The one serving loop: requests, a router, engines with their scheduler and KV blocks, a backend that says how long
-// steps take, all in virtual time. Simulator and executor differ in the backend alone.
+// The one serving loop: requests, a router, engines with their scheduler and KV blocks, a backend that says
+// how long steps take, all in virtual time. Simulator and executor differ in the backend alone.
 #pragma once
 
 #include <atomic>
@@ -49,18 +49,19 @@ struct SchedulerConfig {
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;
-  std::int64_t long_prefill_token_threshold = 0;   // 0: off
+  std::int64_t long_prefill_token_threshold = 0;  // 0: off
   bool enable_chunked_prefill = true;
   bool enable_prefix_caching = true;
-  bool reserve_full_prompt = true;                 // scheduler_reserve_full_isl
-  double watermark = 0.0;                          // share of blocks kept free at admission
-  std::int64_t num_blocks = 0;                     // the pool, null block included
+  bool reserve_full_prompt = true;  // scheduler_reserve_full_isl
+  double watermark = 0.0;           // share of blocks kept free at admission
+  std::int64_t num_blocks = 0;      // the pool, null block included
   int block_size = 16;
-  bool caches_tokens = true;                       // false: the model has no KV cache (pure recurrent)
-  int pipeline_depth = 1;                          // batches in flight
+  bool caches_tokens = true;  // false: the model has no KV cache (pure recurrent)
+  int pipeline_depth = 1;     // batches in flight
 };
 
-struct EngineConfig {  // one replica: ranks that step together (1 unless attention data-parallel with shared experts)
+struct EngineConfig {  // one replica: ranks that step together (1 unless attention data-parallel with shared
+                       // experts)
   SchedulerConfig scheduler;
   int ranks = 1;
 };
@@ -68,7 +69,7 @@ struct EngineConfig {  // one replica: ranks that step together (1 unless attent
 enum class RouterKind { kRoundRobin, kLeastOutstanding };
 
 struct ServeOptions {
-  std::vector<EngineConfig> engines;   // one entry: used for all `replicas`
+  std::vector<EngineConfig> engines;  // one entry: used for all `replicas`
   int replicas = 1;
   RouterKind router = RouterKind::kRoundRobin;
   Slo slo;
@@ -79,8 +80,8 @@ struct ServeOptions {
   TimelineWriter* timeline = nullptr;  // Perfetto trace, or a recording; may be null
   std::function<void(double done_share)> progress;
   const std::atomic<bool>* stop = nullptr;  // set: throw Interrupted
-  // Give up (ServeResult::aborted) when a request can never be served, or when mean waiting grows past this many
-  // requests an engine (planner: overloaded candidates need not be finished); 0: never.
+  // Give up (ServeResult::aborted) when a request can never be served, or when mean waiting grows past this
+  // many requests an engine (planner: overloaded candidates need not be finished); 0: never.
   std::int64_t abort_backlog = 0;
 };
 
@@ -89,10 +90,10 @@ struct ServeResult {
   std::vector<RequestRecord> records;
   bool aborted = false;
   std::string abort_reason;
-  std::int64_t rejected = 0;           // prompts longer than max_model_len or than the whole pool
+  std::int64_t rejected = 0;  // prompts longer than max_model_len or than the whole pool
   std::string rejected_reason;
-  // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each) are
-  // scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
+  // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each)
+  // are scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
   std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0;
 };
 

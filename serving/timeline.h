@@ -1,5 +1,5 @@
-// What happened when: steps of engines, lives of requests, KV occupancy. Written as a Perfetto/Chrome trace, or kept
-// to be replayed.
+// What happened when: steps of engines, lives of requests, KV occupancy. Written as a Perfetto/Chrome trace,
+// or kept to be replayed.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ class TimelineWriter {
     std::int32_t engine = 0;
     Picoseconds start = 0;
     StepTime time;
-    std::int64_t steps = 1;                 // decode span: this many steps, durations first + i * increment
+    std::int64_t steps = 1;  // decode span: this many steps, durations first + i * increment
     Picoseconds first = 0, increment = 0;
     std::int64_t prefill_tokens = 0, decode_tokens = 0;  // of one step, all ranks
     std::int32_t running = 0, waiting = 0;
@@ -34,21 +34,21 @@ class TimelineWriter {
   virtual void finish() {}
 };
 
-// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as asynchronous
-// events with their phases. A decode span is one event.
+// Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as
+// asynchronous events with their phases. A decode span is one event.
 class PerfettoWriter : public TimelineWriter {
  public:
   explicit PerfettoWriter(const std::filesystem::path& path);
   ~PerfettoWriter() override;
   void step(const StepEvent& event) override;
   void request(const RequestRecord& record) override;
-  void finish() override;                   // commits the file
+  void finish() override;  // commits the file
 
  private:
   void event(std::string_view json);
   void mark(char type, RequestId id, std::string_view name, Picoseconds at, std::string_view args);
   OutputFile file_;
-  std::vector<bool> named_;                 // engines whose lane has a name
+  std::vector<bool> named_;  // engines whose lane has a name
   bool first_ = true;
 };
 

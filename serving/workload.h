@@ -1,5 +1,5 @@
-// Where requests come from: synthetic arrivals, closed loops, multi-turn chats, or a trace. Requests are produced one
-// at a time, in order of arrival, so that memory does not grow with their number.
+// Where requests come from: synthetic arrivals, closed loops, multi-turn chats, or a trace. Requests are
+// produced one at a time, in order of arrival, so that memory does not grow with their number.
 #pragma once
 
 #include <cstdint>
@@ -57,7 +57,8 @@ template <>
 inline constexpr auto fields_of<SharedPrefix> = std::tuple{
     field("groups", &SharedPrefix::groups, "distinct shared prefixes (system prompts)", at_least(1)),
     field("users_per_group", &SharedPrefix::users_per_group,
-          "users that share one prefix; groups x users is the most conversations under way (multi_turn), single "
+          "users that share one prefix; groups x users is the most conversations under way (multi_turn), "
+          "single "
           "requests are spread evenly over the groups",
           at_least(1)),
     field("prefix_len", &SharedPrefix::prefix_len, "tokens of the shared prefix, part of input_len's prompt",
@@ -71,18 +72,19 @@ inline constexpr auto fields_of<SharedPrefix> = std::tuple{
 
 // The scenario's "workload" section.
 struct WorkloadConfig {
-  std::string trace;                        // file; excludes the synthetic keys
-  std::optional<std::int64_t> num_prompts;  // default: whole trace; 10 x max_concurrency; stages' total; else 1000
-  double rate_scale = 1.0;                  // trace arrivals come this many times faster
-  std::optional<double> request_rate;       // a second
+  std::string trace;  // file; excludes the synthetic keys
+  std::optional<std::int64_t>
+      num_prompts;                     // default: whole trace; 10 x max_concurrency; stages' total; else 1000
+  double rate_scale = 1.0;             // trace arrivals come this many times faster
+  std::optional<double> request_rate;  // a second
   std::string arrival = "poisson";
-  double burstiness = 1.0;                  // gamma shape: 1 is Poisson, below 1 burstier
+  double burstiness = 1.0;  // gamma shape: 1 is Poisson, below 1 burstier
   std::optional<std::int64_t> max_concurrency;
   std::vector<RateStage> stages;
   std::optional<LengthDistribution> input_len, output_len;
   std::optional<SharedPrefix> shared_prefix;
   std::int64_t seed = 0;
-  bool all_at_once = false;                 // every request arrives at time 0 (static batch measurements)
+  bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
 };
 template <>
 inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
@@ -91,8 +93,8 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("rate_scale", &WorkloadConfig::rate_scale, "trace arrivals come this many times faster", above(0)),
     field("request_rate", &WorkloadConfig::request_rate, "arrivals a second", above(0)),
     field("arrival", &WorkloadConfig::arrival, "poisson, constant or gamma", one_of(kArrivalNames)),
-    field("burstiness", &WorkloadConfig::burstiness, "shape of gamma arrivals; 1 is Poisson, below 1 burstier",
-          above(0)),
+    field("burstiness", &WorkloadConfig::burstiness,
+          "shape of gamma arrivals; 1 is Poisson, below 1 burstier", above(0)),
     field("max_concurrency", &WorkloadConfig::max_concurrency,
           "closed loop: requests in flight over all replicas; each end starts the next (with request_rate, "
           "not before its arrival)",
@@ -104,13 +106,14 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
     field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0")};
 
-// A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another one's end
-// (closed loop, next turn of a conversation) is released by finished(), which every popped request needs once, a
-// rejected one too: it also gives back the storage of the prompt's content.
+// A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
+// one's end (closed loop, next turn of a conversation) is released by finished(), which every popped request
+// needs once, a rejected one too: it also gives back the storage of the prompt's content.
 class Workload {
  public:
   virtual ~Workload() = default;
-  // Arrival of the next request that is already certain; nullopt when none is (all served, or all wait for an end).
+  // Arrival of the next request that is already certain; nullopt when none is (all served, or all wait for an
+  // end).
   virtual std::optional<Picoseconds> next_arrival() const = 0;
   virtual Request pop() = 0;
   virtual void finished(const Request& request, Picoseconds at) = 0;
@@ -119,7 +122,7 @@ class Workload {
   // May name private_prompt_content and generated_content (content.h) of another request only if that one has
   // session >= 0 and, for its answer, has finished.
   virtual std::span<const ContentRun> content(const Request& request) const = 0;
-  virtual std::string describe() const = 0;         // "Azure 2023 trace, 19,366 requests" for reports
+  virtual std::string describe() const = 0;  // "Azure 2023 trace, 19,366 requests" for reports
   // Means over the requests, for estimate; exact for distributions; for traces over the requests
   // that are used, so the whole file unless num_prompts cuts it.
   struct Means {

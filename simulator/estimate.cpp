@@ -1,107 +1,13 @@
 #include "simulator/estimate.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "simulator/closed_forms.h"
-#include "simulator/step_model.h"
+#include "simulator/step_pricer.h"
 
 namespace foretoken {
 namespace {
-
-// One step of one rank as the serving loop would hand it to the backend.
-struct Probe {
-  std::int64_t sequences = 0;  // decoding
-  double context = 0;          // mean attended tokens
-  std::vector<PrefillPart> prefill;
-};
-
-Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
-  Batch b;
-  b.prefill = probe.prefill;
-  b.decode_sequences = static_cast<std::int32_t>(probe.sequences);
-  b.sampled_rows = b.decode_sequences;
-  for (const PrefillPart& p : probe.prefill) b.sampled_rows += p.last ? 1 : 0;
-  for (std::size_t g = 0; g < windows.size() && g < b.contexts.size(); ++g) {
-    const double c =
-        windows[g] > 0 ? std::min(probe.context, static_cast<double>(windows[g])) : probe.context;
-    b.contexts[g] = std::llround(static_cast<double>(probe.sequences) * std::max(1.0, c));
-  }
-  return b;
-}
-
-// Prices whole steps from the operator list, one pass each.
-class StepPricer {
- public:
-  StepPricer(const Deployment& d, const CostModel& cost) : deployment_(d), cost_(cost) {
-    windows_ = d.model.attention_windows();
-    if (windows_.empty()) windows_.push_back(0);
-  }
-
-  double seconds(const Probe& probe) { return estimate("", probe, false).seconds; }
-
-  StepEstimate estimate(std::string name, const Probe& probe, bool with_operators) {
-    StepEstimate s;
-    s.name = std::move(name);
-    s.sequences = probe.sequences + static_cast<std::int64_t>(probe.prefill.size());
-    s.context = probe.context;
-    const Batch b = batch_of(probe, windows_);
-    s.tokens = b.tokens();
-    const bool decode_only = probe.prefill.empty();
-    const std::int64_t rows = padded_rows(b.tokens(), decode_only, deployment_);
-    const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
-
-    double total = 0, attention = 0, variance = 0, limit = 0;
-    std::int64_t kernels = 0;
-    std::array<double, 4> by_bound{};
-    constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
-    for (const Shard& shard : deployment_.mapping.stages) {
-      for (const Op& op :
-           operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
-        const Price p = cost_.price(op);
-        const double n = static_cast<double>(op.count), t = n * p.time.value;
-        total += t;
-        kernels += op.count;
-        if (op.scope == OpScope::kDecodeAttention) attention += t;
-        limit += n * p.limit.value;
-        variance += t * p.relative_error * t * p.relative_error;
-        basis_[static_cast<std::size_t>(p.basis)] += t;
-        for (std::size_t i = 0; i < kBounds.size(); ++i)
-          if (p.bound_by == kBounds[i]) by_bound[i] += t;
-        if (with_operators)
-          s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
-                                 p.basis, p.relative_error, std::string(p.bound_by)});
-      }
-    }
-    kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
-    s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) -
-                                                  by_bound.begin())];
-    s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, kernels,
-                                             to_picoseconds(Seconds(total - attention))))
-                         .value;
-    s.seconds = total + s.host_seconds;
-    s.roofline_fraction = s.seconds > 0 ? limit / s.seconds : 0;
-    const double half = std::sqrt(variance);
-    s.low = std::max(limit, s.seconds - half);
-    s.high = s.seconds + half;
-    return s;
-  }
-
-  // Shares of the time of all steps priced so far.
-  std::array<double, 4> basis() const {
-    std::array<double, 4> share = basis_;
-    const double total = share[0] + share[1] + share[2] + share[3];
-    for (double& v : share) v = total > 0 ? v / total : 0;
-    return share;
-  }
-
- private:
-  const Deployment& deployment_;
-  const CostModel& cost_;
-  std::vector<std::int64_t> windows_;
-  std::array<double, 4> basis_{};
-};
 
 Probe prefill_probe(double tokens, std::int64_t budget) {
   Probe p;

@@ -22,12 +22,12 @@ struct OperatorCost {
 
 struct StepEstimate {
   std::string name;  // "prefill", "decode_1", "decode_expected", "decode_max"
-  std::int64_t sequences = 0, tokens = 0;
-  double context = 0;                     // mean attended tokens of a sequence
-  double seconds = 0, low = 0, high = 0;  // one step; 90 % interval
-  double host_seconds = 0;                // exposed host time in it
-  std::string bound_by;                   // what most of the time is bound by
-  double roofline_fraction = 0;           // speed of light over predicted
+  std::int64_t sequences = 0, tokens = 0, cached = 0;  // cached: prompt tokens before the prefill step's
+  double context = 0;                                  // mean attended tokens of a sequence
+  double seconds = 0, low = 0, high = 0;               // one step; 90 % interval
+  double host_seconds = 0;                             // exposed host time in it
+  std::string bound_by;                                // what most of the time is bound by
+  double roofline_fraction = 0;                        // speed of light over predicted
   std::vector<OperatorCost> operators;
 };
 

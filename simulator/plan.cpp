@@ -399,11 +399,12 @@ class Planner {
         break;
       }
     const Estimate e = estimate(d, cost, load_, scenario_.workload.max_concurrency.value_or(0), false);
-    why.push_back(
-        fmt::format("Each device holds {} of weights and {} of KV cache; decoding runs {:.0f} sequences a "
-                    "rank, bound by {}.",
-                    to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)),
-                    e.expected_sequences, e.steps[2].bound_by));
+    const std::string running =
+        e.expected_sequences < 1.5 ? "one sequence" : fmt::format("{:.0f} sequences", e.expected_sequences);
+    why.push_back(fmt::format(
+        "Each device holds {} of weights and {} of KV cache; decoding runs about {} a rank, bound by {}.",
+        to_text(Bytes(d.memory.weights_bytes)), to_text(Bytes(d.memory.kv_cache_bytes)), running,
+        e.steps[2].bound_by));
     if (e.utilization > 0)
       why.push_back(fmt::format("The load is about {:.0f} % of what it can serve.", 100 * e.utilization));
   }

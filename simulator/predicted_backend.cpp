@@ -29,7 +29,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
     most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
     all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
   }
-  if (most == 0) return {{}, 0, max_steps};
+  if (most == 0) return {{}, {}, max_steps};
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
@@ -56,7 +56,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
           part.time += rise;
           r.first += part;
           if (b.growing[g] > 0) {
-            r.increment += piece.slope * b.growing[g];
+            r.rise[static_cast<std::size_t>(main)] += piece.slope * b.growing[g];
             r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
           }
         }
@@ -64,18 +64,18 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
     }
     ranks.push_back(r);
     if (first_rank || r.first.time > best.first.time ||
-        (r.first.time == best.first.time && r.increment > best.increment)) {
+        (r.first.time == best.first.time && r.increment() > best.increment())) {
       best.first = r.first;
-      best.increment = r.increment;
+      best.rise = r.rise;
     }
     best.steps = std::min(best.steps, r.steps);
     first_rank = false;
   }
   // Another rank may overtake the slowest: the span ends before it does.
   for (const StagePrice& r : ranks)
-    if (r.increment > best.increment)
+    if (r.increment() > best.increment())
       best.steps =
-          std::min(best.steps, (best.first.time - r.first.time) / (r.increment - best.increment) + 1);
+          std::min(best.steps, (best.first.time - r.first.time) / (r.increment() - best.increment()) + 1);
 
   best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
   return best;
@@ -92,43 +92,52 @@ Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_flo
                       device_floor);
 }
 
-void PredictedBackend::account(const Step& step, const PricedPart& part, Picoseconds total,
-                               Picoseconds at_most) {
+void PredictedBackend::Booked::add(const Pending& p, std::int64_t steps) {
+  const Sum n = steps, pairs = n * (n - 1) / 2;
+  for (std::size_t i = 0; i < by_basis.size(); ++i)
+    by_basis[i] += n * p.price.first.by_basis[i] + pairs * p.price.rise[i];
+  host += n * p.host;
+  error += n * std::llround(std::sqrt(p.price.first.variance));
+  total += n * (p.price.first.time + p.host) + pairs * p.price.increment();
+}
+
+void PredictedBackend::book(const Step& step, const StagePrice& price, Picoseconds host,
+                            const SpanTime& span) {
   const auto e = static_cast<std::size_t>(step.engine);
   if (e >= pending_.size()) pending_.resize(e + 1);
   Pending& p = pending_[e];
-  if (p.open) {
-    const double ran = static_cast<double>(std::min(p.longest, step.start - p.start));
-    for (std::size_t i = 0; i < 4; ++i) booked_[i] += ran * p.share[i];
-    booked_host_ += ran * p.host;
-    booked_error_ += ran * p.error;
-    booked_total_ += ran;
+  // An arrival may have cut the span: its steps that began before now were run.
+  std::int64_t low = 0, high = p.span.steps;
+  while (low < high) {
+    const std::int64_t middle = (low + high + 1) / 2;
+    const Picoseconds begin =
+        (middle - 1) * p.span.first + p.span.increment * ((middle - 1) * (middle - 2) / 2);
+    if (p.start + begin < step.start) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
   }
-  p = {step.start, at_most, {}, 0, 0, true};
-  if (total <= 0) return;
-  const double t = static_cast<double>(total);
-  for (std::size_t i = 0; i < 4; ++i) p.share[i] = static_cast<double>(part.by_basis[i]) / t;
-  p.host = static_cast<double>(total - part.time) / t;
-  p.error = std::sqrt(part.variance) / t;
+  booked_.add(p, low);
+  p = {price, step.start, host, span};
 }
 
 StepTime PredictedBackend::run(const Step& step) {
   const bool decoding = decode_only(step);
-  PricedPart sum;
+  StagePrice sum;
   Picoseconds slowest = 0, floor = 0;
   for (StageModel& stage : stages_) {
     const StagePrice p = price_stage(stage, step, decoding, 1);
-    sum += p.first;
+    sum.first += p.first;
     slowest = std::max(slowest, p.first.time);
     floor = std::max(floor, p.first.time - context_part(step, stage));
   }
   const Picoseconds host = host_time(step, floor);
-  const Picoseconds total = sum.time + host;
-  account(step, sum, total, total);
   StepTime t;
-  t.tokens_out = scaled(total);
+  t.tokens_out = scaled(sum.first.time + host);
   // A pipeline takes the next batch as soon as its slowest stage is free.
   t.next_start = stages_.size() > 1 ? scaled(slowest + host) : t.tokens_out;
+  book(step, sum, host, {1, t.tokens_out, 0});
   return t;
 }
 
@@ -136,13 +145,9 @@ SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
   const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()));
-  SpanTime s;
-  s.steps = std::max<std::int64_t>(1, p.steps);
-  s.first = scaled(p.first.time + host);
-  s.increment = scaled(p.increment);
-  const Picoseconds longest = s.steps * s.first + s.increment * (s.steps * (s.steps - 1) / 2);
-  account(step, p.first, p.first.time + host, longest);
-  return s;
+  const SpanTime span{std::max<std::int64_t>(1, p.steps), scaled(p.first.time + host), scaled(p.increment())};
+  book(step, p, host, span);
+  return span;
 }
 
 // Time of decode attention above its value at the piece's first knot; left out of what host time can hide
@@ -166,23 +171,16 @@ Picoseconds PredictedBackend::scaled(Picoseconds t) const {
 }
 
 TimeBasis PredictedBackend::basis() const {
+  Booked all = booked_;
+  for (const Pending& p : pending_) all.add(p, p.span.steps);
   TimeBasis b;
-  auto booked = booked_;
-  double host = booked_host_, error = booked_error_, total = booked_total_;
-  for (const Pending& p : pending_) {
-    if (!p.open) continue;
-    const auto ran = static_cast<double>(p.longest);
-    for (std::size_t i = 0; i < 4; ++i) booked[i] += ran * p.share[i];
-    host += ran * p.host;
-    error += ran * p.error;
-    total += ran;
-  }
-  if (total <= 0) return b;
-  double device = 0;
-  for (double v : booked) device += v;
-  for (std::size_t i = 0; i < 4; ++i) b.share[i] = device > 0 ? booked[i] / device : 0;
-  b.host_share = host / total;
-  b.relative_error = error / total;
+  Sum device = 0;
+  for (const Sum v : all.by_basis) device += v;
+  if (all.total <= 0 || device <= 0) return b;
+  for (std::size_t i = 0; i < b.share.size(); ++i)
+    b.share[i] = static_cast<double>(all.by_basis[i]) / static_cast<double>(device);
+  b.host_share = static_cast<double>(all.host) / static_cast<double>(all.total);
+  b.relative_error = static_cast<double>(all.error) / static_cast<double>(all.total);
   return b;
 }
 

@@ -28,34 +28,39 @@ class PredictedBackend : public Backend {
   TimeBasis basis() const;
 
  private:
-  // Affine price of one stage for the step's batches: `first` now, rising by `increment` a step for `steps`
-  // steps.
+  // Affine price of one stage for the step's batches: `first` now, rising by `rise` a step for `steps` steps.
   struct StagePrice {
     PricedPart first;
-    Picoseconds increment = 0;
+    std::array<Picoseconds, 4> rise{};  // by basis
     std::int64_t steps = 0;
+    Picoseconds increment() const { return rise[0] + rise[1] + rise[2] + rise[3]; }
   };
   StagePrice price_stage(StageModel& stage, const Step& step, bool decode_only, std::int64_t max_steps);
   Picoseconds host_time(const Step& step, Picoseconds device_floor) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
-  void account(const Step& step, const PricedPart& part, Picoseconds total, Picoseconds at_most);
+  void book(const Step& step, const StagePrice& price, Picoseconds host, const SpanTime& span);
 
   const Deployment* deployment_;
   double scale_;
   std::vector<std::int64_t> windows_;
   std::vector<StageModel> stages_;
   std::vector<StagePrice> rank_prices_;  // scratch of price_stage
-  // Latest step or span of each engine: its shares are booked when the next one shows how long it really ran.
+  // Latest step or span of each engine: booked when the next one shows how many of its steps were run.
   struct Pending {
-    Picoseconds start = 0, longest = 0;
-    std::array<double, 4> share{};
-    double host = 0, error = 0;
-    bool open = false;
+    StagePrice price;
+    Picoseconds start = 0, host = 0;
+    SpanTime span;
+  };
+  // Sums over steps, in integers, so that they don't depend on how steps were grouped into spans.
+  __extension__ using Sum = __int128;
+  struct Booked {
+    std::array<Sum, 4> by_basis{};
+    Sum host = 0, error = 0, total = 0;
+    void add(const Pending& pending, std::int64_t steps);
   };
   std::vector<Pending> pending_;
-  std::array<double, 4> booked_{};
-  double booked_host_ = 0, booked_error_ = 0, booked_total_ = 0;
+  Booked booked_;
 };
 
 }  // namespace foretoken

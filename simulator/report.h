@@ -8,6 +8,7 @@
 #include "base/table.h"
 #include "simulator/estimate.h"
 #include "simulator/plan.h"
+#include "simulator/sensitivity.h"
 #include "simulator/simulate.h"
 
 namespace foretoken {
@@ -18,15 +19,18 @@ struct ReportContext {
   std::int64_t seed = 0;
   std::vector<std::string> warnings;
 };
+Json context_json(const ReportContext& context);
 Json context_json(const ReportContext& context, const Scenario& resolved);
 
 Json memory_json(const MemoryPlan& memory);
-Json estimate_json(const Deployment& deployment, const Estimate& estimate);
+Json estimate_json(const Deployment& deployment, const Estimate& estimate,
+                   const std::vector<Sensitivity>& what_if);
 Json simulation_json(const Deployment& deployment, const Simulation& simulation, bool detailed);
 Json plan_json(const PlanResult& plan);
 
 std::vector<Table> memory_tables(const Deployment& deployment);
-std::vector<Table> estimate_tables(const Deployment& deployment, const Estimate& estimate);
+std::vector<Table> estimate_tables(const Deployment& deployment, const Estimate& estimate,
+                                   const std::vector<Sensitivity>& what_if);
 std::vector<Table> simulation_tables(const Deployment& deployment, const Simulation& simulation);
 std::vector<Table> plan_tables(const PlanResult& plan);
 

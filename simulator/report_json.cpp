@@ -93,7 +93,7 @@ Json candidate_json(const Candidate& c) {
 
 }  // namespace
 
-Json context_json(const ReportContext& context, const Scenario& resolved) {
+Json context_json(const ReportContext& context) {
   Json j;
   j["format"] = 1;
   j["context"] = Json{{"program", "foretoken"},
@@ -102,6 +102,11 @@ Json context_json(const ReportContext& context, const Scenario& resolved) {
                       {"seed", context.seed},
                       {"database_digest", context.database_digest},
                       {"warnings", context.warnings}};
+  return j;
+}
+
+Json context_json(const ReportContext& context, const Scenario& resolved) {
+  Json j = context_json(context);
   j["scenario"] = scenario_to_json(resolved);
   return j;
 }
@@ -121,7 +126,7 @@ Json memory_json(const MemoryPlan& m) {
               {"reason", m.reason}};
 }
 
-Json estimate_json(const Deployment& d, const Estimate& e) {
+Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sensitivity>& what_if) {
   Json j;
   j["behavior"] = Json{{"asked", d.behavior.asked}, {"modelled", d.behavior.name}};
   j["memory"] = memory_json(d.memory);
@@ -148,6 +153,13 @@ Json estimate_json(const Deployment& d, const Estimate& e) {
                                        {"relative_error", o.relative_error},
                                        {"bound_by", o.bound_by}});
     j["steps"].push_back(std::move(step));
+  }
+  j["sensitivity"] = Json::array();
+  for (const Sensitivity& w : what_if) {
+    Json changes = Json::object();
+    for (std::size_t i = 0; i < e.steps.size() && i < w.change.size(); ++i)
+      changes[e.steps[i].name] = w.change[i];
+    j["sensitivity"].push_back(Json{{"part", w.part}, {"factor", w.factor}, {"change", std::move(changes)}});
   }
   j["expected_sequences"] = e.expected_sequences;
   j["utilization"] = e.utilization;

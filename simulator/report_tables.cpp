@@ -1,6 +1,8 @@
 // Results as the tables that people read: at most 100 columns wide, the answer first.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "simulator/report.h"
 
 namespace foretoken {
@@ -127,7 +129,8 @@ std::vector<Table> memory_tables(const Deployment& d) {
   return {t};
 }
 
-std::vector<Table> estimate_tables(const Deployment& d, const Estimate& e) {
+std::vector<Table> estimate_tables(const Deployment& d, const Estimate& e,
+                                   const std::vector<Sensitivity>& what_if) {
   std::vector<Table> tables = memory_tables(d);
   tables.front().notes.insert(tables.front().notes.begin(), deployment_line(d));
   Table steps;
@@ -157,6 +160,20 @@ std::vector<Table> estimate_tables(const Deployment& d, const Estimate& e) {
   if (d.has_price) summary.add({std::string("$ per million output tokens"), e.usd_per_million_tokens});
   tables.push_back(std::move(summary));
 
+  if (!what_if.empty()) {
+    Table t;
+    t.title =
+        fmt::format("What {:.0f} % more would change in the steps' time", 100 * (what_if.front().factor - 1));
+    t.columns = {{"part", "faster"}};
+    for (const StepEstimate& s : e.steps) t.columns.push_back({s.name + "_percent", s.name});
+    for (const Sensitivity& w : what_if) {
+      std::vector<Cell> row = {w.part};
+      for (const double change : w.change)
+        row.push_back(std::abs(change) < 0.0005 ? std::string("-") : fmt::format("{:+.1f} %", 100 * change));
+      t.add(std::move(row));
+    }
+    tables.push_back(std::move(t));
+  }
   for (const StepEstimate& s : e.steps) {
     if (s.operators.empty() || s.name == "decode_1" || s.name == "decode_max") continue;
     Table t;

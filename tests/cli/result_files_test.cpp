@@ -3,6 +3,7 @@
 #include "cli/result_files.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -13,7 +14,7 @@ namespace foretoken {
 namespace {
 
 std::vector<ResultColumn> read(const std::string& text) {
-  const std::string path = testing::TempDir() + "result.json";
+  const std::string path = testing::TempDir() + "result-" + std::to_string(::getpid()) + ".json";
   OutputFile file(path);
   file.write(text);
   file.commit();

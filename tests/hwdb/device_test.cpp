@@ -50,6 +50,9 @@ TEST(Devices, MemoryIsWhatTheDriverReports) {
   EXPECT_EQ(built_in().device("h100").memory.value, 85520809984.0);
   EXPECT_EQ(built_in().device("gb200").memory.value, 189471 * kMiB);
   EXPECT_FALSE(built_in().device("mi300x").memory_reported);
+  // Unknown HBM capacities: 99.5 % of the figure in GiB, as drivers of H100, H200 and H20 report.
+  EXPECT_NEAR(built_in().device("b200").memory.value / kGiB, 0.995 * 180, 0.01);
+  EXPECT_NEAR(built_in().device("mi300x").memory.value / kGiB, 0.995 * 192, 0.01);
 }
 
 TEST(Devices, PeaksFallBackToTheNextWiderType) {

@@ -30,6 +30,9 @@ void expect_same(const Simulation& a, const Simulation& b) {
   }
   EXPECT_EQ(a.served.metrics.num_steps, b.served.metrics.num_steps);
   EXPECT_EQ(a.served.metrics.itl.p99, b.served.metrics.itl.p99);
+  EXPECT_EQ(a.basis.share, b.basis.share);
+  EXPECT_EQ(a.basis.host_share, b.basis.host_share);
+  EXPECT_EQ(a.basis.relative_error, b.basis.relative_error);
 }
 
 const char* const kScenarios[] = {

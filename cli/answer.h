@@ -1,0 +1,33 @@
+// One question, one answer; and many questions at once, where flags hold lists: every combination is
+// answered, and a table has a row for each.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "cli/output.h"
+#include "cli/scenario_input.h"
+
+namespace foretoken {
+
+struct Answer {
+  Report report;
+  std::string text;  // instead of the report, where it is not empty (--print-scenario)
+  int code = 0;
+};
+
+// A column of the table of combinations: a number or text of the JSON result.
+struct AnswerColumn {
+  const char *pointer, *key, *title;
+  int digits;
+};
+
+// Answers with `one`, or, where flags hold lists, each combination of their values.
+int answer_all(const Invocation& invocation, Answer (*one)(const Invocation&),
+               std::span<const AnswerColumn> columns);
+
+// The verdict that a deployment can't be, with its reason in memory{fits, reason}.
+Answer infeasible_answer(const std::string& title, const Infeasible& no, const Scenario& scenario,
+                         const World& world);
+
+}  // namespace foretoken

@@ -1,0 +1,243 @@
+#include "simulator/serving_measurement.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/json_full.h"
+#include "base/text.h"
+
+namespace foretoken {
+namespace {
+
+constexpr std::string_view kColumns[] = {"model",
+                                         "device",
+                                         "num_devices",
+                                         "tensor_parallel_size",
+                                         "pipeline_parallel_size",
+                                         "data_parallel_size",
+                                         "expert_parallel_size",
+                                         "dtype",
+                                         "quantization",
+                                         "kv_cache_dtype",
+                                         "behavior",
+                                         "input_len",
+                                         "output_len",
+                                         "max_concurrency",
+                                         "request_rate",
+                                         "batch_size",
+                                         "ttft_ms",
+                                         "tpot_ms",
+                                         "e2el_ms",
+                                         "output_throughput",
+                                         "source",
+                                         "num_prompts",
+                                         "length_ratio",
+                                         "statistic",
+                                         "max_num_seqs",
+                                         "max_num_batched_tokens",
+                                         "enable_prefix_caching",
+                                         "num_speculative_tokens"};
+constexpr double kLongest = 1 << 30, kMostRequests = 10'000'000;
+
+class Reader {
+ public:
+  explicit Reader(const std::filesystem::path& file) : csv_(file) {}
+
+  ServingMeasurements read() {
+    ServingMeasurements all;
+    check_columns(all);
+    while (csv_.next()) {
+      all.rows.push_back(row());
+      all.rows.back().row = static_cast<std::int64_t>(all.rows.size());
+    }
+    if (all.rows.empty()) throw Error(csv_.where(), "the file has no rows; there is nothing to validate");
+    return all;
+  }
+
+ private:
+  void check_columns(ServingMeasurements& all) const {
+    const std::vector<std::string> known(std::begin(kColumns), std::end(kColumns));
+    for (const std::string& name : csv_.header()) {
+      if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      if (const std::string near = did_you_mean(name, known); !near.empty())
+        throw Error(csv_.where(), fmt::format("unknown column \"{}\"{}", name, near));
+      all.unknown_columns.push_back(name);
+    }
+    for (const char* needed : {"model", "device", "input_len", "output_len"}) csv_.column(needed);
+    if (std::none_of(std::begin(kServingMetrics), std::end(kServingMetrics),
+                     [&](std::string_view m) { return csv_.find_column(m).has_value(); }))
+      throw Error(csv_.where(),
+                  "no measured column; one of ttft_ms, tpot_ms, e2el_ms, output_throughput is needed");
+  }
+
+  std::string text(std::string_view column) const {
+    const auto c = csv_.find_column(column);
+    return c ? std::string(trim(csv_.text(*c))) : std::string();
+  }
+  std::string needed(std::string_view column) const {
+    std::string t = text(column);
+    if (t.empty()) throw Error(csv_.where(), fmt::format("column \"{}\" is empty", column));
+    return t;
+  }
+  std::optional<double> positive(std::string_view column) const {
+    if (text(column).empty()) return std::nullopt;
+    const double v = csv_.number(csv_.column(column));
+    if (v <= 0) throw Error(csv_.where(), fmt::format("{} is {}; it must be above 0", column, v));
+    return v;
+  }
+  double length(std::string_view column) const {
+    needed(column);
+    const double v = *positive(column);
+    if (v < 1 || v > kLongest)
+      throw Error(csv_.where(), fmt::format("{} is {}; it must be from 1 to {} tokens", column, v, kLongest));
+    return v;
+  }
+  std::optional<std::int64_t> count(std::string_view column, std::int64_t least = 1) const {
+    if (text(column).empty()) return std::nullopt;
+    const std::int64_t v = csv_.integer(csv_.column(column));
+    if (v < least || static_cast<double>(v) > kMostRequests)
+      throw Error(csv_.where(),
+                  fmt::format("{} is {}; it must be from {} to {}", column, v, least, kMostRequests));
+    return v;
+  }
+  std::optional<bool> flag(std::string_view column) const {
+    const std::string t = lower(text(column));
+    if (t.empty()) return std::nullopt;
+    if (t == "true" || t == "1") return true;
+    if (t == "false" || t == "0") return false;
+    throw Error(csv_.where(), fmt::format("{} is \"{}\"; it must be true, false or empty", column, t));
+  }
+
+  ServingMeasurement row() const {
+    ServingMeasurement m;
+    m.where = csv_.where();
+    m.model = needed("model");
+    m.device = needed("device");
+    m.dtype = text("dtype");
+    m.quantization = text("quantization");
+    m.kv_cache_dtype = text("kv_cache_dtype");
+    m.behavior = text("behavior");
+    m.num_devices = count("num_devices");
+    m.tensor_parallel = count("tensor_parallel_size");
+    m.pipeline_parallel = count("pipeline_parallel_size");
+    m.data_parallel = count("data_parallel_size");
+    m.expert_parallel = count("expert_parallel_size");
+    m.input_len = length("input_len");
+    m.output_len = length("output_len");
+    m.max_concurrency = count("max_concurrency");
+    m.request_rate = positive("request_rate");
+    m.batch_size = count("batch_size");
+    m.num_prompts = count("num_prompts");
+    m.max_num_seqs = count("max_num_seqs");
+    m.max_num_batched_tokens = count("max_num_batched_tokens");
+    m.num_speculative_tokens = count("num_speculative_tokens", 0);
+    m.enable_prefix_caching = flag("enable_prefix_caching");
+    m.length_ratio = positive("length_ratio").value_or(1);
+    if (m.length_ratio > 1)
+      throw Error(m.where,
+                  fmt::format("length_ratio is {}; it must be above 0 and at most 1", m.length_ratio));
+    if (const std::string s = lower(text("statistic")); !s.empty()) {
+      if (s != "mean" && s != "median")
+        throw Error(m.where, fmt::format("statistic is \"{}\"; it must be mean or median", s));
+      m.median = s == "median";
+    }
+    bool any = false;
+    for (std::size_t i = 0; i < m.measured.size(); ++i) {
+      m.measured[i] = positive(kServingMetrics[i]);
+      any |= m.measured[i].has_value();
+    }
+    if (!any)
+      throw Error(m.where,
+                  "nothing was measured: ttft_ms, tpot_ms, e2el_ms and output_throughput are all empty");
+    return m;
+  }
+
+  CsvReader csv_;
+};
+
+LengthDistribution lengths(double longest, double ratio) {
+  LengthDistribution d;
+  const double shortest = std::max(1.0, std::floor(longest * ratio));
+  if (shortest >= longest) {
+    d.distribution = "fixed";
+    d.value = longest;
+  } else {
+    d.distribution = "uniform";
+    d.min = shortest;
+    d.max = longest;
+  }
+  return d;
+}
+
+std::string load_of(const ServingMeasurement& m, Scenario& s) {
+  WorkloadConfig& w = s.workload;
+  w.input_len = lengths(m.input_len, m.length_ratio);
+  w.output_len = lengths(m.output_len, m.length_ratio);
+  w.num_prompts = m.num_prompts;
+  if (m.batch_size) {
+    if (m.max_concurrency || m.request_rate) return "a static batch with a concurrency or a rate besides";
+    // Further batches would repeat the first.
+    w.all_at_once = true;
+    w.num_prompts = *m.batch_size;
+    // The engine must be willing to run them together; the default is above 256 everywhere it is known.
+    if (!m.max_num_seqs && *m.batch_size > 256) s.engine.max_num_seqs = *m.batch_size;
+  } else if (m.max_concurrency || m.request_rate) {
+    w.max_concurrency = m.max_concurrency;
+    w.request_rate = m.request_rate;
+  } else {
+    return "no load: max_concurrency, request_rate and batch_size are empty";
+  }
+  return {};
+}
+
+}  // namespace
+
+ServingMeasurements read_serving_measurements(const std::filesystem::path& file) {
+  return Reader(file).read();
+}
+
+std::string engine_family(const std::string& behavior) {
+  const std::string name = lower(trim(behavior));
+  if (name.empty()) return "vllm";
+  if (name.starts_with("tensorrt")) return "trtllm";
+  const std::string family = name.substr(0, name.find_first_of("-_ 0123456789"));
+  return family.empty() ? name : family;
+}
+
+RowScenario scenario_of(const ServingMeasurement& m) {
+  RowScenario r;
+  Scenario& s = r.scenario;
+  s.name = m.model;
+  s.model.text = Json(m.model).dump();
+  s.hardware.device = m.device;
+  EngineSection& e = s.engine;
+  if (!m.behavior.empty()) e.behavior = m.behavior;
+  e.tensor_parallel_size = m.tensor_parallel.value_or(1);
+  e.pipeline_parallel_size = m.pipeline_parallel.value_or(1);
+  e.data_parallel_size = m.data_parallel.value_or(1);
+  e.expert_parallel_size = m.expert_parallel.value_or(1);
+  if (!m.dtype.empty()) e.dtype = m.dtype;
+  if (!m.quantization.empty()) e.quantization = m.quantization;
+  if (!m.kv_cache_dtype.empty()) e.kv_cache_dtype = m.kv_cache_dtype;
+  e.max_num_seqs = m.max_num_seqs;
+  e.max_num_batched_tokens = m.max_num_batched_tokens;
+  e.enable_prefix_caching = m.enable_prefix_caching;
+  if (m.num_speculative_tokens.value_or(0) > 0) r.refusal = "speculative decoding is not modelled";
+  const std::int64_t replica = e.tensor_parallel_size * e.pipeline_parallel_size * e.data_parallel_size;
+  if (m.num_devices) {
+    if (*m.num_devices % replica != 0)
+      r.refusal = "num_devices is no multiple of tensor x pipeline x data-parallel size";
+    else
+      s.cluster.replicas = *m.num_devices / replica;
+  }
+  // A client or balancer in front of replicas and data-parallel ranks sends to the least busy.
+  s.cluster.router = "least_outstanding";
+  if (const std::string load = load_of(m, s); !load.empty()) r.refusal = load;
+  return r;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,93 @@
+#include "simulator/step_pricer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace foretoken {
+namespace {
+
+Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
+  Batch b;
+  b.prefill = probe.prefill;
+  b.decode_sequences = static_cast<std::int32_t>(probe.sequences);
+  b.sampled_rows = b.decode_sequences;
+  for (const PrefillPart& p : probe.prefill) b.sampled_rows += p.last ? 1 : 0;
+  for (std::size_t g = 0; g < windows.size() && g < b.contexts.size(); ++g) {
+    const double c =
+        windows[g] > 0 ? std::min(probe.context, static_cast<double>(windows[g])) : probe.context;
+    b.contexts[g] = std::llround(static_cast<double>(probe.sequences) * std::max(1.0, c));
+  }
+  return b;
+}
+
+}  // namespace
+
+StepPricer::StepPricer(const Deployment& d, const CostModel& cost, const WhatIf* what_if)
+    : deployment_(d), cost_(cost), what_if_(what_if), windows_(d.model.attention_windows()) {
+  if (windows_.empty()) windows_.push_back(0);
+}
+
+Price StepPricer::price(const Op& op) const {
+  Price p = cost_.price(op);
+  if (!what_if_) return p;
+  const Seconds before = roofline_time(op, deployment_.device, deployment_.topology);
+  if (before.value > 0) p.time *= roofline_time(op, what_if_->device, what_if_->topology) / before;
+  return p;
+}
+
+StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool with_operators) {
+  StepEstimate s;
+  s.name = std::move(name);
+  s.sequences = probe.sequences + static_cast<std::int64_t>(probe.prefill.size());
+  s.context = probe.context;
+  s.cached = probe.prefill.empty() ? 0 : probe.prefill.front().cached;
+  const Batch b = batch_of(probe, windows_);
+  s.tokens = b.tokens();
+  const bool decode_only = probe.prefill.empty();
+  const std::int64_t rows = padded_rows(b.tokens(), decode_only, deployment_);
+  const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
+
+  double total = 0, attention = 0, variance = 0, limit = 0;
+  std::int64_t kernels = 0;
+  std::array<double, 4> by_bound{};
+  constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
+  for (const Shard& shard : deployment_.mapping.stages) {
+    for (const Op& op :
+         operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
+      const Price p = price(op);
+      const double n = static_cast<double>(op.count), t = n * p.time.value;
+      total += t;
+      kernels += op.count;
+      if (op.scope == OpScope::kDecodeAttention) attention += t;
+      limit += n * p.limit.value;
+      variance += t * p.relative_error * t * p.relative_error;
+      basis_[static_cast<std::size_t>(p.basis)] += t;
+      for (std::size_t i = 0; i < kBounds.size(); ++i)
+        if (p.bound_by == kBounds[i]) by_bound[i] += t;
+      if (with_operators)
+        s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
+                               p.basis, p.relative_error, std::string(p.bound_by)});
+    }
+  }
+  kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
+  s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) -
+                                                by_bound.begin())];
+  s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, kernels,
+                                           to_picoseconds(Seconds(total - attention))))
+                       .value;
+  s.seconds = total + s.host_seconds;
+  s.roofline_fraction = s.seconds > 0 ? limit / s.seconds : 0;
+  const double half = std::sqrt(variance);
+  s.low = std::max(limit, s.seconds - half);
+  s.high = s.seconds + half;
+  return s;
+}
+
+std::array<double, 4> StepPricer::basis() const {
+  std::array<double, 4> share = basis_;
+  const double total = share[0] + share[1] + share[2] + share[3];
+  for (double& v : share) v = total > 0 ? v / total : 0;
+  return share;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,43 @@
+// Whole steps priced from the operator list in one pass, for estimates and what-ifs.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "simulator/estimate.h"
+#include "simulator/step_model.h"
+
+namespace foretoken {
+
+// One step of one rank as the serving loop would hand it to the backend.
+struct Probe {
+  std::int64_t sequences = 0;  // decoding
+  double context = 0;          // mean attended tokens
+  std::vector<PrefillPart> prefill;
+};
+
+// Another device or other links than the measured ones: an operator's price changes by the ratio of its
+// roofline times.
+struct WhatIf {
+  Device device;
+  Topology topology;
+};
+
+class StepPricer {
+ public:
+  StepPricer(const Deployment& d, const CostModel& cost, const WhatIf* what_if = nullptr);
+  double seconds(const Probe& probe) { return estimate("", probe, false).seconds; }
+  StepEstimate estimate(std::string name, const Probe& probe, bool with_operators);
+  std::array<double, 4> basis() const;  // shares of the time of all steps priced so far
+
+ private:
+  Price price(const Op& op) const;
+  const Deployment& deployment_;
+  const CostModel& cost_;
+  const WhatIf* what_if_;
+  std::vector<std::int64_t> windows_;
+  std::array<double, 4> basis_{};
+};
+
+}  // namespace foretoken

@@ -1,0 +1,59 @@
+// The built-in validation sets, the page that shows their numbers, and the full sets where they are at hand.
+#include <gmock/gmock.h>
+
+#include <cstdlib>
+
+#include "base/file.h"
+#include "fixtures.h"
+#include "simulator/validation.h"
+
+namespace foretoken {
+namespace {
+
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+fs::path sets() { return fs::path(FORETOKEN_SOURCE_DIR) / "scenarios/validation"; }
+
+void expect_on_page(const Validation& v) {
+  static const std::string page = read_file(fs::path(FORETOKEN_SOURCE_DIR) / "docs/validation.md");
+  for (const Table& table : validation_tables(v))
+    EXPECT_THAT(page, HasSubstr(to_markdown(table)))
+        << "docs/validation.md is not current; run scripts/make-validation-docs BUILD/foretoken";
+}
+
+TEST(ValidationSets, OperatorsAreCurrentOnThePage) {
+  const Validation v = validate_operators(sets() / "operators.csv", "", test_database());
+  expect_on_page(v);
+  EXPECT_EQ(v.rows, 621);
+  for (const ValidationLine& l : v.lines) EXPECT_NE(l.basis, Basis::kMeasured) << "row " << l.row;
+}
+
+TEST(ValidationSets, ServersAreCurrentOnThePage) {
+  expect_on_page(validate_end_to_end(sets() / "servers.csv", test_resources()));
+}
+
+TEST(ValidationSets, RunsAreCurrentOnThePage) {
+  const Validation v = validate_runs(sets() / "runs", test_resources());
+  expect_on_page(v);
+  EXPECT_EQ(v.rows, 3);
+  EXPECT_EQ(v.refused, 0);
+}
+
+TEST(ValidationSets, EveryRowOfTheFullServerSetIsPredictedOrRefusedByName) {
+  const char* given = std::getenv("FORETOKEN_SHARED");
+  const fs::path shared = given ? fs::path(given) : fs::path(FORETOKEN_SOURCE_DIR) / "../shared";
+  const fs::path file = shared / "data/e2e/aiconfigurator_silicon/silicon_agg.csv";
+  if (!fs::exists(file)) GTEST_SKIP() << file << " is not here";
+  const Validation v = validate_end_to_end(file, test_resources());
+  EXPECT_EQ(v.rows, 2047);
+  EXPECT_EQ(v.predicted + v.refused, v.rows);
+  std::int64_t counted = 0;
+  for (const auto& [reason, n] : v.refusals) counted += n;
+  EXPECT_EQ(counted, v.refused);
+  for (const ErrorSummary& s : v.pooled)
+    EXPECT_TRUE(s.metric != "tpot_ms" || s.median_ape < 0.25) << s.median_ape;
+}
+
+}  // namespace
+}  // namespace foretoken
