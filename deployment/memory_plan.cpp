@@ -89,7 +89,9 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   m.device_bytes = device_memory.value;
   m.weights_bytes = weight_bytes(model, shard, precision).value;
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
-  const std::int64_t sampled = shard.has_head ? std::min(limits.max_num_seqs, tokens) : 0;
+  const std::int64_t sampled =
+      shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)
+                     : 0;
   const double sampler =
       static_cast<double>(tokens) * static_cast<double>(model.hidden) * bytes_of(precision.activation) +
       static_cast<double>(sampled) * static_cast<double>(model.vocab) * kSamplerBytes;

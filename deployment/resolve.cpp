@@ -317,6 +317,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.gpu_memory_utilization = *e.gpu_memory_utilization;
   limits.max_num_batched_tokens = *e.max_num_batched_tokens;
   limits.max_num_seqs = *e.max_num_seqs;
+  // TensorRT-LLM measures with prompts of the longest length, SGLang's logits live in its reserve.
+  if (own_limits)
+    limits.sampled_rows =
+        std::max<std::int64_t>(1, *e.max_num_batched_tokens / std::max<std::int64_t>(*e.max_model_len, 1));
   limits.max_model_len = *e.max_model_len;
   limits.block_size = static_cast<int>(*e.block_size);
   limits.reference_tokens =
