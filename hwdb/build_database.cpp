@@ -99,6 +99,7 @@ void build_database(const std::filesystem::path& data_folder, const std::filesys
         const auto index = impl.index(d, topology, "");
         if (index->rows == 0) continue;
         for (const Residual& r : index->residuals()) store.put(r);
+        for (const auto& [key, text] : index->fits()) store.put_meta(key, text);
       }
       files.push_back(data_folder / "devices.csv");
       files.push_back(data_folder / "topologies.csv");

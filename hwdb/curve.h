@@ -5,17 +5,21 @@
 #include <optional>
 #include <vector>
 
+#include "hwdb/trend.h"
+
 namespace foretoken {
 
 // What a table of measured times says at a point.
 struct Reading {
   double log_utilisation = 0;
+  double log_limit = 0;  // of the speed of light there, s
   // A measured row stands here: its time and the spread of its repeats.
   bool exact = false;
   double seconds = 0, spread = 0;
   // Between two rows: their times. An operator that grows along the dimension lies between them.
   double low_seconds = 0, high_seconds = 0;
-  bool inside = true;  // false: beyond the measured range, the boundary's utilisation is held
+  double distance = 0;  // of the nearest shape that it was read from, weighted octaves
+  bool inside = true;   // false: beyond the measured range, the boundary's utilisation is held
 };
 
 class Curve {
@@ -34,14 +38,22 @@ class Curve {
   double log_utilisation(std::size_t i) const { return points_[i].log_utilisation; }
 
   Reading at(double key) const;
+  // The same, with the distance from the trend interpolated: right where a floor turns into a slope.
+  Reading at(double key, const Trend& trend, double limit) const;
   // As if point i had not been measured; interior points only.
   Reading without(std::size_t i) const;
+  Reading without(std::size_t i, const Trend& trend) const;
+  void collect(std::vector<std::pair<double, double>>& rows) const;  // (log speed of light, log seconds)
 
  private:
   struct Point {
     double key, log_key, log_utilisation, seconds, spread;
+    double log_limit;
   };
+  double limit_beyond(double key) const;
   static Reading between(const Point& a, const Point& b, double log_key);
+  static Reading between(const Point& a, const Point& b, double log_key, const Trend& trend,
+                         double log_limit);
   std::vector<Point> points_;
 };
 

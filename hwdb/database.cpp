@@ -129,6 +129,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   index->device = device;
   index->topology = topology;
   index->requested = lower(engine);
+  index->fitted = [this](const std::string& key) { return builtin->meta(key); };
   for (const Entry& e : entries) {
     const bool of_user = user && e.store == &*user;
     const bool collective =
@@ -139,11 +140,27 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
     });
   }
   index->finish();
+  index->fitted = nullptr;
   return index;
 }
 
 KernelTable Database::kernels(const Device& device, const std::string& engine) const {
   auto index = impl_->index(device, topology(device, device.scaleup_domain), engine);
+  if (index->gemm[static_cast<std::size_t>(TypeClass::k16)].empty() && device.sm_count > 0) {
+    // Devices of its own architecture where there are any, else all that were measured.
+    std::vector<const Device*> own, all;
+    for (const auto& [name, d] : impl_->by_name) {
+      const auto series = impl_->builtin->series(name);
+      const bool measured = std::any_of(series.begin(), series.end(), [](const auto& s) {
+        return s.second.kind == MeasuredKind::kGemm && s.second.dtype == "bfloat16";
+      });
+      if (!measured || d.vendor != device.vendor) continue;
+      all.push_back(&d);
+      if (d.architecture == device.architecture) own.push_back(&d);
+    }
+    for (const Device* d : own.empty() ? all : own)
+      index->borrow(*impl_->index(*d, topology(*d, d->scaleup_domain), engine, {MeasuredKind::kGemm}));
+  }
   index->learn(impl_->builtin->residuals(device.name));
   if (impl_->user) index->learn(impl_->user->residuals(device.name));
   return index->rows > 0 ? KernelTable(std::move(index)) : KernelTable();

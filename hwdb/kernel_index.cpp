@@ -1,5 +1,7 @@
 #include "hwdb/kernel_index.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -9,7 +11,7 @@
 namespace foretoken {
 namespace {
 
-constexpr double kDefaultError[kMethods] = {0.10, 0.30, 0.25};  // until held-out rows say better
+constexpr double kDefaultError[kMethods] = {0.10, 0.30, 0.25, 0.50};  // until held-out rows say better
 
 std::size_t at(TypeClass t) { return static_cast<std::size_t>(t); }
 
@@ -34,6 +36,10 @@ std::pair<std::string, double> family_and_version(const std::string& engine) {
     }
   }
   return {family, version};
+}
+
+std::string fit_key(const std::string& device, TypeClass type) {
+  return fmt::format("gemm model {} {} ", device, name_of(type));
 }
 
 template <class Table>
@@ -91,7 +97,7 @@ std::string_view name_of(TypeClass t) {
 }
 
 std::string_view name_of(Method m) {
-  constexpr std::string_view names[] = {"point", "shape", "engine"};
+  constexpr std::string_view names[] = {"point", "shape", "engine", "far"};
   return names[static_cast<std::size_t>(m)];
 }
 
@@ -137,8 +143,10 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
     switch (series.kind) {
       case MeasuredKind::kGemm: {
         const auto& g = std::get<GemmShape>(op->shape);
-        tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user)
-            .add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
+        GemmTable& table =
+            tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user);
+        if (!table.model().ready()) table.set_model(GemmModel(device, g));
+        table.add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
         break;
       }
       case MeasuredKind::kPrefillAttention:
@@ -182,21 +190,61 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
 }
 
 void KernelTable::Index::finish() {
-  const auto each = [](auto& tiers) {
-    for (auto& t : tiers) {
+  std::string key;  // of a GEMM table's model
+  const auto finish_table = [&](auto& t) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(t.table)>, GemmTable>) {
+      const std::string text = fitted && !t.of_user ? fitted(key + t.engine) : std::string();
+      GemmModel::Parameters known{};
+      const auto parts = text.empty() ? std::vector<std::string>() : split(text, ' ');
+      for (std::size_t i = 0; i < known.size() && i < parts.size(); ++i) known[i] = std::stod(parts[i]);
+      return t.table.finish(parts.size() == known.size() ? &known : nullptr);
+    } else {
       t.table.finish();
+    }
+  };
+  const auto each = [&](auto& tiers) {
+    for (auto& t : tiers) {
+      finish_table(t);
       // One element type may be measured with another engine than the rest: the first that has it leads.
       const bool same = family_and_version(t.engine).first == family_and_version(tiers.front().engine).first;
       t.preferred = t.preferred && (t.of_user || same || tiers.front().of_user);
     }
   };
-  for (auto& t : gemm) each(t);
+  for (std::size_t t = 0; t < kTypeClasses; ++t) {
+    key = fit_key(device.name, static_cast<TypeClass>(t));
+    each(gemm[t]);
+  }
   for (auto& phase : attention)
     for (auto& type : phase)
       for (auto& t : type) each(t);
   for (auto& t : moe) each(t);
   for (auto& t : collective) each(t);
   elementwise.finish();
+}
+
+std::vector<std::pair<std::string, std::string>> KernelTable::Index::fits() const {
+  std::vector<std::pair<std::string, std::string>> all;
+  for (std::size_t t = 0; t < kTypeClasses; ++t)
+    for (const auto& tier : gemm[t]) {
+      std::string text;
+      for (const double p : tier.table.model().parameters())
+        text += fmt::format("{}{}", text.empty() ? "" : " ", p);
+      all.emplace_back(fit_key(device.name, static_cast<TypeClass>(t)) + tier.engine, text);
+    }
+  return all;
+}
+
+void KernelTable::Index::borrow(const Index& donor) {
+  constexpr GemmShape like = {.m = 1, .n = 1, .k = 1};
+  const auto type = at(TypeClass::k16);
+  if (!gemm[type].empty() || donor.gemm[type].empty()) return;
+  const GemmTable& table = donor.gemm[type].front().table;
+  Donor d{GemmModel(device, like), table};
+  if (!d.model.ready() || device.peak(DType::kBf16).value <= 0) return;
+  d.model.set(table.model().parameters());
+  gemm_donors[type].push_back(std::move(d));
+  rows += static_cast<std::int64_t>(table.shapes().size());
+  if (engine.empty()) engine = donor.engine;
 }
 
 void KernelTable::Index::learn(const std::vector<Residual>& residuals) {

@@ -31,8 +31,9 @@ struct EngineRank {
 EngineRank engine_rank(const std::string& engine, const std::string& requested, bool of_user);
 
 // How an answer was found; each way has its own held-out error.
-enum class Method : std::uint8_t { kPoint, kShape, kEngine };
-inline constexpr std::size_t kMethods = 3;
+enum class Method : std::uint8_t { kPoint, kShape, kEngine, kFar };
+inline constexpr std::size_t kMethods = 4;
+inline constexpr double kFarOctaves = 1.0;  // a shape whose nearest is farther has an error of its own
 std::string_view name_of(Method m);
 
 struct KernelTable::Index {
@@ -53,6 +54,14 @@ struct KernelTable::Index {
   std::array<Tiers<GemmTable>, kTypeClasses> gemm;
   // [phase: prefill, decode, MLA prefill, MLA decode][arithmetic][KV cache]
   std::array<std::array<std::array<Tiers<AttentionTable>, kTypeClasses>, kTypeClasses>, 4> attention;
+  // GEMMs of other devices, for types that no row of this one has: this device's model with the donor's
+  // efficiencies, and how far the donor's rows lie from its own model.
+  struct Donor {
+    GemmModel model;
+    GemmTable table;
+  };
+  std::array<std::vector<Donor>, kTypeClasses> gemm_donors;
+  void borrow(const Index& donor);
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
   Curve elementwise;  // along bytes
@@ -67,7 +76,10 @@ struct KernelTable::Index {
   using PointVisitor = std::function<void(const MeasuredPoint&)>;
   void add(const MeasurementSeries& series, bool preferred, bool of_user,
            const std::function<void(const PointVisitor&)>& points);
+  // Parameters of models that were fitted when the database was built, by key; "" where there are none.
+  std::function<std::string(const std::string&)> fitted;
   void finish();
+  std::vector<std::pair<std::string, std::string>> fits() const;
   void learn(const std::vector<Residual>& residuals);
   std::optional<OperatorTime> find(const Op& op) const;
   std::vector<Residual> residuals() const;  // leaves rows and whole shapes out
@@ -80,6 +92,7 @@ struct KernelTable::Index {
   std::optional<OperatorTime> answer(const std::optional<Reading>& reading, MeasuredKind kind, TypeClass type,
                                      Method method, bool preferred, Seconds limit) const;
   std::optional<OperatorTime> find_gemm(const GemmShape& g, Seconds limit) const;
+  std::optional<OperatorTime> transfer_gemm(const GemmShape& g, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_attention(const AttentionShape& a, Seconds limit) const;
   std::optional<OperatorTime> find_moe(const MoeShape& e, Seconds limit) const;
   std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;

@@ -39,6 +39,9 @@ double whole_chunk_weight(double new_tokens) {
 constexpr double kBorrowedError =
     0.35;  // 90th percentile on those profiles, see tests/hwdb/residual_test.cpp
 
+// 90th percentile over six devices, each answered from the others, see tests/hwdb/residual_test.cpp.
+constexpr double kTransferError = 0.35;
+
 std::int64_t load_class(double imbalance) { return imbalance < 1.25 ? 0 : imbalance < 1.75 ? 1 : 2; }
 
 // Rows are of full causal attention; a window or a selection that covers every key is the same thing.
@@ -70,6 +73,7 @@ std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Readi
     return t;
   }
   const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
+  if (method == Method::kShape && reading->distance > kFarOctaves) method = Method::kFar;
   double relative = errors[static_cast<std::size_t>(method)];
   if (!preferred) relative = std::hypot(relative, errors[static_cast<std::size_t>(Method::kEngine)]);
   double seconds = limit.value / std::exp(reading->log_utilisation);
@@ -120,7 +124,27 @@ std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Se
   for (const auto& tier : tiers)
     if (const auto reading = tier.table.blend(g.n, g.k, g.batch, m))
       return answer(reading, MeasuredKind::kGemm, type, Method::kShape, tier.preferred, limit);
-  return std::nullopt;
+  return transfer_gemm(g, type, limit);
+}
+
+// Donors' geometric mean: each device's own quirks cancel.
+std::optional<OperatorTime> KernelTable::Index::transfer_gemm(const GemmShape& g, TypeClass type,
+                                                              Seconds limit) const {
+  const auto m = static_cast<double>(g.m), n = static_cast<double>(g.n), k = static_cast<double>(g.k),
+             batch = static_cast<double>(g.batch);
+  double sum = 0, count = 0;
+  for (const Donor& d : gemm_donors[static_cast<std::size_t>(type)]) {
+    const auto above = d.table.log_above_model(g.n, g.k, g.batch, m);
+    if (!above) continue;
+    sum += std::log(d.model.time(m, n, k, batch)) + *above;
+    count += 1;
+  }
+  if (count == 0) return std::nullopt;
+  OperatorTime t;
+  t.time = std::max(limit, Seconds(std::exp(sum / count)));
+  t.basis = Basis::kTransferred;
+  t.relative_error = kTransferError;
+  return t;
 }
 
 std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionShape& a, Seconds limit) const {
@@ -137,6 +161,16 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
   plain.cached = a.decode ? 1 : 0;
   const bool borrowed =
       plain.cached != heads.cached;  // rows of cached (prefill) or drafted (decode) tokens are rare
+  // Speed of light of the plain row of this length.
+  const auto plain_limit = [&](double length) {
+    if (!borrowed) return limit.value;
+    AttentionShape p = a;
+    p.cached = 0;
+    p.new_tokens = a.decode ? 1 : std::max<std::int64_t>(1, std::llround(length));
+    Op op;
+    op.shape = p;
+    return speed_of_light(op, device, topology).value;
+  };
   // Utilisation of plain rows stands for them, their work is this operator's own.
   const auto read_plain = [&](auto&& at) -> std::optional<Reading> {
     std::optional<Reading> reading = at(tokens);
@@ -161,7 +195,7 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
         return read_plain([&](double t) { return std::optional(table.at(layout, sequences, t)); });
       },
       [&](const AttentionTable& table) {
-        return read_plain([&](double t) { return table.nearest(plain, sequences, t); });
+        return read_plain([&](double t) { return table.nearest(plain, sequences, t, plain_limit(t)); });
       });
   if (found && borrowed && found->basis != Basis::kMeasured)
     found->relative_error = std::hypot(found->relative_error, kBorrowedError);
@@ -183,7 +217,7 @@ std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seco
         if (table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
         return reading;
       },
-      [&](const MoeTable& table) { return table.nearest(key, tokens); });
+      [&](const MoeTable& table) { return table.nearest(key, tokens, limit.value); });
 }
 
 // The fastest of what the engine may choose from: its own all-reduce and the communication library's.
@@ -200,9 +234,10 @@ std::optional<OperatorTime> KernelTable::Index::find_collective(const Collective
   for (const auto& tier : collective[static_cast<std::size_t>(c.kind)]) {
     const bool library = tier.engine.find("ccl") != std::string::npos;
     if (library ? library_done : own_done || library_asked) continue;
-    const Curve* curve = tier.table.find(c.ranks, ranks_per_node);
-    if (!curve) continue;
-    const Reading reading = curve->at(c.message_bytes);
+    const CollectiveTable::Ranks* group = tier.table.find(c.ranks, ranks_per_node);
+    if (!group) continue;
+    const Curve* curve = &group->curve;
+    const Reading reading = group->at(c.message_bytes, limit.value);
     // Engines leave their own kernels above the sizes they were made for.
     if (!library && !reading.inside && !reading.exact && c.message_bytes > curve->key(curve->size() - 1))
       continue;

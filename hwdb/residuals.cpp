@@ -19,6 +19,9 @@ struct Errors {
   void add(Method m, double log_actual, double log_predicted) {
     by_method[static_cast<std::size_t>(m)].push_back(error_of(log_actual, log_predicted));
   }
+  void add_shape(double log_actual, const Reading& r) {
+    add(r.distance > kFarOctaves ? Method::kFar : Method::kShape, log_actual, r.log_utilisation);
+  }
   void add_curve(const Curve& curve) {
     for (std::size_t i = 1; i + 1 < curve.size(); ++i)
       add(Method::kPoint, curve.log_utilisation(i), curve.without(i).log_utilisation);
@@ -49,8 +52,7 @@ std::vector<Residual> KernelTable::Index::residuals() const {
         e.add_curve(s.curve);
         for (std::size_t p = 0; p < s.curve.size(); ++p) {
           const double m = s.curve.key(p), actual = s.curve.log_utilisation(p);
-          if (const auto r = first.blend(s.n, s.k, s.batch, m, static_cast<int>(i)))
-            e.add(Method::kShape, actual, r->log_utilisation);
+          if (const auto r = first.blend(s.n, s.k, s.batch, m, static_cast<int>(i))) e.add_shape(actual, *r);
           if (gemm[t].size() < 2) continue;
           const GemmTable& other = gemm[t][1].table;
           if (const int shape = other.find_shape(s.n, s.k, s.batch); shape != kNoShape)
@@ -68,8 +70,9 @@ std::vector<Residual> KernelTable::Index::residuals() const {
         moe_errors.add_curve(s.curve);
         for (std::size_t p = 0; p < s.curve.size(); ++p) {
           const double tokens = s.curve.key(p), actual = s.curve.log_utilisation(p);
-          if (const auto r = first.nearest(s.key, tokens, static_cast<int>(i)))
-            moe_errors.add(Method::kShape, actual, r->log_utilisation);
+          if (const auto r =
+                  first.nearest(s.key, tokens, s.curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
+            moe_errors.add_shape(actual, *r);
           if (moe[t].size() < 2) continue;
           const MoeTable& other = moe[t][1].table;
           if (const int shape = other.find_shape(s.key); shape != kNoShape)
@@ -90,8 +93,9 @@ std::vector<Residual> KernelTable::Index::residuals() const {
             a.add_curve(curve);
             for (std::size_t p = 0; p < curve.size(); ++p) {
               const double tokens = curve.key(p), actual = curve.log_utilisation(p);
-              if (const auto r = first.nearest(l.heads, sequences, tokens, static_cast<int>(i)))
-                a.add(Method::kShape, actual, r->log_utilisation);
+              if (const auto r = first.nearest(l.heads, sequences, tokens,
+                                               curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
+                a.add_shape(actual, *r);
               if (tiers.size() < 2) continue;
               const AttentionTable& other = tiers[1].table;
               if (const int layout = other.find_layout(l.heads); layout != kNoShape)
@@ -108,7 +112,10 @@ std::vector<Residual> KernelTable::Index::residuals() const {
   for (std::size_t c = 0; c < collective.size(); ++c) {
     Errors e;
     for (const auto& tier : collective[c])
-      for (const auto& group : tier.table.groups()) e.add_curve(group.curve);
+      for (const auto& group : tier.table.groups())
+        for (std::size_t i = 1; i + 1 < group.curve.size(); ++i)
+          e.add(Method::kPoint, group.curve.log_utilisation(i),
+                group.curve.without(i, group.trend).log_utilisation);
     e.report(static_cast<MeasuredKind>(c + static_cast<std::size_t>(MeasuredKind::kAllReduce)),
              TypeClass::k16, device.name, out);
   }

@@ -59,18 +59,6 @@ Options parse(int argc, char** argv) {
   return o;
 }
 
-// Cells of the published MoE tables whose kernel was left untuned: times jump by several times between
-// neighbours (16 experts in 2 or 8 groups and 512 in 8 or 32 on H200; TensorRT-LLM's bfloat16 and fp8 with
-// 512 experts).
-bool untuned(const Measurement& row) {
-  const MeasurementSeries& s = row.series;
-  if (s.kind != MeasuredKind::kMoe || !s.engine.starts_with("trtllm")) return false;
-  const std::int64_t experts = row.point.shape[3], groups = experts / row.point.shape[4];
-  if (experts == 512 && (s.dtype == "bfloat16" || s.dtype == "fp8")) return true;
-  return s.device.starts_with("H200") && ((experts == 16 && (groups == 2 || groups == 8)) ||
-                                          (experts == 512 && (groups == 8 || groups == 32)));
-}
-
 std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
 
 void write_gzip(const std::filesystem::path& path, const std::string& text) {

@@ -4,49 +4,29 @@
 #include <cmath>
 #include <tuple>
 
+#include "hwdb/kriging.h"
+
 namespace foretoken {
 namespace {
 
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
-constexpr std::size_t kNeighbours = 6;
-constexpr double kLayoutOctaves = 3.0;  // head layouts farther apart run other kernels
-constexpr double kGroupWeight = 2.0;
-constexpr std::size_t kLayoutNeighbours = 2;
+// Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
+constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
+// Attention: sequences x KV heads are the parallel work; with it equal, the number of KV heads hardly
+// matters. Plain multi-head attention and other head sizes run other kernels.
+constexpr double kGroupWeight = 1.0, kKvWeight = 0.03, kWorkWeight = 2.0, kMultiHead = 0.5, kHeadSize = 3.0;
+constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
+// MoE: experts a token counts most, as it sets rows an expert.
+constexpr double kHiddenWeight = 1.5, kSparsityWeight = 2.0, kTopWeight = 0.7;
+constexpr double kMoeRange = 3.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
+constexpr std::size_t kFewNeighbours = 8;
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
 
-struct Neighbours {
-  struct Entry {
-    double distance2;
-    int shape;
-  };
-  explicit Neighbours(std::size_t most = kNeighbours) : limit(most) {}
-  std::array<Entry, kNeighbours> entries;
-  std::size_t limit, count = 0;
-
-  void offer(double distance2, int shape) {
-    if (count == limit && distance2 >= entries[count - 1].distance2) return;
-    std::size_t at = count < limit ? count++ : count - 1;
-    for (; at > 0 && entries[at - 1].distance2 > distance2; --at) entries[at] = entries[at - 1];
-    entries[at] = {distance2, shape};
-  }
-
-  template <class Read>
-  std::optional<Reading> blend(Read&& read) const {
-    if (count == 0) return std::nullopt;
-    double weight = 0, sum = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const double w = 1.0 / (entries[i].distance2 + 1e-3);
-      weight += w;
-      sum += w * read(entries[i].shape).log_utilisation;
-    }
-    Reading r;
-    r.log_utilisation = sum / weight;
-    r.low_seconds = 0;
-    r.high_seconds = INFINITY;
-    return r;
-  }
-};
+// Logarithm of measured time over the trend's.
+double above(const Trend& trend, const Reading& r) {
+  return r.log_limit - r.log_utilisation - trend.log_time(r.log_limit);
+}
 
 }  // namespace
 
@@ -58,7 +38,7 @@ void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int
   shapes_.back().curve.add(static_cast<double>(m), seconds, spread, sol);
 }
 
-void GemmTable::finish() {
+void GemmTable::finish(const GemmModel::Parameters* known) {
   const auto key = [](const Shape& s) { return std::tuple(s.batch, s.n, s.k); };
   std::stable_sort(shapes_.begin(), shapes_.end(),
                    [&](const Shape& a, const Shape& b) { return key(a) < key(b); });
@@ -71,6 +51,13 @@ void GemmTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  if (known) return model_.set(*known);
+  std::vector<GemmSample> rows;
+  for (const Shape& s : shapes_)
+    for (std::size_t i = 0; i < s.curve.size(); ++i)
+      rows.push_back({s.curve.key(i), static_cast<double>(s.n), static_cast<double>(s.k),
+                      static_cast<double>(s.batch), s.curve.seconds(i)});
+  model_.fit(rows);
 }
 
 int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const {
@@ -82,17 +69,40 @@ int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) co
   return static_cast<int>(at - shapes_.begin());
 }
 
+double GemmTable::residual(const Shape& s, double m) const {
+  const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), b = static_cast<double>(s.batch);
+  return std::log(model_.limit(m, n, k, b) / model_.time(m, n, k, b)) - s.curve.at(m).log_utilisation;
+}
+
+std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch,
+                                                 double m) const {
+  if (const int shape = find_shape(n, k, batch); shape != kNoShape)
+    return residual(shapes_[static_cast<std::size_t>(shape)], m);
+  const auto r = blend(n, k, batch, m);
+  if (!r) return std::nullopt;
+  const auto dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+  return std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - r->log_utilisation;
+}
+
 std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
                                         int except) const {
-  const double log_n = log2_of(n), log_k = log2_of(k);
-  Neighbours near;
+  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k)};
+  Neighbours near(query, 12, kOctaves, kGemmRange, kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    const double dn = s.log_n - log_n, dk = s.log_k - log_k, d2 = dn * dn + dk * dk;
-    if (d2 > kOctaves * kOctaves || s.batch != batch || static_cast<int>(i) == except) continue;
-    near.offer(d2, static_cast<int>(i));
+    if (s.batch == batch && static_cast<int>(i) != except)
+      near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
   }
-  return near.blend([&](int shape) { return at(shape, m); });
+  if (near.empty()) return std::nullopt;
+  const double sum = near.blend(
+      [&](const Neighbours::Entry& e) { return residual(shapes_[static_cast<std::size_t>(e.shape)], m); });
+  const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+  Reading r;
+  r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - sum;
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  r.distance = near.nearest();
+  return r;
 }
 
 void AttentionTable::add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds,
@@ -132,6 +142,10 @@ void AttentionTable::finish() {
     grid = std::move(rows);
   }
   layouts_ = std::move(merged);
+  std::vector<std::pair<double, double>> all;
+  for (const Layout& l : layouts_)
+    for (const auto& row : l.by_sequences) row.second.collect(all);
+  trend_.fit(all);
 }
 
 int AttentionTable::find_layout(const Heads& heads) const {
@@ -155,6 +169,7 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
     const Reading a = low.at(tokens), b = high.at(tokens);
     const double t = std::log(sequences / s0) / std::log(s1 / s0);
     r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
+    r.log_limit = a.log_limit + t * (b.log_limit - a.log_limit);
     r.inside = a.inside && b.inside;
   }
   r.low_seconds = 0;
@@ -163,25 +178,39 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 }
 
 std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
-                                               int except) const {
-  const bool latent = heads.head_dim == 0;  // MLA: one shared latent, the heads are the work
-  const double group = static_cast<double>(heads.heads) / static_cast<double>(heads.kv_heads);
-  Neighbours near(kLayoutNeighbours);
+                                               double limit, int except) const {
+  const auto place = [&](const Heads& h, double b) {
+    const double kv = std::log2(static_cast<double>(h.kv_heads));
+    const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
+    return Coordinates{kGroupWeight * group, kKvWeight * kv, kWorkWeight * (kv + std::log2(b)),
+                       h.heads == h.kv_heads && h.head_dim > 0 ? kMultiHead : 0.0,
+                       h.head_dim > 0 ? kHeadSize * std::log2(static_cast<double>(h.head_dim)) : 0.0};
+  };
+  Neighbours near(place(heads, sequences), kFewNeighbours, kAttentionFarthest, kAttentionRange,
+                  kAttentionNugget);
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if (h.head_dim != heads.head_dim || h.cached != heads.cached || static_cast<int>(i) == except) continue;
-    const double g = static_cast<double>(h.heads) / static_cast<double>(h.kv_heads);
-    // Query heads that share a KV head change the kernel; more of the same is only more work.
-    const double distance =
-        (latent ? 1 : kGroupWeight) * std::abs(std::log2(g / group)) +
-        std::abs(std::log2(static_cast<double>(h.kv_heads) / static_cast<double>(heads.kv_heads)));
-    if (distance < kLayoutOctaves) near.offer(distance * distance, static_cast<int>(i));
+    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached ||
+        static_cast<int>(i) == except)
+      continue;
+    // Equal parallel work where the grid has it, else as near as it gets.
+    const auto& grid = layouts_[i].by_sequences;
+    double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
+    auto row = grid.end() - 1;
+    while (row != grid.begin() && row->second.key(row->second.size() - 1) < tokens) --row;
+    b = std::clamp(b, grid.front().first, std::max(grid.front().first, row->first));
+    near.offer(place(h, b), static_cast<int>(i), b);
   }
-  return near.blend([&](int layout) {
-    const Heads& h = layouts_[static_cast<std::size_t>(layout)].heads;
-    return at(layout, sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads),
-              tokens);
-  });
+  if (near.empty()) return std::nullopt;
+  Reading r;
+  r.log_limit = std::log(limit);
+  r.log_utilisation =
+      r.log_limit - trend_.log_time(r.log_limit) -
+      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at, tokens)); });
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  r.distance = near.nearest();
+  return r;
 }
 
 void MoeTable::add(const Key& key, std::int64_t tokens, double seconds, double spread, double sol) {
@@ -201,6 +230,9 @@ void MoeTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  std::vector<std::pair<double, double>> all;
+  for (const Shape& shape : shapes_) shape.curve.collect(all);
+  trend_.fit(all);
 }
 
 int MoeTable::find_shape(const Key& key) const {
@@ -217,24 +249,33 @@ int MoeTable::find_shape(const Key& key) const {
   return best;
 }
 
-std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, int except) const {
+std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double limit, int except) const {
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
-  Neighbours near;
+  const auto place = [](const Key& k) {
+    return Coordinates{kHiddenWeight * log2_of(k[0]), log2_of(k[1]), log2_of(k[4]),
+                       kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])), kTopWeight * log2_of(k[2])};
+  };
+  Neighbours near(place(key), kFewNeighbours, kMoeFarthest, kMoeRange, kMoeNugget);
+  const Key* left_out = except == kNoShape ? nullptr : &shapes_[static_cast<std::size_t>(except)].key;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
-    if (k[5] != key[5] || k[6] != key[6] || static_cast<int>(i) == except) continue;
-    const double dh = log2_of(k[0]) - log2_of(key[0]), di = log2_of(k[1]) - log2_of(key[1]),
-                 dl = log2_of(k[4]) - log2_of(key[4]);
-    const double de = log2_of(k[3]) - log2_of(key[3]), dk = log2_of(k[2]) - log2_of(key[2]);
-    const double d2 = dh * dh + di * di + dl * dl + de * de + dk * dk;
-    if (d2 <= kOctaves * kOctaves) near.offer(d2, static_cast<int>(i));
+    if (k[5] != key[5] || k[6] != key[6]) continue;
+    // With a layer go all its shards.
+    if (left_out && k[0] == (*left_out)[0] && k[2] == (*left_out)[2] && k[3] == (*left_out)[3]) continue;
+    near.offer(place(k), static_cast<int>(i), tokens * rows_per_token(key) / rows_per_token(k));
   }
-  return near.blend([&](int shape) {
-    const Key& k = shapes_[static_cast<std::size_t>(shape)].key;
-    return at(shape, tokens * rows_per_token(key) / rows_per_token(k));
-  });
+  if (near.empty()) return std::nullopt;
+  Reading r;
+  r.log_limit = std::log(limit);
+  r.log_utilisation =
+      r.log_limit - trend_.log_time(r.log_limit) -
+      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at)); });
+  r.low_seconds = 0;
+  r.high_seconds = INFINITY;
+  r.distance = near.nearest();
+  return r;
 }
 
 void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread,
@@ -242,17 +283,22 @@ void CollectiveTable::add(int ranks, int ranks_per_node, double message_bytes, d
   auto at = std::find_if(groups_.begin(), groups_.end(), [&](const Ranks& g) {
     return g.ranks == ranks && g.ranks_per_node == ranks_per_node;
   });
-  if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}});
+  if (at == groups_.end()) at = groups_.insert(at, {ranks, ranks_per_node, {}, {}});
   at->curve.add(message_bytes, seconds, spread, sol);
 }
 
 void CollectiveTable::finish() {
-  for (Ranks& g : groups_) g.curve.finish();
+  for (Ranks& g : groups_) {
+    g.curve.finish();
+    std::vector<std::pair<double, double>> rows;
+    g.curve.collect(rows);
+    g.trend.fit(rows);
+  }
 }
 
-const Curve* CollectiveTable::find(int ranks, int ranks_per_node) const {
+const CollectiveTable::Ranks* CollectiveTable::find(int ranks, int ranks_per_node) const {
   for (const Ranks& g : groups_)
-    if (g.ranks == ranks && g.ranks_per_node == ranks_per_node) return &g.curve;
+    if (g.ranks == ranks && g.ranks_per_node == ranks_per_node) return &g;
   return nullptr;
 }
 

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "hwdb/curve.h"
+#include "hwdb/gemm_model.h"
+#include "hwdb/trend.h"
 
 namespace foretoken {
 
@@ -19,7 +21,8 @@ class GemmTable {
  public:
   void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
            double sol);
-  void finish();
+  // known: the model's parameters, where they were fitted before.
+  void finish(const GemmModel::Parameters* known = nullptr);
   int find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const;
   Reading at(int shape, double m) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(m); }
   // Shapes within two octaves, `except` left out.
@@ -32,8 +35,14 @@ class GemmTable {
     Curve curve;
   };
   const std::vector<Shape>& shapes() const { return shapes_; }
+  // Log of the time over the model's, measured or of neighbours.
+  std::optional<double> log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch, double m) const;
+  void set_model(const GemmModel& model) { model_ = model; }
+  const GemmModel& model() const { return model_; }
 
  private:
+  double residual(const Shape& shape, double m) const;  // log(measured / model) on the shape's curve
+  GemmModel model_;
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)
 };
 
@@ -50,7 +59,7 @@ class AttentionTable {
   void finish();
   int find_layout(const Heads& heads) const;
   Reading at(int layout, double sequences, double tokens) const;
-  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens,
+  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens, double limit,
                                  int except = kNoShape) const;
 
   struct Layout {
@@ -60,6 +69,7 @@ class AttentionTable {
   const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
+  Trend trend_;
   std::vector<Layout> layouts_;  // sorted
 };
 
@@ -76,7 +86,7 @@ class MoeTable {
   Reading at(int shape, double tokens) const {
     return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens);
   }
-  std::optional<Reading> nearest(const Key& key, double tokens, int except = kNoShape) const;
+  std::optional<Reading> nearest(const Key& key, double tokens, double limit, int except = kNoShape) const;
 
   struct Shape {
     Key key;
@@ -85,6 +95,7 @@ class MoeTable {
   const std::vector<Shape>& shapes() const { return shapes_; }
 
  private:
+  Trend trend_;
   std::vector<Shape> shapes_;  // sorted by key
 };
 
@@ -94,12 +105,14 @@ class CollectiveTable {
   // ranks_per_node is 0 where all ranks are in one node.
   void add(int ranks, int ranks_per_node, double message_bytes, double seconds, double spread, double sol);
   void finish();
-  const Curve* find(int ranks, int ranks_per_node) const;
 
   struct Ranks {
     int ranks, ranks_per_node;
     Curve curve;
+    Trend trend;
+    Reading at(double bytes, double limit) const { return curve.at(bytes, trend, limit); }
   };
+  const Ranks* find(int ranks, int ranks_per_node) const;
   const std::vector<Ranks>& groups() const { return groups_; }
 
  private:
