@@ -105,7 +105,7 @@ Answer simulate_answer(const Invocation& invocation) {
            dump_json(json),
            {latency_chart(s.served.metrics)}},
           "",
-          s.served.aborted || missed ? kNegative : kDone};
+          s.served.aborted || missed || s.served.metrics.completed == 0 ? kNegative : kDone};
 }
 
 constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mean ms", 4},

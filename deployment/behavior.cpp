@@ -34,7 +34,7 @@ constexpr int kReserveFullPromptMinor = 20;  // vllm pull request 37307, first a
 constexpr int kGraphMemoryMinor = 21;        // log message "enabled (default since v0.21.0)"
 constexpr int kHigherUtilizationMinor = 22;  // 0.90 to 0.92, to make up for the line above
 
-// Host times. None of them is fitted to the measurements that the program is checked with.
+// Host times. None of them but kPrefillLayer and its doubling is fitted to measurements of whole servers.
 constexpr Seconds kHostStep{
     0.3e-3};  // schedule, prepare inputs, copy tokens out: a few hundred us in vLLM V1
 constexpr Seconds kHostPerSequence{
@@ -46,7 +46,21 @@ constexpr Seconds kEgress{0.8e-3};       // detokenize and stream one chunk (sam
 constexpr Seconds kLaunchEager{5e-6};    // enqueue of one kernel on x86: 4 to 6 us
 constexpr Seconds kLaunchGraph{2.5e-6};  // a straight-line CUDA graph of any length, Ampere and later
 
+// Between vLLM's captured pieces a step with prompt tokens returns to Python once a layer. Fitted to the
+// times to first token of Llama-3.1-70B on B200 (24 settings by tensor parallel 1 to 8); other models and
+// devices check it (docs/validation.md). aiconfigurator's own account is 0.8 ms a layer.
+constexpr Seconds kPrefillLayer{0.35e-3}, kPrefillLayerDoubling{0.1e-3};
+
 constexpr double kLargeDeviceGib = 70;  // vLLM's own threshold
+
+void set_host_times(Behavior& b) {
+  b.host_step = kHostStep;
+  b.host_per_sequence = kHostPerSequence;
+  b.ingress = kIngress;
+  b.egress = kEgress;
+  b.launch_eager = kLaunchEager;
+  b.launch_graph = kLaunchGraph;
+}
 
 Behavior vllm(int minor) {
   Behavior b;
@@ -58,23 +72,11 @@ Behavior vllm(int minor) {
   b.reserve_full_prompt = minor >= kReserveFullPromptMinor;
   b.fp8_cache_of_checkpoint = minor >= kCheckpointCacheMinor;
   b.graph_memory_counted = minor >= kGraphMemoryMinor;
-  b.host_step = kHostStep;
-  b.host_per_sequence = kHostPerSequence;
-  b.ingress = kIngress;
-  b.egress = kEgress;
-  b.launch_eager = kLaunchEager;
-  b.launch_graph = kLaunchGraph;
+  set_host_times(b);
+  b.prefill_layer = kPrefillLayer;
+  b.prefill_layer_doubling = kPrefillLayerDoubling;
   b.source = "vLLM source and release notes";
   return b;
-}
-
-void set_host_times(Behavior& b) {
-  b.host_step = kHostStep;
-  b.host_per_sequence = kHostPerSequence;
-  b.ingress = kIngress;
-  b.egress = kEgress;
-  b.launch_eager = kLaunchEager;
-  b.launch_graph = kLaunchGraph;
 }
 
 Behavior sglang(Version version) {
@@ -175,12 +177,9 @@ Version nearest(const Version (&versions)[N], const Asked& asked) {
 
 Behavior find_behavior(const std::string& name, const std::string& where) {
   const std::string text = lower(trim(name));
-  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {{"vllm", "vllm"},
-                                                                         {"sglang", "sglang"},
-                                                                         {"trtllm", "trtllm"},
-                                                                         {"trt-llm", "trtllm"},
-                                                                         {"tensorrt-llm", "trtllm"},
-                                                                         {"tensorrt_llm", "trtllm"}};
+  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {
+      {"vllm", "vllm"},      {"sglang", "sglang"},       {"trtllm", "trtllm"},
+      {"trt-llm", "trtllm"}, {"tensorrt-llm", "trtllm"}, {"tensorrt_llm", "trtllm"}};
   for (const auto& [prefix, family] : kFamilies) {
     if (!text.starts_with(prefix)) continue;
     const auto asked = read_version(std::string_view(text).substr(prefix.size()));
@@ -272,7 +271,8 @@ double default_memory_share(const Behavior& behavior, double gib, std::int64_t c
   return std::max(0.05, std::round((mib - reserve) / mib * 1000) / 1000);
 }
 
-BatchLimits default_limits(const Behavior& behavior, double device_memory_gib, const std::string& device_name) {
+BatchLimits default_limits(const Behavior& behavior, double device_memory_gib,
+                           const std::string& device_name) {
   if (behavior.family == "trtllm") return {8192, 2048};
   if (behavior.family == "sglang") {
     const double gib = device_memory_gib;

@@ -38,6 +38,10 @@ struct Behavior {
   // Host dispatch of one kernel outside a captured graph, and of one captured graph as a whole. Decode
   // batches up to the largest captured size are graphs.
   Seconds launch_eager, launch_graph;
+  // Host time that a step with prompt tokens spends on each layer while the devices wait (piecewise graphs:
+  // attention, its metadata and eager collectives in between), on one device and more for each doubling of
+  // tensor parallel.
+  Seconds prefill_layer, prefill_layer_doubling;
   std::string source;
 
   // Whose measured operators price it best; empty: the database's own order.
@@ -45,7 +49,8 @@ struct Behavior {
 };
 
 // "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".
-// The nearest modelled version not above the one asked for, else the oldest. Error listing what this build models for anything else.
+// The nearest modelled version not above the one asked for, else the oldest. Error listing what this build
+// models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);
 std::vector<std::string> modelled_behaviors();
 // Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to

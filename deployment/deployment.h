@@ -104,6 +104,7 @@ struct MemoryLimits {
   double gpu_memory_utilization = 0.9;  // the share that the rule speaks of
   std::int64_t max_num_batched_tokens = 8192, max_num_seqs = 256, max_model_len = 32768;
   int block_size = 16;
+  std::int64_t sampled_rows = 0;             // at the peak; 0: max_num_seqs
   std::int64_t reference_tokens = 0;         // 0: max_model_len
   std::int64_t captured_graphs = 0;          // counted against the budget; 0: none or not counted
   std::int64_t num_gpu_blocks_override = 0;  // 0: none

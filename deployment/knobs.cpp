@@ -17,8 +17,7 @@ std::string family_title(std::string_view family) {
 
 class Knobs {
  public:
-  Knobs(const Behavior& behavior, const std::string& where)
-      : behavior_(behavior), at_(where + "/engine/") {}
+  Knobs(const Behavior& behavior, const std::string& where) : behavior_(behavior), at_(where + "/engine/") {}
 
   template <class T>
   void only(const std::optional<T>& own, std::string_view key, std::string_view family) const {
@@ -42,8 +41,8 @@ class Knobs {
     only(own, key, "sglang");
     if (!own) return;
     if (common && *common == *own)
-      throw Error(at_ + std::string(key),
-                  fmt::format("is {}, and {} is {} too: they contradict each other", *own, common_key, *common));
+      throw Error(at_ + std::string(key), fmt::format("is {}, and {} is {} too: they contradict each other",
+                                                      *own, common_key, *common));
     common = !*own;
   }
 
@@ -58,7 +57,8 @@ void refuse_order(const EngineSection& e, const std::string& where) {
     if (*e.schedule_policy == name) return;
   constexpr std::string_view kOthers[] = {"dfs-weight",  "lof",  "random",
                                           "routing-key", "hrrn", "shortest-prefill-first"};
-  const bool known = std::find(std::begin(kOthers), std::end(kOthers), *e.schedule_policy) != std::end(kOthers);
+  const bool known =
+      std::find(std::begin(kOthers), std::end(kOthers), *e.schedule_policy) != std::end(kOthers);
   throw Error(where + "/engine/schedule_policy",
               fmt::format("\"{}\" {}; fcfs and lpm are modelled", *e.schedule_policy,
                           known ? "is not modelled by this build" : "is no policy of SGLang"));
@@ -108,9 +108,8 @@ namespace {
 
 void fill_sglang(EngineSection& e, std::int64_t default_chunk, const std::string& at) {
   if (!e.chunked_prefill_size) {
-    e.chunked_prefill_size = !e.enable_chunked_prefill.value_or(true)
-                                 ? -1
-                                 : e.max_num_batched_tokens.value_or(default_chunk);
+    e.chunked_prefill_size =
+        !e.enable_chunked_prefill.value_or(true) ? -1 : e.max_num_batched_tokens.value_or(default_chunk);
   } else if (e.enable_chunked_prefill && *e.enable_chunked_prefill != (*e.chunked_prefill_size > 0)) {
     throw Error(at + "chunked_prefill_size",
                 fmt::format("is {}, and enable_chunked_prefill is {}: they contradict each other",
@@ -127,8 +126,8 @@ void fill_sglang(EngineSection& e, std::int64_t default_chunk, const std::string
   e.max_num_batched_tokens =
       chunked ? *e.chunked_prefill_size : std::max(*e.max_prefill_tokens, *e.max_model_len);
   if (chunked && *e.chunked_prefill_size % *e.block_size != 0)
-    throw Error(at + "chunked_prefill_size", fmt::format("{} is no multiple of the page size {}",
-                                                         *e.chunked_prefill_size, *e.block_size));
+    throw Error(at + "chunked_prefill_size",
+                fmt::format("{} is no multiple of the page size {}", *e.chunked_prefill_size, *e.block_size));
   if (!e.schedule_policy) e.schedule_policy = "fcfs";
   if (!e.schedule_conservativeness) e.schedule_conservativeness = 1.0;
   if (!e.enable_mixed_chunk) e.enable_mixed_chunk = false;
@@ -142,8 +141,8 @@ void fill_trtllm(EngineSection& e, const BatchLimits& limits, const std::string&
   if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;
   if (!e.chunk_unit_size) e.chunk_unit_size = e.block_size;
   if (*e.chunk_unit_size % *e.block_size != 0)
-    throw Error(at + "chunk_unit_size", fmt::format("{} is no multiple of tokens_per_block {}",
-                                                    *e.chunk_unit_size, *e.block_size));
+    throw Error(at + "chunk_unit_size",
+                fmt::format("{} is no multiple of tokens_per_block {}", *e.chunk_unit_size, *e.block_size));
   if (*e.enable_chunked_prefill && *e.max_num_batched_tokens < *e.chunk_unit_size)
     throw Error(at + "max_num_batched_tokens", fmt::format("{} is below chunk_unit_size {}; raise it",
                                                            *e.max_num_batched_tokens, *e.chunk_unit_size));
@@ -200,8 +199,8 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
 }
 
 void fill_running_requests(EngineSection& e, std::int64_t kv_cache_tokens) {
-  const double by_memory =
-      512 * static_cast<double>(kv_cache_tokens) / static_cast<double>(std::max<std::int64_t>(*e.max_model_len, 1));
+  const double by_memory = 512 * static_cast<double>(kv_cache_tokens) /
+                           static_cast<double>(std::max<std::int64_t>(*e.max_model_len, 1));
   e.max_num_seqs = static_cast<std::int64_t>(std::clamp(by_memory, 2048.0, 4096.0));
   e.max_running_requests = e.max_num_seqs;
 }

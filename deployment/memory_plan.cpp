@@ -1,7 +1,7 @@
 // What fits on a device. As vLLM V1 finds out by a profile run: the budget is a share of the memory that the
 // CUDA runtime sees, minus weights, the peak of a forward of max_num_batched_tokens rows with max_num_seqs
-// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks. SGLang and TensorRT-LLM take
-// other shares (share_memory).
+// sampled ones, and what is allocated outside of PyTorch; the rest becomes KV blocks. SGLang and TensorRT-LLM
+// take other shares (share_memory).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -89,7 +89,9 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   m.device_bytes = device_memory.value;
   m.weights_bytes = weight_bytes(model, shard, precision).value;
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
-  const std::int64_t sampled = shard.has_head ? std::min(limits.max_num_seqs, tokens) : 0;
+  const std::int64_t sampled =
+      shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)
+                     : 0;
   const double sampler =
       static_cast<double>(tokens) * static_cast<double>(model.hidden) * bytes_of(precision.activation) +
       static_cast<double>(sampled) * static_cast<double>(model.vocab) * kSamplerBytes;

@@ -260,6 +260,13 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scenario = scenario;
   d.model = model;
   d.device = device;
+  if (const auto& host = scenario.hardware.host_memory; host && !(device.memory.value > 0))
+    d.device.memory = parse_bytes(*host, where + "/hardware/host_memory") /
+                      static_cast<double>(scenario.hardware.devices_per_node);
+  if (!(d.device.memory.value > 0))
+    throw Error(
+        where + "/hardware/host_memory",
+        fmt::format("the memory of {} is not known; give that of a node, such as \"512 GiB\"", device.name));
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);
@@ -276,10 +283,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
   const bool running_given = e.max_num_seqs.has_value();
   if (own_limits && e.pipeline_parallel_size > 1)
-    return Infeasible{"pipeline not modelled",
-                      fmt::format("pipeline parallelism is modelled for vllm alone, not for {}",
-                                  d.behavior.name),
-                      std::nullopt};
+    return Infeasible{
+        "pipeline not modelled",
+        fmt::format("pipeline parallelism is modelled for vllm alone, not for {}", d.behavior.name),
+        std::nullopt};
   if (own_limits)
     fill_other_limits(e, d.behavior, device, model, where);
   else
@@ -293,6 +300,12 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (auto* verdict = std::get_if<Infeasible>(&mapping)) return std::move(*verdict);
   d.mapping = std::move(std::get<Mapping>(mapping));
   warn_about_mapping(d.mapping, d.scenario, model, d.warnings);
+  if (d.mapping.devices_per_replica() > 1 && !(d.topology.intra_node.bandwidth.value > 0))
+    throw Error(
+        where + "/hardware/scaleup_bandwidth",
+        fmt::format("no link between devices is known for {}; give its bandwidth (such as \"50 GB/s\"), or "
+                    "use one device for each replica",
+                    device.name));
   e.behavior = d.behavior.name;
   e.expert_parallel_size = d.mapping.expert_parallel;
   d.scenario.cluster.replicas = d.mapping.replicas;
@@ -304,6 +317,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.gpu_memory_utilization = *e.gpu_memory_utilization;
   limits.max_num_batched_tokens = *e.max_num_batched_tokens;
   limits.max_num_seqs = *e.max_num_seqs;
+  // TensorRT-LLM measures with prompts of the longest length, SGLang's logits live in its reserve.
+  if (own_limits)
+    limits.sampled_rows =
+        std::max<std::int64_t>(1, *e.max_num_batched_tokens / std::max<std::int64_t>(*e.max_model_len, 1));
   limits.max_model_len = *e.max_model_len;
   limits.block_size = static_cast<int>(*e.block_size);
   limits.reference_tokens =
@@ -313,7 +330,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.captured_graphs =
       d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
   limits.num_gpu_blocks_override = e.num_gpu_blocks_override.value_or(0);
-  d.memory = plan_memory(model, d.mapping, d.precision, device.memory, limits);
+  d.memory = plan_memory(model, d.mapping, d.precision, d.device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
 
   if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
@@ -322,6 +339,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scheduler = scheduler_of(d);
   d.preset_folder = resources.preset_folder;
   warn_about_checkpoint(d);
+  if (!model.not_counted.empty())
+    d.warnings.push_back(model.name + ": only the language model is counted; left out: " + model.not_counted);
   return d;
 }
 

@@ -42,9 +42,10 @@ std::string sglang_command(const Deployment& d) {
   c.add_if(m.tensor_parallel > 1, "--tp-size", m.tensor_parallel);
   if (m.data_parallel > 1) {
     if (m.expert_parallel > 1) {
-      c.note(fmt::format("attention data parallelism: SGLang takes --tp-size {} --dp-size {} "
-                         "--enable-dp-attention",
-                         m.tensor_parallel * m.data_parallel, m.data_parallel));
+      c.note(
+          fmt::format("attention data parallelism: SGLang takes --tp-size {} --dp-size {} "
+                      "--enable-dp-attention",
+                      m.tensor_parallel * m.data_parallel, m.data_parallel));
     } else {
       c.add_if(true, "--dp-size", m.data_parallel);
     }
@@ -96,15 +97,16 @@ std::string trtllm_command(const Deployment& d) {
   const Mapping& m = d.mapping;
   CommandText c("trtllm-serve " + shell_quote(model_id(d)));
   std::vector<std::string> options;  // what only the YAML file takes
-  const int ranks = m.data_parallel > 1 && m.expert_parallel > 1 ? m.tensor_parallel * m.data_parallel
-                                                                 : m.tensor_parallel;
+  const int ranks =
+      m.data_parallel > 1 && m.expert_parallel > 1 ? m.tensor_parallel * m.data_parallel : m.tensor_parallel;
   c.add_if(ranks > 1, "--tp_size", ranks);
   c.add_if(m.expert_parallel > 1, "--ep_size", m.expert_parallel);
   if (m.data_parallel > 1 && m.expert_parallel > 1) options.emplace_back("enable_attention_dp: true");
   if (m.data_parallel > 1 && m.expert_parallel == 1)
     c.note(fmt::format("{} servers behind a router: one has no independent data-parallel ranks",
                        m.data_parallel));
-  if (needs_checkpoint(d)) c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  if (needs_checkpoint(d))
+    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
   c.add_if(*e.max_model_len != d.model.max_positions, "--max_seq_len", *e.max_model_len);
   c.add_if(*e.max_batch_size != 2048, "--max_batch_size", *e.max_batch_size);
   c.add_if(*e.max_num_tokens != 8192, "--max_num_tokens", *e.max_num_tokens);
@@ -116,15 +118,16 @@ std::string trtllm_command(const Deployment& d) {
     options.push_back(fmt::format("kv_cache_config: {{tokens_per_block: {}}}", *e.tokens_per_block));
   if (*e.enable_chunked_context) options.emplace_back("enable_chunked_prefill: true");
   const auto upper = [](std::string text) {
-    std::transform(text.begin(), text.end(), text.begin(), [](char ch) {
-      return ch >= 'a' && ch <= 'z' ? static_cast<char>(ch - 'a' + 'A') : ch;
-    });
+    std::transform(text.begin(), text.end(), text.begin(),
+                   [](char ch) { return ch >= 'a' && ch <= 'z' ? static_cast<char>(ch - 'a' + 'A') : ch; });
     return text;
   };
   if (*e.capacity_scheduler_policy != "guaranteed_no_evict")
-    options.push_back("scheduler_config: {capacity_scheduler_policy: " + upper(*e.capacity_scheduler_policy) + "}");
+    options.push_back("scheduler_config: {capacity_scheduler_policy: " + upper(*e.capacity_scheduler_policy) +
+                      "}");
   if (*e.context_chunking_policy != "first_come_first_served")
-    options.push_back("scheduler_config: {context_chunking_policy: " + upper(*e.context_chunking_policy) + "}");
+    options.push_back("scheduler_config: {context_chunking_policy: " + upper(*e.context_chunking_policy) +
+                      "}");
   if (b.major >= 1 && !*e.async_scheduling) options.emplace_back("disable_overlap_scheduler: true");
   if (b.major >= 1 && d.graph_sizes.empty()) options.emplace_back("cuda_graph_config: null");
   if (!options.empty()) c.note("in --extra_llm_api_options FILE: " + join(options, ", "));

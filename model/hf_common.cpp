@@ -92,6 +92,8 @@ void read_common(const ConfigReader& r, ModelConfig& m, bool tied_default) {
 std::int64_t read_head_dim(const ConfigReader& r, std::int64_t hidden, std::int64_t heads) {
   const std::int64_t given = r.size_or({"head_dim", "attention_head_dim", "kv_channels"}, 0, kMaxHeadDim);
   if (given > 0) return given;
+  // Qwen3's own default differs from hidden size over heads.
+  if (r.text_or("model_type", "").starts_with("qwen3")) return 128;
   if (hidden % heads != 0)
     r.fail(r.present({"num_attention_heads", "n_head", "num_heads", "n_heads"}),
            fmt::format("{} heads don't divide hidden size {}, and there is no head_dim", heads, hidden));

@@ -115,7 +115,11 @@ ModelConfig read_hf_config(const Json& config, const std::string& where, const s
     // What the wrapper says of the whole model holds for its language part.
     for (const char* key : {"tie_word_embeddings", "torch_dtype", "dtype", "quantization_config"})
       if (outer.has(key) && (!inner.contains(key) || inner[key].is_null())) inner[key] = config[key];
-    return read_hf_config(inner, outer.path(language_key(config)), name);
+    ModelConfig language = read_hf_config(inner, outer.path(language_key(config)), name);
+    for (const char* key : {"vision_config", "audio_config", "vision_tower_config"})
+      if (outer.has(key))
+        language.not_counted += (language.not_counted.empty() ? "" : ", ") + std::string(key);
+    return language;
   }
   ModelConfig m;
   m.name = name;

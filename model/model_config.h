@@ -137,6 +137,7 @@ struct ModelConfig {
       false;  // a prediction head: embedding and head are the main model's, inputs are 2 x hidden
   std::int64_t other_parameters = 0;  // outside the layers: mixing heads, embedding projections
   QuantizationSpec quantization;
+  std::string not_counted;  // parts of the checkpoint that are no language model ("vision_config"), or empty
 
   // Distinct windows of softmax attention over the kinds, full attention (0) first, in order of first use.
   // Attention operators refer to them by index (Op::attention_group).

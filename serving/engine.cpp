@@ -40,10 +40,10 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
         c.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kMaxUtilization && c.caches_tokens;
     const std::int64_t longest = std::int64_t{request.input_len} + (pauses ? request.output_len - 1 : 0);
     if (longest > c.max_num_batched_tokens) {
-      return fmt::format("prompt of {} tokens{} is longer than max_num_tokens {}: turn "
-                         "enable_chunked_context on",
-                         request.input_len, pauses ? " (with its output, after a pause)" : "",
-                         c.max_num_batched_tokens);
+      return fmt::format(
+          "prompt of {} tokens{} is longer than max_num_tokens {}: turn "
+          "enable_chunked_context on",
+          request.input_len, pauses ? " (with its output, after a pause)" : "", c.max_num_batched_tokens);
     }
   }
   if (!c.caches_tokens) return std::nullopt;
@@ -285,7 +285,8 @@ TokenCounts Engine::counts() const {
 }
 
 bool Engine::all_blocks_free() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->scheduler->kv_used() == 0; });
+  return std::all_of(ranks_.begin(), ranks_.end(),
+                     [](const auto& rank) { return rank->scheduler->kv_used() == 0; });
 }
 
 }  // namespace foretoken

@@ -342,6 +342,13 @@ class Planner {
       return a.slo_attainment != b.slo_attainment ? a.slo_attainment > b.slo_attainment : better(a, b);
     });
     result_.feasible = static_cast<std::int64_t>(result_.ranked.size());
+    if (!result_.missed.empty()) {
+      const Candidate& nearest = result_.missed.front();
+      count("misses the latency limits in simulation",
+            fmt::format("{} keeps them for {:.1f} % of the requests", nearest.label,
+                        100 * nearest.slo_attainment),
+            static_cast<std::int64_t>(result_.missed.size()));
+    }
 
     // Nobody else is at least as good in both. Of those that meet the limits, where any do.
     if (!result_.ranked.empty()) all = result_.ranked;
@@ -392,10 +399,10 @@ class Planner {
         break;
       }
     for (const Candidate& c : result_.missed)
-      if (c.device == best.device && c.devices < best.devices) {
+      if (c.device == best.device && c.devices < best.devices && !served_by(c.device, c.devices)) {
         why.push_back(
-            fmt::format("Fewer devices miss the limits: {} keeps them for {:.1f} % of the requests.", c.label,
-                        100 * c.slo_attainment));
+            fmt::format("Fewer of these devices miss the limits: {} keeps them for {:.1f} % of the requests.",
+                        c.label, 100 * c.slo_attainment));
         break;
       }
     const Estimate e = estimate(d, cost, load_, scenario_.workload.max_concurrency.value_or(0), false);
@@ -407,6 +414,11 @@ class Planner {
         e.steps[2].bound_by));
     if (e.utilization > 0)
       why.push_back(fmt::format("The load is about {:.0f} % of what it can serve.", 100 * e.utilization));
+  }
+
+  bool served_by(const std::string& device, std::int64_t devices) const {
+    return std::any_of(result_.ranked.begin(), result_.ranked.end(),
+                       [&](const Candidate& c) { return c.device == device && c.devices == devices; });
   }
 
   std::string comparison(const Candidate& c, const Candidate& best) const {

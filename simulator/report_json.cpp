@@ -9,14 +9,18 @@ namespace {
 
 Json interval_json(double low, double high) { return Json{{"low", low}, {"high", high}}; }
 
+// null where nothing was counted: no latency is not a latency of 0.
 void put_distribution(Json& out, const std::string& name, const Distribution& d) {
-  out["mean_" + name + "_ms"] = d.mean;
-  out["median_" + name + "_ms"] = d.median;
-  out["std_" + name + "_ms"] = d.std;
-  out["p50_" + name + "_ms"] = d.p50;
-  out["p90_" + name + "_ms"] = d.p90;
-  out["p95_" + name + "_ms"] = d.p95;
-  out["p99_" + name + "_ms"] = d.p99;
+  const auto put = [&](const char* statistic, double v) {
+    out[statistic + ("_" + name) + "_ms"] = d.count > 0 ? Json(v) : Json(nullptr);
+  };
+  put("mean", d.mean);
+  put("median", d.median);
+  put("std", d.std);
+  put("p50", d.p50);
+  put("p90", d.p90);
+  put("p95", d.p95);
+  put("p99", d.p99);
 }
 
 template <class T>
@@ -189,7 +193,9 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   j["interval"] = Json::object();
   for (const auto& [key, i] : s.interval) j["interval"][key] = interval_json(i.low, i.high);
   j["usd_per_hour"] = s.has_price ? Json(s.usd_per_hour) : Json(nullptr);
-  j["usd_per_million_tokens"] = s.has_price ? Json(s.usd_per_million_tokens) : Json(nullptr);
+  j["usd_per_million_tokens"] = s.has_price && s.served.metrics.total_output_tokens > 0
+                                    ? Json(s.usd_per_million_tokens)
+                                    : Json(nullptr);
   j["memory"] = memory_json(d.memory);
   if (!detailed) return j;
   // vLLM's --save-detailed arrays, index-aligned; times in seconds.

@@ -11,8 +11,6 @@ namespace {
 std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
 std::string gib(double bytes) { return fmt::format("{:.1f}", bytes / kGiB); }
 
-Cell ms(double v) { return v; }
-
 std::string basis_sentence(const std::array<double, 4>& share) {
   return fmt::format("Time rests on: measured {}, interpolated {}, transferred {}, roofline {}.",
                      percent(share[0]), percent(share[1]), percent(share[2]), percent(share[3]));
@@ -207,6 +205,7 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
                      {"std", "std"},       {"interval", "90 % interval of the mean"}};
   auto row = [&](const char* title, const char* key, const Distribution& v) {
     const auto i = s.interval.find(std::string("mean_") + key + "_ms");
+    const auto ms = [&](double value) { return v.count > 0 ? Cell(value) : Cell(); };
     latency.add({std::string(title), ms(v.mean), ms(v.median), ms(v.p90), ms(v.p95), ms(v.p99), ms(v.std),
                  i == s.interval.end()
                      ? Cell()
@@ -235,7 +234,8 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   if (m.slo_attainment) load.add({std::string("requests within the limits"), percent(*m.slo_attainment)});
   if (s.has_price) {
     load.add({std::string("$ an hour"), s.usd_per_hour});
-    load.add({std::string("$ per million output tokens"), s.usd_per_million_tokens});
+    load.add({std::string("$ per million output tokens"),
+              m.total_output_tokens > 0 ? Cell(s.usd_per_million_tokens) : Cell()});
   }
   load.add({std::string("running sequences, mean"), m.mean_running});
   load.add({std::string("waiting requests, mean"), m.mean_waiting});
@@ -293,6 +293,14 @@ std::vector<Table> plan_tables(const PlanResult& p) {
     t.notes.push_back("  " + best.command);
     tables.push_back(std::move(t));
   }
+  if (p.ranked.empty()) {
+    ranked.columns = {{"what", "what"}, {"count", "candidates"}};
+    ranked.add({std::string("searched"), p.searched});
+    ranked.add({std::string("can't be"), p.infeasible});
+    ranked.add({std::string("pruned by estimate"), p.pruned});
+    ranked.add({std::string("simulated"), p.simulated});
+    ranked.notes.erase(ranked.notes.begin());
+  }
   tables.push_back(std::move(ranked));
 
   if (p.ranked.empty() && !p.missed.empty()) {
@@ -312,12 +320,14 @@ std::vector<Table> plan_tables(const PlanResult& p) {
   if (!p.rejected.empty()) {
     Table rejected;
     rejected.title = "Why the others are out";
-    rejected.columns = {{"reason", "reason"}, {"count", "candidates"}, {"example", "for example"}};
+    rejected.columns = {{"reason", "reason"}, {"count", "candidates"}};
     for (const auto& [reason, count] : p.rejected) {
-      const auto example = p.rejected_example.find(reason);
-      rejected.add({reason, count, example == p.rejected_example.end() ? Cell() : Cell(example->second)});
+      rejected.add({reason, count});
+      if (const auto example = p.rejected_example.find(reason); example != p.rejected_example.end())
+        rejected.notes.push_back(reason + ", for example: " + example->second + ".");
     }
-    tables.push_back(std::move(rejected));
+    // With nothing to rank, the reasons are the answer.
+    tables.insert(p.ranked.empty() ? tables.begin() + 1 : tables.end(), std::move(rejected));
   }
   return tables;
 }

@@ -63,7 +63,8 @@ std::vector<Axis> default_axes(const EngineSection& engine) {
 }  // namespace
 
 SearchSpace search_space(const Scenario& scenario, const std::string& where) {
-  std::vector<Axis> axes = scenario.plan.search.text.empty() ? default_axes(scenario.engine) : axes_of(scenario, where);
+  std::vector<Axis> axes =
+      scenario.plan.search.text.empty() ? default_axes(scenario.engine) : axes_of(scenario, where);
   SearchSpace space;
   space.device_budget = scenario.hardware.count.value_or(kDefaultBudget);
   std::vector<std::int64_t> replicas;

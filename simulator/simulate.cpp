@@ -55,7 +55,10 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
 void judge_stability(Simulation& s, const Deployment& d) {
   const ServingMetrics& m = s.served.metrics;
   const double engines = static_cast<double>(d.mapping.engines());
-  if (s.served.aborted) {
+  if (m.completed == 0 && s.served.rejected > 0) {
+    s.stability = "rejected";
+    s.stability_reason = "every request was rejected: " + s.served.rejected_reason;
+  } else if (s.served.aborted) {
     s.stability = "overloaded";
     s.stability_reason = s.served.abort_reason;
   } else if (d.scenario.workload.max_concurrency || d.scenario.workload.all_at_once) {
@@ -99,7 +102,7 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
   if (d.has_price) s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, m.output_throughput);
   judge_stability(s, d);
 
-  if (options.intervals && !s.served.aborted) {
+  if (options.intervals && !s.served.aborted && m.completed > 0) {
     // Queueing answers to slower steps by more than their share: the ends of the interval are simulated too.
     SimulateOptions quiet;
     quiet.stop = options.stop;

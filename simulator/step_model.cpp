@@ -69,9 +69,17 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
       to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
   const bool captured =
       decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
-  const Picoseconds dispatch =
+  Picoseconds dispatch =
       captured ? to_picoseconds(behavior.launch_graph)
                : std::max<Picoseconds>(0, kernels * to_picoseconds(behavior.launch_eager) - device_floor);
+  // Attention outside the captured pieces: the devices wait for the host once a layer.
+  Picoseconds layers = 0;
+  if (!decode_only) {
+    const double doublings = std::log2(static_cast<double>(deployment.mapping.tensor_parallel));
+    layers = deployment.model.num_layers / deployment.mapping.pipeline_parallel *
+             to_picoseconds(behavior.prefill_layer + doublings * behavior.prefill_layer_doubling);
+  }
+  dispatch += layers;
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;
   const bool hidden = deployment.scenario.engine.async_scheduling.value_or(false);
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);

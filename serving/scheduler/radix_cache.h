@@ -81,7 +81,8 @@ class RadixCache {
   Entry& at(Node n) { return nodes_[static_cast<std::size_t>(n)]; }
   std::uint64_t page_hash(std::span<const TokenRun> key, Cursor from) const;
   static void move_on(std::span<const TokenRun> key, Cursor& c, std::int64_t tokens);
-  static void copy(std::span<const TokenRun> key, Cursor from, std::int64_t tokens, std::vector<TokenRun>& to);
+  static void copy(std::span<const TokenRun> key, Cursor from, std::int64_t tokens,
+                   std::vector<TokenRun>& to);
   // Tokens, up to `most`, in which the node's key and the key from the cursor on agree.
   std::int64_t common(const Entry& node, std::span<const TokenRun> key, Cursor from, std::int64_t most) const;
   Match descend(std::span<const TokenRun> key, std::int64_t tokens, Cursor& at_end);
@@ -94,8 +95,8 @@ class RadixCache {
   std::int64_t page_;
   std::vector<Entry> nodes_;
   std::vector<Node> unused_;
-  std::unordered_map<Edge, Node, EdgeHash> edges_;          // looked up only, never walked
-  std::set<std::pair<std::int64_t, Node>> free_leaves_;     // by time of last use
+  std::unordered_map<Edge, Node, EdgeHash> edges_;       // looked up only, never walked
+  std::set<std::pair<std::int64_t, Node>> free_leaves_;  // by time of last use
   std::int64_t clock_ = 0, evictable_ = 0, held_ = 0;
 };
 

@@ -45,9 +45,8 @@ void SglangScheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   // A request ends at the model's length, and before its tokens alone would fill the memory (SGLang lowers
   // its max_new_tokens).
-  s.end_tokens = static_cast<std::int32_t>(
-      std::min<std::int64_t>({std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len,
-                              total_ - 1}));
+  s.end_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(
+      {std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len, total_ - 1}));
   if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
   held(slot) = Held();
   waiting_.push_back(slot);
@@ -177,9 +176,10 @@ void SglangScheduler::retract() {
     decoded += e.max_new_tokens - 1;
     most += e.max_new_tokens;
   }
-  ratio_base_ = most == 0 ? initial_ratio_
-                          : std::min(1.0, static_cast<double>(decoded + kRetractSteps * left()) /
-                                              static_cast<double>(most));
+  ratio_base_ =
+      most == 0
+          ? initial_ratio_
+          : std::min(1.0, static_cast<double>(decoded + kRetractSteps * left()) / static_cast<double>(most));
   decays_ = 0;
 }
 
@@ -268,8 +268,8 @@ void SglangScheduler::finish(std::span<const std::int32_t> slots) {
   });
 }
 
-// Why a decode-only decision repeats itself until the bounds below: no prefill is tried while nothing waits or
-// the batch is known to be full, and it ceases to be full only when a request ends or is retracted. Nobody
+// Why a decode-only decision repeats itself until the bounds below: no prefill is tried while nothing waits
+// or the batch is known to be full, and it ceases to be full only when a request ends or is retracted. Nobody
 // ends before the nearest end, and nobody is retracted while free and evictable tokens suffice.
 std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
@@ -282,8 +282,8 @@ std::int64_t SglangScheduler::hold() const {
     const std::int64_t computed = sequences_[slot].computed;
     ++rooms_[static_cast<std::size_t>((page_ - computed % page_) % page_)];
   }
-  return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(running_.size()),
-                                               available() / page_));
+  return std::min(
+      steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(running_.size()), available() / page_));
 }
 
 void SglangScheduler::advance(std::int64_t steps) {

@@ -97,11 +97,11 @@ class SglangScheduler : public Scheduler {
 
   std::deque<std::int32_t> waiting_;
   std::vector<std::int32_t> running_;
-  std::int32_t chunked_ = -1;      // its prompt is computed in part
-  std::vector<Ended> ended_;       // not yet known to the scheduler
-  std::int64_t unfiltered_ = 0;    // known to have ended, still in SGLang's list of running requests
-  bool full_ = false;              // batch_is_full
-  std::vector<Held> held_;         // by slot
+  std::int32_t chunked_ = -1;    // its prompt is computed in part
+  std::vector<Ended> ended_;     // not yet known to the scheduler
+  std::int64_t unfiltered_ = 0;  // known to have ended, still in SGLang's list of running requests
+  bool full_ = false;            // batch_is_full
+  std::vector<Held> held_;       // by slot
   // Prompts to enter into the tree when the results of their step are processed, with their tokens.
   struct ComputedPrompt {
     std::int32_t slot;

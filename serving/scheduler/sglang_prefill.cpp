@@ -8,9 +8,9 @@
 namespace foretoken {
 namespace {
 
-constexpr std::int64_t kClipMaxNewTokens = 4096;       // CLIP_MAX_NEW_TOKENS
-constexpr std::size_t kLpmMostWaiting = 128;           // above, lpm falls back to fcfs
-constexpr std::int64_t kInBatchPrefixThreshold = 32;   // IN_BATCH_PREFIX_CACHING_*_THRESHOLD
+constexpr std::int64_t kClipMaxNewTokens = 4096;      // CLIP_MAX_NEW_TOKENS
+constexpr std::size_t kLpmMostWaiting = 128;          // above, lpm falls back to fcfs
+constexpr std::int64_t kInBatchPrefixThreshold = 32;  // IN_BATCH_PREFIX_CACHING_*_THRESHOLD
 constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max() / 4;
 
 }  // namespace

@@ -248,8 +248,7 @@ void TrtllmScheduler::finish(std::span<const std::int32_t> slots) {
   if (slots.empty()) return;
   for (const std::int32_t slot : slots) {
     Sequence& s = sequences_[slot];
-    if (caching())
-      enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, s.computed / config_.block_size));
+    if (caching()) enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, s.computed / config_.block_size));
     release_blocks(s);
     std::erase(computed_prompts_, slot);
     --started_;

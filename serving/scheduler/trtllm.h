@@ -67,9 +67,9 @@ class TrtllmScheduler : public Scheduler {
   const Workload& workload_;
   const std::int64_t chunk_unit_;
 
-  std::deque<std::int32_t> queue_;    // not yet taken up
-  std::vector<std::int32_t> active_;  // at most max_batch_size, in order of arrival
-  std::int64_t started_ = 0;          // of these, with blocks
+  std::deque<std::int32_t> queue_;              // not yet taken up
+  std::vector<std::int32_t> active_;            // at most max_batch_size, in order of arrival
+  std::int64_t started_ = 0;                    // of these, with blocks
   std::vector<std::int32_t> computed_prompts_;  // completed in the last step: their blocks can be reused now
 
   // The decision just made.
@@ -77,8 +77,8 @@ class TrtllmScheduler : public Scheduler {
   std::vector<std::int32_t> fitting_, generations_;
   std::vector<Context> contexts_;
   bool paused_ = false, skipped_ = false;
-  bool blocked_ = false;           // the first request without blocks doesn't get them
-  std::int64_t candidates_ = 0;    // requests without blocks that were looked at
+  bool blocked_ = false;                    // the first request without blocks doesn't get them
+  std::int64_t candidates_ = 0;             // requests without blocks that were looked at
   std::vector<std::uint64_t> contributed_;  // hashes of blocks that contexts of this step will add
 
   std::vector<KvBlockPool::Block> hits_;  // scratch

@@ -31,8 +31,7 @@ void TrtllmScheduler::fit_without_eviction() {
     fitting_.push_back(slot);
     available -= blocks_to_completion(s);
   }
-  const bool is_static =
-      config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kStaticBatch;
+  const bool is_static = config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kStaticBatch;
   if (is_static && !fitting_.empty()) {
     blocked_ = true;
     return;

@@ -25,13 +25,30 @@ TEST(Behavior, WithoutVersionOrDevelopmentIsTheNewest) {
     EXPECT_EQ(name(asked), "vllm-0.24") << asked;
 }
 
+TEST(Behavior, OtherSystems) {
+  for (const char* asked : {"sglang", "sglang-0.5", "sglang-0.5.8", "sglang-0.9", "sglang-nightly",
+                            "SGLang v0.5.1", "sglang-1.0", "sglang-0.5.8.dev12"})
+    EXPECT_EQ(name(asked), "sglang-0.5") << asked;
+  EXPECT_EQ(name("sglang-0.4.6.post2"), "sglang-0.4");
+  EXPECT_EQ(name("sglang-0.3"), "sglang-0.4");
+  for (const char* asked :
+       {"trtllm", "trtllm-1.3.0rc10", "trtllm-1.9", "trtllm-dev", "tensorrt-llm", "trtllm-1"})
+    EXPECT_EQ(name(asked), "trtllm-1.3") << asked;
+  EXPECT_EQ(name("trtllm-1.2.0rc6"), "trtllm-1.2");
+  EXPECT_EQ(name("tensorrt_llm 1.0.0"), "trtllm-1.0");
+  EXPECT_EQ(name("trtllm-0.30"), "trtllm-0.21");
+  EXPECT_EQ(name("trtllm-0.12"), "trtllm-0.17");
+}
+
 TEST(Behavior, OthersAreRefusedByName) {
-  for (const char* asked : {"sglang-0.5", "trtllm-1.0", "orca", "sarathi", "static", "vllm-v0", "vllm-",
-                            "vllmish", "vllm-0.", "vllm-x", "", "foretoken"})
-    EXPECT_EQ(error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
-              std::string("a.json:/engine/behavior: \"") + asked +
-                  "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24");
-  EXPECT_EQ(modelled_behaviors().size(), 17u);
+  for (const char* asked : {"orca", "sarathi", "static", "vllm-v0", "vllm-", "vllmish", "vllm-0.", "vllm-x",
+                            "", "foretoken", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+    EXPECT_EQ(
+        error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
+        std::string("a.json:/engine/behavior: \"") + asked +
+            "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, sglang-0.4 and sglang-0.5, "
+            "trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3");
+  EXPECT_EQ(modelled_behaviors().size(), 17u + 2u + 9u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {
@@ -53,6 +70,32 @@ TEST(Behavior, BatchLimitsGoByDeviceMemory) {
   EXPECT_EQ(limits(80, "A100-SXM4-80GB").max_num_batched_tokens, 2048);
   EXPECT_EQ(limits(80, "A100-SXM4-80GB").max_num_seqs, 256);
   EXPECT_EQ(limits(24, "RTX-4090").max_num_seqs, 256);
+}
+
+// server_args.py of SGLang 0.5 and 0.4.
+TEST(Behavior, SglangGoesByDeviceMemory) {
+  const Behavior recent = find_behavior("sglang-0.5", ""), old = find_behavior("sglang-0.4", "");
+  const auto chunk = [](const Behavior& b, double gib) {
+    return default_limits(b, gib, "").max_num_batched_tokens;
+  };
+  EXPECT_EQ(chunk(recent, 24), 2048);
+  EXPECT_EQ(chunk(recent, 48), 4096);
+  EXPECT_EQ(chunk(recent, 80), 8192);
+  EXPECT_EQ(chunk(recent, 180), 16384);
+  EXPECT_EQ(chunk(old, 24), 2048);
+  EXPECT_EQ(chunk(old, 48), 8192);
+  EXPECT_EQ(default_largest_graph(recent, 80, 1), 256);
+  EXPECT_EQ(default_largest_graph(recent, 80, 8), 512);
+  EXPECT_EQ(default_largest_graph(recent, 24, 1), 24);
+  EXPECT_EQ(default_largest_graph(old, 80, 1), 160);
+  // 80 GiB: max(512 + 1.5 x 8192 + 2 x 256 + 128, 10 GiB) = 13,440 MiB of 81,920.
+  EXPECT_DOUBLE_EQ(default_memory_share(recent, 80, 8192, 256, 1, 1), 0.836);
+  // 24 GiB: 512 + 1.5 x 2048 + 2 x 24 + 128 = 3,760 MiB of 24,576.
+  EXPECT_DOUBLE_EQ(default_memory_share(recent, 24, 2048, 24, 1, 1), 0.847);
+  EXPECT_DOUBLE_EQ(default_memory_share(recent, 80, 2048, 8, 1, 1), 0.875) << "never less than 10 GiB";
+  EXPECT_EQ(default_memory_share(old, 80, 8192, 160, 4, 1), 0.85);
+  EXPECT_EQ(graph_sizes_up_to(recent, 24), (std::vector<std::int64_t>{1, 2, 4, 8, 12, 16, 24}));
+  EXPECT_EQ(graph_sizes_up_to(old, 160).size(), 3u + 20u);
 }
 
 TEST(Behavior, GraphSizes) {

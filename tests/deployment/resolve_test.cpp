@@ -236,10 +236,11 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/cluster/router: \"prefix_aware\" is not modelled by this build; it models round_robin, "
             "least_outstanding");
   s = scenario_on("H100");
-  s.engine.behavior = "sglang-0.5";
-  EXPECT_EQ(error(s),
-            "s.json:/engine/behavior: \"sglang-0.5\" is not modelled by this build; it models vllm-0.8 to "
-            "vllm-0.24");
+  s.engine.behavior = "orca";
+  EXPECT_EQ(
+      error(s),
+      "s.json:/engine/behavior: \"orca\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, "
+      "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3");
 }
 
 TEST(Resolve, WhichBehaviourIsUsedIsSaid) {

@@ -1,11 +1,12 @@
 // The radix tree against what its definition says: matches are the longest common prefixes, leaves go least
 // recently used first, and nothing that is held goes.
+#include "serving/scheduler/radix_cache.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "base/random.h"
-#include "serving/scheduler/radix_cache.h"
 
 namespace foretoken {
 namespace {
@@ -40,7 +41,8 @@ TEST(RadixCache, MatchesAreLongestCommonPrefixes) {
         const auto theirs = spelled(other);
         const auto [a, b] = std::mismatch(tokens.begin(), tokens.end(), theirs.begin(), theirs.end());
         const std::int64_t whole = static_cast<std::int64_t>(theirs.size()) / page * page;
-        longest = std::max(longest, std::min(static_cast<std::int64_t>(a - tokens.begin()), whole) / page * page);
+        longest =
+            std::max(longest, std::min(static_cast<std::int64_t>(a - tokens.begin()), whole) / page * page);
       }
       EXPECT_EQ(tree.match(key, length(key)).tokens, longest);
       const RadixCache::Inserted in = tree.insert(key, length(key));

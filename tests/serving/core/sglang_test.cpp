@@ -101,9 +101,8 @@ TEST(Sglang, OverlapSeesAnEndOneStepLate) {
   full.add(0, 10, 6);
   full.add(0, 5, 1);
   config(o).max_num_seqs = 2;
-  EXPECT_THAT(run(full, o).batches,
-              ElementsAre("p0:10/0! p1:10/0!", "d0@11 d1@11", "d0@12 d1@12", "d1@13 d0@13", "d1@14",
-                          "p2:5/0!", "d1@15 d2@6", "d1@16"));
+  EXPECT_THAT(run(full, o).batches, ElementsAre("p0:10/0! p1:10/0!", "d0@11 d1@11", "d0@12 d1@12",
+                                                "d1@13 d0@13", "d1@14", "p2:5/0!", "d1@15 d2@6", "d1@16"));
 }
 
 // 100 tokens. Request 0 is charged its prompt, all of its output and a page: 81; request 1 (50) must wait.
@@ -121,8 +120,8 @@ TEST(Sglang, AdmissionChargesTheWholeOutputOfNewRequests) {
   EXPECT_EQ(run(w, o).batches[0], "p0:40/0!");
 }
 
-// Running requests are charged new_token_ratio of what they may still produce: here 39 x 0.7, so of 100 tokens
-// 100 - 40 - 27.3 = 32.7 remain.
+// Running requests are charged new_token_ratio of what they may still produce: here 39 x 0.7, so of 100
+// tokens 100 - 40 - 27.3 = 32.7 remain.
 TEST(Sglang, AdmissionEstimatesTheOutputOfRunningRequests) {
   ListWorkload fits, waits;
   fits.add(0, 40, 40);
@@ -160,15 +159,14 @@ TEST(Sglang, RetractionTakesTheLeastOutputAndTheLongestInput) {
   least.add(1500, 8, 10);
   const Served s = run(least, o);
   EXPECT_EQ(s.result.records[0].preemptions + s.result.records[1].preemptions, 1);
-  for (const RequestRecord& record : s.result.records)
-    if (record.id == 1) EXPECT_EQ(record.preemptions, 1);
+  for (const RequestRecord& record : s.result.records) EXPECT_EQ(record.preemptions, record.id == 1 ? 1 : 0);
 }
 
 TEST(Sglang, TheRadixCacheIsTokenGranular) {
   ListWorkload w;
   w.add(0, 12, 1, {{1, 12}});
-  w.add(0, 12, 1, {{1, 12}});              // in the same batch: not found yet
-  w.add(2000, 12, 1, {{1, 12}});           // all but the last token
+  w.add(0, 12, 1, {{1, 12}});     // in the same batch: not found yet
+  w.add(2000, 12, 1, {{1, 12}});  // all but the last token
   w.add(4000, 20, 1, {{1, 7}, {2, 13}});
   EXPECT_THAT(run(w, sglang(1000)).batches, ElementsAre("p0:12/0! p1:12/0!", "p2:1/11!", "p3:13/7!"));
   ServeOptions o = sglang(1000);

@@ -51,8 +51,8 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
     c.trtllm.capacity_scheduler_policy = which <= 1   ? Capacity::kGuaranteedNoEvict
                                          : which <= 3 ? Capacity::kMaxUtilization
                                                       : Capacity::kStaticBatch;
-    c.trtllm.context_chunking_policy = chance(0.5) ? TrtllmConfig::Chunking::kFirstComeFirstServed
-                                                   : TrtllmConfig::Chunking::kEqualProgress;
+    c.trtllm.context_chunking_policy =
+        chance(0.5) ? TrtllmConfig::Chunking::kFirstComeFirstServed : TrtllmConfig::Chunking::kEqualProgress;
     c.trtllm.chunk_unit_size = chance(0.5) ? 0 : pick(1, 3) * c.block_size;
     c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 3 * c.block_size);
   }

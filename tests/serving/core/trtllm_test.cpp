@@ -80,7 +80,8 @@ TEST(Trtllm, MaxUtilizationPausesTheLastStarted) {
   EXPECT_EQ(r.result.metrics.preemptions, 1);
   EXPECT_EQ(r.result.discarded_tokens, 16);
   config(o).enable_prefix_caching = true;
-  EXPECT_EQ(run(w, o).batches[12], "p1:5/12!") << "its blocks are found again, but for the one that was taken";
+  EXPECT_EQ(run(w, o).batches[12], "p1:5/12!")
+      << "its blocks are found again, but for the one that was taken";
 }
 
 TEST(Trtllm, StaticBatchAdmitsNobodyWhileOneGenerates) {
