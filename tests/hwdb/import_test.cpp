@@ -129,7 +129,7 @@ TEST_F(Import, TheUsersRowReplacesTheBuiltInOneAtTheSamePoint) {
   LineReader reader(folder.path("one.csv"));
   std::string header, first;
   reader.next(header), reader.next(first);
-  const std::string mine = first.substr(0, first.rfind(',')) + ",mine";
+  const std::string mine = first.substr(0, first.rfind(first.back() == '"' ? ",\"" : ",")) + ",mine";
   EXPECT_EQ(other.import_file(folder.put("mine.csv", header + "\n" + mine + "\n")).imported, 1);
   std::string after;
   other.export_device(h100, [&](std::string_view text) { after += text; });
