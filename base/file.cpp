@@ -138,7 +138,9 @@ OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)) {
     const int error = errno;
     const std::string partial = temporary_.string();
     temporary_.clear();
-    if (error == ENOENT)
+    std::error_code ignored;
+    const fs::path folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
+    if (error == ENOENT && !fs::exists(folder, ignored))  // /proc says ENOENT too, of its own files
       throw Error(path_.string(), "cannot create: the folder does not exist; create it first");
     if (error == EEXIST)
       throw Error(path_.string(), fmt::format("{} is in the way; remove it and run again", partial));

@@ -81,6 +81,27 @@ Layout lay_out(const Table& table) {
   return layout;
 }
 
+// A long cell in lines of at most `width`, broken within a word only where the word is longer.
+std::vector<std::string> wrap_cell(const std::string& cell, std::size_t width) {
+  std::vector<std::string> lines;
+  for (std::string word : split(cell, ' ')) {
+    if (!lines.empty() && display_width(lines.back()) + 1 + display_width(word) <= width) {
+      lines.back() += " " + word;
+      continue;
+    }
+    while (display_width(word) > width) {
+      std::size_t shown = 0, at = 0;
+      for (; at < word.size(); ++at)
+        if (!is_continuation(word[at]) && shown++ == width) break;
+      lines.push_back(word.substr(0, at));
+      word.erase(0, at);
+    }
+    lines.push_back(word);
+  }
+  if (lines.empty()) lines.emplace_back();
+  return lines;
+}
+
 // Words of a column title in lines of at most `width`.
 std::vector<std::string> wrap(const std::string& title, std::size_t width) {
   std::vector<std::string> lines;
@@ -115,15 +136,28 @@ std::vector<std::size_t> column_widths(const Table& table, const Layout& layout,
     widths[c] = std::max(cells[c], words[c]);
   }
   constexpr std::size_t kNarrowest = 8;
-  while (total_width(widths) > limit) {
-    std::size_t widest = n;
-    for (std::size_t c = 0; c < n; ++c)
-      if (!layout.numeric[c] && widths[c] > std::max(kNarrowest, words[c]) &&
-          (widest == n || widths[c] > widths[widest]))
-        widest = c;
-    if (widest == n) break;
-    --widths[widest];
+  std::vector<std::size_t> least(n);
+  for (std::size_t c = 0; c < n; ++c) least[c] = std::max(kNarrowest, words[c]);
+  const auto narrow = [&](const std::vector<std::size_t>& floors) {
+    while (total_width(widths) > limit) {
+      std::size_t widest = n;
+      for (std::size_t c = 0; c < n; ++c)
+        if (!layout.numeric[c] && widths[c] > floors[c] && (widest == n || widths[c] > widths[widest]))
+          widest = c;
+      if (widest == n) break;
+      --widths[widest];
+    }
+  };
+  // Columns that wrap keep their longest word in one piece while there is room.
+  std::vector<std::size_t> whole_words = least;
+  for (std::size_t c = 0; c < n; ++c) {
+    if (!table.columns[c].wrap) continue;
+    for (const auto& row : layout.rows)
+      for (const std::string& word : split(row[c], ' '))
+        whole_words[c] = std::max(whole_words[c], display_width(word));
   }
+  narrow(whole_words);
+  narrow(least);
   return widths;
 }
 
@@ -199,7 +233,23 @@ std::string to_text(const Table& table, int width) {
   std::vector<std::string> rule;
   for (const std::size_t w : widths) rule.emplace_back(w, '-');
   out += text_line(rule, widths, layout.numeric);
-  for (const auto& row : layout.rows) out += text_line(row, widths, layout.numeric);
+  for (const auto& row : layout.rows) {
+    std::vector<std::vector<std::string>> cells(n);
+    std::size_t lines = 1;
+    for (std::size_t c = 0; c < n; ++c) {
+      if (table.columns[c].wrap && display_width(row[c]) > widths[c])
+        cells[c] = wrap_cell(row[c], widths[c]);
+      else
+        cells[c] = {row[c]};
+      lines = std::max(lines, cells[c].size());
+    }
+    for (std::size_t line = 0; line < lines; ++line) {
+      std::vector<std::string> part(n);
+      for (std::size_t c = 0; c < n; ++c)
+        if (line < cells[c].size()) part[c] = cells[c][line];
+      out += text_line(part, widths, layout.numeric);
+    }
+  }
   if (!table.notes.empty()) out += "\n";
   // A note that begins with a space (a command to copy) stays in one piece.
   for (const auto& note : table.notes)

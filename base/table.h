@@ -17,6 +17,7 @@ struct Column {
   std::string key;    // machine name, with its unit: "mean_ttft_ms"
   std::string title;  // for people: "TTFT mean (ms)"
   int digits = 4;     // significant digits of doubles in text and Markdown
+  bool wrap = false;  // text cells that are too long go over several lines instead of being cut
 };
 
 struct Table {
@@ -28,7 +29,7 @@ struct Table {
   void add(std::vector<Cell> row) { rows.push_back(std::move(row)); }
 };
 
-// width: text tables wider than this get their widest text column shortened; 0 is unlimited.
+// width: text tables wider than this get their widest text column narrowed; 0 is unlimited.
 std::string to_text(const Table& table, int width = 100);
 std::string to_markdown(const Table& table);
 std::string to_csv(const Table& table);

@@ -139,7 +139,7 @@ std::vector<VerbSpec> verb_specs() {
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
                    {"foretoken plan scenarios/llama-3.3-70b-azure.json",
-                    "foretoken plan --model qwen3-30b-a3b --device h100,l40s --tensor-parallel-size 1,2,4 "
+                    "foretoken plan --model qwen3-30b-a3b --device h100,h200 --tensor-parallel-size 1,2,4 "
                     "--request-rate 8 --input-len 1000 --output-len 300 --ttft-ms 1000 --tpot-ms 50"},
                    {out, scenario_options(), {threads_option()}}));
   v.push_back(verb("validate", "", 0, 0,
@@ -167,7 +167,7 @@ std::vector<VerbSpec> verb_specs() {
   v.push_back(verb("hw import", "FILE", 1, 1, "adds measured operators to your hardware database",
                    {"foretoken hw import h200_gemm.csv.gz --kind gemm"}, {out, {database_option(), kind}}));
   v.push_back(verb("hw export", "DEVICE", 1, 1, "writes the measured operators of a device as CSV",
-                   {"foretoken hw export h200 --save h200.csv"}, {out, {database_option()}}));
+                   {"foretoken hw export h200 --save h200.csv"}, {{out[1], database_option()}}));
   v.push_back(verb("strategies", "", 0, 0,
                    "every technique that is modelled, and those that are refused by name",
                    {"foretoken strategies", "foretoken strategies -o md"}, {out}));

@@ -105,6 +105,19 @@ void check_choices(const Invocation& invocation, const VerbSpec& spec) {
   }
 }
 
+// No option collects values over several uses, so a second one would silently undo the first.
+void check_repeats(const VerbParser& parser) {
+  for (const auto& [name, option] : parser.options) {
+    if (option->count() > 1)
+      throw Error("--" + name,
+                  "given twice; give it once (several values, where a flag takes them, are "
+                  "divided by commas)");
+    for (const auto& [negated, no] : parser.negations)
+      if (negated == name && no->count() + option->count() > 1)
+        throw Error("--no-" + name, "given twice, or beside --" + name + "; give one of them");
+  }
+}
+
 // The verb that was parsed; null when only a group ("model") or nothing was named.
 VerbParser* parsed(std::vector<std::unique_ptr<VerbParser>>& parsers) {
   for (auto& p : parsers)
@@ -162,6 +175,7 @@ Invocation parse_command_line(int argc, const char* const* argv, const std::vect
     if (is_flag(word)) fail_unknown_flag(word, *parser->spec);
     invocation.arguments.push_back(word);
   }
+  check_repeats(*parser);
   for (const auto& [name, option] : parser->options)
     if (option->count() > 0) invocation.values.emplace_back(name, option->results().back());
   for (const auto& [name, option] : parser->negations)

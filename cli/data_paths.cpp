@@ -15,7 +15,13 @@ std::string environment(const char* name) {
 }
 
 fs::path user_database(const Invocation& invocation) {
-  if (const auto given = invocation.value("db")) return *given;
+  if (const auto given = invocation.value("db")) {
+    std::error_code ignored;
+    if (invocation.verb != "hw import" && !fs::exists(*given, ignored))
+      throw Error("--db", "there is no database " + *given + "; check the path, or make it with `foretoken " +
+                              "hw import FILE --db " + *given + "`");
+    return *given;
+  }
   if (const std::string xdg = environment("XDG_DATA_HOME"); !xdg.empty())
     return fs::path(xdg) / "foretoken" / "hw.sqlite";
   if (const std::string home = environment("HOME"); !home.empty())

@@ -1,5 +1,5 @@
 // hw list, show, import, export.
-#include <fmt/format.h>
+#include <filesystem>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -24,6 +24,32 @@ void write_tables(Output& out, const std::string& title,
   out.write(report);
 }
 
+// Folders of a first import; those that it made go again when it fails.
+class NewFolders {
+ public:
+  NewFolders() = default;
+  NewFolders(const NewFolders&) = delete;
+  NewFolders& operator=(const NewFolders&) = delete;
+  ~NewFolders() {
+    std::error_code ignored;
+    for (const auto& folder : made_) std::filesystem::remove(folder, ignored);
+  }
+  void create(const std::filesystem::path& folder) {
+    std::error_code code;
+    for (auto f = folder; !f.empty() && !std::filesystem::exists(f, code) && f != f.parent_path();
+         f = f.parent_path())
+      made_.push_back(f);
+    std::filesystem::create_directories(folder, code);
+    if (code)
+      throw Error(folder.string(), "cannot create this folder for your hardware database: " + code.message() +
+                                       "; name a file elsewhere with --db");
+  }
+  void keep() { made_.clear(); }
+
+ private:
+  std::vector<std::filesystem::path> made_;  // the deepest first
+};
+
 Table import_table(const ImportReport& r, const std::string& file) {
   Table t;
   t.title = "Imported " + file;
@@ -38,12 +64,13 @@ Table import_table(const ImportReport& r, const std::string& file) {
 
 int run_hw(const Invocation& invocation) {
   if (invocation.verb == "hw export") {
-    // The database writes the CSV itself, atomically.
-    const auto file = invocation.value("save");
-    if (!file) throw Error("--save", "is missing: `foretoken hw export DEVICE --save FILE.csv`");
+    Output out(invocation);
     const DataPaths paths = find_data_paths(invocation);
     const Database database = Database::open(paths.builtin, paths.user);
-    database.export_device(database.device(invocation.arguments[0], "hw export"), *file);
+    std::string csv;
+    database.export_device(database.device(invocation.arguments[0], "hw export"),
+                           [&](std::string_view text) { csv += text; });
+    out.write_text(csv);
     return kDone;
   }
   Output out(invocation);
@@ -59,7 +86,10 @@ int run_hw(const Invocation& invocation) {
   } else {
     if (paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
     const std::string file = invocation.arguments[0];
+    NewFolders folders;
+    if (!invocation.has("db")) folders.create(paths.user.parent_path());
     const ImportReport r = database.import_file(file, invocation.value("kind").value_or(""));
+    if (r.imported > 0) folders.keep();
     write_tables(out, "Import", {{"import", import_table(r, file)}});
     return r.imported > 0 ? kDone : kNegative;
   }

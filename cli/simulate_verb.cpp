@@ -1,5 +1,6 @@
 // simulate: a scenario served in virtual time.
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 
 #include "base/error.h"
@@ -51,6 +52,16 @@ Chart latency_chart(const ServingMetrics& m) {
                        {"scales", Json{{"x", axis("latency, ms", "logarithmic")},
                                        {"y", axis("share of requests that are faster, %", "linear")}}}}}};
   return {"Latency distribution", config.dump()};
+}
+
+void check_different_files(const Invocation& invocation) {
+  const auto save = invocation.value("save"), trace = invocation.value("trace");
+  if (!save || !trace) return;
+  std::error_code code;
+  const auto one = std::filesystem::weakly_canonical(std::filesystem::absolute(*save, code), code);
+  const auto other = std::filesystem::weakly_canonical(std::filesystem::absolute(*trace, code), code);
+  if (*save == *trace || (!code && one == other))
+    throw Error("--save", "--save and --trace name the same file; give each its own");
 }
 
 bool slo_missed(const Deployment& d, const ServingMetrics& m) {
@@ -121,6 +132,9 @@ constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mea
 
 }  // namespace
 
-int run_simulate(const Invocation& invocation) { return answer_all(invocation, simulate_answer, kColumns); }
+int run_simulate(const Invocation& invocation) {
+  check_different_files(invocation);
+  return answer_all(invocation, simulate_answer, kColumns);
+}
 
 }  // namespace foretoken

@@ -71,10 +71,10 @@ Table modelled_table() {
   Table t;
   t.title = "Modelled";
   t.columns = {{"area", "area"},
-               {"technique", "technique"},
-               {"keys", "keys"},
-               {"changes", "changes"},
-               {"checked_against", "checked against"}};
+               {"technique", "technique", 4, true},
+               {"keys", "keys", 4, true},
+               {"changes", "changes", 4, true},
+               {"checked_against", "checked against", 4, true}};
   for (const Strategy& s : kStrategies)
     t.add({std::string(s.area), std::string(s.name), std::string(s.keys), std::string(s.changes),
            std::string(s.checked)});
@@ -86,7 +86,7 @@ Table modelled_table() {
 Table refused_table() {
   Table t;
   t.title = "Refused by name: a scenario that asks for one of these is an error";
-  t.columns = {{"key", "key"}, {"meaning", "meaning"}};
+  t.columns = {{"key", "key", 4, true}, {"meaning", "meaning", 4, true}};
   for (const ScenarioKey& k : scenario_keys())
     if (k.help.find("modelled") != std::string::npos) t.add({k.pointer.substr(1), k.help});
   return t;

@@ -22,6 +22,20 @@ std::string join_some(const std::vector<std::string>& names) {
   return names.size() > 8 ? text + ", ..." : text;
 }
 
+// A series without the circumstances: two rows that agree in the rest are the same point.
+MeasurementSeries what_was_measured(MeasurementSeries s) {
+  s.driver.clear(), s.date.clear(), s.source.clear();
+  s.clock_mhz = 0;
+  return s;
+}
+
+// Removes a database that a failed import began.
+void remove_database(const std::filesystem::path& path) {
+  std::error_code ignored;
+  for (const char* ending : {"", "-wal", "-shm", "-journal"})
+    std::filesystem::remove(path.string() + ending, ignored);
+}
+
 }  // namespace
 
 Database::Database(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -36,7 +50,7 @@ Database Database::open(const std::filesystem::path& builtin, const std::filesys
   std::error_code ignored;
   if (!user.empty() && std::filesystem::exists(user, ignored) &&
       std::filesystem::file_size(user, ignored) > 0)
-    impl->user.emplace(user, Store::Mode::kRead);
+    impl->user.emplace(user, Store::Mode::kRead);  // a folder has no size and is refused there
   impl->load();
   return Database(std::move(impl));
 }
@@ -106,6 +120,52 @@ Topology Database::topology(const Device& device, int devices_per_node) const {
   return t;
 }
 
+ReplacedPoints::ReplacedPoints(const Store& user, const std::string& device) {
+  for (const auto& [id, series] : user.series(device)) {
+    auto& shapes = shapes_[what_was_measured(series)];
+    user.for_each_point(id, series.kind, [&](const MeasuredPoint& p) { shapes.push_back(p.shape); });
+  }
+  for (auto& [series, shapes] : shapes_) std::sort(shapes.begin(), shapes.end());
+}
+
+const std::vector<ReplacedPoints::Shape>* ReplacedPoints::of(const MeasurementSeries& series) const {
+  if (shapes_.empty()) return nullptr;
+  const auto found = shapes_.find(what_was_measured(series));
+  return found == shapes_.end() ? nullptr : &found->second;
+}
+
+std::vector<DatabaseLayers::LayerSeries> DatabaseLayers::series(const std::string& device) const {
+  std::vector<LayerSeries> all;
+  const auto collect = [&](const Store& store) {
+    for (auto& [id, s] : store.series(device)) all.push_back({&store, id, std::move(s)});
+  };
+  collect(*builtin);
+  if (user) collect(*user);
+  return all;
+}
+
+ReplacedPoints DatabaseLayers::replaced(const std::string& device) const {
+  return user ? ReplacedPoints(*user, device) : ReplacedPoints();
+}
+
+void DatabaseLayers::for_each_point(const Store& store, std::int64_t id, const MeasurementSeries& series,
+                                    const ReplacedPoints& replaced,
+                                    const std::function<void(const MeasuredPoint&)>& visit) const {
+  const auto* hidden = &store == &*builtin ? replaced.of(series) : nullptr;
+  if (hidden == nullptr) return store.for_each_point(id, series.kind, visit);
+  store.for_each_point(id, series.kind, [&](const MeasuredPoint& p) {
+    if (!std::binary_search(hidden->begin(), hidden->end(), p.shape)) visit(p);
+  });
+}
+
+std::int64_t DatabaseLayers::count_points(const LayerSeries& s, const ReplacedPoints& replaced) const {
+  if (s.store != &*builtin || replaced.of(s.series) == nullptr)
+    return s.store->count_points(s.id, s.series.kind);
+  std::int64_t n = 0;
+  for_each_point(*s.store, s.id, s.series, replaced, [&](const MeasuredPoint&) { ++n; });
+  return n;
+}
+
 std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
                                                           const std::string& engine,
                                                           const std::set<MeasuredKind>& kinds) const {
@@ -123,6 +183,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   };
   if (user) collect(*user, true);
   collect(*builtin, false);
+  const ReplacedPoints hidden = replaced(device.name);
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.rank < b.rank; });
   auto index = std::make_unique<KernelTable::Index>();
@@ -136,7 +197,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
         e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv;
     const bool preferred = engine.empty() || of_user || collective || e.rank.family <= 1;
     index->add(e.series, preferred, of_user, [&](const KernelTable::Index::PointVisitor& visit) {
-      e.store->for_each_point(e.id, e.series.kind, visit);
+      for_each_point(*e.store, e.id, e.series, hidden, visit);
     });
   }
   index->finish();
@@ -189,6 +250,24 @@ std::uint64_t digest_of(const Store& store) {
   return hash;
 }
 
+// Writes and closes the user's database, so that no log stays beside it, and reads it again. A file that the
+// failed write has made is removed.
+void DatabaseLayers::write_user(const std::function<void(Store&)>& write) {
+  std::error_code ignored;
+  const bool existed = std::filesystem::exists(user_path, ignored);
+  try {
+    Store store(user_path, Store::Mode::kWrite);
+    write(store);
+    user.reset();  // the last other connection of this process, which would keep the log
+    store.finish_write();
+  } catch (...) {
+    if (!existed) remove_database(user_path);
+    throw;
+  }
+  user.emplace(user_path, Store::Mode::kRead);
+  load();
+}
+
 ImportReport Database::import_file(const std::filesystem::path& file, const std::string& kind) {
   if (impl_->user_path.empty())
     throw Error(file.string(), "an import goes into the user's database: name one with --db FILE");
@@ -196,12 +275,12 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
   ImportReport report;
   if (is_device_file(file)) {
     const std::vector<Device> devices = read_device_file(file);
-    Store store(impl_->user_path, Store::Mode::kWrite);
-    store.transaction([&] {
-      for (const Device& d : devices) store.put(d);
+    if (devices.empty()) throw Error(file.string(), "holds no devices, only a header");
+    impl_->write_user([&](Store& store) {
+      store.transaction([&] {
+        for (const Device& d : devices) store.put(d);
+      });
     });
-    impl_->user.emplace(std::move(store));
-    impl_->load();
     report.read = report.imported = static_cast<std::int64_t>(devices.size());
     return report;
   }
@@ -226,9 +305,11 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
     kinds[row.series.device].insert(row.series.kind);
   };
   read_measurements(file, kind, reader, report);  // the whole file, before anything is written
+  if (report.read == 0)
+    throw Error(file.string(), "holds no measurements, only a header; export or measure again");
+  if (rows.empty()) return report;
 
-  {
-    Store store(impl_->user_path, Store::Mode::kWrite);
+  impl_->write_user([&](Store& store) {
     std::int64_t repeated = 0;
     store.transaction([&] {
       repeated = 0;
@@ -237,39 +318,40 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
     });
     report.imported = static_cast<std::int64_t>(rows.size()) - repeated;
     if (repeated > 0) report.drop("replaced an earlier row at the same point", repeated);
-    impl_->user.emplace(std::move(store));
-  }
-  impl_->load();
+  });
   // The new rows change what held-out rows say.
+  std::vector<Residual> residuals;
   for (const auto& [name, imported] : kinds) {
     const auto& [device, links] = seen.at(name);
-    const auto residuals = impl_->index(device, links, "", imported)->residuals();
-    impl_->user->transaction([&] {
-      for (const Residual& r : residuals) impl_->user->put(r);
-    });
+    for (Residual& r : impl_->index(device, links, "", imported)->residuals())
+      residuals.push_back(std::move(r));
   }
+  impl_->write_user([&](Store& store) {
+    store.transaction([&] {
+      for (const Residual& r : residuals) store.put(r);
+    });
+  });
   return report;
 }
 
-void Database::export_device(const Device& device, const std::filesystem::path& csv) const {
+void Database::export_device(const Device& device, const std::function<void(std::string_view)>& write) const {
   // One file holds kinds with different columns: the union of them, empty where a kind has none.
   std::vector<std::string_view> columns;
-  std::vector<std::pair<const Store*, std::pair<std::int64_t, MeasurementSeries>>> all;
-  const auto collect = [&](const Store& store) {
-    for (auto& s : store.series(device.name)) all.emplace_back(&store, std::move(s));
-  };
-  collect(*impl_->builtin);
-  if (impl_->user) collect(*impl_->user);  // later rows win at the next import
-  for (const auto& [store, s] : all)
-    for (const auto c : shape_columns(s.second.kind))
+  const auto all = impl_->series(device.name);
+  const ReplacedPoints replaced = impl_->replaced(device.name);
+  for (const auto& s : all)
+    for (const auto c : shape_columns(s.series.kind))
       if (std::find(columns.begin(), columns.end(), c) == columns.end()) columns.push_back(c);
-  OutputFile out(csv);
-  out.write(measurement_csv_header(columns));
-  for (const auto& [store, s] : all) {
-    store->for_each_point(s.first, s.second.kind, [&](const MeasuredPoint& p) {
-      out.write(measurement_csv_row({s.second, p}, columns));
+  write(measurement_csv_header(columns));
+  for (const auto& s : all)
+    impl_->for_each_point(*s.store, s.id, s.series, replaced, [&](const MeasuredPoint& p) {
+      write(measurement_csv_row({s.series, p}, columns));
     });
-  }
+}
+
+void Database::export_device(const Device& device, const std::filesystem::path& csv) const {
+  OutputFile out(csv);
+  export_device(device, [&](std::string_view text) { out.write(text); });
   out.commit();
 }
 

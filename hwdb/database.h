@@ -3,9 +3,11 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/table.h"
@@ -38,6 +40,8 @@ class Database {
   Table list_measurements(const Device& device) const;  // rows by operator, engine, dtype, source
   ImportReport import_file(const std::filesystem::path& file,
                            const std::string& kind = "");  // into the user's
+  // Rows as CSV; the user's row stands for the built-in one at the same point.
+  void export_device(const Device& device, const std::function<void(std::string_view)>& write) const;
   void export_device(const Device& device, const std::filesystem::path& csv) const;
 
  private:

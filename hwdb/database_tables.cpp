@@ -38,11 +38,8 @@ Table Database::list_devices() const {
                {"usd_per_hour", "$/h", 3},
                {"measured_rows", "Measured rows", 7}};
   std::map<std::string, std::int64_t> rows;
-  const auto count = [&](const Store& store) {
-    for (const auto& [id, s] : store.series("")) rows[s.device] += store.count_points(id, s.kind);
-  };
-  count(*impl_->builtin);
-  if (impl_->user) count(*impl_->user);
+  const ReplacedPoints replaced = impl_->replaced("");
+  for (const auto& s : impl_->series("")) rows[s.series.device] += impl_->count_points(s, replaced);
   for (const auto& [name, d] : impl_->by_name) {
     const auto measured = rows.find(name);
     t.add({name, known(d.memory.value / kGiB), known(d.memory_bandwidth.value / 1e12),
@@ -59,7 +56,7 @@ Table Database::list_devices() const {
 Table Database::describe(const Device& d) const {
   Table t;
   t.title = d.name;
-  t.columns = {{"fact", "Fact"}, {"value", "Value"}, {"source", "Source"}};
+  t.columns = {{"fact", "Fact"}, {"value", "Value", 4, true}, {"source", "Source", 4, true}};
   Facts f{t};
   f.add("vendor, architecture", fmt::format("{} {} {}", d.vendor, d.architecture, d.generation), d.source);
   std::string aliases;
@@ -103,19 +100,22 @@ Table Database::describe(const Device& d) const {
 Table Database::list_measurements(const Device& device) const {
   Table t;
   t.title = "Measured operators of " + device.name;
-  t.columns = {{"operator", "Operator"}, {"engine", "Engine"}, {"dtype", "Type"},
-               {"rows", "Rows", 7},      {"date", "Date"},     {"source", "Source"}};
+  t.columns = {{"operator", "Operator", 4, true},
+               {"engine", "Engine", 4, true},
+               {"dtype", "Type", 4, true},
+               {"rows", "Rows", 7},
+               {"date", "Date"},
+               {"source", "Source", 4, true}};
   std::map<std::tuple<std::string, std::string, std::string, std::string, std::string>, std::int64_t> groups;
-  const auto collect = [&](const Store& store) {
-    for (const auto& [id, s] : store.series(device.name)) {
-      std::string type = s.dtype;
-      if (!s.kv_dtype.empty()) type += ", KV " + s.kv_dtype;
-      groups[{std::string(name_of(s.kind)), s.engine, type, s.date, s.source}] +=
-          store.count_points(id, s.kind);
-    }
-  };
-  collect(*impl_->builtin);
-  if (impl_->user) collect(*impl_->user);
+  const ReplacedPoints replaced = impl_->replaced(device.name);
+  for (const auto& layer : impl_->series(device.name)) {
+    const MeasurementSeries& s = layer.series;
+    const std::int64_t n = impl_->count_points(layer, replaced);
+    if (n == 0) continue;
+    std::string type = s.dtype;
+    if (!s.kv_dtype.empty()) type += ", KV " + s.kv_dtype;
+    groups[{std::string(name_of(s.kind)), s.engine, type, s.date, s.source}] += n;
+  }
   for (const auto& [key, rows] : groups) {
     const auto& [kind, engine, type, date, source] = key;
     t.add({kind, engine, type, rows, date.empty() ? Cell() : Cell(date), source});

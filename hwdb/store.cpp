@@ -217,6 +217,12 @@ Store::Store(const std::filesystem::path& path, Mode mode) : impl_(std::make_uni
     throw Error(path.string(),
                 "the built-in hardware database is missing; build the target foretoken_database, or "
                 "point FORETOKEN_DATA at the installed share/foretoken");
+  // SQLite says "disk I/O error" of these.
+  std::error_code ignored;
+  if (const auto status = std::filesystem::status(path, ignored); std::filesystem::is_directory(status))
+    throw Error(path.string(), "is a folder; name a file in it");
+  else if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw Error(path.string(), "is not a database; name a file made by `foretoken hw import`");
   guarded(path, [&] {
     switch (mode) {
       case Mode::kBuiltin:
@@ -460,6 +466,18 @@ bool Store::put(const Measurement& row) {
     if (run(*insert)) return true;
     run(*update);
     return false;
+  });
+}
+
+void Store::finish_write() {
+  guarded(impl_->path, [&] {
+    for (auto& p : impl_->points) p.insert.reset(), p.update.reset();
+    impl_->db->exec("PRAGMA wal_checkpoint(TRUNCATE)");
+    try {
+      impl_->db->exec("PRAGMA journal_mode = DELETE");
+    } catch (const SQLite::Exception& e) {
+      if ((e.getErrorCode() & 0xff) != SQLITE_BUSY) throw;  // another process reads: the log stays for it
+    }
   });
 }
 

@@ -56,6 +56,8 @@ class Store {
   void put_meta(const std::string& key, const std::string& value);
   // False where the series had a row at this point, which the new one replaces.
   bool put(const Measurement& row);
+  // Empties the write-ahead log and gives it up, so that the file is whole by itself.
+  void finish_write();
   void finish_build();  // statistics, vacuum, journal off
 
  private:

@@ -24,7 +24,7 @@ struct PrefillPart {
 
 // A sequence that produces tokens in this step.
 struct DecodePart {
-  std::int32_t slot = 0;           // -1: the request has ended, an overlapped scheduler learns of it a step late
+  std::int32_t slot = 0;  // -1: the request has ended, an overlapped scheduler learns of it a step late
   RequestId request = 0;
   std::int32_t context = 0;  // tokens attended, the new one included
 };

@@ -20,7 +20,7 @@ enum class SchedulerPolicy { kVllmV1, kSglang, kTrtllm };
 
 // What only SGLang has, by its names and defaults.
 struct SglangConfig {
-  enum class Order { kFcfs, kLpm };  // schedule_policy
+  enum class Order { kFcfs, kLpm };          // schedule_policy
   std::int64_t chunked_prefill_size = 8192;  // below 1: prompts are never split
   std::int64_t max_prefill_tokens = 16384;
   double schedule_conservativeness = 1.0;

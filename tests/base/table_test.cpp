@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 
@@ -67,6 +68,26 @@ TEST(Table, HtmlIsEscaped) {
       "</tbody>\n"
       "</table>\n"
       "<p class=\"note\">All of it &amp; more.</p>\n");
+}
+
+TEST(Table, CellsThatWrapAreWholeAndWordsStayWhole) {
+  Table t;
+  t.columns = {{"key", "Key", 4, true}, {"n", "N"}, {"text", "Meaning", 4, true}};
+  t.add({std::string("long_prefill_token"), std::int64_t{7}, std::string("µ one two three four five six")});
+  t.add({std::string("short"), std::int64_t{12345}, std::string("brief")});
+  EXPECT_EQ(to_text(t, 40),
+            "Key                      N  Meaning\n"
+            "------------------  ------  ------------\n"
+            "long_prefill_token       7  µ one two\n"
+            "                            three four\n"
+            "                            five six\n"
+            "short               12,345  brief\n");
+  // A word that has no room is broken too.
+  t.rows = {{std::string(30, 'k'), std::int64_t{1}, std::string(30, 'm')}};
+  const std::string text = to_text(t, 30);
+  for (const std::string& line : split(text, '\n')) EXPECT_LE(line.size(), 30u) << line;
+  EXPECT_EQ(std::count(text.begin(), text.end(), 'k'), 30);
+  EXPECT_EQ(std::count(text.begin(), text.end(), 'm'), 30);
 }
 
 TEST(Table, WideTextIsBrokenAndShortened) {

@@ -130,6 +130,20 @@ TEST(CommandLine, SaysWhatIsWrongAndWhatToDo) {
   EXPECT_NE(parse_error({"compare", "a"}).find("needs A B ..."), std::string::npos);
 }
 
+TEST(CommandLine, AFlagGivenTwiceIsAnError) {
+  EXPECT_NE(parse_error({"estimate", "a", "--request-rate", "4", "--request-rate=5"})
+                .find("--request-rate: given twice"),
+            std::string::npos);
+  EXPECT_NE(parse_error({"estimate", "a", "-o", "md", "--output", "md"}).find("--output: given twice"),
+            std::string::npos);
+  EXPECT_NE(parse_error({"estimate", "a", "--print-scenario", "--print-scenario"}).find("given twice"),
+            std::string::npos);
+  EXPECT_NE(parse_error({"estimate", "a", "--enforce-eager", "--no-enforce-eager"})
+                .find("--no-enforce-eager: given twice, or beside --enforce-eager"),
+            std::string::npos);
+  EXPECT_EQ(parse_error({"estimate", "a", "--enforce-eager", "--request-rate", "4"}), "accepted");
+}
+
 TEST(CommandLine, FlagsAndArgumentsInAnyOrder) {
   const char* words[] = {"foretoken", "simulate", "--request-rate", "-5", "s.json", "--no-enforce-eager",
                          "-o",        "md"};

@@ -81,6 +81,40 @@ TEST(ResultFiles, AScenarioIsNoResult) {
   EXPECT_TRUE(read(R"({"model":"m","hardware":{"device":"h100"}})").empty());
 }
 
+std::string error_of(const std::string& text) {
+  try {
+    read(text);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST(ResultFiles, AValueOfTheWrongTypeIsNamedByItsPointer) {
+  EXPECT_NE(error_of(R"({"completed":1,"request_throughput":2,"mean_ttft_ms":"fast"})")
+                .find(":/mean_ttft_ms: holds \"fast\" where a number"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"request_latency":{"unit":"s","avg":0.3},"time_to_first_token":{"avg":[1]}})")
+                .find(":/time_to_first_token/avg: holds [1]"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"request_latency":{"unit":7,"avg":0.3}})").find(":/request_latency/unit: holds 7"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"records":{"request_latency":{"avg":1},"goodput":{"avg":true}}})")
+                .find(":/records/goodput/avg: holds true"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"benchmarks":[{"metrics":{"request_latency":{"successful":{"mean":"x"}}}}]})")
+                .find(":/benchmarks/0/metrics/request_latency/successful/mean: holds"),
+            std::string::npos);
+}
+
+TEST(ResultFiles, AFileOfNoKnownToolListsThem) {
+  for (const char* text : {"{}", R"({"a":1})", "[]", "3"}) {
+    const std::string message = error_of(text);
+    EXPECT_NE(message.find("neither a scenario nor a result of a known tool"), std::string::npos) << text;
+    EXPECT_NE(message.find("vllm bench serve, SGLang bench_serving, AIPerf"), std::string::npos) << text;
+  }
+}
+
 TEST(ResultFiles, BrokenFilesAreErrorsWithTheirPlace) {
   EXPECT_THROW(read("{\"completed\":"), Error);
   EXPECT_THROW(read("[1,2]"), Error);

@@ -29,6 +29,16 @@ TEST(DatabaseErrors, TextIsNotADatabase) {
   EXPECT_THAT(error_of([&] { Database::open(folder.path("absent.sqlite")); }), HasSubstr("missing"));
 }
 
+TEST(DatabaseErrors, FoldersAndDevicesAreNoDatabases) {
+  const Folder folder;
+  EXPECT_THAT(error_of([&] { Database::open(built_in_path(), folder.path("")); }), HasSubstr("is a folder"));
+  EXPECT_THAT(error_of([&] { Database::open(built_in_path(), "/dev/null"); }),
+              HasSubstr("/dev/null: is not a database"));
+  Database database = Database::open(built_in_path(), "/dev/null/x");
+  EXPECT_THAT(error_of([&] { database.import_file(folder.put("a.csv", kCsv)); }),
+              HasSubstr("can't be opened"));
+}
+
 TEST(DatabaseErrors, DamageIsReported) {
   const Folder folder;
   std::string bytes = read_file(built_in_path());

@@ -2,6 +2,8 @@
 // it is.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "built_in.h"
 
@@ -110,6 +112,48 @@ TEST_F(Import, ExportedRowsComeBack) {
   second.export_device(l4, folder.path("again.csv"));
   EXPECT_EQ(read_file(folder.path("out.csv")), read_file(folder.path("again.csv")));
   EXPECT_EQ(second.digest(), database.digest());
+}
+
+TEST_F(Import, TheUsersRowReplacesTheBuiltInOneAtTheSamePoint) {
+  const Device h100 = database.device("h100");
+  const std::int64_t rows = database.kernels(h100).rows();
+  database.export_device(h100, folder.path("one.csv"));
+  database.import_file(folder.path("one.csv"));
+  database.export_device(h100, folder.path("two.csv"));
+  EXPECT_EQ(read_file(folder.path("one.csv")), read_file(folder.path("two.csv")));
+  EXPECT_EQ(database.kernels(h100).rows(), rows);
+  // A row measured at another time, by someone else, is the same point.
+  const std::string csv = read_file(folder.path("one.csv"));
+  const auto lines = std::count(csv.begin(), csv.end(), '\n');
+  Database other = Database::open(built_in_path(), folder.path("other.sqlite"));
+  LineReader reader(folder.path("one.csv"));
+  std::string header, first;
+  reader.next(header), reader.next(first);
+  const std::string mine = first.substr(0, first.rfind(first.back() == '"' ? ",\"" : ",")) + ",mine";
+  EXPECT_EQ(other.import_file(folder.put("mine.csv", header + "\n" + mine + "\n")).imported, 1);
+  std::string after;
+  other.export_device(h100, [&](std::string_view text) { after += text; });
+  EXPECT_EQ(std::count(after.begin(), after.end(), '\n'), lines);
+  EXPECT_THAT(after, testing::AllOf(HasSubstr(mine + "\n"), testing::Not(HasSubstr(first + "\n"))));
+}
+
+TEST_F(Import, OnlyTheFileStaysAndAFailureLeavesNothing) {
+  const auto left = [&] {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path("")))
+      if (const std::string name = entry.path().filename(); name.starts_with("user.sqlite"))
+        names.push_back(name);
+    return names;
+  };
+  EXPECT_THAT(error_of([&] { database.import_file(folder.put("a.csv", kHeader)); }),
+              testing::AllOf(HasSubstr("a.csv"), HasSubstr("no measurements")));
+  EXPECT_EQ(database.import_file(folder.put("a.csv", kHeader + row(4096, 16, "0"))).imported, 0);
+  EXPECT_TRUE(left().empty());
+  database.import_file(folder.put("a.csv", kHeader + row(4096, 16, "2e-4")));
+  EXPECT_EQ(left(), std::vector<std::string>{"user.sqlite"});
+  const Database reader = Database::open(built_in_path(), folder.path("user.sqlite"));
+  EXPECT_EQ(reader.kernels(l4).rows(), 1);
+  EXPECT_EQ(left(), std::vector<std::string>{"user.sqlite"});
 }
 
 TEST_F(Import, KindsWithDifferentColumnsShareAFile) {
