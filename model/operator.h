@@ -22,6 +22,7 @@ struct GemmShape {
   DType activation = DType::kBf16;
   DType output = DType::kBf16;
   bool weight_is_activation = false;  // both sides are activations: no weight format applies
+  bool operator==(const GemmShape&) const = default;
 };
 
 // Fused mixture of experts of one rank: route rows to experts, gate-up, activation, down, weighted sum.

@@ -27,11 +27,17 @@ StepPricer::StepPricer(const Deployment& d, const CostModel& cost, const WhatIf*
   if (windows_.empty()) windows_.push_back(0);
 }
 
-Price StepPricer::price(const Op& op) const {
+Price StepPricer::price(const Op& op) {
+  const auto* gemm = std::get_if<GemmShape>(&op.shape);
+  if (gemm)
+    for (const auto& [shape, known] : products_)
+      if (shape == *gemm) return known;
   Price p = cost_.price(op);
-  if (!what_if_) return p;
-  const Seconds before = roofline_time(op, deployment_.device, deployment_.topology);
-  if (before.value > 0) p.time *= roofline_time(op, what_if_->device, what_if_->topology) / before;
+  if (what_if_) {
+    const Seconds before = roofline_time(op, deployment_.device, deployment_.topology);
+    if (before.value > 0) p.time *= roofline_time(op, what_if_->device, what_if_->topology) / before;
+  }
+  if (gemm) products_.emplace_back(*gemm, p);
   return p;
 }
 
@@ -41,6 +47,7 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   s.sequences = probe.sequences + static_cast<std::int64_t>(probe.prefill.size());
   s.context = probe.context;
   s.cached = probe.prefill.empty() ? 0 : probe.prefill.front().cached;
+  products_.clear();
   const Batch b = batch_of(probe, windows_);
   s.tokens = b.tokens();
   const bool decode_only = probe.prefill.empty();

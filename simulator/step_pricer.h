@@ -32,12 +32,14 @@ class StepPricer {
   std::array<double, 4> basis() const;  // shares of the time of all steps priced so far
 
  private:
-  Price price(const Op& op) const;
+  Price price(const Op& op);
   const Deployment& deployment_;
   const CostModel& cost_;
   const WhatIf* what_if_;
   std::vector<std::int64_t> windows_;
   std::array<double, 4> basis_{};
+  // Kinds of layer share their projections: the matrix products of the step at hand, priced once.
+  std::vector<std::pair<GemmShape, Price>> products_;
 };
 
 }  // namespace foretoken
