@@ -46,9 +46,9 @@ constexpr Seconds kEgress{0.8e-3};       // detokenize and stream one chunk (sam
 constexpr Seconds kLaunchEager{5e-6};    // enqueue of one kernel on x86: 4 to 6 us
 constexpr Seconds kLaunchGraph{2.5e-6};  // a straight-line CUDA graph of any length, Ampere and later
 
-// Between vLLM's captured pieces a step with prompt tokens returns to Python once a layer. Chosen by hand among four
-// settings tried on all vLLM rows of one published set of servers, so those rows are no independent check of it.
-// aiconfigurator's own account is 0.8 ms a layer.
+// Between vLLM's captured pieces a step with prompt tokens returns to Python once a layer. Chosen by hand
+// among four settings tried on all vLLM rows of one published set of servers, so those rows are no
+// independent check of it. aiconfigurator's own account is 0.8 ms a layer.
 constexpr Seconds kPrefillLayer{0.35e-3}, kPrefillLayerDoubling{0.1e-3};
 
 constexpr double kLargeDeviceGib = 70;  // vLLM's own threshold
