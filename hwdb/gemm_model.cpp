@@ -48,6 +48,9 @@ void GemmModel::set(const Parameters& p) {
   peak_share_ = std::exp(p[2]);
   step_ = std::exp(p[3]) * 1e-9 / 64;
   split_ = std::exp(p[4]) * 1e-6;
+  const double processor = peak_ * peak_share_ / processors_;
+  for (std::size_t i = 0; i < std::size(kTiles); ++i)
+    tile_step_[i] = std::max(2 * kTiles[i].rows * kTiles[i].columns / (processor * kTiles[i].share), step_);
 }
 
 double GemmModel::limit(double m, double n, double k, double batch) const {
@@ -58,11 +61,11 @@ double GemmModel::limit(double m, double n, double k, double batch) const {
 double GemmModel::time(double m, double n, double k, double batch) const {
   const double moved = batch * (weight_bytes_ * n * k + input_bytes_ * m * k + output_bytes_ * m * n);
   const double memory = moved / (bandwidth_ * bandwidth_share_);
-  const double processor = peak_ * peak_share_ / processors_;
   double arithmetic = INFINITY;
-  for (const Tile& tile : kTiles) {
+  for (std::size_t i = 0; i < std::size(kTiles); ++i) {
+    const Tile& tile = kTiles[i];
     const double tiles = ceil_div(m, tile.rows) * ceil_div(n, tile.columns) * batch;
-    const double a_step = std::max(2 * tile.rows * tile.columns / (processor * tile.share), step_);
+    const double a_step = tile_step_[i];
     double t = ceil_div(tiles, processors_) * k * a_step;
     for (double splits = 2; tiles * splits <= processors_ && k / splits >= kLeastSplit; splits *= 2)
       t = std::min(t, k / splits * a_step + split_);

@@ -39,6 +39,7 @@ class GemmModel {
   double weight_bytes_ = 0, input_bytes_ = 0, output_bytes_ = 0;  // of an element
   Parameters parameters_{};
   double floor_ = 0, bandwidth_share_ = 1, peak_share_ = 1, step_ = 0, split_ = 0;
+  std::array<double, 8> tile_step_{};  // s for one step of k of each tile
 };
 
 }  // namespace foretoken

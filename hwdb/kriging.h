@@ -37,9 +37,13 @@ class Neighbours {
     for (std::size_t i = 0; i < count_; ++i) sum += weights_[i] * value(entries_[i]);
     return sum;
   }
+  // For callers that keep them: solve(), then entry and weight of each.
+  void solve();
+  std::size_t size() const { return count_; }
+  const Entry& entry(std::size_t i) const { return entries_[i]; }
+  double weight(std::size_t i) const { return weights_[i]; }
 
  private:
-  void solve();
   double covariance(double distance2) const { return std::exp(-std::sqrt(distance2) / range_); }
   Coordinates query_;
   std::size_t most_, count_ = 0;

@@ -20,6 +20,7 @@ constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFart
 constexpr double kHiddenWeight = 1.5, kSparsityWeight = 2.0, kTopWeight = 0.7;
 constexpr double kMoeRange = 3.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
 constexpr std::size_t kFewNeighbours = 8;
+constexpr int kProbes = 16;  // of the cache of neighbours, before a shape is left uncached
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
 
@@ -29,6 +30,36 @@ double above(const Trend& trend, const Reading& r) {
 }
 
 }  // namespace
+
+std::size_t GemmNeighbours::slot(std::int64_t n, std::int64_t k, std::int64_t batch) {
+  std::uint64_t h = static_cast<std::uint64_t>(n) * 0x9e3779b97f4a7c15u;
+  h = (h ^ static_cast<std::uint64_t>(k)) * 0x9e3779b97f4a7c15u;
+  h = (h ^ static_cast<std::uint64_t>(batch)) * 0x9e3779b97f4a7c15u;
+  return static_cast<std::size_t>(h >> 54);
+}
+
+const GemmNeighbours::Entry* GemmNeighbours::find(std::int64_t n, std::int64_t k, std::int64_t batch) const {
+  std::size_t i = slot(n, k, batch);
+  for (int probe = 0; probe < kProbes; ++probe, i = (i + 1) % slots_->size()) {
+    const Entry* e = (*slots_)[i].load(std::memory_order_acquire);
+    if (!e) return nullptr;
+    if (e->n == n && e->k == k && e->batch == batch) return e;
+  }
+  return nullptr;
+}
+
+void GemmNeighbours::insert(const Entry& entry) {
+  auto copy = std::make_unique<const Entry>(entry);
+  std::size_t i = slot(entry.n, entry.k, entry.batch);
+  for (int probe = 0; probe < kProbes; ++probe, i = (i + 1) % slots_->size()) {
+    const Entry* none = nullptr;
+    // Two threads may add the same shape: the second entry is never read.
+    if ((*slots_)[i].compare_exchange_strong(none, copy.get(), std::memory_order_release)) {
+      static_cast<void>(copy.release());
+      return;
+    }
+  }
+}
 
 void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
                     double spread, double sol) {
@@ -51,6 +82,7 @@ void GemmTable::finish(const GemmModel::Parameters* known) {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  seen_ = {};
   if (known) return model_.set(*known);
   std::vector<GemmSample> rows;
   for (const Shape& s : shapes_)
@@ -84,8 +116,8 @@ std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k,
   return std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - r->log_utilisation;
 }
 
-std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
-                                        int except) const {
+GemmNeighbours::Entry GemmTable::neighbours(std::int64_t n, std::int64_t k, std::int64_t batch,
+                                            int except) const {
   const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k)};
   Neighbours near(query, 12, kOctaves, kGemmRange, kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
@@ -93,15 +125,34 @@ std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int
     if (s.batch == batch && static_cast<int>(i) != except)
       near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
   }
-  if (near.empty()) return std::nullopt;
-  const double sum = near.blend(
-      [&](const Neighbours::Entry& e) { return residual(shapes_[static_cast<std::size_t>(e.shape)], m); });
+  GemmNeighbours::Entry e{n, k, batch, near.size(), 0, {}, {}};
+  if (near.empty()) return e;
+  near.solve();
+  e.nearest = near.nearest();
+  for (std::size_t i = 0; i < near.size(); ++i)
+    e.shape[i] = near.entry(i).shape, e.weight[i] = near.weight(i);
+  return e;
+}
+
+std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
+                                        int except) const {
+  GemmNeighbours::Entry found;
+  const GemmNeighbours::Entry* near = except == kNoShape ? seen_.find(n, k, batch) : nullptr;
+  if (!near) {
+    found = neighbours(n, k, batch, except);
+    near = &found;
+    if (except == kNoShape) seen_.insert(found);
+  }
+  if (near->count == 0) return std::nullopt;
+  double sum = 0;
+  for (std::size_t i = 0; i < near->count; ++i)
+    sum += near->weight[i] * residual(shapes_[static_cast<std::size_t>(near->shape[i])], m);
   const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
   Reading r;
   r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - sum;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
-  r.distance = near.nearest();
+  r.distance = near->nearest;
   return r;
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -15,8 +17,37 @@ namespace foretoken {
 
 inline constexpr int kNoShape = -1;
 
+// Neighbours and weights of shapes that were asked for before: they don't depend on m, and solving for them
+// costs more than all else in a lookup. Thread-safe; entries are only added, and not beyond its capacity.
+class GemmNeighbours {
+ public:
+  struct Entry {
+    std::int64_t n, k, batch;
+    std::size_t count = 0;  // 0: none is near
+    double nearest = 0;     // octaves
+    std::array<int, 12> shape;
+    std::array<double, 12> weight;
+  };
+  GemmNeighbours() : slots_(std::make_unique<Slots>()) {}
+  GemmNeighbours(const GemmNeighbours&) : GemmNeighbours() {}  // a copy of the table starts empty
+  GemmNeighbours(GemmNeighbours&&) noexcept = default;
+  GemmNeighbours& operator=(GemmNeighbours&&) noexcept = default;
+  ~GemmNeighbours() = default;
+  const Entry* find(std::int64_t n, std::int64_t k, std::int64_t batch) const;
+  void insert(const Entry& e);
+
+ private:
+  struct Slots : std::array<std::atomic<const Entry*>, 1024> {
+    ~Slots() {
+      for (auto& s : *this) delete s.load();
+    }
+  };
+  static std::size_t slot(std::int64_t n, std::int64_t k, std::int64_t batch);
+  std::unique_ptr<Slots> slots_;
+};
+
 // GEMM: a curve along m for each (n, k, batch). A shape that was not measured gets the utilisation of its
-// nearest shapes at the same m, weighted by inverse squared distance in (log n, log k).
+// nearest shapes at the same m, weighted by kriging in (log n, log k).
 class GemmTable {
  public:
   void add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds, double spread,
@@ -42,6 +73,8 @@ class GemmTable {
 
  private:
   double residual(const Shape& shape, double m) const;  // log(measured / model) on the shape's curve
+  GemmNeighbours::Entry neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except) const;
+  mutable GemmNeighbours seen_;
   GemmModel model_;
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)
 };

@@ -64,6 +64,7 @@ struct AttentionShape {
   bool chunked = false;  // the window is a fixed chunk: prefill pairs restart at multiples of it
   std::int64_t compress_ratio =
       0;  // DeepSeek-V4: one more key for every so many tokens, at most top_k of them
+  bool operator==(const AttentionShape&) const = default;
 };
 
 // Indexer of sparse attention: scores every cached token with a few small heads (DeepSeek-V3.2).

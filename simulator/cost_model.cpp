@@ -35,7 +35,8 @@ Price CostModel::price_measured(const Op& op, const OperatorTime& row) const {
 Price CostModel::price(const Op& op) const {
   if (const auto row = kernels_->find(op)) return price_measured(op, *row);
   // A composite without a row of its own is the sum of its parts, where those were measured.
-  if (const std::vector<Op> parts = expand(op); parts.size() > 1) {
+  if (std::holds_alternative<MoeShape>(op.shape)) {
+    const std::vector<Op> parts = expand(op);
     Price sum;
     double weighted = 0;
     bool any = false;

@@ -27,18 +27,27 @@ StepPricer::StepPricer(const Deployment& d, const CostModel& cost, const WhatIf*
   if (windows_.empty()) windows_.push_back(0);
 }
 
-Price StepPricer::price(const Op& op) {
-  const auto* gemm = std::get_if<GemmShape>(&op.shape);
-  if (gemm)
-    for (const auto& [shape, known] : products_)
-      if (shape == *gemm) return known;
+Price StepPricer::price_anew(const Op& op) const {
   Price p = cost_.price(op);
   if (what_if_) {
     const Seconds before = roofline_time(op, deployment_.device, deployment_.topology);
     if (before.value > 0) p.time *= roofline_time(op, what_if_->device, what_if_->topology) / before;
   }
-  if (gemm) products_.emplace_back(*gemm, p);
   return p;
+}
+
+template <class Known>
+Price StepPricer::price_once(Known& known, const typename Known::value_type::first_type& shape,
+                             const Op& op) {
+  for (const auto& [other, price] : known)
+    if (other == shape) return price;
+  return known.emplace_back(shape, price_anew(op)).second;
+}
+
+Price StepPricer::price(const Op& op) {
+  if (const auto* g = std::get_if<GemmShape>(&op.shape)) return price_once(products_, *g, op);
+  if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return price_once(attention_, *a, op);
+  return price_anew(op);
 }
 
 StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool with_operators) {
@@ -48,6 +57,7 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   s.context = probe.context;
   s.cached = probe.prefill.empty() ? 0 : probe.prefill.front().cached;
   products_.clear();
+  attention_.clear();
   const Batch b = batch_of(probe, windows_);
   s.tokens = b.tokens();
   const bool decode_only = probe.prefill.empty();

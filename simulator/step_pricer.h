@@ -33,13 +33,17 @@ class StepPricer {
 
  private:
   Price price(const Op& op);
+  Price price_anew(const Op& op) const;
+  template <class Known>
+  Price price_once(Known& known, const typename Known::value_type::first_type& shape, const Op& op);
   const Deployment& deployment_;
   const CostModel& cost_;
   const WhatIf* what_if_;
   std::vector<std::int64_t> windows_;
   std::array<double, 4> basis_{};
-  // Kinds of layer share their projections: the matrix products of the step at hand, priced once.
+  // Kinds of layer share projections and attention: those of the step at hand, priced once.
   std::vector<std::pair<GemmShape, Price>> products_;
+  std::vector<std::pair<AttentionShape, Price>> attention_;
 };
 
 }  // namespace foretoken
