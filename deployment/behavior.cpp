@@ -44,6 +44,10 @@ constexpr Seconds kHostPerSequence{
 constexpr Seconds kIngress{4e-3};
 constexpr Seconds kEgress{0.8e-3};       // detokenize and stream one chunk (same guide, alpha1 0.78 ms)
 constexpr Seconds kLaunchEager{5e-6};    // enqueue of one kernel on x86: 4 to 6 us
+// Prompts outside graphs go through Python module by module, which costs more than the enqueue alone. Chosen
+// from six settings of published servers; with any one model left out the choice is the same or its neighbour
+// (docs/cost-model.md).
+constexpr Seconds kLaunchSglang{100e-6}, kLaunchTrtllm{40e-6};
 constexpr Seconds kLaunchGraph{2.5e-6};  // a straight-line CUDA graph of any length, Ampere and later
 
 // Between vLLM's captured pieces a step with prompt tokens returns to Python once a layer. Chosen by hand
@@ -90,6 +94,7 @@ Behavior sglang(Version version) {
   b.block_size = 1;
   b.async_scheduling = true;  // the overlap scheduler, default since 0.4
   set_host_times(b);
+  b.launch_eager = kLaunchSglang;
   b.source = "SGLang source (server_args.py, managers/scheduler.py)";
   return b;
 }
@@ -107,6 +112,7 @@ Behavior trtllm(Version version) {
   b.async_scheduling = version.major >= 1;  // overlap scheduler of the PyTorch backend, the default from 1.0
   b.fp8_cache_of_checkpoint = true;         // kv_cache_quant_algo of a ModelOpt checkpoint
   set_host_times(b);
+  b.launch_eager = kLaunchTrtllm;
   b.source = "TensorRT-LLM source (batch_manager, llmapi/llm_args.py)";
   return b;
 }

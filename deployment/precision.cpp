@@ -71,6 +71,19 @@ std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, cons
         fmt::format("the checkpoint of {} asks for an fp8 KV cache; kv_cache_dtype {} overrides it",
                     model.name, name_of(p.activation)));
   }
+  // Conversions to nvfp4, and TensorRT-LLM's to fp8, are made by NVIDIA's ModelOpt, whose published
+  // checkpoints ask for it too (kv_cache_quant_algo in hf_quant_config.json).
+  const bool converted = p.weights != model.quantization.format &&
+                         (p.weights == WeightFormat::kNvfp4 ||
+                          (p.weights == WeightFormat::kFp8 && behavior.policy == SchedulerPolicy::kTrtllm));
+  if (engine.kv_cache_dtype == "auto" && converted && behavior.fp8_cache_of_checkpoint &&
+      p.kv != DType::kFp8) {
+    p.kv = DType::kFp8;
+    warnings.push_back(
+        fmt::format("checkpoints in {} from NVIDIA ask for an fp8 KV cache; kv_cache_dtype {} "
+                    "overrides it",
+                    name_of(p.weights), name_of(p.activation)));
+  }
   if (engine.kv_cache_dtype != "auto") {
     const auto type = dtype_from_name(engine.kv_cache_dtype);
     if (!type) unknown_name(engine.kv_cache_dtype, kKvDtypeNames, where + "/engine/kv_cache_dtype");

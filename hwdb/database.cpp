@@ -16,6 +16,9 @@
 namespace foretoken {
 namespace {
 
+constexpr std::int64_t kRowsOfWholeDevice = 5000;  // fewer: only a few kinds of operator were measured
+constexpr double kFarthestLender = 1.1;            // factor of three in memory bandwidth
+
 std::string join_some(const std::vector<std::string>& names) {
   std::string text;
   for (std::size_t i = 0; i < names.size() && i < 8; ++i) text += (i ? ", " : "") + names[i];
@@ -225,7 +228,28 @@ KernelTable Database::kernels(const Device& device, const std::string& engine) c
   index->learn(impl_->builtin->residuals(device.name));
   if (impl_->user) index->learn(impl_->user->residuals(device.name));
   const bool borrowed = !index->gemm_donors[static_cast<std::size_t>(TypeClass::k16)].empty();
-  return index->rows > 0 || borrowed ? KernelTable(std::move(index)) : KernelTable();
+  const bool whole = index->rows > kRowsOfWholeDevice;
+  KernelTable table = index->rows > 0 || borrowed ? KernelTable(std::move(index)) : KernelTable();
+  if (whole) return table;
+  // The measured device of the same generation whose memory is nearest in speed.
+  const Device* best = nullptr;
+  double best_distance = kFarthestLender;
+  for (const auto& [name, d] : impl_->by_name) {
+    const auto major = [](const Device& x) { return x.generation.substr(0, x.generation.find('.')); };
+    if (d.name == device.name || d.vendor != device.vendor || device.generation.empty() ||
+        major(d) != major(device))
+      continue;
+    std::int64_t rows = 0;
+    for (const auto& [id, series] : impl_->builtin->series(d.name))
+      rows += impl_->builtin->count_points(id, series.kind);
+    if (rows <= kRowsOfWholeDevice) continue;
+    const double distance = std::abs(std::log(d.memory_bandwidth / device.memory_bandwidth));
+    if (distance < best_distance) best_distance = distance, best = &d;
+  }
+  if (best)
+    table.borrow(device, topology(device, device.scaleup_domain), *best,
+                 topology(*best, best->scaleup_domain), kernels(*best, engine));
+  return table;
 }
 
 std::string Database::digest() const {

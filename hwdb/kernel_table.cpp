@@ -42,7 +42,9 @@ constexpr double kBorrowedError =
 // 90th percentile over six devices, each answered from the others, see tests/hwdb/residual_test.cpp.
 constexpr double kTransferError = 0.35;
 
-std::int64_t load_class(double imbalance) { return imbalance < 1.25 ? 0 : imbalance < 1.75 ? 1 : 2; }
+// Rows whose tokens were dealt to the experts in turn; those of a mild power law, which hit about as many
+// experts as tokens drawn evenly do; those of a steep one.
+std::int64_t load_class(const MoeShape& e) { return e.dealt ? 0 : e.imbalance < 1.75 ? 1 : 2; }
 
 // Rows are of full causal attention; a window or a selection that covers every key is the same thing.
 bool is_dense(const AttentionShape& a) {
@@ -204,8 +206,8 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
 
 std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
   const TypeClass type = type_class(e.weight, e.activation);
-  const MoeTable::Key key = {
-      e.hidden, e.inter, e.top_k, e.num_experts, e.local_experts, e.gated ? 1 : 0, load_class(e.imbalance)};
+  const MoeTable::Key key = {e.hidden,        e.inter,         e.top_k,      e.num_experts,
+                             e.local_experts, e.gated ? 1 : 0, load_class(e)};
   const auto tokens = static_cast<double>(e.tokens);
   const auto& tiers = moe[static_cast<std::size_t>(type)];
   return search(
@@ -261,6 +263,12 @@ std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
   return std::nullopt;
 }
 
+struct KernelTable::Lender {
+  Device device, own_device;
+  Topology topology, own_topology;
+  KernelTable table;
+};
+
 KernelTable::KernelTable() = default;
 KernelTable::KernelTable(std::unique_ptr<Index> index) : index_(std::move(index)) {}
 KernelTable::~KernelTable() = default;
@@ -268,7 +276,24 @@ KernelTable::KernelTable(KernelTable&&) noexcept = default;
 KernelTable& KernelTable::operator=(KernelTable&&) noexcept = default;
 
 std::optional<OperatorTime> KernelTable::find(const Op& op) const {
-  return index_ ? index_->find(op) : std::nullopt;
+  if (index_)
+    if (const auto own = index_->find(op)) return own;
+  if (!lender_) return std::nullopt;
+  auto lent = lender_->table.find(op);
+  if (!lent) return std::nullopt;
+  const Seconds there = speed_of_light(op, lender_->device, lender_->topology),
+                here = speed_of_light(op, lender_->own_device, lender_->own_topology);
+  if (!(there.value > 0) || !(here.value > 0)) return std::nullopt;
+  lent->time = std::max(here, Seconds(lent->time.value * (here / there)));
+  lent->basis = Basis::kTransferred;
+  lent->relative_error = std::hypot(lent->relative_error, kTransferError);
+  return lent;
+}
+
+void KernelTable::borrow(const Device& device, const Topology& topology, const Device& other_device,
+                         const Topology& other_topology, KernelTable other) {
+  lender_ =
+      std::make_unique<Lender>(Lender{other_device, device, other_topology, topology, std::move(other)});
 }
 std::int64_t KernelTable::rows() const { return index_ ? index_->rows : 0; }
 std::string KernelTable::engine() const { return index_ ? index_->engine : std::string(); }

@@ -34,16 +34,23 @@ class KernelTable {
   KernelTable(KernelTable&&) noexcept;
   KernelTable& operator=(KernelTable&&) noexcept;
 
-  // nullopt where no row is near enough (kind, dtype or shape not measured on this device). Thread-safe.
+  // nullopt where no row is near enough (kind, dtype or shape not measured on this device, nor on the one
+  // that it borrows from). Thread-safe.
   std::optional<OperatorTime> find(const Op& op) const;
   std::int64_t rows() const;
   std::string engine() const;  // "vllm 0.19.0": whose kernels were timed
+
+  // What this device has no row for is taken from `other`, as far from the speed of light there as here.
+  void borrow(const Device& device, const Topology& topology, const Device& other_device,
+              const Topology& other_topology, KernelTable other);
 
   struct Index;  // private data, built by Database
   explicit KernelTable(std::unique_ptr<Index> index);
 
  private:
+  struct Lender;
   std::unique_ptr<Index> index_;
+  std::unique_ptr<Lender> lender_;
 };
 
 }  // namespace foretoken

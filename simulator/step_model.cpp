@@ -55,6 +55,14 @@ PricedPart blend(const PricedPart& a, const PricedPart& b, double share) {
 
 }  // namespace
 
+std::int64_t eager_kernels(const Op& op) {
+  if (const auto* g = std::get_if<GemmShape>(&op.shape)) return g->weight == WeightFormat::kPlain ? 1 : 2;
+  if (std::holds_alternative<MoeShape>(op.shape)) return 12;
+  if (std::holds_alternative<RecurrentShape>(op.shape)) return 12;
+  if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return a->mla ? 12 : 2;
+  return 1;
+}
+
 PricedPart& PricedPart::operator+=(const PricedPart& o) {
   time += o.time;
   for (std::size_t i = 0; i < by_basis.size(); ++i) by_basis[i] += o.by_basis[i];
@@ -89,10 +97,10 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
 StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
     : deployment_(&deployment), cost_(&cost), shard_(shard) {
   Work one;
-  one.decode_sequences = one.sampled_rows = 1;
-  one.contexts = {1};
+  one.prefill = {{1, 0, 1}};
+  one.sampled_rows = 1;
   for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops)
-    kernels_ += op.count;
+    kernels_ += op.count * eager_kernels(op);
 }
 
 PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group) const {

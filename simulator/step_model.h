@@ -35,6 +35,10 @@ inline CostModel make_cost_model(const Deployment& d, const KernelTable& kernels
   return {d.device, d.topology, kernels, d.behavior.kernel};
 }
 
+// Kernels that an eager framework dispatches for the operator: routing, permutations and both products of
+// experts, the copies around latent attention, the small steps of a recurrence, quantised inputs.
+std::int64_t eager_kernels(const Op& op);
+
 // Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time
 // under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
 // their execution. device_floor: device time without decode attention, so that the result is constant over a

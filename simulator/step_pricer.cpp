@@ -74,7 +74,7 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
       const Price p = price(op);
       const double n = static_cast<double>(op.count), t = n * p.time.value;
       total += t;
-      kernels += op.count;
+      kernels += op.count * eager_kernels(op);
       if (op.scope == OpScope::kDecodeAttention) attention += t;
       limit += n * p.limit.value;
       variance += t * p.relative_error * t * p.relative_error;

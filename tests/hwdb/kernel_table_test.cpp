@@ -160,6 +160,7 @@ TEST_F(Kernels, MixtureOfExperts) {
   MoeShape e;
   e.tokens = 64, e.hidden = 4096, e.inter = 14336, e.num_experts = e.local_experts = 8, e.top_k = 2;
   e.distinct_experts = expected_experts(8, 2, 64), e.local_rows = 128;
+  e.dealt = true;
   const auto t = table->find(op_with(e));
   ASSERT_TRUE(t);
   EXPECT_EQ(t->basis, Basis::kMeasured);
