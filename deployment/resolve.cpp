@@ -177,6 +177,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.block_size = static_cast<int>(*e.block_size);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
+  s.schedules_ahead = e.async_scheduling.value_or(false);
   set_policy(s, e, d.behavior);
   return s;
 }

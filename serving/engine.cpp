@@ -75,8 +75,21 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
   }
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
-  rank.scheduler->enqueue(rank.sequences.add(request, now));
+  const std::int32_t slot = rank.sequences.add(request, now);
+  if (decides_ahead() && (!held_.empty() || rank.scheduler->arrival_matters()))
+    held_.push_back({chosen, slot});
+  else
+    rank.scheduler->enqueue(slot);
   if (in_flight_ < flights_.size()) next_try_ = std::min(next_try_, std::max(now, ready_at_));
+}
+
+bool Engine::decides_ahead() const {
+  return config_.scheduler.schedules_ahead && flights_.size() == 1 && (in_flight_ > 0 || running() > 0);
+}
+
+void Engine::release_held() {
+  for (const Held& h : held_) ranks_[static_cast<std::size_t>(h.rank)]->scheduler->enqueue(h.slot);
+  held_.clear();
 }
 
 // The span ends with the step that is under way at the arrival; a step that would start at that very time
@@ -185,6 +198,8 @@ void Engine::launch(Picoseconds now) {
   next_try_ = kNever;
   if (in_flight_ == flights_.size()) return;
   bool empty = true, preempted = false;
+  if (running() == 0) release_held();
+  const bool late = !held_.empty();
   // A step in which the only running request preempted itself is empty; the next one may admit.
   for (int attempt = 0; attempt < 2 && empty; ++attempt) {
     if (attempt == 1 && !preempted) break;
@@ -195,7 +210,11 @@ void Engine::launch(Picoseconds now) {
       preempted = preempted || ranks_[r]->scheduler->preempted();
     }
   }
-  if (empty) return;
+  release_held();
+  if (empty) {
+    if (late) next_try_ = now;
+    return;
+  }
   note_usage();
 
   InFlight& flight = flights_[(head_ + in_flight_) % flights_.size()];
@@ -203,7 +222,7 @@ void Engine::launch(Picoseconds now) {
   TimelineWriter::StepEvent& e = flight.event;
   e.engine = index_;
   e.start = now;
-  std::int64_t hold = context_.options.use_spans && flights_.size() == 1 ? kNever : 1;
+  std::int64_t hold = context_.options.use_spans && flights_.size() == 1 && !late ? kNever : 1;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
     const Scheduler& scheduler = *ranks_[r]->scheduler;
     const auto sampled = scheduler.sampled();
@@ -254,7 +273,7 @@ std::int64_t Engine::running() const {
 std::int64_t Engine::waiting() const {
   std::int64_t n = 0;
   for (const auto& rank : ranks_) n += rank->scheduler->waiting();
-  return n;
+  return n + static_cast<std::int64_t>(held_.size());
 }
 
 double Engine::kv_usage() const {
