@@ -58,6 +58,10 @@ struct Fusion {
   bool gate_up = true;         // one GEMM for gate and up
   bool rope_kv_write = false;  // rotary embedding and cache write in one kernel
   bool fused_moe = true;       // one composite MoE operator
+  // Attention in one kernel. Otherwise scores are a matrix product into memory, scaled, masked and normalised
+  // there, and multiplied with the values (eager PyTorch; prompts only).
+  bool attention = true;
+  bool activation = true;  // one kernel, also where the framework composes it (DenseMlp::activation_kernels)
 };
 
 struct OpList {
