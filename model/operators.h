@@ -23,6 +23,9 @@ struct Shard {
   int first_layer = 0, last_layer = -1;  // [first, last); -1: all layers
   bool has_embedding = true, has_head = true;
   bool sequence_parallel = false;  // reduce-scatter + all-gather instead of all-reduce
+  // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
+  // group and their results are reduced and scattered.
+  bool expert_all_to_all = true;
 };
 
 struct PrefillChunk {
