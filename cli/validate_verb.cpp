@@ -123,12 +123,10 @@ std::vector<Set> run_sets(const Invocation& invocation, const World& world) {
   if (!std::filesystem::exists(sets, ignored))
     throw Error("validate", "no built-in sets in " + sets.string() +
                                 "; build the whole project, or give --operators, --end-to-end or --runs");
-  Validation forward = validate_end_to_end(sets / "forward_passes.csv", world.resources, o);
-  forward.title = "Forward passes";
   return {{"operators", validate_operators(sets / "operators.csv", "", world.database, o)},
           {"end_to_end", validate_end_to_end(sets / "servers.csv", world.resources, o)},
           {"runs", validate_runs(sets / "runs", world.resources, o)},
-          {"forward_passes", std::move(forward)}};
+          {"forward_passes", validate_end_to_end(sets / "forward_passes.csv", world.resources, o)}};
 }
 
 }  // namespace

@@ -221,7 +221,10 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
                                                   static_cast<std::size_t>(options.threads));
   const ServingMeasurements measured = read_serving_measurements(file);
   Validation v;
-  v.title = "Servers";
+  const bool passes =
+      std::all_of(measured.rows.begin(), measured.rows.end(),
+                  [](const ServingMeasurement& m) { return engine_family(m.behavior) == kEagerFamily; });
+  v.title = passes ? "Forward passes" : "Servers";
   v.group_title = "model, device and engine";
   v.part_title = "device and engine";
   v.metrics.assign(std::begin(kServingMetrics), std::end(kServingMetrics));
