@@ -63,6 +63,9 @@ std::vector<OptionSpec> validate_options() {
   return {file_option("operators", "measured operators, in the columns that `hw import` reads"),
           kind,
           file_option("end-to-end", "measured servers: a deployment, its load and its latencies a row"),
+          file_option("recipes",
+                      "server flags for rows of --end-to-end that don't state them (default: "
+                      "those of published benchmarks)"),
           file_option("runs", "folder of runs, each a folder with scenario.json and measured.json"),
           tolerance,
           switch_option("intervals", "simulate both ends of the interval of each row too")};

@@ -14,6 +14,7 @@
 #include "cli/timing.h"
 #include "cli/verbs.h"
 #include "simulator/simulate.h"
+#include "simulator/step_model.h"
 
 namespace foretoken {
 namespace {
@@ -101,7 +102,7 @@ Answer simulate_answer(const Invocation& invocation) {
   {
     ProgressBar bar("simulating");
     options.progress = [&](double share) { bar.update(share); };
-    const CostModel cost(d.device, d.topology, p.kernels);
+    const CostModel cost = make_cost_model(d, p.kernels);
     s = simulate(d, cost, world.resources, options);
   }
   const ReportContext context = report_context(d.scenario, world, d.warnings);

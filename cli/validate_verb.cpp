@@ -99,8 +99,13 @@ struct Set {
   Validation validation;
 };
 
-ValidateOptions options_of(const Invocation& invocation, ProgressBar& bar) {
+ValidateOptions options_of(const Invocation& invocation, const World& world, ProgressBar& bar) {
   ValidateOptions o;
+  std::error_code ignored;
+  if (const auto file = invocation.value("recipes"))
+    o.recipes = *file;
+  else if (std::filesystem::exists(world.paths.validation / "recipes.csv", ignored))
+    o.recipes = world.paths.validation / "recipes.csv";
   o.threads = threads_of(invocation);
   o.intervals = invocation.has("intervals");
   o.stop = &stop_flag();
@@ -110,7 +115,7 @@ ValidateOptions options_of(const Invocation& invocation, ProgressBar& bar) {
 
 std::vector<Set> run_sets(const Invocation& invocation, const World& world) {
   ProgressBar bar("validating");
-  const ValidateOptions o = options_of(invocation, bar);
+  const ValidateOptions o = options_of(invocation, world, bar);
   if (const auto file = invocation.value("operators"))
     return {
         {"operators", validate_operators(*file, invocation.value("kind").value_or(""), world.database, o)}};

@@ -211,8 +211,12 @@ std::vector<std::string> modelled_behaviors() {
 }
 
 std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs) {
-  constexpr std::int64_t kLargest = 512, kFineUpTo = 256;
-  const std::int64_t largest = std::min(std::min(max_num_seqs, kLargest) * 2, kLargest);
+  constexpr std::int64_t kLargest = 512;
+  return vllm_graph_sizes_up_to(behavior, std::min(std::min(max_num_seqs, kLargest) * 2, kLargest));
+}
+
+std::vector<std::int64_t> vllm_graph_sizes_up_to(const Behavior& behavior, std::int64_t largest) {
+  constexpr std::int64_t kFineUpTo = 256;
   std::vector<std::int64_t> sizes;
   for (const std::int64_t size : {1, 2, 4})
     if (size <= largest) sizes.push_back(size);

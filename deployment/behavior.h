@@ -42,6 +42,9 @@ struct Behavior {
   // attention, its metadata and eager collectives in between), on one device and more for each doubling of
   // tensor parallel.
   Seconds prefill_layer, prefill_layer_doubling;
+  Seconds prefill_step;  // more of a step with prompt tokens, on any number of devices
+  // What a kernel inside a captured graph takes beyond (below 0: less than) the same kernel timed alone.
+  Seconds kernel;
   std::string source;
 
   // Whose measured operators price it best; empty: the database's own order.
@@ -56,6 +59,7 @@ std::vector<std::string> modelled_behaviors();
 // Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
 // min(2 max_num_seqs, 512).
 std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs);
+std::vector<std::int64_t> vllm_graph_sizes_up_to(const Behavior& behavior, std::int64_t largest);
 
 // The same of the other systems, up to the largest one.
 std::vector<std::int64_t> graph_sizes_up_to(const Behavior& behavior, std::int64_t largest);

@@ -81,6 +81,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.schedule_conservativeness, "schedule_conservativeness", "sglang");
   k.only(e.schedule_policy, "schedule_policy", "sglang");
   k.only(e.enable_mixed_chunk, "enable_mixed_chunk", "sglang");
+  k.only(e.scheduler_recv_interval, "scheduler_recv_interval", "sglang");
   k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang");
   k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
   k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
@@ -93,6 +94,8 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.chunk_unit_size, "chunk_unit_size", "trtllm");
   k.only(e.capacity_scheduler_policy, "capacity_scheduler_policy", "trtllm");
   k.only(e.context_chunking_policy, "context_chunking_policy", "trtllm");
+  k.only(e.batch_wait_timeout_iters, "batch_wait_timeout_iters", "trtllm");
+  k.only(e.batch_wait_max_tokens_ratio, "batch_wait_max_tokens_ratio", "trtllm");
   k.alias(e.max_batch_size, "max_batch_size", "trtllm", e.max_num_seqs, "max_num_seqs");
   k.alias(e.max_num_tokens, "max_num_tokens", "trtllm", e.max_num_batched_tokens, "max_num_batched_tokens");
   k.alias(e.tokens_per_block, "tokens_per_block", "trtllm", e.block_size, "block_size");
@@ -131,6 +134,10 @@ void fill_sglang(EngineSection& e, std::int64_t default_chunk, const std::string
   if (!e.schedule_policy) e.schedule_policy = "fcfs";
   if (!e.schedule_conservativeness) e.schedule_conservativeness = 1.0;
   if (!e.enable_mixed_chunk) e.enable_mixed_chunk = false;
+  if (!e.scheduler_recv_interval) e.scheduler_recv_interval = 1;
+  if (*e.scheduler_recv_interval > 1 && e.data_parallel_size > 1)
+    throw Error(at + "scheduler_recv_interval",
+                "SGLang refuses it with attention data parallelism; leave it out");
   e.disable_radix_cache = !*e.enable_prefix_caching;
   e.disable_overlap_schedule = !*e.async_scheduling;
   e.page_size = e.block_size;
@@ -148,6 +155,8 @@ void fill_trtllm(EngineSection& e, const BatchLimits& limits, const std::string&
                                                            *e.max_num_batched_tokens, *e.chunk_unit_size));
   if (!e.capacity_scheduler_policy) e.capacity_scheduler_policy = "guaranteed_no_evict";
   if (!e.context_chunking_policy) e.context_chunking_policy = "first_come_first_served";
+  if (!e.batch_wait_timeout_iters) e.batch_wait_timeout_iters = 0;
+  if (!e.batch_wait_max_tokens_ratio) e.batch_wait_max_tokens_ratio = 0.0;
   e.max_batch_size = e.max_num_seqs;
   e.max_num_tokens = e.max_num_batched_tokens;
   e.tokens_per_block = e.block_size;
@@ -180,7 +189,8 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
   check_positive(*e.max_num_seqs, kMostSequences, at + "max_num_seqs");
 
   const auto tensor_parallel = static_cast<int>(e.tensor_parallel_size);
-  const std::int64_t largest = default_largest_graph(behavior, gib, tensor_parallel);
+  const std::int64_t largest =
+      e.max_cudagraph_capture_size.value_or(default_largest_graph(behavior, gib, tensor_parallel));
   if (!e.cuda_graph_sizes && !e.enforce_eager)
     e.cuda_graph_sizes = graph_sizes_up_to(behavior, std::min(largest, *e.max_num_seqs));
   if (!e.gpu_memory_utilization)
@@ -205,6 +215,23 @@ void fill_running_requests(EngineSection& e, std::int64_t kv_cache_tokens) {
   e.max_running_requests = e.max_num_seqs;
 }
 
+void take_host_times(const HostTimes& times, Behavior& b) {
+  const auto take = [](const std::optional<double>& value, double unit, Seconds& to) {
+    if (value) to = Seconds(*value * unit);
+  };
+  constexpr double kMilli = 1e-3, kMicro = 1e-6;
+  take(times.step_us, kMicro, b.host_step);
+  take(times.sequence_us, kMicro, b.host_per_sequence);
+  take(times.ingress_ms, kMilli, b.ingress);
+  take(times.egress_ms, kMilli, b.egress);
+  take(times.launch_eager_us, kMicro, b.launch_eager);
+  take(times.launch_graph_us, kMicro, b.launch_graph);
+  take(times.prefill_step_ms, kMilli, b.prefill_step);
+  take(times.prefill_layer_us, kMicro, b.prefill_layer);
+  take(times.prefill_layer_doubling_us, kMicro, b.prefill_layer_doubling);
+  take(times.kernel_us, kMicro, b.kernel);
+}
+
 void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& behavior) {
   s.policy = behavior.policy;
   if (behavior.policy == SchedulerPolicy::kSglang) {
@@ -215,6 +242,7 @@ void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& beha
         *e.schedule_policy == "lpm" ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
     s.sglang.enable_mixed_chunk = *e.enable_mixed_chunk;
     s.sglang.overlap = *e.async_scheduling;
+    s.sglang.scheduler_recv_interval = *e.scheduler_recv_interval;
   } else if (behavior.policy == SchedulerPolicy::kTrtllm) {
     using Capacity = TrtllmConfig::Capacity;
     s.trtllm.capacity_scheduler_policy =
@@ -225,6 +253,11 @@ void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& beha
                                            ? TrtllmConfig::Chunking::kEqualProgress
                                            : TrtllmConfig::Chunking::kFirstComeFirstServed;
     s.trtllm.chunk_unit_size = *e.chunk_unit_size;
+    // With attention data parallelism another rule holds prompts back (attention_dp_config).
+    if (e.data_parallel_size == 1) {
+      s.trtllm.batch_wait_timeout_iters = *e.batch_wait_timeout_iters;
+      s.trtllm.batch_wait_max_tokens_ratio = *e.batch_wait_max_tokens_ratio;
+    }
   }
 }
 

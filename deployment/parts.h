@@ -16,6 +16,7 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where);
 
 // Knobs of the behaviour's own: those of other systems are refused by name, those that mean what a common key
 // means are moved there.
+void take_host_times(const HostTimes& times, Behavior& behavior);
 void take_own_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
 // Limits and graph sizes of SGLang and TensorRT-LLM, by their defaults. Own and common keys agree afterwards.
 void fill_other_limits(EngineSection& engine, const Behavior& behavior, const Device& device,

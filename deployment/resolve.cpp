@@ -99,7 +99,10 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
 
 void fill_graphs(EngineSection& e, const Behavior& behavior, const std::string& where) {
   if (e.enforce_eager) e.cuda_graph_sizes.emplace();
-  if (!e.cuda_graph_sizes) e.cuda_graph_sizes = default_graph_sizes(behavior, *e.max_num_seqs);
+  if (!e.cuda_graph_sizes)
+    e.cuda_graph_sizes = e.max_cudagraph_capture_size
+                             ? vllm_graph_sizes_up_to(behavior, *e.max_cudagraph_capture_size)
+                             : default_graph_sizes(behavior, *e.max_num_seqs);
   auto& sizes = *e.cuda_graph_sizes;
   const std::string at = where + "/engine/cuda_graph_sizes";
   if (sizes.size() > kMostGraphs)
@@ -273,6 +276,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   apply_links(scenario.hardware, d.topology, where);
   EngineSection& e = d.scenario.engine;
   d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
+  take_host_times(e.host_times, d.behavior);
   warn_about_behavior(d.behavior, d.warnings);
   if (model.attention_windows().size() > kMaxAttentionGroups)
     throw Error(where + "/model",

@@ -47,6 +47,28 @@ inline constexpr auto fields_of<HardwareConfig> = std::tuple{
           "link between nodes, one direction a device, such as \"50 GB/s\" (default: the database)"),
     field("host_memory", &HardwareConfig::host_memory, "host memory of a node, such as \"2 TiB\"")};
 
+// Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
+struct HostTimes {
+  std::optional<double> step_us, sequence_us, ingress_ms, egress_ms, launch_eager_us, launch_graph_us,
+      prefill_step_ms, prefill_layer_us, prefill_layer_doubling_us, kernel_us;
+};
+template <>
+inline constexpr auto fields_of<HostTimes> = std::tuple{
+    field("step_us", &HostTimes::step_us, "host work of a step", at_least(0)),
+    field("sequence_us", &HostTimes::sequence_us, "host work of a step for each running request",
+          at_least(0)),
+    field("ingress_ms", &HostTimes::ingress_ms, "from the client to the engine's queue", at_least(0)),
+    field("egress_ms", &HostTimes::egress_ms, "from the engine to the client", at_least(0)),
+    field("launch_eager_us", &HostTimes::launch_eager_us, "dispatch of a kernel outside graphs", at_least(0)),
+    field("launch_graph_us", &HostTimes::launch_graph_us, "launch of a captured graph", at_least(0)),
+    field("prefill_step_ms", &HostTimes::prefill_step_ms, "a step with prompt tokens, beyond its kernels",
+          at_least(0)),
+    field("prefill_layer_us", &HostTimes::prefill_layer_us, "the same, for each layer", at_least(0)),
+    field("prefill_layer_doubling_us", &HostTimes::prefill_layer_doubling_us,
+          "the same, for each layer and doubling of tensor parallel", at_least(0)),
+    field("kernel_us", &HostTimes::kernel_us,
+          "a kernel in a captured graph beside its time alone; negative: kernels overlap")};
+
 struct EngineSection {
   std::string behavior = "vllm";
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
@@ -63,6 +85,7 @@ struct EngineSection {
   std::optional<double> watermark;
   bool enforce_eager = false;
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
+  std::optional<std::int64_t> max_cudagraph_capture_size;
   std::optional<std::int64_t> num_gpu_blocks_override;
   // SGLang's own (refused with another behaviour). Those that mean what a key above means are resolved into
   // it: max_running_requests, page_size, mem_fraction_static, disable_radix_cache, disable_overlap_schedule.
@@ -70,11 +93,15 @@ struct EngineSection {
   std::optional<double> mem_fraction_static, schedule_conservativeness;
   std::optional<std::string> schedule_policy;
   std::optional<bool> enable_mixed_chunk, disable_radix_cache, disable_overlap_schedule;
+  std::optional<std::int64_t> scheduler_recv_interval;
   // TensorRT-LLM's own, likewise.
   std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
   std::optional<double> kv_cache_free_gpu_memory_fraction;
   std::optional<bool> enable_chunked_context, enable_block_reuse;
   std::optional<std::string> capacity_scheduler_policy, context_chunking_policy;
+  std::optional<std::int64_t> batch_wait_timeout_iters;
+  std::optional<double> batch_wait_max_tokens_ratio;
+  HostTimes host_times;
   // Known to the contract, not modelled by this build: refused by name when present.
   RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming,
       lora, kv_tiers;
@@ -118,6 +145,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("watermark", &EngineSection::watermark, "share of blocks kept free at admission", between(0, 1)),
     field("enforce_eager", &EngineSection::enforce_eager, "no CUDA graphs"),
     field("cuda_graph_sizes", &EngineSection::cuda_graph_sizes, "batch sizes with a captured graph"),
+    field("max_cudagraph_capture_size", &EngineSection::max_cudagraph_capture_size,
+          "largest of the default sizes with a captured graph", at_least(1)),
     field("num_gpu_blocks_override", &EngineSection::num_gpu_blocks_override,
           "KV blocks, whatever memory says", at_least(2)),
     field("chunked_prefill_size", &EngineSection::chunked_prefill_size,
@@ -137,6 +166,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "SGLang: enable_prefix_caching turned round"),
     field("disable_overlap_schedule", &EngineSection::disable_overlap_schedule,
           "SGLang: async_scheduling turned round"),
+    field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
+          "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
     field("max_batch_size", &EngineSection::max_batch_size, "TensorRT-LLM's max_num_seqs", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
           at_least(1)),
@@ -152,6 +183,12 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "TensorRT-LLM: who may hold KV blocks", one_of(kCapacityPolicyNames)),
     field("context_chunking_policy", &EngineSection::context_chunking_policy,
           "TensorRT-LLM: how prompts share a step", one_of(kChunkingPolicyNames)),
+    field("batch_wait_timeout_iters", &EngineSection::batch_wait_timeout_iters,
+          "TensorRT-LLM: most steps that prompts wait for company while others generate; 0 is none",
+          at_least(0)),
+    field("batch_wait_max_tokens_ratio", &EngineSection::batch_wait_max_tokens_ratio,
+          "TensorRT-LLM: share of max_num_tokens that ends that wait", between(0, 1)),
+    field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding (not modelled yet)"),
     field("preemption_mode", &EngineSection::preemption_mode,

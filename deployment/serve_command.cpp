@@ -81,6 +81,7 @@ std::string sglang_command(const Deployment& d) {
   c.add_switch(*e.enable_mixed_chunk, "--enable-mixed-chunk");
   c.add_switch(*e.disable_radix_cache, "--disable-radix-cache");
   c.add_switch(*e.disable_overlap_schedule, "--disable-overlap-schedule");
+  c.add_if(*e.scheduler_recv_interval != 1, "--scheduler-recv-interval", *e.scheduler_recv_interval);
   if (d.graph_sizes.empty()) {
     c.add_switch(true, "--disable-cuda-graph");
   } else if (d.graph_sizes != graph_sizes_up_to(b, std::min(largest, *e.max_num_seqs))) {
@@ -128,6 +129,10 @@ std::string trtllm_command(const Deployment& d) {
   if (*e.context_chunking_policy != "first_come_first_served")
     options.push_back("scheduler_config: {context_chunking_policy: " + upper(*e.context_chunking_policy) +
                       "}");
+  if (*e.batch_wait_timeout_iters > 0)
+    options.push_back(fmt::format("batch_wait_timeout_iters: {}", *e.batch_wait_timeout_iters));
+  if (*e.batch_wait_max_tokens_ratio > 0)
+    options.push_back(fmt::format("batch_wait_max_tokens_ratio: {}", *e.batch_wait_max_tokens_ratio));
   if (b.major >= 1 && !*e.async_scheduling) options.emplace_back("disable_overlap_scheduler: true");
   if (b.major >= 1 && d.graph_sizes.empty()) options.emplace_back("cuda_graph_config: null");
   if (!options.empty()) c.note("in --extra_llm_api_options FILE: " + join(options, ", "));

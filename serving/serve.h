@@ -27,6 +27,8 @@ struct SglangConfig {
   Order schedule_policy = Order::kFcfs;
   bool enable_mixed_chunk = false;
   bool overlap = true;  // off: disable_overlap_schedule
+  // Decode steps between two looks at the queue of new requests; after a prefill it is looked at in any case.
+  std::int64_t scheduler_recv_interval = 1;
 };
 
 // What only TensorRT-LLM has, by its names and defaults.
@@ -36,6 +38,10 @@ struct TrtllmConfig {
   Capacity capacity_scheduler_policy = Capacity::kGuaranteedNoEvict;
   Chunking context_chunking_policy = Chunking::kFirstComeFirstServed;
   std::int64_t chunk_unit_size = 0;  // a multiple of block_size; 0: block_size
+  // While others generate, prompts wait for so many steps, or until the step holds this share of
+  // max_num_batched_tokens; 0 is off.
+  std::int64_t batch_wait_timeout_iters = 0;
+  double batch_wait_max_tokens_ratio = 0;
 };
 
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under

@@ -33,6 +33,12 @@ Price CostModel::price_measured(const Op& op, const OperatorTime& row) const {
 }
 
 Price CostModel::price(const Op& op) const {
+  Price p = price_alone(op);
+  p.time = std::max(p.time + per_kernel_, p.limit);
+  return p;
+}
+
+Price CostModel::price_alone(const Op& op) const {
   if (const auto row = kernels_->find(op)) return price_measured(op, *row);
   // A composite without a row of its own is the sum of its parts, where those were measured.
   if (std::holds_alternative<MoeShape>(op.shape)) {

@@ -23,17 +23,21 @@ Seconds roofline_time(const Op& op, const Device& device, const Topology& topolo
 // Immutable and thread-safe; refers to the device, topology and table that it was made from.
 class CostModel {
  public:
-  CostModel(const Device& device, const Topology& topology, const KernelTable& kernels)
-      : device_(&device), topology_(&topology), kernels_(&kernels) {}
+  // per_kernel: what an operator takes in a step beyond its time alone; below 0 where kernels overlap.
+  CostModel(const Device& device, const Topology& topology, const KernelTable& kernels,
+            Seconds per_kernel = Seconds(0))
+      : device_(&device), topology_(&topology), kernels_(&kernels), per_kernel_(per_kernel) {}
   Price price(const Op& op) const;
   const Device& device() const { return *device_; }
   const Topology& topology() const { return *topology_; }
 
  private:
+  Price price_alone(const Op& op) const;
   Price price_measured(const Op& op, const OperatorTime& row) const;
   const Device* device_;
   const Topology* topology_;
   const KernelTable* kernels_;
+  Seconds per_kernel_;
 };
 
 }  // namespace foretoken

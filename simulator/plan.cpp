@@ -13,6 +13,7 @@
 #include "base/json_full.h"
 #include "simulator/estimate.h"
 #include "simulator/search_space.h"
+#include "simulator/step_model.h"
 
 namespace foretoken {
 namespace {
@@ -211,7 +212,7 @@ class Planner {
 
   // Replica counts that an estimate leaves: enough capacity, and latency limits within reach.
   void prune(Configuration& c) const {
-    const CostModel cost(c.deployment.device, c.deployment.topology, *c.kernels);
+    const CostModel cost = make_cost_model(c.deployment, *c.kernels);
     const std::int64_t concurrency = scenario_.workload.max_concurrency.value_or(0);
     const Estimate e = estimate(c.deployment, cost, load_, concurrency, false);
     const SloSection& slo = scenario_.slo;
@@ -248,7 +249,7 @@ class Planner {
   }
 
   void simulate_one(Configuration& c) const {
-    const CostModel cost(c.deployment.device, c.deployment.topology, *c.kernels);
+    const CostModel cost = make_cost_model(c.deployment, *c.kernels);
     // More replicas than enough only cost more; latency objectives want to see them all.
     const bool stop_at_first = scenario_.plan.objective != "p99_e2el_ms";
     for (std::size_t i = 0; i < c.replicas.size(); ++i) {
@@ -368,7 +369,7 @@ class Planner {
     Candidate& best = result_.ranked.front();
     const Configuration* home = home_[static_cast<std::size_t>(best.index)];
     const Deployment d = with_replicas(home->deployment, best.replicas);
-    const CostModel cost(d.device, d.topology, *home->kernels);
+    const CostModel cost = make_cost_model(d, *home->kernels);
     SimulateOptions o;
     o.stop = options_.stop;
     try {

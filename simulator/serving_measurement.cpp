@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/csv.h"
 #include "base/error.h"
@@ -43,6 +44,32 @@ constexpr std::string_view kColumns[] = {"model",
                                          "num_speculative_tokens"};
 constexpr std::string_view kPeer = "peer:";
 constexpr double kLongest = 1 << 30, kMostRequests = 10'000'000;
+
+constexpr std::string_view kEnginePrefix = "engine.";
+
+// Filled cells of the columns "engine.KEY".
+std::map<std::string, std::string> engine_cells(const CsvReader& csv) {
+  std::map<std::string, std::string> cells;
+  for (std::size_t i = 0; i < csv.header().size(); ++i) {
+    const std::string& name = csv.header()[i];
+    const std::string value(trim(csv.text(i)));
+    if (name.starts_with(kEnginePrefix) && !value.empty()) cells[name.substr(kEnginePrefix.size())] = value;
+  }
+  return cells;
+}
+
+// "a.b" of the scenario's engine section as JSON; a cell that is no JSON is text.
+void set_engine_cell(Json& engine, const std::string& key, const std::string& cell) {
+  Json value = Json::parse(cell, nullptr, false);
+  if (value.is_discarded() || value.is_object()) value = cell;
+  Json* at = &engine;
+  std::string_view rest = key;
+  for (auto dot = rest.find('.'); dot != std::string_view::npos; dot = rest.find('.')) {
+    at = &(*at)[std::string(rest.substr(0, dot))];
+    rest.remove_prefix(dot + 1);
+  }
+  (*at)[std::string(rest)] = value;
+}
 
 class Reader {
  public:
@@ -85,6 +112,7 @@ class Reader {
         peers_.push_back(peer_of(name));
         continue;
       }
+      if (name.starts_with(kEnginePrefix)) continue;
       if (const std::string near = did_you_mean(name, known); !near.empty())
         throw Error(csv_.where(), fmt::format("unknown column \"{}\"{}", name, near));
       all.unknown_columns.push_back(name);
@@ -158,10 +186,12 @@ class Reader {
     m.max_num_batched_tokens = count("max_num_batched_tokens");
     m.num_speculative_tokens = count("num_speculative_tokens", 0);
     m.enable_prefix_caching = flag("enable_prefix_caching");
-    m.length_ratio = positive("length_ratio").value_or(1);
-    if (m.length_ratio > 1)
+    m.engine = engine_cells(csv_);
+    m.source = text("source");
+    m.length_ratio = positive("length_ratio");
+    if (m.length_ratio.value_or(1) > 1)
       throw Error(m.where,
-                  fmt::format("length_ratio is {}; it must be above 0 and at most 1", m.length_ratio));
+                  fmt::format("length_ratio is {}; it must be above 0 and at most 1", *m.length_ratio));
     if (const std::string s = lower(text("statistic")); !s.empty()) {
       if (s != "mean" && s != "median")
         throw Error(m.where, fmt::format("statistic is \"{}\"; it must be mean or median", s));
@@ -200,8 +230,8 @@ LengthDistribution lengths(double longest, double ratio) {
 
 std::string load_of(const ServingMeasurement& m, Scenario& s) {
   WorkloadConfig& w = s.workload;
-  w.input_len = lengths(m.input_len, m.length_ratio);
-  w.output_len = lengths(m.output_len, m.length_ratio);
+  w.input_len = lengths(m.input_len, m.length_ratio.value_or(1));
+  w.output_len = lengths(m.output_len, m.length_ratio.value_or(1));
   w.num_prompts = m.num_prompts;
   if (m.batch_size) {
     if (m.max_concurrency || m.request_rate) return "a static batch with a concurrency or a rate besides";
@@ -223,6 +253,122 @@ std::string load_of(const ServingMeasurement& m, Scenario& s) {
 
 ServingMeasurements read_serving_measurements(const std::filesystem::path& file) {
   return Reader(file).read();
+}
+
+ServerRecipes::ServerRecipes(const std::filesystem::path& file) {
+  CsvReader csv(file);
+  constexpr std::string_view kMatched[] = {"source",
+                                           "model",
+                                           "device",
+                                           "behavior",
+                                           "quantization",
+                                           "tensor_parallel_size",
+                                           "input_len",
+                                           "output_len",
+                                           "data_parallel_size",
+                                           "expert_parallel_size"};
+  while (csv.next()) {
+    Recipe r;
+    r.engine = engine_cells(csv);
+    for (const std::string_view name : kMatched)
+      if (const auto c = csv.find_column(name); c && !trim(csv.text(*c)).empty())
+        r.match[std::string(name)] = lower(trim(csv.text(*c)));
+    const auto bound = [&](const char* column, std::int64_t otherwise) {
+      const auto c = csv.find_column(column);
+      return c && !trim(csv.text(*c)).empty() ? csv.integer(*c) : otherwise;
+    };
+    if (const auto c = csv.find_column("length_ratio"); c && !trim(csv.text(*c)).empty())
+      r.length_ratio = csv.number(*c);
+    r.least = bound("min_concurrency", 0);
+    r.most = bound("max_concurrency", std::numeric_limits<std::int64_t>::max());
+    recipes_.push_back(std::move(r));
+  }
+}
+
+namespace {
+
+double size_of(const std::string& name, const ServingMeasurement& m) {
+  if (name == "input_len") return m.input_len;
+  if (name == "output_len") return m.output_len;
+  return static_cast<double>((name == "tensor_parallel_size" ? m.tensor_parallel
+                              : name == "data_parallel_size" ? m.data_parallel
+                                                             : m.expert_parallel)
+                                 .value_or(1));
+}
+
+}  // namespace
+
+bool ServerRecipes::fits(const Recipe& r, const ServingMeasurement& m) {
+  const std::int64_t load = m.max_concurrency.value_or(0);
+  if (load < r.least || load > r.most) return false;
+  const auto begins_with = [](std::string_view begins, const std::string& text) {
+    while (true) {
+      const auto bar = begins.find('|');
+      if (lower(text).starts_with(begins.substr(0, bar))) return true;
+      if (bar == std::string_view::npos) return false;
+      begins.remove_prefix(bar + 1);
+    }
+  };
+  for (const auto& [name, wanted] : r.match) {
+    bool same = false;
+    if (name == "source")
+      same = begins_with(wanted, m.source);
+    else if (name == "behavior")
+      same = begins_with(wanted, m.behavior);
+    else if (name == "model")
+      same = begins_with(wanted, m.model.substr(m.model.rfind('/') + 1));
+    else if (name == "device")
+      same = begins_with(wanted, m.device);
+    else if (name == "quantization")
+      same = wanted == lower(m.quantization);
+    else
+      same = wanted == fmt::format("{}", size_of(name, m));
+    if (!same) return false;
+  }
+  return true;
+}
+
+namespace {
+
+// "isl*2", "conc+isl+64": a sum of products of the row's sizes and numbers; other text stays as it is.
+std::string value_of(const std::string& text, const ServingMeasurement& m) {
+  if (text.find("isl") == std::string::npos && text.find("conc") == std::string::npos &&
+      text.find("tp") == std::string::npos)
+    return text;
+  double sum = 0;
+  for (const std::string& term : split(text, '+')) {
+    double product = 1;
+    for (const std::string& factor : split(term, '*')) {
+      const auto number = Json::parse(factor, nullptr, false);
+      product *= factor == "isl"    ? m.input_len
+                 : factor == "conc" ? static_cast<double>(m.max_concurrency.value_or(1))
+                 : factor == "tp"   ? static_cast<double>(m.tensor_parallel.value_or(1))
+                 : number.is_number()
+                     ? number.get<double>()
+                     : throw Error("recipes", fmt::format("\"{}\" is no size of a row", factor));
+    }
+    sum += product;
+  }
+  return fmt::format("{}", std::llround(sum));
+}
+
+}  // namespace
+
+bool ServerRecipes::complete(ServingMeasurement& m) const {
+  bool any = false;
+  for (const Recipe& r : recipes_) {
+    if (!fits(r, m)) continue;
+    any = true;
+    if (!m.length_ratio) m.length_ratio = r.length_ratio;
+    for (const auto& [key, value] : r.engine) {
+      const bool stated = (key == "kv_cache_dtype" && !m.kv_cache_dtype.empty()) ||
+                          (key == "max_num_seqs" && m.max_num_seqs) ||
+                          (key == "max_num_batched_tokens" && m.max_num_batched_tokens) ||
+                          (key == "enable_prefix_caching" && m.enable_prefix_caching);
+      if (!stated) m.engine.emplace(key, value_of(value, m));
+    }
+  }
+  return any;
 }
 
 std::string engine_family(const std::string& behavior) {
@@ -262,6 +408,11 @@ RowScenario scenario_of(const ServingMeasurement& m) {
   // A client or balancer in front of replicas and data-parallel ranks sends to the least busy.
   s.cluster.router = "least_outstanding";
   if (const std::string load = load_of(m, s); !load.empty()) r.refusal = load;
+  if (!m.engine.empty()) {
+    Json json = scenario_to_json(s);
+    for (const auto& [key, cell] : m.engine) set_engine_cell(json["engine"], key, cell);
+    s = scenario_from_json(json, m.where);
+  }
   return r;
 }
 

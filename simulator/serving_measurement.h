@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,11 +22,14 @@ struct ServingMeasurement {
   std::string model, device, dtype, quantization, kv_cache_dtype, behavior;
   std::optional<std::int64_t> num_devices, tensor_parallel, pipeline_parallel, data_parallel, expert_parallel;
   double input_len = 0, output_len = 0;
-  double length_ratio = 1;  // lengths are uniform in [ratio x len, len]
+  std::optional<double> length_ratio;  // 1; lengths are uniform in [ratio x len, len]
   std::optional<std::int64_t> max_concurrency, batch_size, num_prompts, max_num_seqs, max_num_batched_tokens,
       num_speculative_tokens;
   std::optional<double> request_rate;
   std::optional<bool> enable_prefix_caching;
+  // Columns "engine.KEY": other keys of a scenario's engine section, "engine.host_times.step_us" among them.
+  std::map<std::string, std::string> engine;
+  std::string source;
   bool median = false;                            // the measured latencies are medians, else means
   std::array<std::optional<double>, 4> measured;  // in the order of kServingMetrics
   struct Peer {
@@ -42,6 +46,26 @@ struct ServingMeasurements {
 };
 // Throws Error with file:line for missing columns, bad cells, and a column whose name is nearly a known one.
 ServingMeasurements read_serving_measurements(const std::filesystem::path& file);
+
+// The flags that published benchmarks started their servers with, for rows that don't state them. Columns:
+// what a row must have (source and behavior: beginnings separated by |; the rest equal; empty is anything),
+// min_concurrency and max_concurrency, then engine.KEY as above, and script, where it is written.
+class ServerRecipes {
+ public:
+  ServerRecipes() = default;
+  explicit ServerRecipes(const std::filesystem::path& file);
+  // Fills what the row leaves open, from the first recipe of the file that says it. False: none fits.
+  bool complete(ServingMeasurement& row) const;
+
+ private:
+  struct Recipe {
+    std::map<std::string, std::string> match, engine;
+    std::int64_t least = 0, most = 0;  // requests in flight
+    std::optional<double> length_ratio;
+  };
+  static bool fits(const Recipe& recipe, const ServingMeasurement& row);
+  std::vector<Recipe> recipes_;
+};
 
 // "vllm" of "vllm-0.19.0", "trtllm" of "TensorRT-LLM 1.0".
 std::string engine_family(const std::string& behavior);

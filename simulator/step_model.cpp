@@ -76,8 +76,9 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
   Picoseconds layers = 0;
   if (!decode_only) {
     const double doublings = std::log2(static_cast<double>(deployment.mapping.tensor_parallel));
-    layers = deployment.model.num_layers / deployment.mapping.pipeline_parallel *
-             to_picoseconds(behavior.prefill_layer + doublings * behavior.prefill_layer_doubling);
+    layers = to_picoseconds(behavior.prefill_step) +
+             deployment.model.num_layers / deployment.mapping.pipeline_parallel *
+                 to_picoseconds(behavior.prefill_layer + doublings * behavior.prefill_layer_doubling);
   }
   dispatch += layers;
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;

@@ -30,6 +30,11 @@ struct ContextPiece {
   Picoseconds slope = 0;
 };
 
+// Prices as the deployment's engine runs its kernels.
+inline CostModel make_cost_model(const Deployment& d, const KernelTable& kernels) {
+  return {d.device, d.topology, kernels, d.behavior.kernel};
+}
+
 // Host time that the devices wait for: all of it under a synchronous scheduler, what exceeds the device time
 // under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
 // their execution. device_floor: device time without decode attention, so that the result is constant over a

@@ -80,6 +80,7 @@ class NameIndex {
 struct ValidateOptions {
   int threads = 0;         // 0: all cores
   bool intervals = false;  // serving rows: simulate both ends of the interval instead of scaling latencies
+  std::filesystem::path recipes;  // serving rows: flags of published benchmarks (ServerRecipes); may be empty
   std::function<void(double done_share)> progress;
   const std::atomic<bool>* stop = nullptr;  // set: throw Interrupted
 };

@@ -7,6 +7,7 @@
 #include "base/json_full.h"
 #include "simulator/report.h"
 #include "simulator/simulate.h"
+#include "simulator/step_model.h"
 #include "simulator/validation.h"
 
 namespace foretoken {
@@ -50,11 +51,11 @@ RunResult simulate_run(const fs::path& folder, const Resources& shared, const Va
       return r;
     }
     const Deployment& d = std::get<Deployment>(verdict);
-    const KernelTable kernels = resources.database->kernels(d.device);
+    const KernelTable kernels = resources.database->kernels(d.device, d.behavior.measured_engine());
     SimulateOptions o;
     o.intervals = options.intervals;
     o.stop = options.stop;
-    const Simulation s = simulate(d, CostModel(d.device, d.topology, kernels), resources, o);
+    const Simulation s = simulate(d, make_cost_model(d, kernels), resources, o);
     r.json = simulation_json(d, s, false);
     r.interval = s.interval;
     r.relative_error = std::min(0.9, s.basis.relative_error);

@@ -15,6 +15,7 @@
 #include "simulator/forward_pass.h"
 #include "simulator/serving_measurement.h"
 #include "simulator/simulate.h"
+#include "simulator/step_model.h"
 #include "simulator/validation.h"
 
 namespace foretoken {
@@ -66,14 +67,19 @@ class Servers {
  private:
   bool stopped() const { return options_.stop && options_.stop->load(); }
 
-  // Tables are loaded before the threads start; a device that is unknown is refused later, by name.
+  // Tables are loaded before the threads start; what is unknown is refused later, by name.
   void prepare_kernels() {
-    std::set<std::string> names;
-    for (const Scenario& s : scenarios_) names.insert(s.hardware.device);
-    for (const std::string& name : names) {
+    std::set<std::pair<std::string, std::string>> names;
+    for (const Scenario& s : scenarios_) {
+      try {
+        names.emplace(s.hardware.device, find_behavior(s.engine.behavior, "behavior").measured_engine());
+      } catch (const Error&) {
+      }
+    }
+    for (const auto& [name, engine] : names) {
       try {
         const Device device = resources_.database->device(name, "device");
-        kernels_.try_emplace(device.name, resources_.database->kernels(device));
+        kernels_.try_emplace({device.name, engine}, resources_.database->kernels(device, engine));
       } catch (const Error&) {
       }
     }
@@ -157,7 +163,7 @@ class Servers {
     const auto verdict = prepare(scenario);
     if (const auto* no = std::get_if<Served>(&verdict)) return *no;
     const Deployment& d = std::get<Deployment>(verdict);
-    const CostModel cost(d.device, d.topology, kernels_.at(d.device.name));
+    const CostModel cost = make_cost_model(d, kernels_.at({d.device.name, d.behavior.measured_engine()}));
     SimulateOptions o;
     o.intervals = options_.intervals;
     o.stop = options_.stop;
@@ -182,9 +188,9 @@ class Servers {
   const ValidateOptions& options_;
   std::vector<Scenario> scenarios_;
   std::map<std::string, std::size_t> index_;
-  std::map<std::string, KernelTable> kernels_;
-  std::map<std::string, ModelConfig> models_;  // by the scenario's model, as text
-  std::mutex mutex_;                           // of the database and models_
+  std::map<std::pair<std::string, std::string>, KernelTable> kernels_;  // by device and engine
+  std::map<std::string, ModelConfig> models_;                           // by the scenario's model, as text
+  std::mutex mutex_;                                                    // of the database and models_
   std::vector<Served> served_;
 };
 
@@ -219,7 +225,10 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
   if (options.threads > 0)
     limit = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism,
                                                   static_cast<std::size_t>(options.threads));
-  const ServingMeasurements measured = read_serving_measurements(file);
+  ServingMeasurements measured = read_serving_measurements(file);
+  const ServerRecipes recipes = options.recipes.empty() ? ServerRecipes() : ServerRecipes(options.recipes);
+  std::int64_t completed = 0;
+  for (ServingMeasurement& m : measured.rows) completed += recipes.complete(m);
   Validation v;
   const bool passes =
       std::all_of(measured.rows.begin(), measured.rows.end(),
@@ -230,6 +239,12 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
   v.metrics.assign(std::begin(kServingMetrics), std::end(kServingMetrics));
   for (const std::string& column : measured.unknown_columns)
     v.notes.push_back(fmt::format("Column \"{}\" has no meaning here and was not read.", column));
+
+  if (completed > 0)
+    v.notes.push_back(fmt::format(
+        "{} rows don't state their server's flags; they are taken from the published scripts of their source "
+        "(recipes.csv).",
+        completed));
 
   Servers servers(resources, options);
   constexpr std::size_t kNone = static_cast<std::size_t>(-1);

@@ -49,7 +49,20 @@ void SglangScheduler::enqueue(std::int32_t slot) {
       {std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len, total_ - 1}));
   if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
   held(slot) = Held();
-  waiting_.push_back(slot);
+  (config_.sglang.scheduler_recv_interval > 1 ? arrived_ : waiting_).push_back(slot);
+}
+
+// SchedulerRecvSkipper: a decode step weighs 1, a prefill step more than any interval; with nothing to run
+// the loop spins, which weighs 1 a turn but takes no time.
+void SglangScheduler::receive() {
+  const std::int64_t interval = config_.sglang.scheduler_recv_interval;
+  if (interval <= 1) return;
+  const bool idle = running_.empty() && waiting_.empty() && ended_.empty() && chunked_ < 0;
+  since_received_ = last_was_prefill_ || idle ? interval : since_received_ + 1;
+  if (since_received_ < interval) return;
+  since_received_ = 0;
+  waiting_.insert(waiting_.end(), arrived_.begin(), arrived_.end());
+  arrived_.clear();
 }
 
 // Overlapped, a step is decided before the tokens of the one before are known.
@@ -64,6 +77,7 @@ const Batch& SglangScheduler::schedule(Picoseconds now) {
   batch_.clear();
   retracted_ = false;
   ++decision_;
+  receive();
   settle_last_batch();
   // Dropping the last ended requests from the list of running ones, or the last running request itself, may
   // leave nothing to run but something to admit.
@@ -71,7 +85,10 @@ const Batch& SglangScheduler::schedule(Picoseconds now) {
     if (form_prefill(now) || form_decode()) break;
     ratio_base_ = initial_ratio_;
     decays_ = 0;
-    if (waiting_.empty() && chunked_ < 0) break;
+    if (waiting_.empty() && chunked_ < 0) {
+      if (arrived_.empty()) break;
+      receive();
+    }
   }
   release_ended();
   if (config_.sglang.overlap) {  // the results of the step before are processed while this one runs
@@ -275,7 +292,8 @@ std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
   if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
   if (!waiting_.empty() && !full_) return 1;
-  const std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
+  std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
+  if (!arrived_.empty()) steps = std::min(steps, config_.sglang.scheduler_recv_interval - since_received_);
   if (!config_.caches_tokens) return steps;
   std::fill(rooms_.begin(), rooms_.end(), 0);
   for (const std::int32_t slot : running_) {
@@ -291,6 +309,8 @@ void SglangScheduler::advance(std::int64_t steps) {
   const auto scheduled = static_cast<std::int64_t>(running_.size());
   counts_.scheduled += scheduled * steps;
   decays_ += steps;
+  since_received_ =
+      (since_received_ + steps) % std::max<std::int64_t>(1, config_.sglang.scheduler_recv_interval);
   if (config_.caches_tokens) {
     std::fill(rooms_.begin(), rooms_.end(), 0);
     for (const std::int32_t slot : running_) {

@@ -22,13 +22,16 @@ class SglangScheduler : public Scheduler {
   std::span<const std::int32_t> sampled() const override { return batch_.sampled(); }
   bool preempted() const override { return retracted_; }
   std::int64_t hold() const override;
-  bool arrival_matters() const override { return !full_; }
+  // With an interval it starts the count of steps until it is looked at.
+  bool arrival_matters() const override { return !full_ || config_.sglang.scheduler_recv_interval > 1; }
   void advance(std::int64_t steps) override;
   void finish(std::span<const std::int32_t> slots) override;
   std::int64_t running() const override {
     return static_cast<std::int64_t>(running_.size()) + (chunked_ >= 0 ? 1 : 0);
   }
-  std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
+  std::int64_t waiting() const override {
+    return static_cast<std::int64_t>(waiting_.size() + arrived_.size());
+  }
   const TokenCounts& counts() const override { return counts_; }
   std::int64_t kv_used() const override { return config_.caches_tokens ? total_ - available() : 0; }
   std::int64_t kv_usable() const override { return config_.caches_tokens ? total_ : 0; }
@@ -65,6 +68,7 @@ class SglangScheduler : public Scheduler {
     return static_cast<std::int64_t>(running_.size() + ended_.size()) + unfiltered_;
   }
 
+  void receive();
   void settle_last_batch();
   // Prefill (sglang_prefill.cpp).
   bool form_prefill(Picoseconds now);
@@ -96,6 +100,8 @@ class SglangScheduler : public Scheduler {
   RadixCache tree_, waiting_tree_;     // waiting_tree_: prefixes of waiting requests (lpm)
 
   std::deque<std::int32_t> waiting_;
+  std::deque<std::int32_t> arrived_;  // not yet looked at
+  std::int64_t since_received_ = 0;   // decode steps
   std::vector<std::int32_t> running_;
   std::int32_t chunked_ = -1;    // its prompt is computed in part
   std::vector<Ended> ended_;     // not yet known to the scheduler

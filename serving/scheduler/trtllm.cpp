@@ -44,7 +44,7 @@ const Batch& TrtllmScheduler::schedule(Picoseconds now) {
   generations_.clear();
   contexts_.clear();
   contributed_.clear();
-  paused_ = skipped_ = blocked_ = false;
+  paused_ = skipped_ = blocked_ = delayed_ = false;
   candidates_ = 0;
   for (const std::int32_t slot : computed_prompts_) {
     Sequence& s = sequences_[slot];
@@ -62,6 +62,8 @@ const Batch& TrtllmScheduler::schedule(Picoseconds now) {
     fit_without_eviction();
   }
   pick_micro_batch();
+  delayed_ = wait_for_company();
+  if (delayed_) contexts_.clear();
   for (const std::int32_t slot : generations_) run_generation(slot);
   for (const Context& context : contexts_) run_context(context, now);
   return batch_.build();
@@ -90,6 +92,20 @@ void TrtllmScheduler::pick_micro_batch() {
     if (++requests >= config_.max_num_seqs) break;
   }
   if (context_tokens > most - tokens) cut_contexts(most - tokens);
+}
+
+// PyExecutor's batch waiting: only while others generate, and never without end.
+bool TrtllmScheduler::wait_for_company() {
+  const TrtllmConfig& c = config_.trtllm;
+  if (c.batch_wait_timeout_iters <= 0 && c.batch_wait_max_tokens_ratio <= 0) return false;
+  if (contexts_.empty() || generations_.empty()) return false;
+  std::int64_t tokens = static_cast<std::int64_t>(generations_.size());
+  for (const Context& context : contexts_) tokens += sequences_[context.slot].num_tokens;
+  const bool waits = delay_ < c.batch_wait_timeout_iters &&
+                     static_cast<double>(tokens) <
+                         c.batch_wait_max_tokens_ratio * static_cast<double>(config_.max_num_batched_tokens);
+  delay_ = waits ? delay_ + 1 : 0;
+  return waits;
 }
 
 // Chunks when not all contexts fit. Only a last chunk may be no multiple of the unit.
@@ -212,7 +228,7 @@ void TrtllmScheduler::release_blocks(Sequence& s) {
 // maximal utilization what is free only falls, and what a waiting request needs stays. Which blocks are
 // cached decides only whether a candidate is skipped for one before it, so it takes two of them to matter.
 std::int64_t TrtllmScheduler::hold() const {
-  if (paused_ || skipped_ || batch_.has_prefill()) return 1;
+  if (paused_ || skipped_ || delayed_ || batch_.has_prefill()) return 1;
   const auto running = static_cast<std::int64_t>(generations_.size());
   if (running == 0) return active_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
   if (running < started_ || (caching() && candidates_ > 1)) return 1;

@@ -52,6 +52,7 @@ class TrtllmScheduler : public Scheduler {
   void pause(std::int32_t slot);
 
   void pick_micro_batch();
+  bool wait_for_company();
   void cut_contexts(std::int64_t capacity);
   void run_generation(std::int32_t slot);
   void run_context(const Context& context, Picoseconds now);
@@ -77,6 +78,8 @@ class TrtllmScheduler : public Scheduler {
   std::vector<std::int32_t> fitting_, generations_;
   std::vector<Context> contexts_;
   bool paused_ = false, skipped_ = false;
+  bool delayed_ = false;                    // prompts that could run wait for company
+  std::int64_t delay_ = 0;                  // steps that they have waited
   bool blocked_ = false;                    // the first request without blocks doesn't get them
   std::int64_t candidates_ = 0;             // requests without blocks that were looked at
   std::vector<std::uint64_t> contributed_;  // hashes of blocks that contexts of this step will add

@@ -63,6 +63,17 @@ TEST(Sglang, MaxPrefillTokens) {
   EXPECT_THAT(run(w, o).batches, ElementsAre("p0:9/0!", "p1:3/0! p2:3/0!"));
 }
 
+// New requests are looked for after a prefill, and after every third decode step.
+TEST(Sglang, RequestsAreReceivedAtIntervals) {
+  ListWorkload w;
+  w.add(0, 5, 6);
+  w.add(1500, 4, 1);
+  ServeOptions o = sglang(1000);
+  EXPECT_EQ(run(w, o).batches[2], "p1:4/0!");
+  config(o).sglang.scheduler_recv_interval = 3;
+  EXPECT_THAT(run(w, o).batches, ElementsAre("p0:5/0!", "d0@6", "d0@7", "d0@8", "p1:4/0!", "d0@9", "d0@10"));
+}
+
 TEST(Sglang, MixedChunksCountTheDecodes) {
   ListWorkload w;
   w.add(0, 4, 4);

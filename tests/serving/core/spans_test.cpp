@@ -46,6 +46,7 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
     c.sglang.schedule_policy = chance(0.4) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
     c.sglang.enable_mixed_chunk = chance(0.3);
     c.sglang.overlap = chance(0.6);
+    c.sglang.scheduler_recv_interval = chance(0.6) ? 1 : pick(2, 12);
   } else if (policy == SchedulerPolicy::kTrtllm) {
     using Capacity = TrtllmConfig::Capacity;
     const std::int64_t which = pick(0, 4);
@@ -56,6 +57,10 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
         chance(0.5) ? TrtllmConfig::Chunking::kFirstComeFirstServed : TrtllmConfig::Chunking::kEqualProgress;
     c.trtllm.chunk_unit_size = chance(0.5) ? 0 : pick(1, 3) * c.block_size;
     c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 3 * c.block_size);
+    if (chance(0.4)) {
+      c.trtllm.batch_wait_timeout_iters = pick(1, 8);
+      c.trtllm.batch_wait_max_tokens_ratio = 0.1 * static_cast<double>(pick(1, 10));
+    }
   }
 }
 

@@ -155,6 +155,19 @@ TEST(Trtllm, APromptWaitsForABlockThatAnotherComputes) {
   EXPECT_THAT(run(w, o).batches, ElementsAre("p0:9/0! p1:9/0!"));
 }
 
+// While another generates a prompt waits two steps, or until the step would hold enough tokens.
+TEST(Trtllm, PromptsWaitForCompany) {
+  ListWorkload w;
+  w.add(0, 4, 6);
+  w.add(500, 4, 1);
+  ServeOptions o = trtllm(100, 100, Capacity::kGuaranteedNoEvict);
+  config(o).trtllm.batch_wait_timeout_iters = 2;
+  config(o).trtllm.batch_wait_max_tokens_ratio = 0.5;
+  EXPECT_THAT(run(w, o).batches, ElementsAre("p0:4/0!", "d0@5", "d0@6", "p1:4/0! d0@7", "d0@8", "d0@9"));
+  config(o).trtllm.batch_wait_max_tokens_ratio = 0.05;
+  EXPECT_EQ(run(w, o).batches[1], "p1:4/0! d0@5") << "five tokens are the share of a hundred";
+}
+
 TEST(Trtllm, WrongUnitsAreRefused) {
   ListWorkload w;
   w.add(0, 4, 1);
