@@ -71,6 +71,10 @@ class Servers {
   void prepare_kernels() {
     std::set<std::pair<std::string, std::string>> names;
     for (const Scenario& s : scenarios_) {
+      if (engine_family(s.engine.behavior) == kEagerFamily) {
+        names.emplace(s.hardware.device, std::string());
+        continue;
+      }
       try {
         names.emplace(s.hardware.device, find_behavior(s.engine.behavior, "behavior").measured_engine());
       } catch (const Error&) {
@@ -147,7 +151,7 @@ class Servers {
     Precision p;
     p.activation = p.kv = dtype_from_name(e.dtype == "auto" ? "float32" : e.dtype).value_or(DType::kF32);
     const Topology topology = resources_.database->topology(device, 1);
-    const CostModel cost(device, topology, kernels_.at(device.name));
+    const CostModel cost(device, topology, kernels_.at({device.name, std::string()}));
     const ForwardPass pass = forward_pass(model, cost, *w.num_prompts, static_cast<std::int64_t>(*length), p);
     Served r;
     const double ms = 1e3 * pass.seconds;
