@@ -31,7 +31,9 @@ TEST(ValidationSets, OperatorsAreCurrentOnThePage) {
 }
 
 TEST(ValidationSets, ServersAreCurrentOnThePage) {
-  expect_on_page(validate_end_to_end(sets() / "servers.csv", test_resources()));
+  ValidateOptions options;
+  options.recipes = sets() / "recipes.csv";
+  expect_on_page(validate_end_to_end(sets() / "servers.csv", test_resources(), options));
 }
 
 TEST(ValidationSets, RunsAreCurrentOnThePage) {
