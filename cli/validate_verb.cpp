@@ -130,7 +130,8 @@ std::vector<Set> run_sets(const Invocation& invocation, const World& world) {
                                 "; build the whole project, or give --operators, --end-to-end or --runs");
   return {{"operators", validate_operators(sets / "operators.csv", "", world.database, o)},
           {"end_to_end", validate_end_to_end(sets / "servers.csv", world.resources, o)},
-          {"runs", validate_runs(sets / "runs", world.resources, o)}};
+          {"runs", validate_runs(sets / "runs", world.resources, o)},
+          {"forward_passes", validate_end_to_end(sets / "forward_passes.csv", world.resources, o)}};
 }
 
 }  // namespace

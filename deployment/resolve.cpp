@@ -180,6 +180,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.block_size = static_cast<int>(*e.block_size);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
+  s.schedules_ahead = e.async_scheduling.value_or(false);
   set_policy(s, e, d.behavior);
   return s;
 }
@@ -303,6 +304,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   auto mapping = make_mapping(d.scenario, model, d.precision.weights, where);
   if (auto* verdict = std::get_if<Infeasible>(&mapping)) return std::move(*verdict);
   d.mapping = std::move(std::get<Mapping>(mapping));
+  // vLLM's --all2all-backend is allgather_reducescatter unless DeepEP and its like are asked for.
+  if (d.behavior.family == "vllm")
+    for (Shard& shard : d.mapping.stages) shard.expert_all_to_all = false;
   warn_about_mapping(d.mapping, d.scenario, model, d.warnings);
   if (d.mapping.devices_per_replica() > 1 && !(d.topology.intra_node.bandwidth.value > 0))
     throw Error(

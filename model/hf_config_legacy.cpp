@@ -13,6 +13,7 @@ struct Classic {
   bool attention_bias = true, mlp_bias = true;
   int norms = 2, norm_vectors = 2;
   bool parallel = false, rotary = false;
+  const char* activation = "gelu";  // unless the configuration names another
 };
 
 void build(const ConfigReader& r, ModelConfig& m, const Classic& c, GqaAttention attention) {
@@ -32,6 +33,12 @@ void build(const ConfigReader& r, ModelConfig& m, const Classic& c, GqaAttention
                         4 * m.hidden);
   mlp.gated = false;
   mlp.bias = c.mlp_bias;
+  // The tanh approximation of GELU written out in Python (Hugging Face "gelu_new"): pow, mul, add, mul, tanh,
+  // add, mul, mul, of which two read two operands.
+  if (r.text_or("activation_function", r.text_or("hidden_act", c.activation)) == "gelu_new") {
+    mlp.activation_kernels = 8;
+    mlp.activation_passes = 18;
+  }
   kind.mlp = mlp;
   kind.norms = c.norms;
   kind.norm_parameters = c.norms * c.norm_vectors * m.hidden;
@@ -49,7 +56,7 @@ void read_gpt2(const ConfigReader& r, ModelConfig& m) {
   read_common(r, m, true);
   GqaAttention a = heads_of(r, m);
   if (r.flag_or({"multi_query"}, false)) a.kv_heads = 1;  // GPT-BigCode
-  build(r, m, {.positions = true}, a);
+  build(r, m, {.positions = true, .activation = "gelu_new"}, a);
 }
 
 void read_gptj(const ConfigReader& r, ModelConfig& m) {

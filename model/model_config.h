@@ -74,6 +74,8 @@ struct NoMixer {
 struct DenseMlp {
   std::int64_t inter = 0;
   bool gated = true, bias = false;
+  // Elementwise kernels that an unfused framework composes the activation of, and their passes over it.
+  int activation_kernels = 1, activation_passes = 2;
   bool operator==(const DenseMlp&) const = default;
 };
 struct MoeMlp {

@@ -24,6 +24,7 @@ class OpBuilder {
   // operators_recurrent.cpp
   void mixer(const RecurrentMixer& r);
   // One operator a prefill chunk, one for all decoding sequences.
+  void unfused_attention(const AttentionShape& chunk);
   void causal_attention(const AttentionShape& prefill, const AttentionShape& decode, int group);
   double decode_context(int group, std::int64_t window) const;
   void indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,

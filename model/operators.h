@@ -23,6 +23,9 @@ struct Shard {
   int first_layer = 0, last_layer = -1;  // [first, last); -1: all layers
   bool has_embedding = true, has_head = true;
   bool sequence_parallel = false;  // reduce-scatter + all-gather instead of all-reduce
+  // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
+  // group and their results are reduced and scattered.
+  bool expert_all_to_all = true;
 };
 
 struct PrefillChunk {
@@ -58,6 +61,10 @@ struct Fusion {
   bool gate_up = true;         // one GEMM for gate and up
   bool rope_kv_write = false;  // rotary embedding and cache write in one kernel
   bool fused_moe = true;       // one composite MoE operator
+  // Attention in one kernel. Otherwise scores are a matrix product into memory, scaled, masked and normalised
+  // there, and multiplied with the values (eager PyTorch; prompts only).
+  bool attention = true;
+  bool activation = true;  // one kernel, also where the framework composes it (DenseMlp::activation_kernels)
 };
 
 struct OpList {

@@ -26,6 +26,30 @@ double OpBuilder::decode_context(int group, std::int64_t window) const {
   return window > 0 ? std::min(contexts[0], d(work_.decode_sequences) * d(window)) : contexts[0];
 }
 
+// Every key of the prompt for every query: the mask is applied to the finished scores. Heads are copied
+// together before each product and after the last.
+void OpBuilder::unfused_attention(const AttentionShape& a) {
+  const std::int64_t batch = a.sequences * a.heads, rows = batch * a.new_tokens,
+                     keys = a.cached + a.new_tokens;
+  const auto product = [&](std::string_view name, std::int64_t n, std::int64_t k) {
+    add(name,
+        GemmShape{.m = a.new_tokens,
+                  .n = n,
+                  .k = k,
+                  .batch = batch,
+                  .activation = a.activation,
+                  .output = a.activation,
+                  .weight_is_activation = true},
+        OpScope::kPrefillAttention);
+  };
+  elementwise("attention_copies", batch * keys, 2 * d(a.qk_dim), 0, 2);
+  product("attention_scores", keys, a.qk_dim);
+  elementwise("attention_scale_mask", rows, 2 * d(keys), d(keys), 2);
+  elementwise("attention_softmax", rows, 2 * d(keys), 5 * d(keys));
+  elementwise("attention_copies", batch * keys, 2 * d(a.v_dim), 0, 2);
+  product("attention_values", a.v_dim, keys);
+}
+
 void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionShape& decode, int group) {
   for (const PrefillChunk& chunk : work_.prefill) {
     if (chunk.new_tokens <= 0 || chunk.count <= 0) continue;
@@ -33,7 +57,10 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
     a.sequences = chunk.count;
     a.new_tokens = chunk.new_tokens;
     a.cached = chunk.cached;
-    add("attention", a, OpScope::kPrefillAttention, 1, group);
+    if (fusion_.attention)
+      add("attention", a, OpScope::kPrefillAttention, 1, group);
+    else
+      unfused_attention(a);
   }
   if (!has_decode()) return;
   AttentionShape a = decode;
@@ -111,7 +138,7 @@ void OpBuilder::mixer(const GqaAttention& a) {
     add("rope", ElementwiseShape{rows_, 2 * qk * element_ + write, 3 * qk});
   } else {
     if (a.rotary) elementwise("rope", rows_, 2 * qk, 3 * qk);
-    add("kv_write", ElementwiseShape{rows_, write, 0});
+    if (fusion_.attention) add("kv_write", ElementwiseShape{rows_, write, 0});
   }
   if (a.index_heads > 0)
     indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1,

@@ -20,7 +20,11 @@ void OpBuilder::mlp(const DenseMlp& m) {
     if (m.gated) gemm("gate_proj", rows_, inter, model_.hidden, w);
     gemm("up_proj", rows_, inter, model_.hidden, w);
   }
-  elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
+  if (fusion_.activation || m.activation_kernels == 1)
+    elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
+  else
+    elementwise("activation", rows_, d(inter) * m.activation_passes / m.activation_kernels, d(inter),
+                m.activation_kernels);
   gemm("down_proj", rows_, model_.hidden, inter, w);
 }
 
@@ -37,7 +41,8 @@ void OpBuilder::experts(const MoeMlp& m) {
   const double own = d(rows_) / shard_.tensor_parallel;
   const double scales = 4.0 * std::ceil(d(width) / 128);
   const double sent = w == WeightFormat::kFp8Block ? d(width) + scales : d(width) * element_;
-  if (group && shard_.expert_parallel > 1)
+  const bool all_to_all = group && shard_.expert_parallel > 1 && shard_.expert_all_to_all;
+  if (all_to_all)
     exchange("moe_dispatch", m, own, sent, ranks);
   else if (group)
     collective("moe_dispatch", Collective::kAllGather, d(tokens) * d(width) * element_, shard_.data_parallel,
@@ -64,7 +69,7 @@ void OpBuilder::experts(const MoeMlp& m) {
     whole.shape = s;
     for (Op& part : expand(whole)) add(part.name, std::move(part.shape), OpScope::kGroupTokens);
   }
-  if (group && shard_.expert_parallel > 1)
+  if (all_to_all)
     exchange("moe_combine", m, own, d(width) * element_, ranks);
   else if (group)
     collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_,

@@ -71,12 +71,28 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       loads_[r] = {ranks_[r]->scheduler->waiting(), ranks_[r]->scheduler->running()};
     }
+    for (const Held& h : held_) ++loads_[static_cast<std::size_t>(h.rank)].waiting;
     chosen = pick_rank(loads_);
   }
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
-  rank.scheduler->enqueue(rank.sequences.add(request, now));
+  const std::int32_t slot = rank.sequences.add(request, now);
+  if (decides_ahead() || !held_.empty())
+    held_.push_back({now, chosen, slot});
+  else
+    rank.scheduler->enqueue(slot);
   if (in_flight_ < flights_.size()) next_try_ = std::min(next_try_, std::max(now, ready_at_));
+}
+
+bool Engine::decides_ahead() const {
+  return config_.scheduler.schedules_ahead && flights_.size() == 1 && (in_flight_ > 0 || running() > 0);
+}
+
+void Engine::release_held(Picoseconds arrived_by) {
+  std::size_t n = 0;
+  for (; n < held_.size() && held_[n].at <= arrived_by; ++n)
+    ranks_[static_cast<std::size_t>(held_[n].rank)]->scheduler->enqueue(held_[n].slot);
+  held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(n));
 }
 
 // The span ends with the step that is under way at the arrival; a step that would start at that very time
@@ -103,6 +119,7 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished) {
       if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1);
     }
     if (flight.event.steps > 1) note_usage();
+    last_start_ = flight.event.start + length(flight.event, flight.event.steps - 1);
     if (context_.options.timeline != nullptr) context_.options.timeline->step(flight.event);
     for (std::size_t r = 0; r < ranks_.size(); ++r) give_tokens(flight, r, finished);
     num_steps_ += flight.event.steps;
@@ -185,6 +202,7 @@ void Engine::launch(Picoseconds now) {
   next_try_ = kNever;
   if (in_flight_ == flights_.size()) return;
   bool empty = true, preempted = false;
+  release_held(running() == 0 ? now : last_start_);
   // A step in which the only running request preempted itself is empty; the next one may admit.
   for (int attempt = 0; attempt < 2 && empty; ++attempt) {
     if (attempt == 1 && !preempted) break;
@@ -195,7 +213,14 @@ void Engine::launch(Picoseconds now) {
       preempted = preempted || ranks_[r]->scheduler->preempted();
     }
   }
-  if (empty) return;
+  if (empty) {
+    if (!held_.empty()) next_try_ = now;
+    release_held(now);
+    return;
+  }
+  const bool late = std::any_of(held_.begin(), held_.end(), [&](const Held& h) {
+    return ranks_[static_cast<std::size_t>(h.rank)]->scheduler->arrival_matters();
+  });
   note_usage();
 
   InFlight& flight = flights_[(head_ + in_flight_) % flights_.size()];
@@ -203,7 +228,7 @@ void Engine::launch(Picoseconds now) {
   TimelineWriter::StepEvent& e = flight.event;
   e.engine = index_;
   e.start = now;
-  std::int64_t hold = context_.options.use_spans && flights_.size() == 1 ? kNever : 1;
+  std::int64_t hold = context_.options.use_spans && flights_.size() == 1 && !late ? kNever : 1;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
     const Scheduler& scheduler = *ranks_[r]->scheduler;
     const auto sampled = scheduler.sampled();
@@ -254,7 +279,7 @@ std::int64_t Engine::running() const {
 std::int64_t Engine::waiting() const {
   std::int64_t n = 0;
   for (const auto& rank : ranks_) n += rank->scheduler->waiting();
-  return n;
+  return n + static_cast<std::int64_t>(held_.size());
 }
 
 double Engine::kv_usage() const {

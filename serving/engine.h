@@ -74,6 +74,8 @@ class Engine {
   void truncate(Picoseconds arrival);
   void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished);
   void record(const Sequence& s, Picoseconds at);
+  bool decides_ahead() const;
+  void release_held(Picoseconds arrived_by);
   void note_usage();
   double kv_usage() const;
 
@@ -91,6 +93,13 @@ class Engine {
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;
   std::vector<std::int32_t> finishing_;
+  // Came too late for the next step, which is decided already.
+  struct Held {
+    Picoseconds at;
+    std::int32_t rank, slot;
+  };
+  std::vector<Held> held_;      // in order of arrival
+  Picoseconds last_start_ = 0;  // of the newest step that has ended, the last of a span
 };
 
 }  // namespace foretoken

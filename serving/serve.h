@@ -64,6 +64,9 @@ struct SchedulerConfig {
   int block_size = 16;
   bool caches_tokens = true;  // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;     // batches in flight
+  // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
+  // the step after. Used with pipeline_depth 1.
+  bool schedules_ahead = false;
 };
 
 struct EngineConfig {  // one replica: ranks that step together (1 unless attention data-parallel with shared

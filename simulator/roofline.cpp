@@ -32,6 +32,14 @@ double format_efficiency(DType t) {
   return 1.0;
 }
 
+// Cards that live on the slot's 75 W fall back to their base clock when all vector units work: 585 of 1590
+// MHz (T4), 795 of 2040 MHz (L4) by their datasheets. Said of 32-bit products alone; nothing is known here of
+// the matrix units.
+constexpr double kSlotWatts = 75, kBaseClockShare = 0.38;
+double sustained_clock(DType t, const Device& d) {
+  return t == DType::kF32 && d.tdp_watts > 0 && d.tdp_watts <= kSlotWatts ? kBaseClockShare : 1.0;
+}
+
 // Seconds of compute of an m x n x k product repeated `groups` times side by side. Non-decreasing in m, n and
 // k: each tile's wave count is, and so is their minimum.
 double matrix_seconds(double m, double n, double k, double groups, double peak, int units,
@@ -65,7 +73,8 @@ struct RooflineTime {
     const DType t = compute_type(op, d.has_fp4());
     const double compute =
         matrix_seconds(static_cast<double>(g.m), static_cast<double>(g.n), static_cast<double>(g.k),
-                       static_cast<double>(g.batch), d.peak(t).value, units_of(d), format_efficiency(t));
+                       static_cast<double>(g.batch), d.peak(t).value, units_of(d),
+                       format_efficiency(t) * sustained_clock(t, d));
     return kFloor + std::max(compute, stream_seconds(moved, d, kStream));
   }
   double operator()(const MoeShape& s) const {

@@ -42,6 +42,7 @@ constexpr std::string_view kColumns[] = {"model",
                                          "max_num_batched_tokens",
                                          "enable_prefix_caching",
                                          "num_speculative_tokens"};
+constexpr std::string_view kPeer = "peer:";
 constexpr double kLongest = 1 << 30, kMostRequests = 10'000'000;
 
 constexpr std::string_view kEnginePrefix = "engine.";
@@ -86,10 +87,31 @@ class Reader {
   }
 
  private:
-  void check_columns(ServingMeasurements& all) const {
+  struct PeerColumn {
+    std::string column, name;
+    std::size_t metric = 0;
+  };
+  PeerColumn peer_of(const std::string& column) const {
+    const auto colon = column.rfind(':');
+    const std::string metric = column.substr(colon + 1);
+    const auto* const at = std::find(std::begin(kServingMetrics), std::end(kServingMetrics), metric);
+    if (colon <= kPeer.size() || at == std::end(kServingMetrics))
+      throw Error(csv_.where(),
+                  fmt::format("column \"{}\" is none of the form peer:NAME:METRIC with a metric "
+                              "of ttft_ms, tpot_ms, e2el_ms, output_throughput",
+                              column));
+    return {column, column.substr(kPeer.size(), colon - kPeer.size()),
+            static_cast<std::size_t>(at - std::begin(kServingMetrics))};
+  }
+
+  void check_columns(ServingMeasurements& all) {
     const std::vector<std::string> known(std::begin(kColumns), std::end(kColumns));
     for (const std::string& name : csv_.header()) {
       if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      if (name.starts_with(kPeer)) {
+        peers_.push_back(peer_of(name));
+        continue;
+      }
       if (name.starts_with(kEnginePrefix)) continue;
       if (const std::string near = did_you_mean(name, known); !near.empty())
         throw Error(csv_.where(), fmt::format("unknown column \"{}\"{}", name, near));
@@ -183,10 +205,13 @@ class Reader {
     if (!any)
       throw Error(m.where,
                   "nothing was measured: ttft_ms, tpot_ms, e2el_ms and output_throughput are all empty");
+    for (const PeerColumn& p : peers_)
+      if (const auto value = positive(p.column)) m.peers.push_back({p.name, p.metric, *value});
     return m;
   }
 
   CsvReader csv_;
+  std::vector<PeerColumn> peers_;
 };
 
 LengthDistribution lengths(double longest, double ratio) {

@@ -32,6 +32,12 @@ struct ServingMeasurement {
   std::string source;
   bool median = false;                            // the measured latencies are medians, else means
   std::array<std::optional<double>, 4> measured;  // in the order of kServingMetrics
+  struct Peer {
+    std::string name;
+    std::size_t metric = 0;  // of kServingMetrics
+    double predicted = 0;
+  };
+  std::vector<Peer> peers;  // what other predictors say: columns "peer:NAME:METRIC"
 };
 
 struct ServingMeasurements {

@@ -15,8 +15,9 @@ struct Errors {
   double bias = 0;
   std::int64_t within = 0;
 
-  void add(const ValidationLine& line) {
-    const double error = line.predicted / line.measured - 1;
+  void add(const ValidationLine& line) { add(line, line.predicted); }
+  void add(const ValidationLine& line, double predicted) {
+    const double error = predicted / line.measured - 1;
     ape.push_back(std::abs(error));
     bias += error;
     within += line.low <= line.measured && line.measured <= line.high;
@@ -52,6 +53,28 @@ std::vector<ErrorSummary> summaries(const Validation& v, NameOf&& name_of_line) 
   return out;
 }
 
+std::vector<PeerSummary> peer_summaries(const Validation& v) {
+  struct Pair {
+    Errors theirs, ours;
+  };
+  std::map<std::pair<std::string, std::int32_t>, Pair> by;
+  for (const ValidationLine& line : v.lines) {
+    if (line.refusal >= 0) continue;
+    for (const PeerValue& p : line.peers) {
+      Pair& pair = by[{v.peer_names[static_cast<std::size_t>(p.peer)], line.metric}];
+      pair.theirs.add(line, p.predicted);
+      pair.ours.add(line);
+    }
+  }
+  std::vector<PeerSummary> out;
+  for (auto& [key, pair] : by) {
+    const std::string& metric = v.metrics[static_cast<std::size_t>(key.second)];
+    out.push_back({key.first, metric, summary_of(key.first, metric, pair.theirs),
+                   summary_of(key.first, metric, pair.ours)});
+  }
+  return out;
+}
+
 }  // namespace
 
 std::int32_t NameIndex::of(const std::string& name) {
@@ -83,6 +106,7 @@ void summarize(Validation& v) {
   }
   v.groups = summaries(v, [&](const ValidationLine& l) { return at(v.group_names, l.group); });
   v.pooled = summaries(v, [](const ValidationLine&) { return std::string("all rows"); });
+  v.peers = peer_summaries(v);
   v.parts.clear();
   if (!v.part_names.empty())
     v.parts = summaries(v, [&](const ValidationLine& l) { return at(v.part_names, l.part); });

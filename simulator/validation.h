@@ -17,6 +17,12 @@
 
 namespace foretoken {
 
+// What another predictor said of the same value.
+struct PeerValue {
+  std::int32_t peer = 0;  // of Validation::peer_names
+  double predicted = 0;
+};
+
 // One measured value of one row. Indices point into the lists of Validation.
 struct ValidationLine {
   std::int64_t row = 0;  // data lines from 1
@@ -27,6 +33,7 @@ struct ValidationLine {
   double measured = 0;  // NaN where a refused row's value could not be read
   double predicted = 0, low = 0, high = 0;
   Basis basis = Basis::kRoofline;  // what most of the predicted time rests on
+  std::vector<PeerValue> peers;
 };
 
 // Over the predicted lines of one group and metric. APE is |predicted / measured - 1|.
@@ -38,15 +45,22 @@ struct ErrorSummary {
   double within_interval = 0;  // share of measured values inside [low, high]
 };
 
+// Another predictor and this one over the lines that both predict.
+struct PeerSummary {
+  std::string peer, metric;
+  ErrorSummary theirs, ours;
+};
+
 struct Validation {
   std::string title, group_title, part_title;  // "device, engine and type"
-  std::vector<std::string> metrics, group_names, part_names, refusal_names;
+  std::vector<std::string> metrics, group_names, part_names, refusal_names, peer_names;
   std::vector<ValidationLine> lines;
   std::vector<std::string> notes;
   // Filled by summarize().
   std::int64_t rows = 0, predicted = 0, refused = 0;
   std::map<std::string, std::int64_t> refusals;  // rows by reason
   std::vector<ErrorSummary> groups, parts, pooled;
+  std::vector<PeerSummary> peers;
 };
 
 // Counts and errors from the lines. Groups and parts are sorted by name.

@@ -56,6 +56,24 @@ Table summary_table(std::string title, std::string by, std::vector<ErrorSummary>
   return t;
 }
 
+Table peer_table(const Validation& v) {
+  Table t;
+  t.title = v.title + ": other predictors on the same rows";
+  t.columns = {{"predictor", "predictor"},
+               {"metric", "metric"},
+               {"n", "n"},
+               {"median_ape_percent", "median %", 3},
+               {"mape_percent", "mean %", 3},
+               {"bias_percent", "bias %", 3},
+               {"our_median_ape_percent", "ours: median %", 3},
+               {"our_mape_percent", "ours: mean %", 3},
+               {"our_bias_percent", "ours: bias %", 3}};
+  for (const PeerSummary& p : v.peers)
+    t.add({p.peer, p.metric, p.ours.n, percent(p.theirs.median_ape), percent(p.theirs.mape),
+           percent(p.theirs.bias), percent(p.ours.median_ape), percent(p.ours.mape), percent(p.ours.bias)});
+  return t;
+}
+
 const std::string& at(const std::vector<std::string>& names, std::int32_t i) {
   return names[static_cast<std::size_t>(i)];
 }
@@ -110,6 +128,20 @@ Json validation_json(const Validation& v) {
   out["groups"] = summaries_json(v.groups);
   out["pooled"] = summaries_json(v.pooled);
   out["parts"] = summaries_json(v.parts);
+  if (!v.peers.empty()) {
+    Json peers = Json::array();
+    for (const PeerSummary& p : v.peers)
+      peers.push_back(Json{{"predictor", p.peer},
+                           {"metric", p.metric},
+                           {"n", p.ours.n},
+                           {"mape", p.theirs.mape},
+                           {"median_ape", p.theirs.median_ape},
+                           {"bias", p.theirs.bias},
+                           {"our_mape", p.ours.mape},
+                           {"our_median_ape", p.ours.median_ape},
+                           {"our_bias", p.ours.bias}});
+    out["peers"] = std::move(peers);
+  }
   out["notes"] = v.notes;
   return out;
 }
@@ -123,6 +155,7 @@ std::vector<Table> validation_tables(const Validation& v) {
   for (const std::string& note : v.notes) out.back().notes.push_back(note);
   if (!v.refusals.empty()) out.push_back(refusal_table(v));
   if (v.predicted == 0) return out;
+  if (!v.peers.empty()) out.push_back(peer_table(v));
   if (!v.parts.empty()) out.push_back(summary_table(v.title + " by " + v.part_title, v.part_title, v.parts));
   // Errors of groups of one value each say less than the values.
   const bool single =

@@ -67,11 +67,21 @@ RunResult simulate_run(const fs::path& folder, const Resources& shared, const Va
   return r;
 }
 
-double measured_number(const Json& json, const std::string& metric, const fs::path& file) {
+double measured_number(const Json& json, const std::string& metric, const std::string& where) {
   const Json& value = json.at(metric);
   const double v = value.is_number() ? value.get<double>() : 0;
-  if (!(v > 0)) throw Error(file.string() + ":/" + metric, "must be a number above 0, or be left out");
+  if (!(v > 0)) throw Error(where + "/" + metric, "must be a number above 0, or be left out");
   return v;
+}
+
+// {"peers": {"BLIS": {"mean_e2el_ms": 2080.7}}}: what other predictors say of the run.
+Json peers_in(const Json& measured, const fs::path& file) {
+  const auto at = measured.find("peers");
+  if (at == measured.end()) return Json::object();
+  if (!at->is_object() || !std::all_of(at->begin(), at->end(), [](const Json& p) { return p.is_object(); }))
+    throw Error(file.string() + ":/peers",
+                "must be an object of objects: predictor, metric, predicted value");
+  return *at;
 }
 
 }  // namespace
@@ -90,22 +100,27 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
   v.title = "Runs";
   v.group_title = "run";
   v.metrics.assign(std::begin(kRunMetrics), std::end(kRunMetrics));
-  NameIndex groups(v.group_names), refusals(v.refusal_names);
+  NameIndex groups(v.group_names), refusals(v.refusal_names), peers(v.peer_names);
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const fs::path file = runs[i] / "measured.json";
     const Json measured = read_json(file);
     if (!measured.is_object())
       throw Error(file.string(), "must be an object with the keys of `vllm bench serve`");
+    const Json others = peers_in(measured, file);
     const RunResult run = simulate_run(runs[i], resources, options);
     std::size_t before = v.lines.size();
     for (std::size_t m = 0; m < v.metrics.size(); ++m) {
       const std::string& metric = v.metrics[m];
       if (!measured.contains(metric)) continue;
       ValidationLine line;
+      for (const auto& [name, values] : others.items())
+        if (values.contains(metric))
+          line.peers.push_back(
+              {peers.of(name), measured_number(values, metric, file.string() + ":/peers/" + name)});
       line.row = static_cast<std::int64_t>(i) + 1;
       line.group = groups.of(runs[i].filename().string());
       line.metric = static_cast<std::int32_t>(m);
-      line.measured = measured_number(measured, metric, file);
+      line.measured = measured_number(measured, metric, file.string() + ":");
       if (!run.refusal.empty()) {
         line.refusal = refusals.of(run.refusal);
       } else {

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json_full.h"
 #include "base/text.h"
+#include "simulator/forward_pass.h"
 #include "simulator/serving_measurement.h"
 #include "simulator/simulate.h"
 #include "simulator/step_model.h"
@@ -70,6 +71,10 @@ class Servers {
   void prepare_kernels() {
     std::set<std::pair<std::string, std::string>> names;
     for (const Scenario& s : scenarios_) {
+      if (engine_family(s.engine.behavior) == kEagerFamily) {
+        names.emplace(s.hardware.device, std::string());
+        continue;
+      }
       try {
         names.emplace(s.hardware.device, find_behavior(s.engine.behavior, "behavior").measured_engine());
       } catch (const Error&) {
@@ -123,7 +128,42 @@ class Servers {
     return std::get<Deployment>(std::move(verdict));
   }
 
+  // Eager PyTorch: one static batch, one pass.
+  Served pass_forward(const Scenario& scenario) {
+    const WorkloadConfig& w = scenario.workload;
+    const EngineSection& e = scenario.engine;
+    if (lower(e.behavior).find("compile") != std::string::npos)
+      return refused("torch.compile is not modelled");
+    const auto length = w.input_len ? w.input_len->value : std::nullopt;
+    const auto output = w.output_len ? w.output_len->value : std::nullopt;
+    if (!w.all_at_once || !length || output != 1.0)
+      return refused("eager PyTorch is modelled for one forward pass: batch_size, and an output_len of 1");
+    if (e.tensor_parallel_size * e.pipeline_parallel_size * e.data_parallel_size > 1)
+      return refused("eager PyTorch is modelled on one device");
+    const std::lock_guard lock(mutex_);
+    Device device;
+    try {
+      device = resources_.database->device(scenario.hardware.device, "device");
+    } catch (const Error&) {
+      return refused(fmt::format("device \"{}\" is not known", scenario.hardware.device));
+    }
+    const ModelConfig model = load_scenario_model(scenario, resources_);
+    Precision p;
+    p.activation = p.kv = dtype_from_name(e.dtype == "auto" ? "float32" : e.dtype).value_or(DType::kF32);
+    const Topology topology = resources_.database->topology(device, 1);
+    const CostModel cost(device, topology, kernels_.at({device.name, std::string()}));
+    const ForwardPass pass = forward_pass(model, cost, *w.num_prompts, static_cast<std::int64_t>(*length), p);
+    Served r;
+    const double ms = 1e3 * pass.seconds;
+    r.metrics.ttft.mean = r.metrics.ttft.median = r.metrics.e2el.mean = r.metrics.e2el.median = ms;
+    r.metrics.output_throughput = static_cast<double>(*w.num_prompts) / pass.seconds;
+    r.relative_error = pass.relative_error;
+    r.basis = static_cast<Basis>(std::max_element(pass.basis.begin(), pass.basis.end()) - pass.basis.begin());
+    return r;
+  }
+
   Served simulate_one(const Scenario& scenario) {
+    if (engine_family(scenario.engine.behavior) == kEagerFamily) return pass_forward(scenario);
     const auto verdict = prepare(scenario);
     if (const auto* no = std::get_if<Served>(&verdict)) return *no;
     const Deployment& d = std::get<Deployment>(verdict);
@@ -181,8 +221,10 @@ void set_prediction(ValidationLine& line, const Served& served, std::size_t metr
 
 }  // namespace
 
-Validation validate_end_to_end(const std::filesystem::path& file, const Resources& resources,
+Validation validate_end_to_end(const std::filesystem::path& file, const Resources& shared,
                                const ValidateOptions& options) {
+  Resources resources = shared;
+  resources.scenario_folder = file.parent_path();  // of model files that rows name
   std::unique_ptr<tbb::global_control> limit;
   if (options.threads > 0)
     limit = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism,
@@ -192,7 +234,10 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
   std::int64_t completed = 0;
   for (ServingMeasurement& m : measured.rows) completed += recipes.complete(m);
   Validation v;
-  v.title = "Servers";
+  const bool passes =
+      std::all_of(measured.rows.begin(), measured.rows.end(),
+                  [](const ServingMeasurement& m) { return engine_family(m.behavior) == kEagerFamily; });
+  v.title = passes ? "Forward passes" : "Servers";
   v.group_title = "model, device and engine";
   v.part_title = "device and engine";
   v.metrics.assign(std::begin(kServingMetrics), std::end(kServingMetrics));
@@ -216,7 +261,7 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
   }
   servers.serve_all();
 
-  NameIndex groups(v.group_names), parts(v.part_names), refusals(v.refusal_names);
+  NameIndex groups(v.group_names), parts(v.part_names), refusals(v.refusal_names), peers(v.peer_names);
   for (std::size_t i = 0; i < measured.rows.size(); ++i) {
     const ServingMeasurement& m = measured.rows[i];
     const Served* served = home[i] == kNone ? nullptr : &servers.result(home[i]);
@@ -232,6 +277,9 @@ Validation validate_end_to_end(const std::filesystem::path& file, const Resource
       line.metric = static_cast<std::int32_t>(metric);
       line.measured = *m.measured[metric];
       if (reason.empty()) set_prediction(line, *served, metric, m.median);
+      line.peers.clear();
+      for (const ServingMeasurement::Peer& p : m.peers)
+        if (p.metric == metric) line.peers.push_back({peers.of(p.name), p.predicted});
       v.lines.push_back(line);
     }
   }

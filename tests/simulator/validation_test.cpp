@@ -87,6 +87,37 @@ TEST(Validation, ErrorsOfGroupsAreThoseComputedByHand) {
   EXPECT_NEAR(v.pooled[0].mape, (0.8 + 0.25) / 4, 1e-12);
 }
 
+// Of the lines that both predict: a peer's silence says nothing, and a refused row is nobody's.
+TEST(Validation, OtherPredictorsAreComparedOnTheSameRows) {
+  Validation v;
+  v.metrics = {"seconds"};
+  v.group_names = {"a"};
+  v.refusal_names = {"no table"};
+  v.peer_names = {"z", "y"};
+  v.lines = {line(1, 0, 10, 11, 2), line(2, 0, 10, 8, 1), line(3, 0, 10, 15, 5)};
+  v.lines[0].peers = {{0, 13}, {1, 10}};
+  v.lines[1].peers = {{0, 9}};
+  v.lines[2].peers = {{0, 99}};
+  v.lines[2].refusal = 0;
+  summarize(v);
+  ASSERT_EQ(v.peers.size(), 2u);
+  EXPECT_EQ(v.peers[0].peer, "y");
+  EXPECT_EQ(v.peers[0].ours.n, 1);
+  EXPECT_NEAR(v.peers[0].ours.mape, 0.1, 1e-12);
+  EXPECT_EQ(v.peers[1].theirs.n, 2);
+  EXPECT_NEAR(v.peers[1].theirs.mape, 0.2, 1e-12);
+  EXPECT_NEAR(v.peers[1].theirs.bias, 0.1, 1e-12);
+  EXPECT_NEAR(v.peers[1].ours.mape, 0.15, 1e-12);
+  EXPECT_EQ(validation_tables(v)[2].title, ": other predictors on the same rows");
+}
+
+TEST(ValidateEndToEnd, APeersColumnNamesPredictorAndMetric) {
+  const TemporaryFile file(
+      "model,device,input_len,output_len,max_concurrency,ttft_ms,peer:Vidur:mean_ttft\n");
+  EXPECT_THAT(error_of([&] { read_serving_measurements(file.path()); }),
+              HasSubstr("column \"peer:Vidur:mean_ttft\" is none of the form peer:NAME:METRIC"));
+}
+
 TEST(Validation, ARowWithTwoValuesCountsOnce) {
   Validation v;
   v.metrics = {"ttft_ms", "tpot_ms"};

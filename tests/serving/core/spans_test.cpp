@@ -36,6 +36,7 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
   const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
   const auto chance = [&](double p) { return random.uniform() < p; };
   c.policy = policy;
+  c.schedules_ahead = CounterRandom(seed, 9).uniform() < 0.5;
   if (policy == SchedulerPolicy::kSglang) {
     c.block_size = chance(0.7) ? 1 : static_cast<int>(pick(2, 5));
     c.num_blocks = 1 + (c.max_model_len + pick(0, 80)) / c.block_size;
