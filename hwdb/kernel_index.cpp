@@ -164,9 +164,10 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
         const auto phase =
             static_cast<std::size_t>(series.kind) - static_cast<std::size_t>(MeasuredKind::kPrefillAttention);
         const int grid = shape_identity_columns(series.kind);
-        tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))], series.engine, preferred,
-             of_user)
-            .add({a.heads, a.kv_heads, a.mla ? 0 : a.qk_dim, s[grid - 1]}, s[grid], s[grid + 1],
+        AttentionTable& table = tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))],
+                                     series.engine, preferred, of_user);
+        table.set_decode(a.decode);
+        table.add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim, s[grid - 1]}, s[grid], s[grid + 1],
                  p.seconds, p.spread, limit);
         break;
       }

@@ -165,7 +165,7 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
       attention[phase_of(kind)][static_cast<std::size_t>(type_class(a.activation))][static_cast<std::size_t>(type_class(a.kv))];
   const auto sequences = static_cast<double>(a.sequences);
   const double tokens = a.decode ? a.kv_tokens / sequences : static_cast<double>(a.new_tokens);
-  AttentionTable::Heads heads{a.heads, a.kv_heads, a.mla ? 0 : a.qk_dim,
+  AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim,
                               a.decode ? a.new_tokens : a.cached};
   AttentionTable::Heads plain = heads;
   plain.cached = a.decode ? 1 : 0;

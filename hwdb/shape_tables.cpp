@@ -13,13 +13,23 @@ constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
 constexpr double kRatioOctaves = 4.0;
 // Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
 constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
-// Attention: sequences x KV heads are the parallel work; with it equal, the number of KV heads hardly
-// matters. Plain multi-head attention and other head sizes run other kernels.
 constexpr double kHiddenWeight = 1.0, kShardWeight = 1.2, kSparsityWeight = 1.4, kTopWeight = 1.2;
 constexpr double kMoeRange = 5.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
-static double env(const char*n,double d){return getenv(n)?atof(getenv(n)):d;}
-const double kGroupWeight = env("AG",1.0), kKvWeight = env("AK",0.03), kWorkWeight = env("AW",2.0), kMultiHead = env("AM",0.5), kHeadSize = env("AH",3.0);
-const double kAttentionRange = env("AR",6.0), kAttentionNugget = env("AN",0.005), kAttentionFarthest = env("AF",3.0);
+// Attention: octaves of each property of a layout, scaled by how much times change along it. Sequences x KV
+// heads are the parallel work; with it equal, the number of KV heads hardly matters. Plain multi-head attention
+// and other head sizes run other kernels.
+struct AttentionWeights {
+  double group, kv, work, multi_head, head_size;
+};
+constexpr AttentionWeights kPrefillWeights{1.0, 0.03, 1.0, 0.5, 3.0}, kDecodeWeights{1.0, 0.03, 2.0, 1.5, 1.5};
+constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
+// MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent for
+// all heads, so sequences count; prefilling is the work.
+struct MlaWeights {
+  double heads, batch, work;
+};
+constexpr MlaWeights kMlaPrefillWeights{1.0, 0.3, 2.0}, kMlaDecodeWeights{0.6, 3.0, 0.3};
+constexpr double kMlaRange = 20.0, kMlaNugget = 0.005, kMlaFarthest = 8.0;
 constexpr double kUntunedShare = 1.5;  // how much slower than its parts, or than the whole, a shard may be
 constexpr std::size_t kFewNeighbours = 8;
 
@@ -224,29 +234,43 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
 }
 
 AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double sequences, double tokens, int except) const {
+  const bool mla = heads.head_dim == kMlaDim;
+  const AttentionWeights& weights = decode_ ? kDecodeWeights : kPrefillWeights;
   const auto place = [&](const Heads& h, double b) {
+    if (mla) {
+      const MlaWeights& w = decode_ ? kMlaDecodeWeights : kMlaPrefillWeights;
+      const double log_heads = std::log2(static_cast<double>(h.heads)), log_b = std::log2(b);
+      return Coordinates{w.heads * log_heads, w.batch * log_b, w.work * (log_heads + log_b)};
+    }
     const double kv = std::log2(static_cast<double>(h.kv_heads));
     const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
-    return Coordinates{kGroupWeight * group, kKvWeight * kv, kWorkWeight * (kv + std::log2(b)),
-                       h.heads == h.kv_heads && h.head_dim > 0 ? kMultiHead : 0.0,
-                       h.head_dim > 0 ? kHeadSize * std::log2(static_cast<double>(h.head_dim)) : 0.0};
+    return Coordinates{weights.group * group, weights.kv * kv, weights.work * (kv + std::log2(b)),
+                       h.heads == h.kv_heads ? weights.multi_head : 0.0,
+                       weights.head_size * std::log2(static_cast<double>(h.head_dim))};
   };
-  Neighbours near(place(heads, sequences), kFewNeighbours, kAttentionFarthest, kAttentionRange,
-                  kAttentionNugget);
+  Neighbours near(place(heads, sequences), kFewNeighbours, mla ? kMlaFarthest : kAttentionFarthest,
+                  mla ? kMlaRange : kAttentionRange, mla ? kMlaNugget : kAttentionNugget);
   bool known = false;  // the head size has rows of its own; others only help where it has few
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached ||
+    if ((h.head_dim == kMlaDim) != mla || h.cached != heads.cached ||
         static_cast<int>(i) == except)
       continue;
     known = known || h.head_dim == heads.head_dim;
-    // Equal parallel work where the grid has it, else as near as it gets.
     const auto& grid = layouts_[i].by_sequences;
-    double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
     auto row = grid.end() - 1;
     while (row != grid.begin() && row->second.key(row->second.size() - 1) < tokens) --row;
-    b = std::clamp(b, grid.front().first, std::max(grid.front().first, row->first));
-    near.offer(place(h, b), static_cast<int>(i), b);
+    const auto offer = [&](double wanted) {
+      const double b = std::clamp(wanted, grid.front().first, std::max(grid.front().first, row->first));
+      near.offer(place(h, b), static_cast<int>(i), b);
+      return b;
+    };
+    // Equal parallel work where the grid has it, else as near as it gets. MLA: at equal sequences too.
+    const double ratio = mla
+                             ? static_cast<double>(heads.heads) / static_cast<double>(h.heads)
+                             : static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
+    const double b = offer(sequences * ratio);
+    if (mla && b != sequences) offer(sequences);
   }
   const auto end = std::lower_bound(ends_.begin(), ends_.end(), tokens) - ends_.begin();
   const NeighbourCache<6>::Key key = {heads.heads,  heads.kv_heads,           heads.head_dim,

@@ -14,6 +14,8 @@
 namespace foretoken {
 
 inline constexpr int kNoShape = -1;
+// In place of the size of a head: MLA has one set of dimensions.
+inline constexpr std::int64_t kMlaDim = 0;
 
 // Another engine's table beside this one: shapes that both measured say how the engines differ, which is
 // smoother than either one's times.
@@ -84,6 +86,7 @@ class AttentionTable {
     std::int64_t heads, kv_heads, head_dim, cached;
     auto operator<=>(const Heads&) const = default;
   };
+  void set_decode(bool decode) { decode_ = decode; }
   void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
            double sol);
   void finish();
@@ -101,6 +104,7 @@ class AttentionTable {
   const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
+  bool decode_ = false;
   mutable NeighbourCache<6> seen_;
   std::vector<double> ends_;  // where curves end: between two of them the same rows of a grid reach
   Trend trend_;
