@@ -173,7 +173,6 @@ void run(const Options& o) {
   reader.row = [&](const Measurement& row) {
     if (!o.engine.empty() && !row.series.engine.starts_with(o.engine)) return;
     if (!op_of(row.series, row.point)) return;
-    if (untuned(row)) return;
     if (!implausible(row, devices.at(row.series.device), topologies.at(row.series.device)).empty()) return;
     series[row.series].push_back(row.point);
   };
