@@ -72,7 +72,10 @@ struct KernelTable::Index {
     GemmTable table;
   };
   std::array<std::vector<Donor>, kTypeClasses> gemm_donors;
+  double transfer_error = kDefaultErrors[1];  // of donors of the same architecture, or of others
   void borrow(const Index& donor);
+  // Relative errors of this device's own bfloat16 rows, answered by the donors alone.
+  std::vector<double> transfer_residuals(const Index& measured) const;
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
   Curve elementwise;  // along bytes

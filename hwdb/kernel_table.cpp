@@ -39,9 +39,6 @@ double whole_chunk_weight(double new_tokens) {
 constexpr double kBorrowedError =
     0.35;  // 90th percentile on those profiles, see tests/hwdb/residual_test.cpp
 
-// 90th percentile over six devices, each answered from the others, see tests/hwdb/residual_test.cpp.
-constexpr double kTransferError = 0.35;
-
 // MXFP4 with the other width of activations: the two were 3 to 5 times apart on Blackwell.
 constexpr double kOtherWidthError = 0.7;
 
@@ -154,7 +151,7 @@ std::optional<OperatorTime> KernelTable::Index::transfer_gemm(const GemmShape& g
   OperatorTime t;
   t.time = std::max(limit, Seconds(std::exp(sum / count)));
   t.basis = Basis::kTransferred;
-  t.relative_error = kTransferError;
+  t.relative_error = transfer_error;
   return t;
 }
 

@@ -126,6 +126,20 @@ Errors errors_of(const KernelTable::Index::Tier<CollectiveTable>& tier) {
 
 }  // namespace
 
+std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured) const {
+  constexpr std::size_t kStride = 7;  // enough rows of each device for a percentile
+  std::vector<double> errors;
+  const auto type = TypeClass::k16;
+  for (const auto& tier : measured.gemm[static_cast<std::size_t>(type)])
+    for (const auto& s : tier.table.shapes())
+      for (std::size_t i = errors.size() % kStride; i < s.curve.size(); i += kStride) {
+        Op op;
+        op.shape = GemmShape{.m = std::llround(s.curve.key(i)), .n = s.n, .k = s.k, .batch = s.batch};
+        if (const auto t = find(op)) errors.push_back(std::abs(s.curve.seconds(i) / t->time.value - 1));
+      }
+  return errors;
+}
+
 std::vector<Residual> KernelTable::Index::residuals() {
   std::vector<Residual> out;
   std::map<std::pair<MeasuredKind, TypeClass>, Errors> pooled;

@@ -25,7 +25,7 @@ using namespace foretoken;
 
 struct Options {
   std::filesystem::path database, output, aside;  // aside: a folder for the rows that are held out
-  std::string source;
+  std::string source, name;  // of the files; "": the kind
   double tolerance = 0;
   std::vector<std::filesystem::path> files;
 };
@@ -44,6 +44,8 @@ Options parse(int argc, char** argv) {
       o.output = value();
     else if (a == "--aside")
       o.aside = value();
+    else if (a == "--name")
+      o.name = value();
     else if (a == "--source")
       o.source = value();
     else if (a == "--tolerance")
@@ -149,7 +151,9 @@ void run(const Options& o) {
     merge_repeats(points, report);
     const auto columns = shape_columns(s.kind);
     const bool collective = s.kind >= MeasuredKind::kAllReduce && s.kind <= MeasuredKind::kSendRecv;
-    const std::pair key{s.device, collective ? "collective" : std::string(name_of(s.kind))};
+    const std::pair key{s.device, !o.name.empty() ? o.name
+                                  : collective      ? "collective"
+                                                    : std::string(name_of(s.kind))};
     const auto write = [&](auto& files, const MeasuredPoint& p) {
       auto& text = files[key];
       if (text.empty()) text = measurement_csv_header(columns);

@@ -12,7 +12,7 @@ namespace {
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
 constexpr double kRatioOctaves = 4.0;
 // Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
-constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
+constexpr double kDepthWeight = 0.6, kBatchWeight = 0.5, kGemmRange = 4.0, kGemmNugget = 0.02;
 constexpr double kHiddenWeight = 1.0, kShardWeight = 1.2, kSparsityWeight = 1.4, kTopWeight = 1.2;
 constexpr double kMoeRange = 5.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
 // Attention: octaves of each property of a layout, scaled by how much times change along it. Sequences x KV
@@ -40,7 +40,7 @@ constexpr double kRatioRange = 10.0, kRatioNugget = 0.1, kPairedShare = 0.5;
 constexpr std::size_t kFewestCommon = 8;  // shapes that two engines share, to say how they differ
 
 // Logarithm of measured time over the trend's.
-double above(const Trend& trend, const Reading& r) {
+double above_trend(const Trend& trend, const Reading& r) {
   return r.log_limit - r.log_utilisation - trend.log_time(r.log_limit);
 }
 
@@ -109,13 +109,15 @@ std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k,
 
 GemmTable::Near GemmTable::neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except,
                                       const Beside<GemmTable>* beside) const {
-  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k)};
+  // A product for each head (batch > 1) runs other kernels than one large product.
+  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k), kBatchWeight * log2_of(batch)};
   Neighbours near(query, 12, beside ? kRatioOctaves : kOctaves, beside ? kRatioRange : kGemmRange,
                   beside ? kRatioNugget : kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    if (s.batch == batch && static_cast<int>(i) != except && (!beside || beside->twin[i] != kNoShape))
-      near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
+    if ((s.batch > 1) == (batch > 1) && static_cast<int>(i) != except &&
+        (!beside || beside->twin[i] != kNoShape))
+      near.offer({s.log_n, kDepthWeight * s.log_k, kBatchWeight * log2_of(s.batch)}, static_cast<int>(i));
   }
   return NeighbourCache<3>::entry_of({n, k, batch}, near);
 }
@@ -217,16 +219,25 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
   if (above != grid.end() && above->first == sequences) return above->second.at(tokens);
   Reading r;
   if (above == grid.begin() || above == grid.end()) {
-    r = (above == grid.end() ? grid.back() : grid.front()).second.at(tokens);
+    // Beyond the grid: as far from the trend as its edge, with work in proportion to sequences.
+    const auto& edge = above == grid.end() ? grid.back() : grid.front();
+    r = edge.second.at(tokens);
+    const double off = above_trend(trend_, r);
+    r.log_limit += std::log(sequences / edge.first);
+    r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - off;
     r.exact = r.inside = false;
   } else {
     const auto& [s0, low] = *(above - 1);
     const auto& [s1, high] = *above;
     const Reading a = low.at(tokens), b = high.at(tokens);
-    const double t = std::log(sequences / s0) / std::log(s1 / s0);
-    r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
-    r.log_limit = a.log_limit + t * (b.log_limit - a.log_limit);
-    r.inside = a.inside && b.inside;
+    // Fewer sequences were measured to greater lengths: where only one of the two reaches, it speaks alone.
+    const double place = std::log(sequences / s0) / std::log(s1 / s0);
+    const double t = a.inside == b.inside ? place : a.inside ? 0 : 1;
+    // How far the two lie from the trend, so that a floor may turn into a slope between them.
+    r.log_limit = a.log_limit + place * (b.log_limit - a.log_limit);
+    const double low_above = above_trend(trend_, a), high_above = above_trend(trend_, b);
+    r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - (low_above + t * (high_above - low_above));
+    r.inside = a.inside || b.inside;
   }
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
@@ -295,7 +306,7 @@ std::optional<Reading> AttentionTable::nearest(const Near& near, double tokens, 
   r.log_limit = std::log(limit);
   double sum = 0;
   for (std::size_t i = 0; i < near.count; ++i)
-    sum += near.weight[i] * above(trend_, at(near.shape[i], near.at[i], tokens));
+    sum += near.weight[i] * above_trend(trend_, at(near.shape[i], near.at[i], tokens));
   r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - sum;
   r.distance = near.nearest;
   r.low_seconds = 0;
@@ -422,7 +433,7 @@ std::optional<Reading> MoeTable::nearest(const Near& near, double tokens, double
     r.log_utilisation -= sum;
   } else {
     for (std::size_t i = 0; i < near.count; ++i)
-      sum += near.weight[i] * above(trend_, at(near.shape[i], tokens * near.at[i]));
+      sum += near.weight[i] * above_trend(trend_, at(near.shape[i], tokens * near.at[i]));
     r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - sum;
     r.distance = near.nearest;
   }

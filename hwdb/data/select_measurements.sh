@@ -20,6 +20,7 @@ done
 echo "== MLA"
 select --tolerance 0.01 --source "$base context_mla_perf" "$tables/context_mla.csv.gz"
 select --tolerance 0.01 --source "$base generation_mla_perf" "$tables/generation_mla.csv.gz"
+select --name mla_bmm --tolerance 0.015 --source "$base mla_bmm_perf" "$tables/mla_bmm.csv.gz"
 echo "== collectives"
 select --source "$base nccl_perf, custom_allreduce_perf" \
   "$tables/nccl_collectives.csv.gz" "$tables/custom_allreduce.csv.gz"
