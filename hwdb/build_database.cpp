@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <array>
 #include <memory>
 
 #include "base/error.h"
@@ -60,35 +60,36 @@ std::string digest_of_files(const std::vector<std::filesystem::path>& files) {
 // ("transfer"), and those of others ("transfer_far").
 std::vector<Residual> transfer_residuals(const DatabaseLayers& layers, const std::vector<Device>& devices,
                                          const std::function<Topology(const Device&)>& topology_of) {
-  std::map<std::string, std::unique_ptr<KernelTable::Index>> measured;
-  std::map<std::string, const Device*> by_name;
-  for (const Device& d : devices) {
-    auto index = layers.index(d, topology_of(d), "", {MeasuredKind::kGemm});
-    if (index->gemm[static_cast<std::size_t>(TypeClass::k16)].empty()) continue;
-    by_name[d.name] = &d;
-    measured[d.name] = std::move(index);
+  std::array<std::vector<double>, 2> errors;
+  for (const std::string engine : {"vllm", "trtllm", "sglang"}) {  // each engine's from its own elsewhere
+    std::vector<std::pair<const Device*, std::unique_ptr<KernelTable::Index>>> measured;
+    for (const Device& d : devices) {
+      auto index = layers.index(d, topology_of(d), engine, {MeasuredKind::kGemm});
+      const auto& tiers = index->gemm[static_cast<std::size_t>(TypeClass::k16)];
+      if (!tiers.empty() && tiers.front().engine.starts_with(engine))
+        measured.emplace_back(&d, std::move(index));
+    }
+    for (const auto& [device, index] : measured)
+      for (const bool same : {true, false}) {
+        KernelTable::Index blank;
+        blank.device = *device, blank.topology = topology_of(*device);
+        for (const auto& [from, donor] : measured)
+          if (from != device && from->vendor == device->vendor &&
+              (from->architecture == device->architecture) == same)
+            blank.borrow(*donor);
+        const auto own = blank.transfer_residuals(*index);
+        errors[same].insert(errors[same].end(), own.begin(), own.end());
+      }
   }
   std::vector<Residual> out;
   for (const bool same : {true, false}) {
-    std::vector<double> errors;
-    for (const auto& [name, index] : measured) {
-      const Device& d = *by_name.at(name);
-      KernelTable::Index blank;
-      blank.device = d, blank.topology = topology_of(d);
-      for (const auto& [other, donor] : measured) {
-        const Device& from = *by_name.at(other);
-        if (other != name && from.vendor == d.vendor && (from.architecture == d.architecture) == same)
-          blank.borrow(*donor);
-      }
-      const auto own = blank.transfer_residuals(*index);
-      errors.insert(errors.end(), own.begin(), own.end());
-    }
-    if (errors.size() < 20) continue;
-    std::sort(errors.begin(), errors.end());
+    auto& all = errors[same];
+    if (all.size() < 20) continue;
+    std::sort(all.begin(), all.end());
     Residual r;
     r.kind = name_of(MeasuredKind::kGemm), r.dtype = name_of(TypeClass::k16);
-    r.method = same ? "transfer" : "transfer_far", r.samples = static_cast<std::int64_t>(errors.size());
-    r.median = linear_quantile(errors, 0.5), r.p90 = linear_quantile(errors, 0.9);
+    r.method = same ? "transfer" : "transfer_far", r.samples = static_cast<std::int64_t>(all.size());
+    r.median = linear_quantile(all, 0.5), r.p90 = linear_quantile(all, 0.9);
     out.push_back(std::move(r));
   }
   return out;

@@ -129,14 +129,16 @@ Errors errors_of(const KernelTable::Index::Tier<CollectiveTable>& tier) {
 std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured) const {
   constexpr std::size_t kStride = 7;  // enough rows of each device for a percentile
   std::vector<double> errors;
-  const auto type = TypeClass::k16;
-  for (const auto& tier : measured.gemm[static_cast<std::size_t>(type)])
-    for (const auto& s : tier.table.shapes())
-      for (std::size_t i = errors.size() % kStride; i < s.curve.size(); i += kStride) {
-        Op op;
-        op.shape = GemmShape{.m = std::llround(s.curve.key(i)), .n = s.n, .k = s.k, .batch = s.batch};
-        if (const auto t = find(op)) errors.push_back(std::abs(s.curve.seconds(i) / t->time.value - 1));
-      }
+  const auto& tiers = measured.gemm[static_cast<std::size_t>(TypeClass::k16)];
+  if (tiers.empty()) return errors;
+  std::size_t row = 0;
+  for (const auto& s : tiers.front().table.shapes())
+    for (std::size_t i = 0; i < s.curve.size(); ++i) {
+      if (row++ % kStride != 0) continue;
+      Op op;
+      op.shape = GemmShape{.m = std::llround(s.curve.key(i)), .n = s.n, .k = s.k, .batch = s.batch};
+      if (const auto t = find(op)) errors.push_back(std::abs(s.curve.seconds(i) / t->time.value - 1));
+    }
   return errors;
 }
 
