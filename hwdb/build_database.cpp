@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <memory>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/quantiles.h"
 #include "base/text.h"
 #include "hwdb/database.h"
 #include "hwdb/database_layers.h"
@@ -53,6 +56,45 @@ std::string digest_of_files(const std::vector<std::filesystem::path>& files) {
   return fmt::format("{:016x}", hash);
 }
 
+// How far each measured device's bfloat16 GEMMs lie from what the others say of it: those of its architecture
+// ("transfer"), and those of others ("transfer_far").
+std::vector<Residual> transfer_residuals(const DatabaseLayers& layers, const std::vector<Device>& devices,
+                                         const std::function<Topology(const Device&)>& topology_of) {
+  std::array<std::vector<double>, 2> errors;
+  for (const std::string engine : {"vllm", "trtllm", "sglang"}) {  // each engine's from its own elsewhere
+    std::vector<std::pair<const Device*, std::unique_ptr<KernelTable::Index>>> measured;
+    for (const Device& d : devices) {
+      auto index = layers.index(d, topology_of(d), engine, {MeasuredKind::kGemm});
+      const auto& tiers = index->gemm[static_cast<std::size_t>(TypeClass::k16)];
+      if (!tiers.empty() && tiers.front().engine.starts_with(engine))
+        measured.emplace_back(&d, std::move(index));
+    }
+    for (const auto& [device, index] : measured)
+      for (const bool same : {true, false}) {
+        KernelTable::Index blank;
+        blank.device = *device, blank.topology = topology_of(*device);
+        for (const auto& [from, donor] : measured)
+          if (from != device && from->vendor == device->vendor &&
+              (from->architecture == device->architecture) == same)
+            blank.borrow(*donor);
+        const auto own = blank.transfer_residuals(*index);
+        errors[same].insert(errors[same].end(), own.begin(), own.end());
+      }
+  }
+  std::vector<Residual> out;
+  for (const bool same : {true, false}) {
+    auto& all = errors[same];
+    if (all.size() < 20) continue;
+    std::sort(all.begin(), all.end());
+    Residual r;
+    r.kind = name_of(MeasuredKind::kGemm), r.dtype = name_of(TypeClass::k16);
+    r.method = same ? "transfer" : "transfer_far", r.samples = static_cast<std::int64_t>(all.size());
+    r.median = linear_quantile(all, 0.5), r.p90 = linear_quantile(all, 0.9);
+    out.push_back(std::move(r));
+  }
+  return out;
+}
+
 }  // namespace
 
 void build_database(const std::filesystem::path& data_folder, const std::filesystem::path& output) {
@@ -89,18 +131,23 @@ void build_database(const std::filesystem::path& data_folder, const std::filesys
       }
     });
     impl.load();
+    const auto topology_of = [&](const Device& d) {
+      Topology topology;
+      topology.intra_node = impl.links.at(d.scaleup_domain > 1 ? d.scaleup_link : d.host_link);
+      if (d.scaleup_domain > 1 && d.scaleup_bandwidth.value > 0)
+        topology.intra_node.bandwidth = d.scaleup_bandwidth;
+      topology.inter_node = impl.links.at(d.network_link);
+      return topology;
+    };
     store.transaction([&] {
       for (const Device& d : devices) {
-        Topology topology;
-        topology.intra_node = impl.links.at(d.scaleup_domain > 1 ? d.scaleup_link : d.host_link);
-        if (d.scaleup_domain > 1 && d.scaleup_bandwidth.value > 0)
-          topology.intra_node.bandwidth = d.scaleup_bandwidth;
-        topology.inter_node = impl.links.at(d.network_link);
+        const Topology topology = topology_of(d);
         const auto index = impl.index(d, topology, "");
         if (index->rows == 0) continue;
         for (const Residual& r : index->residuals()) store.put(r);
         for (const auto& [key, text] : index->fits()) store.put_meta(key, text);
       }
+      for (const Residual& r : transfer_residuals(impl, devices, topology_of)) store.put(r);
       files.push_back(data_folder / "devices.csv");
       files.push_back(data_folder / "topologies.csv");
       files.push_back(data_folder / "links.csv");

@@ -14,8 +14,24 @@ void Curve::finish() {
   std::sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) {
     return a.key != b.key ? a.key < b.key : a.seconds < b.seconds;
   });
-  const auto same = [](const Point& a, const Point& b) { return a.key == b.key; };
-  points_.erase(std::unique(points_.begin(), points_.end(), same), points_.end());
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < points_.size();) {
+    std::size_t end = i;
+    double sum = 0, squares = 0;
+    for (; end < points_.size() && points_[end].key == points_[i].key; ++end) {
+      const double log_time = std::log(points_[end].seconds);
+      sum += log_time, squares += log_time * log_time;
+    }
+    Point p = points_[i];
+    if (const auto n = static_cast<double>(end - i); n > 1) {
+      p.seconds = std::exp(sum / n);
+      p.log_utilisation = p.log_limit - sum / n;
+      p.spread = std::max(p.spread, std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1))));
+    }
+    points_[kept++] = p;
+    i = end;
+  }
+  points_.erase(points_.begin() + static_cast<long>(kept), points_.end());
   points_.shrink_to_fit();
 }
 

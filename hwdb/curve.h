@@ -28,8 +28,7 @@ class Curve {
   void append(const Curve& other) {
     points_.insert(points_.end(), other.points_.begin(), other.points_.end());
   }
-  // Sorts; of several rows at one key the fastest stays (kernels of one engine, which picks the best of
-  // them).
+  // Sorts; several rows at one key are repeats, whose geometric mean stays, with their spread.
   void finish();
   bool empty() const { return points_.empty(); }
   std::size_t size() const { return points_.size(); }

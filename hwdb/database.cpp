@@ -171,7 +171,8 @@ std::int64_t DatabaseLayers::count_points(const LayerSeries& s, const ReplacedPo
 
 std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
                                                           const std::string& engine,
-                                                          const std::set<MeasuredKind>& kinds) const {
+                                                          const std::set<MeasuredKind>& kinds,
+                                                          const std::string& moe_kernel) const {
   struct Entry {
     EngineRank rank;
     std::int64_t id;
@@ -186,6 +187,15 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   };
   if (user) collect(*user, true);
   collect(*builtin, false);
+  // Where the kernel asked for was timed with an engine, that engine's others are left out.
+  std::set<std::string> with_kernel;
+  for (const Entry& e : entries)
+    if (e.series.kind == MeasuredKind::kMoe && !moe_kernel.empty() && e.series.kernel == moe_kernel)
+      with_kernel.insert(e.series.engine);
+  std::erase_if(entries, [&](const Entry& e) {
+    return e.series.kind == MeasuredKind::kMoe && e.series.kernel != moe_kernel &&
+           with_kernel.contains(e.series.engine);
+  });
   const ReplacedPoints hidden = replaced(device.name);
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.rank < b.rank; });
@@ -208,8 +218,9 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   return index;
 }
 
-KernelTable Database::kernels(const Device& device, const std::string& engine) const {
-  auto index = impl_->index(device, topology(device, device.scaleup_domain), engine);
+KernelTable Database::kernels(const Device& device, const std::string& engine,
+                              const std::string& moe_kernel) const {
+  auto index = impl_->index(device, topology(device, device.scaleup_domain), engine, {}, moe_kernel);
   if (index->gemm[static_cast<std::size_t>(TypeClass::k16)].empty() && device.sm_count > 0) {
     // Devices of its own architecture where there are any, else all that were measured.
     std::vector<const Device*> own, all;
@@ -222,6 +233,8 @@ KernelTable Database::kernels(const Device& device, const std::string& engine) c
       all.push_back(&d);
       if (d.architecture == device.architecture) own.push_back(&d);
     }
+    for (const Residual& r : impl_->builtin->residuals(""))  // of transfers, over all devices
+      if (r.method == (own.empty() ? "transfer_far" : "transfer")) index->transfer_error = r.p90;
     for (const Device* d : own.empty() ? all : own)
       index->borrow(*impl_->index(*d, topology(*d, d->scaleup_domain), engine, {MeasuredKind::kGemm}));
   }

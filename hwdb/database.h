@@ -32,7 +32,9 @@ class Database {
   Device device(const std::string& name, const std::string& where = "--device") const;
   Topology topology(const Device& device, int devices_per_node) const;
   // Rows of the device measured with this engine ("vllm 0.19", "" = best available); empty table when none.
-  KernelTable kernels(const Device& device, const std::string& engine = "") const;
+  // moe_kernel: only this one of the engine's fused MoE kernels ("": the fastest of them).
+  KernelTable kernels(const Device& device, const std::string& engine = "",
+                      const std::string& moe_kernel = "") const;
   std::string digest() const;  // changes when any row changes
 
   Table list_devices() const;

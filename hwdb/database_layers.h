@@ -42,7 +42,8 @@ struct DatabaseLayers {
   std::string resolve(const std::string& name, std::vector<std::string>* candidates) const;
   std::unique_ptr<KernelTable::Index> index(const Device& device, const Topology& topology,
                                             const std::string& engine,
-                                            const std::set<MeasuredKind>& kinds = {}) const;  // empty: all
+                                            const std::set<MeasuredKind>& kinds = {},  // empty: all
+                                            const std::string& moe_kernel = "") const;
   // The series of a device ("": all), the built-in ones first, with the store that holds each.
   struct LayerSeries {
     const Store* store;

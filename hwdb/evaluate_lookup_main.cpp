@@ -25,8 +25,8 @@ struct Options {
   std::filesystem::path database;
   std::string engine;  // only this one
   std::string dump;    // every held-out row as CSV
-  int folds = 10, run = 10;
-  bool transfer = false;
+  int folds = 10, first = 0, last = 9;
+  bool transfer = false, beside = false;
   std::vector<std::filesystem::path> files;
 };
 
@@ -46,8 +46,11 @@ Options parse(int argc, char** argv) {
       o.dump = value();
     else if (a == "--folds")
       o.folds = std::atoi(value().c_str());
-    else if (a == "--run")
-      o.run = std::atoi(value().c_str());
+    else if (a == "--only") {  // folds, e.g. 0-4
+      const auto parts = split(value(), '-');
+      o.first = std::atoi(parts.front().c_str()), o.last = std::atoi(parts.back().c_str());
+    } else if (a == "--beside")  // other engines' rows of what is held out stay
+      o.beside = true;
     else if (a == "--transfer")
       o.transfer = true;
     else
@@ -87,6 +90,12 @@ std::uint64_t unit_of(MeasuredKind kind, const MeasuredPoint& p) {
   return h;
 }
 
+MoeTable::Key moe_key(const MeasurementSeries& s, const MeasuredPoint& p) {
+  const auto& v = p.shape;
+  const std::int64_t load = s.distribution == "power_law_1.2" ? 2 : s.distribution == "balanced" ? 0 : 1;
+  return {v[0], v[1], v[2], v[3], v[4], v[5], load};
+}
+
 struct Score {
   std::vector<double> errors;
   std::int64_t inside = 0, missing = 0;
@@ -117,20 +126,32 @@ struct Score {
   }
 };
 
-using Group = std::tuple<std::string, std::string, MeasuredKind, std::string, std::string>;
+// device, engine, kind, dtype, KV cache's dtype, kernel (MoE)
+using Group = std::tuple<std::string, std::string, MeasuredKind, std::string, std::string, std::string>;
 struct Rows {
   std::vector<std::pair<MeasurementSeries, std::vector<MeasuredPoint>>> series;
 };
+using Groups = std::map<Group, Rows>;
 
-std::unique_ptr<KernelTable::Index> build(const Rows& rows, const Device& device, const Topology& topology,
-                                          int left_out, int folds) {
+std::unique_ptr<KernelTable::Index> build(const Groups& groups, const Group& of, const Device& device,
+                                          const Topology& topology, int left_out, const Options& o) {
   auto index = std::make_unique<KernelTable::Index>();
   index->device = device, index->topology = topology;
-  for (const auto& [s, points] : rows.series)
-    index->add(s, true, false, [&, &all = points](const KernelTable::Index::PointVisitor& visit) {
-      for (const MeasuredPoint& p : all)
-        if (static_cast<int>(unit_of(s.kind, p) % static_cast<unsigned>(folds)) != left_out) visit(p);
-    });
+  const auto add = [&](const Rows& rows, bool own) {
+    for (const auto& [s, points] : rows.series)
+      index->add(s, own, false, [&, &all = points](const KernelTable::Index::PointVisitor& visit) {
+        for (const MeasuredPoint& p : all)
+          if (!own || static_cast<int>(unit_of(s.kind, p) % static_cast<unsigned>(o.folds)) != left_out)
+            visit(p);
+      });
+  };
+  add(groups.at(of), true);
+  const auto& [name, engine, kind, dtype, kv, kernel] = of;
+  if (o.beside)
+    for (const auto& [g, rows] : groups)
+      if (std::get<0>(g) == name && std::get<1>(g) != engine && std::get<2>(g) == kind &&
+          std::get<3>(g) == dtype && std::get<4>(g) == kv)
+        add(rows, false);
   index->finish();
   index->learn(index->residuals());
   return index;
@@ -152,35 +173,35 @@ void run(const Options& o) {
   reader.row = [&](const Measurement& row) {
     if (!o.engine.empty() && !row.series.engine.starts_with(o.engine)) return;
     if (!op_of(row.series, row.point)) return;
-    if (row.series.distribution == "power_law_1.01" || untuned(row)) return;
     if (!implausible(row, devices.at(row.series.device), topologies.at(row.series.device)).empty()) return;
     series[row.series].push_back(row.point);
   };
   for (const auto& file : o.files) read_measurements(file, "", reader, report);
-  // An engine runs the fastest of its kernels: of several rows at one point that one is the truth.
-  std::map<std::pair<MeasurementSeries, decltype(MeasuredPoint::shape)>, double> fastest;
-  const auto point_of = [](MeasurementSeries s, const MeasuredPoint& p) {
-    s.kernel.clear();
-    return std::pair(std::move(s), p.shape);
-  };
-  for (const auto& [s, points] : series)
-    if (s.kind == MeasuredKind::kMoe)
-      for (const MeasuredPoint& p : points) {
-        double& least = fastest.try_emplace(point_of(s, p), p.seconds).first->second;
-        least = std::min(least, p.seconds);
-      }
+  Groups groups;
   for (auto& [s, points] : series)
-    if (s.kind == MeasuredKind::kMoe)
-      std::erase_if(points, [&](const MeasuredPoint& p) { return p.seconds > fastest.at(point_of(s, p)); });
-  std::map<Group, Rows> groups;
-  for (auto& [s, points] : series)
-    groups[{s.device, s.engine, s.kind, s.dtype, s.kv_dtype}].series.emplace_back(s, std::move(points));
+    groups[{s.device, s.engine, s.kind, s.dtype, s.kv_dtype, is_collective(s.kind) ? "" : s.kernel}]
+        .series.emplace_back(s, std::move(points));
+  // Shards that nobody tuned a kernel for are no truth to predict.
+  std::int64_t dropped = 0;
+  for (auto& [group, rows] : groups) {
+    if (std::get<2>(group) != MeasuredKind::kMoe) continue;
+    MoeTable table;
+    for (const auto& [s, points] : rows.series)
+      for (const MeasuredPoint& p : points) table.add(moe_key(s, p), p.shape[6], p.seconds, 0, p.seconds);
+    table.finish();
+    for (auto& [s, points] : rows.series)
+      dropped += static_cast<std::int64_t>(std::erase_if(points, [&, &of = s](const MeasuredPoint& p) {
+        return table.shapes()[static_cast<std::size_t>(table.find_exact(moe_key(of, p)))].untuned;
+      }));
+  }
+  if (dropped > 0) std::printf("%lld rows of untuned kernels left out\n", static_cast<long long>(dropped));
   std::FILE* dump = o.dump.empty() ? nullptr : std::fopen(o.dump.c_str(), "w");
   std::printf("%-64s %6s %6s %7s %6s %8s %6s\n", "held out", "median", "p90", "mean", "inside", "rows",
               "none");
   std::map<std::string, Score> pooled;
+  int large = 0, within = 0;
   for (const auto& [group, rows] : groups) {
-    const auto& [device, engine, kind, dtype, kv] = group;
+    const auto& [device, engine, kind, dtype, kv, kernel] = group;
     Score score;
     if (o.transfer) {
       if (kind != MeasuredKind::kGemm || dtype != "bfloat16") continue;
@@ -191,20 +212,20 @@ void run(const Options& o) {
       for (const auto& [name, d] : devices)
         own = own || (name != device && d.architecture == index.device.architecture);
       for (const auto& [other, donated] : groups) {
-        const auto& [name, other_engine, other_kind, other_dtype, other_kv] = other;
+        const auto& [name, other_engine, other_kind, other_dtype, other_kv, other_kernel] = other;
         if (name == device || other_kind != kind || other_dtype != dtype ||
             !other_engine.starts_with(family + " ") || devices.at(name).vendor != index.device.vendor ||
             (own && devices.at(name).architecture != index.device.architecture))
           continue;
-        index.borrow(*build(donated, devices.at(name), topologies.at(name), -1, o.folds));
+        index.borrow(*build(groups, other, devices.at(name), topologies.at(name), -1, o));
       }
       for (const auto& [s, points] : rows.series)
         for (const MeasuredPoint& p : points) score.add(p.seconds, index.find(*op_of(s, p)));
       score.print("transferred " + device + " " + engine + " " + dtype);
       continue;
     }
-    for (int fold = 0; fold < std::min(o.run, o.folds); ++fold) {
-      const auto index = build(rows, devices.at(device), topologies.at(device), fold, o.folds);
+    for (int fold = o.first; fold <= std::min(o.last, o.folds - 1); ++fold) {
+      const auto index = build(groups, group, devices.at(device), topologies.at(device), fold, o);
       for (const auto& [s, points] : rows.series)
         for (const MeasuredPoint& p : points) {
           if (static_cast<int>(unit_of(kind, p) % static_cast<unsigned>(o.folds)) != fold) continue;
@@ -223,10 +244,16 @@ void run(const Options& o) {
     pooled[std::string(name_of(kind)) +
            (is_collective(kind) ? " " + engine.substr(0, engine.find(' ')) : "") + " all devices"]
         .add(score);
+    if (score.errors.size() >= 200) {
+      ++large;
+      const double inside = static_cast<double>(score.inside) / static_cast<double>(score.errors.size());
+      within += inside >= 0.85 && inside <= 0.95;
+    }
     score.print(std::string(name_of(kind)) + " " + device + " " + engine + " " + dtype +
-                (kv.empty() ? "" : " kv " + kv));
+                (kv.empty() ? "" : " kv " + kv) + (kernel.empty() ? "" : " " + kernel));
   }
   for (auto& [name, score] : pooled) score.print("= " + name);
+  std::printf("%d of %d groups of 200 rows or more hold 85 to 95 %% inside the interval\n", within, large);
   if (dump) std::fclose(dump);
 }
 

@@ -35,15 +35,6 @@ std::string_view implausible(const Measurement& row, const Device& device, const
                                                             : "";
 }
 
-bool untuned(const Measurement& row) {
-  const MeasurementSeries& s = row.series;
-  if (s.kind != MeasuredKind::kMoe || !s.engine.starts_with("trtllm")) return false;
-  const std::int64_t experts = row.point.shape[3], groups = experts / row.point.shape[4];
-  if (experts == 512 && (s.dtype == "bfloat16" || s.dtype == "fp8")) return true;
-  return s.device.starts_with("H200") && ((experts == 16 && (groups == 2 || groups == 8)) ||
-                                          (experts == 512 && (groups == 8 || groups == 32)));
-}
-
 void thin(const MeasurementSeries& series, std::vector<MeasuredPoint>& points, const Device& device,
           const Topology& topology, double tolerance) {
   std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.shape < b.shape; });

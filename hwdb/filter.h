@@ -13,11 +13,6 @@ namespace foretoken {
 inline constexpr double kFasterThanLight = 1.05;
 // "" or why the row is dropped.
 std::string_view implausible(const Measurement& row, const Device& device, const Topology& topology);
-// Cells of the published MoE tables whose kernel was left untuned: times jump by several times between
-// neighbours (16 experts in 2 or 8 groups and 512 in 8 or 32 on H200; TensorRT-LLM's bfloat16 and fp8 with
-// 512 experts).
-bool untuned(const Measurement& row);
-
 // Drops rows that interpolation between the kept ones gives within `tolerance` (relative). Rows of one
 // series.
 void thin(const MeasurementSeries& series, std::vector<MeasuredPoint>& points, const Device& device,

@@ -11,8 +11,6 @@
 namespace foretoken {
 namespace {
 
-constexpr double kDefaultError[kMethods] = {0.10, 0.30, 0.25, 0.50};  // until held-out rows say better
-
 std::size_t at(TypeClass t) { return static_cast<std::size_t>(t); }
 
 // "vllm 0.19.0", "vllm-0.19" -> {"vllm", 0.019000}; digits beyond the third part are ignored.
@@ -43,12 +41,25 @@ std::string fit_key(const std::string& device, TypeClass type) {
 }
 
 template <class Table>
-Table& tier(KernelTable::Index::Tiers<Table>& tiers, const std::string& engine, bool preferred,
-            bool of_user) {
+Table& tier(KernelTable::Index::Tiers<Table>& tiers, const std::string& engine, bool preferred, bool of_user,
+            const std::string& kernel = {}) {
   for (auto& t : tiers)
-    if (t.engine == engine && t.of_user == of_user) return t.table;
-  tiers.push_back({engine, preferred, of_user, {}});
+    if (t.engine == engine && t.of_user == of_user && t.kernel == kernel) return t.table;
+  tiers.push_back({engine, preferred, of_user, kernel});
   return tiers.back().table;
+}
+
+// Of the other engines the one that shares the most shapes, the first of them.
+template <class Table>
+void pair_up(KernelTable::Index::Tiers<Table>& tiers) {
+  // Attention: its own engine's neighbours say more of a layout.
+  if constexpr (std::is_same_v<Table, GemmTable> || std::is_same_v<Table, MoeTable>)
+    for (auto& t : tiers)
+      for (auto& other : tiers) {
+        if (other.engine == t.engine) continue;
+        auto beside = std::make_unique<Beside<Table>>(t.table, other.table);
+        if (beside->common > (t.beside ? t.beside->common : 0)) t.beside = std::move(beside);
+      }
 }
 
 }  // namespace
@@ -85,19 +96,19 @@ TypeClass type_class(WeightFormat f, DType activation) {
     case WeightFormat::kNvfp4:
       return TypeClass::kNvfp4;
     case WeightFormat::kMxfp4:
-      return TypeClass::kMxfp4;
+      return bytes_of(activation) < 2 ? TypeClass::kMxfp4A8 : TypeClass::kMxfp4;
   }
   return TypeClass::k16;
 }
 
 std::string_view name_of(TypeClass t) {
-  constexpr std::string_view names[] = {"float32", "bfloat16", "fp8",   "fp8_block",
-                                        "int8",    "int4_wo",  "nvfp4", "mxfp4"};
+  constexpr std::string_view names[] = {"float32", "bfloat16", "fp8",   "fp8_block", "int8",
+                                        "int4_wo", "nvfp4",    "mxfp4", "mxfp4_a8"};
   return names[at(t)];
 }
 
 std::string_view name_of(Method m) {
-  constexpr std::string_view names[] = {"point", "shape", "engine", "far"};
+  constexpr std::string_view names[] = {"point", "shape", "engine", "far", "paired"};
   return names[static_cast<std::size_t>(m)];
 }
 
@@ -118,11 +129,6 @@ EngineRank engine_rank(const std::string& engine, const std::string& requested, 
   else if (family == "sglang")
     rank = 5;
   return {rank, -version};
-}
-
-KernelTable::Index::Index() {
-  for (auto& kind : error)
-    for (auto& type : kind) std::copy(std::begin(kDefaultError), std::end(kDefaultError), type.begin());
 }
 
 void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bool of_user,
@@ -157,16 +163,17 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
         const auto phase =
             static_cast<std::size_t>(series.kind) - static_cast<std::size_t>(MeasuredKind::kPrefillAttention);
         const int grid = shape_identity_columns(series.kind);
-        tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))], series.engine, preferred,
-             of_user)
-            .add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? 0 : a.qk_dim, s[grid - 1]}, s[grid], s[grid + 1],
-                 p.seconds, p.spread, limit);
+        AttentionTable& table = tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))],
+                                     series.engine, preferred, of_user);
+        table.set_decode(a.decode);
+        table.add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim, s[grid - 1]}, s[grid],
+                  s[grid + 1], p.seconds, p.spread, limit);
         break;
       }
       case MeasuredKind::kMoe: {
         const auto& e = std::get<MoeShape>(op->shape);
         const std::int64_t load = series.distribution == "power_law_1.2" ? 2 : e.imbalance > 1 ? 1 : 0;
-        tier(moe[at(type_class(e.weight, e.activation))], series.engine, preferred, of_user)
+        tier(moe[at(type_class(e.weight, e.activation))], series.engine, preferred, of_user, series.kernel)
             .add({e.hidden, e.inter, e.top_k, e.num_experts, e.local_experts, e.gated ? 1 : 0, load},
                  e.tokens, p.seconds, p.spread, limit);
         break;
@@ -209,6 +216,7 @@ void KernelTable::Index::finish() {
       const bool same = family_and_version(t.engine).first == family_and_version(tiers.front().engine).first;
       t.preferred = t.preferred && (t.of_user || same || tiers.front().of_user);
     }
+    pair_up(tiers);
   };
   for (std::size_t t = 0; t < kTypeClasses; ++t) {
     key = fit_key(device.name, static_cast<TypeClass>(t));
@@ -248,11 +256,17 @@ void KernelTable::Index::borrow(const Index& donor) {
 void KernelTable::Index::learn(const std::vector<Residual>& residuals) {
   for (const Residual& r : residuals) {
     const auto kind = measured_kind_from_name(r.kind);
-    if (!kind) continue;
-    for (std::size_t t = 0; t < kTypeClasses; ++t)
-      for (std::size_t m = 0; m < kMethods; ++m)
-        if (name_of(static_cast<TypeClass>(t)) == r.dtype && name_of(static_cast<Method>(m)) == r.method)
-          error[static_cast<std::size_t>(*kind)][t][m] = r.p90;
+    std::size_t method = 0;
+    while (method < kMethods && name_of(static_cast<Method>(method)) != r.method) ++method;
+    if (!kind || method == kMethods) continue;
+    if (*kind == MeasuredKind::kElementwise) elementwise_error = r.p90;
+    for_each_kind([&](MeasuredKind k, TypeClass type, TypeClass kv, auto& tiers) {
+      if (k != *kind || name_of(type) != r.dtype || (!r.kv_dtype.empty() && name_of(kv) != r.kv_dtype))
+        return;
+      // Those of an engine come after those of all, which have no engine's name.
+      for (auto& t : tiers)
+        if (r.engine.empty() || (r.engine == t.engine && r.kernel == t.kernel)) t.error[method] = r.p90;
+    });
   }
 }
 

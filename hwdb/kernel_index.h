@@ -4,6 +4,7 @@
 
 #include <array>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,10 @@
 namespace foretoken {
 
 // Element types that are timed alike; bfloat16 and float16 are one.
-enum class TypeClass : std::uint8_t { k32, k16, kFp8, kFp8Block, kInt8, kInt4Wo, kNvfp4, kMxfp4 };
-inline constexpr std::size_t kTypeClasses = 8;
+// MXFP4 weights are timed with 16-bit activations
+// and with 8-bit ones.
+enum class TypeClass : std::uint8_t { k32, k16, kFp8, kFp8Block, kInt8, kInt4Wo, kNvfp4, kMxfp4, kMxfp4A8 };
+inline constexpr std::size_t kTypeClasses = 9;
 TypeClass type_class(DType t);
 TypeClass type_class(WeightFormat f, DType activation);
 std::string_view name_of(TypeClass t);
@@ -31,8 +34,13 @@ struct EngineRank {
 EngineRank engine_rank(const std::string& engine, const std::string& requested, bool of_user);
 
 // How an answer was found; each way has its own held-out error.
-enum class Method : std::uint8_t { kPoint, kShape, kEngine, kFar };
-inline constexpr std::size_t kMethods = 4;
+// Point: inside a curve of the shape. Shape: from neighbours, far where the nearest is far. Engine: another
+// engine's row. Paired: another engine's row of this shape, and both engines' rows of its neighbours.
+enum class Method : std::uint8_t { kPoint, kShape, kEngine, kFar, kPaired };
+inline constexpr std::size_t kMethods = 5;
+using MethodErrors = std::array<double, kMethods>;
+inline constexpr MethodErrors kDefaultErrors = {0.10, 0.30, 0.25, 0.50,
+                                                0.25};  // until held-out rows say better
 inline constexpr double kFarOctaves = 1.0;  // a shape whose nearest is farther has an error of its own
 std::string_view name_of(Method m);
 
@@ -46,7 +54,10 @@ struct KernelTable::Index {
     std::string engine;
     bool preferred = true;  // of the engine asked for, or of the first where none was; all of the user's
     bool of_user = false;
-    Table table;
+    std::string kernel;  // MoE: an engine has several, of which it runs the fastest
+    Table table{};
+    MethodErrors error = kDefaultErrors;      // 90th percentile of held-out relative errors
+    std::unique_ptr<Beside<Table>> beside{};  // the engine that shares the most shapes
   };
   template <class Table>
   using Tiers = std::vector<Tier<Table>>;
@@ -61,17 +72,17 @@ struct KernelTable::Index {
     GemmTable table;
   };
   std::array<std::vector<Donor>, kTypeClasses> gemm_donors;
+  double transfer_error = kDefaultErrors[1];  // of donors of the same architecture, or of others
   void borrow(const Index& donor);
+  // Relative errors of this device's own bfloat16 rows, answered by the donors alone.
+  std::vector<double> transfer_residuals(const Index& measured) const;
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
   Curve elementwise;  // along bytes
   std::int64_t rows = 0;
   std::string engine;  // whose GEMMs were timed, else whose operators
+  double elementwise_error = kDefaultErrors[0];
 
-  // 90th percentile of held-out relative errors, by kind, type class and method.
-  std::array<std::array<std::array<double, kMethods>, kTypeClasses>, kMeasuredKinds> error;
-
-  Index();
   // Series in order of rank; tiers appear in that order.
   using PointVisitor = std::function<void(const MeasuredPoint&)>;
   void add(const MeasurementSeries& series, bool preferred, bool of_user,
@@ -82,19 +93,37 @@ struct KernelTable::Index {
   std::vector<std::pair<std::string, std::string>> fits() const;
   void learn(const std::vector<Residual>& residuals);
   std::optional<OperatorTime> find(const Op& op) const;
-  std::vector<Residual> residuals() const;  // leaves rows and whole shapes out
+  std::vector<Residual> residuals();  // leaves rows and whole shapes out
+
+  // Every kind's tiers: visit(kind, element type, type of the KV cache, tiers).
+  template <class Visit>
+  void for_each_kind(Visit&& visit) {
+    const auto types = [&](MeasuredKind kind, auto& by_type, TypeClass kv) {
+      for (std::size_t t = 0; t < kTypeClasses; ++t) visit(kind, static_cast<TypeClass>(t), kv, by_type[t]);
+    };
+    types(MeasuredKind::kGemm, gemm, TypeClass::k16);
+    types(MeasuredKind::kMoe, moe, TypeClass::k16);
+    for (std::size_t phase = 0; phase < attention.size(); ++phase)
+      for (std::size_t t = 0; t < kTypeClasses; ++t)
+        for (std::size_t kv = 0; kv < kTypeClasses; ++kv)
+          visit(static_cast<MeasuredKind>(phase + static_cast<std::size_t>(MeasuredKind::kPrefillAttention)),
+                static_cast<TypeClass>(t), static_cast<TypeClass>(kv), attention[phase][t][kv]);
+    for (std::size_t c = 0; c < collective.size(); ++c)
+      visit(static_cast<MeasuredKind>(c + static_cast<std::size_t>(MeasuredKind::kAllReduce)), TypeClass::k16,
+            TypeClass::k16, collective[c]);
+  }
 
  private:
   template <class Table, class Own, class Near>
-  std::optional<OperatorTime> search(const Tiers<Table>& tiers, MeasuredKind kind, TypeClass type,
-                                     Seconds limit, Own&& own, Near&& near) const;
+  std::optional<OperatorTime> search(const Tiers<Table>& tiers, Seconds limit, Own&& own, Near&& near) const;
   std::string gemm_engine_;
-  std::optional<OperatorTime> answer(const std::optional<Reading>& reading, MeasuredKind kind, TypeClass type,
+  std::optional<OperatorTime> answer(const std::optional<Reading>& reading, const MethodErrors& errors,
                                      Method method, bool preferred, Seconds limit) const;
   std::optional<OperatorTime> find_gemm(const GemmShape& g, Seconds limit) const;
   std::optional<OperatorTime> transfer_gemm(const GemmShape& g, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_attention(const AttentionShape& a, Seconds limit) const;
   std::optional<OperatorTime> find_moe(const MoeShape& e, Seconds limit) const;
+  std::optional<OperatorTime> find_moe(const MoeShape& e, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;
 };
 

@@ -39,8 +39,8 @@ double whole_chunk_weight(double new_tokens) {
 constexpr double kBorrowedError =
     0.35;  // 90th percentile on those profiles, see tests/hwdb/residual_test.cpp
 
-// 90th percentile over six devices, each answered from the others, see tests/hwdb/residual_test.cpp.
-constexpr double kTransferError = 0.35;
+// MXFP4 with the other width of activations: the two were 3 to 5 times apart on Blackwell.
+constexpr double kOtherWidthError = 0.7;
 
 // Rows whose tokens were dealt to the experts in turn; those of a mild power law, which hit about as many
 // experts as tokens drawn evenly do; those of a steep one.
@@ -63,7 +63,7 @@ std::string_view name_of(Basis b) {
 }
 
 std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Reading>& reading,
-                                                       MeasuredKind kind, TypeClass type, Method method,
+                                                       const MethodErrors& errors, Method method,
                                                        bool preferred, Seconds limit) const {
   if (!reading) return std::nullopt;
   OperatorTime t;
@@ -74,7 +74,6 @@ std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Readi
     t.relative_error = reading->spread > 0 ? 1.645 * reading->spread : kRepeatError;
     return t;
   }
-  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
   if (method == Method::kShape && reading->distance > kFarOctaves) method = Method::kFar;
   double relative = errors[static_cast<std::size_t>(method)];
   if (!preferred) relative = std::hypot(relative, errors[static_cast<std::size_t>(Method::kEngine)]);
@@ -87,46 +86,55 @@ std::optional<OperatorTime> KernelTable::Index::answer(const std::optional<Readi
   return t;
 }
 
-// The shape itself with the engine asked for; then, whichever of the two errs less, the shape with another
-// engine or its neighbours with this one; then neighbours with another.
+// The shape itself with the engine asked for. Else, whichever errs less on held-out rows: its neighbours, or
+// another engine's row of it beside how the two engines differ on its neighbours. Else another engine's.
 template <class Table, class Own, class Near>
-std::optional<OperatorTime> KernelTable::Index::search(const Tiers<Table>& tiers, MeasuredKind kind,
-                                                       TypeClass type, Seconds limit, Own&& own,
+std::optional<OperatorTime> KernelTable::Index::search(const Tiers<Table>& tiers, Seconds limit, Own&& own,
                                                        Near&& near) const {
   const auto pass = [&](auto&& read, Method method, bool preferred) -> std::optional<OperatorTime> {
-    for (const auto& tier : tiers)
-      if (tier.preferred == preferred)
-        if (const auto reading = read(tier.table))
-          return answer(reading, kind, type, method, preferred, limit);
-    return std::nullopt;
+    std::optional<OperatorTime> best;
+    const std::string* first = nullptr;
+    for (const auto& tier : tiers) {
+      if (tier.preferred != preferred || (first && tier.engine != *first)) continue;
+      const auto t = answer(read(tier), tier.error, method, preferred, limit);
+      if (!t) continue;
+      first = &tier.engine;
+      if (!best || t->time < best->time) best = t;  // of an engine's kernels the fastest
+    }
+    return best;
   };
-  if (const auto t = pass(own, Method::kPoint, true)) return t;
-  const auto& errors = error[static_cast<std::size_t>(kind)][static_cast<std::size_t>(type)];
-  const bool near_first =
-      errors[static_cast<std::size_t>(Method::kShape)] <= errors[static_cast<std::size_t>(Method::kEngine)];
-  if (near_first)
-    if (const auto t = pass(near, Method::kShape, true)) return t;
-  if (const auto t = pass(own, Method::kPoint, false)) return t;
-  if (!near_first)
-    if (const auto t = pass(near, Method::kShape, true)) return t;
-  return pass(near, Method::kShape, false);
+  const auto alone = [&](const Tier<Table>& t) {
+    return near(t.table, static_cast<const Beside<Table>*>(nullptr));
+  };
+  const auto beside = [&](const Tier<Table>& t) -> std::optional<Reading> {
+    const auto paired = t.beside ? near(t.table, t.beside.get()) : std::nullopt;
+    if (!paired) return std::nullopt;
+    return mixed(*paired, alone(t));
+  };
+  const auto exact = [&](const Tier<Table>& t) { return own(t.table); };
+  if (const auto t = pass(exact, Method::kPoint, true)) return t;
+  const auto paired = pass(beside, Method::kPaired, true), shape = pass(alone, Method::kShape, true);
+  if (paired && (!shape || paired->relative_error <= shape->relative_error)) return paired;
+  const auto other = shape && paired ? std::nullopt : pass(exact, Method::kPoint, false);
+  if (shape && (!other || shape->relative_error <= other->relative_error)) return shape;
+  return other ? other : pass(alone, Method::kShape, false);
 }
 
 std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Seconds limit) const {
   const TypeClass type =
       g.weight_is_activation ? type_class(g.activation) : type_class(g.weight, g.activation);
-  const auto& tiers = gemm[static_cast<std::size_t>(type)];
   const auto m = static_cast<double>(g.m);
-  for (const auto& tier : tiers) {
-    const int shape = tier.table.find_shape(g.n, g.k, g.batch);
-    if (shape != kNoShape)
-      return answer(tier.table.at(shape, m), MeasuredKind::kGemm, type, Method::kPoint, tier.preferred,
-                    limit);
-  }
-  for (const auto& tier : tiers)
-    if (const auto reading = tier.table.blend(g.n, g.k, g.batch, m))
-      return answer(reading, MeasuredKind::kGemm, type, Method::kShape, tier.preferred, limit);
-  return transfer_gemm(g, type, limit);
+  const auto found = search(
+      gemm[static_cast<std::size_t>(type)], limit,
+      [&](const GemmTable& table) -> std::optional<Reading> {
+        const int shape = table.find_shape(g.n, g.k, g.batch);
+        if (shape == kNoShape) return std::nullopt;
+        return table.at(shape, m);
+      },
+      [&](const GemmTable& table, const Beside<GemmTable>* beside) {
+        return table.blend(g.n, g.k, g.batch, m, beside);
+      });
+  return found ? found : transfer_gemm(g, type, limit);
 }
 
 // Donors' geometric mean: each device's own quirks cancel.
@@ -145,19 +153,18 @@ std::optional<OperatorTime> KernelTable::Index::transfer_gemm(const GemmShape& g
   OperatorTime t;
   t.time = std::max(limit, Seconds(std::exp(sum / count)));
   t.basis = Basis::kTransferred;
-  t.relative_error = kTransferError;
+  t.relative_error = transfer_error;
   return t;
 }
 
 std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionShape& a, Seconds limit) const {
   if (!is_dense(a) || a.sequences < 1 || (!a.mla && a.qk_dim != a.v_dim)) return std::nullopt;
   const MeasuredKind kind = attention_kind(a);
-  const TypeClass type = type_class(a.activation);
-  const auto& tiers =
-      attention[phase_of(kind)][static_cast<std::size_t>(type)][static_cast<std::size_t>(type_class(a.kv))];
+  const auto& tiers = attention[phase_of(kind)][static_cast<std::size_t>(type_class(a.activation))]
+                               [static_cast<std::size_t>(type_class(a.kv))];
   const auto sequences = static_cast<double>(a.sequences);
   const double tokens = a.decode ? a.kv_tokens / sequences : static_cast<double>(a.new_tokens);
-  AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? 0 : a.qk_dim,
+  AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim,
                               a.decode ? a.new_tokens : a.cached};
   AttentionTable::Heads plain = heads;
   plain.cached = a.decode ? 1 : 0;
@@ -188,7 +195,7 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
     return reading;
   };
   auto found = search(
-      tiers, kind, type, limit,
+      tiers, limit,
       [&](const AttentionTable& table) -> std::optional<Reading> {
         int layout = table.find_layout(heads);
         if (layout != kNoShape) return table.at(layout, sequences, tokens);
@@ -196,7 +203,7 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
         if (layout == kNoShape) return std::nullopt;
         return read_plain([&](double t) { return std::optional(table.at(layout, sequences, t)); });
       },
-      [&](const AttentionTable& table) {
+      [&](const AttentionTable& table, const Beside<AttentionTable>*) {
         return read_plain([&](double t) { return table.nearest(plain, sequences, t, plain_limit(t)); });
       });
   if (found && borrowed && found->basis != Basis::kMeasured)
@@ -206,12 +213,21 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
 
 std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
   const TypeClass type = type_class(e.weight, e.activation);
+  if (const auto t = find_moe(e, type, limit)) return t;
+  // MXFP4 weights: where only the other width of activations was timed.
+  if (type != TypeClass::kMxfp4 && type != TypeClass::kMxfp4A8) return std::nullopt;
+  auto t = find_moe(e, type == TypeClass::kMxfp4 ? TypeClass::kMxfp4A8 : TypeClass::kMxfp4, limit);
+  if (t) t->basis = Basis::kInterpolated, t->relative_error = std::hypot(t->relative_error, kOtherWidthError);
+  return t;
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, TypeClass type,
+                                                         Seconds limit) const {
   const MoeTable::Key key = {e.hidden,        e.inter,         e.top_k,      e.num_experts,
                              e.local_experts, e.gated ? 1 : 0, load_class(e)};
   const auto tokens = static_cast<double>(e.tokens);
-  const auto& tiers = moe[static_cast<std::size_t>(type)];
   return search(
-      tiers, MeasuredKind::kMoe, type, limit,
+      moe[static_cast<std::size_t>(type)], limit,
       [&](const MoeTable& table) -> std::optional<Reading> {
         const int shape = table.find_shape(key);
         if (shape == kNoShape) return std::nullopt;
@@ -219,35 +235,36 @@ std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seco
         if (table.shapes()[static_cast<std::size_t>(shape)].key != key) reading.exact = false;
         return reading;
       },
-      [&](const MoeTable& table) { return table.nearest(key, tokens, limit.value); });
+      [&](const MoeTable& table, const Beside<MoeTable>* beside) {
+        return table.nearest(key, tokens, limit.value, beside);
+      });
 }
 
-// The fastest of what the engine may choose from: its own all-reduce and the communication library's.
+// The engine's own kernels in the range of sizes that they were timed at, else the communication library's:
+// where its table has a size, what the engine chose is in it.
 std::optional<OperatorTime> KernelTable::Index::find_collective(const CollectiveShape& c,
                                                                 Seconds limit) const {
   if (c.ranks < 2 || c.message_bytes <= 0) return std::nullopt;
   const int ranks_per_node = c.ranks <= c.ranks_per_node ? 0 : c.ranks_per_node;
-  const auto kind =
-      static_cast<MeasuredKind>(static_cast<int>(MeasuredKind::kAllReduce) + static_cast<int>(c.kind));
-  std::optional<OperatorTime> best;
   const bool library_asked =
       requested.find("ccl") != std::string::npos;  // "nccl 2.29": its own times, no engine's
-  bool library_done = false, own_done = false;
-  for (const auto& tier : collective[static_cast<std::size_t>(c.kind)]) {
-    const bool library = tier.engine.find("ccl") != std::string::npos;
-    if (library ? library_done : own_done || library_asked) continue;
-    const CollectiveTable::Ranks* group = tier.table.find(c.ranks, ranks_per_node);
-    if (!group) continue;
-    const Curve* curve = &group->curve;
-    const Reading reading = group->at(c.message_bytes, limit.value);
-    // Engines leave their own kernels above the sizes they were made for.
-    if (!library && !reading.inside && !reading.exact && c.message_bytes > curve->key(curve->size() - 1))
-      continue;
-    (library ? library_done : own_done) = true;
-    const auto t = answer(reading, kind, TypeClass::k16, Method::kPoint, true, limit);
-    if (t && (!best || t->time < best->time)) best = t;
-  }
-  return best;
+  const auto& tiers = collective[static_cast<std::size_t>(c.kind)];
+  const auto pass = [&](bool library, bool preferred, bool inside) -> std::optional<OperatorTime> {
+    for (const auto& tier : tiers) {
+      if ((tier.engine.find("ccl") != std::string::npos) != library || tier.preferred != preferred) continue;
+      const CollectiveTable::Ranks* group = tier.table.find(c.ranks, ranks_per_node);
+      if (!group) continue;
+      const Reading reading = group->at(c.message_bytes, limit.value);
+      if (inside && !reading.inside && !reading.exact) continue;
+      return answer(reading, tier.error, Method::kPoint, true, limit);
+    }
+    return std::nullopt;
+  };
+  if (!library_asked)
+    if (const auto t = pass(false, true, true)) return t;
+  if (const auto t = pass(true, true, false)) return t;
+  if (const auto t = pass(true, false, false)) return t;
+  return pass(false, true, false);
 }
 
 std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
@@ -258,10 +275,12 @@ std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
   if (const auto* e = std::get_if<MoeShape>(&op.shape)) return find_moe(*e, limit);
   if (const auto* c = std::get_if<CollectiveShape>(&op.shape)) return find_collective(*c, limit);
   if (std::get_if<ElementwiseShape>(&op.shape) && !elementwise.empty())
-    return answer(elementwise.at(bytes(op).value), MeasuredKind::kElementwise, TypeClass::k16, Method::kPoint,
-                  true, limit);
+    return answer(elementwise.at(bytes(op).value), {elementwise_error}, Method::kPoint, true, limit);
   return std::nullopt;
 }
+
+// As between any two devices of one generation; few were measured with the same engine.
+constexpr double kLentError = 0.35;
 
 struct KernelTable::Lender {
   Device device, own_device;
@@ -286,7 +305,7 @@ std::optional<OperatorTime> KernelTable::find(const Op& op) const {
   if (!(there.value > 0) || !(here.value > 0)) return std::nullopt;
   lent->time = std::max(here, Seconds(lent->time.value * (here / there)));
   lent->basis = Basis::kTransferred;
-  lent->relative_error = std::hypot(lent->relative_error, kTransferError);
+  lent->relative_error = std::hypot(lent->relative_error, kLentError);
   return lent;
 }
 

@@ -13,7 +13,7 @@ namespace foretoken {
 namespace {
 
 // kNamed: a table whose rows name an operator that the program has none for.
-enum class Form { kOwn, kGemm, kAttention, kMla, kMoe, kNccl, kCustomAllReduce, kNamed };
+enum class Form { kOwn, kGemm, kAttention, kMla, kMlaBmm, kMoe, kNccl, kCustomAllReduce, kNamed };
 
 // What a file says of attention: which of the two every row is, or that the row's own lengths say it.
 enum class Phase { kByRow, kPrefill, kDecode };
@@ -53,6 +53,8 @@ class RowReader {
         return attention(out);
       case Form::kMla:
         return mla(out);
+      case Form::kMlaBmm:
+        return mla_bmm(out);
       case Form::kMoe:
         return moe(out);
       case Form::kNccl:
@@ -72,6 +74,7 @@ class RowReader {
     if (has("op") && has("seconds")) return Form::kOwn;
     if (has("moe_tp") && has("num_experts") && has("num_tokens")) return Form::kMoe;
     if (has("mla_dtype")) return Form::kMla;
+    if (has("bmm_dtype") && has("num_heads")) return Form::kMlaBmm;
     if (has("num_kv_heads") && has("isl")) return Form::kAttention;
     if (has("lib") && has("message_size")) return Form::kNccl;
     if (has("kernel") && has("message_size")) return Form::kCustomAllReduce;
@@ -91,6 +94,8 @@ class RowReader {
     Form asked = form_;
     if (is("gemm"))
       asked = Form::kGemm;
+    else if (is("mla_bmm"))
+      asked = Form::kMlaBmm;
     else if (is("mla"))
       asked = Form::kMla;
     else if (is("attention"))
@@ -106,7 +111,7 @@ class RowReader {
     else
       throw Error("--kind",
                   fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
-                              "mla, nccl, custom_allreduce or collective",
+                              "mla, mla_bmm, nccl, custom_allreduce or collective",
                               kind));
     if (form_ != Form::kOwn && asked != form_)
       throw Error(file_ + ":1", fmt::format("the columns are not those of kind \"{}\": {}", kind,
@@ -213,6 +218,22 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
+  // MLA's absorbed halves of the up-projection, a product for each head of DeepSeek's dimensions: queries of
+  // 128 into the latent of 512 before decode attention, and its result back after it.
+  std::string_view mla_bmm(Measurement& out) {
+    const std::string& op = text("op_name");
+    const bool before = op == "mla_gen_pre";
+    if (!before && op != "mla_gen_post") {
+      reason_ = op + ": no operator table";
+      return reason_;
+    }
+    head(out, MeasuredKind::kGemm, framework());
+    out.series.dtype = text("bmm_dtype");
+    const std::int64_t latent = 512, own = 128;
+    out.point.shape = {before ? latent : own, before ? own : latent, size("num_heads"), size("num_tokens")};
+    return time("latency_us", 1e-6, out);
+  }
+
   std::string_view moe(Measurement& out) {
     head(out, MeasuredKind::kMoe, framework());
     MeasurementSeries& s = out.series;
@@ -253,7 +274,7 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
-  // mla_bmm, gdn, mamba2, compute_scale, wide expert parallelism, DeepEP
+  // gdn, mamba2, compute_scale, wide expert parallelism, DeepEP
   std::string_view named(Measurement& out) {
     out.series.device = text("system");
     const std::string engine = text_or_empty("backend"), version = text_or_empty("version");

@@ -1,6 +1,8 @@
 // Held-out errors of a table: what its lookup says of rows and shapes that it was not shown.
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <type_traits>
 
 #include "base/quantiles.h"
 #include "hwdb/kernel_index.h"
@@ -8,9 +10,12 @@
 namespace foretoken {
 namespace {
 
-// No prediction is below the speed of light, so no utilisation above one.
+constexpr std::size_t kFewestRows = 20;  // for a 90th percentile
+
+// Measured over predicted, as the interval stands around the prediction. No prediction is below the speed of
+// light, so no utilisation above one.
 double error_of(double log_actual, double log_predicted) {
-  return std::abs(std::exp(log_actual - std::min(0.0, log_predicted)) - 1);
+  return std::abs(std::exp(std::min(0.0, log_predicted) - log_actual) - 1);
 }
 
 struct Errors {
@@ -26,102 +31,145 @@ struct Errors {
     for (std::size_t i = 1; i + 1 < curve.size(); ++i)
       add(Method::kPoint, curve.log_utilisation(i), curve.without(i).log_utilisation);
   }
-  void report(MeasuredKind kind, TypeClass type, const std::string& device, std::vector<Residual>& out) {
+  void add(const Errors& e) {
+    for (std::size_t m = 0; m < kMethods; ++m)
+      by_method[m].insert(by_method[m].end(), e.by_method[m].begin(), e.by_method[m].end());
+  }
+  void report(const Residual& of, std::vector<Residual>& out) {
     for (std::size_t m = 0; m < kMethods; ++m) {
       auto& all = by_method[m];
-      if (all.size() < 20) continue;  // too few for a 90th percentile
+      if (all.size() < kFewestRows) continue;
       std::sort(all.begin(), all.end());
-      out.push_back({device, std::string(name_of(kind)), std::string(name_of(type)),
-                     std::string(name_of(static_cast<Method>(m))), static_cast<std::int64_t>(all.size()),
-                     linear_quantile(all, 0.5), linear_quantile(all, 0.9)});
+      Residual r = of;
+      r.method = name_of(static_cast<Method>(m));
+      r.samples = static_cast<std::int64_t>(all.size());
+      r.median = linear_quantile(all, 0.5), r.p90 = linear_quantile(all, 0.9);
+      out.push_back(std::move(r));
     }
   }
 };
 
-}  // namespace
-
-std::vector<Residual> KernelTable::Index::residuals() const {
-  std::vector<Residual> out;
-  for (std::size_t t = 0; t < kTypeClasses; ++t) {
-    const auto type = static_cast<TypeClass>(t);
-    Errors e;
-    if (!gemm[t].empty()) {
-      const GemmTable& first = gemm[t].front().table;
-      for (std::size_t i = 0; i < first.shapes().size(); ++i) {
-        const auto& s = first.shapes()[i];
-        e.add_curve(s.curve);
-        for (std::size_t p = 0; p < s.curve.size(); ++p) {
-          const double m = s.curve.key(p), actual = s.curve.log_utilisation(p);
-          if (const auto r = first.blend(s.n, s.k, s.batch, m, static_cast<int>(i))) e.add_shape(actual, *r);
-          if (gemm[t].size() < 2) continue;
-          const GemmTable& other = gemm[t][1].table;
-          if (const int shape = other.find_shape(s.n, s.k, s.batch); shape != kNoShape)
-            e.add(Method::kEngine, actual, other.at(shape, m).log_utilisation);
-        }
-      }
-    }
-    e.report(MeasuredKind::kGemm, type, device.name, out);
-
-    Errors moe_errors;
-    if (!moe[t].empty()) {
-      const MoeTable& first = moe[t].front().table;
-      for (std::size_t i = 0; i < first.shapes().size(); ++i) {
-        const auto& s = first.shapes()[i];
-        moe_errors.add_curve(s.curve);
-        for (std::size_t p = 0; p < s.curve.size(); ++p) {
-          const double tokens = s.curve.key(p), actual = s.curve.log_utilisation(p);
-          if (const auto r =
-                  first.nearest(s.key, tokens, s.curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
-            moe_errors.add_shape(actual, *r);
-          if (moe[t].size() < 2) continue;
-          const MoeTable& other = moe[t][1].table;
-          if (const int shape = other.find_shape(s.key); shape != kNoShape)
-            moe_errors.add(Method::kEngine, actual, other.at(shape, tokens).log_utilisation);
-        }
-      }
-    }
-    moe_errors.report(MeasuredKind::kMoe, type, device.name, out);
-
-    for (std::size_t phase = 0; phase < attention.size(); ++phase) {
-      Errors a;
-      for (const auto& tiers : attention[phase][t]) {  // by KV type: one error for all
-        if (tiers.empty()) continue;
-        const AttentionTable& first = tiers.front().table;
-        for (std::size_t i = 0; i < first.layouts().size(); ++i) {
-          const auto& l = first.layouts()[i];
-          for (const auto& [sequences, curve] : l.by_sequences) {
-            a.add_curve(curve);
-            for (std::size_t p = 0; p < curve.size(); ++p) {
-              const double tokens = curve.key(p), actual = curve.log_utilisation(p);
-              if (const auto r = first.nearest(l.heads, sequences, tokens,
-                                               curve.seconds(p) * std::exp(actual), static_cast<int>(i)))
-                a.add_shape(actual, *r);
-              if (tiers.size() < 2) continue;
-              const AttentionTable& other = tiers[1].table;
-              if (const int layout = other.find_layout(l.heads); layout != kNoShape)
-                a.add(Method::kEngine, actual, other.at(layout, sequences, tokens).log_utilisation);
-            }
-          }
-        }
-      }
-      const auto kind =
-          static_cast<MeasuredKind>(phase + static_cast<std::size_t>(MeasuredKind::kPrefillAttention));
-      a.report(kind, type, device.name, out);
+Errors errors_of(const KernelTable::Index::Tier<GemmTable>& tier) {
+  Errors e;
+  const GemmTable& table = tier.table;
+  for (std::size_t i = 0; i < table.shapes().size(); ++i) {
+    const auto& s = table.shapes()[i];
+    const int own = static_cast<int>(i);
+    e.add_curve(s.curve);
+    const auto near = table.neighbours(s.n, s.k, s.batch, own);
+    const bool twin = tier.beside && tier.beside->twin[i] != kNoShape;
+    const auto common = twin ? table.neighbours(s.n, s.k, s.batch, own, tier.beside.get()) : near;
+    for (std::size_t p = 0; p < s.curve.size(); ++p) {
+      const double m = s.curve.key(p), actual = s.curve.log_utilisation(p);
+      const auto alone = table.blend(near, m);
+      if (alone) e.add_shape(actual, *alone);
+      if (!twin) continue;
+      e.add(Method::kEngine, actual, tier.beside->table->at(tier.beside->twin[i], m).log_utilisation);
+      if (const auto r = table.blend(common, m, tier.beside.get()))
+        e.add(Method::kPaired, actual, mixed(*r, alone).log_utilisation);
     }
   }
-  for (std::size_t c = 0; c < collective.size(); ++c) {
-    Errors e;
-    for (const auto& tier : collective[c])
-      for (const auto& group : tier.table.groups())
-        for (std::size_t i = 1; i + 1 < group.curve.size(); ++i)
-          e.add(Method::kPoint, group.curve.log_utilisation(i),
-                group.curve.without(i, group.trend).log_utilisation);
-    e.report(static_cast<MeasuredKind>(c + static_cast<std::size_t>(MeasuredKind::kAllReduce)),
-             TypeClass::k16, device.name, out);
+  return e;
+}
+
+Errors errors_of(const KernelTable::Index::Tier<MoeTable>& tier) {
+  Errors e;
+  const MoeTable& table = tier.table;
+  for (std::size_t i = 0; i < table.shapes().size(); ++i) {
+    const auto& s = table.shapes()[i];
+    const int own = static_cast<int>(i);
+    e.add_curve(s.curve);
+    if (s.untuned) continue;
+    const auto near = table.neighbours(s.key, own);
+    const bool twin = tier.beside && tier.beside->twin[i] != kNoShape;
+    const auto common = twin ? table.neighbours(s.key, own, tier.beside.get()) : near;
+    for (std::size_t p = 0; p < s.curve.size(); ++p) {
+      const double tokens = s.curve.key(p), actual = s.curve.log_utilisation(p);
+      const double limit = s.curve.seconds(p) * std::exp(actual);
+      const auto alone = table.nearest(near, tokens, limit);
+      if (alone) e.add_shape(actual, *alone);
+      if (!twin) continue;
+      e.add(Method::kEngine, actual, tier.beside->table->at(tier.beside->twin[i], tokens).log_utilisation);
+      if (const auto r = table.nearest(common, tokens, limit, tier.beside.get()))
+        e.add(Method::kPaired, actual, mixed(*r, alone).log_utilisation);
+    }
+  }
+  return e;
+}
+
+Errors errors_of(const KernelTable::Index::Tier<AttentionTable>& tier) {
+  Errors e;
+  const AttentionTable& table = tier.table;
+  for (std::size_t i = 0; i < table.layouts().size(); ++i) {
+    const auto& l = table.layouts()[i];
+    for (const auto& [sequences, curve] : l.by_sequences) {
+      e.add_curve(curve);
+      for (std::size_t p = 0; p < curve.size(); ++p) {
+        const double tokens = curve.key(p), actual = curve.log_utilisation(p);
+        const double limit = curve.seconds(p) * std::exp(actual);
+        const auto near = table.neighbours(l.heads, sequences, tokens, static_cast<int>(i));
+        if (const auto r = table.nearest(near, tokens, limit)) e.add_shape(actual, *r);
+      }
+    }
+  }
+  return e;
+}
+
+Errors errors_of(const KernelTable::Index::Tier<CollectiveTable>& tier) {
+  Errors e;
+  for (const auto& group : tier.table.groups())
+    for (std::size_t i = 1; i + 1 < group.curve.size(); ++i)
+      e.add(Method::kPoint, group.curve.log_utilisation(i),
+            group.curve.without(i, group.trend).log_utilisation);
+  return e;
+}
+
+}  // namespace
+
+std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured) const {
+  constexpr std::size_t kStride = 7;  // enough rows of each device for a percentile
+  std::vector<double> errors;
+  const auto& tiers = measured.gemm[static_cast<std::size_t>(TypeClass::k16)];
+  if (tiers.empty()) return errors;
+  std::size_t row = 0;
+  for (const auto& s : tiers.front().table.shapes())
+    for (std::size_t i = 0; i < s.curve.size(); ++i) {
+      if (row++ % kStride != 0) continue;
+      Op op;
+      op.shape = GemmShape{.m = std::llround(s.curve.key(i)), .n = s.n, .k = s.k, .batch = s.batch};
+      if (const auto t = find(op)) errors.push_back(std::abs(s.curve.seconds(i) / t->time.value - 1));
+    }
+  return errors;
+}
+
+std::vector<Residual> KernelTable::Index::residuals() {
+  std::vector<Residual> out;
+  std::map<std::pair<MeasuredKind, TypeClass>, Errors> pooled;
+  for_each_kind([&](MeasuredKind kind, TypeClass type, TypeClass kv, auto& tiers) {
+    const bool attention_kind = kind >= MeasuredKind::kPrefillAttention && kind <= MeasuredKind::kMlaDecode;
+    for (const auto& tier : tiers) {
+      Errors e = errors_of(tier);
+      pooled[{kind, type}].add(e);
+      Residual r;
+      r.device = device.name, r.kind = name_of(kind), r.engine = tier.engine, r.kernel = tier.kernel;
+      r.dtype = name_of(type);
+      if (attention_kind) r.kv_dtype = name_of(kv);
+      e.report(r, out);
+    }
+  });
+  for (auto& [key, e] : pooled) {
+    Residual r;
+    r.device = device.name, r.kind = name_of(key.first), r.dtype = name_of(key.second);
+    e.report(r, out);
   }
   Errors e;
   e.add_curve(elementwise);
-  e.report(MeasuredKind::kElementwise, TypeClass::k16, device.name, out);
+  Residual r;
+  r.device = device.name, r.kind = name_of(MeasuredKind::kElementwise), r.dtype = name_of(TypeClass::k16);
+  e.report(r, out);
+  // Those of all engines first: learn() lets the later, narrower ones stand.
+  std::stable_sort(out.begin(), out.end(),
+                   [](const Residual& a, const Residual& b) { return a.engine.empty() > b.engine.empty(); });
   return out;
 }
 

@@ -1,9 +1,11 @@
-// Makes hwdb/data/measured from published tables: reads them as `hw import` does, keeps the engines asked
-// for, drops what can't be true, thins what interpolation gives back, and writes our own form. See
-// docs/hardware-data.md.
+// Makes hwdb/data/measured from published tables: reads them as `hw import` does, drops what can't be true,
+// averages repeats, sets shapes for validation aside, thins what interpolation gives back, and writes our own
+// form. See docs/hardware-data.md.
+#include <fmt/format.h>
 #include <zlib.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -22,12 +24,9 @@ namespace {
 using namespace foretoken;
 
 struct Options {
-  std::filesystem::path database, output;
-  std::vector<std::string> engines;  // in order: a later one only where no earlier one has the type
-  std::string source;
-  std::string distributions;
+  std::filesystem::path database, output, aside;  // aside: a folder for the rows that are held out
+  std::string source, name;                       // of the files; "": the kind
   double tolerance = 0;
-  bool all_engines = false;  // every engine listed, not only the first that has the type
   std::vector<std::filesystem::path> files;
 };
 
@@ -43,23 +42,76 @@ Options parse(int argc, char** argv) {
       o.database = value();
     else if (a == "--out")
       o.output = value();
-    else if (a == "--engines")
-      o.engines = split(value(), ',');
+    else if (a == "--aside")
+      o.aside = value();
+    else if (a == "--name")
+      o.name = value();
     else if (a == "--source")
       o.source = value();
-    else if (a == "--distributions")
-      o.distributions = value();
     else if (a == "--tolerance")
       o.tolerance = std::atof(value().c_str());
-    else if (a == "--all-engines")
-      o.all_engines = true;
     else
       o.files.emplace_back(a);
   }
   return o;
 }
 
-std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
+// One shape in so many is left out of the database, with all its rows of all engines, types and devices, so
+// that the program can be validated with what it was never shown.
+constexpr std::uint64_t kOneIn = 40;
+
+bool held_out(const MeasurementSeries& s, const MeasuredPoint& p) {
+  const auto& v = p.shape;
+  std::vector<std::int64_t> key;
+  switch (s.kind) {
+    case MeasuredKind::kGemm:
+      key = {v[0], v[1]};
+      break;
+    case MeasuredKind::kPrefillAttention:
+    case MeasuredKind::kDecodeAttention:
+      key = {v[0], v[1], v[2]};
+      break;
+    case MeasuredKind::kMlaPrefill:
+    case MeasuredKind::kMlaDecode:  // there are only eight head counts
+      key = {v[0], v[2]};
+      break;
+    case MeasuredKind::kMoe:  // a shard; there are few layers
+      key = {v[0], v[1], v[2], v[3], v[4]};
+      break;
+    default:
+      key = {v[0], v[2]};
+  }
+  std::string text = "aside c " + std::string(name_of(s.kind));  // a word with which every table has some
+  for (const std::int64_t k : key) text += "/" + std::to_string(k);
+  return hash_bytes(text) % kOneIn == 0;
+}
+
+// Rows of one series at one point are repeats: their geometric mean, and how far they spread.
+void merge_repeats(std::vector<MeasuredPoint>& points, ImportReport& report) {
+  std::stable_sort(points.begin(), points.end(),
+                   [](const auto& a, const auto& b) { return a.shape < b.shape; });
+  std::vector<MeasuredPoint> merged;
+  for (std::size_t i = 0; i < points.size();) {
+    std::size_t end = i;
+    double sum = 0, squares = 0;
+    for (; end < points.size() && points[end].shape == points[i].shape; ++end) {
+      const double log_time = std::log(points[end].seconds);
+      sum += log_time, squares += log_time * log_time;
+    }
+    MeasuredPoint p = points[i];
+    if (const auto n = static_cast<double>(end - i); n > 1) {
+      report.drop("repeat of another row, averaged", static_cast<std::int64_t>(end - i) - 1);
+      p.seconds = std::exp(sum / n);
+      p.spread = std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)));
+      // Four digits are more than two repeats tell.
+      p.seconds = std::stod(fmt::format("{:.5g}", p.seconds)),
+      p.spread = std::stod(fmt::format("{:.2g}", p.spread));
+    }
+    merged.push_back(p);
+    i = end;
+  }
+  points = std::move(merged);
+}
 
 void write_gzip(const std::filesystem::path& path, const std::string& text) {
   gzFile file =
@@ -84,16 +136,7 @@ void run(const Options& o) {
     return d.name;
   };
   reader.row = [&](const Measurement& row) {
-    const std::string family = family_of(row.series.engine);
-    const bool library = family == "nccl";
-    if (!library && std::find(o.engines.begin(), o.engines.end(), family) == o.engines.end())
-      return report.drop("engine not asked for");
     if (!op_of(row.series, row.point)) return report.drop("no such operator");
-    if (untuned(row)) return report.drop("untuned kernel");
-    const auto wanted = split(o.distributions, ',');
-    if (!row.series.distribution.empty() &&
-        std::find(wanted.begin(), wanted.end(), row.series.distribution) == wanted.end())
-      return report.drop("load distribution not asked for");
     if (const auto reason = implausible(row, devices.at(row.series.device), topologies.at(row.series.device));
         !reason.empty())
       return report.drop(reason);
@@ -103,63 +146,37 @@ void run(const Options& o) {
   };
   for (const auto& file : o.files) read_measurements(file, "", reader, report);
 
-  // Newest version of an engine for each type; of the engines the first that has the type.
-  const auto type_of = [](const MeasurementSeries& s) {
-    return std::tuple(s.device, s.kind, s.dtype, s.kv_dtype, s.distribution);
-  };
-  using Type = decltype(type_of(MeasurementSeries()));
-  const auto preference = [&](const MeasurementSeries& s) {
-    const auto at = std::find(o.engines.begin(), o.engines.end(), family_of(s.engine)) - o.engines.begin();
-    return static_cast<int>(at);
-  };
-  std::map<std::pair<Type, std::string>, std::string> newest;
-  std::map<Type, int> first;
-  const auto newer = [](const std::string& a, const std::string& b) {
-    // "1.3.0rc20" -> 1 3 0 20: every run of digits is a part.
-    const auto parts = [](const std::string& v) {
-      std::vector<long> n;
-      bool inside = false;
-      for (const char c : v.substr(v.find(' ') + 1)) {
-        const bool digit = c >= '0' && c <= '9';
-        if (digit && !inside) n.push_back(0);
-        if (digit) n.back() = n.back() * 10 + (c - '0');
-        inside = digit;
-      }
-      return n;
-    };
-    return parts(a) > parts(b);
-  };
-  for (const auto& [s, points] : series) {
-    auto& best = newest[{type_of(s), family_of(s.engine)}];
-    if (best.empty() || newer(s.engine, best)) best = s.engine;
-    if (family_of(s.engine) == "nccl") continue;
-    const auto [at, added] = first.try_emplace(type_of(s), preference(s));
-    if (!added) at->second = std::min(at->second, preference(s));
-  }
-  std::map<std::pair<std::string, std::string>, std::string> texts;  // device, kind -> file
+  std::map<std::pair<std::string, std::string>, std::string> texts, aside;  // device, kind -> file
   std::int64_t kept = 0, thinned = 0;
   for (auto& [s, points] : series) {
-    const std::string family = family_of(s.engine);
-    const auto rows = static_cast<std::int64_t>(points.size());
-    if (newest.at({type_of(s), family}) != s.engine) {
-      report.drop("older version of the engine", rows);
-      continue;
-    }
-    if (!o.all_engines && family != "nccl" && preference(s) != first.at(type_of(s))) {
-      report.drop("another engine comes first", rows);
-      continue;
-    }
-    thin(s, points, devices.at(s.device), topologies.at(s.device), o.tolerance);
+    merge_repeats(points, report);
     const auto columns = shape_columns(s.kind);
     const bool collective = s.kind >= MeasuredKind::kAllReduce && s.kind <= MeasuredKind::kSendRecv;
-    auto& text = texts[{s.device, collective ? "collective" : std::string(name_of(s.kind))}];
-    if (text.empty()) text = measurement_csv_header(columns);
-    for (const MeasuredPoint& p : points) text += measurement_csv_row({s, p}, columns);
+    const std::pair key{s.device, !o.name.empty() ? o.name
+                                  : collective    ? "collective"
+                                                  : std::string(name_of(s.kind))};
+    const auto write = [&](auto& files, const MeasuredPoint& p) {
+      auto& text = files[key];
+      if (text.empty()) text = measurement_csv_header(columns);
+      text += measurement_csv_row({s, p}, columns);
+    };
+    const auto kept_end = std::stable_partition(points.begin(), points.end(),
+                                                [&](const MeasuredPoint& p) { return !held_out(s, p); });
+    for (auto p = kept_end; p != points.end(); ++p) write(aside, *p);
+    report.drop("held out for validation", points.end() - kept_end);
+    points.erase(kept_end, points.end());
+    const auto rows = static_cast<std::int64_t>(points.size());
+    if (points.empty()) continue;
+    thin(s, points, devices.at(s.device), topologies.at(s.device), o.tolerance);
+    for (const MeasuredPoint& p : points) write(texts, p);
     kept += static_cast<std::int64_t>(points.size());
     thinned += rows - static_cast<std::int64_t>(points.size());
   }
   for (const auto& [key, text] : texts)
     write_gzip(o.output / (device_key(key.first) + "." + key.second + ".csv.gz"), text);
+  if (!o.aside.empty())
+    for (const auto& [key, text] : aside)
+      write_gzip(o.aside / (device_key(key.first) + "." + key.second + ".csv.gz"), text);
   std::printf("read %lld, kept %lld, thinned %lld\n", static_cast<long long>(report.read),
               static_cast<long long>(kept), static_cast<long long>(thinned));
   for (const auto& [reason, n] : report.dropped)

@@ -10,55 +10,46 @@ namespace foretoken {
 namespace {
 
 constexpr double kOctaves = 2.0;  // farther shapes say nothing of this one
+constexpr double kRatioOctaves = 4.0;
 // Of the held-out (n, k) pairs of six devices: utilisation changes less along k, and over some octaves.
-constexpr double kDepthWeight = 0.6, kGemmRange = 4.0, kGemmNugget = 0.02;
-// Attention: sequences x KV heads are the parallel work; with it equal, the number of KV heads hardly
-// matters. Plain multi-head attention and other head sizes run other kernels.
-constexpr double kGroupWeight = 1.0, kKvWeight = 0.03, kWorkWeight = 2.0, kMultiHead = 0.5, kHeadSize = 3.0;
+constexpr double kDepthWeight = 0.6, kBatchWeight = 0.5, kGemmRange = 4.0, kGemmNugget = 0.02;
+constexpr double kHiddenWeight = 1.0, kShardWeight = 1.2, kSparsityWeight = 1.4, kTopWeight = 1.2;
+constexpr double kMoeRange = 5.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
+// Attention: octaves of each property of a layout, scaled by how much times change along it. Sequences x KV
+// heads are the parallel work; with it equal, the number of KV heads hardly matters. Plain multi-head
+// attention and other head sizes run other kernels.
+struct AttentionWeights {
+  double group, kv, work, multi_head, head_size;
+};
+constexpr AttentionWeights kPrefillWeights{1.0, 0.03, 1.0, 0.5, 3.0},
+    kDecodeWeights{1.0, 0.03, 2.0, 1.5, 1.5};
 constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
-// MoE: experts a token counts most, as it sets rows an expert.
-constexpr double kHiddenWeight = 1.5, kSparsityWeight = 2.0, kTopWeight = 0.7;
-constexpr double kMoeRange = 3.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
+// MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent
+// for all heads, so sequences count; prefilling is the work.
+struct MlaWeights {
+  double heads, batch, work;
+};
+constexpr MlaWeights kMlaPrefillWeights{1.0, 0.3, 2.0}, kMlaDecodeWeights{0.6, 3.0, 0.3};
+constexpr double kMlaRange = 20.0, kMlaNugget = 0.005, kMlaFarthest = 8.0;
+constexpr double kUntunedShare = 1.5;  // how much slower than its parts, or than the whole, a shard may be
 constexpr std::size_t kFewNeighbours = 8;
-constexpr int kProbes = 16;  // of the cache of neighbours, before a shape is left uncached
 
 double log2_of(std::int64_t v) { return std::log2(static_cast<double>(v)); }
 
+// How two engines differ changes less from shape to shape than either one's times.
+constexpr double kRatioRange = 10.0, kRatioNugget = 0.1, kPairedShare = 0.5;
+constexpr std::size_t kFewestCommon = 8;  // shapes that two engines share, to say how they differ
+
 // Logarithm of measured time over the trend's.
-double above(const Trend& trend, const Reading& r) {
+double above_trend(const Trend& trend, const Reading& r) {
   return r.log_limit - r.log_utilisation - trend.log_time(r.log_limit);
 }
 
 }  // namespace
 
-std::size_t GemmNeighbours::slot(std::int64_t n, std::int64_t k, std::int64_t batch) {
-  std::uint64_t h = static_cast<std::uint64_t>(n) * 0x9e3779b97f4a7c15u;
-  h = (h ^ static_cast<std::uint64_t>(k)) * 0x9e3779b97f4a7c15u;
-  h = (h ^ static_cast<std::uint64_t>(batch)) * 0x9e3779b97f4a7c15u;
-  return static_cast<std::size_t>(h >> 54);
-}
-
-const GemmNeighbours::Entry* GemmNeighbours::find(std::int64_t n, std::int64_t k, std::int64_t batch) const {
-  std::size_t i = slot(n, k, batch);
-  for (int probe = 0; probe < kProbes; ++probe, i = (i + 1) % slots_->size()) {
-    const Entry* e = (*slots_)[i].load(std::memory_order_acquire);
-    if (!e) return nullptr;
-    if (e->n == n && e->k == k && e->batch == batch) return e;
-  }
-  return nullptr;
-}
-
-void GemmNeighbours::insert(const Entry& entry) {
-  auto copy = std::make_unique<const Entry>(entry);
-  std::size_t i = slot(entry.n, entry.k, entry.batch);
-  for (int probe = 0; probe < kProbes; ++probe, i = (i + 1) % slots_->size()) {
-    const Entry* none = nullptr;
-    // Two threads may add the same shape: the second entry is never read.
-    if ((*slots_)[i].compare_exchange_strong(none, copy.get(), std::memory_order_release)) {
-      static_cast<void>(copy.release());
-      return;
-    }
-  }
+Reading mixed(Reading paired, const std::optional<Reading>& alone) {
+  if (alone) paired.log_utilisation += (1 - kPairedShare) * (alone->log_utilisation - paired.log_utilisation);
+  return paired;
 }
 
 void GemmTable::add(std::int64_t n, std::int64_t k, std::int64_t batch, std::int64_t m, double seconds,
@@ -82,7 +73,7 @@ void GemmTable::finish(const GemmModel::Parameters* known) {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
-  seen_ = {};
+  seen_ = {}, seen_beside_ = {};
   if (known) return model_.set(*known);
   std::vector<GemmSample> rows;
   for (const Shape& s : shapes_)
@@ -116,43 +107,54 @@ std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k,
   return std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - r->log_utilisation;
 }
 
-GemmNeighbours::Entry GemmTable::neighbours(std::int64_t n, std::int64_t k, std::int64_t batch,
-                                            int except) const {
-  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k)};
-  Neighbours near(query, 12, kOctaves, kGemmRange, kGemmNugget);
+GemmTable::Near GemmTable::neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except,
+                                      const Beside<GemmTable>* beside) const {
+  // A product for each head (batch > 1) runs other kernels than one large product.
+  const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k), kBatchWeight * log2_of(batch)};
+  Neighbours near(query, 12, beside ? kRatioOctaves : kOctaves, beside ? kRatioRange : kGemmRange,
+                  beside ? kRatioNugget : kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    if (s.batch == batch && static_cast<int>(i) != except)
-      near.offer({s.log_n, kDepthWeight * s.log_k}, static_cast<int>(i));
+    if ((s.batch > 1) == (batch > 1) && static_cast<int>(i) != except &&
+        (!beside || beside->twin[i] != kNoShape))
+      near.offer({s.log_n, kDepthWeight * s.log_k, kBatchWeight * log2_of(s.batch)}, static_cast<int>(i));
   }
-  GemmNeighbours::Entry e{n, k, batch, near.size(), 0, {}, {}};
-  if (near.empty()) return e;
-  near.solve();
-  e.nearest = near.nearest();
-  for (std::size_t i = 0; i < near.size(); ++i)
-    e.shape[i] = near.entry(i).shape, e.weight[i] = near.weight(i);
-  return e;
+  return NeighbourCache<3>::entry_of({n, k, batch}, near);
 }
 
 std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
-                                        int except) const {
-  GemmNeighbours::Entry found;
-  const GemmNeighbours::Entry* near = except == kNoShape ? seen_.find(n, k, batch) : nullptr;
-  if (!near) {
-    found = neighbours(n, k, batch, except);
-    near = &found;
-    if (except == kNoShape) seen_.insert(found);
-  }
-  if (near->count == 0) return std::nullopt;
-  double sum = 0;
-  for (std::size_t i = 0; i < near->count; ++i)
-    sum += near->weight[i] * residual(shapes_[static_cast<std::size_t>(near->shape[i])], m);
-  const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+                                        const Beside<GemmTable>* beside) const {
+  if (beside && beside->common < kFewestCommon) return std::nullopt;
+  return (beside ? seen_beside_ : seen_)
+      .with(
+          {n, k, batch}, [&] { return neighbours(n, k, batch, kNoShape, beside); },
+          [&](const Near& near) { return blend(near, m, beside); });
+}
+
+std::optional<Reading> GemmTable::blend(const Near& near, double m, const Beside<GemmTable>* beside) const {
+  if (near.count == 0) return std::nullopt;
+  const auto [n, k, batch] = near.key;
   Reading r;
-  r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b)) - sum;
+  double sum = 0;
+  if (beside) {
+    const int shape = beside->table->find_shape(n, k, batch);
+    if (shape == kNoShape) return std::nullopt;
+    r.log_utilisation = beside->table->at(shape, m).log_utilisation;
+    for (std::size_t i = 0; i < near.count; ++i) {
+      const auto own = static_cast<std::size_t>(near.shape[i]);
+      sum += near.weight[i] * (beside->table->at(beside->twin[own], m).log_utilisation -
+                               shapes_[own].curve.at(m).log_utilisation);
+    }
+  } else {
+    for (std::size_t i = 0; i < near.count; ++i)
+      sum += near.weight[i] * residual(shapes_[static_cast<std::size_t>(near.shape[i])], m);
+    const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
+    r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b));
+    r.distance = near.nearest;
+  }
+  r.log_utilisation -= sum;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
-  r.distance = near->nearest;
   return r;
 }
 
@@ -193,9 +195,15 @@ void AttentionTable::finish() {
     grid = std::move(rows);
   }
   layouts_ = std::move(merged);
+  ends_.clear();
   std::vector<std::pair<double, double>> all;
   for (const Layout& l : layouts_)
-    for (const auto& row : l.by_sequences) row.second.collect(all);
+    for (const auto& row : l.by_sequences) {
+      row.second.collect(all);
+      ends_.push_back(row.second.key(row.second.size() - 1));
+    }
+  std::sort(ends_.begin(), ends_.end());
+  ends_.erase(std::unique(ends_.begin(), ends_.end()), ends_.end());
   trend_.fit(all);
 }
 
@@ -212,57 +220,99 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
   if (above != grid.end() && above->first == sequences) return above->second.at(tokens);
   Reading r;
   if (above == grid.begin() || above == grid.end()) {
-    r = (above == grid.end() ? grid.back() : grid.front()).second.at(tokens);
+    // Beyond the grid: as far from the trend as its edge, with work in proportion to sequences.
+    const auto& edge = above == grid.end() ? grid.back() : grid.front();
+    r = edge.second.at(tokens);
+    const double off = above_trend(trend_, r);
+    r.log_limit += std::log(sequences / edge.first);
+    r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - off;
     r.exact = r.inside = false;
   } else {
     const auto& [s0, low] = *(above - 1);
     const auto& [s1, high] = *above;
     const Reading a = low.at(tokens), b = high.at(tokens);
-    const double t = std::log(sequences / s0) / std::log(s1 / s0);
-    r.log_utilisation = a.log_utilisation + t * (b.log_utilisation - a.log_utilisation);
-    r.log_limit = a.log_limit + t * (b.log_limit - a.log_limit);
-    r.inside = a.inside && b.inside;
+    // Fewer sequences were measured to greater lengths: where only one of the two reaches, it speaks alone.
+    const double place = std::log(sequences / s0) / std::log(s1 / s0);
+    const double t = a.inside == b.inside ? place : a.inside ? 0 : 1;
+    // How far the two lie from the trend, so that a floor may turn into a slope between them.
+    r.log_limit = a.log_limit + place * (b.log_limit - a.log_limit);
+    const double low_above = above_trend(trend_, a), high_above = above_trend(trend_, b);
+    r.log_utilisation =
+        r.log_limit - trend_.log_time(r.log_limit) - (low_above + t * (high_above - low_above));
+    r.inside = a.inside || b.inside;
   }
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
   return r;
 }
 
-std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
-                                               double limit, int except) const {
+AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double sequences, double tokens,
+                                                int except) const {
+  const bool mla = heads.head_dim == kMlaDim;
+  const AttentionWeights& weights = decode_ ? kDecodeWeights : kPrefillWeights;
   const auto place = [&](const Heads& h, double b) {
+    if (mla) {
+      const MlaWeights& w = decode_ ? kMlaDecodeWeights : kMlaPrefillWeights;
+      const double log_heads = std::log2(static_cast<double>(h.heads)), log_b = std::log2(b);
+      return Coordinates{w.heads * log_heads, w.batch * log_b, w.work * (log_heads + log_b)};
+    }
     const double kv = std::log2(static_cast<double>(h.kv_heads));
     const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
-    return Coordinates{kGroupWeight * group, kKvWeight * kv, kWorkWeight * (kv + std::log2(b)),
-                       h.heads == h.kv_heads && h.head_dim > 0 ? kMultiHead : 0.0,
-                       h.head_dim > 0 ? kHeadSize * std::log2(static_cast<double>(h.head_dim)) : 0.0};
+    return Coordinates{weights.group * group, weights.kv * kv, weights.work * (kv + std::log2(b)),
+                       h.heads == h.kv_heads ? weights.multi_head : 0.0,
+                       weights.head_size * std::log2(static_cast<double>(h.head_dim))};
   };
-  Neighbours near(place(heads, sequences), kFewNeighbours, kAttentionFarthest, kAttentionRange,
-                  kAttentionNugget);
+  Neighbours near(place(heads, sequences), kFewNeighbours, mla ? kMlaFarthest : kAttentionFarthest,
+                  mla ? kMlaRange : kAttentionRange, mla ? kMlaNugget : kAttentionNugget);
   bool known = false;  // the head size has rows of its own; others only help where it has few
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if ((h.head_dim == 0) != (heads.head_dim == 0) || h.cached != heads.cached ||
-        static_cast<int>(i) == except)
-      continue;
+    if ((h.head_dim == kMlaDim) != mla || h.cached != heads.cached || static_cast<int>(i) == except) continue;
     known = known || h.head_dim == heads.head_dim;
-    // Equal parallel work where the grid has it, else as near as it gets.
     const auto& grid = layouts_[i].by_sequences;
-    double b = sequences * static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
     auto row = grid.end() - 1;
     while (row != grid.begin() && row->second.key(row->second.size() - 1) < tokens) --row;
-    b = std::clamp(b, grid.front().first, std::max(grid.front().first, row->first));
-    near.offer(place(h, b), static_cast<int>(i), b);
+    const auto offer = [&](double wanted) {
+      const double b = std::clamp(wanted, grid.front().first, std::max(grid.front().first, row->first));
+      near.offer(place(h, b), static_cast<int>(i), b);
+      return b;
+    };
+    // Equal parallel work where the grid has it, else as near as it gets. MLA: at equal sequences too.
+    const double ratio = mla ? static_cast<double>(heads.heads) / static_cast<double>(h.heads)
+                             : static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
+    const double b = offer(sequences * ratio);
+    if (mla && b != sequences) offer(sequences);
   }
-  if (!known || near.empty()) return std::nullopt;
+  const auto end = std::lower_bound(ends_.begin(), ends_.end(), tokens) - ends_.begin();
+  const NeighbourCache<6>::Key key = {heads.heads,  heads.kv_heads,          heads.head_dim,
+                                      heads.cached, std::llround(sequences), static_cast<std::int64_t>(end)};
+  if (known) return NeighbourCache<6>::entry_of(key, near);
+  Near none;
+  none.key = key;
+  return none;
+}
+
+std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
+                                               double limit) const {
+  const auto end = std::lower_bound(ends_.begin(), ends_.end(), tokens) - ends_.begin();
+  return seen_.with(
+      {heads.heads, heads.kv_heads, heads.head_dim, heads.cached, std::llround(sequences),
+       static_cast<std::int64_t>(end)},
+      [&] { return neighbours(heads, sequences, tokens, kNoShape); },
+      [&](const Near& near) { return nearest(near, tokens, limit); });
+}
+
+std::optional<Reading> AttentionTable::nearest(const Near& near, double tokens, double limit) const {
+  if (near.count == 0) return std::nullopt;
   Reading r;
   r.log_limit = std::log(limit);
-  r.log_utilisation =
-      r.log_limit - trend_.log_time(r.log_limit) -
-      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at, tokens)); });
+  double sum = 0;
+  for (std::size_t i = 0; i < near.count; ++i)
+    sum += near.weight[i] * above_trend(trend_, at(near.shape[i], near.at[i], tokens));
+  r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - sum;
+  r.distance = near.nearest;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
-  r.distance = near.nearest();
   return r;
 }
 
@@ -283,9 +333,45 @@ void MoeTable::finish() {
   }
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
+  for (Shape& shape : shapes_) shape.untuned = is_untuned(shape);
   std::vector<std::pair<double, double>> all;
-  for (const Shape& shape : shapes_) shape.curve.collect(all);
+  for (const Shape& shape : shapes_)
+    if (!shape.untuned) shape.curve.collect(all);
   trend_.fit(all);
+}
+
+// A shard with a half or a quarter of the experts or of their width takes at least about that share of the
+// time, and one with more takes no less.
+bool MoeTable::is_untuned(const Shape& s) const {
+  const auto ratio = [&](const Shape& other) {
+    std::vector<double> logs;
+    const std::size_t stride = std::max<std::size_t>(1, s.curve.size() / 7);
+    for (std::size_t i = 0; i < s.curve.size(); i += stride) {
+      const Reading r = other.curve.at(s.curve.key(i));
+      if (r.inside) logs.push_back(std::log(s.curve.seconds(i)) - (r.log_limit - r.log_utilisation));
+    }
+    if (logs.size() < 3) return 0.0;
+    std::nth_element(logs.begin(), logs.begin() + static_cast<long>(logs.size() / 2), logs.end());
+    return logs[logs.size() / 2];
+  };
+  for (const std::int64_t width : {1, 2, 4})
+    for (const std::int64_t experts : {1, 2, 4}) {
+      if (width * experts == 1 || width * experts > 4) continue;
+      if (s.key[1] % width == 0 && s.key[4] % experts == 0) {
+        Key part = s.key;
+        part[1] /= width, part[4] /= experts;
+        if (const int i = find_exact(part);
+            i != kNoShape && ratio(shapes_[static_cast<std::size_t>(i)]) >
+                                 std::log(kUntunedShare * static_cast<double>(width * experts)))
+          return true;
+      }
+      Key whole = s.key;
+      whole[1] *= width, whole[4] *= experts;
+      if (const int i = find_exact(whole);
+          i != kNoShape && ratio(shapes_[static_cast<std::size_t>(i)]) > std::log(kUntunedShare))
+        return true;
+    }
+  return false;
 }
 
 int MoeTable::find_shape(const Key& key) const {
@@ -302,32 +388,62 @@ int MoeTable::find_shape(const Key& key) const {
   return best;
 }
 
-std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double limit, int except) const {
+MoeTable::Near MoeTable::neighbours(const Key& key, int except, const Beside<MoeTable>* beside) const {
   const auto rows_per_token = [](const Key& k) {
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
   const auto place = [](const Key& k) {
-    return Coordinates{kHiddenWeight * log2_of(k[0]), log2_of(k[1]), log2_of(k[4]),
-                       kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])), kTopWeight * log2_of(k[2])};
+    return Coordinates{kHiddenWeight * log2_of(k[0]), kShardWeight * log2_of(k[1]),
+                       kShardWeight * log2_of(k[4]), kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])),
+                       kTopWeight * log2_of(k[2])};
   };
-  Neighbours near(place(key), kFewNeighbours, kMoeFarthest, kMoeRange, kMoeNugget);
+  Neighbours near(place(key), kFewNeighbours, kMoeFarthest, kMoeRange, beside ? kRatioNugget : kMoeNugget);
   const Key* left_out = except == kNoShape ? nullptr : &shapes_[static_cast<std::size_t>(except)].key;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
-    if (k[5] != key[5] || k[6] != key[6]) continue;
+    if (k[5] != key[5] || k[6] != key[6] || shapes_[i].untuned || (beside && beside->twin[i] == kNoShape))
+      continue;
     // With a layer go all its shards.
     if (left_out && k[0] == (*left_out)[0] && k[2] == (*left_out)[2] && k[3] == (*left_out)[3]) continue;
-    near.offer(place(k), static_cast<int>(i), tokens * rows_per_token(key) / rows_per_token(k));
+    near.offer(place(k), static_cast<int>(i), rows_per_token(key) / rows_per_token(k));
   }
-  if (near.empty()) return std::nullopt;
+  return NeighbourCache<7>::entry_of(key, near);
+}
+
+std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double limit,
+                                         const Beside<MoeTable>* beside) const {
+  if (beside && beside->common < kFewestCommon) return std::nullopt;
+  return (beside ? seen_beside_ : seen_)
+      .with(
+          key, [&] { return neighbours(key, kNoShape, beside); },
+          [&](const Near& near) { return nearest(near, tokens, limit, beside); });
+}
+
+std::optional<Reading> MoeTable::nearest(const Near& near, double tokens, double limit,
+                                         const Beside<MoeTable>* beside) const {
+  if (near.count == 0) return std::nullopt;
   Reading r;
   r.log_limit = std::log(limit);
-  r.log_utilisation =
-      r.log_limit - trend_.log_time(r.log_limit) -
-      near.blend([&](const Neighbours::Entry& e) { return above(trend_, at(e.shape, e.at)); });
+  double sum = 0;
+  if (beside) {
+    const int shape = beside->table->find_exact(near.key);
+    if (shape == kNoShape) return std::nullopt;
+    r.log_utilisation = beside->table->at(shape, tokens).log_utilisation;
+    for (std::size_t i = 0; i < near.count; ++i) {
+      const double t = tokens * near.at[i];
+      sum += near.weight[i] *
+             (beside->table->at(beside->twin[static_cast<std::size_t>(near.shape[i])], t).log_utilisation -
+              at(near.shape[i], t).log_utilisation);
+    }
+    r.log_utilisation -= sum;
+  } else {
+    for (std::size_t i = 0; i < near.count; ++i)
+      sum += near.weight[i] * above_trend(trend_, at(near.shape[i], tokens * near.at[i]));
+    r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - sum;
+    r.distance = near.nearest;
+  }
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
-  r.distance = near.nearest();
   return r;
 }
 

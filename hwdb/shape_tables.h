@@ -2,49 +2,39 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
-#include <limits>
-#include <memory>
 #include <optional>
 #include <vector>
 
 #include "hwdb/curve.h"
 #include "hwdb/gemm_model.h"
+#include "hwdb/neighbour_cache.h"
 #include "hwdb/trend.h"
 
 namespace foretoken {
 
 inline constexpr int kNoShape = -1;
+// In place of the size of a head: MLA has one set of dimensions.
+inline constexpr std::int64_t kMlaDim = 0;
 
-// Neighbours and weights of shapes that were asked for before: they don't depend on m, and solving for them
-// costs more than all else in a lookup. Thread-safe; entries are only added, and not beyond its capacity.
-class GemmNeighbours {
- public:
-  struct Entry {
-    std::int64_t n, k, batch;
-    std::size_t count = 0;  // 0: none is near
-    double nearest = 0;     // octaves
-    std::array<int, 12> shape;
-    std::array<double, 12> weight;
-  };
-  GemmNeighbours() : slots_(std::make_unique<Slots>()) {}
-  GemmNeighbours(const GemmNeighbours&) : GemmNeighbours() {}  // a copy of the table starts empty
-  GemmNeighbours(GemmNeighbours&&) noexcept = default;
-  GemmNeighbours& operator=(GemmNeighbours&&) noexcept = default;
-  ~GemmNeighbours() = default;
-  const Entry* find(std::int64_t n, std::int64_t k, std::int64_t batch) const;
-  void insert(const Entry& e);
-
- private:
-  struct Slots : std::array<std::atomic<const Entry*>, 1024> {
-    ~Slots() {
-      for (auto& s : *this) delete s.load();
+// Another engine's table beside this one: shapes that both measured say how the engines differ, which is
+// smoother than either one's times.
+template <class Table>
+struct Beside {
+  Beside(const Table& own, const Table& other) : table(&other) {
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      twin.push_back(own.twin_in(other, static_cast<int>(i)));
+      common += twin.back() != kNoShape;
     }
-  };
-  static std::size_t slot(std::int64_t n, std::int64_t k, std::int64_t batch);
-  std::unique_ptr<Slots> slots_;
+  }
+  const Table* table;
+  std::vector<int> twin;  // index in `table` of each shape of the own one
+  std::size_t common = 0;
 };
+
+// Both ways to a shape's time, each of which knows what the other doesn't: the own engine's neighbours, and
+// another engine's row.
+Reading mixed(Reading paired, const std::optional<Reading>& alone);
 
 // GEMM: a curve along m for each (n, k, batch). A shape that was not measured gets the utilisation of its
 // nearest shapes at the same m, weighted by kriging in (log n, log k).
@@ -56,9 +46,19 @@ class GemmTable {
   void finish(const GemmModel::Parameters* known = nullptr);
   int find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const;
   Reading at(int shape, double m) const { return shapes_[static_cast<std::size_t>(shape)].curve.at(m); }
-  // Shapes within two octaves, `except` left out.
+  // Shapes within two octaves. Beside: another engine's row of this very shape, times how the two engines
+  // differ on the nearest shapes that both have; nothing where the other has no such row.
   std::optional<Reading> blend(std::int64_t n, std::int64_t k, std::int64_t batch, double m,
-                               int except = kNoShape) const;
+                               const Beside<GemmTable>* beside = nullptr) const;
+  using Near = NeighbourCache<3>::Entry;
+  Near neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except = kNoShape,
+                  const Beside<GemmTable>* beside = nullptr) const;
+  std::optional<Reading> blend(const Near& near, double m, const Beside<GemmTable>* beside = nullptr) const;
+  std::size_t size() const { return shapes_.size(); }
+  int twin_in(const GemmTable& other, int shape) const {
+    const Shape& s = shapes_[static_cast<std::size_t>(shape)];
+    return other.find_shape(s.n, s.k, s.batch);
+  }
 
   struct Shape {
     std::int64_t n, k, batch;
@@ -73,8 +73,7 @@ class GemmTable {
 
  private:
   double residual(const Shape& shape, double m) const;  // log(measured / model) on the shape's curve
-  GemmNeighbours::Entry neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except) const;
-  mutable GemmNeighbours seen_;
+  mutable NeighbourCache<3> seen_, seen_beside_;
   GemmModel model_;
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)
 };
@@ -87,13 +86,16 @@ class AttentionTable {
     std::int64_t heads, kv_heads, head_dim, cached;
     auto operator<=>(const Heads&) const = default;
   };
+  void set_decode(bool decode) { decode_ = decode; }
   void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
            double sol);
   void finish();
   int find_layout(const Heads& heads) const;
   Reading at(int layout, double sequences, double tokens) const;
-  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens, double limit,
-                                 int except = kNoShape) const;
+  std::optional<Reading> nearest(const Heads& heads, double sequences, double tokens, double limit) const;
+  using Near = NeighbourCache<6>::Entry;
+  Near neighbours(const Heads& heads, double sequences, double tokens, int except = kNoShape) const;
+  std::optional<Reading> nearest(const Near& near, double tokens, double limit) const;
 
   struct Layout {
     Heads heads;
@@ -102,6 +104,9 @@ class AttentionTable {
   const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
+  bool decode_ = false;
+  mutable NeighbourCache<6> seen_;
+  std::vector<double> ends_;  // where curves end: between two of them the same rows of a grid reach
   Trend trend_;
   std::vector<Layout> layouts_;  // sorted
 };
@@ -119,15 +124,34 @@ class MoeTable {
   Reading at(int shape, double tokens) const {
     return shapes_[static_cast<std::size_t>(shape)].curve.at(tokens);
   }
-  std::optional<Reading> nearest(const Key& key, double tokens, double limit, int except = kNoShape) const;
+  std::optional<Reading> nearest(const Key& key, double tokens, double limit,
+                                 const Beside<MoeTable>* beside = nullptr) const;
+  using Near = NeighbourCache<7>::Entry;
+  // With a layer go all its shards.
+  Near neighbours(const Key& key, int except = kNoShape, const Beside<MoeTable>* beside = nullptr) const;
+  std::optional<Reading> nearest(const Near& near, double tokens, double limit,
+                                 const Beside<MoeTable>* beside = nullptr) const;
+  std::size_t size() const { return shapes_.size(); }
+  int twin_in(const MoeTable& other, int shape) const {
+    return other.find_exact(shapes_[static_cast<std::size_t>(shape)].key);
+  }
+  int find_exact(const Key& key) const {
+    const int s = find_shape(key);
+    return s != kNoShape && shapes_[static_cast<std::size_t>(s)].key == key ? s : kNoShape;
+  }
 
   struct Shape {
     Key key;
     Curve curve;
+    // Far slower than other shards of its layer allow: a kernel that nobody tuned for it. Its own rows stand,
+    // but other shapes don't learn from them.
+    bool untuned = false;
   };
   const std::vector<Shape>& shapes() const { return shapes_; }
 
  private:
+  bool is_untuned(const Shape& s) const;
+  mutable NeighbourCache<7> seen_, seen_beside_;
   Trend trend_;
   std::vector<Shape> shapes_;  // sorted by key
 };

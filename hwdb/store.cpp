@@ -350,21 +350,23 @@ std::vector<Residual> Store::residuals(const std::string& device) const {
     std::vector<Residual> all;
     SQLite::Statement q(
         *impl_->db,
-        "SELECT kind,dtype,method,samples,median,p90 FROM residual WHERE device=? ORDER BY 1,2,3");
+        "SELECT kind,engine,kernel,dtype,kv_dtype,method,samples,median,p90 FROM residual WHERE device=? "
+        "ORDER BY 1,2,3,4,5,6");
     q.bind(1, device);
     while (q.executeStep())
       all.push_back({device, q.getColumn(0).getString(), q.getColumn(1).getString(),
-                     q.getColumn(2).getString(), q.getColumn(3).getInt64(), q.getColumn(4).getDouble(),
-                     q.getColumn(5).getDouble()});
+                     q.getColumn(2).getString(), q.getColumn(3).getString(), q.getColumn(4).getString(),
+                     q.getColumn(5).getString(), q.getColumn(6).getInt64(), q.getColumn(7).getDouble(),
+                     q.getColumn(8).getDouble()});
     return all;
   });
 }
 
 void Store::put(const Residual& r) {
   guarded(impl_->path, [&] {
-    SQLite::Statement q(*impl_->db, "INSERT OR REPLACE INTO residual VALUES (?,?,?,?,?,?,?)");
-    q.bind(1, r.device), q.bind(2, r.kind), q.bind(3, r.dtype), q.bind(4, r.method), q.bind(5, r.samples);
-    q.bind(6, r.median), q.bind(7, r.p90);
+    SQLite::Statement q(*impl_->db, "INSERT OR REPLACE INTO residual VALUES (?,?,?,?,?,?,?,?,?,?)");
+    q.bind(1, r.device), q.bind(2, r.kind), q.bind(3, r.engine), q.bind(4, r.kernel), q.bind(5, r.dtype);
+    q.bind(6, r.kv_dtype), q.bind(7, r.method), q.bind(8, r.samples), q.bind(9, r.median), q.bind(10, r.p90);
     q.exec();
   });
 }

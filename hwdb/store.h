@@ -15,14 +15,14 @@
 
 namespace foretoken {
 
-inline constexpr int kSchemaVersion = 2;
+inline constexpr int kSchemaVersion = 3;
 
 struct Alias {
   std::string alias, device, source;
 };
 
 struct Residual {
-  std::string device, kind, dtype, method;
+  std::string device, kind, engine, kernel, dtype, kv_dtype, method;  // engine "": over all of them
   std::int64_t samples = 0;
   double median = 0, p90 = 0;
 };

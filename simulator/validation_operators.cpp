@@ -3,6 +3,7 @@
 #include <tbb/global_control.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <execution>
 #include <limits>
@@ -20,10 +21,11 @@ constexpr std::size_t kBlock = 32'768;  // rows held as text at a time
 
 // Device, kernels of one engine, and the model that prices with them.
 struct Pricer {
-  Pricer(const Database& database, const std::string& name, const std::string& engine)
+  Pricer(const Database& database, const std::string& name, const std::string& engine,
+         const std::string& moe_kernel)
       : device(database.device(name, "device")),
         topology(database.topology(device, 8)),
-        kernels(database.kernels(device, engine)),
+        kernels(database.kernels(device, engine, moe_kernel)),
         cost(device, topology, kernels) {}
   Device device;
   Topology topology;
@@ -84,8 +86,9 @@ class OperatorValidation {
   }
 
   const Pricer* pricer(const MeasurementSeries& s) {
-    auto& slot = pricers_[{s.device, s.engine}];
-    if (!slot) slot = std::make_unique<Pricer>(database_, s.device, s.engine);
+    const std::string kernel = s.kind == MeasuredKind::kMoe ? s.kernel : "";
+    auto& slot = pricers_[{s.device, s.engine, kernel}];
+    if (!slot) slot = std::make_unique<Pricer>(database_, s.device, s.engine, kernel);
     return slot.get();
   }
 
@@ -146,7 +149,7 @@ class OperatorValidation {
   const ValidateOptions& options_;
   Validation result_;
   NameIndex groups_{result_.group_names}, parts_{result_.part_names}, refusals_{result_.refusal_names};
-  std::map<std::pair<std::string, std::string>, std::unique_ptr<Pricer>> pricers_;
+  std::map<std::array<std::string, 3>, std::unique_ptr<Pricer>> pricers_;
   std::map<std::string, std::string> canonical_;
   std::vector<Pending> pending_;
   std::int64_t impossible_ = 0;

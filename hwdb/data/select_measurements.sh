@@ -1,26 +1,26 @@
 #!/bin/sh
-# Makes hwdb/data/measured again from the operator tables of ai-dynamo/aiconfigurator converted to CSV (Apache-2.0).
-# usage: select_measurements.sh TOOL DATABASE TABLES   (see docs/hardware-data.md)
+# Makes hwdb/data/measured again from the operator tables of ai-dynamo/aiconfigurator converted to CSV (Apache-2.0),
+# and writes the shapes that are held out for validation into ASIDE.
+# usage: select_measurements.sh TOOL DATABASE TABLES ASIDE   (see docs/hardware-data.md)
 set -eu
-tool=$1 database=$2 tables=$3
+tool=$1 database=$2 tables=$3 aside=$4
 out=$(dirname "$0")/measured
-mkdir -p "$out"
+mkdir -p "$out" "$aside"
 commit=095f58a
 base="ai-dynamo/aiconfigurator $commit systems/data"
-select() { "$tool" --db "$database" --out "$out" --distributions balanced,power_law_1.2 "$@"; }
-for system in h100_sxm h200_sxm a100_sxm b200_sxm l40s gb200; do
+select() { "$tool" --db "$database" --out "$out" --aside "$aside" "$@"; }
+for system in h100_sxm h200_sxm a100_sxm b200_sxm l40s gb200 b60; do
   echo "== $system"
-  select --engines vllm,trtllm --all-engines --tolerance 0.015 --source "$base/$system gemm_perf" \
-    "$tables/gemm_$system.csv.gz"
-  select --engines vllm,trtllm,sglang --tolerance 0.01 --source "$base/$system context_attention_perf" \
-    "$tables/context_attention_$system.csv.gz"
-  select --engines vllm,trtllm,sglang --tolerance 0.01 --source "$base/$system generation_attention_perf" \
+  select --tolerance 0.015 --source "$base/$system gemm_perf" "$tables/gemm_$system.csv.gz"
+  select --tolerance 0.01 --source "$base/$system context_attention_perf" "$tables/context_attention_$system.csv.gz"
+  select --tolerance 0.01 --source "$base/$system generation_attention_perf" \
     "$tables/generation_attention_$system.csv.gz"
-  select --engines vllm,trtllm,sglang --tolerance 0.02 --source "$base/$system moe_perf" "$tables/moe_$system.csv.gz"
+  select --tolerance 0.02 --source "$base/$system moe_perf" "$tables/moe_$system.csv.gz"
 done
 echo "== MLA"
-select --engines trtllm,sglang,vllm --tolerance 0.01 --source "$base context_mla_perf" "$tables/context_mla.csv.gz"
-select --engines trtllm,sglang,vllm --tolerance 0.01 --source "$base generation_mla_perf" "$tables/generation_mla.csv.gz"
+select --tolerance 0.01 --source "$base context_mla_perf" "$tables/context_mla.csv.gz"
+select --tolerance 0.01 --source "$base generation_mla_perf" "$tables/generation_mla.csv.gz"
+select --name mla_bmm --tolerance 0.015 --source "$base mla_bmm_perf" "$tables/mla_bmm.csv.gz"
 echo "== collectives"
-select --engines vllm,trtllm,sglang --all-engines --source "$base nccl_perf, custom_allreduce_perf" \
+select --source "$base nccl_perf, custom_allreduce_perf" \
   "$tables/nccl_collectives.csv.gz" "$tables/custom_allreduce.csv.gz"
