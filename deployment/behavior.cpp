@@ -42,8 +42,8 @@ constexpr Seconds kHostPerSequence{
 // HTTP, tokenizer, queue to the engine process. Published fits range from 0 (simulators that stop at the
 // engine) to 15.6 ms a request for a loaded server (BLIS, latency-models guide, alpha0).
 constexpr Seconds kIngress{4e-3};
-constexpr Seconds kEgress{0.8e-3};       // detokenize and stream one chunk (same guide, alpha1 0.78 ms)
-constexpr Seconds kLaunchEager{5e-6};    // enqueue of one kernel on x86: 4 to 6 us
+constexpr Seconds kEgress{0.8e-3};     // detokenize and stream one chunk (same guide, alpha1 0.78 ms)
+constexpr Seconds kLaunchEager{5e-6};  // enqueue of one kernel on x86: 4 to 6 us
 // Prompts outside graphs go through Python module by module, which costs more than the enqueue alone. Chosen
 // from six settings of published servers; with any one model left out the choice is the same or its neighbour
 // (docs/cost-model.md).

@@ -52,12 +52,17 @@ void OpBuilder::experts(const MoeMlp& m) {
   s.tokens = tokens;
   s.hidden = width;
   s.inter = (m.inter + shard_.moe_tensor_parallel - 1) / shard_.moe_tensor_parallel;
+  // Slices are padded to what the kernels take (vLLM's mxfp4 experts: 128).
+  constexpr std::int64_t kMxfp4Slice = 128;
+  if (w == WeightFormat::kMxfp4 && shard_.moe_tensor_parallel > 1)
+    s.inter = (s.inter + kMxfp4Slice - 1) / kMxfp4Slice * kMxfp4Slice;
   s.num_experts = m.experts;
   s.local_experts = local;
   s.top_k = m.top_k;
   s.gated = m.gated;
   s.weight = w;
-  s.activation = precision_.activation;
+  s.activation = w == WeightFormat::kMxfp4 ? precision_.mxfp4_activation.value_or(precision_.activation)
+                                           : precision_.activation;
   s.distinct_experts = expected_experts(d(m.experts), d(m.top_k), d(tokens)) * share;
   s.local_rows = d(tokens) * d(m.top_k) * share;
   s.imbalance = std::max(1.0, work_.expert_imbalance);

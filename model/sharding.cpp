@@ -61,6 +61,8 @@ std::string mlp_problem(const LayerKind& kind, const Shard& shard, WeightFormat 
                          shard.moe_tensor_parallel);
     if (m->shared_inter % shard.tensor_parallel != 0)
       return indivisible("shared expert width", m->shared_inter, "tensor-parallel", shard.tensor_parallel);
+    // Engines pad slices of MXFP4 experts.
+    if (format == WeightFormat::kMxfp4) return {};
     return misaligned("moe_intermediate_size", m->inter, shard.moe_tensor_parallel, format);
   }
   return {};

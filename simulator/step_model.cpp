@@ -26,6 +26,9 @@ int context_piece(std::int64_t sequences, std::int64_t context) {
   return i;
 }
 
+// Of the host time of a layer. Found with runs of vLLM 0.15.1 under load in view (docs/validation.md).
+constexpr double kShareOutsidePieces = 0.1;
+
 // Cached tokens of prefill chunks: 0, then 64 x 2^(j/2).
 std::int64_t cached_knot(int j) { return j <= 0 ? 0 : std::llround(64 * std::exp2((j - 1) / 2.0)); }
 // New tokens of prefill chunks: 1, 2, 3, ... doubling every four knots from 8 on.
@@ -80,13 +83,16 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
   Picoseconds dispatch =
       captured ? to_picoseconds(behavior.launch_graph)
                : std::max<Picoseconds>(0, kernels * to_picoseconds(behavior.launch_eager) - device_floor);
-  // Attention outside the captured pieces: the devices wait for the host once a layer.
+  // Attention and its metadata lie outside the captured pieces: the devices wait for the host once a layer.
+  // Beyond the captured sizes so does all the rest of the layer.
   Picoseconds layers = 0;
   if (!decode_only) {
     const double doublings = std::log2(static_cast<double>(deployment.mapping.tensor_parallel));
+    const bool pieces = !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
     layers = to_picoseconds(behavior.prefill_step) +
              deployment.model.num_layers / deployment.mapping.pipeline_parallel *
-                 to_picoseconds(behavior.prefill_layer + doublings * behavior.prefill_layer_doubling);
+                 to_picoseconds((pieces ? kShareOutsidePieces : 1.0) *
+                                (behavior.prefill_layer + doublings * behavior.prefill_layer_doubling));
   }
   dispatch += layers;
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;
