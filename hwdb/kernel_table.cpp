@@ -123,7 +123,7 @@ std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Se
       g.weight_is_activation ? type_class(g.activation) : type_class(g.weight, g.activation);
   const auto m = static_cast<double>(g.m);
   const auto found = search(
-      gemm[static_cast<std::size_t>(type)], limit,
+      (g.batch == 1 ? gemm : batched)[static_cast<std::size_t>(type)], limit,
       [&](const GemmTable& table) -> std::optional<Reading> {
         const int shape = table.find_shape(g.n, g.k, g.batch);
         if (shape == kNoShape) return std::nullopt;
@@ -132,7 +132,7 @@ std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Se
       [&](const GemmTable& table, const Beside<GemmTable>* beside) {
         return table.blend(g.n, g.k, g.batch, m, beside);
       });
-  return found ? found : transfer_gemm(g, type, limit);
+  return found || g.batch != 1 ? found : transfer_gemm(g, type, limit);
 }
 
 // Donors' geometric mean: each device's own quirks cancel.
