@@ -1,5 +1,5 @@
-// Time of one warm lookup in the built-in tables of H100 and H200: a measured GEMM, one between measured sizes,
-// one of an unmeasured shape, and attention and MoE likewise.
+// Time of one warm lookup in the built-in tables of H100 and H200: a measured GEMM, one between measured
+// sizes, one of an unmeasured shape, and attention and MoE likewise.
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -20,9 +20,7 @@ Op op_with(Shape shape) {
   return op;
 }
 
-Op gemm(std::int64_t m, std::int64_t n, std::int64_t k) {
-  return op_with(GemmShape{.m = m, .n = n, .k = k});
-}
+Op gemm(std::int64_t m, std::int64_t n, std::int64_t k) { return op_with(GemmShape{.m = m, .n = n, .k = k}); }
 
 Op decode(std::int64_t sequences, double length, std::int64_t heads, std::int64_t kv_heads) {
   AttentionShape a;

@@ -178,8 +178,8 @@ struct Entry {
 
 std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
 
-// Of each kind and type, in order of rank: the first engine, and of GEMM one more (of MoE its experts without a
-// gate), whose rows stand in for shapes that the first lacks. TensorRT-LLM's tables have the most shapes.
+// Of each kind and type, in order of rank: the first engine, and of GEMM one more (of MoE its experts without
+// a gate), whose rows stand in for shapes that the first lacks. TensorRT-LLM's tables have the most shapes.
 void leave_out_unused(std::vector<Entry>& entries) {
   using Type = std::tuple<MeasuredKind, std::string, std::string>;
   const auto type_of = [](const Entry& e) { return Type(e.series.kind, e.series.dtype, e.series.kv_dtype); };
@@ -214,7 +214,8 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   const auto collect = [&](const Store& store, bool of_user) {
     for (auto& [id, series] : store.series(device.name))
       if (kinds.empty() || kinds.contains(series.kind))
-        entries.push_back({engine_rank(series.engine, engine, of_user), id, &store, of_user, std::move(series)});
+        entries.push_back(
+            {engine_rank(series.engine, engine, of_user), id, &store, of_user, std::move(series)});
   };
   if (user) collect(*user, true);
   collect(*builtin, false);
@@ -371,7 +372,7 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
   std::vector<Residual> residuals;
   for (const auto& [name, imported] : kinds) {
     const auto& [device, links] = seen.at(name);
-    for (Residual& r : impl_->index(device, links, "", imported)->residuals())
+    for (Residual& r : impl_->index(device, links, "", imported)->residuals(true))
       residuals.push_back(std::move(r));
   }
   impl_->write_user([&](Store& store) {

@@ -149,8 +149,8 @@ std::unique_ptr<KernelTable::Index> build(const Groups& groups, const Group& of,
   const auto& [name, engine, kind, dtype, kv, kernel] = of;
   if (o.beside)
     for (const auto& [g, rows] : groups)
-      if (std::get<0>(g) == name && std::get<1>(g) != engine && std::get<2>(g) == kind && std::get<3>(g) == dtype &&
-          std::get<4>(g) == kv)
+      if (std::get<0>(g) == name && std::get<1>(g) != engine && std::get<2>(g) == kind &&
+          std::get<3>(g) == dtype && std::get<4>(g) == kv)
         add(rows, false);
   index->finish();
   index->learn(index->residuals());

@@ -104,9 +104,8 @@ TypeClass type_class(WeightFormat f, DType activation) {
 }
 
 std::string_view name_of(TypeClass t) {
-  constexpr std::string_view names[] = {"float32", "bfloat16", "fp8",   "fp8_block",
-                                        "int8",    "int4_wo",  "nvfp4", "mxfp4",
-                                        "mxfp4_a8"};
+  constexpr std::string_view names[] = {"float32", "bfloat16", "fp8",   "fp8_block", "int8",
+                                        "int4_wo", "nvfp4",    "mxfp4", "mxfp4_a8"};
   return names[at(t)];
 }
 
@@ -171,8 +170,8 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
         AttentionTable& table = tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))],
                                      series.engine, preferred, of_user);
         table.set_decode(a.decode);
-        table.add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim, s[grid - 1]}, s[grid], s[grid + 1],
-                 p.seconds, p.spread, limit);
+        table.add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim, s[grid - 1]}, s[grid],
+                  s[grid + 1], p.seconds, p.spread, limit);
         break;
       }
       case MeasuredKind::kMoe: {
@@ -274,7 +273,8 @@ void KernelTable::Index::learn(const std::vector<Residual>& residuals) {
     if (!kind || method == kMethods) continue;
     if (*kind == MeasuredKind::kElementwise) elementwise_error = r.p90;
     for_each_kind([&](MeasuredKind k, TypeClass type, TypeClass kv, auto& tiers) {
-      if (k != *kind || name_of(type) != r.dtype || (!r.kv_dtype.empty() && name_of(kv) != r.kv_dtype)) return;
+      if (k != *kind || name_of(type) != r.dtype || (!r.kv_dtype.empty() && name_of(kv) != r.kv_dtype))
+        return;
       // Those of an engine come after those of all, which have no engine's name.
       for (auto& t : tiers)
         if (r.engine.empty() || (r.engine == t.engine && r.kernel == t.kernel)) t.error[method] = r.p90;

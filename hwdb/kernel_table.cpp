@@ -122,16 +122,15 @@ std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Se
   const TypeClass type =
       g.weight_is_activation ? type_class(g.activation) : type_class(g.weight, g.activation);
   const auto m = static_cast<double>(g.m);
-  const auto found = search(
-      (g.batch == 1 ? gemm : batched)[static_cast<std::size_t>(type)], limit,
-      [&](const GemmTable& table) -> std::optional<Reading> {
-        const int shape = table.find_shape(g.n, g.k, g.batch);
-        if (shape == kNoShape) return std::nullopt;
-        return table.at(shape, m);
-      },
-      [&](const GemmTable& table, const Beside<GemmTable>* beside) {
-        return table.blend(g.n, g.k, g.batch, m, beside);
-      });
+  const auto found = search((g.batch == 1 ? gemm : batched)[static_cast<std::size_t>(type)], limit,
+                            [&](const GemmTable& table) -> std::optional<Reading> {
+                              const int shape = table.find_shape(g.n, g.k, g.batch);
+                              if (shape == kNoShape) return std::nullopt;
+                              return table.at(shape, m);
+                            },
+                            [&](const GemmTable& table, const Beside<GemmTable>* beside) {
+                              return table.blend(g.n, g.k, g.batch, m, beside);
+                            });
   return found || g.batch != 1 ? found : transfer_gemm(g, type, limit);
 }
 
@@ -158,8 +157,8 @@ std::optional<OperatorTime> KernelTable::Index::transfer_gemm(const GemmShape& g
 std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionShape& a, Seconds limit) const {
   if (!is_dense(a) || a.sequences < 1 || (!a.mla && a.qk_dim != a.v_dim)) return std::nullopt;
   const MeasuredKind kind = attention_kind(a);
-  const auto& tiers =
-      attention[phase_of(kind)][static_cast<std::size_t>(type_class(a.activation))][static_cast<std::size_t>(type_class(a.kv))];
+  const auto& tiers = attention[phase_of(kind)][static_cast<std::size_t>(type_class(a.activation))]
+                               [static_cast<std::size_t>(type_class(a.kv))];
   const auto sequences = static_cast<double>(a.sequences);
   const double tokens = a.decode ? a.kv_tokens / sequences : static_cast<double>(a.new_tokens);
   AttentionTable::Heads heads{a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim,

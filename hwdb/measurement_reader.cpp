@@ -218,8 +218,8 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
-  // MLA's absorbed halves of the up-projection, a product for each head of DeepSeek's dimensions: queries of 128
-  // into the latent of 512 before decode attention, and its result back after it.
+  // MLA's absorbed halves of the up-projection, a product for each head of DeepSeek's dimensions: queries of
+  // 128 into the latent of 512 before decode attention, and its result back after it.
   std::string_view mla_bmm(Measurement& out) {
     const std::string& op = text("op_name");
     const bool before = op == "mla_gen_pre";

@@ -25,7 +25,7 @@ using namespace foretoken;
 
 struct Options {
   std::filesystem::path database, output, aside;  // aside: a folder for the rows that are held out
-  std::string source, name;  // of the files; "": the kind
+  std::string source, name;                       // of the files; "": the kind
   double tolerance = 0;
   std::vector<std::filesystem::path> files;
 };
@@ -56,8 +56,8 @@ Options parse(int argc, char** argv) {
   return o;
 }
 
-// One shape in so many is left out of the database, with all its rows of all engines, types and devices, so that
-// the program can be validated with what it was never shown.
+// One shape in so many is left out of the database, with all its rows of all engines, types and devices, so
+// that the program can be validated with what it was never shown.
 constexpr std::uint64_t kOneIn = 40;
 
 bool held_out(const MeasurementSeries& s, const MeasuredPoint& p) {
@@ -81,7 +81,8 @@ bool held_out(const MeasurementSeries& s, const MeasuredPoint& p) {
     default:
       key = {v[0], v[2]};
   }
-  std::string text = "aside at " + std::string(name_of(s.kind));  // a word that leaves the most usual shapes in
+  std::string text =
+      "aside at " + std::string(name_of(s.kind));  // a word that leaves the most usual shapes in
   for (const std::int64_t k : key) text += "/" + std::to_string(k);
   return hash_bytes(text) % kOneIn == 0;
 }
@@ -104,7 +105,8 @@ void merge_repeats(std::vector<MeasuredPoint>& points, ImportReport& report) {
       p.seconds = std::exp(sum / n);
       p.spread = std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)));
       // Four digits are more than two repeats tell.
-      p.seconds = std::stod(fmt::format("{:.5g}", p.seconds)), p.spread = std::stod(fmt::format("{:.2g}", p.spread));
+      p.seconds = std::stod(fmt::format("{:.5g}", p.seconds)),
+      p.spread = std::stod(fmt::format("{:.2g}", p.spread));
     }
     merged.push_back(p);
     i = end;
@@ -152,8 +154,8 @@ void run(const Options& o) {
     const auto columns = shape_columns(s.kind);
     const bool collective = s.kind >= MeasuredKind::kAllReduce && s.kind <= MeasuredKind::kSendRecv;
     const std::pair key{s.device, !o.name.empty() ? o.name
-                                  : collective      ? "collective"
-                                                    : std::string(name_of(s.kind))};
+                                  : collective    ? "collective"
+                                                  : std::string(name_of(s.kind))};
     const auto write = [&](auto& files, const MeasuredPoint& p) {
       auto& text = files[key];
       if (text.empty()) text = measurement_csv_header(columns);

@@ -16,15 +16,16 @@ constexpr double kDepthWeight = 0.6, kBatchWeight = 0.5, kGemmRange = 4.0, kGemm
 constexpr double kHiddenWeight = 1.0, kShardWeight = 1.2, kSparsityWeight = 1.4, kTopWeight = 1.2;
 constexpr double kMoeRange = 5.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
 // Attention: octaves of each property of a layout, scaled by how much times change along it. Sequences x KV
-// heads are the parallel work; with it equal, the number of KV heads hardly matters. Plain multi-head attention
-// and other head sizes run other kernels.
+// heads are the parallel work; with it equal, the number of KV heads hardly matters. Plain multi-head
+// attention and other head sizes run other kernels.
 struct AttentionWeights {
   double group, kv, work, multi_head, head_size;
 };
-constexpr AttentionWeights kPrefillWeights{1.0, 0.03, 1.0, 0.5, 3.0}, kDecodeWeights{1.0, 0.03, 2.0, 1.5, 1.5};
+constexpr AttentionWeights kPrefillWeights{1.0, 0.03, 1.0, 0.5, 3.0},
+    kDecodeWeights{1.0, 0.03, 2.0, 1.5, 1.5};
 constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
-// MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent for
-// all heads, so sequences count; prefilling is the work.
+// MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent
+// for all heads, so sequences count; prefilling is the work.
 struct MlaWeights {
   double heads, batch, work;
 };
@@ -47,8 +48,7 @@ double above_trend(const Trend& trend, const Reading& r) {
 }  // namespace
 
 Reading mixed(Reading paired, const std::optional<Reading>& alone) {
-  if (alone)
-    paired.log_utilisation += (1 - kPairedShare) * (alone->log_utilisation - paired.log_utilisation);
+  if (alone) paired.log_utilisation += (1 - kPairedShare) * (alone->log_utilisation - paired.log_utilisation);
   return paired;
 }
 
@@ -136,8 +136,9 @@ std::optional<Reading> GemmTable::blend(std::int64_t n, std::int64_t k, std::int
                                         const Beside<GemmTable>* beside) const {
   if (beside && beside->common < kFewestCommon) return std::nullopt;
   return (beside ? seen_beside_ : seen_)
-      .with({n, k, batch}, [&] { return neighbours(n, k, batch, kNoShape, beside); },
-            [&](const Near& near) { return blend(near, m, beside); });
+      .with(
+          {n, k, batch}, [&] { return neighbours(n, k, batch, kNoShape, beside); },
+          [&](const Near& near) { return blend(near, m, beside); });
 }
 
 std::optional<Reading> GemmTable::blend(const Near& near, double m, const Beside<GemmTable>* beside) const {
@@ -248,7 +249,8 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
     // How far the two lie from the trend, so that a floor may turn into a slope between them.
     r.log_limit = a.log_limit + place * (b.log_limit - a.log_limit);
     const double low_above = above_trend(trend_, a), high_above = above_trend(trend_, b);
-    r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - (low_above + t * (high_above - low_above));
+    r.log_utilisation =
+        r.log_limit - trend_.log_time(r.log_limit) - (low_above + t * (high_above - low_above));
     r.inside = a.inside || b.inside;
   }
   r.low_seconds = 0;
@@ -256,7 +258,8 @@ Reading AttentionTable::at(int layout, double sequences, double tokens) const {
   return r;
 }
 
-AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double sequences, double tokens, int except) const {
+AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double sequences, double tokens,
+                                                int except) const {
   const bool mla = heads.head_dim == kMlaDim;
   const AttentionWeights& weights = decode_ ? kDecodeWeights : kPrefillWeights;
   const auto place = [&](const Heads& h, double b) {
@@ -276,9 +279,7 @@ AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double seque
   bool known = false;  // the head size has rows of its own; others only help where it has few
   for (std::size_t i = 0; i < layouts_.size(); ++i) {
     const Heads& h = layouts_[i].heads;
-    if ((h.head_dim == kMlaDim) != mla || h.cached != heads.cached ||
-        static_cast<int>(i) == except)
-      continue;
+    if ((h.head_dim == kMlaDim) != mla || h.cached != heads.cached || static_cast<int>(i) == except) continue;
     known = known || h.head_dim == heads.head_dim;
     const auto& grid = layouts_[i].by_sequences;
     auto row = grid.end() - 1;
@@ -289,14 +290,13 @@ AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double seque
       return b;
     };
     // Equal parallel work where the grid has it, else as near as it gets. MLA: at equal sequences too.
-    const double ratio = mla
-                             ? static_cast<double>(heads.heads) / static_cast<double>(h.heads)
+    const double ratio = mla ? static_cast<double>(heads.heads) / static_cast<double>(h.heads)
                              : static_cast<double>(heads.kv_heads) / static_cast<double>(h.kv_heads);
     const double b = offer(sequences * ratio);
     if (mla && b != sequences) offer(sequences);
   }
   const auto end = std::lower_bound(ends_.begin(), ends_.end(), tokens) - ends_.begin();
-  const NeighbourCache<6>::Key key = {heads.heads,  heads.kv_heads,           heads.head_dim,
+  const NeighbourCache<6>::Key key = {heads.heads,  heads.kv_heads,          heads.head_dim,
                                       heads.cached, std::llround(sequences), static_cast<std::int64_t>(end)};
   if (known) return NeighbourCache<6>::entry_of(key, near);
   Near none;
@@ -304,12 +304,14 @@ AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double seque
   return none;
 }
 
-std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens, double limit) const {
+std::optional<Reading> AttentionTable::nearest(const Heads& heads, double sequences, double tokens,
+                                               double limit) const {
   const auto end = std::lower_bound(ends_.begin(), ends_.end(), tokens) - ends_.begin();
-  return seen_.with({heads.heads, heads.kv_heads, heads.head_dim, heads.cached, std::llround(sequences),
-             static_cast<std::int64_t>(end)},
-            [&] { return neighbours(heads, sequences, tokens, kNoShape); },
-            [&](const Near& near) { return nearest(near, tokens, limit); });
+  return seen_.with(
+      {heads.heads, heads.kv_heads, heads.head_dim, heads.cached, std::llround(sequences),
+       static_cast<std::int64_t>(end)},
+      [&] { return neighbours(heads, sequences, tokens, kNoShape); },
+      [&](const Near& near) { return nearest(near, tokens, limit); });
 }
 
 std::optional<Reading> AttentionTable::nearest(const Near& near, double tokens, double limit) const {
@@ -403,14 +405,16 @@ MoeTable::Near MoeTable::neighbours(const Key& key, int except, const Beside<Moe
     return static_cast<double>(k[2]) / static_cast<double>(k[3]);
   };
   const auto place = [](const Key& k) {
-    return Coordinates{kHiddenWeight * log2_of(k[0]), kShardWeight * log2_of(k[1]), kShardWeight * log2_of(k[4]),
-                       kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])), kTopWeight * log2_of(k[2])};
+    return Coordinates{kHiddenWeight * log2_of(k[0]), kShardWeight * log2_of(k[1]),
+                       kShardWeight * log2_of(k[4]), kSparsityWeight * (log2_of(k[3]) - log2_of(k[2])),
+                       kTopWeight * log2_of(k[2])};
   };
   Neighbours near(place(key), kFewNeighbours, kMoeFarthest, kMoeRange, beside ? kRatioNugget : kMoeNugget);
   const Key* left_out = except == kNoShape ? nullptr : &shapes_[static_cast<std::size_t>(except)].key;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Key& k = shapes_[i].key;
-    if (k[5] != key[5] || k[6] != key[6] || shapes_[i].untuned || (beside && beside->twin[i] == kNoShape)) continue;
+    if (k[5] != key[5] || k[6] != key[6] || shapes_[i].untuned || (beside && beside->twin[i] == kNoShape))
+      continue;
     // With a layer go all its shards.
     if (left_out && k[0] == (*left_out)[0] && k[2] == (*left_out)[2] && k[3] == (*left_out)[3]) continue;
     near.offer(place(k), static_cast<int>(i), rows_per_token(key) / rows_per_token(k));
@@ -422,8 +426,9 @@ std::optional<Reading> MoeTable::nearest(const Key& key, double tokens, double l
                                          const Beside<MoeTable>* beside) const {
   if (beside && beside->common < kFewestCommon) return std::nullopt;
   return (beside ? seen_beside_ : seen_)
-      .with(key, [&] { return neighbours(key, kNoShape, beside); },
-            [&](const Near& near) { return nearest(near, tokens, limit, beside); });
+      .with(
+          key, [&] { return neighbours(key, kNoShape, beside); },
+          [&](const Near& near) { return nearest(near, tokens, limit, beside); });
 }
 
 std::optional<Reading> MoeTable::nearest(const Near& near, double tokens, double limit,
