@@ -283,7 +283,7 @@ class RowReader {
     out.series.engine = engine.empty() ? text_or_empty("kernel_source") + " " + text_or_empty("version_dir")
                                        : engine + " " + version;
     out.series.dtype = text_or_empty(has("moe_dtype") ? "moe_dtype" : "bmm_dtype");
-    reason_ = text("op_name") + ": no operator table";
+    reason_ = (has("node_num") ? "DeepEP " : "") + text("op_name") + ": no operator table";
     return reason_;
   }
 
