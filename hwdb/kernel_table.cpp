@@ -210,7 +210,13 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
 
 std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
   const TypeClass type = type_class(e.weight, e.activation);
-  if (const auto t = find_moe(e, type, limit)) return t;
+  const auto found = find_moe(e, type, limit);
+  if (type == TypeClass::kMxfp4 && e.activation == DType::kBf16 && device.has_fp4()) {
+    // Engines quantise a bfloat16 model's activations where the device multiplies 8 by 4 bits faster.
+    const auto narrow = find_moe(e, TypeClass::kMxfp4A8, limit);
+    if (narrow && (!found || narrow->time < found->time)) return narrow;
+  }
+  if (found) return found;
   // MXFP4 weights: where only the other width of activations was timed.
   if (type != TypeClass::kMxfp4 && type != TypeClass::kMxfp4A8) return std::nullopt;
   auto t = find_moe(e, type == TypeClass::kMxfp4 ? TypeClass::kMxfp4A8 : TypeClass::kMxfp4, limit);
