@@ -64,7 +64,6 @@ std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, cons
   }
   if (auto verdict = lacking(p.weights, device)) return *verdict;
 
-  if (device.has_fp4()) p.mxfp4_activation = DType::kFp8;
   p.kv = p.activation;
   if (engine.kv_cache_dtype == "auto" && model.quantization.kv_fp8 && behavior.fp8_cache_of_checkpoint) {
     p.kv = DType::kFp8;

@@ -65,6 +65,16 @@ double Curve::limit_beyond(double key) const {
          (std::log2(key) - edge.log_key) * (edge.log_limit - next.log_limit) / (edge.log_key - next.log_key);
 }
 
+Curve::Place Curve::place(double key, double log_key) const {
+  const auto above = std::lower_bound(points_.begin(), points_.end(), key,
+                                      [](const Point& p, double k) { return p.key < k; });
+  const auto i = static_cast<std::size_t>(above - points_.begin());
+  if (above == points_.end()) return {i - 1, 0};
+  if (i == 0 || above->key == key) return {i, 0};
+  const Point& low = *(above - 1);
+  return {i - 1, (log_key - low.log_key) / (above->log_key - low.log_key)};
+}
+
 Reading Curve::at(double key) const {
   const auto above = std::lower_bound(points_.begin(), points_.end(), key,
                                       [](const Point& p, double k) { return p.key < k; });

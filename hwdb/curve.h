@@ -37,6 +37,20 @@ class Curve {
   double log_utilisation(std::size_t i) const { return points_[i].log_utilisation; }
 
   Reading at(double key) const;
+  // Between which points a key lies, and how far along in the logarithm; the edge itself beyond them.
+  struct Place {
+    std::size_t low;
+    double t;
+  };
+  Place place(double key, double log_key) const;
+  template <class Value>
+  static double between(const Place& p, Value&& value) {
+    const double low = value(p.low);
+    return p.t == 0 ? low : low + p.t * (value(p.low + 1) - low);
+  }
+  double log_utilisation(const Place& p) const {
+    return between(p, [&](std::size_t i) { return points_[i].log_utilisation; });
+  }
   // The same, with the distance from the trend interpolated: right where a floor turns into a slope.
   Reading at(double key, const Trend& trend, double limit) const;
   // As if point i had not been measured; interior points only.

@@ -169,21 +169,56 @@ std::int64_t DatabaseLayers::count_points(const LayerSeries& s, const ReplacedPo
   return n;
 }
 
+namespace {
+
+struct Entry {
+  EngineRank rank;
+  std::int64_t id;
+  const Store* store;
+  bool of_user;
+  MeasurementSeries series;
+};
+
+std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
+
+// Of each kind and type, in order of rank: the first engine, and of GEMM one more (of MoE its experts without
+// a gate), whose rows stand in for shapes that the first lacks. TensorRT-LLM's tables have the most shapes.
+void leave_out_unused(std::vector<Entry>& entries) {
+  using Type = std::tuple<MeasuredKind, std::string, std::string>;
+  const auto type_of = [](const Entry& e) { return Type(e.series.kind, e.series.dtype, e.series.kv_dtype); };
+  std::map<Type, std::string> first, second;
+  for (const Entry& e : entries)
+    if (!e.of_user) first.try_emplace(type_of(e), family_of(e.series.engine));
+  for (const char* family : {"trtllm", "sglang", "vllm"})
+    for (const Entry& e : entries)
+      if (!e.of_user && family_of(e.series.engine) == family && first.at(type_of(e)) != family)
+        second.try_emplace(type_of(e), family);
+  std::erase_if(entries, [&](const Entry& e) {
+    const MeasuredKind kind = e.series.kind;
+    const bool collective = kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv;
+    if (e.of_user || collective || kind == MeasuredKind::kElementwise) return false;
+    const std::string family = family_of(e.series.engine);
+    if (family == first.at(type_of(e))) return false;
+    const auto other = second.find(type_of(e));
+    if (other == second.end() || other->second != family) return true;
+    return kind != MeasuredKind::kGemm &&
+           (kind != MeasuredKind::kMoe || e.series.kernel.find("nongated") == std::string::npos);
+  });
+}
+
+}  // namespace
+
 std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, const Topology& topology,
                                                           const std::string& engine,
                                                           const std::set<MeasuredKind>& kinds,
+                                                          bool only_needed,
                                                           const std::string& moe_kernel) const {
-  struct Entry {
-    EngineRank rank;
-    std::int64_t id;
-    const Store* store;
-    MeasurementSeries series;
-  };
   std::vector<Entry> entries;
   const auto collect = [&](const Store& store, bool of_user) {
     for (auto& [id, series] : store.series(device.name))
       if (kinds.empty() || kinds.contains(series.kind))
-        entries.push_back({engine_rank(series.engine, engine, of_user), id, &store, std::move(series)});
+        entries.push_back(
+            {engine_rank(series.engine, engine, of_user), id, &store, of_user, std::move(series)});
   };
   if (user) collect(*user, true);
   collect(*builtin, false);
@@ -199,13 +234,14 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   const ReplacedPoints hidden = replaced(device.name);
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.rank < b.rank; });
+  if (only_needed) leave_out_unused(entries);
   auto index = std::make_unique<KernelTable::Index>();
   index->device = device;
   index->topology = topology;
   index->requested = lower(engine);
   index->fitted = [this](const std::string& key) { return builtin->meta(key); };
   for (const Entry& e : entries) {
-    const bool of_user = user && e.store == &*user;
+    const bool of_user = e.of_user;
     const bool collective =
         e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv;
     const bool preferred = engine.empty() || of_user || collective || e.rank.family <= 1;
@@ -220,7 +256,7 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
 
 KernelTable Database::kernels(const Device& device, const std::string& engine,
                               const std::string& moe_kernel) const {
-  auto index = impl_->index(device, topology(device, device.scaleup_domain), engine, {}, moe_kernel);
+  auto index = impl_->index(device, topology(device, device.scaleup_domain), engine, {}, true, moe_kernel);
   if (index->gemm[static_cast<std::size_t>(TypeClass::k16)].empty() && device.sm_count > 0) {
     // Devices of its own architecture where there are any, else all that were measured.
     std::vector<const Device*> own, all;
@@ -236,7 +272,7 @@ KernelTable Database::kernels(const Device& device, const std::string& engine,
     for (const Residual& r : impl_->builtin->residuals(""))  // of transfers, over all devices
       if (r.method == (own.empty() ? "transfer_far" : "transfer")) index->transfer_error = r.p90;
     for (const Device* d : own.empty() ? all : own)
-      index->borrow(*impl_->index(*d, topology(*d, d->scaleup_domain), engine, {MeasuredKind::kGemm}));
+      index->borrow(*impl_->index(*d, topology(*d, d->scaleup_domain), engine, {MeasuredKind::kGemm}, true));
   }
   index->learn(impl_->builtin->residuals(device.name));
   if (impl_->user) index->learn(impl_->user->residuals(device.name));
@@ -360,7 +396,7 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
   std::vector<Residual> residuals;
   for (const auto& [name, imported] : kinds) {
     const auto& [device, links] = seen.at(name);
-    for (Residual& r : impl_->index(device, links, "", imported)->residuals())
+    for (Residual& r : impl_->index(device, links, "", imported)->residuals(true))
       residuals.push_back(std::move(r));
   }
   impl_->write_user([&](Store& store) {

@@ -43,6 +43,7 @@ struct DatabaseLayers {
   std::unique_ptr<KernelTable::Index> index(const Device& device, const Topology& topology,
                                             const std::string& engine,
                                             const std::set<MeasuredKind>& kinds = {},  // empty: all
+                                            bool only_needed = false,  // not every engine's rows
                                             const std::string& moe_kernel = "") const;
   // The series of a device ("": all), the built-in ones first, with the store that holds each.
   struct LayerSeries {

@@ -36,6 +36,8 @@ std::pair<std::string, double> family_and_version(const std::string& engine) {
   return {family, version};
 }
 
+constexpr const char* kBatched = "batched";
+
 std::string fit_key(const std::string& device, TypeClass type) {
   return fmt::format("gemm model {} {} ", device, name_of(type));
 }
@@ -49,16 +51,16 @@ Table& tier(KernelTable::Index::Tiers<Table>& tiers, const std::string& engine, 
   return tiers.back().table;
 }
 
-// Of the other engines the one that shares the most shapes, the first of them.
+// Of the other engines the one with the most shapes, if it shares any.
 template <class Table>
 void pair_up(KernelTable::Index::Tiers<Table>& tiers) {
   // Attention: its own engine's neighbours say more of a layout.
   if constexpr (std::is_same_v<Table, GemmTable> || std::is_same_v<Table, MoeTable>)
     for (auto& t : tiers)
       for (auto& other : tiers) {
-        if (other.engine == t.engine) continue;
+        if (other.engine == t.engine || (t.beside && other.table.size() <= t.beside->table->size())) continue;
         auto beside = std::make_unique<Beside<Table>>(t.table, other.table);
-        if (beside->common > (t.beside ? t.beside->common : 0)) t.beside = std::move(beside);
+        if (beside->common > 0) t.beside = std::move(beside);
       }
 }
 
@@ -134,7 +136,7 @@ EngineRank engine_rank(const std::string& engine, const std::string& requested, 
 void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bool of_user,
                              const std::function<void(const PointVisitor&)>& points) {
   // Types and shapes that the program has no operator for stay in the database only.
-  bool known = true;
+  bool known = true, plain = series.kind != MeasuredKind::kGemm;
   points([&](const MeasuredPoint& p) {
     if (!known) return;
     const auto op = op_of(series, p);
@@ -149,8 +151,10 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
     switch (series.kind) {
       case MeasuredKind::kGemm: {
         const auto& g = std::get<GemmShape>(op->shape);
-        GemmTable& table =
-            tier(gemm[at(type_class(g.weight, g.activation))], series.engine, preferred, of_user);
+        const std::size_t type = at(type_class(g.weight, g.activation));
+        plain |= g.batch == 1;
+        GemmTable& table = g.batch == 1 ? tier(gemm[type], series.engine, preferred, of_user)
+                                        : tier(batched[type], series.engine, preferred, of_user, kBatched);
         if (!table.model().ready()) table.set_model(GemmModel(device, g));
         table.add(g.n, g.k, g.batch, g.m, p.seconds, p.spread, limit);
         break;
@@ -190,7 +194,7 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
       }
     }
   });
-  if (known && (engine.empty() || (series.kind == MeasuredKind::kGemm && gemm_engine_.empty()))) {
+  if (known && plain && (engine.empty() || (series.kind == MeasuredKind::kGemm && gemm_engine_.empty()))) {
     engine = series.engine;
     if (series.kind == MeasuredKind::kGemm) gemm_engine_ = series.engine;
   }
@@ -200,7 +204,7 @@ void KernelTable::Index::finish() {
   std::string key;  // of a GEMM table's model
   const auto finish_table = [&](auto& t) {
     if constexpr (std::is_same_v<std::decay_t<decltype(t.table)>, GemmTable>) {
-      const std::string text = fitted && !t.of_user ? fitted(key + t.engine) : std::string();
+      const std::string text = fitted && !t.of_user ? fitted(key + t.kernel + t.engine) : std::string();
       GemmModel::Parameters known{};
       const auto parts = text.empty() ? std::vector<std::string>() : split(text, ' ');
       for (std::size_t i = 0; i < known.size() && i < parts.size(); ++i) known[i] = std::stod(parts[i]);
@@ -221,6 +225,7 @@ void KernelTable::Index::finish() {
   for (std::size_t t = 0; t < kTypeClasses; ++t) {
     key = fit_key(device.name, static_cast<TypeClass>(t));
     each(gemm[t]);
+    each(batched[t]);
   }
   for (auto& phase : attention)
     for (auto& type : phase)
@@ -233,12 +238,13 @@ void KernelTable::Index::finish() {
 std::vector<std::pair<std::string, std::string>> KernelTable::Index::fits() const {
   std::vector<std::pair<std::string, std::string>> all;
   for (std::size_t t = 0; t < kTypeClasses; ++t)
-    for (const auto& tier : gemm[t]) {
-      std::string text;
-      for (const double p : tier.table.model().parameters())
-        text += fmt::format("{}{}", text.empty() ? "" : " ", p);
-      all.emplace_back(fit_key(device.name, static_cast<TypeClass>(t)) + tier.engine, text);
-    }
+    for (const auto* tiers : {&gemm[t], &batched[t]})
+      for (const auto& tier : *tiers) {
+        std::string text;
+        for (const double p : tier.table.model().parameters())
+          text += fmt::format("{}{}", text.empty() ? "" : " ", p);
+        all.emplace_back(fit_key(device.name, static_cast<TypeClass>(t)) + tier.kernel + tier.engine, text);
+      }
   return all;
 }
 
@@ -246,7 +252,13 @@ void KernelTable::Index::borrow(const Index& donor) {
   constexpr GemmShape like = {.m = 1, .n = 1, .k = 1};
   const auto type = at(TypeClass::k16);
   if (!gemm[type].empty() || donor.gemm[type].empty()) return;
-  const GemmTable& table = donor.gemm[type].front().table;
+  const std::string& leading = donor.gemm[type].front().engine;
+  const Tier<GemmTable>* most = nullptr;  // of the versions of its engine the one with the most shapes
+  for (const auto& t : donor.gemm[type])
+    if (family_and_version(t.engine).first == family_and_version(leading).first &&
+        (!most || t.table.size() > most->table.size()))
+      most = &t;
+  const GemmTable& table = most->table;
   Donor d{GemmModel(device, like), table};
   if (!d.model.ready() || device.peak(DType::kBf16).value <= 0) return;
   d.model.set(table.model().parameters());

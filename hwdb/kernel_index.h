@@ -54,7 +54,7 @@ struct KernelTable::Index {
     std::string engine;
     bool preferred = true;  // of the engine asked for, or of the first where none was; all of the user's
     bool of_user = false;
-    std::string kernel;  // MoE: an engine has several, of which it runs the fastest
+    std::string kernel;  // MoE: an engine has several, of which it runs the fastest; "batched" GEMMs
     Table table{};
     MethodErrors error = kDefaultErrors;      // 90th percentile of held-out relative errors
     std::unique_ptr<Beside<Table>> beside{};  // the engine that shares the most shapes
@@ -63,6 +63,8 @@ struct KernelTable::Index {
   using Tiers = std::vector<Tier<Table>>;
 
   std::array<Tiers<GemmTable>, kTypeClasses> gemm;
+  std::array<Tiers<GemmTable>, kTypeClasses>
+      batched;  // a product for each head: other kernels, other engines
   // [phase: prefill, decode, MLA prefill, MLA decode][arithmetic][KV cache]
   std::array<std::array<std::array<Tiers<AttentionTable>, kTypeClasses>, kTypeClasses>, 4> attention;
   // GEMMs of other devices, for types that no row of this one has: this device's model with the donor's
@@ -93,7 +95,8 @@ struct KernelTable::Index {
   std::vector<std::pair<std::string, std::string>> fits() const;
   void learn(const std::vector<Residual>& residuals);
   std::optional<OperatorTime> find(const Op& op) const;
-  std::vector<Residual> residuals();  // leaves rows and whole shapes out
+  // Leaves rows and whole shapes out; of all tables or of the user's.
+  std::vector<Residual> residuals(bool only_of_user = false);
 
   // Every kind's tiers: visit(kind, element type, type of the KV cache, tiers).
   template <class Visit>
@@ -102,6 +105,7 @@ struct KernelTable::Index {
       for (std::size_t t = 0; t < kTypeClasses; ++t) visit(kind, static_cast<TypeClass>(t), kv, by_type[t]);
     };
     types(MeasuredKind::kGemm, gemm, TypeClass::k16);
+    types(MeasuredKind::kGemm, batched, TypeClass::k16);
     types(MeasuredKind::kMoe, moe, TypeClass::k16);
     for (std::size_t phase = 0; phase < attention.size(); ++phase)
       for (std::size_t t = 0; t < kTypeClasses; ++t)

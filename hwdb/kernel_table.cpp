@@ -124,17 +124,16 @@ std::optional<OperatorTime> KernelTable::Index::find_gemm(const GemmShape& g, Se
   const TypeClass type =
       g.weight_is_activation ? type_class(g.activation) : type_class(g.weight, g.activation);
   const auto m = static_cast<double>(g.m);
-  const auto found = search(
-      gemm[static_cast<std::size_t>(type)], limit,
-      [&](const GemmTable& table) -> std::optional<Reading> {
-        const int shape = table.find_shape(g.n, g.k, g.batch);
-        if (shape == kNoShape) return std::nullopt;
-        return table.at(shape, m);
-      },
-      [&](const GemmTable& table, const Beside<GemmTable>* beside) {
-        return table.blend(g.n, g.k, g.batch, m, beside);
-      });
-  return found ? found : transfer_gemm(g, type, limit);
+  const auto found = search((g.batch == 1 ? gemm : batched)[static_cast<std::size_t>(type)], limit,
+                            [&](const GemmTable& table) -> std::optional<Reading> {
+                              const int shape = table.find_shape(g.n, g.k, g.batch);
+                              if (shape == kNoShape) return std::nullopt;
+                              return table.at(shape, m);
+                            },
+                            [&](const GemmTable& table, const Beside<GemmTable>* beside) {
+                              return table.blend(g.n, g.k, g.batch, m, beside);
+                            });
+  return found || g.batch != 1 ? found : transfer_gemm(g, type, limit);
 }
 
 // Donors' geometric mean: each device's own quirks cancel.
@@ -213,7 +212,13 @@ std::optional<OperatorTime> KernelTable::Index::find_attention(const AttentionSh
 
 std::optional<OperatorTime> KernelTable::Index::find_moe(const MoeShape& e, Seconds limit) const {
   const TypeClass type = type_class(e.weight, e.activation);
-  if (const auto t = find_moe(e, type, limit)) return t;
+  const auto found = find_moe(e, type, limit);
+  if (type == TypeClass::kMxfp4 && e.activation == DType::kBf16 && device.has_fp4()) {
+    // Engines quantise a bfloat16 model's activations where the device multiplies 8 by 4 bits faster.
+    const auto narrow = find_moe(e, TypeClass::kMxfp4A8, limit);
+    if (narrow && (!found || narrow->time < found->time)) return narrow;
+  }
+  if (found) return found;
   // MXFP4 weights: where only the other width of activations was timed.
   if (type != TypeClass::kMxfp4 && type != TypeClass::kMxfp4A8) return std::nullopt;
   auto t = find_moe(e, type == TypeClass::kMxfp4 ? TypeClass::kMxfp4A8 : TypeClass::kMxfp4, limit);

@@ -95,8 +95,9 @@ std::optional<Op> moe_op(const MeasurementSeries& s, const MeasuredPoint& p) {
   e.hidden = p.shape[0], e.inter = p.shape[1], e.top_k = p.shape[2], e.num_experts = p.shape[3];
   e.local_experts = p.shape[4], e.gated = p.shape[5] != 0, e.tokens = p.shape[6];
   if (s.dtype.find("mxfp4") != std::string::npos) {
-    e.weight = WeightFormat::kMxfp4;  // w4a16_mxfp4, w4a8_mxfp4_mxfp8
-    if (s.dtype.find("a8") != std::string::npos) e.activation = DType::kFp8;
+    e.weight = WeightFormat::kMxfp4;
+    // w4a8_mxfp4_mxfp8; w4a16_mxfp4 keeps 16 bits, where a bfloat16 model leaves the choice to its engine.
+    e.activation = s.dtype.find("a8") != std::string::npos ? DType::kFp8 : DType::kF16;
   } else if (const auto plain = dtype_from_name(s.dtype); plain && bytes_of(*plain) >= 2) {
     e.activation = *plain;
   } else if (const auto format = weight_format_from_name(s.dtype)) {

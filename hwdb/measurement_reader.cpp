@@ -230,7 +230,9 @@ class RowReader {
     head(out, MeasuredKind::kGemm, framework());
     out.series.dtype = text("bmm_dtype");
     const std::int64_t latent = 512, own = 128;
-    out.point.shape = {before ? latent : own, before ? own : latent, size("num_heads"), size("num_tokens")};
+    const std::int64_t heads = size("num_heads");
+    out.point.shape = {before ? latent : own, before ? own : latent, heads, size("num_tokens")};
+    if (heads == 1) return "product of one head: a plain GEMM through a batched kernel";
     return time("latency_us", 1e-6, out);
   }
 
@@ -281,7 +283,7 @@ class RowReader {
     out.series.engine = engine.empty() ? text_or_empty("kernel_source") + " " + text_or_empty("version_dir")
                                        : engine + " " + version;
     out.series.dtype = text_or_empty(has("moe_dtype") ? "moe_dtype" : "bmm_dtype");
-    reason_ = text("op_name") + ": no operator table";
+    reason_ = (has("node_num") ? "DeepEP " : "") + text("op_name") + ": no operator table";
     return reason_;
   }
 

@@ -142,12 +142,13 @@ std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured
   return errors;
 }
 
-std::vector<Residual> KernelTable::Index::residuals() {
+std::vector<Residual> KernelTable::Index::residuals(bool only_of_user) {
   std::vector<Residual> out;
   std::map<std::pair<MeasuredKind, TypeClass>, Errors> pooled;
   for_each_kind([&](MeasuredKind kind, TypeClass type, TypeClass kv, auto& tiers) {
     const bool attention_kind = kind >= MeasuredKind::kPrefillAttention && kind <= MeasuredKind::kMlaDecode;
     for (const auto& tier : tiers) {
+      if (only_of_user && !tier.of_user) continue;
       Errors e = errors_of(tier);
       pooled[{kind, type}].add(e);
       Residual r;
@@ -157,6 +158,7 @@ std::vector<Residual> KernelTable::Index::residuals() {
       e.report(r, out);
     }
   });
+  if (only_of_user) pooled.clear();
   for (auto& [key, e] : pooled) {
     Residual r;
     r.device = device.name, r.kind = name_of(key.first), r.dtype = name_of(key.second);

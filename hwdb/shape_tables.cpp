@@ -74,13 +74,30 @@ void GemmTable::finish(const GemmModel::Parameters* known) {
   for (Shape& s : merged) s.curve.finish();
   shapes_ = std::move(merged);
   seen_ = {}, seen_beside_ = {};
-  if (known) return model_.set(*known);
+  if (known) {
+    model_.set(*known);
+    return compare_with_model();
+  }
   std::vector<GemmSample> rows;
   for (const Shape& s : shapes_)
     for (std::size_t i = 0; i < s.curve.size(); ++i)
       rows.push_back({s.curve.key(i), static_cast<double>(s.n), static_cast<double>(s.k),
                       static_cast<double>(s.batch), s.curve.seconds(i)});
   model_.fit(rows);
+  compare_with_model();
+}
+
+void GemmTable::compare_with_model() {
+  for (Shape& s : shapes_) {
+    s.above.clear();
+    const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), b = static_cast<double>(s.batch);
+    for (std::size_t i = 0; i < s.curve.size(); ++i)
+      s.above.push_back(std::log(s.curve.seconds(i) / model_.time(s.curve.key(i), n, k, b)));
+  }
+}
+
+double GemmTable::above_model(const Shape& s, double m, double log_m) const {
+  return Curve::between(s.curve.place(m, log_m), [&](std::size_t i) { return s.above[i]; });
 }
 
 int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) const {
@@ -92,15 +109,10 @@ int GemmTable::find_shape(std::int64_t n, std::int64_t k, std::int64_t batch) co
   return static_cast<int>(at - shapes_.begin());
 }
 
-double GemmTable::residual(const Shape& s, double m) const {
-  const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), b = static_cast<double>(s.batch);
-  return std::log(model_.limit(m, n, k, b) / model_.time(m, n, k, b)) - s.curve.at(m).log_utilisation;
-}
-
 std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch,
                                                  double m) const {
   if (const int shape = find_shape(n, k, batch); shape != kNoShape)
-    return residual(shapes_[static_cast<std::size_t>(shape)], m);
+    return above_model(shapes_[static_cast<std::size_t>(shape)], m, std::log2(m));
   const auto r = blend(n, k, batch, m);
   if (!r) return std::nullopt;
   const auto dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
@@ -109,14 +121,12 @@ std::optional<double> GemmTable::log_above_model(std::int64_t n, std::int64_t k,
 
 GemmTable::Near GemmTable::neighbours(std::int64_t n, std::int64_t k, std::int64_t batch, int except,
                                       const Beside<GemmTable>* beside) const {
-  // A product for each head (batch > 1) runs other kernels than one large product.
   const Coordinates query = {log2_of(n), kDepthWeight * log2_of(k), kBatchWeight * log2_of(batch)};
   Neighbours near(query, 12, beside ? kRatioOctaves : kOctaves, beside ? kRatioRange : kGemmRange,
                   beside ? kRatioNugget : kGemmNugget);
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const Shape& s = shapes_[i];
-    if ((s.batch > 1) == (batch > 1) && static_cast<int>(i) != except &&
-        (!beside || beside->twin[i] != kNoShape))
+    if (static_cast<int>(i) != except && (!beside || beside->twin[i] != kNoShape))
       near.offer({s.log_n, kDepthWeight * s.log_k, kBatchWeight * log2_of(s.batch)}, static_cast<int>(i));
   }
   return NeighbourCache<3>::entry_of({n, k, batch}, near);
@@ -136,18 +146,20 @@ std::optional<Reading> GemmTable::blend(const Near& near, double m, const Beside
   const auto [n, k, batch] = near.key;
   Reading r;
   double sum = 0;
+  const double log_m = std::log2(m);
   if (beside) {
     const int shape = beside->table->find_shape(n, k, batch);
     if (shape == kNoShape) return std::nullopt;
     r.log_utilisation = beside->table->at(shape, m).log_utilisation;
     for (std::size_t i = 0; i < near.count; ++i) {
       const auto own = static_cast<std::size_t>(near.shape[i]);
-      sum += near.weight[i] * (beside->table->at(beside->twin[own], m).log_utilisation -
-                               shapes_[own].curve.at(m).log_utilisation);
+      const Curve& twin = beside->table->shapes_[static_cast<std::size_t>(beside->twin[own])].curve;
+      sum += near.weight[i] * (twin.log_utilisation(twin.place(m, log_m)) -
+                               shapes_[own].curve.log_utilisation(shapes_[own].curve.place(m, log_m)));
     }
   } else {
     for (std::size_t i = 0; i < near.count; ++i)
-      sum += near.weight[i] * residual(shapes_[static_cast<std::size_t>(near.shape[i])], m);
+      sum += near.weight[i] * above_model(shapes_[static_cast<std::size_t>(near.shape[i])], m, log_m);
     const double dn = static_cast<double>(n), dk = static_cast<double>(k), b = static_cast<double>(batch);
     r.log_utilisation = std::log(model_.limit(m, dn, dk, b) / model_.time(m, dn, dk, b));
     r.distance = near.nearest;

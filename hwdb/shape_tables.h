@@ -64,15 +64,17 @@ class GemmTable {
     std::int64_t n, k, batch;
     double log_n, log_k;
     Curve curve;
+    std::vector<double> above{};  // of each point, log of the measured time over the model's
   };
   const std::vector<Shape>& shapes() const { return shapes_; }
   // Log of the time over the model's, measured or of neighbours.
   std::optional<double> log_above_model(std::int64_t n, std::int64_t k, std::int64_t batch, double m) const;
-  void set_model(const GemmModel& model) { model_ = model; }
+  void set_model(const GemmModel& model) { model_ = model; }  // before finish()
   const GemmModel& model() const { return model_; }
 
  private:
-  double residual(const Shape& shape, double m) const;  // log(measured / model) on the shape's curve
+  void compare_with_model();
+  double above_model(const Shape& shape, double m, double log_m) const;
   mutable NeighbourCache<3> seen_, seen_beside_;
   GemmModel model_;
   std::vector<Shape> shapes_;  // sorted by (batch, n, k)

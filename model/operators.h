@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,8 +81,6 @@ struct Precision {
   DType activation = DType::kBf16;
   DType kv = DType::kBf16;
   WeightFormat weights = WeightFormat::kPlain;  // of the linear layers; excluded modules stay plain
-  // Experts in MXFP4 may take narrower activations than the rest (MXFP8 on Blackwell).
-  std::optional<DType> mxfp4_activation = {};
 };
 
 // Formats in which the checkpoint itself is served: its quantisation and cache type; fp32 checkpoints run in

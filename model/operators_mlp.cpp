@@ -61,8 +61,7 @@ void OpBuilder::experts(const MoeMlp& m) {
   s.top_k = m.top_k;
   s.gated = m.gated;
   s.weight = w;
-  s.activation = w == WeightFormat::kMxfp4 ? precision_.mxfp4_activation.value_or(precision_.activation)
-                                           : precision_.activation;
+  s.activation = precision_.activation;
   s.distinct_experts = expected_experts(d(m.experts), d(m.top_k), d(tokens)) * share;
   s.local_rows = d(tokens) * d(m.top_k) * share;
   s.imbalance = std::max(1.0, work_.expert_imbalance);

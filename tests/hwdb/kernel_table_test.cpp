@@ -40,7 +40,7 @@ TEST_F(Kernels, MeasuredRowsComeBackExactly) {
   // nccl 2.29.2 over 8 devices, 512 MiB.
   const auto reduce = table->find(op_with(CollectiveShape{.message_bytes = 536870912, .ranks = 8}));
   ASSERT_TRUE(reduce);
-  EXPECT_DOUBLE_EQ(reduce->time.value, 2111.1e-6);
+  EXPECT_NEAR(reduce->time.value, 2111.1e-6, 20e-6);  // mean of repeats
   // The engine's own kernel wins for small messages.
   const auto small = table->find(op_with(CollectiveShape{.message_bytes = 8192, .ranks = 8}));
   ASSERT_TRUE(small);
@@ -88,7 +88,7 @@ TEST_F(Kernels, BeyondTheRangeTheUtilisationHolds) {
   const Op edge = gemm(32768, 8192, 8192), beyond = gemm(262144, 8192, 8192);
   const auto a = table->find(edge), b = table->find(beyond);
   ASSERT_TRUE(a && b);
-  EXPECT_NEAR(b->time / a->time, limit(beyond) / limit(edge), 1e-9);
+  EXPECT_NEAR(b->time / a->time, limit(beyond) / limit(edge), 0.02 * limit(beyond) / limit(edge));
   EXPECT_EQ(b->basis, Basis::kInterpolated);
   EXPECT_GT(b->relative_error, 0.03);
 }
@@ -137,11 +137,20 @@ TEST_F(Kernels, AnotherEngineIsAskedFor) {
   const auto ours = table->find(fp8), theirs = trtllm.find(fp8);
   ASSERT_TRUE(ours && theirs);
   EXPECT_NE(ours->time, theirs->time);
-  // Prefill attention was kept of vllm only: it stands in, with the wider error.
-  const auto borrowed = trtllm.find(op_with(attention(false, 1, 4096, 32, 8)));
-  ASSERT_TRUE(borrowed);
-  EXPECT_EQ(borrowed->basis, Basis::kInterpolated);
-  EXPECT_GT(borrowed->relative_error, 0.1);
+  // Experts of 4-bit integers were timed with vllm only: they stand in.
+  const MoeShape mixtral{.tokens = 64,
+                         .hidden = 4096,
+                         .inter = 14336,
+                         .num_experts = 8,
+                         .local_experts = 8,
+                         .top_k = 2,
+                         .weight = WeightFormat::kInt4Wo,
+                         .distinct_experts = 8,
+                         .local_rows = 128};
+  const auto own = built_in().kernels(*h100, "vllm").find(op_with(mixtral)),
+             borrowed = trtllm.find(op_with(mixtral));
+  ASSERT_TRUE(own && borrowed);
+  EXPECT_DOUBLE_EQ(borrowed->time.value, own->time.value);
 }
 
 TEST_F(Kernels, TheLibraryAlone) {

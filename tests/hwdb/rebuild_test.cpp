@@ -1,5 +1,7 @@
 // The built-in database is a function of the text: same text, same bytes; another row, another digest.
 #include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "built_in.h"
@@ -61,6 +63,30 @@ TEST(Rebuild, ManyReadersOfAReadOnlyFile) {
                  b = Database::open(folder.path("copy # 1%.sqlite"));
   EXPECT_EQ(a.digest(), b.digest());
   EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(Rebuild, ManyProcessesReadAtOnce) {
+  const std::string digest = test::built_in().digest();
+  std::vector<pid_t> children;
+  for (int i = 0; i < 8; ++i) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      bool good = false;
+      try {
+        const Database db = Database::open(test::built_in_path());
+        good = db.digest() == digest && db.kernels(db.device("a100"), "vllm").rows() > 1000;
+      } catch (const std::exception&) {
+      }
+      _exit(good ? 0 : 1);
+    }
+    children.push_back(child);
+  }
+  for (const pid_t child : children) {
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
 }
 
 }  // namespace

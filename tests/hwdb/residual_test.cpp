@@ -16,7 +16,7 @@ TEST(HeldOut, GemmShapes) {
   int devices = 0;
   for (const Device& d : store.devices()) {
     for (const Residual& r : store.residuals(d.name)) {
-      if (r.kind != "gemm" || r.method != "shape") continue;
+      if (r.kind != "gemm" || r.method != "shape" || !r.engine.empty()) continue;
       std::printf("%-16s %-10s held-out (n, k): median %4.1f %%, p90 %4.1f %%, %lld rows\n", d.name.c_str(),
                   r.dtype.c_str(), 100 * r.median, 100 * r.p90, static_cast<long long>(r.samples));
       devices += r.dtype == "bfloat16";
@@ -32,7 +32,7 @@ TEST(HeldOut, AttentionLayouts) {
   for (const char* name : {"H100-SXM5-80GB", "H200-SXM-141GB", "B200-SXM-180GB", "A100-SXM4-80GB"}) {
     int found = 0;
     for (const Residual& r : store.residuals(name)) {
-      if (r.kind.find("attention") == std::string::npos || r.method != "shape") continue;
+      if (r.kind.find("attention") == std::string::npos || r.method != "shape" || !r.engine.empty()) continue;
       ++found;
       EXPECT_LT(r.median, 0.10) << name << " " << r.kind;
       EXPECT_LT(r.p90, 0.30) << name << " " << r.kind;
@@ -68,12 +68,12 @@ TEST(HeldOut, ChunkedPrefill) {
   EXPECT_LT(linear_quantile(errors, 0.5), 0.20);
 }
 
-// Rows of engines and versions that the built-in database does not hold.
-TEST(HeldOut, RowsOfAnotherEngine) {
+// The published table of an engine, asked with that engine: rows that are kept come back, those that were
+// thinned or held out nearly so.
+TEST(HeldOut, TheTableThatTheRowsCameFrom) {
   const auto file = test::shared_data() / "ops/aiconfigurator/gemm_h100_sxm.csv.gz";
   if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is absent";
-  const Device h100 = test::built_in().device("h100");
-  const KernelTable table = test::built_in().kernels(h100);
+  const KernelTable table = test::built_in().kernels(test::built_in().device("h100"), "sglang");
   std::vector<double> errors;
   MeasurementReader reader;
   reader.device_name = [](const std::string&) { return "H100-SXM5-80GB"; };
@@ -81,15 +81,16 @@ TEST(HeldOut, RowsOfAnotherEngine) {
     if (!row.series.engine.starts_with("sglang") || row.series.dtype != "bfloat16") return;
     const auto t = table.find(*op_of(row.series, row.point));
     ASSERT_TRUE(t);
-    errors.push_back(std::abs(t->time.value / row.point.seconds - 1));
+    if (t->basis != Basis::kMeasured) errors.push_back(std::abs(t->time.value / row.point.seconds - 1));
   };
   ImportReport report;
   read_measurements(file, "", reader, report);
   std::sort(errors.begin(), errors.end());
-  ASSERT_GT(errors.size(), 10000u);
-  std::printf("H100 bfloat16, sglang's rows: median %.1f %%, p90 %.1f %%, %zu rows\n",
+  ASSERT_GT(errors.size(), 1000u);
+  std::printf("H100 bfloat16, sglang's rows that are not kept: median %.1f %%, p90 %.1f %%, %zu rows\n",
               100 * linear_quantile(errors, 0.5), 100 * linear_quantile(errors, 0.9), errors.size());
-  EXPECT_LT(linear_quantile(errors, 0.5), 0.06);
+  EXPECT_LT(linear_quantile(errors, 0.5), 0.02);
+  EXPECT_LT(linear_quantile(errors, 0.9), 0.10);
 }
 
 }  // namespace
