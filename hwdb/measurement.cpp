@@ -108,10 +108,9 @@ std::optional<Op> moe_op(const MeasurementSeries& s, const MeasuredPoint& p) {
   const double share = static_cast<double>(e.local_experts) / static_cast<double>(e.num_experts);
   e.local_rows = static_cast<double>(e.tokens * e.top_k) * share;
   e.dealt = s.distribution == "balanced";
-  e.distinct_experts =
-      share * (e.dealt ? std::min(static_cast<double>(e.num_experts), static_cast<double>(e.tokens * e.top_k))
-                       : expected_experts(static_cast<double>(e.num_experts), static_cast<double>(e.top_k),
-                                          static_cast<double>(e.tokens)));
+  // Those rows too: some are faster than reading an expert for every pair would allow.
+  e.distinct_experts = share * expected_experts(static_cast<double>(e.num_experts),
+                                                static_cast<double>(e.top_k), static_cast<double>(e.tokens));
   e.imbalance = imbalance_of(s.distribution);
   return named("moe", e);
 }

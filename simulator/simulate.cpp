@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "simulator/closed_forms.h"
 
@@ -82,6 +83,17 @@ void judge_stability(Simulation& s, const Deployment& d) {
 
 }  // namespace
 
+double engine_error(const Behavior& behavior, std::string_view key) {
+  return key.find("ttft") != std::string_view::npos ? behavior.first_token_error : behavior.engine_error;
+}
+
+Interval with_engine_error(double value, const Interval& steps, double engine_error) {
+  if (!(value > 0) || !(steps.low > 0)) return steps;
+  const double below = std::hypot(std::log(value / steps.low), engine_error);
+  const double above = std::hypot(std::log(steps.high / value), engine_error);
+  return {value * std::exp(-below), value * std::exp(above)};
+}
+
 Simulation simulate(const Deployment& d, const CostModel& cost, const Resources& resources,
                     const SimulateOptions& options) {
   auto workload = [&] {
@@ -115,7 +127,8 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
     }
     for (const MetricKey& k : kHeadline) {
       const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);
-      s.interval[k.key] = {std::min({a, b, v}), std::max({a, b, v})};
+      s.interval[k.key] =
+          with_engine_error(v, {std::min({a, b, v}), std::max({a, b, v})}, engine_error(d.behavior, k.key));
     }
   }
   return s;

@@ -18,6 +18,11 @@ struct Interval {
   double low = 0, high = 0;
 };
 
+// What the engine model adds to a metric's interval: a logarithmic half-width. key: "mean_ttft_ms".
+double engine_error(const Behavior& behavior, std::string_view key);
+// The interval that the steps' errors give, with the engine's own.
+Interval with_engine_error(double value, const Interval& steps, double engine_error);
+
 struct SimulateOptions {
   bool use_spans = true;
   bool keep_records = false;

@@ -29,6 +29,7 @@ struct RunResult {
   Json json;
   std::map<std::string, Interval> interval;
   double relative_error = 0;
+  Behavior behavior;
   Basis basis = Basis::kRoofline;
   std::string refusal;
 };
@@ -59,6 +60,7 @@ RunResult simulate_run(const fs::path& folder, const Resources& shared, const Va
     r.json = simulation_json(d, s, false);
     r.interval = s.interval;
     r.relative_error = std::min(0.9, s.basis.relative_error);
+    r.behavior = d.behavior;
     const auto& share = s.basis.share;
     r.basis = static_cast<Basis>(std::max_element(share.begin(), share.end()) - share.begin());
   } catch (const Error& e) {
@@ -132,6 +134,11 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
         if (const auto at = run.interval.find(metric); at != run.interval.end()) {
           line.low = at->second.low;
           line.high = at->second.high;
+        } else {
+          const Interval whole =
+              with_engine_error(line.predicted, {line.low, line.high}, engine_error(run.behavior, metric));
+          line.low = whole.low;
+          line.high = whole.high;
         }
       }
       v.lines.push_back(line);

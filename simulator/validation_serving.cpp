@@ -26,7 +26,7 @@ struct Served {
   std::string refusal;
   ServingMetrics metrics;
   std::map<std::string, Interval> interval;
-  double relative_error = 0;
+  double relative_error = 0, first_token_error = 0, engine_error = 0;
   Basis basis = Basis::kRoofline;
 };
 
@@ -177,6 +177,8 @@ class Servers {
     Served r;
     r.metrics = s.served.metrics;
     r.interval = s.interval;
+    r.first_token_error = d.behavior.first_token_error;
+    r.engine_error = d.behavior.engine_error;
     r.relative_error = s.basis.relative_error;
     r.basis = largest_share(s.basis);
     return r;
@@ -216,7 +218,12 @@ void set_prediction(ValidationLine& line, const Served& served, std::size_t metr
   if (const auto at = served.interval.find(key); at != served.interval.end()) {
     line.low = at->second.low;
     line.high = at->second.high;
+    return;
   }
+  const Interval whole = with_engine_error(line.predicted, {line.low, line.high},
+                                           metric == 0 ? served.first_token_error : served.engine_error);
+  line.low = whole.low;
+  line.high = whole.high;
 }
 
 }  // namespace

@@ -146,7 +146,8 @@ TEST_F(Kernels, AnotherEngineIsAskedFor) {
                          .top_k = 2,
                          .weight = WeightFormat::kInt4Wo,
                          .distinct_experts = 8,
-                         .local_rows = 128};
+                         .local_rows = 128,
+                         .dealt = true};
   const auto own = built_in().kernels(*h100, "vllm").find(op_with(mixtral)),
              borrowed = trtllm.find(op_with(mixtral));
   ASSERT_TRUE(own && borrowed);
