@@ -267,8 +267,14 @@ ServerRecipes::ServerRecipes(const std::filesystem::path& file) {
                                            "output_len",
                                            "data_parallel_size",
                                            "expert_parallel_size"};
+  std::vector<std::string> known(std::begin(kMatched), std::end(kMatched));
+  known.insert(known.end(), {"min_concurrency", "max_concurrency", "length_ratio", "script"});
+  for (const std::string& name : csv.header())
+    if (!name.starts_with(kEnginePrefix) && std::find(known.begin(), known.end(), name) == known.end())
+      throw Error(csv.where(), fmt::format("unknown column \"{}\"{}", name, did_you_mean(name, known)));
   while (csv.next()) {
     Recipe r;
+    r.where = csv.where();
     r.engine = engine_cells(csv);
     for (const std::string_view name : kMatched)
       if (const auto c = csv.find_column(name); c && !trim(csv.text(*c)).empty())
@@ -331,7 +337,7 @@ bool ServerRecipes::fits(const Recipe& r, const ServingMeasurement& m) {
 namespace {
 
 // "isl*2", "conc+isl+64": a sum of products of the row's sizes and numbers; other text stays as it is.
-std::string value_of(const std::string& text, const ServingMeasurement& m) {
+std::string value_of(const std::string& text, const ServingMeasurement& m, const std::string& where) {
   if (text.find("isl") == std::string::npos && text.find("conc") == std::string::npos &&
       text.find("tp") == std::string::npos)
     return text;
@@ -340,12 +346,13 @@ std::string value_of(const std::string& text, const ServingMeasurement& m) {
     double product = 1;
     for (const std::string& factor : split(term, '*')) {
       const auto number = Json::parse(factor, nullptr, false);
-      product *= factor == "isl"    ? m.input_len
-                 : factor == "conc" ? static_cast<double>(m.max_concurrency.value_or(1))
-                 : factor == "tp"   ? static_cast<double>(m.tensor_parallel.value_or(1))
-                 : number.is_number()
-                     ? number.get<double>()
-                     : throw Error("recipes", fmt::format("\"{}\" is no size of a row", factor));
+      product *=
+          factor == "isl"    ? m.input_len
+          : factor == "conc" ? static_cast<double>(m.max_concurrency.value_or(1))
+          : factor == "tp"   ? static_cast<double>(m.tensor_parallel.value_or(1))
+          : number.is_number()
+              ? number.get<double>()
+              : throw Error(where, fmt::format("\"{}\" is neither a number nor isl, conc or tp", factor));
     }
     sum += product;
   }
@@ -365,7 +372,7 @@ bool ServerRecipes::complete(ServingMeasurement& m) const {
                           (key == "max_num_seqs" && m.max_num_seqs) ||
                           (key == "max_num_batched_tokens" && m.max_num_batched_tokens) ||
                           (key == "enable_prefix_caching" && m.enable_prefix_caching);
-      if (!stated) m.engine.emplace(key, value_of(value, m));
+      if (!stated) m.engine.emplace(key, value_of(value, m, r.where));
     }
   }
   return any;

@@ -59,6 +59,7 @@ class ServerRecipes {
 
  private:
   struct Recipe {
+    std::string where;
     std::map<std::string, std::string> match, engine;
     std::int64_t least = 0, most = 0;  // requests in flight
     std::optional<double> length_ratio;

@@ -275,6 +275,45 @@ TEST(ValidateEndToEnd, LoadsAreClosedLoopsRatesAndStaticBatches) {
   EXPECT_EQ(batch.cluster.replicas, 2) << "devices over those of one replica";
 }
 
+TEST(ValidateEndToEnd, ColumnsSetAnyKeyOfTheEngine) {
+  const TemporaryFile file(
+      "model,device,behavior,input_len,output_len,max_concurrency,ttft_ms,engine.scheduler_recv_interval,"
+      "engine.host_times.ingress_ms,engine.kv_cache_dtype\n"
+      "llama-3.1-8b,h100,sglang-0.5.9,1000,100,8,50,10,7.5,fp8\n");
+  const EngineSection e = scenario_of(read_serving_measurements(file.path()).rows[0]).scenario.engine;
+  EXPECT_EQ(e.scheduler_recv_interval, 10);
+  EXPECT_EQ(e.host_times.ingress_ms, 7.5);
+  EXPECT_EQ(e.kv_cache_dtype, "fp8");
+}
+
+// The first line that fits a row and says a thing counts; what the row says itself stands.
+TEST(ServerRecipesTest, CompleteWhatRowsLeaveOpen) {
+  const auto read = [](const std::string& text) {
+    const TemporaryFile file(text);
+    return ServerRecipes(file.path());
+  };
+  const ServerRecipes known = read(
+      "source,model,behavior,min_concurrency,length_ratio,engine.kv_cache_dtype,engine.max_num_batched_"
+      "tokens,script\n"
+      "dump/,Llama,trtllm-1.0|trtllm-1.1,16,0.8,,isl+2*conc,a.sh\n"
+      "dump/,,,,,fp8,9,b.sh\n");
+  const TemporaryFile file(
+      "source,model,device,behavior,input_len,output_len,max_concurrency,kv_cache_dtype,ttft_ms\n"
+      "dump/1,meta/Llama-3.1-8B,h100,trtllm-1.1.0,1000,100,16,,50\n"
+      "dump/1,meta/Llama-3.1-8B,h100,trtllm-1.1.0,1000,100,8,bfloat16,50\n"
+      "mine,meta/Llama-3.1-8B,h100,trtllm-1.1.0,1000,100,16,,50\n");
+  std::vector<ServingMeasurement> rows = read_serving_measurements(file.path()).rows;
+  EXPECT_TRUE(known.complete(rows[0]));
+  EXPECT_EQ(rows[0].length_ratio, 0.8);
+  EXPECT_EQ(rows[0].engine, (std::map<std::string, std::string>{{"kv_cache_dtype", "fp8"},
+                                                                {"max_num_batched_tokens", "1032"}}));
+  EXPECT_TRUE(known.complete(rows[1]));
+  EXPECT_EQ(rows[1].engine, (std::map<std::string, std::string>{{"max_num_batched_tokens", "9"}}));
+  EXPECT_FALSE(known.complete(rows[2]));
+  EXPECT_TRUE(rows[2].engine.empty());
+  EXPECT_THAT(error_of([&] { read("source,modle\ndump/,x\n"); }), HasSubstr("did you mean \"model\""));
+}
+
 TEST(ValidateEndToEnd, ThreadsChangeNothing) {
   std::string rows;
   for (const char* device : {"h100", "l40s", "a100"})
