@@ -34,7 +34,7 @@ constexpr int kReserveFullPromptMinor = 20;  // vllm pull request 37307, first a
 constexpr int kGraphMemoryMinor = 21;        // log message "enabled (default since v0.21.0)"
 constexpr int kHigherUtilizationMinor = 22;  // 0.90 to 0.92, to make up for the line above
 
-// Host times. None of them but kPrefillLayer and its doubling is fitted to measurements of whole servers.
+// Host times. Only those that say so below were chosen with measurements of whole servers.
 constexpr Seconds kHostStep{
     0.3e-3};  // schedule, prepare inputs, copy tokens out: a few hundred us in vLLM V1
 constexpr Seconds kHostPerSequence{

@@ -11,7 +11,7 @@
 #include "base/json_full.h"
 #include "deployment/deployment.h"
 #include "hwdb/database.h"
-#include "simulator/cost_model.h"
+#include "simulator/step_model.h"
 
 namespace foretoken {
 
@@ -49,7 +49,7 @@ struct Priced {
   explicit Priced(Deployment d, bool measured = false)
       : deployment(std::move(d)),
         kernels(measured ? test_database().kernels(deployment.device) : KernelTable()),
-        cost(deployment.device, deployment.topology, kernels) {}
+        cost(make_cost_model(deployment, kernels)) {}
   Deployment deployment;
   KernelTable kernels;
   CostModel cost;

@@ -129,5 +129,29 @@ TEST(SimulateScenario, OverloadIsSaid) {
   EXPECT_FALSE(s.stability_reason.empty());
 }
 
+// One request at a time, so that each term shows alone: 1 prompt step and 9 decode steps a request.
+TEST(Simulate, TermsOfTheEngineModel) {
+  const auto with = [](const std::string& terms) {
+    return run(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+                   "engine": {"host_times": {)" +
+               terms + R"(}},
+                   "workload": {"max_concurrency": 1, "num_prompts": 5, "input_len": {"value": 500},
+                                "output_len": {"value": 10}}})")
+        .served.metrics;
+  };
+  const ServingMetrics plain = with("");
+  const ServingMetrics late = with(R"("ingress_ms": 104)");  // 4 ms otherwise
+  EXPECT_NEAR(late.ttft.mean - plain.ttft.mean, 100, 1e-6);
+  EXPECT_NEAR(late.tpot.mean, plain.tpot.mean, 1e-6);
+  const ServingMetrics slow_prompts = with(R"("prefill_step_ms": 7)");
+  EXPECT_NEAR(slow_prompts.ttft.mean - plain.ttft.mean, 7, 1e-6);
+  EXPECT_NEAR(slow_prompts.tpot.mean, plain.tpot.mean, 1e-6);
+  // Overlapping kernels are never faster than light; ten more microseconds a kernel are ten each.
+  EXPECT_LT(with(R"("kernel_us": -1)").tpot.mean, plain.tpot.mean);
+  const double added = with(R"("kernel_us": 10)").tpot.mean - plain.tpot.mean;
+  EXPECT_GT(added, 32 * 5 * 0.01) << "at least five kernels in each of 32 layers";
+  EXPECT_LT(added, 32 * 20 * 0.01);
+}
+
 }  // namespace
 }  // namespace foretoken

@@ -10,21 +10,9 @@ namespace foretoken {
 namespace {
 
 using testing::ElementsAre;
-using toy::BatchLog;
 using toy::ListWorkload;
-
-struct Served {
-  std::vector<std::string> batches;
-  ServeResult result;
-};
-
-Served run(ListWorkload workload, const ServeOptions& options) {
-  BatchLog log;
-  Served r;
-  r.result = serve(workload, log, options);
-  r.batches = log.batches;
-  return r;
-}
+using toy::run;
+using toy::Served;
 
 TEST(VllmV1, OneBudgetRunningFirstThenWaiting) {
   ListWorkload w;

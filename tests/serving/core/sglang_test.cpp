@@ -9,8 +9,9 @@ namespace foretoken {
 namespace {
 
 using testing::ElementsAre;
-using toy::BatchLog;
 using toy::ListWorkload;
+using toy::run;
+using toy::Served;
 
 // Tokens of KV cache, pages of one; without the overlap scheduler, unless a test is about it.
 ServeOptions sglang(std::int64_t tokens, std::int64_t chunk = -1) {
@@ -22,18 +23,6 @@ ServeOptions sglang(std::int64_t tokens, std::int64_t chunk = -1) {
   return o;
 }
 SchedulerConfig& config(ServeOptions& o) { return o.engines[0].scheduler; }
-
-struct Served {
-  std::vector<std::string> batches;
-  ServeResult result;
-};
-Served run(ListWorkload workload, const ServeOptions& options) {
-  BatchLog log;
-  Served r;
-  r.result = serve(workload, log, options);
-  r.batches = log.batches;
-  return r;
-}
 
 TEST(Sglang, PrefillGoesFirstAndAlone) {
   ListWorkload w;

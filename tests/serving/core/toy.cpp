@@ -167,4 +167,12 @@ ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budge
   return o;
 }
 
+Served run(ListWorkload workload, const ServeOptions& options) {
+  BatchLog log;
+  Served r;
+  r.result = serve(workload, log, options);
+  r.batches = log.batches;
+  return r;
+}
+
 }  // namespace foretoken::toy

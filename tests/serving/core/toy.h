@@ -127,6 +127,12 @@ class BatchLog : public Backend {
   double share_;
 };
 
+struct Served {
+  std::vector<std::string> batches;  // BatchLog's
+  ServeResult result;
+};
+Served run(ListWorkload workload, const ServeOptions& options);
+
 ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs);
 
 }  // namespace foretoken::toy

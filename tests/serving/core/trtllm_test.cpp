@@ -10,8 +10,9 @@ namespace foretoken {
 namespace {
 
 using testing::ElementsAre;
-using toy::BatchLog;
 using toy::ListWorkload;
+using toy::run;
+using toy::Served;
 using Capacity = TrtllmConfig::Capacity;
 using Chunking = TrtllmConfig::Chunking;
 
@@ -23,18 +24,6 @@ ServeOptions trtllm(std::int64_t usable_blocks, std::int64_t max_num_tokens, Cap
   return o;
 }
 SchedulerConfig& config(ServeOptions& o) { return o.engines[0].scheduler; }
-
-struct Served {
-  std::vector<std::string> batches;
-  ServeResult result;
-};
-Served run(ListWorkload workload, const ServeOptions& options) {
-  BatchLog log;
-  Served r;
-  r.result = serve(workload, log, options);
-  r.batches = log.batches;
-  return r;
-}
 
 // To their ends the requests need 5, 6 and 2 of 10 blocks: the second doesn't fit beside the first, and the
 // third, which would, never overtakes.
