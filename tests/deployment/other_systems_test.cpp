@@ -59,6 +59,20 @@ TEST(OtherSystems, TrtllmsDefaults) {
 }
 
 // All of the budget is accounted for, whatever the rule; the cache is what each rule says.
+// ModelOpt's checkpoints carry an fp8 cache; other ways to fp8 don't, and a stated type stands.
+TEST(OtherSystems, ConvertedCheckpointsAskForAnFp8Cache) {
+  Scenario s = with("trtllm-1.2");
+  s.engine.quantization = "fp8";
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.precision.kv, DType::kFp8);
+  EXPECT_THAT(d.warnings, testing::Contains(HasSubstr("ask for an fp8 KV cache")));
+  s.engine.kv_cache_dtype = "bfloat16";
+  EXPECT_EQ(deploy(s).precision.kv, DType::kBf16);
+  Scenario online = with("vllm-0.19");
+  online.engine.quantization = "fp8";
+  EXPECT_EQ(deploy(online).precision.kv, DType::kBf16);
+}
+
 TEST(OtherSystems, MemoryRules) {
   for (const char* behavior : {"vllm-0.19", "sglang-0.5", "trtllm-1.2"}) {
     const MemoryPlan m = deploy(with(behavior)).memory;

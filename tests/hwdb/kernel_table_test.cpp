@@ -181,5 +181,17 @@ TEST_F(Kernels, MixtureOfExperts) {
   EXPECT_NEAR(odd->time / t->time, 13000.0 / 14336, 0.15);
 }
 
+// B300 has no attention rows; B200, of its generation, has: as far from the speed of light there as here.
+TEST_F(Kernels, WhatADeviceLacksIsLentByItsGeneration) {
+  const Device b300 = built_in().device("b300"), b200 = built_in().device("b200");
+  const Op op = op_with(attention(true, 16, 2048, 32, 8));
+  const auto lent = built_in().kernels(b300).find(op), own = built_in().kernels(b200).find(op);
+  ASSERT_TRUE(lent && own);
+  EXPECT_EQ(lent->basis, Basis::kTransferred);
+  EXPECT_GT(lent->relative_error, own->relative_error);
+  const auto light = [&](const Device& d) { return speed_of_light(op, d, built_in().topology(d, 8)); };
+  EXPECT_NEAR(lent->time / light(b300), own->time / light(b200), 1e-9);
+}
+
 }  // namespace
 }  // namespace foretoken
