@@ -27,7 +27,7 @@ constexpr AttentionWeights kPrefillWeights{1.0, 0.0, 0.03, 1.0, 0.5, 3.0},
 constexpr double kLogQueryTile = 3;
 // Between two measured numbers of sequences, kernels fill waves that neither shows: an octave off the grid.
 constexpr double kGridDoubt = 0.5;
-constexpr double kMovedQueries = 2.5;  // another kernel runs before: as far as another kind of layout
+constexpr double kMovedQueries = 1.0;  // another kernel runs before: as far as a step of the tile
 constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
 // MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent
 // for all heads, so sequences count; prefilling is the work.
