@@ -297,8 +297,7 @@ ServerRecipes::ServerRecipes(const std::filesystem::path& file) {
       for (const std::string& begins : split(source->second, '|')) {
         if (!begins.starts_with(kOtherwise))
           sources_.push_back(begins);
-        else if (const auto ratio = Json::parse(begins.substr(kOtherwise.size()), nullptr, false);
-                 begins != kOtherwise && !ratio.is_number())
+        else if (begins != kOtherwise && !parse_double(begins.substr(kOtherwise.size())))
           throw Error(r.where, fmt::format("\"{}\" in the column source; after \"{}\" stands a number or "
                                            "nothing",
                                            begins, kOtherwise));
@@ -332,8 +331,7 @@ bool ServerRecipes::from(std::string_view sources, const ServingMeasurement& m) 
     // Without a load of many clients it is no run of these benchmarks.
     if (named || !m.max_concurrency) continue;
     const std::string ratio = s.substr(kOtherwise.size());
-    if (ratio.empty() ? !m.length_ratio
-                      : m.length_ratio && *m.length_ratio == Json::parse(ratio).get<double>())
+    if (ratio.empty() ? !m.length_ratio : m.length_ratio && m.length_ratio == parse_double(ratio))
       return true;
   }
   return false;

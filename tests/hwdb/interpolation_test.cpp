@@ -255,7 +255,8 @@ double between_layouts(std::int64_t heads, std::int64_t alike, std::int64_t othe
 }
 
 TEST(AttentionTables, DecodingLayoutsThatFillTheSameTileOfQueriesAreAlike) {
-  // 6 and 2 query heads of a KV head share the tile of 8; 12 are as near in number but take the next tile.
+  // 6 and 2 query heads of a KV head share the tile of 8; 12 are nearer to 6 in number but take the next
+  // tile.
   EXPECT_LT(between_layouts(48, 16, 96, false), 2.2);
 }
 
