@@ -1,0 +1,92 @@
+// The weights of a model by what they are for, whole and unfused, whatever file and names they come from.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "executor/numerics.h"
+
+namespace foretoken {
+
+// Matrices are [outputs, inputs]; vectors have one row.
+enum class Role : std::uint8_t {
+  kEmbedding,
+  kPositions,
+  kLmHead,  // kLmHead is there for tied embeddings too
+  kFinalNorm,
+  kFinalNormBias,
+  kInputNorm,
+  kInputNormBias,
+  kPostNorm,
+  kPostNormBias,  // before attention, before the feed-forward part
+  kAttnOutputNorm,
+  kMlpOutputNorm,  // sandwich norms
+  kQ,
+  kQBias,
+  kK,
+  kKBias,
+  kV,
+  kVBias,
+  kO,
+  kOBias,
+  kQNorm,
+  kKNorm,
+  kSinks,
+  kQA,
+  kQABias,
+  kQANorm,
+  kQB,
+  kKvA,
+  kKvABias,
+  kKvANorm,
+  kKvB,  // latent attention; kQ where there is no q_lora_rank
+  kGate,
+  kGateBias,
+  kUp,
+  kUpBias,
+  kDown,
+  kDownBias,
+  kRouter,
+  kRouterBias,
+  kRouterCorrection,  // bias: of the logits (gpt-oss); correction: of the choice
+  kExpertGate,
+  kExpertGateBias,
+  kExpertUp,
+  kExpertUpBias,
+  kExpertDown,
+  kExpertDownBias,
+  kSharedGate,
+  kSharedUp,
+  kSharedDown,
+  kSharedMix,  // shared experts; their sigmoid gate
+};
+
+struct Extent {
+  std::int64_t rows = 0, columns = 0;  // 0 x 0: the model has no such weight
+};
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+  // layer and expert are ignored where they don't apply.
+  virtual Extent extent(Role role, std::int64_t layer = 0, std::int64_t expert = 0) const = 0;
+  // Rows [first, first + count) as floats, [count][columns]. Transposed files (GPT-2) are read a panel at a
+  // time: ask for many rows at once.
+  virtual void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first,
+                    std::int64_t count, float* out) const = 0;
+};
+
+// Normal values from a counter (seed, role, layer, expert, row, column): the same for every sharding.
+// Matrices have the standard deviation that keeps activations of order one; norm weights plus the family's
+// offset are near one.
+std::unique_ptr<Checkpoint> synthetic_checkpoint(const ModelConfig& model, const Numerics& numerics,
+                                                 std::uint64_t seed);
+// *.safetensors of a folder (or one file), mapped; headers fully checked, every tensor that the model needs
+// present with its shape and a type that can be read (F32, F16, BF16), before anything else is allocated.
+// Throws Error with file and tensor.
+std::unique_ptr<Checkpoint> safetensors_checkpoint(const std::filesystem::path& path,
+                                                   const ModelConfig& model, const Numerics& numerics);
+
+}  // namespace foretoken

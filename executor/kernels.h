@@ -1,0 +1,197 @@
+// The operators as the executor's host code runs them: plain shapes and pointers, no model. Two sets
+// implement them, the reference (plain loops, sums in float64) and the processor's own. Activations are
+// float32, row-major and dense unless a stride is given; weights and cache entries are stored in the formats
+// below. Nothing here allocates.
+//
+// Every output element is rounded and summed in an order that depends on nothing but its own inputs: not on
+// the number of rows, of sequences or of threads. So a sequence's values are the same bits in every batch,
+// and however its prompt was cut. (A bf16 matrix rounds x to bf16 at one row as at a thousand.)
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "executor/threads.h"
+
+namespace foretoken {
+
+// How elements are stored. kInt8 and kFp8 have a float32 scale a row of a matrix (a token and head of a
+// cache); kInt4 one a group of 128 along the row (symmetric, two in a byte).
+enum class Storage : std::uint8_t { kF32, kBf16, kF16, kInt8, kInt4, kFp8 };
+inline constexpr std::int64_t kInt4Group = 128;
+
+// A weight matrix w[n, k] packed by a Kernels for its own gemm(): an opaque layout in memory of the caller's.
+struct Matrix {
+  Storage storage = Storage::kF32;
+  std::int64_t n = 0, k = 0;
+  std::byte* packed = nullptr;
+};
+
+// The KV cache of one layer: paged, [block][head][token of the block][dim], keys and values apart. A layer
+// that stores keys and values once (latent attention) has v_dim 0 and reads the first dims of the key.
+struct CacheLayer {
+  Storage storage = Storage::kF32;
+  int block_size = 16;
+  std::int64_t heads = 0, k_dim = 0, v_dim = 0;
+  std::byte *keys = nullptr, *values = nullptr;
+  float *key_scales = nullptr, *value_scales = nullptr;  // [block][head][token]; kInt8 and kFp8 alone
+};
+
+// One sequence of a step: rows [first_row, first_row + new_tokens) of the step's tensors, at positions
+// cached, cached + 1, ... The blocks hold the cached tokens and the new ones.
+struct SequenceRows {
+  std::int64_t first_row = 0, new_tokens = 0, cached = 0;
+  const std::int32_t* blocks = nullptr;
+};
+
+enum class Activation : std::uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kClampedSwiglu };
+
+struct ActivationArgs {
+  Activation kind = Activation::kSilu;
+  bool gated = true;  // y = act(gate) * up, gate and up side by side in x[rows, 2 width], gate first
+  // kClampedSwiglu (gpt-oss): gate = min(gate, limit), up = clamp(up, -limit, limit),
+  // y = gate * sigmoid(alpha * gate) * (up + 1).
+  float limit = 7, alpha = 1.702f;
+};
+
+enum class NormKind : std::uint8_t { kRms, kLayer };
+
+struct NormArgs {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 1e-6f;
+  float offset = 0;               // added to the weight (Gemma: 1)
+  const float* weight = nullptr;  // null: ones
+  const float* bias = nullptr;    // null: none
+};
+
+struct AttentionArgs {
+  std::int64_t heads = 0;  // query heads; heads / cache heads of them share a key
+  std::int64_t qk_dim = 0, v_dim = 0;
+  float scale = 1;
+  float softcap = 0;        // 0: none; else softcap * tanh(score / softcap)
+  std::int64_t window = 0;  // 0: all; else the last `window` positions, the query's own included
+  bool chunked = false;     // the window is a fixed chunk: positions p with p / window == query / window
+  const float* sinks =
+      nullptr;  // [heads]: a logit that takes part in the softmax and has no value; null: none
+};
+
+struct RoutingArgs {
+  std::int64_t experts = 0, top_k = 0;
+  bool sigmoid = false;                     // scores are sigmoid(logit); else softmax over all experts
+  bool softmax_over_selected = false;       // softmax over the chosen logits alone (gpt-oss)
+  const float* correction = nullptr;        // [experts]: added to the scores for the choice alone
+  std::int64_t groups = 1, top_groups = 1;  // experts are chosen from the best top_groups groups
+  bool group_by_top_two = false;  // a group's score: the sum of its two best (V3); else its best (V2)
+                                  // Experts of other groups are never chosen.
+  bool normalise = true;          // weights of the chosen sum to 1 before `scale`
+  float scale = 1;
+};
+
+struct SamplingArgs {
+  float temperature = 0;   // 0: greedy
+  std::int64_t top_k = 0;  // 0: all
+  float top_p = 1;
+};
+
+// Linear attention of one layer: for each new token, with state S[head][k_dim][v_dim] and g the natural
+// logarithm of the decay (at most 0),
+//   S = exp(g) S; S += k^T (beta (v - k S)); out = q S     delta_rule (Yang et al. 2024, Gated DeltaNet, eq.
+//   10) S = exp(g) S; S += k^T (beta v);         out = q S     else (Mamba-2's scan, lightning attention)
+struct RecurrenceArgs {
+  std::int64_t heads = 0, k_dim = 0, v_dim = 0;
+  bool delta_rule = true;
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+  virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar"
+
+  // Weights. read(row, out) gives row `row` of w as k floats.
+  virtual std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const = 0;
+  virtual Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
+                      const std::function<void(std::int64_t row, float* out)>& read,
+                      std::byte* memory) const = 0;
+  // One row of w, as stored (embedding tables).
+  virtual void unpack_row(const Matrix& w, std::int64_t row, float* out) const = 0;
+  // y[m, n] = x[m, k] w^T (+ bias[n]) (+ y if accumulate). scratch: gemm_scratch(w, m) bytes, 64-aligned.
+  virtual std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const = 0;
+  virtual void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
+                    bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch,
+                    Threads& threads) const = 0;
+
+  virtual void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
+                    std::int64_t width, float* y, std::int64_t y_stride) const = 0;
+  virtual void add(const float* x, std::int64_t values, float* y) const = 0;  // y += x
+  // x[rows, width or 2 width] -> y[rows, width].
+  virtual void activation(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
+                          float* y) const = 0;
+  // y[row] *= sigmoid(gate[row]): a gate a value, or one a row where gate_width is 1.
+  virtual void sigmoid_gate(const float* gate, std::int64_t gate_width, std::int64_t rows, std::int64_t width,
+                            float* y) const = 0;
+
+  // Turns `heads` heads of head_dim in each row by the row's position. cosines, sines: [position][pairs];
+  // dims beyond 2 x pairs stay. interleaved: pairs (2i, 2i+1); else (i, i + pairs). first: where the turned
+  // dims start in a head.
+  virtual void rope(const float* cosines, const float* sines, std::int64_t pairs, bool interleaved,
+                    std::span<const std::int32_t> positions, float* x, std::int64_t x_stride,
+                    std::int64_t heads, std::int64_t head_dim, std::int64_t first) const = 0;
+
+  // Writes each sequence's new rows: keys[row][head][k_dim] and values[row][head][v_dim] (null where v_dim is
+  // 0) into its blocks.
+  virtual void cache_write(const CacheLayer& cache, std::span<const SequenceRows> sequences,
+                           const float* keys, std::int64_t key_stride, const float* values,
+                           std::int64_t value_stride) const = 0;
+  // Reads tokens [0, tokens) of one sequence back as floats: keys[token][head][k_dim], values likewise (may
+  // be null).
+  virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
+                          float* keys, float* values) const = 0;
+  // Causal attention of every sequence's new rows over its cache, which holds the new tokens already.
+  // q[row][head][qk_dim], out[row][head][v_dim]. scratch: attention_scratch(...) bytes, 64-aligned.
+  virtual std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,
+                                        std::int64_t longest, int threads) const = 0;
+  virtual void attention(const AttentionArgs& args, const CacheLayer& cache,
+                         std::span<const SequenceRows> sequences, const float* q, std::int64_t q_stride,
+                         float* out, std::int64_t out_stride, std::byte* scratch, Threads& threads) const = 0;
+
+  // logits[rows][experts] -> chosen[rows][top_k] (best first; ties: the lower index) and their weights.
+  virtual void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,
+                     float* weights) const = 0;
+
+  // out[row] = x[rows_of[row]]: tokens gathered by expert.
+  virtual void gather_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of,
+                           float* out) const = 0;
+  // out[row] (+)= sum over j < top_k, in that order, of weights[row][j] * x[place[row][j]]; place -1: nothing
+  // (an expert of another rank).
+  virtual void combine_rows(const float* x, std::int64_t width, const std::int32_t* place,
+                            const float* weights, std::int64_t rows, std::int64_t top_k, bool accumulate,
+                            float* out) const = 0;
+
+  // Depthwise causal convolution over each sequence's new rows: y[row][c] = act(sum_t w[c][t] x[row - taps +
+  // 1
+  // + t][c] (+ bias[c])), rows before the first new one from the state [taps - 1][channels] of the sequence,
+  // which is brought up to date.
+  virtual void causal_conv(std::span<const SequenceRows> sequences, std::span<float* const> states,
+                           const float* x, std::int64_t x_stride, std::int64_t channels, std::int64_t taps,
+                           const float* weight, const float* bias, bool silu, float* y,
+                           std::int64_t y_stride) const = 0;
+  // Every sequence's new rows in order; states: one pointer a sequence, [heads][k_dim][v_dim]. q, k
+  // [row][head][k_dim] (normalised by the caller), v [row][head][v_dim], decay g and beta [row][head].
+  virtual void recurrence(const RecurrenceArgs& args, std::span<const SequenceRows> sequences,
+                          std::span<float* const> states, const float* q, const float* k, const float* v,
+                          const float* decay, const float* beta, float* out, Threads& threads) const = 0;
+
+  // One token from logits[vocab]; uniform in (0, 1). Ties: the lower index. scratch: 2 x vocab floats.
+  virtual std::int32_t sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                              double uniform, float* scratch) const = 0;
+};
+
+const Kernels& reference_kernels();
+// The fastest set that this processor runs; `isa`: "avx512-bf16", "avx512", "avx2", "scalar", or "" for the
+// best. Null where the processor lacks it.
+const Kernels* cpu_kernels(const char* isa = "");
+
+}  // namespace foretoken

@@ -1,0 +1,42 @@
+// What a transformer computes beyond what it costs: which norm, which rotation, which scores. Read from the
+// same Hugging Face config.json as ModelConfig.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "executor/kernels.h"
+#include "model/model_config.h"
+
+namespace foretoken {
+
+struct Rope {
+  std::vector<float> inverse_frequencies;  // one a pair of turned dims
+  float scale = 1;                         // of cosines and sines (yarn, longrope)
+  bool interleaved = false;                // pairs (2i, 2i+1); else (i, i + pairs)
+};
+
+struct Numerics {
+  NormKind norm = NormKind::kRms;
+  float norm_epsilon = 1e-6f;
+  float norm_offset = 0;        // added to norm weights (Gemma: 1)
+  bool sandwich_norms = false;  // attention's and the feed-forward part's outputs have norms too (Gemma)
+  float embedding_scale = 1;
+  std::int64_t position_offset = 0;  // of learned positions (OPT: 2)
+  float attention_scale = 1;         // of query-key products
+  float attention_softcap = 0, final_softcap = 0;
+  std::vector<Rope> ropes;
+  std::vector<int> rope_of_layer;  // index into ropes, -1: no rotation
+  ActivationArgs activation;
+  RoutingArgs routing;  // correction is null here: the weights hold it
+};
+
+// longest: tokens of the longest sequence that will run (decides between the factors of longrope and the base
+// of dynamic scaling). Throws Error with the key's place; a family that the executor does not compute is
+// refused by name, with the list of those that it does.
+Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_t longest,
+                       const std::string& where);
+
+}  // namespace foretoken
