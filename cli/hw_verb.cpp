@@ -55,6 +55,7 @@ Table import_table(const ImportReport& r, const std::string& file) {
   t.title = "Imported " + file;
   t.columns = {{"what", "what"}, {"rows", "rows"}};
   t.add({std::string("read"), r.read});
+  if (r.times != r.read) t.add({std::string("measured times in them"), r.times});
   t.add({std::string("imported"), r.imported});
   for (const auto& [reason, n] : r.dropped) t.add({"dropped: " + reason, n});
   return t;

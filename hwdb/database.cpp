@@ -181,6 +181,11 @@ struct Entry {
 
 std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
 
+// Kinds whose engines have several kernels, of which they run the fastest.
+bool has_kernels(MeasuredKind kind) {
+  return kind == MeasuredKind::kMoe || kind == MeasuredKind::kExpertExchange;
+}
+
 // Of each kind and type, in order of rank: the first engine, and of GEMM one more (of MoE its experts without
 // a gate), whose rows stand in for shapes that the first lacks. TensorRT-LLM's tables have the most shapes.
 void leave_out_unused(std::vector<Entry>& entries) {
@@ -195,8 +200,8 @@ void leave_out_unused(std::vector<Entry>& entries) {
         second.try_emplace(type_of(e), family);
   std::erase_if(entries, [&](const Entry& e) {
     const MeasuredKind kind = e.series.kind;
-    const bool collective = kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv;
-    if (e.of_user || collective || kind == MeasuredKind::kElementwise) return false;
+    // Libraries' collectives, and tables of few rows that one engine or another has.
+    if (e.of_user || kind >= MeasuredKind::kAllReduce) return false;
     const std::string family = family_of(e.series.engine);
     if (family == first.at(type_of(e))) return false;
     const auto other = second.find(type_of(e));
@@ -225,10 +230,10 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   // Where the kernel asked for was timed with an engine, that engine's others are left out.
   std::set<std::string> with_kernel;
   for (const Entry& e : entries)
-    if (e.series.kind == MeasuredKind::kMoe && !moe_kernel.empty() && e.series.kernel == moe_kernel)
+    if (has_kernels(e.series.kind) && !moe_kernel.empty() && e.series.kernel == moe_kernel)
       with_kernel.insert(e.series.engine);
   std::erase_if(entries, [&](const Entry& e) {
-    return e.series.kind == MeasuredKind::kMoe && e.series.kernel != moe_kernel &&
+    return has_kernels(e.series.kind) && e.series.kernel != moe_kernel &&
            with_kernel.contains(e.series.engine);
   });
   const ReplacedPoints hidden = replaced(device.name);
@@ -243,7 +248,8 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   for (const Entry& e : entries) {
     const bool of_user = e.of_user;
     const bool collective =
-        e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv;
+        (e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv) ||
+        e.series.kind == MeasuredKind::kExpertExchange;
     const bool preferred = engine.empty() || of_user || collective || e.rank.family <= 1;
     index->add(e.series, preferred, of_user, [&](const KernelTable::Index::PointVisitor& visit) {
       for_each_point(*e.store, e.id, e.series, hidden, visit);
@@ -354,7 +360,7 @@ ImportReport Database::import_file(const std::filesystem::path& file, const std:
         for (const Device& d : devices) store.put(d);
       });
     });
-    report.read = report.imported = static_cast<std::int64_t>(devices.size());
+    report.read = report.times = report.imported = static_cast<std::int64_t>(devices.size());
     return report;
   }
   std::map<std::string, std::pair<Device, Topology>> seen;

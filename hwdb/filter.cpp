@@ -28,9 +28,8 @@ void keep_between(const std::vector<double>& x, const std::vector<double>& y, st
 }  // namespace
 
 std::string_view implausible(const Measurement& row, const Device& device, const Topology& topology) {
-  const auto op = op_of(row.series, row.point);
-  if (!op) return "";  // no operator to compare it with
-  const Seconds limit = speed_of_light(*op, device, topology);
+  Seconds limit;  // 0 where there is no operator to compare it with
+  for (const Op& op : ops_of(row.series, row.point)) limit += speed_of_light(op, device, topology);
   return row.point.seconds * kFasterThanLight < limit.value ? "faster than 1.05 times the speed of light"
                                                             : "";
 }

@@ -124,6 +124,22 @@ Errors errors_of(const KernelTable::Index::Tier<CollectiveTable>& tier) {
   return e;
 }
 
+Errors errors_of(const KernelTable::Index::Tier<RowTable>& tier) {
+  Errors e;
+  const auto& widths = tier.table.widths();
+  for (std::size_t i = 0; i < widths.size(); ++i) {
+    const auto& w = widths[i];
+    e.add_curve(w.curve);
+    for (std::size_t p = 0; p < w.curve.size(); ++p) {
+      const double actual = w.curve.log_utilisation(p);
+      const double limit = w.curve.seconds(p) * std::exp(actual);
+      if (const auto r = tier.table.near(w.width, w.curve.key(p), limit, static_cast<int>(i)))
+        e.add_shape(actual, *r);
+    }
+  }
+  return e;
+}
+
 }  // namespace
 
 std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured) const {
@@ -164,11 +180,6 @@ std::vector<Residual> KernelTable::Index::residuals(bool only_of_user) {
     r.device = device.name, r.kind = name_of(key.first), r.dtype = name_of(key.second);
     e.report(r, out);
   }
-  Errors e;
-  e.add_curve(elementwise);
-  Residual r;
-  r.device = device.name, r.kind = name_of(MeasuredKind::kElementwise), r.dtype = name_of(TypeClass::k16);
-  e.report(r, out);
   // Those of all engines first: learn() lets the later, narrower ones stand.
   std::stable_sort(out.begin(), out.end(),
                    [](const Residual& a, const Residual& b) { return a.engine.empty() > b.engine.empty(); });

@@ -85,6 +85,7 @@ struct RecurrentShape {
   std::int64_t heads = 0, k_dim = 0, v_dim = 0;  // state is heads x k_dim x v_dim
   double state_bytes = 0;  // per sequence, this rank, this layer (convolution state included)
   DType activation = DType::kBf16;
+  bool delta_rule = false;  // the state forgets what it held at the key (Gated DeltaNet, KDA), not only decays
 };
 
 // Norms, rotary embedding, activation functions, residual adds, KV writes, gathers: bandwidth and little

@@ -50,6 +50,7 @@ void OpBuilder::mixer(const RecurrentMixer& r) {
   s.v_dim = r.v_dim;
   s.state_bytes = layer_state_bytes(r, shard_.tensor_parallel);
   s.activation = precision_.activation;
+  s.delta_rule = r.kind == Kind::kGatedDelta || r.kind == Kind::kKda;
   for (const PrefillChunk& c : work_.prefill) {
     if (c.new_tokens <= 0 || c.count <= 0) continue;
     s.sequences = c.count;
