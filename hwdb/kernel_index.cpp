@@ -193,6 +193,9 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
         AttentionTable& table = tier(attention[phase][at(type_class(a.activation))][at(type_class(a.kv))],
                                      series.engine, preferred, of_user);
         table.set_decode(a.decode);
+        // vLLM runs FlashAttention-2 before Hopper.
+        table.set_moves_queries(a.decode && family_and_version(series.engine).first == "vllm" &&
+                                device.vendor == "NVIDIA" && device.generation.starts_with("8."));
         table.add({a.heads, a.mla ? 1 : a.kv_heads, a.mla ? kMlaDim : a.qk_dim, s[grid - 1]}, s[grid],
                   s[grid + 1], p.seconds, p.spread, limit);
         break;

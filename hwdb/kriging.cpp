@@ -21,12 +21,12 @@ Neighbours::Neighbours(const Coordinates& query, std::size_t most, double farthe
       range_(range),
       nugget_(nugget) {}
 
-void Neighbours::offer(const Coordinates& place, int shape, double at) {
+void Neighbours::offer(const Coordinates& place, int shape, double at, double doubt) {
   const double d2 = distance2(place, query_);
   if (d2 > farthest2_ || (count_ == most_ && d2 >= entries_[count_ - 1].distance2)) return;
   std::size_t i = count_ < most_ ? count_++ : count_ - 1;
   for (; i > 0 && entries_[i - 1].distance2 > d2; --i) entries_[i] = entries_[i - 1];
-  entries_[i] = {d2, shape, at, place};
+  entries_[i] = {d2, shape, at, doubt, place};
 }
 
 void Neighbours::solve() {
@@ -34,7 +34,7 @@ void Neighbours::solve() {
   // [covariances | covariance with the query, 1]; positive definite by the nugget, so no pivoting.
   std::array<std::array<double, kMostNeighbours + 2>, kMostNeighbours> a;
   for (std::size_t i = 0; i < c; ++i) {
-    a[i][i] = 1 + nugget_;
+    a[i][i] = 1 + nugget_ + entries_[i].doubt;
     for (std::size_t j = i + 1; j < c; ++j)
       a[i][j] = a[j][i] = covariance(distance2(entries_[i].place, entries_[j].place));
     a[i][c] = covariance(entries_[i].distance2);

@@ -10,7 +10,7 @@
 namespace foretoken {
 
 inline constexpr std::size_t kMostNeighbours = 12;
-inline constexpr std::size_t kAxes = 5;
+inline constexpr std::size_t kAxes = 6;
 using Coordinates = std::array<double, kAxes>;  // octaves, scaled by how much the field changes along them
 
 class Neighbours {
@@ -18,14 +18,15 @@ class Neighbours {
   struct Entry {
     double distance2;
     int shape;
-    double at;  // the caller's own, e.g. where to read the shape's curve
+    double at;     // the caller's own, e.g. where to read the shape's curve
+    double doubt;  // variance of its own value, as a share of the field's
     Coordinates place;
   };
 
   // range: octaves over which the field forgets itself; nugget: share of the variance that no neighbour
   // knows.
   Neighbours(const Coordinates& query, std::size_t most, double farthest, double range, double nugget);
-  void offer(const Coordinates& place, int shape, double at = 0);
+  void offer(const Coordinates& place, int shape, double at = 0, double doubt = 0);
   bool empty() const { return count_ == 0; }
   double nearest() const { return std::sqrt(entries_[0].distance2); }
 

@@ -19,10 +19,15 @@ constexpr double kMoeRange = 5.0, kMoeNugget = 0.05, kMoeFarthest = 9.0;
 // heads are the parallel work; with it equal, the number of KV heads hardly matters. Plain multi-head
 // attention and other head sizes run other kernels.
 struct AttentionWeights {
-  double group, kv, work, multi_head, head_size;
+  double group, tile, kv, work, multi_head, head_size;
 };
-constexpr AttentionWeights kPrefillWeights{1.0, 0.03, 1.0, 0.5, 3.0},
-    kDecodeWeights{1.0, 0.03, 2.0, 1.5, 1.5};
+constexpr AttentionWeights kPrefillWeights{1.0, 0.0, 0.03, 1.0, 0.5, 3.0},
+    kDecodeWeights{0.3, 1.0, 0.03, 2.0, 1.5, 1.5};
+// Query heads of a KV head that a decode kernel multiplies at once: 8, then doubled.
+constexpr double kLogQueryTile = 3;
+// Between two measured numbers of sequences, kernels fill waves that neither shows: an octave off the grid.
+constexpr double kGridDoubt = 0.5;
+constexpr double kMovedQueries = 1.0;  // another kernel runs before: as far as a step of the tile
 constexpr double kAttentionRange = 6.0, kAttentionNugget = 0.005, kAttentionFarthest = 3.0;
 // MLA: at equal sequences, at equal work (heads x sequences), and how many heads. Decoding reads one latent
 // for all heads, so sequences count; prefilling is the work.
@@ -270,9 +275,14 @@ AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double seque
     }
     const double kv = std::log2(static_cast<double>(h.kv_heads));
     const double group = std::log2(static_cast<double>(h.heads) / static_cast<double>(h.kv_heads));
-    return Coordinates{weights.group * group, weights.kv * kv, weights.work * (kv + std::log2(b)),
+    const double tile = weights.tile * std::max(0.0, std::ceil(group) - kLogQueryTile);
+    const bool moved = moves_queries_ && h.kv_heads > 1 && h.heads > h.kv_heads && b > 1;
+    return Coordinates{weights.group * group + tile,
+                       weights.kv * kv,
+                       weights.work * (kv + std::log2(b)),
                        h.heads == h.kv_heads ? weights.multi_head : 0.0,
-                       weights.head_size * std::log2(static_cast<double>(h.head_dim))};
+                       weights.head_size * std::log2(static_cast<double>(h.head_dim)),
+                       moved ? kMovedQueries : 0.0};
   };
   Neighbours near(place(heads, sequences), kFewNeighbours, mla ? kMlaFarthest : kAttentionFarthest,
                   mla ? kMlaRange : kAttentionRange, mla ? kMlaNugget : kAttentionNugget);
@@ -286,7 +296,12 @@ AttentionTable::Near AttentionTable::neighbours(const Heads& heads, double seque
     while (row != grid.begin() && row->second.key(row->second.size() - 1) < tokens) --row;
     const auto offer = [&](double wanted) {
       const double b = std::clamp(wanted, grid.front().first, std::max(grid.front().first, row->first));
-      near.offer(place(h, b), static_cast<int>(i), b);
+      const auto above =
+          std::lower_bound(grid.begin(), grid.end(), b, [](const auto& r, double s) { return r.first < s; });
+      const bool between = !mla && above != grid.begin() && above != grid.end() && above->first != b;
+      const double off =
+          between ? std::min(std::log2(above->first / b), std::log2(b / (above - 1)->first)) : 0.0;
+      near.offer(place(h, b), static_cast<int>(i), b, kGridDoubt * off);
       return b;
     };
     // Equal parallel work where the grid has it, else as near as it gets. MLA: at equal sequences too.

@@ -89,6 +89,9 @@ class AttentionTable {
     auto operator<=>(const Heads&) const = default;
   };
   void set_decode(bool decode) { decode_ = decode; }
+  // FlashAttention-2 decodes with the query heads of a KV head in place of tokens, which moves them in memory
+  // first, unless there is one KV head or one sequence.
+  void set_moves_queries(bool moves) { moves_queries_ = moves; }
   void add(const Heads& heads, std::int64_t sequences, std::int64_t tokens, double seconds, double spread,
            double sol);
   void finish();
@@ -106,7 +109,7 @@ class AttentionTable {
   const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
-  bool decode_ = false;
+  bool decode_ = false, moves_queries_ = false;
   mutable NeighbourCache<6> seen_;
   std::vector<double> ends_;  // where curves end: between two of them the same rows of a grid reach
   Trend trend_;

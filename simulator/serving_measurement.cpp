@@ -255,6 +255,12 @@ ServingMeasurements read_serving_measurements(const std::filesystem::path& file)
   return Reader(file).read();
 }
 
+namespace {
+// Stands among the sources of a recipe for rows whose source no recipe names, with that length_ratio, or with
+// none: benchmarks are known by how they draw lengths.
+constexpr std::string_view kOtherwise = "otherwise length_ratio=";
+}  // namespace
+
 ServerRecipes::ServerRecipes(const std::filesystem::path& file) {
   CsvReader csv(file);
   constexpr std::string_view kMatched[] = {"source",
@@ -287,6 +293,15 @@ ServerRecipes::ServerRecipes(const std::filesystem::path& file) {
       r.length_ratio = csv.number(*c);
     r.least = bound("min_concurrency", 0);
     r.most = bound("max_concurrency", std::numeric_limits<std::int64_t>::max());
+    if (const auto source = r.match.find("source"); source != r.match.end())
+      for (const std::string& begins : split(source->second, '|')) {
+        if (!begins.starts_with(kOtherwise))
+          sources_.push_back(begins);
+        else if (begins != kOtherwise && !parse_double(begins.substr(kOtherwise.size())))
+          throw Error(r.where, fmt::format("\"{}\" in the column source; after \"{}\" stands a number or "
+                                           "nothing",
+                                           begins, kOtherwise));
+      }
     recipes_.push_back(std::move(r));
   }
 }
@@ -304,7 +319,25 @@ double size_of(const std::string& name, const ServingMeasurement& m) {
 
 }  // namespace
 
-bool ServerRecipes::fits(const Recipe& r, const ServingMeasurement& m) {
+bool ServerRecipes::from(std::string_view sources, const ServingMeasurement& m) const {
+  const std::string source = lower(m.source);
+  const auto begins = [&](const std::string& b) { return source.starts_with(b); };
+  const bool named = std::any_of(sources_.begin(), sources_.end(), begins);
+  for (const std::string& s : split(sources, '|')) {
+    if (!s.starts_with(kOtherwise)) {
+      if (begins(s)) return true;
+      continue;
+    }
+    // Without a load of many clients it is no run of these benchmarks.
+    if (named || !m.max_concurrency) continue;
+    const std::string ratio = s.substr(kOtherwise.size());
+    if (ratio.empty() ? !m.length_ratio : m.length_ratio && m.length_ratio == parse_double(ratio))
+      return true;
+  }
+  return false;
+}
+
+bool ServerRecipes::fits(const Recipe& r, const ServingMeasurement& m) const {
   const std::int64_t load = m.max_concurrency.value_or(0);
   if (load < r.least || load > r.most) return false;
   const auto begins_with = [](std::string_view begins, const std::string& text) {
@@ -318,7 +351,7 @@ bool ServerRecipes::fits(const Recipe& r, const ServingMeasurement& m) {
   for (const auto& [name, wanted] : r.match) {
     bool same = false;
     if (name == "source")
-      same = begins_with(wanted, m.source);
+      same = from(wanted, m);
     else if (name == "behavior")
       same = begins_with(wanted, m.behavior);
     else if (name == "model")

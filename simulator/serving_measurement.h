@@ -64,8 +64,10 @@ class ServerRecipes {
     std::int64_t least = 0, most = 0;  // requests in flight
     std::optional<double> length_ratio;
   };
-  static bool fits(const Recipe& recipe, const ServingMeasurement& row);
+  bool fits(const Recipe& recipe, const ServingMeasurement& row) const;
+  bool from(std::string_view sources, const ServingMeasurement& row) const;
   std::vector<Recipe> recipes_;
+  std::vector<std::string> sources_;  // beginnings of the sources that any recipe names
 };
 
 // "vllm" of "vllm-0.19.0", "trtllm" of "TensorRT-LLM 1.0".

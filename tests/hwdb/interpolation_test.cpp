@@ -76,6 +76,19 @@ TEST(Kriging, OnlyTheNearestOfManyAndNoneBeyondTheFarthest) {
   EXPECT_DOUBLE_EQ(near.nearest(), 0.5);
 }
 
+TEST(Kriging, ADoubtfulNeighbourCountsLess) {
+  const auto share = [](double doubt) {
+    Neighbours near({0, 0}, 8, 10, kRange, 0.0);
+    near.offer({-1, 0}, 0, 0, doubt);
+    near.offer({1, 0}, 1);
+    near.solve();
+    return weight_of(near, 0);
+  };
+  EXPECT_NEAR(share(0), 0.5, 1e-12);
+  EXPECT_LT(share(0.2), 0.49);
+  EXPECT_LT(share(0.5), share(0.2));
+}
+
 TEST(Trend, RecoversItsOwnFloorAndSlope) {
   const double floor = 4e-6, slope = 1.7;
   std::vector<std::pair<double, double>> rows;
@@ -219,6 +232,37 @@ TEST(AttentionTables, AMeasuredPointIsExactAndBetweenSequencesTheTimeLiesBetween
   // A floor and a slope are what the trend is made of, so it is right between them too.
   EXPECT_NEAR(limit(8, 512) / std::exp(between.log_utilisation), 3e-6 + 2 * limit(8, 512),
               0.03 * (3e-6 + 2 * limit(8, 512)));
+}
+
+// Time over the limit that a layout of `heads` over 8 gets at 4 sequences, where two layouts are known:
+// `alike` takes 1.5 times the limit, `other` 3 times.
+double between_layouts(std::int64_t heads, std::int64_t alike, std::int64_t other, bool moves_queries,
+                       std::int64_t alike_kv = 8) {
+  AttentionTable table;
+  table.set_decode(true);
+  table.set_moves_queries(moves_queries);
+  const auto limit = [](double b, double t) { return 1e-6 * b * t; };
+  for (const auto& [h, kv, times] :
+       {std::tuple(alike, alike_kv, 1.5), std::tuple(other, std::int64_t{8}, 3.0)})
+    for (const std::int64_t b : {1, 2, 4, 8, 16, 32})
+      for (const std::int64_t t : {128, 512, 2048}) {
+        const double sol = limit(static_cast<double>(b), static_cast<double>(t));
+        table.add({h, kv, 128, 0}, b, t, times * sol, 0, sol);
+      }
+  table.finish();
+  const auto reading = table.nearest({heads, 8, 128, 0}, 4, 512, limit(4, 512));
+  return reading ? std::exp(-reading->log_utilisation) : 0;
+}
+
+TEST(AttentionTables, DecodingLayoutsThatFillTheSameTileOfQueriesAreAlike) {
+  // 6 and 2 query heads of a KV head share the tile of 8; 12 are nearer to 6 in number but take the next
+  // tile.
+  EXPECT_LT(between_layouts(48, 16, 96, false), 2.2);
+}
+
+TEST(AttentionTables, MovedQueriesAreComparedWithMovedQueries) {
+  // The layout of one KV head moves no queries where the other two do, so it teaches less.
+  EXPECT_GT(between_layouts(32, 4, 64, true, 1), between_layouts(32, 4, 64, false, 1));
 }
 
 }  // namespace

@@ -314,6 +314,37 @@ TEST(ServerRecipesTest, CompleteWhatRowsLeaveOpen) {
   EXPECT_THAT(error_of([&] { read("source,modle\ndump/,x\n"); }), HasSubstr("did you mean \"model\""));
 }
 
+// Rows that carry no known source are told by how their lengths were drawn, and need clients in flight.
+TEST(ServerRecipesTest, RowsOfUnknownSourceAreKnownByTheirLengths) {
+  const auto read = [](const std::string& text) {
+    const TemporaryFile file(text);
+    return ServerRecipes(file.path());
+  };
+  const ServerRecipes known = read(
+      "source,behavior,engine.kv_cache_dtype,engine.max_num_seqs\n"
+      "dump/|otherwise length_ratio=0.8,trtllm,fp8,\n"
+      "gap/|otherwise length_ratio=,trtllm,,conc\n");
+  const TemporaryFile file(
+      "source,model,device,behavior,input_len,output_len,max_concurrency,batch_size,length_ratio,ttft_ms\n"
+      "mine,llama-3.1-8b,h100,trtllm-1.1,1000,100,16,,0.8,50\n"
+      ",llama-3.1-8b,h100,trtllm-1.1,1000,100,16,,,50\n"
+      "mine,llama-3.1-8b,h100,trtllm-1.1,1000,100,16,,0.5,50\n"
+      "gap/1,llama-3.1-8b,h100,trtllm-1.1,1000,100,16,,0.8,50\n"
+      "mine,llama-3.1-8b,h100,trtllm-1.1,1000,100,,16,0.8,50\n");
+  std::vector<ServingMeasurement> rows = read_serving_measurements(file.path()).rows;
+  using Cells = std::map<std::string, std::string>;
+  EXPECT_TRUE(known.complete(rows[0]));
+  EXPECT_EQ(rows[0].engine, (Cells{{"kv_cache_dtype", "fp8"}}));
+  EXPECT_TRUE(known.complete(rows[1]));
+  EXPECT_EQ(rows[1].engine, (Cells{{"max_num_seqs", "16"}}));
+  EXPECT_FALSE(known.complete(rows[2]));
+  EXPECT_TRUE(known.complete(rows[3]));
+  EXPECT_EQ(rows[3].engine, (Cells{{"max_num_seqs", "16"}}));
+  EXPECT_FALSE(known.complete(rows[4]));
+  EXPECT_THAT(error_of([&] { read("source,behavior\notherwise length_ratio=x,vllm\n"); }),
+              HasSubstr("a number or nothing"));
+}
+
 TEST(ValidateEndToEnd, ThreadsChangeNothing) {
   std::string rows;
   for (const char* device : {"h100", "l40s", "a100"})
