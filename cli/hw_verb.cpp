@@ -1,4 +1,6 @@
 // hw list, show, import, export.
+#include <fmt/format.h>
+
 #include <filesystem>
 
 #include "base/error.h"
@@ -86,13 +88,20 @@ int run_hw(const Invocation& invocation) {
         {{"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}});
   } else {
     if (paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
-    const std::string file = invocation.arguments[0];
+    const std::vector<std::filesystem::path> files(invocation.arguments.begin(), invocation.arguments.end());
     NewFolders folders;
     if (!invocation.has("db")) folders.create(paths.user.parent_path());
-    const ImportReport r = database.import_file(file, invocation.value("kind").value_or(""));
-    if (r.imported > 0) folders.keep();
-    write_tables(out, "Import", {{"import", import_table(r, file)}});
-    return r.imported > 0 ? kDone : kNegative;
+    const auto reports = database.import_files(files, invocation.value("kind").value_or(""));
+    std::vector<std::pair<std::string, Table>> tables;
+    bool any = false;
+    for (std::size_t i = 0; i < reports.size(); ++i) {
+      any = any || reports[i].imported > 0;
+      tables.emplace_back(i == 0 ? "import" : fmt::format("import_{}", i + 1),
+                          import_table(reports[i], invocation.arguments[i]));
+    }
+    if (any) folders.keep();
+    write_tables(out, "Import", tables);
+    return any ? kDone : kNegative;
   }
   return kDone;
 }

@@ -85,7 +85,7 @@ RowPlace indexer_place(const IndexerShape& i) {
 }
 
 AttentionTable::Heads recurrent_layout(const RecurrentShape& r) {
-  return {r.heads, r.heads, r.k_dim * r.v_dim, 0};
+  return {r.heads, r.form == Recurrence::kConvolution ? r.heads : r.k_heads, r.k_dim * r.v_dim, 0};
 }
 
 TypeClass type_class(DType t) {
@@ -213,11 +213,14 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
             .add(static_cast<double>(s[0]), static_cast<double>(s[2]), p.seconds, p.spread, limit);
         break;
       case MeasuredKind::kRecurrencePrefill:
-      case MeasuredKind::kRecurrenceDecode: {
+      case MeasuredKind::kRecurrenceDecode:
+      case MeasuredKind::kConvolutionPrefill:
+      case MeasuredKind::kConvolutionDecode: {
         const auto& r = std::get<RecurrentShape>(op->shape);
-        AttentionTable& table = tier(recurrent[r.decode ? 1 : 0], series.engine, preferred, of_user);
+        auto& tiers = recurrent[r.form == Recurrence::kConvolution ? 1 : 0][r.decode ? 1 : 0];
+        AttentionTable& table = tier(tiers, series.engine, preferred, of_user, series.kernel);
         table.set_decode(r.decode);
-        table.add(recurrent_layout(r), r.sequences, s[4], p.seconds, p.spread, limit);
+        table.add(recurrent_layout(r), r.sequences, r.tokens / r.sequences, p.seconds, p.spread, limit);
         break;
       }
       case MeasuredKind::kSparsePrefill:
@@ -293,7 +296,8 @@ void KernelTable::Index::finish() {
   each(elementwise);
   for (auto* by_phase : {&sparse, &indexer})
     for (auto& t : *by_phase) each(t);
-  for (auto& t : recurrent) each(t);
+  for (auto& form : recurrent)
+    for (auto& t : form) each(t);
 }
 
 std::vector<std::pair<std::string, std::string>> KernelTable::Index::fits() const {

@@ -81,8 +81,9 @@ struct KernelTable::Index {
   std::vector<double> transfer_residuals(const Index& measured) const;
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
-  Tiers<RowTable> elementwise;                     // by kernel: rows of one width
-  std::array<Tiers<AttentionTable>, 2> recurrent;  // [prefill, decode]: grids of (sequences, tokens of each)
+  Tiers<RowTable> elementwise;  // by kernel: rows of one width
+  // [recurrence, convolution][prefill, decode]: grids of (sequences, tokens of each)
+  std::array<std::array<Tiers<AttentionTable>, 2>, 2> recurrent;
   std::array<Tiers<RowTable>, 2> sparse, indexer;  // by selection and dimensions, along query-key pairs
   std::int64_t rows = 0;
   std::string engine;  // whose GEMMs were timed, else whose operators
@@ -122,7 +123,8 @@ struct KernelTable::Index {
       const auto kind = [&](MeasuredKind prefill) {
         return static_cast<MeasuredKind>(static_cast<std::size_t>(prefill) + decode);
       };
-      visit(kind(MeasuredKind::kRecurrencePrefill), TypeClass::k16, TypeClass::k16, recurrent[decode]);
+      visit(kind(MeasuredKind::kRecurrencePrefill), TypeClass::k16, TypeClass::k16, recurrent[0][decode]);
+      visit(kind(MeasuredKind::kConvolutionPrefill), TypeClass::k16, TypeClass::k16, recurrent[1][decode]);
       visit(kind(MeasuredKind::kSparsePrefill), TypeClass::k16, TypeClass::k16, sparse[decode]);
       visit(kind(MeasuredKind::kIndexerPrefill), TypeClass::k16, TypeClass::k16, indexer[decode]);
     }
@@ -156,7 +158,8 @@ struct RowPlace {
 RowPlace sparse_place(const AttentionShape& a);
 RowPlace indexer_place(const IndexerShape& i);
 bool is_decode(const IndexerShape& i);
-// All heads have a state of their own, so sequences x heads are the parallel work.
+// Every head (channel) has a state of its own, so sequences x heads are the parallel work; the heads that
+// share a key are its `heads` a KV head.
 AttentionTable::Heads recurrent_layout(const RecurrentShape& r);
 
 }  // namespace foretoken

@@ -312,11 +312,7 @@ std::optional<OperatorTime> KernelTable::Index::find_elementwise(const Op& op, S
   const auto& e = std::get<ElementwiseShape>(op.shape);
   const auto count = static_cast<double>(e.rows);
   std::string kernel(op.name);
-  if (op.name == "conv") {
-    // Steps of few rows decode: their convolution updates a state instead of sweeping a prompt.
-    constexpr std::int64_t kMostDecoding = 1024;
-    kernel = e.rows <= kMostDecoding ? "causal_conv1d_update" : "causal_conv1d_fn";
-  } else if (op.name.ends_with("_norm") && op.name != "qk_norm") {
+  if (op.name.ends_with("_norm") && op.name != "qk_norm") {
     kernel = "norm";
   }
   if (const auto t = find_rows(elementwise, kernel, e.bytes_per_row, count, limit)) return t;
@@ -325,12 +321,12 @@ std::optional<OperatorTime> KernelTable::Index::find_elementwise(const Op& op, S
 
 std::optional<OperatorTime> KernelTable::Index::find_recurrence(const RecurrentShape& r,
                                                                 Seconds limit) const {
-  if (!r.delta_rule || r.sequences < 1 || r.tokens < 1) return std::nullopt;
+  if (r.form == Recurrence::kScan || r.sequences < 1 || r.tokens < 1) return std::nullopt;
   const AttentionTable::Heads layout = recurrent_layout(r);
   const auto sequences = static_cast<double>(r.sequences);
   const double tokens = static_cast<double>(r.tokens) / sequences;
   return search(
-      recurrent[r.decode ? 1 : 0], limit,
+      recurrent[r.form == Recurrence::kConvolution ? 1 : 0][r.decode ? 1 : 0], limit,
       [&](const AttentionTable& table) -> std::optional<Reading> {
         const int at = table.find_layout(layout);
         if (at == kNoShape) return std::nullopt;

@@ -25,6 +25,8 @@ constexpr std::array<std::string_view, kMeasuredKinds> kNames = {"gemm",
                                                                  "elementwise",
                                                                  "recurrence_prefill",
                                                                  "recurrence_decode",
+                                                                 "convolution_prefill",
+                                                                 "convolution_decode",
                                                                  "sparse_prefill",
                                                                  "sparse_decode",
                                                                  "indexer_prefill",
@@ -45,7 +47,9 @@ constexpr std::string_view kMoeColumns[] = {"hidden",        "inter", "top_k", "
                                             "local_experts", "gated", "tokens"};
 constexpr std::string_view kCollectiveColumns[] = {"ranks", "ranks_per_node", "message_bytes"};
 constexpr std::string_view kElementwiseColumns[] = {"bytes_per_row", "flops_per_row", "rows"};
-constexpr std::string_view kRecurrenceColumns[] = {"heads", "k_dim", "v_dim", "sequences", "new_tokens"};
+constexpr std::string_view kRecurrenceColumns[] = {"heads", "k_heads",   "k_dim",
+                                                   "v_dim", "sequences", "new_tokens"};
+constexpr std::string_view kConvolutionColumns[] = {"channels", "taps", "sequences", "new_tokens"};
 constexpr std::string_view kSparseColumns[] = {"heads", "top_k", "new_tokens", "sequences", "length"};
 constexpr std::string_view kIndexerColumns[] = {"heads", "head_dim", "new_tokens", "sequences", "length"};
 constexpr std::string_view kExchangeColumns[] = {"ranks", "ranks_per_node", "hidden",
@@ -148,26 +152,10 @@ std::optional<Op> collective_op(const MeasurementSeries& s, const MeasuredPoint&
 }
 
 // Names of elementwise kernels that tables tell apart: an operator's name is static text.
-constexpr std::string_view kElementwiseNames[] = {"causal_conv1d_fn",
-                                                  "causal_conv1d_update",
-                                                  "compute_scale",
-                                                  "scale_matrix",
-                                                  "norm",
-                                                  "qk_norm",
-                                                  "rope",
-                                                  "activation",
-                                                  "residual_add",
-                                                  "embedding",
-                                                  "kv_write",
-                                                  "softmax",
-                                                  "layernorm",
-                                                  "gelu",
-                                                  "relu",
-                                                  "tanh",
-                                                  "add",
-                                                  "mul",
-                                                  "div",
-                                                  "pow"};
+constexpr std::string_view kElementwiseNames[] = {
+    "compute_scale", "scale_matrix", "norm",     "qk_norm", "rope",      "activation",
+    "residual_add",  "embedding",    "kv_write", "softmax", "layernorm", "gelu",
+    "relu",          "tanh",         "add",      "mul",     "div",       "pow"};
 
 std::string_view elementwise_name(const std::string& kernel) {
   const auto at = std::find(std::begin(kElementwiseNames), std::end(kElementwiseNames), kernel);
@@ -176,19 +164,28 @@ std::string_view elementwise_name(const std::string& kernel) {
 
 double d(std::int64_t n) { return static_cast<double>(n); }
 
-// Gated delta rule alone, without its convolution: the state is 32 bits wide in every engine that was timed.
+// The state is 32 bits wide in every engine that was timed, the convolution's 16.
 std::optional<Op> recurrence_op(const MeasurementSeries& s, const MeasuredPoint& p) {
   const auto activation = dtype_from_name(s.dtype);
   if (!activation) return std::nullopt;
   RecurrentShape r;
-  r.delta_rule = true;
-  r.decode = s.kind == MeasuredKind::kRecurrenceDecode;
-  r.heads = p.shape[0], r.k_dim = p.shape[1], r.v_dim = p.shape[2];
-  r.sequences = p.shape[3];
-  r.tokens = p.shape[3] * p.shape[4];
-  r.state_bytes = 4.0 * d(r.heads * r.k_dim * r.v_dim);
   r.activation = *activation;
-  return named("recurrence", r);
+  r.heads = p.shape[0];
+  const bool convolution =
+      s.kind == MeasuredKind::kConvolutionPrefill || s.kind == MeasuredKind::kConvolutionDecode;
+  if (convolution) {
+    r.form = Recurrence::kConvolution;
+    r.k_dim = p.shape[1], r.v_dim = 1;
+    r.state_bytes = 2.0 * d(r.heads * (r.k_dim - 1));
+  } else {
+    r.k_heads = p.shape[1], r.k_dim = p.shape[2], r.v_dim = p.shape[3];
+    r.state_bytes = 4.0 * d(r.heads * r.k_dim * r.v_dim);
+  }
+  r.decode = s.kind == MeasuredKind::kRecurrenceDecode || s.kind == MeasuredKind::kConvolutionDecode;
+  const int grid = shape_identity_columns(s.kind);
+  r.sequences = p.shape[grid];
+  r.tokens = p.shape[grid] * p.shape[grid + 1];
+  return named(convolution ? "conv" : "recurrence", r);
 }
 
 // DeepSeek sparse attention over latents, absorbed in both phases. length: cached and new tokens.
@@ -315,6 +312,9 @@ Columns shape_columns(MeasuredKind kind) {
     case MeasuredKind::kRecurrencePrefill:
     case MeasuredKind::kRecurrenceDecode:
       return kRecurrenceColumns;
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
+      return kConvolutionColumns;
     case MeasuredKind::kSparsePrefill:
     case MeasuredKind::kSparseDecode:
       return kSparseColumns;
@@ -343,6 +343,8 @@ int shape_identity_columns(MeasuredKind kind) {
     case MeasuredKind::kMlaModuleDecode:
     case MeasuredKind::kRecurrencePrefill:
     case MeasuredKind::kRecurrenceDecode:
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
     case MeasuredKind::kSparsePrefill:
     case MeasuredKind::kSparseDecode:
     case MeasuredKind::kIndexerPrefill:
@@ -371,6 +373,8 @@ std::optional<Op> op_of(const MeasurementSeries& series, const MeasuredPoint& po
                                     .flops_per_row = static_cast<double>(point.shape[1])});
     case MeasuredKind::kRecurrencePrefill:
     case MeasuredKind::kRecurrenceDecode:
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
       return recurrence_op(series, point);
     case MeasuredKind::kSparsePrefill:
     case MeasuredKind::kSparseDecode:

@@ -33,6 +33,8 @@ enum class MeasuredKind : std::uint8_t {
   kElementwise,
   kRecurrencePrefill,
   kRecurrenceDecode,
+  kConvolutionPrefill,
+  kConvolutionDecode,
   kSparsePrefill,
   kSparseDecode,
   kIndexerPrefill,
@@ -41,7 +43,7 @@ enum class MeasuredKind : std::uint8_t {
   kMlaModuleDecode,
   kExpertExchange,
 };
-inline constexpr int kMeasuredKinds = 21;
+inline constexpr int kMeasuredKinds = 23;
 inline constexpr int kMaxShapeColumns = 8;
 
 std::string_view name_of(MeasuredKind kind);  // "gemm", "prefill_attention", "all_reduce", ...

@@ -40,6 +40,10 @@ class SourceTable {
 
 // Null where the columns are not those of any.
 std::unique_ptr<SourceTable> source_table(const CsvReader& csv, const std::filesystem::path& file);
-std::unique_ptr<SourceTable> aiconfigurator_table(const Cells& columns, const std::string& file);  // the like
+// Those of one origin each.
+std::unique_ptr<SourceTable> aiconfigurator_table(const Cells& columns, const std::string& file);
+std::unique_ptr<SourceTable> vidur_table(const Cells& columns, const std::filesystem::path& file);
+std::unique_ptr<SourceTable> simulator_table(const Cells& columns, const std::string& file);
+std::unique_ptr<SourceTable> paper_table(const Cells& columns, const std::string& file);
 
 }  // namespace foretoken

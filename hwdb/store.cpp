@@ -72,6 +72,9 @@ std::string table_of(MeasuredKind kind) {
     case MeasuredKind::kRecurrencePrefill:
     case MeasuredKind::kRecurrenceDecode:
       return "recurrence";
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
+      return "convolution";
     case MeasuredKind::kSparsePrefill:
     case MeasuredKind::kSparseDecode:
       return "sparse_attention";

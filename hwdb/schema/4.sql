@@ -1,10 +1,17 @@
 -- Version 4: linear attention, sparse attention with its indexer, attention modules, exchanges of experts' rows.
 CREATE TABLE recurrence (
   series INTEGER NOT NULL REFERENCES series (id) ON DELETE CASCADE,
-  heads INTEGER NOT NULL, k_dim INTEGER NOT NULL, v_dim INTEGER NOT NULL,
+  heads INTEGER NOT NULL, k_heads INTEGER NOT NULL, k_dim INTEGER NOT NULL, v_dim INTEGER NOT NULL,
   sequences INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
   seconds REAL NOT NULL CHECK (seconds > 0), spread REAL NOT NULL,
-  PRIMARY KEY (series, heads, k_dim, v_dim, sequences, new_tokens)
+  PRIMARY KEY (series, heads, k_heads, k_dim, v_dim, sequences, new_tokens)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE convolution (
+  series INTEGER NOT NULL REFERENCES series (id) ON DELETE CASCADE,
+  channels INTEGER NOT NULL, taps INTEGER NOT NULL, sequences INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
+  seconds REAL NOT NULL CHECK (seconds > 0), spread REAL NOT NULL,
+  PRIMARY KEY (series, channels, taps, sequences, new_tokens)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sparse_attention (
