@@ -1,6 +1,7 @@
 // hw list, show, import, export.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -52,14 +53,26 @@ class NewFolders {
   std::vector<std::filesystem::path> made_;  // the deepest first
 };
 
-Table import_table(const ImportReport& r, const std::string& file) {
+// Of several files one table, with their names.
+Table import_table(const std::vector<ImportReport>& reports, const std::vector<std::string>& files) {
+  const bool many = files.size() > 1;
   Table t;
-  t.title = "Imported " + file;
-  t.columns = {{"what", "what"}, {"rows", "rows"}};
-  t.add({std::string("read"), r.read});
-  if (r.times != r.read) t.add({std::string("measured times in them"), r.times});
-  t.add({std::string("imported"), r.imported});
-  for (const auto& [reason, n] : r.dropped) t.add({"dropped: " + reason, n});
+  t.title = many ? fmt::format("Imported {} files", files.size()) : "Imported " + files.front();
+  if (many) t.columns.push_back({"file", "file"});
+  t.columns.push_back({"what", "what"}), t.columns.push_back({"rows", "rows"});
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const ImportReport& r = reports[i];
+    const auto add = [&](const std::string& what, std::int64_t rows) {
+      if (many)
+        t.add({files[i], what, rows});
+      else
+        t.add({what, rows});
+    };
+    add("read", r.read);
+    if (r.times != r.read) add("measured times in them", r.times);
+    add("imported", r.imported);
+    for (const auto& [reason, n] : r.dropped) add("dropped: " + reason, n);
+  }
   return t;
 }
 
@@ -92,15 +105,10 @@ int run_hw(const Invocation& invocation) {
     NewFolders folders;
     if (!invocation.has("db")) folders.create(paths.user.parent_path());
     const auto reports = database.import_files(files, invocation.value("kind").value_or(""));
-    std::vector<std::pair<std::string, Table>> tables;
-    bool any = false;
-    for (std::size_t i = 0; i < reports.size(); ++i) {
-      any = any || reports[i].imported > 0;
-      tables.emplace_back(i == 0 ? "import" : fmt::format("import_{}", i + 1),
-                          import_table(reports[i], invocation.arguments[i]));
-    }
+    const bool any =
+        std::any_of(reports.begin(), reports.end(), [](const auto& r) { return r.imported > 0; });
     if (any) folders.keep();
-    write_tables(out, "Import", tables);
+    write_tables(out, "Import", {{"import", import_table(reports, invocation.arguments)}});
     return any ? kDone : kNegative;
   }
   return kDone;

@@ -379,6 +379,15 @@ ImportedFile read_import(const std::filesystem::path& file, const std::string& k
   read_measurements(file, kind, reader, result.report);
   if (result.report.read == 0)
     throw Error(file.string(), "holds no measurements, only a header; export or measure again");
+  std::map<MeasurementSeries, std::vector<MeasuredPoint>> series;
+  for (const Measurement& row : result.rows) series[row.series].push_back(row.point);
+  for (const auto& [of, points] : series) {
+    const auto& [device, links] = seen.at(of.device);
+    const std::string_view reason = host_bound(of, points, device, links);
+    if (reason.empty()) continue;
+    result.report.drop(reason, static_cast<std::int64_t>(points.size()));
+    std::erase_if(result.rows, [&s = of](const Measurement& row) { return row.series == s; });
+  }
   return result;
 }
 

@@ -120,7 +120,9 @@ class RowReader {
     else if (is("collective"))
       asked = form_ == Form::kNccl ? Form::kNccl : Form::kCustomAllReduce;
     else if (form_ == Form::kSource)
-      return;  // one kind of table each
+      throw Error("--kind",
+                  fmt::format("\"{}\" is not needed: the columns of {} tell what it holds; leave it out",
+                              kind, file_));
     else
       throw Error("--kind",
                   fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
