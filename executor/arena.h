@@ -1,0 +1,45 @@
+// One block of memory that is handed out front to back and freed as a whole: weights, cache, step workspace.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace foretoken {
+
+class Arena {
+ public:
+  static constexpr std::size_t kAlignment = 64;
+  static constexpr std::size_t padded(std::size_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  Arena() = default;
+  // Throws std::bad_alloc. The memory is not touched.
+  explicit Arena(std::size_t bytes) : size_(padded(bytes)) {
+    if (size_ == 0) return;
+    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size_)));
+    if (!memory_) throw std::bad_alloc();
+  }
+  std::byte* bytes(std::size_t count) {
+    std::byte* at = memory_.get() + used_;
+    used_ += padded(count);
+    if (used_ > size_) throw std::bad_alloc();  // sized wrongly: a fault of the program
+    return at;
+  }
+  template <class T>
+  T* array(std::size_t count) {
+    return reinterpret_cast<T*>(bytes(count * sizeof(T)));
+  }
+  std::size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  std::size_t size_ = 0, used_ = 0;
+};
+
+}  // namespace foretoken
