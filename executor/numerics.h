@@ -28,7 +28,7 @@ struct Numerics {
   float attention_scale = 1;         // of query-key products
   float attention_softcap = 0, final_softcap = 0;
   std::vector<Rope> ropes;
-  std::vector<int> rope_of_layer;  // index into ropes, -1: no rotation
+  std::vector<int> rope_of_layer;  // index into ropes, -1: no rotation; empty: nothing rotates
   ActivationArgs activation;
   RoutingArgs routing;  // correction is null here: the weights hold it
 };

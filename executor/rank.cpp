@@ -169,7 +169,7 @@ void Rank::load(Loader& in) {
       w.q_norm = in.whole(Role::kQNorm, l), w.k_norm = in.whole(Role::kKNorm, l);
       w.sinks = in.vector(Role::kSinks, l, q);
     } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
-      load_latent(in, *a, l, w);
+      load_latent(in, *latent, l, w);
     }
     if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) {
       const Slice width = heads(d->inter);
@@ -257,7 +257,7 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
       c.heads = kv_heads(a->kv_heads).count, c.k_dim = a->head_dim, c.v_dim = a->v_head_dim;
     } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
-      c.heads = 1, c.k_dim = a->kv_lora_rank + a->rope_dim, c.v_dim = 0;
+      c.heads = 1, c.k_dim = latent->kv_lora_rank + latent->rope_dim, c.v_dim = 0;
     } else {
       continue;
     }

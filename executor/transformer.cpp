@@ -34,16 +34,16 @@ struct Widths {
         const std::int64_t heads = split(a->heads), kv = std::max<std::int64_t>(1, split(a->kv_heads));
         most(qkv, heads * a->head_dim + kv * (a->head_dim + a->v_head_dim));
         most(heads_out, heads * a->v_head_dim);
-      } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
-        const std::int64_t heads = split(a->heads), qk = a->nope_dim + a->rope_dim;
+      } else if (const auto* mla = std::get_if<MlaAttention>(&kind.mixer)) {
+        const std::int64_t heads = split(mla->heads), qk = mla->nope_dim + mla->rope_dim;
         most(qkv, heads * qk);
-        most(heads_out, heads * a->v_dim);
-        most(latent_q, a->q_lora_rank);
-        most(latent, a->kv_lora_rank + a->rope_dim);
-        most(absorbed, heads * (a->kv_lora_rank + a->rope_dim));
-        most(up, heads * (a->nope_dim + a->v_dim));
+        most(heads_out, heads * mla->v_dim);
+        most(latent_q, mla->q_lora_rank);
+        most(latent, mla->kv_lora_rank + mla->rope_dim);
+        most(absorbed, heads * (mla->kv_lora_rank + mla->rope_dim));
+        most(up, heads * (mla->nope_dim + mla->v_dim));
         most(up_keys, heads * qk);
-        most(up_values, heads * a->v_dim);
+        most(up_values, heads * mla->v_dim);
       }
       if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) most(inter, (d->gated ? 2 : 1) * split(d->inter));
       if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
@@ -756,9 +756,10 @@ void check(const ModelConfig& m, const Layout& l) {
         refuse("norms over all heads on several ranks");
       if (a->heads % l.ranks != 0) throw Error("tensor_parallel_size", "must divide the number of heads");
     } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
-      if (a->index_top_k > 0) refuse("sparse attention with an indexer");
-      if (a->output_gate) refuse("gated attention");
-      if (a->heads % l.ranks != 0) throw Error("tensor_parallel_size", "must divide the number of heads");
+      if (latent->index_top_k > 0) refuse("sparse attention with an indexer");
+      if (latent->output_gate) refuse("gated attention");
+      if (latent->heads % l.ranks != 0)
+        throw Error("tensor_parallel_size", "must divide the number of heads");
     } else {
       refuse("layer kind " + kind.name);
     }

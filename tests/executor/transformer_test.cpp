@@ -1,0 +1,175 @@
+// The laws of a transformer that runs: how a prompt is cut, where its blocks lie, who else is in the batch
+// and on how many ranks it is split must not change what it says; and what runs is the list that the
+// simulator prices.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <map>
+
+#include "expect_error.h"
+#include "model_support.h"
+
+namespace foretoken {
+namespace {
+
+using namespace test;
+using testing::HasSubstr;
+
+struct Family {
+  const char* name;
+  Json (*config)();
+};
+class EveryFamily : public testing::TestWithParam<Family> {
+ protected:
+  SmallModel model{GetParam().config()};
+  std::vector<std::int32_t> prompt = some_tokens(70, 128);
+};
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily,
+                         testing::Values(Family{"Dense", dense_config}, Family{"Moe", moe_config},
+                                         Family{"Latent", latent_config},
+                                         Family{"Windowed", windowed_config}),
+                         [](const auto& family) { return std::string(family.param.name); });
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::fabs(double(a[i]) - b[i]));
+  return most;
+}
+int best(const std::vector<float>& v) {
+  return static_cast<int>(std::max_element(v.begin(), v.end()) - v.begin());
+}
+
+std::vector<float> whole(Runner& r, const std::vector<std::int32_t>& tokens) {
+  auto s = r.sequence(0, 1, 256);
+  return r.step({{&s, tokens}})[0];
+}
+
+TEST_P(EveryFamily, TheProcessorsKernelsAgreeWithTheReference) {
+  Runner reference(model, small_layout(), reference_kernels()), own(model, small_layout(), *cpu_kernels());
+  const auto a = whole(reference, prompt), b = whole(own, prompt);
+  EXPECT_LT(distance(a, b), 1e-4);
+  EXPECT_EQ(best(a), best(b));
+  EXPECT_GT(distance(a, std::vector<float>(a.size(), 0.0f)), 0.1) << "logits say something";
+}
+
+// Latent attention projects prompts up and decodes absorbed, so its last bits differ with the cut.
+TEST_P(EveryFamily, AChunkedPromptIsTheWholePrompt) {
+  Runner r(model, small_layout(), *cpu_kernels());
+  const auto at_once = whole(r, prompt);
+  auto s = r.sequence(100, 1, 256);
+  std::vector<float> logits;
+  for (std::size_t first = 0; first < prompt.size(); first += 23) {
+    const auto end = std::min(prompt.size(), first + 23);
+    logits = r.step({{&s,
+                      {prompt.begin() + static_cast<std::ptrdiff_t>(first),
+                       prompt.begin() + static_cast<std::ptrdiff_t>(end)}}})[0];
+  }
+  EXPECT_EQ(at_once, logits);
+}
+
+TEST_P(EveryFamily, DecodingIsPrefillingOneByOne) {
+  Runner r(model, small_layout(), *cpu_kernels());
+  const auto at_once = whole(r, prompt);
+  auto s = r.sequence(100, 1, 256);
+  r.step({{&s, {prompt.begin(), prompt.begin() + 60}}});
+  std::vector<float> logits;
+  for (std::size_t i = 60; i < prompt.size(); ++i) logits = r.step({{&s, {prompt[i]}, true}})[0];
+  if (std::string(GetParam().name) == "Latent") {
+    EXPECT_LT(distance(at_once, logits), 1e-4);
+  } else {
+    EXPECT_EQ(at_once, logits);
+  }
+}
+
+TEST_P(EveryFamily, TheRestOfTheBatchAndTheBlocksDoNotMatter) {
+  Runner r(model, small_layout(), *cpu_kernels()), three(model, small_layout(), *cpu_kernels(), 3);
+  const auto alone = whole(r, prompt);
+  auto a = r.sequence(150, -1, 70), b = r.sequence(1, 3, 200), c = r.sequence(160, 1, 40);
+  r.step({{&b, some_tokens(33, 128, 5)}, {&c, some_tokens(20, 128, 6)}});
+  const auto together = r.step({{&a, prompt}, {&b, {7}, true}, {&c, {9}, true}});
+  EXPECT_EQ(alone, together[0]);
+  auto d = three.sequence(0, 1, 200);
+  EXPECT_EQ(alone, three.step({{&d, prompt}})[0]) << "three threads";
+}
+
+// The sums of ranks are added up in another order than one rank's.
+TEST_P(EveryFamily, RanksTogetherAreTheWholeModel) {
+  Runner one(model, small_layout(), *cpu_kernels());
+  const auto whole_model = whole(one, prompt);
+  for (const int ranks : {2, 4}) {
+    Layout l = small_layout();
+    l.ranks = ranks, l.moe_tensor_parallel = ranks;
+    Runner tensor(model, l, *cpu_kernels());
+    EXPECT_LT(distance(whole_model, whole(tensor, prompt)), 1e-4) << ranks;
+    l.moe_tensor_parallel = 1, l.expert_parallel = ranks;
+    Runner expert(model, l, *cpu_kernels());
+    EXPECT_LT(distance(whole_model, whole(expert, prompt)), 1e-4) << ranks;
+  }
+}
+
+TEST_P(EveryFamily, StoredWeightsAndCachesComeClose) {
+  Runner exact(model, small_layout(), *cpu_kernels());
+  const auto a = whole(exact, prompt);
+  double norm = 0;
+  for (const float v : a) norm = std::max<double>(norm, std::fabs(v));
+  struct {
+    Storage weights, cache;
+    double most;
+  } const cases[] = {{Storage::kBf16, Storage::kBf16, 0.05},
+                     {Storage::kF16, Storage::kF16, 0.02},
+                     {Storage::kInt8, Storage::kInt8, 0.1},
+                     {Storage::kFp8, Storage::kFp8, 0.25},
+                     {Storage::kInt4, Storage::kBf16, 0.9}};
+  for (const auto& c : cases) {
+    Runner r(model, small_layout(c.weights, c.cache), *cpu_kernels());
+    const double d = distance(a, whole(r, prompt)) / norm;
+    EXPECT_LT(d, c.most) << static_cast<int>(c.weights);
+    EXPECT_GT(d, 0);
+  }
+}
+
+TEST_P(EveryFamily, WhatRunsIsTheListThatIsPriced) {
+  Runner r(model, small_layout(), *cpu_kernels());
+  auto a = r.sequence(0, 1, 100), b = r.sequence(100, 1, 100);
+  r.step({{&b, some_tokens(20, 128)}});
+  r.step({{&a, some_tokens(30, 128)}, {&b, {3}, true}});
+  Work w;
+  w.prefill = {{30, 0, 1}};
+  w.decode_sequences = 1;
+  w.sampled_rows = 2;
+  for (const std::int64_t window : model.config.attention_windows())
+    w.contexts.push_back(window > 0 ? std::min<double>(21, static_cast<double>(window)) : 21);
+  const OpList list = operators(model.config, Shard{}, w, {DType::kF32, DType::kF32, WeightFormat::kPlain});
+  // Norms that the list counts twice a layer run as one kernel here.
+  std::map<std::string, std::int64_t> priced, run;
+  for (const Op& op : list.ops) priced[std::string(op.name)] += op.count;
+  for (const OperatorRun& o : r.transformer().operators_run()) {
+    run[std::string(o.op.name)] += 1;
+    EXPECT_GE(o.seconds, 0);
+  }
+  EXPECT_EQ(priced, run);
+}
+
+TEST(Transformer, BadStepsAreRefused) {
+  const SmallModel m(dense_config());
+  Runner r(m, small_layout(), *cpu_kernels());
+  auto a = r.sequence(0, 1, 256), b = r.sequence(50, 1, 256);
+  EXPECT_THAT(error_of([&] { r.step({{&a, {1, 128}}}); }), HasSubstr("vocabulary of 128"));
+  EXPECT_THAT(error_of([&] { r.step({{&a, {-1}}}); }), HasSubstr("vocabulary"));
+  EXPECT_THAT(error_of([&] { r.step({{&a, {}}}); }), HasSubstr("at least 1"));
+  EXPECT_THAT(error_of([&] { r.step({{&a, some_tokens(257, 128)}}); }), HasSubstr("at most 256"));
+  EXPECT_THAT(error_of([&] {
+                r.step({{&a, some_tokens(200, 128)}, {&b, some_tokens(100, 128)}});
+              }),
+              HasSubstr("more than 256 rows"));
+  EXPECT_THAT(error_of([&] { r.step({{&a, {1}, true}, {&b, {1, 2}}}); }), HasSubstr("before decoding"));
+  Json odd = dense_config();
+  odd["num_attention_heads"] = 6, odd["num_key_value_heads"] = 6, odd["head_dim"] = 16;
+  const SmallModel six(odd);
+  Layout l = small_layout();
+  l.ranks = 4;
+  EXPECT_THAT(error_of([&] { Runner(six, l, *cpu_kernels()); }), HasSubstr("number of heads"));
+}
+
+}  // namespace
+}  // namespace foretoken
