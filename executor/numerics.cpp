@@ -74,7 +74,9 @@ double yarn_mscale(double factor, double mscale) {
 
 struct Rotation {
   Rope rope;
-  double softmax_factor = 1;  // what DeepSeek's yarn multiplies the scale of scores with
+  // What DeepSeek's yarn multiplies the scale of scores with, as its authors' code does for V2 and V3
+  // (transformers does it for V3 alone).
+  double softmax_factor = 1;
 };
 
 // Inverse frequencies of `dim` turned dimensions with one of Hugging Face's scalings.
