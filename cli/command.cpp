@@ -112,6 +112,15 @@ std::vector<OptionSpec> model_show_options() {
           number_option("tensor-parallel-size", "devices that split every layer (default 1)")};
 }
 
+std::vector<OptionSpec> run_options() {
+  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+          file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
+          with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
+                       {"reference", "scalar", "avx2", "avx512", "avx512-bf16"}),
+          file_option("tokens", "write the produced token ids as JSON, a list for each request"),
+          threads_option()};
+}
+
 constexpr int kAny = 1000;
 
 }  // namespace
@@ -139,6 +148,13 @@ std::vector<VerbSpec> verb_specs() {
              switch_option("no-spans",
                            "one event for each step instead of spans of decode steps; slower, "
                            "same result")}}));
+  v.push_back(verb(
+      "run", "[SCENARIO]", 0, 1,
+      "executes the scenario on this machine, through the same scheduler: measured latencies beside "
+      "predicted "
+      "ones",
+      {"foretoken run scenarios/cpu-dense.json", "foretoken run scenarios/cpu-moe.json --threads 2 --seed 7"},
+      {out, scenario_options(), run_options()}));
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
                    {"foretoken plan scenarios/llama-3.3-70b-azure.json",

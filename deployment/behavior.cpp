@@ -89,6 +89,20 @@ Behavior vllm(int minor) {
   return b;
 }
 
+// The executor of this program: vLLM V1's scheduler in the process that computes. No server around it, no
+// graphs, and what its steps take beyond their operators is their own.
+Behavior executor() {
+  Behavior b;
+  b.name = "foretoken";
+  b.family = "vllm";
+  b.minor = kNewestMinor;
+  b.own_executor = true;
+  b.reserve_full_prompt = true;
+  b.first_token_error = b.engine_error = 0.15;
+  b.source = "this program";
+  return b;
+}
+
 Behavior sglang(Version version) {
   Behavior b;
   b.name = fmt::format("sglang-{}.{}", version.major, version.minor);
@@ -130,7 +144,7 @@ Behavior trtllm(Version version) {
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
   throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}, "
                                  "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to "
-                                 "trtllm-1.3",
+                                 "trtllm-1.3, and its own executor, foretoken",
                                  name, kOldestMinor, kNewestMinor));
 }
 
@@ -214,11 +228,16 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
     b.asked = name;
     return b;
   }
+  if (text == "foretoken") {
+    Behavior b = executor();
+    b.asked = name;
+    return b;
+  }
   refuse(name, where);
 }
 
 std::vector<std::string> modelled_behaviors() {
-  std::vector<std::string> names;
+  std::vector<std::string> names = {executor().name};
   for (int minor = kOldestMinor; minor <= kNewestMinor; ++minor)
     names.push_back(fmt::format("vllm-0.{}", minor));
   for (const Version& v : kSglangVersions) names.push_back(sglang(v).name);
@@ -228,6 +247,7 @@ std::vector<std::string> modelled_behaviors() {
 
 std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs) {
   constexpr std::int64_t kLargest = 512;
+  if (behavior.own_executor) return {};
   return vllm_graph_sizes_up_to(behavior, std::min(std::min(max_num_seqs, kLargest) * 2, kLargest));
 }
 

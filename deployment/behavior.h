@@ -31,6 +31,7 @@ struct Behavior {
   bool prefix_caching = true, chunked_prefill = true, async_scheduling = false, reserve_full_prompt = true;
   bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
   bool graph_memory_counted = false;     // captured graphs come out of the memory budget (vLLM 0.21)
+  bool own_executor = false;             // this program's: no graphs are captured
   // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
   // device's time, an asynchronous one hides it: step = max(device, host).
   Seconds host_step, host_per_sequence;
@@ -51,7 +52,9 @@ struct Behavior {
   std::string source;
 
   // Whose measured operators price it best; empty: the database's own order.
-  std::string measured_engine() const { return policy == SchedulerPolicy::kVllmV1 ? std::string() : name; }
+  std::string measured_engine() const {
+    return policy == SchedulerPolicy::kVllmV1 && !own_executor ? std::string() : name;
+  }
 };
 
 // "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".

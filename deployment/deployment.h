@@ -91,6 +91,11 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                                                 const Topology& topology, double mean_tokens,
                                                 std::int64_t longest);
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
+// The config.json that it is read from, as text, and where it stands.
+struct ModelText {
+  std::string text, where;
+};
+ModelText scenario_model_text(const Scenario& scenario, const Resources& resources);
 
 // Parts of resolve(), usable alone.
 // Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.

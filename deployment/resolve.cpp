@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/fields_json.h"
+#include "base/file.h"
 #include "deployment/parts.h"
 
 namespace foretoken {
@@ -207,6 +208,14 @@ bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model) 
          !std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
            return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
          });
+}
+
+ModelText scenario_model_text(const Scenario& scenario, const Resources& resources) {
+  const std::string where = prefix_of(resources) + "/model";
+  const Json json = parse_json(scenario.model.text, where);
+  if (!json.is_string()) return {json.at("config").dump(), where + "/config"};
+  const auto file = model_file(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
+  return {read_file(file), file.string()};
 }
 
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources) {

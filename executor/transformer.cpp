@@ -709,12 +709,14 @@ void Transformer::State::execute() {
     if (is_shared(op.name)) {
       const auto start = Clock::now();
       run_shared(op, layer);
-      result.seconds = seconds_since(start);
+      result.seconds = result.all_seconds = seconds_since(start);
     } else {
       for (std::size_t r = 0; r < ranks.size(); ++r) {
         const auto start = Clock::now();
         run_rank(op, layer, r);
-        result.seconds = std::max(result.seconds, seconds_since(start));
+        const double seconds = seconds_since(start);
+        result.seconds = std::max(result.seconds, seconds);
+        result.all_seconds += seconds;
       }
     }
     pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";

@@ -26,8 +26,9 @@ struct StepSequence {
 // One operator of the step as it ran.
 struct OperatorRun {
   Op op;
-  int layer = -1;      // -1 outside the layers
-  double seconds = 0;  // of the slowest rank
+  int layer = -1;          // -1 outside the layers
+  double seconds = 0;      // of the slowest rank
+  double all_seconds = 0;  // of all ranks, one after the other
 };
 
 class Transformer {

@@ -20,6 +20,10 @@ ModelConfig read_hf_config(const Json& config, const std::string& where, const s
 ModelConfig load_model(const std::string& name, const std::filesystem::path& preset_folder,
                        const std::filesystem::path& base = {});
 
+// The config.json that load_model() reads.
+std::filesystem::path model_file(const std::string& name, const std::filesystem::path& preset_folder,
+                                 const std::filesystem::path& base = {});
+
 struct Preset {
   std::string name;  // file stem
   std::string hugging_face_id;

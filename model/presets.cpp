@@ -151,7 +151,16 @@ std::vector<Preset> list_presets(const fs::path& preset_folder) {
   return out;
 }
 
-ModelConfig load_model(const std::string& name, const fs::path& preset_folder, const fs::path& base) {
+namespace {
+
+// A model's config.json, the name that it goes by and the weight format that its name asks for.
+struct Located {
+  fs::path file;
+  std::string name;
+  WeightFormat format = WeightFormat::kPlain;
+};
+
+Located locate(const std::string& name, const fs::path& preset_folder, const fs::path& base) {
   if (name.empty()) throw Error("model", "is empty; give a preset's name or a path to a config.json");
   const fs::path path = fs::path(name).is_absolute() || base.empty() ? fs::path(name) : base / name;
   const bool looks_like_file = name.ends_with(".json");
@@ -160,11 +169,11 @@ ModelConfig load_model(const std::string& name, const fs::path& preset_folder, c
     if (fs::is_directory(path, ignored)) {
       const fs::path config = path / "config.json";
       if (!fs::exists(config)) throw Error(config.string(), "the folder has no config.json");
-      return load_file(config, path.filename().string());
+      return {config, path.filename().string()};
     }
     if (looks_like_file || fs::is_regular_file(path, ignored)) {
       const bool generic = path.filename() == "config.json" && path.has_parent_path();
-      return load_file(path, generic ? path.parent_path().filename().string() : path.stem().string());
+      return {path, generic ? path.parent_path().filename().string() : path.stem().string()};
     }
   }
   const Catalogue catalogue = read_catalogue(preset_folder);
@@ -184,7 +193,18 @@ ModelConfig load_model(const std::string& name, const fs::path& preset_folder, c
     if (shorter) found = catalogue.find(wanted);
   }
   if (found == nullptr) refuse_name(name, catalogue, preset_folder);
-  ModelConfig model = load_file(preset_folder / (*found + ".json"), *found);
+  return {preset_folder / (*found + ".json"), *found, format};
+}
+
+}  // namespace
+
+fs::path model_file(const std::string& name, const fs::path& preset_folder, const fs::path& base) {
+  return locate(name, preset_folder, base).file;
+}
+
+ModelConfig load_model(const std::string& name, const fs::path& preset_folder, const fs::path& base) {
+  auto [file, found, format] = locate(name, preset_folder, base);
+  ModelConfig model = load_file(file, found);
   if (format != WeightFormat::kPlain && model.quantization.format == WeightFormat::kPlain) {
     if (format == WeightFormat::kFp8 && publishes_block_scales(model.model_type))
       format = WeightFormat::kFp8Block;

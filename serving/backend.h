@@ -29,6 +29,8 @@ struct DecodePart {
   std::int32_t context = 0;  // tokens attended, the new one included
 };
 
+class SequenceTable;
+
 // What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk
 // the lists.
 struct Batch {
@@ -40,6 +42,9 @@ struct Batch {
   // How many decoding sequences still grow in that group: the context sums rise by this much a step.
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
   std::int32_t sampled_rows = 0;  // decoding sequences + finishing prompts
+  // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
+  // loop.
+  const SequenceTable* sequences = nullptr;
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences;
     for (const auto& p : prefill) n += p.new_tokens;

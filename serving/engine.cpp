@@ -209,6 +209,7 @@ void Engine::launch(Picoseconds now) {
     preempted = false;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       batches_[r] = ranks_[r]->scheduler->schedule(now);
+      batches_[r].sequences = &ranks_[r]->sequences;
       empty = empty && batches_[r].empty();
       preempted = preempted || ranks_[r]->scheduler->preempted();
     }

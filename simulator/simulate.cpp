@@ -94,6 +94,29 @@ Interval with_engine_error(double value, const Interval& steps, double engine_er
   return {value * std::exp(-below), value * std::exp(above)};
 }
 
+namespace {
+
+// What the served requests cost and whether the deployment keeps up.
+void conclude(Simulation& s, const Deployment& d) {
+  s.has_price = d.has_price;
+  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.mapping.devices());
+  if (d.has_price)
+    s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, s.served.metrics.output_throughput);
+  judge_stability(s, d);
+}
+
+}  // namespace
+
+Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
+                      const SimulateOptions& options) {
+  Simulation s;
+  s.served = serve(workload, backend, serve_options(d, options));
+  s.basis.share[static_cast<std::size_t>(Basis::kMeasured)] = 1;
+  s.workload = workload.describe();
+  conclude(s, d);
+  return s;
+}
+
 Simulation simulate(const Deployment& d, const CostModel& cost, const Resources& resources,
                     const SimulateOptions& options) {
   auto workload = [&] {
@@ -109,10 +132,7 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
     s.workload = requests->describe();
   }
   const ServingMetrics& m = s.served.metrics;
-  s.has_price = d.has_price;
-  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.mapping.devices());
-  if (d.has_price) s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, m.output_throughput);
-  judge_stability(s, d);
+  conclude(s, d);
 
   if (options.intervals && !s.served.aborted && m.completed > 0) {
     // Queueing answers to slower steps by more than their share: the ends of the interval are simulated too.

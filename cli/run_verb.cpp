@@ -1,0 +1,177 @@
+// run: a scenario executed on this machine, beside what the simulator predicts of it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json_full.h"
+#include "base/quantiles.h"
+#include "base/text.h"
+#include "cli/answer.h"
+#include "cli/interrupt.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/scenario_input.h"
+#include "cli/timing.h"
+#include "cli/verbs.h"
+#include "executor/executed_backend.h"
+#include "simulator/simulate.h"
+#include "simulator/step_model.h"
+
+namespace foretoken {
+namespace {
+
+int thread_count(const Invocation& invocation) {
+  const auto text = invocation.value("threads");
+  if (!text) return 1;
+  const auto n = parse_double(*text);
+  if (!n || *n < 1 || *n > 1024 || *n != std::floor(*n))
+    throw Error("--threads", "\"" + *text + "\" is no number of threads; use 1 to 1024");
+  return static_cast<int>(*n);
+}
+
+struct Metric {
+  const char *key, *title;
+  double (*value)(const ServingMetrics&);
+};
+constexpr Metric kMetrics[] = {
+    {"mean_ttft_ms", "TTFT mean, ms", [](const ServingMetrics& m) { return m.ttft.mean; }},
+    {"p99_ttft_ms", "TTFT p99, ms", [](const ServingMetrics& m) { return m.ttft.p99; }},
+    {"mean_tpot_ms", "TPOT mean, ms", [](const ServingMetrics& m) { return m.tpot.mean; }},
+    {"p99_tpot_ms", "TPOT p99, ms", [](const ServingMetrics& m) { return m.tpot.p99; }},
+    {"mean_itl_ms", "ITL mean, ms", [](const ServingMetrics& m) { return m.itl.mean; }},
+    {"mean_e2el_ms", "end to end mean, ms", [](const ServingMetrics& m) { return m.e2el.mean; }},
+    {"output_throughput", "output tokens/s", [](const ServingMetrics& m) { return m.output_throughput; }},
+    {"num_steps", "steps", [](const ServingMetrics& m) { return static_cast<double>(m.num_steps); }}};
+
+Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predicted) {
+  Table t;
+  t.title = "Serving, measured and predicted";
+  t.columns = {{"metric", "metric"},
+               {"measured", "measured", 4},
+               {"predicted", "predicted", 4},
+               {"error", "error %", 3}};
+  for (const Metric& m : kMetrics) {
+    const double a = m.value(measured), b = m.value(predicted);
+    t.add({std::string(m.title), a, b, a > 0 ? 100 * (b / a - 1) : 0.0});
+  }
+  return t;
+}
+
+Table operators_table(const std::map<std::string, double>& seconds) {
+  std::vector<std::pair<std::string, double>> all(seconds.begin(), seconds.end());
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  double total = 0;
+  for (const auto& [name, s] : all) total += s;
+  Table t;
+  t.title = "Operators, measured";
+  t.columns = {{"operator", "operator"}, {"seconds", "seconds", 4}, {"share", "share %", 3}};
+  for (const auto& [name, s] : all) t.add({name, s, total > 0 ? 100 * s / total : 0.0});
+  return t;
+}
+
+Table steps_table(std::span<const StepRun> steps) {
+  std::vector<double> prompts, decodes;
+  std::int64_t polluted = 0;
+  for (const StepRun& s : steps) {
+    (s.work.prefill.empty() ? decodes : prompts).push_back(1e3 * s.seconds);
+    polluted += s.polluted;
+  }
+  Table t;
+  t.title = "Steps, measured";
+  t.columns = {{"steps", "steps"},
+               {"number", "number"},
+               {"p20_ms", "20th percentile ms", 4},
+               {"median_ms", "median ms", 4},
+               {"p90_ms", "90th ms", 4}};
+  const auto add = [&](const char* name, std::vector<double>& v) {
+    std::sort(v.begin(), v.end());
+    const auto at = [&](double q) { return v.empty() ? 0.0 : linear_quantile(v, q); };
+    t.add({std::string(name), static_cast<std::int64_t>(v.size()), at(0.2), at(0.5), at(0.9)});
+  };
+  add("with prompts", prompts);
+  add("decode alone", decodes);
+  t.add({std::string("while another process ran"), polluted, 0.0, 0.0, 0.0});
+  return t;
+}
+
+Answer run_answer(const Invocation& invocation) {
+  const Stopwatch watch;
+  const ScenarioInput input =
+      read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
+  const World world(invocation, input);
+  const Prepared p = prepare(input, world);
+  const std::string title = "Run: " + input.scenario.name;
+  if (const auto* no = std::get_if<Infeasible>(&p.verdict))
+    return infeasible_answer(title, *no, input.scenario, world);
+  const Deployment& d = std::get<Deployment>(p.verdict);
+  if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
+  print_warnings(d.warnings);
+
+  ExecutorOptions executor;
+  executor.weights = invocation.value("weights").value_or("");
+  executor.isa = invocation.value("isa").value_or("");
+  executor.threads = thread_count(invocation);
+  executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
+  const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
+                                      world.resources.scenario_file + ":/workload");
+  ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
+  SimulateOptions options;
+  options.use_spans = false;
+  options.keep_records = true;
+  options.stop = &stop_flag();
+  Simulation measured;
+  {
+    ProgressBar bar("executing");
+    options.progress = [&](double share) { bar.update(share); };
+    measured = serve_with(backend, *workload, d, options);
+  }
+  SimulateOptions quiet;
+  quiet.intervals = false;
+  quiet.stop = &stop_flag();
+  const CostModel cost = make_cost_model(d, p.kernels);
+  const Simulation predicted = simulate(d, cost, world.resources, quiet);
+
+  if (const auto path = invocation.value("tokens")) {
+    Json all = Json::array();
+    std::vector<RequestRecord> records = measured.served.records;
+    std::sort(records.begin(), records.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    for (const RequestRecord& r : records) all.push_back(backend.output(r.id));
+    OutputFile out(*path);
+    out.write(all.dump() + "\n");
+    out.commit();
+  }
+  const ReportContext context = report_context(d.scenario, world, d.warnings);
+  Json json = context_json(context, d.scenario);
+  json["executor"] = backend.description();
+  json["measured"] = simulation_json(d, measured, false);
+  json["predicted"] = simulation_json(d, predicted, false);
+  Json operators = Json::object();
+  for (const auto& [name, seconds] : backend.operator_seconds()) operators[name] = seconds;
+  json["operator_seconds"] = operators;
+  watch.report(invocation, json);
+  return {{title,
+           {context_line(context), "Executed: " + backend.description()},
+           {metrics_table(measured.served.metrics, predicted.served.metrics), steps_table(backend.steps()),
+            operators_table(backend.operator_seconds())},
+           0,
+           dump_json(json),
+           {}},
+          "",
+          measured.served.aborted || measured.served.metrics.completed == 0 ? kNegative : kDone};
+}
+
+constexpr AnswerColumn kColumns[] = {
+    {"/measured/mean_ttft_ms", "mean_ttft_ms", "TTFT mean ms", 4},
+    {"/measured/mean_tpot_ms", "mean_tpot_ms", "TPOT mean ms", 4},
+    {"/measured/output_throughput", "output_throughput", "output tok/s", 4},
+    {"/predicted/mean_ttft_ms", "predicted_ttft_ms", "predicted TTFT ms", 4},
+    {"/predicted/mean_tpot_ms", "predicted_tpot_ms", "predicted TPOT ms", 4}};
+
+}  // namespace
+
+int run_run(const Invocation& invocation) { return answer_all(invocation, run_answer, kColumns); }
+
+}  // namespace foretoken

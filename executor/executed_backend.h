@@ -1,0 +1,57 @@
+// The backend that executes: every step of the serving loop runs on a transformer, and takes as long as it
+// took.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "deployment/deployment.h"
+#include "executor/transformer.h"
+#include "serving/backend.h"
+#include "serving/workload.h"
+
+namespace foretoken {
+
+struct ExecutorOptions {
+  std::string weights;     // a safetensors file or folder; empty: synthetic
+  std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
+  int threads = 1;
+  std::string isa;  // "" for the processor's best, or "reference", "scalar", "avx2", "avx512", "avx512-bf16"
+  SamplingArgs sampling;  // greedy
+};
+
+// One step as it ran.
+struct StepRun {
+  Work work;
+  double seconds = 0;     // ranks side by side
+  bool polluted = false;  // another process took the processor meanwhile
+};
+
+class ExecutedBackend final : public Backend {
+ public:
+  // Loads the model; refuses by name what the executor does not do. workload: whose prompts are served; both
+  // references must outlive the backend.
+  ExecutedBackend(const Deployment& deployment, const Workload& workload,
+                  const ModelText& model, const ExecutorOptions& options);
+  ~ExecutedBackend() override;
+
+  std::span<const std::int64_t> windows() const override;
+  bool wants_sequences() const override { return true; }
+  StepTime run(const Step& step) override;
+
+  std::span<const StepRun> steps() const;
+  // Seconds of each operator by name, all steps.
+  std::map<std::string, double> operator_seconds() const;
+  // Token ids that a request produced so far; empty for an unknown one.
+  std::vector<std::int32_t> output(RequestId request) const;
+  std::string description() const;  // "avx512-bf16 kernels, 1 thread, bf16 weights, ..."
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace foretoken
