@@ -116,7 +116,7 @@ std::vector<OptionSpec> run_options() {
   return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
           file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
-                       {"reference", "scalar", "avx2", "avx512", "avx512-bf16"}),
+                       {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
           threads_option()};
 }
@@ -199,8 +199,8 @@ std::vector<VerbSpec> verb_specs() {
   v.back().hidden = true;
 
   for (VerbSpec& s : v) {
-    s.takes_scenario =
-        s.name == "estimate" || s.name == "simulate" || s.name == "plan" || s.name == "compare";
+    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "run" || s.name == "plan" ||
+                       s.name == "compare";
     if (!s.takes_scenario) continue;
     const auto flags = scenario_option_specs();
     s.options.insert(s.options.end(), flags.begin(), flags.end());
@@ -208,7 +208,7 @@ std::vector<VerbSpec> verb_specs() {
   return v;
 }
 
-std::vector<std::string> absent_verbs() { return {"run", "calibrate", "sweep", "gui"}; }
+std::vector<std::string> absent_verbs() { return {"calibrate", "sweep", "gui"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
   const auto found =

@@ -52,12 +52,12 @@ Storage storage_of(WeightFormat format, DType plain) {
 }
 
 const Kernels& kernels_of(const std::string& isa) {
-  if (isa == "reference") return reference_kernels();
+  if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());
   if (!k)
-    throw Error("--isa",
-                "\"" + isa +
-                    "\" is none of reference, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
+    throw Error(
+        "--isa",
+        "\"" + isa + "\" is none of float64, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
   return *k;
 }
 

@@ -19,7 +19,8 @@ struct ExecutorOptions {
   std::string weights;     // a safetensors file or folder; empty: synthetic
   std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
   int threads = 1;
-  std::string isa;  // "" for the processor's best, or "reference", "scalar", "avx2", "avx512", "avx512-bf16"
+  std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
+                    // "avx512-bf16"
   SamplingArgs sampling;  // greedy
 };
 
@@ -34,8 +35,8 @@ class ExecutedBackend final : public Backend {
  public:
   // Loads the model; refuses by name what the executor does not do. workload: whose prompts are served; both
   // references must outlive the backend.
-  ExecutedBackend(const Deployment& deployment, const Workload& workload,
-                  const ModelText& model, const ExecutorOptions& options);
+  ExecutedBackend(const Deployment& deployment, const Workload& workload, const ModelText& model,
+                  const ExecutorOptions& options);
   ~ExecutedBackend() override;
 
   std::span<const std::int64_t> windows() const override;

@@ -45,7 +45,8 @@ struct Simulation {
   std::string workload;  // Workload::describe()
 };
 
-// The same with another backend, whose durations stand as they are: no interval, and no basis but measurement.
+// The same with another backend, whose durations stand as they are: no interval, and no basis but
+// measurement.
 Simulation serve_with(Backend& backend, Workload& workload, const Deployment& deployment,
                       const SimulateOptions& options = {});
 

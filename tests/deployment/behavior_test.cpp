@@ -42,13 +42,13 @@ TEST(Behavior, OtherSystems) {
 
 TEST(Behavior, OthersAreRefusedByName) {
   for (const char* asked : {"orca", "sarathi", "static", "vllm-v0", "vllm-", "vllmish", "vllm-0.", "vllm-x",
-                            "", "foretoken", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+                            "", "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +
             "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, sglang-0.4 and sglang-0.5, "
-            "trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3");
-  EXPECT_EQ(modelled_behaviors().size(), 17u + 2u + 9u);
+            "trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, and its own executor, foretoken");
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 17u + 2u + 9u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

@@ -240,7 +240,8 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
   EXPECT_EQ(
       error(s),
       "s.json:/engine/behavior: \"orca\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, "
-      "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3");
+      "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, and its own "
+      "executor, foretoken");
 }
 
 TEST(Resolve, WhichBehaviourIsUsedIsSaid) {
