@@ -1,0 +1,163 @@
+// Weights read from mapped files.
+#include <fmt/format.h>
+
+#include <map>
+#include <tuple>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "executor/checkpoint_names.h"
+#include "executor/safetensors.h"
+
+namespace foretoken {
+namespace {
+
+constexpr std::int64_t kPanel = 64;  // columns of a transposed weight that are read at once
+
+struct Located {
+  const StoredTensor* tensor = nullptr;
+  Extent extent;
+  std::int64_t base = 0, row_step = 0, column_step = 1;
+};
+
+class FileCheckpoint final : public Checkpoint {
+ public:
+  FileCheckpoint(const std::filesystem::path& path, const ModelConfig& model, const Numerics& numerics)
+      : files_(path), model_(model), numerics_(numerics) {
+    const NamePrefix prefix = find_prefix();
+    for_each_weight(
+        model_, numerics_, [&](Role role, std::int64_t layer, std::int64_t expert, Extent extent) {
+          const TensorView view = tensor_view(model_, numerics_, role, layer, expert);
+          const std::string name = (view.outside ? prefix.outside : prefix.inside) + view.name;
+          weights_.emplace(key(role, layer, expert),
+                           Located{&checked(name, view), extent, view.base, view.row_step, view.column_step});
+        });
+  }
+
+  Extent extent(Role role, std::int64_t layer, std::int64_t) const override {
+    return weight_extent(model_, numerics_, role, layer);
+  }
+
+  void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first, std::int64_t count,
+            float* out) const override {
+    const Located& w = weights_.at(key(role, layer, expert));
+    const std::int64_t columns = w.extent.columns;
+    if (first < 0 || count < 0 || first + count > w.extent.rows)
+      throw Error(files_.where(), fmt::format("rows {} to {} of the {} of tensor \"{}\"", first,
+                                              first + count, w.extent.rows, w.tensor->name));
+    if (w.column_step == 1 || count == 1) {
+      for (std::int64_t row = 0; row < count; ++row)
+        read_floats(*w.tensor, w.base + (first + row) * w.row_step, w.column_step, columns,
+                    out + row * columns);
+      return;
+    }
+    // Along the file's rows, a panel at a time, so that each of its lines is read once.
+    std::vector<float> line(static_cast<std::size_t>(count));
+    for (std::int64_t c0 = 0; c0 < columns; c0 += kPanel)
+      for (std::int64_t c = c0; c < std::min(c0 + kPanel, columns); ++c) {
+        read_floats(*w.tensor, w.base + first * w.row_step + c * w.column_step, w.row_step, count,
+                    line.data());
+        for (std::int64_t row = 0; row < count; ++row)
+          out[row * columns + c] = line[static_cast<std::size_t>(row)];
+      }
+  }
+
+ private:
+  static std::uint64_t key(Role role, std::int64_t layer, std::int64_t expert) {
+    if (!is_layer_role(role)) layer = 0;
+    if (!is_expert_role(role)) expert = 0;
+    return static_cast<std::uint64_t>(layer) << 32 | static_cast<std::uint64_t>(expert) << 8 |
+           static_cast<std::uint64_t>(role);
+  }
+
+  NamePrefix find_prefix() const {
+    const std::string name = tensor_view(model_, numerics_, Role::kEmbedding, 0, 0).name;
+    for (const NamePrefix& p : name_prefixes(model_))
+      if (files_.find(p.inside + name) != nullptr) return p;
+    return name_prefixes(model_).front();  // and say what is missing
+  }
+
+  [[noreturn]] void missing(const std::string& name) const {
+    std::vector<std::string> names;
+    for (const auto& [other, tensor] : files_.tensors()) names.push_back(other);
+    std::string hint = did_you_mean(name, names);
+    for (const char* suffix : {"_blocks", ".qweight", ".weight_packed"}) {
+      const std::string stem = name.ends_with(".weight") ? name.substr(0, name.size() - 7) : name;
+      if (files_.find(stem + suffix) != nullptr)
+        hint = fmt::format("; it is there quantised (\"{}{}\"): convert the model to bfloat16 first", stem,
+                           suffix);
+    }
+    throw Error(files_.where(),
+                fmt::format("tensor \"{}\" is missing from the {} there, though {} needs it{}", name,
+                            names.size(), model_.model_type, hint));
+  }
+
+  const StoredTensor& checked(const std::string& name, const TensorView& view) const {
+    const StoredTensor* t = files_.find(name);
+    if (t == nullptr) missing(name);
+    if (t->shape != view.shape)
+      throw Error(t->file,
+                  fmt::format("tensor \"{}\" has shape [{}], config.json makes it [{}]; use the files of "
+                              "one model",
+                              name, fmt::join(t->shape, ", "), fmt::join(view.shape, ", ")));
+    if (!is_readable_float(t->dtype))
+      throw Error(t->file,
+                  fmt::format("tensor \"{}\" is {}; F32, F16 and BF16 can be read: convert the model to "
+                              "bfloat16 first",
+                              name, t->dtype));
+    return *t;
+  }
+
+  TensorFiles files_;
+  ModelConfig model_;
+  Numerics numerics_;
+  std::unordered_map<std::uint64_t, Located> weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> safetensors_checkpoint(const std::filesystem::path& path,
+                                                   const ModelConfig& model, const Numerics& numerics) {
+  return std::make_unique<FileCheckpoint>(path, model, numerics);
+}
+
+void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint,
+                      const ModelConfig& model, const Numerics& numerics, bool bf16) {
+  struct Piece {
+    TensorView view;
+    Role role;
+    std::int64_t layer, expert;
+    Extent extent;
+  };
+  const NamePrefix prefix = name_prefixes(model).front();
+  std::map<std::string, std::vector<Piece>> tensors;
+  for_each_weight(model, numerics, [&](Role role, std::int64_t layer, std::int64_t expert, Extent extent) {
+    if (role == Role::kLmHead && model.tied_embeddings) return;
+    TensorView view = tensor_view(model, numerics, role, layer, expert);
+    const std::string name = (view.outside ? prefix.outside : prefix.inside) + view.name;
+    tensors[name].push_back({std::move(view), role, layer, expert, extent});
+  });
+  std::vector<TensorToWrite> files;
+  for (const auto& [name, pieces] : tensors)
+    files.push_back(
+        {name, pieces.front().view.shape, [&checkpoint, &pieces] {
+           std::int64_t size = 1;
+           for (const std::int64_t n : pieces.front().view.shape) size *= n;
+           std::vector<float> out(static_cast<std::size_t>(size));
+           std::vector<float> row;
+           for (const Piece& p : pieces) {
+             row.resize(static_cast<std::size_t>(p.extent.columns));
+             for (std::int64_t r = 0; r < p.extent.rows; ++r) {
+               checkpoint.read(p.role, p.layer, p.expert, r, 1, row.data());
+               for (std::int64_t c = 0; c < p.extent.columns; ++c)
+                 out[static_cast<std::size_t>(p.view.base + r * p.view.row_step + c * p.view.column_step)] =
+                     row[static_cast<std::size_t>(c)];
+             }
+           }
+           return out;
+         }});
+  write_safetensors(path, files, bf16);
+}
+
+}  // namespace foretoken
