@@ -218,6 +218,10 @@ void read_classic(const Reading& in, Numerics& n, const char* activation) {
   n.rope_of_layer.assign(in.model.layers.size(), -1);
   n.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(first_attention(in).head_dim)));
   read_activation(in, n, {"activation_function"}, activation);
+  if (in.longest + n.position_offset > in.model.position_table)
+    in.r.fail(in.r.present({"max_position_embeddings", "n_positions"}),
+              fmt::format("the model has {} learned positions, and a sequence of {} tokens is to run",
+                          in.model.position_table - n.position_offset, in.longest));
 }
 void read_gpt2(const Reading& in, Numerics& n) {
   read_classic(in, n, "gelu_new");
@@ -225,9 +229,9 @@ void read_gpt2(const Reading& in, Numerics& n) {
   if (!in.r.flag_or({"scale_attn_weights"}, true)) n.attention_scale = 1;
 }
 void read_opt(const Reading& in, Numerics& n) {
+  n.position_offset = 2;
   read_classic(in, n, "relu");
   n.norm_epsilon = 1e-5f;
-  n.position_offset = 2;
   if (in.model.embedding_projection != 0)
     in.r.fail("word_embed_proj_dim",
               "is not computed: embeddings narrower than the hidden size, with projections (OPT-350m)");
@@ -266,7 +270,7 @@ struct Off {
 constexpr Off kMustBeOff[] = {{"scale_attn_by_inverse_layer_idx", 0},
                               {"use_bidirectional_attention", 0},
                               {"add_cross_attention", 0},
-                              {"use_qk_norm", 0},
+                              {"use_qk_norm", 0, "gemma3_text qwen3 qwen3_moe"},
                               {"qk_layernorm", 0},
                               {"clip_qkv", 0},
                               {"logit_scale", 1},
@@ -294,31 +298,17 @@ void refuse_keys(const ConfigReader& r, std::string_view type) {
     const bool same = v->is_boolean() ? v->get<bool>() == (off.value != 0)
                                       : v->is_number() && v->get<double>() == off.value;
     if (!same)
-      r.fail(off.key, fmt::format("{} changes what the model computes and is not computed for {}; only {} is",
-                                  v->dump(), type, off.value));
+      r.fail(off.key,
+             fmt::format("{} changes what the model computes and is not computed for {}; only {} is",
+                         v->dump(), type,
+                         v->is_boolean() ? (off.value != 0 ? "true" : "false") : significant(off.value, 3)));
   }
 }
 
-void check_kinds(const ModelConfig& m, const std::string& where) {
-  for (const LayerKind& kind : m.kinds) {
-    std::string what;
-    if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-      if (a->output_gate || a->gate_width > 0) what = "gates of the attention's output";
-      if (a->value_is_key || a->shared_kv_projection) what = "values that are keys";
-      if (a->index_heads > 0) what = "block-sparse attention";
-    } else if (const auto* l = std::get_if<MlaAttention>(&kind.mixer)) {
-      if (l->index_top_k > 0) what = "sparse selection of keys";
-      if (l->output_gate) what = "gates of the attention's output";
-    } else {
-      what = kind.name;
-    }
-    if (kind.parallel) what = "attention beside the feed-forward part";
-    if (kind.residual_streams != 1) what = "several residual streams";
-    if (const auto* moe = std::get_if<MoeMlp>(&kind.mlp); moe != nullptr && moe->latent > 0)
-      what = "experts in a smaller space";
-    if (!what.empty())
-      throw Error(where, fmt::format("{} ({}) are not computed by the executor", what, kind.name));
-  }
+void check_kinds(const ModelConfig& m, const ConfigReader& r) {
+  for (const LayerKind& kind : m.kinds)
+    if (const auto* l = std::get_if<MlaAttention>(&kind.mixer); l != nullptr && l->index_top_k > 0)
+      r.fail("index_topk", "a sparse selection of keys is not computed by the executor");
 }
 
 const Json& language_part(const Json& config, std::string& where) {
@@ -342,7 +332,7 @@ Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_
   for (const Family& family : kFamilies) {
     names.emplace_back(family.type);
     if (family.type != model.model_type) continue;
-    check_kinds(model, inner_where);
+    check_kinds(model, r);
     refuse_keys(r, family.type);
     Numerics n;
     family.read({r, model, longest}, n);

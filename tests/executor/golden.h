@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "base/json_full.h"
 #include "executor/checkpoint.h"
 #include "model/hf_config.h"
