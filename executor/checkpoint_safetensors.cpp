@@ -1,8 +1,8 @@
 // Weights read from mapped files.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
-#include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -13,7 +13,7 @@
 namespace foretoken {
 namespace {
 
-constexpr std::int64_t kPanel = 64;  // columns of a transposed weight that are read at once
+constexpr std::int64_t kPanel = 256;  // rows of a transposed weight that are read at once
 
 struct Located {
   const StoredTensor* tensor = nullptr;
@@ -52,15 +52,17 @@ class FileCheckpoint final : public Checkpoint {
                     out + row * columns);
       return;
     }
-    // Along the file's rows, a panel at a time, so that each of its lines is read once.
-    std::vector<float> line(static_cast<std::size_t>(count));
-    for (std::int64_t c0 = 0; c0 < columns; c0 += kPanel)
-      for (std::int64_t c = c0; c < std::min(c0 + kPanel, columns); ++c) {
-        read_floats(*w.tensor, w.base + first * w.row_step + c * w.column_step, w.row_step, count,
+    // Along the file's rows, a panel of outputs at a time, which stays in the cache.
+    std::vector<float> line(static_cast<std::size_t>(kPanel));
+    for (std::int64_t r0 = 0; r0 < count; r0 += kPanel) {
+      const std::int64_t rows = std::min(kPanel, count - r0);
+      for (std::int64_t c = 0; c < columns; ++c) {
+        read_floats(*w.tensor, w.base + (first + r0) * w.row_step + c * w.column_step, w.row_step, rows,
                     line.data());
-        for (std::int64_t row = 0; row < count; ++row)
-          out[row * columns + c] = line[static_cast<std::size_t>(row)];
+        for (std::int64_t row = 0; row < rows; ++row)
+          out[(r0 + row) * columns + c] = line[static_cast<std::size_t>(row)];
       }
+    }
   }
 
  private:

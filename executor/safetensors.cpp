@@ -238,6 +238,14 @@ template <class Stored, class Convert>
 void gather(const std::byte* data, std::int64_t first, std::int64_t step, std::int64_t count, float* out,
             Convert convert) {
   const std::byte* at = data + first * static_cast<std::int64_t>(sizeof(Stored));
+  if (step == 1) {  // apart, for the compiler to make it vectors
+    for (std::int64_t i = 0; i < count; ++i) {
+      Stored v;
+      std::memcpy(&v, at + i * static_cast<std::int64_t>(sizeof v), sizeof v);
+      out[i] = convert(v);
+    }
+    return;
+  }
   for (std::int64_t i = 0; i < count; ++i, at += step * static_cast<std::int64_t>(sizeof(Stored))) {
     Stored v;
     std::memcpy(&v, at, sizeof v);

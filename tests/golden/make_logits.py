@@ -17,8 +17,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 HERE = pathlib.Path(__file__).parent
 TOKENS, VOCAB = 32, 96
+# Epsilons, windows and limits are such that leaving one out shows in the logits.
 SMALL = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, pad_token_id=None,
+             num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=0.02, pad_token_id=None,
              bos_token_id=1, eos_token_id=2)
 MOE = dict(SMALL, num_hidden_layers=2)
 MLA = dict(MOE, num_hidden_layers=3, num_key_value_heads=4, kv_lora_rank=16, qk_nope_head_dim=12, qk_rope_head_dim=8,
@@ -70,6 +71,7 @@ def families():
         **SMALL, partial_rotary_factor=0.75, original_max_position_embeddings=16, sliding_window=20,
         rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.2], long_factor=[1.0, 1.5, 3.0])), "bfloat16"
     yield "gpt2", tf.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=48, n_inner=40,
+                                layer_norm_epsilon=0.02,
                                 bos_token_id=1, eos_token_id=2), "float32"
     yield "opt", tf.OPTConfig(vocab_size=VOCAB, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48,
                               num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=48, pad_token_id=1,
@@ -92,6 +94,8 @@ def fill(model, generator, dtype):
                 pass
             elif "embed" in name or ".wte" in name or ".wpe" in name:
                 random = 0.7 * random
+            elif "gate_up_proj" in name and value.dim() == 3:  # so that the activation's limits are reached
+                random = 4 * random / value.shape[-2] ** 0.5
             elif value.dim() == 3 or ".c_" in name:  # [..., inputs, outputs]
                 random = 1.3 * random / value.shape[-2] ** 0.5
             else:
