@@ -21,6 +21,12 @@ struct Reading {
   std::int64_t longest;
 };
 
+double positive_or(const ConfigReader& r, const char* key, double otherwise) {
+  const double v = number_or(r, key, otherwise);
+  if (!(v > 0)) r.fail(key, fmt::format("{} is not above 0", v));
+  return v;
+}
+
 void read_activation(const Reading& in, Numerics& n, KeyList keys, const std::string& otherwise) {
   const std::string_view key = in.r.present(keys);
   const std::string name = in.r.text_or(key, otherwise);
@@ -68,7 +74,7 @@ const MoeMlp* first_moe(const ModelConfig& m) {
 }
 
 void read_llama_like(const Reading& in, Numerics& n, double epsilon, double theta) {
-  n.norm_epsilon = static_cast<float>(number_or(in.r, "rms_norm_eps", epsilon));
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "rms_norm_eps", epsilon));
   const std::int64_t dim = first_attention(in).head_dim;
   n.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
   read_activation(in, n, {"hidden_act"}, "silu");
@@ -100,7 +106,7 @@ void read_gpt_oss(const Reading& in, Numerics& n) {
   n.routing.softmax_over_selected = true;
   if (n.activation.kind != Activation::kSilu) in.r.fail("hidden_act", "gpt_oss is computed with silu alone");
   n.activation.kind = Activation::kClampedSwiglu;
-  n.activation.limit = static_cast<float>(number_or(in.r, "swiglu_limit", 7));
+  n.activation.limit = static_cast<float>(positive_or(in.r, "swiglu_limit", 7));
 }
 
 // DeepSeek-V2 chooses by softmax: the best experts, or the best of the groups with the best experts. V3
@@ -123,7 +129,7 @@ void read_deepseek_routing(const Reading& in, Numerics& n, bool v3) {
   read_routing(in, n, normalise);
   n.routing.sigmoid = v3;
   n.routing.group_by_top_two = v3;
-  n.routing.scale = static_cast<float>(number_or(r, "routed_scaling_factor", v3 ? 2.5 : 1));
+  n.routing.scale = static_cast<float>(positive_or(r, "routed_scaling_factor", v3 ? 2.5 : 1));
   if (!grouped) return;
   const std::int64_t groups = r.size_or({"n_group"}, v3 ? 8 : 1, kMaxExperts);
   const std::int64_t best = r.size_or({"topk_group"}, v3 ? 4 : 1, kMaxExperts);
@@ -140,7 +146,7 @@ void read_deepseek_routing(const Reading& in, Numerics& n, bool v3) {
 
 void read_deepseek(const Reading& in, Numerics& n, bool v3) {
   const auto& a = std::get<MlaAttention>(in.model.kinds[in.model.layers[0]].mixer);
-  n.norm_epsilon = static_cast<float>(number_or(in.r, "rms_norm_eps", 1e-6));
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "rms_norm_eps", 1e-6));
   n.latent_norm_epsilon = 1e-6f;  // the class's own, not rms_norm_eps
   read_activation(in, n, {"hidden_act"}, "silu");
   one_rope(in, n, {.theta = 10000, .dim = a.rope_dim});
@@ -172,14 +178,16 @@ void read_gemma(const Reading& in, Numerics& n) {
 void read_gemma2(const Reading& in, Numerics& n) {
   read_gemma(in, n);
   n.sandwich_norms = true;
-  n.attention_scale = static_cast<float>(1 / std::sqrt(number_or(in.r, "query_pre_attn_scalar", 256)));
-  const bool second = in.model.model_type == "gemma2";
-  n.attention_softcap = static_cast<float>(in.r.json().contains("attn_logit_softcapping") || !second
-                                               ? number_or(in.r, "attn_logit_softcapping", 0)
-                                               : 50);
-  n.final_softcap = static_cast<float>(in.r.json().contains("final_logit_softcapping") || !second
-                                           ? number_or(in.r, "final_logit_softcapping", 0)
-                                           : 30);
+  n.attention_scale = static_cast<float>(1 / std::sqrt(positive_or(in.r, "query_pre_attn_scalar", 256)));
+  // Gemma 2's class has caps where the config does not name them; null is none for both.
+  const auto softcap = [&](const char* key, double of_gemma2) {
+    const bool named = in.r.json().contains(key) || in.model.model_type != "gemma2";
+    const double v = number_or(in.r, key, named ? 0 : of_gemma2);
+    if (v < 0) in.r.fail(key, fmt::format("{} is below 0", v));
+    return static_cast<float>(v);
+  };
+  n.attention_softcap = softcap("attn_logit_softcapping", 50);
+  n.final_softcap = softcap("final_logit_softcapping", 30);
 }
 
 // Layers with a window turn by a base of their own, without scaling.
@@ -225,7 +233,7 @@ void read_classic(const Reading& in, Numerics& n, const char* activation) {
 }
 void read_gpt2(const Reading& in, Numerics& n) {
   read_classic(in, n, "gelu_new");
-  n.norm_epsilon = static_cast<float>(number_or(in.r, "layer_norm_epsilon", 1e-5));
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "layer_norm_epsilon", 1e-5));
   if (!in.r.flag_or({"scale_attn_weights"}, true)) n.attention_scale = 1;
 }
 void read_opt(const Reading& in, Numerics& n) {
@@ -336,7 +344,6 @@ Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_
     refuse_keys(r, family.type);
     Numerics n;
     family.read({r, model, longest}, n);
-    if (!(n.norm_epsilon > 0)) throw Error(inner_where, "the norms' epsilon is not above 0");
     return n;
   }
   r.fail("model_type", fmt::format("\"{}\" is not computed by the executor; these are: {}", model.model_type,

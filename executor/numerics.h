@@ -36,8 +36,8 @@ struct Numerics {
 };
 
 // longest: tokens of the longest sequence that will run (decides between the factors of longrope and the base
-// of dynamic scaling). Throws Error with the key's place; a family that the executor does not compute is
-// refused by name, with the list of those that it does.
+// of dynamic scaling; learned positions must reach it). Throws Error with the key's place; a family that the
+// executor does not compute is refused by name, with the list of those that it does.
 Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_t longest,
                        const std::string& where);
 

@@ -71,8 +71,9 @@ Entry read_entry(const std::string& name, const Json& j, std::uint64_t data_byte
   std::uint64_t values = 1;
   for (const Json& size : shape) {
     const std::uint64_t n = unsigned_of(size, where + " shape");
-    // No size is above the file's bits, so products of two stay far below 2^64 as long as both are checked.
-    if (n > (std::uint64_t{1} << 40) || __builtin_mul_overflow(values, n, &values))
+    // Each below 2^40 and all before a size of 0 together below 2^62, so that they can be multiplied again.
+    if (n > (std::uint64_t{1} << 40) || __builtin_mul_overflow(values, n, &values) ||
+        values > (std::uint64_t{1} << 62))
       damaged(where, "its shape is absurdly large");
     e.tensor.shape.push_back(static_cast<std::int64_t>(n));
   }
@@ -297,6 +298,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
     if (static_cast<std::int64_t>(values.size()) != counts[i])
       throw Error(path.string(), fmt::format("tensor \"{}\": {} values for a shape of {}", tensors[i].name,
                                              values.size(), counts[i]));
+    if (values.empty()) continue;
     if (!bf16) {
       out.write({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
       continue;

@@ -162,6 +162,7 @@ TEST(SafetensorsTest, HeadersThatLieAreRefused) {
       {one("F32", "[-2]", "[0,8]", 8), "expected a whole number"},
       {one("F32", "[2.0]", "[0,8]", 8), "expected a whole number"},
       {one("F32", "[4294967296,4294967296]", "[0,0]", 0), "absurdly large"},
+      {one("F32", "[1099511627776,8388608,0]", "[0,0]", 0), "absurdly large"},
       {one("F32", "[1099511627776,4194304]", "[0,0]", 0), "does not make the 0 bytes"},
       {one("F32", "[3]", "[0,8]", 8), "shape [3] of F32 does not make the 8 bytes"},
       {one("F4", "[1]", "[0,0]", 0), "does not make the 0 bytes"},
