@@ -167,7 +167,7 @@ std::vector<VerbSpec> verb_specs() {
                    {"foretoken hw show h200"}, {out, {database_option()}}));
   OptionSpec kind = number_option("kind", "what the file holds, where its columns don't tell");
   kind.value = "KIND";
-  v.push_back(verb("hw import", "FILE", 1, 1, "adds measured operators to your hardware database",
+  v.push_back(verb("hw import", "FILE...", 1, kAny, "adds measured operators to your hardware database",
                    {"foretoken hw import h200_gemm.csv.gz --kind gemm"}, {out, {database_option(), kind}}));
   v.push_back(verb("hw export", "DEVICE", 1, 1, "writes the measured operators of a device as CSV",
                    {"foretoken hw export h200 --save h200.csv"}, {{out[1], database_option()}}));

@@ -1,4 +1,7 @@
 // hw list, show, import, export.
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -50,13 +53,26 @@ class NewFolders {
   std::vector<std::filesystem::path> made_;  // the deepest first
 };
 
-Table import_table(const ImportReport& r, const std::string& file) {
+// Of several files one table, with their names.
+Table import_table(const std::vector<ImportReport>& reports, const std::vector<std::string>& files) {
+  const bool many = files.size() > 1;
   Table t;
-  t.title = "Imported " + file;
-  t.columns = {{"what", "what"}, {"rows", "rows"}};
-  t.add({std::string("read"), r.read});
-  t.add({std::string("imported"), r.imported});
-  for (const auto& [reason, n] : r.dropped) t.add({"dropped: " + reason, n});
+  t.title = many ? fmt::format("Imported {} files", files.size()) : "Imported " + files.front();
+  if (many) t.columns.push_back({"file", "file"});
+  t.columns.push_back({"what", "what"}), t.columns.push_back({"rows", "rows"});
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const ImportReport& r = reports[i];
+    const auto add = [&](const std::string& what, std::int64_t rows) {
+      if (many)
+        t.add({files[i], what, rows});
+      else
+        t.add({what, rows});
+    };
+    add("read", r.read);
+    if (r.times != r.read) add("measured times in them", r.times);
+    add("imported", r.imported);
+    for (const auto& [reason, n] : r.dropped) add("dropped: " + reason, n);
+  }
   return t;
 }
 
@@ -85,13 +101,15 @@ int run_hw(const Invocation& invocation) {
         {{"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}});
   } else {
     if (paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
-    const std::string file = invocation.arguments[0];
+    const std::vector<std::filesystem::path> files(invocation.arguments.begin(), invocation.arguments.end());
     NewFolders folders;
     if (!invocation.has("db")) folders.create(paths.user.parent_path());
-    const ImportReport r = database.import_file(file, invocation.value("kind").value_or(""));
-    if (r.imported > 0) folders.keep();
-    write_tables(out, "Import", {{"import", import_table(r, file)}});
-    return r.imported > 0 ? kDone : kNegative;
+    const auto reports = database.import_files(files, invocation.value("kind").value_or(""));
+    const bool any =
+        std::any_of(reports.begin(), reports.end(), [](const auto& r) { return r.imported > 0; });
+    if (any) folders.keep();
+    write_tables(out, "Import", {{"import", import_table(reports, invocation.arguments)}});
+    return any ? kDone : kNegative;
   }
   return kDone;
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <execution>
+#include <future>
 #include <map>
 
 #include "base/error.h"
@@ -181,6 +183,11 @@ struct Entry {
 
 std::string family_of(const std::string& engine) { return engine.substr(0, engine.find(' ')); }
 
+// Kinds whose engines have several kernels, of which they run the fastest.
+bool has_kernels(MeasuredKind kind) {
+  return kind == MeasuredKind::kMoe || kind == MeasuredKind::kExpertExchange;
+}
+
 // Of each kind and type, in order of rank: the first engine, and of GEMM one more (of MoE its experts without
 // a gate), whose rows stand in for shapes that the first lacks. TensorRT-LLM's tables have the most shapes.
 void leave_out_unused(std::vector<Entry>& entries) {
@@ -195,8 +202,8 @@ void leave_out_unused(std::vector<Entry>& entries) {
         second.try_emplace(type_of(e), family);
   std::erase_if(entries, [&](const Entry& e) {
     const MeasuredKind kind = e.series.kind;
-    const bool collective = kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv;
-    if (e.of_user || collective || kind == MeasuredKind::kElementwise) return false;
+    // Libraries' collectives, and tables of few rows that one engine or another has.
+    if (e.of_user || kind >= MeasuredKind::kAllReduce) return false;
     const std::string family = family_of(e.series.engine);
     if (family == first.at(type_of(e))) return false;
     const auto other = second.find(type_of(e));
@@ -225,10 +232,10 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   // Where the kernel asked for was timed with an engine, that engine's others are left out.
   std::set<std::string> with_kernel;
   for (const Entry& e : entries)
-    if (e.series.kind == MeasuredKind::kMoe && !moe_kernel.empty() && e.series.kernel == moe_kernel)
+    if (has_kernels(e.series.kind) && !moe_kernel.empty() && e.series.kernel == moe_kernel)
       with_kernel.insert(e.series.engine);
   std::erase_if(entries, [&](const Entry& e) {
-    return e.series.kind == MeasuredKind::kMoe && e.series.kernel != moe_kernel &&
+    return has_kernels(e.series.kind) && e.series.kernel != moe_kernel &&
            with_kernel.contains(e.series.engine);
   });
   const ReplacedPoints hidden = replaced(device.name);
@@ -243,7 +250,8 @@ std::unique_ptr<KernelTable::Index> DatabaseLayers::index(const Device& device, 
   for (const Entry& e : entries) {
     const bool of_user = e.of_user;
     const bool collective =
-        e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv;
+        (e.series.kind >= MeasuredKind::kAllReduce && e.series.kind <= MeasuredKind::kSendRecv) ||
+        e.series.kind == MeasuredKind::kExpertExchange;
     const bool preferred = engine.empty() || of_user || collective || e.rank.family <= 1;
     index->add(e.series, preferred, of_user, [&](const KernelTable::Index::PointVisitor& visit) {
       for_each_point(*e.store, e.id, e.series, hidden, visit);
@@ -341,70 +349,122 @@ void DatabaseLayers::write_user(const std::function<void(Store&)>& write) {
   load();
 }
 
-ImportReport Database::import_file(const std::filesystem::path& file, const std::string& kind) {
-  if (impl_->user_path.empty())
-    throw Error(file.string(), "an import goes into the user's database: name one with --db FILE");
+namespace {
+
+// What one file of measurements holds, read before any of it is written.
+struct ImportedFile {
   std::vector<Measurement> rows;
   ImportReport report;
-  if (is_device_file(file)) {
-    const std::vector<Device> devices = read_device_file(file);
-    if (devices.empty()) throw Error(file.string(), "holds no devices, only a header");
-    impl_->write_user([&](Store& store) {
-      store.transaction([&] {
-        for (const Device& d : devices) store.put(d);
-      });
-    });
-    report.read = report.imported = static_cast<std::int64_t>(devices.size());
-    return report;
-  }
+};
+
+ImportedFile read_import(const std::filesystem::path& file, const std::string& kind,
+                         const DatabaseLayers& layers, const Database& database) {
+  ImportedFile result;
   std::map<std::string, std::pair<Device, Topology>> seen;
-  std::map<std::string, std::set<MeasuredKind>> kinds;
   MeasurementReader reader;
   reader.device_name = [&](const std::string& name) {
-    const std::string full = impl_->resolve(name, nullptr);
+    const std::string full = layers.resolve(name, nullptr);
     if (!full.empty() && !seen.contains(full)) {
-      const Device& d = impl_->by_name.at(full);
-      seen[full] = {d, topology(d, d.scaleup_domain)};
+      const Device& d = layers.by_name.at(full);
+      seen[full] = {d, database.topology(d, d.scaleup_domain)};
     }
     return full;
   };
   reader.row = [&](const Measurement& row) {
     const auto& [device, links] = seen.at(row.series.device);
-    if (const std::string_view reason = implausible(row, device, links); !reason.empty()) {
-      report.drop(reason);
-      return;
-    }
-    rows.push_back(row);
-    kinds[row.series.device].insert(row.series.kind);
+    if (const std::string_view reason = implausible(row, device, links); !reason.empty())
+      return result.report.drop(reason);
+    result.rows.push_back(row);
   };
-  read_measurements(file, kind, reader, report);  // the whole file, before anything is written
-  if (report.read == 0)
+  read_measurements(file, kind, reader, result.report);
+  if (result.report.read == 0)
     throw Error(file.string(), "holds no measurements, only a header; export or measure again");
-  if (rows.empty()) return report;
+  std::map<MeasurementSeries, std::vector<MeasuredPoint>> series;
+  for (const Measurement& row : result.rows) series[row.series].push_back(row.point);
+  for (const auto& [of, points] : series) {
+    const auto& [device, links] = seen.at(of.device);
+    const std::string_view reason = host_bound(of, points, device, links);
+    if (reason.empty()) continue;
+    result.report.drop(reason, static_cast<std::int64_t>(points.size()));
+    std::erase_if(result.rows, [&s = of](const Measurement& row) { return row.series == s; });
+  }
+  return result;
+}
 
-  impl_->write_user([&](Store& store) {
-    std::int64_t repeated = 0;
-    store.transaction([&] {
-      repeated = 0;
-      for (const Measurement& row : rows)
-        if (!store.put(row)) ++repeated;
+}  // namespace
+
+ImportReport Database::import_file(const std::filesystem::path& file, const std::string& kind) {
+  return import_files({&file, 1}, kind).front();
+}
+
+std::vector<ImportReport> Database::import_files(std::span<const std::filesystem::path> files,
+                                                 const std::string& kind) {
+  if (files.empty()) return {};
+  if (impl_->user_path.empty())
+    throw Error(files.front().string(), "an import goes into the user's database: name one with --db FILE");
+  std::vector<ImportReport> reports(files.size());
+  std::vector<std::size_t> measured;  // files of measurements
+  std::vector<Device> devices;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    if (!is_device_file(files[i])) {
+      measured.push_back(i);
+      continue;
+    }
+    const std::vector<Device> of_file = read_device_file(files[i]);
+    if (of_file.empty()) throw Error(files[i].string(), "holds no devices, only a header");
+    reports[i].read = reports[i].times = reports[i].imported = static_cast<std::int64_t>(of_file.size());
+    devices.insert(devices.end(), of_file.begin(), of_file.end());
+  }
+  // Devices first: the other files may hold their measurements.
+  if (!devices.empty())
+    impl_->write_user([&](Store& store) {
+      store.transaction([&] {
+        for (const Device& d : devices) store.put(d);
+      });
     });
-    report.imported = static_cast<std::int64_t>(rows.size()) - repeated;
-    if (repeated > 0) report.drop("replaced an earlier row at the same point", repeated);
-  });
-  // The new rows change what held-out rows say.
-  std::vector<Residual> residuals;
-  for (const auto& [name, imported] : kinds) {
-    const auto& [device, links] = seen.at(name);
-    for (Residual& r : impl_->index(device, links, "", imported)->residuals(true))
-      residuals.push_back(std::move(r));
+  if (measured.empty()) return reports;
+
+  const auto read = [&](std::size_t i) { return read_import(files[measured[i]], kind, *impl_, *this); };
+  std::map<std::string, std::set<MeasuredKind>> kinds;
+  ImportedFile current = read(0);  // before anything is opened; each next one while this one is written
+  if (measured.size() == 1 && current.rows.empty()) {
+    reports[measured[0]] = std::move(current.report);
+    return reports;
   }
   impl_->write_user([&](Store& store) {
     store.transaction([&] {
-      for (const Residual& r : residuals) store.put(r);
+      for (std::size_t i = 0; i < measured.size(); ++i) {
+        std::future<ImportedFile> next;
+        if (i + 1 < measured.size()) next = std::async(std::launch::async, read, i + 1);
+        std::int64_t repeated = 0;
+        for (const Measurement& row : current.rows) {
+          if (!store.put(row)) ++repeated;
+          kinds[row.series.device].insert(row.series.kind);
+        }
+        current.report.imported = static_cast<std::int64_t>(current.rows.size()) - repeated;
+        if (repeated > 0) current.report.drop("replaced an earlier row at the same point", repeated);
+        reports[measured[i]] = std::move(current.report);
+        if (next.valid()) current = next.get();
+      }
     });
   });
-  return report;
+  if (kinds.empty()) return reports;
+  // The new rows change what held-out rows say.
+  std::vector<std::unique_ptr<KernelTable::Index>> indices;
+  for (const auto& [name, imported] : kinds) {
+    const Device& device = impl_->by_name.at(name);
+    indices.push_back(impl_->index(device, topology(device, device.scaleup_domain), "", imported));
+  }
+  std::vector<std::vector<Residual>> residuals(indices.size());
+  std::transform(std::execution::par, indices.begin(), indices.end(), residuals.begin(),
+                 [](const auto& index) { return index->residuals(true); });
+  impl_->write_user([&](Store& store) {
+    store.transaction([&] {
+      for (const auto& of_device : residuals)
+        for (const Residual& r : of_device) store.put(r);
+    });
+  });
+  return reports;
 }
 
 void Database::export_device(const Device& device, const std::function<void(std::string_view)>& write) const {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,8 +41,10 @@ class Database {
   Table list_devices() const;
   Table describe(const Device& device) const;           // facts and sources
   Table list_measurements(const Device& device) const;  // rows by operator, engine, dtype, source
-  ImportReport import_file(const std::filesystem::path& file,
-                           const std::string& kind = "");  // into the user's
+  // Into the user's database: all files or, where one is refused, none. One report a file.
+  std::vector<ImportReport> import_files(std::span<const std::filesystem::path> files,
+                                         const std::string& kind = "");
+  ImportReport import_file(const std::filesystem::path& file, const std::string& kind = "");
   // Rows as CSV; the user's row stands for the built-in one at the same point.
   void export_device(const Device& device, const std::function<void(std::string_view)>& write) const;
   void export_device(const Device& device, const std::filesystem::path& csv) const;

@@ -80,6 +80,16 @@ std::uint64_t unit_of(MeasuredKind kind, const MeasuredPoint& p) {
     case MeasuredKind::kMoe:  // every shard of a layer with it
       key = {s[0], s[2], s[3]};
       break;
+    case MeasuredKind::kRecurrencePrefill:
+    case MeasuredKind::kRecurrenceDecode:
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
+    case MeasuredKind::kElementwise:
+      key = {s[0], s[1]};
+      break;
+    case MeasuredKind::kExpertExchange:
+      key = {s[0], s[2], s[5]};
+      break;
     default:
       key = {s[0], s[2]};
   }
@@ -147,6 +157,8 @@ std::unique_ptr<KernelTable::Index> build(const Groups& groups, const Group& of,
   };
   add(groups.at(of), true);
   const auto& [name, engine, kind, dtype, kv, kernel] = of;
+  if (kind == MeasuredKind::kExpertExchange)
+    index->requested = lower(engine);  // answers only whom it is asked for
   if (o.beside)
     for (const auto& [g, rows] : groups)
       if (std::get<0>(g) == name && std::get<1>(g) != engine && std::get<2>(g) == kind &&

@@ -28,11 +28,28 @@ void keep_between(const std::vector<double>& x, const std::vector<double>& y, st
 }  // namespace
 
 std::string_view implausible(const Measurement& row, const Device& device, const Topology& topology) {
-  const auto op = op_of(row.series, row.point);
-  if (!op) return "";  // no operator to compare it with
-  const Seconds limit = speed_of_light(*op, device, topology);
+  Seconds limit;  // 0 where there is no operator to compare it with
+  for (const Op& op : ops_of(row.series, row.point)) limit += speed_of_light(op, device, topology);
   return row.point.seconds * kFasterThanLight < limit.value ? "faster than 1.05 times the speed of light"
                                                             : "";
+}
+
+std::string_view host_bound(const MeasurementSeries& series, const std::vector<MeasuredPoint>& points,
+                            const Device& device, const Topology& topology) {
+  if (series.kind < MeasuredKind::kPrefillAttention || series.kind > MeasuredKind::kMlaDecode) return "";
+  constexpr double kSmall = 2e-6, kLaunches = 80e-6;
+  constexpr std::size_t kFewest = 20;
+  std::vector<double> times;
+  for (const MeasuredPoint& p : points) {
+    const auto op = op_of(series, p);
+    if (op && speed_of_light(*op, device, topology).value < kSmall) times.push_back(p.seconds);
+  }
+  if (times.size() < kFewest) return "";
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 10),
+                   times.end());
+  return times[times.size() / 10] > kLaunches
+             ? "host-bound: the smallest of the series take over 80 us, launched one by one"
+             : "";
 }
 
 void thin(const MeasurementSeries& series, std::vector<MeasuredPoint>& points, const Device& device,

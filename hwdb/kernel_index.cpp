@@ -66,6 +66,28 @@ void pair_up(KernelTable::Index::Tiers<Table>& tiers) {
 
 }  // namespace
 
+RowPlace sparse_place(const AttentionShape& a) {
+  const double heads = static_cast<double>(a.heads);
+  return {fmt::format("top {} {}-{} {}", a.top_k, a.qk_dim, a.v_dim, name_of(a.kv)), heads,
+          attention_pairs(a)};
+}
+
+// Decoding scores every key once for each of its few queries; a prompt's queries share the keys.
+bool is_decode(const IndexerShape& i) {
+  constexpr double kMostDrafted = 16;
+  return i.pairs <= kMostDrafted * i.keys;
+}
+
+RowPlace indexer_place(const IndexerShape& i) {
+  const std::string kernel = fmt::format("{}x{}", i.heads, i.head_dim);
+  if (is_decode(i)) return {kernel, std::max(1.0, i.pairs / std::max(1.0, i.keys)), i.keys};
+  return {kernel, 1, i.pairs};
+}
+
+AttentionTable::Heads recurrent_layout(const RecurrentShape& r) {
+  return {r.heads, r.form == Recurrence::kConvolution ? r.heads : r.k_heads, r.k_dim * r.v_dim, 0};
+}
+
 TypeClass type_class(DType t) {
   switch (t) {
     case DType::kF32:
@@ -135,6 +157,7 @@ EngineRank engine_rank(const std::string& engine, const std::string& requested, 
 
 void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bool of_user,
                              const std::function<void(const PointVisitor&)>& points) {
+  if (is_module(series.kind)) return;  // its parts have rows of their own
   // Types and shapes that the program has no operator for stay in the database only.
   bool known = true, plain = series.kind != MeasuredKind::kGemm;
   points([&](const MeasuredPoint& p) {
@@ -186,8 +209,43 @@ void KernelTable::Index::add(const MeasurementSeries& series, bool preferred, bo
         break;
       }
       case MeasuredKind::kElementwise:
-        elementwise.add(bytes(*op).value, p.seconds, p.spread, limit);
+        tier(elementwise, series.engine, preferred, of_user, series.kernel)
+            .add(static_cast<double>(s[0]), static_cast<double>(s[2]), p.seconds, p.spread, limit);
         break;
+      case MeasuredKind::kRecurrencePrefill:
+      case MeasuredKind::kRecurrenceDecode:
+      case MeasuredKind::kConvolutionPrefill:
+      case MeasuredKind::kConvolutionDecode: {
+        const auto& r = std::get<RecurrentShape>(op->shape);
+        auto& tiers = recurrent[r.form == Recurrence::kConvolution ? 1 : 0][r.decode ? 1 : 0];
+        AttentionTable& table = tier(tiers, series.engine, preferred, of_user, series.kernel);
+        table.set_decode(r.decode);
+        table.add(recurrent_layout(r), r.sequences, r.tokens / r.sequences, p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kSparsePrefill:
+      case MeasuredKind::kSparseDecode: {
+        const auto& a = std::get<AttentionShape>(op->shape);
+        const RowPlace place = sparse_place(a);
+        tier(sparse[a.decode ? 1 : 0], series.engine, preferred, of_user, place.kernel)
+            .add(place.width, place.key, p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kIndexerPrefill:
+      case MeasuredKind::kIndexerDecode: {
+        const auto& i = std::get<IndexerShape>(op->shape);
+        const RowPlace place = indexer_place(i);
+        tier(indexer[is_decode(i) ? 1 : 0], series.engine, preferred, of_user, place.kernel)
+            .add(place.width, place.key, p.seconds, p.spread, limit);
+        break;
+      }
+      case MeasuredKind::kExpertExchange: {
+        const auto& c = std::get<CollectiveShape>(op->shape);
+        tier(collective[static_cast<std::size_t>(c.kind)], series.engine, preferred, of_user, series.kernel)
+            .add(c.ranks, c.ranks <= c.ranks_per_node ? 0 : c.ranks_per_node, c.message_bytes, p.seconds,
+                 p.spread, limit);
+        break;
+      }
       default: {
         const auto& c = std::get<CollectiveShape>(op->shape);
         tier(collective[static_cast<std::size_t>(c.kind)], series.engine, preferred, of_user)
@@ -235,7 +293,11 @@ void KernelTable::Index::finish() {
       for (auto& t : type) each(t);
   for (auto& t : moe) each(t);
   for (auto& t : collective) each(t);
-  elementwise.finish();
+  each(elementwise);
+  for (auto* by_phase : {&sparse, &indexer})
+    for (auto& t : *by_phase) each(t);
+  for (auto& form : recurrent)
+    for (auto& t : form) each(t);
 }
 
 std::vector<std::pair<std::string, std::string>> KernelTable::Index::fits() const {
@@ -274,7 +336,6 @@ void KernelTable::Index::learn(const std::vector<Residual>& residuals) {
     std::size_t method = 0;
     while (method < kMethods && name_of(static_cast<Method>(method)) != r.method) ++method;
     if (!kind || method == kMethods) continue;
-    if (*kind == MeasuredKind::kElementwise) elementwise_error = r.p90;
     for_each_kind([&](MeasuredKind k, TypeClass type, TypeClass kv, auto& tiers) {
       if (k != *kind || name_of(type) != r.dtype || (!r.kv_dtype.empty() && name_of(kv) != r.kv_dtype))
         return;

@@ -10,6 +10,7 @@
 
 #include "hwdb/kernel_table.h"
 #include "hwdb/measurement.h"
+#include "hwdb/row_table.h"
 #include "hwdb/shape_tables.h"
 #include "hwdb/store.h"
 
@@ -80,10 +81,12 @@ struct KernelTable::Index {
   std::vector<double> transfer_residuals(const Index& measured) const;
   std::array<Tiers<MoeTable>, kTypeClasses> moe;
   std::array<Tiers<CollectiveTable>, 5> collective;
-  Curve elementwise;  // along bytes
+  Tiers<RowTable> elementwise;  // by kernel: rows of one width
+  // [recurrence, convolution][prefill, decode]: grids of (sequences, tokens of each)
+  std::array<std::array<Tiers<AttentionTable>, 2>, 2> recurrent;
+  std::array<Tiers<RowTable>, 2> sparse, indexer;  // by selection and dimensions, along query-key pairs
   std::int64_t rows = 0;
   std::string engine;  // whose GEMMs were timed, else whose operators
-  double elementwise_error = kDefaultErrors[0];
 
   // Series in order of rank; tiers appear in that order.
   using PointVisitor = std::function<void(const MeasuredPoint&)>;
@@ -115,6 +118,16 @@ struct KernelTable::Index {
     for (std::size_t c = 0; c < collective.size(); ++c)
       visit(static_cast<MeasuredKind>(c + static_cast<std::size_t>(MeasuredKind::kAllReduce)), TypeClass::k16,
             TypeClass::k16, collective[c]);
+    visit(MeasuredKind::kElementwise, TypeClass::k16, TypeClass::k16, elementwise);
+    for (std::size_t decode = 0; decode < 2; ++decode) {
+      const auto kind = [&](MeasuredKind prefill) {
+        return static_cast<MeasuredKind>(static_cast<std::size_t>(prefill) + decode);
+      };
+      visit(kind(MeasuredKind::kRecurrencePrefill), TypeClass::k16, TypeClass::k16, recurrent[0][decode]);
+      visit(kind(MeasuredKind::kConvolutionPrefill), TypeClass::k16, TypeClass::k16, recurrent[1][decode]);
+      visit(kind(MeasuredKind::kSparsePrefill), TypeClass::k16, TypeClass::k16, sparse[decode]);
+      visit(kind(MeasuredKind::kIndexerPrefill), TypeClass::k16, TypeClass::k16, indexer[decode]);
+    }
   }
 
  private:
@@ -129,6 +142,24 @@ struct KernelTable::Index {
   std::optional<OperatorTime> find_moe(const MoeShape& e, Seconds limit) const;
   std::optional<OperatorTime> find_moe(const MoeShape& e, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;
+  std::optional<OperatorTime> find_elementwise(const Op& op, Seconds limit) const;
+  std::optional<OperatorTime> find_recurrence(const RecurrentShape& r, Seconds limit) const;
+  std::optional<OperatorTime> find_sparse(const AttentionShape& a, Seconds limit) const;
+  std::optional<OperatorTime> find_indexer(const IndexerShape& i, Seconds limit) const;
+  std::optional<OperatorTime> find_rows(const Tiers<RowTable>& tiers, const std::string& kernel, double width,
+                                        double key, Seconds limit) const;
 };
+
+// Where an operator stands in its RowTable: kernel, width and amount of work.
+struct RowPlace {
+  std::string kernel;
+  double width = 0, key = 0;
+};
+RowPlace sparse_place(const AttentionShape& a);
+RowPlace indexer_place(const IndexerShape& i);
+bool is_decode(const IndexerShape& i);
+// Every head (channel) has a state of its own, so sequences x heads are the parallel work; the heads that
+// share a key are its `heads` a KV head.
+AttentionTable::Heads recurrent_layout(const RecurrentShape& r);
 
 }  // namespace foretoken

@@ -39,6 +39,8 @@ double whole_chunk_weight(double new_tokens) {
 constexpr double kBorrowedError =
     0.35;  // 90th percentile on those profiles, see tests/hwdb/residual_test.cpp
 
+constexpr std::string_view kDeepEp = "deepep";
+
 // MXFP4 with the other width of activations: the two were 3 to 5 times apart on Blackwell.
 constexpr double kOtherWidthError = 0.7;
 
@@ -254,8 +256,24 @@ std::optional<OperatorTime> KernelTable::Index::find_collective(const Collective
   const bool library_asked =
       requested.find("ccl") != std::string::npos;  // "nccl 2.29": its own times, no engine's
   const auto& tiers = collective[static_cast<std::size_t>(c.kind)];
+  // DeepEP's kernels were timed by themselves; they answer only whom they are asked for. Its dispatch sends 8
+  // bits, its combine 16.
+  if (requested.starts_with(kDeepEp)) {
+    std::optional<OperatorTime> best;
+    for (const auto& tier : tiers) {
+      if (!tier.engine.starts_with(kDeepEp) ||
+          (tier.kernel.find("dispatch") != std::string::npos) != (bytes_of(c.element) < 2))
+        continue;
+      const CollectiveTable::Ranks* group = tier.table.find(c.ranks, ranks_per_node);
+      if (!group) continue;
+      const auto t = answer(group->at(c.message_bytes, limit.value), tier.error, Method::kPoint, true, limit);
+      if (t && (!best || t->time < best->time)) best = t;
+    }
+    if (best) return best;
+  }
   const auto pass = [&](bool library, bool preferred, bool inside) -> std::optional<OperatorTime> {
     for (const auto& tier : tiers) {
+      if (tier.engine.starts_with(kDeepEp)) continue;
       if ((tier.engine.find("ccl") != std::string::npos) != library || tier.preferred != preferred) continue;
       const CollectiveTable::Ranks* group = tier.table.find(c.ranks, ranks_per_node);
       if (!group) continue;
@@ -272,15 +290,102 @@ std::optional<OperatorTime> KernelTable::Index::find_collective(const Collective
   return pass(false, true, false);
 }
 
+// Rows of one kernel: of this width, else of the next narrower and wider at equal work; the engine asked for
+// first.
+std::optional<OperatorTime> KernelTable::Index::find_rows(const Tiers<RowTable>& tiers,
+                                                          const std::string& kernel, double width, double key,
+                                                          Seconds limit) const {
+  for (const bool preferred : {true, false})
+    for (const bool exact : {true, false})
+      for (const auto& tier : tiers) {
+        if (tier.kernel != kernel || tier.preferred != preferred) continue;
+        const auto reading = exact ? tier.table.own(width, key) : tier.table.near(width, key, limit.value);
+        if (const auto t =
+                answer(reading, tier.error, exact ? Method::kPoint : Method::kShape, preferred, limit))
+          return t;
+      }
+  return std::nullopt;
+}
+
+// The operator's own kernel where it was timed, else what was timed of elementwise operators in general.
+std::optional<OperatorTime> KernelTable::Index::find_elementwise(const Op& op, Seconds limit) const {
+  const auto& e = std::get<ElementwiseShape>(op.shape);
+  const auto count = static_cast<double>(e.rows);
+  std::string kernel(op.name);
+  if (op.name.ends_with("_norm") && op.name != "qk_norm") {
+    kernel = "norm";
+  }
+  if (const auto t = find_rows(elementwise, kernel, e.bytes_per_row, count, limit)) return t;
+  return find_rows(elementwise, "", e.bytes_per_row, count, limit);
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_recurrence(const RecurrentShape& r,
+                                                                Seconds limit) const {
+  if (r.form == Recurrence::kScan || r.sequences < 1 || r.tokens < 1) return std::nullopt;
+  const AttentionTable::Heads layout = recurrent_layout(r);
+  const auto sequences = static_cast<double>(r.sequences);
+  const double tokens = static_cast<double>(r.tokens) / sequences;
+  return search(
+      recurrent[r.form == Recurrence::kConvolution ? 1 : 0][r.decode ? 1 : 0], limit,
+      [&](const AttentionTable& table) -> std::optional<Reading> {
+        const int at = table.find_layout(layout);
+        if (at == kNoShape) return std::nullopt;
+        return table.at(at, sequences, tokens);
+      },
+      [&](const AttentionTable& table, const Beside<AttentionTable>*) {
+        return table.nearest(layout, sequences, tokens, limit.value);
+      });
+}
+
+namespace {
+
+// Few rows were timed; an amount of work or a number of heads beyond these is another regime.
+constexpr double kFarthestWork = 8, kFarthestWidth = 2;
+
+bool covers(const RowTable& table, const RowPlace& place) {
+  for (const auto& w : table.widths()) {
+    const double factor = w.width / place.width, key = place.key / factor;
+    if (factor <= kFarthestWidth && factor * kFarthestWidth >= 1 && key * kFarthestWork >= w.curve.key(0) &&
+        key <= kFarthestWork * w.curve.key(w.curve.size() - 1))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::optional<OperatorTime> KernelTable::Index::find_sparse(const AttentionShape& a, Seconds limit) const {
+  const RowPlace place = sparse_place(a);
+  const auto& tiers = sparse[a.decode ? 1 : 0];
+  for (const auto& tier : tiers)
+    if (tier.kernel == place.kernel && covers(tier.table, place))
+      return find_rows(tiers, place.kernel, place.width, place.key, limit);
+  return std::nullopt;
+}
+
+std::optional<OperatorTime> KernelTable::Index::find_indexer(const IndexerShape& i, Seconds limit) const {
+  const RowPlace place = indexer_place(i);
+  const auto& tiers = indexer[is_decode(i) ? 1 : 0];
+  for (const auto& tier : tiers)
+    if (tier.kernel == place.kernel && covers(tier.table, place))
+      return find_rows(tiers, place.kernel, place.width, place.key, limit);
+  return std::nullopt;
+}
+
 std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
   const Seconds limit = speed_of_light(op, device, topology);
   if (!(limit.value > 0)) return std::nullopt;
   if (const auto* g = std::get_if<GemmShape>(&op.shape)) return find_gemm(*g, limit);
-  if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return find_attention(*a, limit);
+  if (const auto* a = std::get_if<AttentionShape>(&op.shape)) {
+    if (a->mla && a->top_k > 0)
+      if (const auto t = find_sparse(*a, limit)) return t;
+    return find_attention(*a, limit);
+  }
   if (const auto* e = std::get_if<MoeShape>(&op.shape)) return find_moe(*e, limit);
   if (const auto* c = std::get_if<CollectiveShape>(&op.shape)) return find_collective(*c, limit);
-  if (std::get_if<ElementwiseShape>(&op.shape) && !elementwise.empty())
-    return answer(elementwise.at(bytes(op).value), {elementwise_error}, Method::kPoint, true, limit);
+  if (const auto* r = std::get_if<RecurrentShape>(&op.shape)) return find_recurrence(*r, limit);
+  if (const auto* i = std::get_if<IndexerShape>(&op.shape)) return find_indexer(*i, limit);
+  if (std::holds_alternative<ElementwiseShape>(op.shape)) return find_elementwise(op, limit);
   return std::nullopt;
 }
 

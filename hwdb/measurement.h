@@ -31,8 +31,19 @@ enum class MeasuredKind : std::uint8_t {
   kAllToAll,
   kSendRecv,
   kElementwise,
+  kRecurrencePrefill,
+  kRecurrenceDecode,
+  kConvolutionPrefill,
+  kConvolutionDecode,
+  kSparsePrefill,
+  kSparseDecode,
+  kIndexerPrefill,
+  kIndexerDecode,
+  kMlaModulePrefill,
+  kMlaModuleDecode,
+  kExpertExchange,
 };
-inline constexpr int kMeasuredKinds = 12;
+inline constexpr int kMeasuredKinds = 23;
 inline constexpr int kMaxShapeColumns = 8;
 
 std::string_view name_of(MeasuredKind kind);  // "gemm", "prefill_attention", "all_reduce", ...
@@ -50,7 +61,7 @@ struct MeasurementSeries {
   MeasuredKind kind = MeasuredKind::kGemm;
   std::string dtype;     // gemm: bfloat16 fp8 fp8_block nvfp4 int4_wo ...; attention: type of the arithmetic
   std::string kv_dtype;  // attention only
-  std::string kernel;    // where several kernels of one engine were timed
+  std::string kernel;    // where several kernels of one engine were timed; elementwise: its name
   std::string distribution;  // moe: balanced, power_law_1.2
   std::string driver, date, source;
   double clock_mhz = 0;  // 0: unknown
@@ -70,10 +81,18 @@ struct Measurement {
 };
 
 // The operator that a row measured; nullopt where the program has no such operator (int8 weight-only GEMM).
+// The first of several where the row timed a module (ops_of).
 std::optional<Op> op_of(const MeasurementSeries& series, const MeasuredPoint& point);
+// All operators that a row timed together: of a module its projections and core, else the one of op_of().
+std::vector<Op> ops_of(const MeasurementSeries& series, const MeasuredPoint& point);
+// Whether a row timed several operators together: it stays in the database for what it is, and no lookup
+// answers from it.
+bool is_module(MeasuredKind kind);
 
 struct ImportReport {
-  std::int64_t read = 0, imported = 0;
+  std::int64_t read = 0;      // data lines
+  std::int64_t times = 0;     // measured times in them: some tables have several in a line
+  std::int64_t imported = 0;  // of those times
   std::vector<std::pair<std::string, std::int64_t>> dropped;  // reason, rows
   void drop(std::string_view reason, std::int64_t rows = 1);
 };

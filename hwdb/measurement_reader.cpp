@@ -1,19 +1,23 @@
-// Reads files of measurements: our own form and the tables of aiconfigurator, told apart by their columns.
+// Reads files of measurements: our own form and the tables of aiconfigurator, told apart by their columns;
+// the other tables are in measurement_tables.h.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <memory>
 
 #include "base/csv.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "hwdb/measurement.h"
+#include "hwdb/measurement_tables.h"
 
 namespace foretoken {
 namespace {
 
-// kNamed: a table whose rows name an operator that the program has none for.
-enum class Form { kOwn, kGemm, kAttention, kMla, kMlaBmm, kMoe, kNccl, kCustomAllReduce, kNamed };
+// kSource: a table of measurement_tables.h.
+enum class Form { kOwn, kGemm, kAttention, kMla, kMlaBmm, kMoe, kNccl, kCustomAllReduce, kSource };
 
 // What a file says of attention: which of the two every row is, or that the row's own lengths say it.
 enum class Phase { kByRow, kPrefill, kDecode };
@@ -21,13 +25,14 @@ enum class Phase { kByRow, kPrefill, kDecode };
 class RowReader {
  public:
   RowReader(const std::filesystem::path& file, const std::string& kind, bool twins)
-      : csv_(file), file_(file.filename().string()), twins_(twins) {
+      : csv_(file), cells_(csv_), file_(file.filename().string()), twins_(twins) {
     std::string name = lower(kind.empty() ? file_ : kind);
     if (name.find("context") != std::string::npos || name.find("prefill") != std::string::npos)
       phase_ = Phase::kPrefill;
     if (name.find("generation") != std::string::npos || name.find("decode") != std::string::npos)
       phase_ = Phase::kDecode;
-    form_ = form_of_columns();
+    source_ = has("op") && has("seconds") ? nullptr : source_table(csv_, file);
+    form_ = source_ ? Form::kSource : form_of_columns();
     if (!kind.empty()) check_kind(kind);
   }
 
@@ -41,6 +46,15 @@ class RowReader {
         out.point.seconds = parse_double(csv_.text(*c)).value_or(0) * unit;
   }
 
+  // Each measured time of the row, and why it can't be used where it can't.
+  void read(const SourceTable::Emit& emit) {
+    if (source_) return source_->read(cells_, emit);
+    const std::string_view reason = read(row_);
+    if (!reason.empty()) read_time(row_);
+    emit(row_, reason);
+  }
+
+ private:
   // Fills `out`; a reason where the row can't be used.
   std::string_view read(Measurement& out) {
     out = {};
@@ -61,14 +75,12 @@ class RowReader {
         return nccl(out);
       case Form::kCustomAllReduce:
         return custom_all_reduce(out);
-      case Form::kNamed:
-        return named(out);
+      case Form::kSource:
+        break;
     }
     return {};
   }
-
- private:
-  bool has(std::string_view column) const { return csv_.find_column(column).has_value(); }
+  bool has(std::string_view column) const { return cells_.has(column); }
 
   Form form_of_columns() const {
     if (has("op") && has("seconds")) return Form::kOwn;
@@ -79,13 +91,12 @@ class RowReader {
     if (has("lib") && has("message_size")) return Form::kNccl;
     if (has("kernel") && has("message_size")) return Form::kCustomAllReduce;
     if (has("m") && has("n") && has("k") && has("latency_us")) return Form::kGemm;
-    if (has("system") && has("op_name")) return Form::kNamed;
-    throw Error(file_ + ":1",
-                "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
-                "(device,engine,op,dtype,...,seconds) or of an aiconfigurator table (gemm, attention, mla, "
-                "moe, nccl, "
-                "custom_allreduce); the file has: " +
-                    join(csv_.header(), ","));
+    throw Error(
+        file_ + ":1",
+        "the columns tell no kind of measurement; needed are those of `foretoken hw export` "
+        "(device,engine,op,dtype,...,seconds) or of a published table (aiconfigurator, Vidur, Frontier, "
+        "LLMServingSim, InferSim, NeuSight, APEX, LLMCompass); the file has: " +
+            join(csv_.header(), ","));
   }
 
   void check_kind(const std::string& kind) const {
@@ -108,6 +119,10 @@ class RowReader {
       asked = Form::kCustomAllReduce;
     else if (is("collective"))
       asked = form_ == Form::kNccl ? Form::kNccl : Form::kCustomAllReduce;
+    else if (form_ == Form::kSource)
+      throw Error("--kind",
+                  fmt::format("\"{}\" is not needed: the columns of {} tell what it holds; leave it out",
+                              kind, file_));
     else
       throw Error("--kind",
                   fmt::format("unknown kind \"{}\"; use gemm, context_attention, generation_attention, moe, "
@@ -118,19 +133,13 @@ class RowReader {
                                             join(csv_.header(), ",")));
   }
 
-  const std::string& text(std::string_view column) const { return csv_.text(csv_.column(column)); }
-  std::string text_or_empty(std::string_view column) const {
-    const auto c = csv_.find_column(column);
-    return c ? csv_.text(*c) : std::string();
-  }
+  const std::string& text(std::string_view column) const { return cells_.text(column); }
+  std::string text_or_empty(std::string_view column) const { return cells_.text_or_empty(column); }
   double number_or(std::string_view column, double otherwise) const {
-    const auto c = csv_.find_column(column);
-    return c ? csv_.number_or(*c, otherwise) : otherwise;
+    return cells_.number_or(column, otherwise);
   }
   std::int64_t size(std::string_view column, std::int64_t least = 1) const {
-    const std::int64_t v = csv_.integer(csv_.column(column));
-    if (v < least) throw Error(where(), fmt::format("{} is {}; it must be at least {}", column, v, least));
-    return v;
+    return cells_.size(column, least);
   }
   // "" when positive; the reason otherwise.
   std::string_view time(std::string_view column, double unit, Measurement& out) const {
@@ -210,7 +219,10 @@ class RowReader {
                        heads = size("num_heads");
     const bool decode = decode_row(isl, step);
     head(out, decode ? MeasuredKind::kMlaDecode : MeasuredKind::kMlaPrefill, framework());
-    if (!text_or_empty("gemm_type").empty()) return "MLA module with its projections: no operator of its own";
+    if (const std::string weights = text_or_empty("gemm_type"); !weights.empty()) {
+      out.series.kind = decode ? MeasuredKind::kMlaModuleDecode : MeasuredKind::kMlaModulePrefill;
+      out.series.kernel = weights;
+    }
     out.series.dtype = text("mla_dtype");
     out.series.kv_dtype = text("kv_dtype");
     out.point.shape = decode ? std::array<std::int64_t, kMaxShapeColumns>{heads, isl, batch, step + isl}
@@ -276,17 +288,6 @@ class RowReader {
     return time("latency_us", 1e-6, out);
   }
 
-  // gdn, mamba2, compute_scale, wide expert parallelism, DeepEP
-  std::string_view named(Measurement& out) {
-    out.series.device = text("system");
-    const std::string engine = text_or_empty("backend"), version = text_or_empty("version");
-    out.series.engine = engine.empty() ? text_or_empty("kernel_source") + " " + text_or_empty("version_dir")
-                                       : engine + " " + version;
-    out.series.dtype = text_or_empty(has("moe_dtype") ? "moe_dtype" : "bmm_dtype");
-    reason_ = (has("node_num") ? "DeepEP " : "") + text("op_name") + ": no operator table";
-    return reason_;
-  }
-
   // message_size counts elements; the tables were measured inside one node or one NVLink domain.
   void set_message(Measurement& out, double element_bytes) const {
     const std::int64_t ranks = size("num_gpus");
@@ -295,12 +296,15 @@ class RowReader {
   }
 
   CsvReader csv_;
+  Cells cells_;
+  std::unique_ptr<SourceTable> source_;
   std::string file_;
   bool twins_;
   Form form_ = Form::kOwn;
   Phase phase_ = Phase::kByRow;
   mutable bool suspect_ = false;
   std::string reason_;
+  Measurement row_;
 };
 
 }  // namespace
@@ -308,29 +312,26 @@ class RowReader {
 void read_measurements(const std::filesystem::path& file, const std::string& kind,
                        const MeasurementReader& reader, ImportReport& report) {
   RowReader rows(file, kind, reader.twins);
+  std::map<std::string, std::string> names;  // as in the file -> canonical
   Measurement row;
-  std::string last_name, canonical;
   const auto drop = [&](std::string_view reason) {
     report.drop(reason);
     if (reader.dropped) reader.dropped(reason, row);
   };
+  const SourceTable::Emit take = [&](const Measurement& m, std::string_view reason) {
+    ++report.times;
+    row = m;
+    if (!reason.empty()) return drop(reason);
+    const auto [name, added] = names.emplace(row.series.device, std::string());
+    if (added) name->second = reader.device_name(row.series.device);
+    if (name->second.empty())
+      return drop(fmt::format("device \"{}\" is not in the database", row.series.device));
+    row.series.device = name->second;
+    reader.row(row);
+  };
   while (rows.next()) {
     ++report.read;
-    if (const std::string_view reason = rows.read(row); !reason.empty()) {
-      rows.read_time(row);
-      drop(reason);
-      continue;
-    }
-    if (row.series.device != last_name) {
-      last_name = row.series.device;
-      canonical = reader.device_name(last_name);
-    }
-    if (canonical.empty()) {
-      drop(fmt::format("device \"{}\" is not in the database", last_name));
-      continue;
-    }
-    row.series.device = canonical;
-    reader.row(row);
+    rows.read(take);
   }
 }
 

@@ -10,7 +10,8 @@
 namespace foretoken {
 namespace {
 
-constexpr std::size_t kFewestRows = 20;  // for a 90th percentile
+constexpr std::size_t kFewestRows = 20;    // for a 90th percentile
+constexpr std::size_t kMostShapes = 1000;  // of a table that are held out in turn, evenly spread
 
 // Measured over predicted, as the interval stands around the prediction. No prediction is below the speed of
 // light, so no utilisation above one.
@@ -52,7 +53,8 @@ struct Errors {
 Errors errors_of(const KernelTable::Index::Tier<GemmTable>& tier) {
   Errors e;
   const GemmTable& table = tier.table;
-  for (std::size_t i = 0; i < table.shapes().size(); ++i) {
+  const std::size_t stride = 1 + table.shapes().size() / kMostShapes;
+  for (std::size_t i = 0; i < table.shapes().size(); i += stride) {
     const auto& s = table.shapes()[i];
     const int own = static_cast<int>(i);
     e.add_curve(s.curve);
@@ -124,6 +126,22 @@ Errors errors_of(const KernelTable::Index::Tier<CollectiveTable>& tier) {
   return e;
 }
 
+Errors errors_of(const KernelTable::Index::Tier<RowTable>& tier) {
+  Errors e;
+  const auto& widths = tier.table.widths();
+  for (std::size_t i = 0; i < widths.size(); ++i) {
+    const auto& w = widths[i];
+    e.add_curve(w.curve);
+    for (std::size_t p = 0; p < w.curve.size(); ++p) {
+      const double actual = w.curve.log_utilisation(p);
+      const double limit = w.curve.seconds(p) * std::exp(actual);
+      if (const auto r = tier.table.near(w.width, w.curve.key(p), limit, static_cast<int>(i)))
+        e.add_shape(actual, *r);
+    }
+  }
+  return e;
+}
+
 }  // namespace
 
 std::vector<double> KernelTable::Index::transfer_residuals(const Index& measured) const {
@@ -164,11 +182,6 @@ std::vector<Residual> KernelTable::Index::residuals(bool only_of_user) {
     r.device = device.name, r.kind = name_of(key.first), r.dtype = name_of(key.second);
     e.report(r, out);
   }
-  Errors e;
-  e.add_curve(elementwise);
-  Residual r;
-  r.device = device.name, r.kind = name_of(MeasuredKind::kElementwise), r.dtype = name_of(TypeClass::k16);
-  e.report(r, out);
   // Those of all engines first: learn() lets the later, narrower ones stand.
   std::stable_sort(out.begin(), out.end(),
                    [](const Residual& a, const Residual& b) { return a.engine.empty() > b.engine.empty(); });

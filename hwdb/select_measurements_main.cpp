@@ -150,6 +150,11 @@ void run(const Options& o) {
   std::map<std::pair<std::string, std::string>, std::string> texts, aside;  // device, kind -> file
   std::int64_t kept = 0, thinned = 0;
   for (auto& [s, points] : series) {
+    if (const auto reason = host_bound(s, points, devices.at(s.device), topologies.at(s.device));
+        !reason.empty()) {
+      report.drop(reason, static_cast<std::int64_t>(points.size()));
+      continue;
+    }
     merge_repeats(points, report);
     const auto columns = shape_columns(s.kind);
     const bool collective = s.kind >= MeasuredKind::kAllReduce && s.kind <= MeasuredKind::kSendRecv;

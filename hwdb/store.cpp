@@ -67,8 +67,23 @@ auto guarded(const std::filesystem::path& path, F&& f) {
 }
 
 std::string table_of(MeasuredKind kind) {
-  return kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv ? "collective"
-                                                                             : std::string(name_of(kind));
+  if (kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv) return "collective";
+  switch (kind) {
+    case MeasuredKind::kRecurrencePrefill:
+    case MeasuredKind::kRecurrenceDecode:
+      return "recurrence";
+    case MeasuredKind::kConvolutionPrefill:
+    case MeasuredKind::kConvolutionDecode:
+      return "convolution";
+    case MeasuredKind::kSparsePrefill:
+    case MeasuredKind::kSparseDecode:
+      return "sparse_attention";
+    case MeasuredKind::kIndexerPrefill:
+    case MeasuredKind::kIndexerDecode:
+      return "indexer";
+    default:
+      return std::string(name_of(kind));
+  }
 }
 
 std::string device_column_names() {

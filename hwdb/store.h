@@ -15,7 +15,7 @@
 
 namespace foretoken {
 
-inline constexpr int kSchemaVersion = 3;
+inline constexpr int kSchemaVersion = 4;
 
 struct Alias {
   std::string alias, device, source;

@@ -101,15 +101,19 @@ double recurrent_state_bytes(const ModelConfig& model, const Shard& shard) {
 }
 
 double layer_state_bytes(const RecurrentMixer& r, int tensor_parallel) {
-  using Kind = RecurrentMixer::Kind;
   const double state = 4.0 * static_cast<double>(r.v_heads * r.k_dim * r.v_dim);
+  return state / tensor_parallel + layer_convolution_bytes(r, tensor_parallel);
+}
+
+double layer_convolution_bytes(const RecurrentMixer& r, int tensor_parallel) {
+  using Kind = RecurrentMixer::Kind;
   // The convolution keeps kernel - 1 inputs of each channel: queries or the state's B and C, keys, and
   // values.
   std::int64_t channels = 2 * r.k_heads * r.k_dim + r.v_heads * r.v_dim;
   if (r.kind == Kind::kLightning) channels = 0;
   if (r.kind == Kind::kMamba1) channels = r.v_heads * r.v_dim;
   const double conv = 2.0 * static_cast<double>(channels * std::max<std::int64_t>(0, r.conv_kernel - 1));
-  return (state + conv) / tensor_parallel;
+  return conv / tensor_parallel;
 }
 
 double index_cache_bytes_per_token(const ModelConfig& model) {

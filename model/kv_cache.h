@@ -17,7 +17,8 @@ double kv_bytes_per_token(const ModelConfig& model, const Shard& shard, DType kv
 double kv_bytes(const ModelConfig& model, const Shard& shard, DType kv, std::int64_t tokens, int block_size);
 // Constant state of linear-attention and state-space layers, per sequence (fp32 state, bf16 convolution).
 double recurrent_state_bytes(const ModelConfig& model, const Shard& shard);
-double layer_state_bytes(const RecurrentMixer& mixer, int tensor_parallel);  // of one layer
+double layer_state_bytes(const RecurrentMixer& mixer, int tensor_parallel);        // of one layer
+double layer_convolution_bytes(const RecurrentMixer& mixer, int tensor_parallel);  // its convolution's part
 // Index cache of sparse attention (fp8 key and scales), per token, whole model.
 double index_cache_bytes_per_token(const ModelConfig& model);
 

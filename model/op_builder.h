@@ -23,6 +23,7 @@ class OpBuilder {
   void mixer(const CompressedAttention& a);
   // operators_recurrent.cpp
   void mixer(const RecurrentMixer& r);
+  void recurrence(std::string_view name, RecurrentShape s);
   // One operator a prefill chunk, one for all decoding sequences.
   void unfused_attention(const AttentionShape& chunk);
   void causal_attention(const AttentionShape& prefill, const AttentionShape& decode, int group);

@@ -122,7 +122,8 @@ Flops flops(const Op& op) {
           // Update and read of the state; a chunked prefill spends the same within a factor that the price
           // knows.
           [](const RecurrentShape& s) {
-            return Flops(4.0 * as_double(s.tokens) * as_double(s.heads) * as_double(s.k_dim) *
+            const double updates = s.form == Recurrence::kConvolution ? 2.0 : 4.0;
+            return Flops(updates * as_double(s.tokens) * as_double(s.heads) * as_double(s.k_dim) *
                          as_double(s.v_dim));
           },
           [](const ElementwiseShape& s) { return Flops(as_double(s.rows) * s.flops_per_row); },
@@ -156,8 +157,10 @@ Bytes bytes(const Op& op) {
                          as_double(s.queries) * as_double(s.heads) * as_double(s.head_dim));
           },
           [](const RecurrentShape& s) {
-            const double a = bytes_of(s.activation), heads = as_double(s.heads);
-            const double rows = as_double(s.tokens) * heads * as_double(2 * s.k_dim + 2 * s.v_dim) * a;
+            const std::int64_t values = s.form == Recurrence::kConvolution
+                                            ? 2 * s.heads
+                                            : 2 * (s.k_heads * s.k_dim + s.heads * s.v_dim);
+            const double rows = as_double(s.tokens) * as_double(values) * bytes_of(s.activation);
             return Bytes(2.0 * as_double(s.sequences) * s.state_bytes + rows);
           },
           [](const ElementwiseShape& s) { return Bytes(as_double(s.rows) * s.bytes_per_row); },

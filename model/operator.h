@@ -77,13 +77,16 @@ struct IndexerShape {
   double key_bytes = 0;  // per cached token
 };
 
-// Linear attention, gated delta rule or state-space scan: constant state a sequence, read and written once a
-// chunk.
+// Linear attention: constant state a sequence, read and written once a chunk. kConvolution is the short
+// convolution before it: heads are channels, k_dim taps, v_dim 1, and the state the last inputs.
+enum class Recurrence : std::uint8_t { kDeltaRule, kScan, kConvolution };
 struct RecurrentShape {
+  Recurrence form = Recurrence::kDeltaRule;
   bool decode = false;
   std::int64_t sequences = 0, tokens = 0;        // all new tokens, all sequences
   std::int64_t heads = 0, k_dim = 0, v_dim = 0;  // state is heads x k_dim x v_dim
-  double state_bytes = 0;  // per sequence, this rank, this layer (convolution state included)
+  std::int64_t k_heads = 0;                      // of queries and keys, shared by the heads
+  double state_bytes = 0;                        // per sequence, this rank, this layer
   DType activation = DType::kBf16;
 };
 

@@ -9,6 +9,23 @@ double d(std::int64_t n) { return static_cast<double>(n); }
 
 }  // namespace
 
+// Prompt chunks and decoding sequences are kernels of their own.
+void OpBuilder::recurrence(std::string_view name, RecurrentShape s) {
+  s.activation = precision_.activation;
+  for (const PrefillChunk& c : work_.prefill) {
+    if (c.new_tokens <= 0 || c.count <= 0) continue;
+    s.sequences = c.count;
+    s.tokens = c.new_tokens * c.count;
+    add(name, s, OpScope::kPrefillAttention);
+  }
+  if (has_decode()) {
+    s.decode = true;
+    s.sequences = work_.decode_sequences;
+    s.tokens = decode_rows();
+    add(name, s, OpScope::kTokens);
+  }
+}
+
 void OpBuilder::mixer(const RecurrentMixer& r) {
   using Kind = RecurrentMixer::Kind;
   const WeightFormat w = format(Component::kLinearAttention);
@@ -38,30 +55,28 @@ void OpBuilder::mixer(const RecurrentMixer& r) {
       break;
   }
   gemm("in_proj", rows_, split(in), h, w);
-  const double conv = d(split(channels));
-  if (channels > 0) elementwise("conv", rows_, 2 * conv, 2 * d(r.conv_kernel) * conv);
+  if (channels > 0) {
+    RecurrentShape conv;
+    conv.form = Recurrence::kConvolution;
+    conv.heads = split(channels);
+    conv.k_dim = r.conv_kernel;
+    conv.v_dim = 1;
+    conv.state_bytes = layer_convolution_bytes(r, shard_.tensor_parallel);
+    recurrence("conv", conv);
+  }
   if (r.kind == Kind::kMamba1) {
     gemm("state_proj", rows_, r.dt_rank + 2 * r.k_dim, split(v), w);
     gemm("step_proj", rows_, split(v), r.dt_rank, w);
   }
   RecurrentShape s;
+  s.form = r.kind == Kind::kGatedDelta || r.kind == Kind::kKda ? Recurrence::kDeltaRule : Recurrence::kScan;
   s.heads = split(r.v_heads);
+  s.k_heads = split(r.k_heads);
   s.k_dim = r.k_dim;
   s.v_dim = r.v_dim;
-  s.state_bytes = layer_state_bytes(r, shard_.tensor_parallel);
-  s.activation = precision_.activation;
-  for (const PrefillChunk& c : work_.prefill) {
-    if (c.new_tokens <= 0 || c.count <= 0) continue;
-    s.sequences = c.count;
-    s.tokens = c.new_tokens * c.count;
-    add("recurrence", s, OpScope::kPrefillAttention);
-  }
-  if (has_decode()) {
-    s.decode = true;
-    s.sequences = work_.decode_sequences;
-    s.tokens = decode_rows();
-    add("recurrence", s, OpScope::kTokens);
-  }
+  s.state_bytes =
+      layer_state_bytes(r, shard_.tensor_parallel) - layer_convolution_bytes(r, shard_.tensor_parallel);
+  recurrence("recurrence", s);
   elementwise("output_gate", rows_, 3 * d(split(v)), 10 * d(split(v)));
   gemm("out_proj", rows_, h, split(v), w);
 }

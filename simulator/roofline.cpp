@@ -115,6 +115,9 @@ struct RooflineTime {
     return 2 * kFloor + std::max(flops(op).value / (d.peak(t).value * 0.40), stream_seconds(moved, d, 0.70));
   }
   double operator()(const RecurrentShape& r) const {
+    if (r.form == Recurrence::kConvolution)
+      return kFloor + std::max(stream_seconds(moved, d, kElementwiseStream),
+                               flops(op).value / std::max(1.0, d.fp32_peak.value * 0.5));
     // Chunked scans alternate small products and state updates; about a third of the plateau.
     return 2 * kFloor +
            std::max(flops(op).value / (d.peak(r.activation).value * 0.25), stream_seconds(moved, d, 0.70));

@@ -61,7 +61,8 @@ PricedPart blend(const PricedPart& a, const PricedPart& b, double share) {
 std::int64_t eager_kernels(const Op& op) {
   if (const auto* g = std::get_if<GemmShape>(&op.shape)) return g->weight == WeightFormat::kPlain ? 1 : 2;
   if (std::holds_alternative<MoeShape>(op.shape)) return 12;
-  if (std::holds_alternative<RecurrentShape>(op.shape)) return 12;
+  if (const auto* r = std::get_if<RecurrentShape>(&op.shape))
+    return r->form == Recurrence::kConvolution ? 1 : 12;
   if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return a->mla ? 12 : 2;
   return 1;
 }

@@ -33,6 +33,21 @@ struct Pricer {
   CostModel cost;
 };
 
+// Price of what a row timed together; of several operators the sum, as sure as its parts on average.
+Price sum_of(const std::vector<Op>& ops, const CostModel& cost) {
+  Price sum = cost.price(ops.front());
+  for (std::size_t i = 1; i < ops.size(); ++i) {
+    const Price p = cost.price(ops[i]);
+    const Seconds whole = sum.time + p.time;
+    sum.relative_error =
+        (sum.time.value * sum.relative_error + p.time.value * p.relative_error) / whole.value;
+    sum.time = whole;
+    sum.limit += p.limit;
+    sum.basis = std::max(sum.basis, p.basis);
+  }
+  return sum;
+}
+
 class OperatorValidation {
  public:
   OperatorValidation(const Database& database, const ValidateOptions& options)
@@ -86,7 +101,8 @@ class OperatorValidation {
   }
 
   const Pricer* pricer(const MeasurementSeries& s) {
-    const std::string kernel = s.kind == MeasuredKind::kMoe ? s.kernel : "";
+    const bool chosen = s.kind == MeasuredKind::kMoe || s.kind == MeasuredKind::kExpertExchange;
+    const std::string kernel = chosen ? s.kernel : "";
     auto& slot = pricers_[{s.device, s.engine, kernel}];
     if (!slot) slot = std::make_unique<Pricer>(database_, s.device, s.engine, kernel);
     return slot.get();
@@ -120,10 +136,10 @@ class OperatorValidation {
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::for_each(std::execution::par, order.begin(), order.end(), [&](std::size_t i) {
       const Pending& p = pending_[i];
-      const auto op = op_of(p.measurement.series, p.measurement.point);
-      if (!op) return;
+      const std::vector<Op> ops = ops_of(p.measurement.series, p.measurement.point);
+      if (ops.empty()) return;
       outcomes[i] = {true, !implausible(p.measurement, p.pricer->device, p.pricer->topology).empty(),
-                     p.pricer->cost.price(*op)};
+                     sum_of(ops, p.pricer->cost)};
     });
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       const MeasurementSeries& s = pending_[i].measurement.series;

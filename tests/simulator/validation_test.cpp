@@ -164,13 +164,13 @@ TEST(ValidateOperators, PricesAreThoseOfTheCostModelAndRowsKeepTheirNumbers) {
       csv, HasSubstr("\n2,\"warp9, vllm 0.19.0, bfloat16\",seconds,2e-05,,,,,\"device \"\"warp9\"\" is not"));
 }
 
-TEST(ValidateOperators, TablesWithoutAnOperatorAreRefusedByName) {
+TEST(ValidateOperators, RowsWithoutAnOperatorAreRefusedByName) {
   const TemporaryFile file(
-      "system,backend,version,op_name,kernel_source,phase,batch_size,latency_us\n"
-      "h100_sxm,sglang,0.5.9,gdn,causal_conv1d_fn,context,1,7.2\n");
+      "system,backend,version,op_name,kernel_source,phase,batch_size,seq_len,d_conv,latency_us\n"
+      "h100_sxm,sglang,0.5.9,gdn,fused_gdn_gating,context,1,16,4,7.2\n");
   const Validation v = validate_operators(file.path(), "", test_database());
   EXPECT_EQ(v.rows, 1);
-  EXPECT_EQ(v.refusals, (std::map<std::string, std::int64_t>{{"gdn: no operator table", 1}}));
+  EXPECT_EQ(v.refusals, (std::map<std::string, std::int64_t>{{"fused_gdn_gating: no operator table", 1}}));
   EXPECT_DOUBLE_EQ(v.lines[0].measured, 7.2e-6) << "what was measured is reported all the same";
 }
 
