@@ -88,5 +88,9 @@ std::unique_ptr<Checkpoint> synthetic_checkpoint(const ModelConfig& model, const
 // Throws Error with file and tensor.
 std::unique_ptr<Checkpoint> safetensors_checkpoint(const std::filesystem::path& path,
                                                    const ModelConfig& model, const Numerics& numerics);
+// One file with the tensors' Hugging Face names and layouts, in F32 or rounded to BF16 (such as a synthetic
+// model's, to run it elsewhere). Holds one tensor in memory at a time.
+void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint,
+                      const ModelConfig& model, const Numerics& numerics, bool bf16);
 
 }  // namespace foretoken

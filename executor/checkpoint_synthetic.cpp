@@ -1,72 +1,67 @@
-// Weights from a counter: every value depends on seed, role, layer, expert, row and column alone, so every
-// sharding and every storage starts from the same model.
+// Weights from a hash of where they are: nothing to download, nothing to store, and the same values whatever
+// is read first.
 #include <cmath>
 
 #include "base/random.h"
-#include "executor/checkpoint_extents.h"
+#include "executor/checkpoint.h"
+#include "executor/weight_shapes.h"
 
 namespace foretoken {
 namespace {
 
+constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
+// Standard deviation of a sum of four whole numbers uniform on [0, 65535].
+const double kSumDeviation = std::sqrt(4 * (65536.0 * 65536.0 - 1) / 12);
+
 class Synthetic final : public Checkpoint {
  public:
   Synthetic(const ModelConfig& model, const Numerics& numerics, std::uint64_t seed)
-      : extents_(model, numerics), offset_(numerics.norm_offset), seed_(seed) {}
+      : model_(model), numerics_(numerics), seed_(seed) {}
 
   Extent extent(Role role, std::int64_t layer, std::int64_t) const override {
-    return extents_.of(role, layer);
+    return weight_extent(model_, numerics_, role, layer);
   }
 
   void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first, std::int64_t count,
             float* out) const override {
-    const Extent e = extents_.of(role, layer);
-    const std::uint64_t matrix =
-        mix64(seed_ ^ mix64(static_cast<std::uint64_t>(role) << 48 ^ static_cast<std::uint64_t>(layer) << 24 ^
-                            static_cast<std::uint64_t>(expert)));
-    // Products of normal inputs stay of order one; embeddings and biases are small, norms near one.
-    const bool norm = is_norm(role), vector = e.rows == 1;
-    const float spread = role == Role::kEmbedding || role == Role::kPositions ? 1.0f
-                         : vector                                             ? 0.1f
-                                  : 1.0f / std::sqrt(static_cast<float>(e.columns));
-    const float centre = norm ? 1.0f - offset_ : 0.0f;
-    for (std::int64_t r = 0; r < count; ++r) {
-      const std::uint64_t row = mix64(matrix + static_cast<std::uint64_t>(first + r) * 0x9e3779b97f4a7c15ULL);
-      float* to = out + r * e.columns;
-      // Four numbers a hash: sums of two uniform halves, which have a normal's variance after scaling.
-      for (std::int64_t c = 0; c < e.columns; c += 2) {
-        const std::uint64_t bits = mix64(row + static_cast<std::uint64_t>(c));
-        to[c] = centre + spread * triangular(static_cast<std::uint32_t>(bits));
-        if (c + 1 < e.columns)
-          to[c + 1] = centre + spread * triangular(static_cast<std::uint32_t>(bits >> 32));
-      }
-    }
+    const Extent e = extent(role, layer, expert);
+    if (role == Role::kLmHead && model_.tied_embeddings) role = Role::kEmbedding;
+    if (!is_layer_role(role)) layer = 0;
+    if (!is_expert_role(role)) expert = 0;
+    std::uint64_t key = mix64(seed_ + kGolden);
+    for (const std::uint64_t part : {static_cast<std::uint64_t>(role), static_cast<std::uint64_t>(layer),
+                                     static_cast<std::uint64_t>(expert)})
+      key = mix64(key + (part + 1) * kGolden);
+    const double deviation = standard_deviation(role, e.columns);
+    const auto mean = static_cast<float>(is_norm_weight(role) ? 1 - numerics_.norm_offset : 0);
+    const auto scale = static_cast<float>(deviation / kSumDeviation);
+    for (std::int64_t row = first; row < first + count; ++row, out += e.columns)
+      fill(mix64(key + (static_cast<std::uint64_t>(row) + 1) * kGolden), mean, scale, e.columns, out);
   }
 
  private:
-  // Of variance 1: the sum of two uniform numbers, each of variance 1/12, times sqrt(6).
-  static float triangular(std::uint32_t bits) {
-    constexpr float kScale = 2.449489743f / 65536.0f;
-    return (static_cast<float>(bits & 0xffff) + static_cast<float>(bits >> 16) - 65535.0f) * kScale;
-  }
-  static bool is_norm(Role role) {
-    switch (role) {
-      case Role::kFinalNorm:
-      case Role::kInputNorm:
-      case Role::kPostNorm:
-      case Role::kAttnOutputNorm:
-      case Role::kMlpOutputNorm:
-      case Role::kQNorm:
-      case Role::kKNorm:
-      case Role::kQANorm:
-      case Role::kKvANorm:
-        return true;
-      default:
-        return false;
+  // Near normal: the sum of four uniform numbers (Irwin-Hall), up to 3.46 standard deviations.
+  static void fill(std::uint64_t key, float mean, float scale, std::int64_t count, float* out) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint64_t h = mix64(key + static_cast<std::uint64_t>(i) * kGolden);
+      // Two sums of two 16-bit fields side by side.
+      const std::uint64_t pairs = (h & 0x0000ffff0000ffffu) + (h >> 16 & 0x0000ffff0000ffffu);
+      const auto sum = static_cast<std::int32_t>((pairs & 0xffffffffu) + (pairs >> 32));
+      out[i] = mean + scale * static_cast<float>(sum - 2 * 65535);
     }
   }
 
-  Extents extents_;
-  float offset_;
+  double standard_deviation(Role role, std::int64_t columns) const {
+    if (is_vector(role)) return 0.1;
+    const double sum = 1 / std::sqrt(static_cast<double>(columns));
+    // A tied embedding is the head's matrix, too.
+    if (role == Role::kEmbedding) return model_.tied_embeddings ? sum : 1 / numerics_.embedding_scale;
+    if (role == Role::kPositions) return 0.1;
+    return sum;
+  }
+
+  ModelConfig model_;
+  Numerics numerics_;
   std::uint64_t seed_;
 };
 

@@ -1,304 +1,353 @@
+// What each family computes, as Hugging Face's modeling_*.py of that model_type do (checked against version
+// 4.57 by tests/golden).
 #include "executor/numerics.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <optional>
 
 #include "base/error.h"
 #include "base/json_full.h"
+#include "base/text.h"
+#include "executor/rope.h"
 
 namespace foretoken {
 namespace {
 
-constexpr const char* kComputed =
-    "llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, deepseek_v2, deepseek_v3, gemma, gemma2, "
-    "gemma3_text, gpt_oss, phi3, gpt2, opt";
-
-// Keys of the configuration with their place in errors.
-class Reader {
- public:
-  Reader(const Json& config, std::string where) : json_(config), where_(std::move(where)) {}
-  bool has(const char* key) const {
-    const auto at = json_.find(key);
-    return at != json_.end() && !at->is_null();
-  }
-  double number(const char* key, double otherwise) const {
-    if (!has(key)) return otherwise;
-    const Json& v = json_.at(key);
-    if (!v.is_number()) throw Error(place(key), "must be a number");
-    return v.get<double>();
-  }
-  bool flag(const char* key, bool otherwise) const {
-    if (!has(key)) return otherwise;
-    const Json& v = json_.at(key);
-    if (!v.is_boolean()) throw Error(place(key), "must be true or false");
-    return v.get<bool>();
-  }
-  std::string text(const char* key, const std::string& otherwise) const {
-    if (!has(key)) return otherwise;
-    const Json& v = json_.at(key);
-    if (!v.is_string()) throw Error(place(key), "must be a string");
-    return v.get<std::string>();
-  }
-  std::vector<double> numbers(const char* key) const {
-    std::vector<double> all;
-    if (!has(key)) throw Error(place(key), "is missing; the rotation of positions needs it");
-    for (const Json& v : json_.at(key)) {
-      if (!v.is_number()) throw Error(place(key), "must be a list of numbers");
-      all.push_back(v.get<double>());
-    }
-    return all;
-  }
-  Reader object(const char* key) const {
-    if (!json_.at(key).is_object()) throw Error(place(key), "must be an object");
-    return {json_.at(key), place(key)};
-  }
-  std::string place(const char* key) const { return where_ + "/" + key; }
-  // Refuses a key that changes numbers and isn't computed.
-  void must_be_off(const char* key) const {
-    if (has(key) && !(json_.at(key).is_boolean() && !json_.at(key).get<bool>()))
-      throw Error(place(key), "the executor does not compute it; leave it out or false");
-  }
-
- private:
-  const Json& json_;
-  std::string where_;
+struct Reading {
+  const ConfigReader& r;
+  const ModelConfig& model;
+  std::int64_t longest;
 };
 
-double yarn_mscale(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+double positive_or(const ConfigReader& r, const char* key, double otherwise) {
+  const double v = number_or(r, key, otherwise);
+  if (!(v > 0)) r.fail(key, fmt::format("{} is not above 0", v));
+  return v;
 }
 
-struct Rotation {
-  Rope rope;
-  // What DeepSeek's yarn multiplies the scale of scores with, as its authors' code does for V2 and V3
-  // (transformers does it for V3 alone).
-  double softmax_factor = 1;
-};
+void read_activation(const Reading& in, Numerics& n, KeyList keys, const std::string& otherwise) {
+  const std::string_view key = in.r.present(keys);
+  const std::string name = in.r.text_or(key, otherwise);
+  if (name == "silu" || name == "swish")
+    n.activation.kind = Activation::kSilu;
+  else if (name == "gelu")
+    n.activation.kind = Activation::kGelu;
+  else if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast")
+    n.activation.kind = Activation::kGeluTanh;
+  else if (name == "relu")
+    n.activation.kind = Activation::kRelu;
+  else if (name == "relu2")
+    n.activation.kind = Activation::kReluSquared;
+  else
+    in.r.fail(key, fmt::format("activation \"{}\" is not computed; these are: silu, gelu, gelu_new, "
+                               "gelu_pytorch_tanh, gelu_fast, relu, relu2",
+                               name));
+}
 
-// Inverse frequencies of `dim` turned dimensions with one of Hugging Face's scalings.
-Rotation rotation(const Reader& config, const std::optional<Reader>& scaling, double theta, std::int64_t dim,
-                  std::int64_t longest, double trained, bool latent) {
-  Rotation r;
-  const auto pairs = static_cast<std::size_t>(dim / 2);
-  auto& f = r.rope.inverse_frequencies;
-  const auto fill = [&](double base) {
-    f.resize(pairs);
-    for (std::size_t i = 0; i < pairs; ++i)
-      f[i] = static_cast<float>(1 / std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(dim)));
+// Both spellings: rope_scaling beside rope_theta, and (version 5) rope_parameters with all of it.
+std::optional<ConfigReader> rope_parameters(const ConfigReader& r) {
+  if (auto own = r.object("rope_parameters")) return own;
+  return r.object("rope_scaling");
+}
+
+void one_rope(const Reading& in, Numerics& n, RopeSettings settings) {
+  settings.longest = in.longest;
+  const auto own = rope_parameters(in.r);
+  n.ropes = {read_rope(in.r, own ? &*own : nullptr, settings)};
+  n.rope_of_layer.assign(in.model.layers.size(), 0);
+  for (std::size_t i = 0; i < in.model.layers.size(); ++i)
+    if (const auto* a = std::get_if<GqaAttention>(&in.model.kinds[in.model.layers[i]].mixer);
+        a != nullptr && !a->rotary)
+      n.rope_of_layer[i] = -1;
+}
+
+const GqaAttention& first_attention(const Reading& in) {
+  return std::get<GqaAttention>(in.model.kinds[in.model.layers[0]].mixer);
+}
+
+const MoeMlp* first_moe(const ModelConfig& m) {
+  for (const LayerKind& kind : m.kinds)
+    if (const auto* moe = std::get_if<MoeMlp>(&kind.mlp)) return moe;
+  return nullptr;
+}
+
+void read_llama_like(const Reading& in, Numerics& n, double epsilon, double theta) {
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "rms_norm_eps", epsilon));
+  const std::int64_t dim = first_attention(in).head_dim;
+  n.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+  read_activation(in, n, {"hidden_act"}, "silu");
+  one_rope(in, n, {.theta = theta, .dim = dim});
+}
+
+void read_routing(const Reading& in, Numerics& n, bool normalise) {
+  const MoeMlp* moe = first_moe(in.model);
+  if (moe == nullptr) return;
+  n.routing.experts = moe->experts;
+  n.routing.top_k = moe->top_k;
+  n.routing.normalise = normalise;
+}
+
+void read_llama(const Reading& in, Numerics& n) { read_llama_like(in, n, 1e-6, 10000); }
+void read_phi3(const Reading& in, Numerics& n) { read_llama_like(in, n, 1e-5, 10000); }
+void read_mixtral(const Reading& in, Numerics& n) {
+  read_llama_like(in, n, 1e-5, 1e6);
+  read_routing(in, n, true);
+}
+void read_qwen_moe(const Reading& in, Numerics& n) {
+  read_llama_like(in, n, 1e-6, 10000);
+  read_routing(in, n, in.r.flag_or({"norm_topk_prob"}, false));
+}
+
+void read_gpt_oss(const Reading& in, Numerics& n) {
+  read_llama_like(in, n, 1e-5, 150000);
+  read_routing(in, n, true);
+  n.routing.softmax_over_selected = true;
+  if (n.activation.kind != Activation::kSilu) in.r.fail("hidden_act", "gpt_oss is computed with silu alone");
+  n.activation.kind = Activation::kClampedSwiglu;
+  n.activation.limit = static_cast<float>(positive_or(in.r, "swiglu_limit", 7));
+}
+
+// DeepSeek-V2 chooses by softmax: the best experts, or the best of the groups with the best experts. V3
+// chooses by sigmoid with a correction, from the groups with the best pairs.
+void read_deepseek_routing(const Reading& in, Numerics& n, bool v3) {
+  const ConfigReader& r = in.r;
+  if (first_moe(in.model) == nullptr) return;
+  const std::string method = r.text_or("topk_method", v3 ? "noaux_tc" : "greedy");
+  const std::string score = r.text_or("scoring_func", v3 ? "sigmoid" : "softmax");
+  const bool grouped = v3 || method == "group_limited_greedy";
+  if (v3 ? method != "noaux_tc" : !grouped && method != "greedy")
+    r.fail("topk_method", fmt::format("\"{}\" is not computed for {}; {}", method, in.model.model_type,
+                                      v3 ? "noaux_tc is" : "greedy and group_limited_greedy are"));
+  if (score != (v3 ? "sigmoid" : "softmax"))
+    r.fail("scoring_func", fmt::format("\"{}\" is not computed for {}", score, in.model.model_type));
+  // V2's own code then leaves routed_scaling_factor out, Hugging Face's ignores the key.
+  const bool normalise = r.flag_or({"norm_topk_prob"}, v3);
+  if (!v3 && normalise)
+    r.fail("norm_topk_prob", "true is not computed for deepseek_v2, whose implementations differ in it");
+  read_routing(in, n, normalise);
+  n.routing.sigmoid = v3;
+  n.routing.group_by_top_two = v3;
+  n.routing.scale = static_cast<float>(positive_or(r, "routed_scaling_factor", v3 ? 2.5 : 1));
+  if (!grouped) return;
+  const std::int64_t groups = r.size_or({"n_group"}, v3 ? 8 : 1, kMaxExperts);
+  const std::int64_t best = r.size_or({"topk_group"}, v3 ? 4 : 1, kMaxExperts);
+  if (n.routing.experts % groups != 0 || (v3 && n.routing.experts / groups < 2))
+    r.fail("n_group", fmt::format("{} experts make no {} groups{}", n.routing.experts, groups,
+                                  v3 ? " of two or more" : ""));
+  if (best > groups) r.fail("topk_group", fmt::format("{} of {} groups", best, groups));
+  if (n.routing.top_k > best * (n.routing.experts / groups))
+    r.fail("topk_group", fmt::format("{} groups of {} experts hold fewer than the {} of a token", best,
+                                     n.routing.experts / groups, n.routing.top_k));
+  n.routing.groups = groups;
+  n.routing.top_groups = best;
+}
+
+void read_deepseek(const Reading& in, Numerics& n, bool v3) {
+  const auto& a = std::get<MlaAttention>(in.model.kinds[in.model.layers[0]].mixer);
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "rms_norm_eps", 1e-6));
+  n.latent_norm_epsilon = 1e-6f;  // the class's own, not rms_norm_eps
+  read_activation(in, n, {"hidden_act"}, "silu");
+  one_rope(in, n, {.theta = 10000, .dim = a.rope_dim});
+  n.ropes[0].interleaved = in.r.flag_or({"rope_interleave"}, true);
+  if (!v3 && !n.ropes[0].interleaved) in.r.fail("rope_interleave", "false is not computed for deepseek_v2");
+  double scale = 1 / std::sqrt(static_cast<double>(a.nope_dim + a.rope_dim));
+  // As the models' own code does for both; Hugging Face's class of V2 leaves it out.
+  const auto own = rope_parameters(in.r);
+  if (own && own->text_or("rope_type", own->text_or("type", "default")) != "default")
+    if (const double all = number_or(*own, "mscale_all_dim", 0); all != 0) {
+      const double m = yarn_mscale(number_or(*own, "factor", 1), all);
+      scale *= m * m;
+    }
+  n.attention_scale = static_cast<float>(scale);
+  read_deepseek_routing(in, n, v3);
+}
+void read_deepseek_v2(const Reading& in, Numerics& n) { read_deepseek(in, n, false); }
+void read_deepseek_v3(const Reading& in, Numerics& n) { read_deepseek(in, n, true); }
+
+void read_gemma(const Reading& in, Numerics& n) {
+  read_llama_like(in, n, 1e-6, 10000);
+  n.norm_offset = 1;
+  n.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(in.model.hidden)));
+  // Early configs say hidden_act "gelu" of models that were trained with the tanh form.
+  in.r.ignore({"hidden_act"});
+  read_activation(in, n, {"hidden_activation"}, "gelu_pytorch_tanh");
+}
+
+void read_gemma2(const Reading& in, Numerics& n) {
+  read_gemma(in, n);
+  n.sandwich_norms = true;
+  n.attention_scale = static_cast<float>(1 / std::sqrt(positive_or(in.r, "query_pre_attn_scalar", 256)));
+  // Gemma 2's class has caps where the config does not name them; null is none for both.
+  const auto softcap = [&](const char* key, double of_gemma2) {
+    const bool named = in.r.json().contains(key) || in.model.model_type != "gemma2";
+    const double v = number_or(in.r, key, named ? 0 : of_gemma2);
+    if (v < 0) in.r.fail(key, fmt::format("{} is below 0", v));
+    return static_cast<float>(v);
   };
-  fill(theta);
-  if (!scaling) return r;
-  const Reader& s = *scaling;
-  const std::string type = s.text("rope_type", s.text("type", "default"));
-  const double factor = s.number("factor", 1);
-  if (type == "default" || type == "mrope") return r;
-  if (type == "linear") {
-    for (float& v : f) v = static_cast<float>(v / factor);
-  } else if (type == "dynamic") {
-    const double length = std::max(static_cast<double>(longest), trained), d = static_cast<double>(dim);
-    fill(theta * std::pow(factor * length / trained - (factor - 1), d / (d - 2)));
-  } else if (type == "llama3") {
-    const double low = s.number("low_freq_factor", 1), high = s.number("high_freq_factor", 4),
-                 old = s.number("original_max_position_embeddings", trained);
-    for (float& v : f) {
-      const double wavelength = 2 * std::numbers::pi / v;
-      if (wavelength < old / high) continue;
-      if (wavelength > old / low) {
-        v = static_cast<float>(v / factor);
-        continue;
-      }
-      const double smooth = (old / wavelength - low) / (high - low);
-      v = static_cast<float>((1 - smooth) * v / factor + smooth * v);
-    }
-  } else if (type == "yarn") {
-    const double old = s.number("original_max_position_embeddings", trained),
-                 fast = s.number("beta_fast", 32), slow = s.number("beta_slow", 1),
-                 d = static_cast<double>(dim);
-    const auto dim_of = [&](double rotations) {
-      return d * std::log(old / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
-    };
-    double begin = dim_of(fast), end = dim_of(slow);
-    if (s.flag("truncate", true)) begin = std::floor(begin), end = std::ceil(end);
-    begin = std::max(begin, 0.0), end = std::min(end, d - 1);
-    if (begin == end) end += 0.001;
-    for (std::size_t i = 0; i < pairs; ++i) {
-      const double ramp = std::clamp((static_cast<double>(i) - begin) / (end - begin), 0.0, 1.0);
-      f[i] = static_cast<float>(f[i] / factor * ramp + f[i] * (1 - ramp));
-    }
-    const double mscale = s.number("mscale", 0), all = s.number("mscale_all_dim", 0);
-    if (s.has("attention_factor"))
-      r.rope.scale = static_cast<float>(s.number("attention_factor", 1));
-    else if (mscale > 0 && all > 0)
-      r.rope.scale = static_cast<float>(yarn_mscale(factor, mscale) / yarn_mscale(factor, all));
-    else
-      r.rope.scale = static_cast<float>(yarn_mscale(factor, 1));
-    if (latent && all > 0) r.softmax_factor = yarn_mscale(factor, all) * yarn_mscale(factor, all);
-  } else if (type == "longrope" || type == "su") {
-    const double old = config.number("original_max_position_embeddings",
-                                     s.number("original_max_position_embeddings", trained));
-    const std::vector<double> factors =
-        s.numbers(static_cast<double>(longest) > old ? "long_factor" : "short_factor");
-    if (factors.size() != pairs)
-      throw Error(s.place("long_factor"), fmt::format("has {} factors for {} pairs", factors.size(), pairs));
-    for (std::size_t i = 0; i < pairs; ++i) f[i] = static_cast<float>(f[i] / factors[i]);
-    const double grown = s.has("factor") ? factor : config.number("max_position_embeddings", trained) / old;
-    r.rope.scale = static_cast<float>(
-        s.number("attention_factor", grown <= 1 ? 1.0 : std::sqrt(1 + std::log(grown) / std::log(old))));
+  n.attention_softcap = softcap("attn_logit_softcapping", 50);
+  n.final_softcap = softcap("final_logit_softcapping", 30);
+}
+
+// Layers with a window turn by a base of their own, without scaling.
+void read_gemma3(const Reading& in, Numerics& n) {
+  const ConfigReader& r = in.r;
+  Json global = r.json();
+  const RopeSettings settings{.theta = 1e6, .dim = first_attention(in).head_dim, .longest = in.longest};
+  Rope local, full;
+  const auto all = r.object("rope_parameters");
+  if (all && (all->has("full_attention") || all->has("sliding_attention"))) {
+    const auto f = all->object("full_attention"), s = all->object("sliding_attention");
+    full = read_rope(r, f ? &*f : nullptr, settings);
+    RopeSettings near = settings;
+    near.theta = 10000;
+    global.erase("rope_theta");
+    local = read_rope(ConfigReader(global, r.where()), s ? &*s : nullptr, near);
   } else {
-    throw Error(s.place("rope_type"),
-                "\"" + type +
-                    "\" is not computed by the executor; it knows default, linear, dynamic, "
-                    "llama3, yarn, longrope");
+    const auto own = rope_parameters(r);
+    full = read_rope(r, own ? &*own : nullptr, settings);
+    global["rope_theta"] = number_or(r, "rope_local_base_freq", 10000);
+    local = read_rope(ConfigReader(global, r.where()), nullptr, settings);
   }
-  return r;
+  Json plain = r.json();  // without what was read here by layer
+  plain.erase("rope_parameters");
+  plain.erase("rope_scaling");
+  const ConfigReader rest(plain, r.where());
+  read_gemma2({rest, in.model, in.longest}, n);
+  n.ropes = {full, local};
+  for (std::size_t i = 0; i < in.model.layers.size(); ++i)
+    n.rope_of_layer[i] = std::get<GqaAttention>(in.model.kinds[in.model.layers[i]].mixer).window > 0 ? 1 : 0;
 }
 
-Activation activation(const Reader& c, const std::string& name) {
-  if (name == "silu" || name == "swish") return Activation::kSilu;
-  if (name == "gelu") return Activation::kGelu;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::kGeluTanh;
-  if (name == "relu") return Activation::kRelu;
-  if (name == "relu2") return Activation::kReluSquared;
-  throw Error(c.place("hidden_act"), "\"" + name +
-                                         "\" is not computed by the executor; it knows silu, gelu, gelu_new, "
-                                         "gelu_pytorch_tanh, relu, relu2");
+void read_classic(const Reading& in, Numerics& n, const char* activation) {
+  n.norm = NormKind::kLayer;
+  n.activation.gated = false;
+  n.rope_of_layer.assign(in.model.layers.size(), -1);
+  n.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(first_attention(in).head_dim)));
+  read_activation(in, n, {"activation_function"}, activation);
+  if (in.longest + n.position_offset > in.model.position_table)
+    in.r.fail(in.r.present({"max_position_embeddings", "n_positions"}),
+              fmt::format("the model has {} learned positions, and a sequence of {} tokens is to run",
+                          in.model.position_table - n.position_offset, in.longest));
+}
+void read_gpt2(const Reading& in, Numerics& n) {
+  read_classic(in, n, "gelu_new");
+  n.norm_epsilon = static_cast<float>(positive_or(in.r, "layer_norm_epsilon", 1e-5));
+  if (!in.r.flag_or({"scale_attn_weights"}, true)) n.attention_scale = 1;
+}
+void read_opt(const Reading& in, Numerics& n) {
+  n.position_offset = 2;
+  read_classic(in, n, "relu");
+  n.norm_epsilon = 1e-5f;
+  if (in.model.embedding_projection != 0)
+    in.r.fail("word_embed_proj_dim",
+              "is not computed: embeddings narrower than the hidden size, with projections (OPT-350m)");
 }
 
-void read_routing(const Reader& c, const ModelConfig& model, const std::string& type, RoutingArgs& r) {
-  const bool any = std::any_of(model.kinds.begin(), model.kinds.end(),
-                               [](const LayerKind& k) { return std::holds_alternative<MoeMlp>(k.mlp); });
-  if (!any) return;
-  if (type == "mixtral") {
-    r.normalise = true;
-  } else if (type == "qwen2_moe" || type == "qwen3_moe") {
-    r.normalise = c.flag("norm_topk_prob", type == "qwen3_moe");
-  } else if (type == "gpt_oss") {
-    r.softmax_over_selected = true;
-  } else {  // DeepSeek
-    const std::string method = c.text("topk_method", type == "deepseek_v3" ? "noaux_tc" : "greedy");
-    r.sigmoid = c.text("scoring_func", type == "deepseek_v3" ? "sigmoid" : "softmax") == "sigmoid";
-    r.scale = static_cast<float>(c.number("routed_scaling_factor", 1));
-    r.normalise = c.flag("norm_topk_prob", type == "deepseek_v3");
-    if (method == "noaux_tc" || method == "group_limited_greedy") {
-      r.groups = static_cast<std::int64_t>(c.number("n_group", 1));
-      r.top_groups = static_cast<std::int64_t>(c.number("topk_group", 1));
-      r.group_by_top_two = method == "noaux_tc";
-    } else if (method != "greedy") {
-      throw Error(c.place("topk_method"), "\"" + method +
-                                              "\" is not computed by the executor; it knows greedy, "
-                                              "group_limited_greedy, noaux_tc");
+using Reader = void (*)(const Reading&, Numerics&);
+struct Family {
+  std::string_view type;
+  Reader read;
+};
+constexpr Family kFamilies[] = {{"llama", read_llama},
+                                {"mistral", read_llama},
+                                {"qwen2", read_llama},
+                                {"qwen3", read_llama},
+                                {"qwen2_moe", read_qwen_moe},
+                                {"qwen3_moe", read_qwen_moe},
+                                {"mixtral", read_mixtral},
+                                {"deepseek_v2", read_deepseek_v2},
+                                {"deepseek_v3", read_deepseek_v3},
+                                {"kimi_k2", read_deepseek_v3},
+                                {"gemma", read_gemma},
+                                {"gemma2", read_gemma2},
+                                {"gemma3_text", read_gemma3},
+                                {"gpt_oss", read_gpt_oss},
+                                {"phi3", read_phi3},
+                                {"gpt2", read_gpt2},
+                                {"opt", read_opt}};
+
+// Keys of other families or of variants that would change what is computed, and the value at which they do
+// not.
+struct Off {
+  const char* key;
+  double value;               // flags: 0 or 1
+  std::string_view but = {};  // the families that read it
+};
+constexpr Off kMustBeOff[] = {{"scale_attn_by_inverse_layer_idx", 0},
+                              {"use_bidirectional_attention", 0},
+                              {"add_cross_attention", 0},
+                              {"use_qk_norm", 0, "gemma3_text qwen3 qwen3_moe"},
+                              {"qk_layernorm", 0},
+                              {"clip_qkv", 0},
+                              {"logit_scale", 1},
+                              {"attention_multiplier", 1},
+                              {"embedding_multiplier", 1},
+                              {"residual_multiplier", 1},
+                              {"logits_scaling", 1},
+                              {"scale_emb", 1},
+                              {"scale_depth", 1},
+                              {"attn_temperature_tuning", 0},
+                              {"alibi", 0},
+                              {"lm_head_bias", 0},
+                              {"layer_norm_elementwise_affine", 1},
+                              {"do_layer_norm_before", 1},
+                              {"_remove_final_layer_norm", 0},
+                              {"attn_logit_softcapping", 0, "gemma2 gemma3_text"},
+                              {"final_logit_softcapping", 0, "gemma2 gemma3_text"},
+                              {"query_pre_attn_scalar", 0, "gemma2 gemma3_text"},
+                              {"swiglu_limit", 0, "gpt_oss"}};
+
+void refuse_keys(const ConfigReader& r, std::string_view type) {
+  for (const Off& off : kMustBeOff) {
+    const Json* v = r.find(off.key);
+    if (v == nullptr || off.but.find(type) != std::string_view::npos) continue;
+    const bool same = v->is_boolean() ? v->get<bool>() == (off.value != 0)
+                                      : v->is_number() && v->get<double>() == off.value;
+    if (!same)
+      r.fail(off.key,
+             fmt::format("{} changes what the model computes and is not computed for {}; only {} is",
+                         v->dump(), type,
+                         v->is_boolean() ? (off.value != 0 ? "true" : "false") : significant(off.value, 3)));
+  }
+}
+
+void check_kinds(const ModelConfig& m, const ConfigReader& r) {
+  for (const LayerKind& kind : m.kinds)
+    if (const auto* l = std::get_if<MlaAttention>(&kind.mixer); l != nullptr && l->index_top_k > 0)
+      r.fail("index_topk", "a sparse selection of keys is not computed by the executor");
+}
+
+const Json& language_part(const Json& config, std::string& where) {
+  for (const char* key : {"text_config", "llm_config", "language_config"})
+    if (const auto it = config.find(key);
+        it != config.end() && it->is_object() && it->contains("model_type")) {
+      where = ConfigReader(config, where).path(key);
+      return *it;
     }
-    if (type == "deepseek_v2" && r.normalise)
-      throw Error(c.place("norm_topk_prob"), "true is not computed by the executor for deepseek_v2");
-  }
+  return config;
 }
 
 }  // namespace
 
-Numerics read_numerics(const Json& json, const ModelConfig& model, std::int64_t longest,
+Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_t longest,
                        const std::string& where) {
-  const Reader c(json, where);
-  const std::string type = c.text("model_type", "");
-  const auto is = [&](std::initializer_list<const char*> names) {
-    return std::find(names.begin(), names.end(), type) != names.end();
-  };
-  if (!is({"llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "deepseek_v2",
-           "deepseek_v3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "phi3", "gpt2", "opt"}))
-    throw Error(c.place("model_type"),
-                "\"" + type + "\" is not computed by the executor; it runs " + kComputed);
-  for (const char* key :
-       {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "use_bidirectional_attention"})
-    c.must_be_off(key);
-  if (type == "opt" && !c.flag("do_layer_norm_before", true))
-    throw Error(c.place("do_layer_norm_before"), "false is not computed by the executor");
-  const bool gemma = is({"gemma", "gemma2", "gemma3_text"});
-  Numerics n;
-  if (is({"gpt2", "opt"})) {
-    n.norm = NormKind::kLayer;
-    n.norm_epsilon = static_cast<float>(c.number("layer_norm_epsilon", c.number("layer_norm_eps", 1e-5)));
-    if (type == "opt") n.position_offset = 2;
-  } else {
-    n.norm_epsilon =
-        static_cast<float>(c.number("rms_norm_eps", type == "phi3" || type == "mixtral" ? 1e-5 : 1e-6));
+  std::string inner_where = where;
+  const Json& inner = language_part(config, inner_where);
+  const ConfigReader r(inner, inner_where);
+  std::vector<std::string> names;
+  for (const Family& family : kFamilies) {
+    names.emplace_back(family.type);
+    if (family.type != model.model_type) continue;
+    check_kinds(model, r);
+    refuse_keys(r, family.type);
+    Numerics n;
+    family.read({r, model, longest}, n);
+    return n;
   }
-  if (gemma) {
-    n.norm_offset = 1;
-    n.embedding_scale = std::sqrt(static_cast<float>(model.hidden));
-    // Hugging Face rounds this to the embedding's type; bfloat16 checkpoints were trained so.
-    n.sandwich_norms = type != "gemma";
-    n.attention_softcap = static_cast<float>(c.number("attn_logit_softcapping", type == "gemma2" ? 50 : 0));
-    n.final_softcap = static_cast<float>(c.number("final_logit_softcapping", type == "gemma2" ? 30 : 0));
-  }
-  const char* acts[] = {"hidden_activation", "activation_function", "hidden_act"};
-  std::string act = gemma            ? "gelu_pytorch_tanh"
-                    : type == "gpt2" ? "gelu_new"
-                    : type == "opt"  ? "relu"
-                                     : "silu";
-  for (const char* key : acts)
-    if (c.has(key) && !(gemma && std::string_view(key) == "hidden_act")) {
-      act = c.text(key, act);
-      break;
-    }
-  n.activation.kind = activation(c, act);
-  if (type == "gpt_oss") {
-    n.activation.kind = Activation::kClampedSwiglu;
-    n.activation.limit = static_cast<float>(c.number("swiglu_limit", 7));
-  }
-  read_routing(c, model, type, n.routing);
-
-  std::int64_t qk_dim = 0, turned = 0;
-  bool latent = false;
-  for (const LayerKind& kind : model.kinds) {
-    if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-      qk_dim = turned = a->head_dim;
-    } else if (const auto* m = std::get_if<MlaAttention>(&kind.mixer)) {
-      qk_dim = m->nope_dim + m->rope_dim, turned = m->rope_dim;
-      latent = true;
-    }
-  }
-  n.attention_scale = 1 / std::sqrt(static_cast<float>(gemma && c.has("query_pre_attn_scalar")
-                                                           ? c.number("query_pre_attn_scalar", 1)
-                                                           : static_cast<double>(qk_dim)));
-  if (type == "gpt2" && !c.flag("scale_attn_weights", true)) n.attention_scale = 1;
-  if (is({"gpt2", "opt"})) return n;
-
-  const double share = c.number("partial_rotary_factor", 1);
-  turned = static_cast<std::int64_t>(static_cast<double>(turned) * share) / 2 * 2;
-  const double trained = c.number("max_position_embeddings", 4096);
-  // Newer files say base and scaling in one object, "rope_parameters", of one kind of layer or of each.
-  std::optional<Reader> scaling;
-  const char* key = c.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (c.has(key)) scaling.emplace(c.object(key));
-  const auto per_kind = [&](const char* name) -> std::optional<Reader> {
-    if (scaling && scaling->has(name)) return scaling->object(name);
-    return std::nullopt;
-  };
-  const auto full = per_kind("full_attention"), sliding = per_kind("sliding_attention");
-  const auto base_of = [&](const std::optional<Reader>& s, double otherwise) {
-    return s && s->has("rope_theta") ? s->number("rope_theta", otherwise) : otherwise;
-  };
-  const double theta = c.number("rope_theta", type == "gpt_oss"       ? 150000
-                                              : type == "gemma3_text" ? 1e6
-                                                                      : 10000);
-  const std::optional<Reader>& main = full ? full : scaling;
-  const Rotation r = rotation(c, main, base_of(main, theta), turned, longest, trained, latent);
-  n.ropes.push_back(r.rope);
-  n.ropes.front().interleaved = latent && c.flag("rope_interleave", true);
-  n.attention_scale *= static_cast<float>(r.softmax_factor);
-  const bool two = type == "gemma3_text";  // local layers turn by another base, unscaled
-  if (two) {
-    const double local = base_of(sliding, c.number("rope_local_base_freq", 10000));
-    n.ropes.push_back(rotation(c, sliding, local, turned, longest, trained, false).rope);
-  }
-  for (const std::uint8_t kind : model.layers) {
-    const auto* a = std::get_if<GqaAttention>(&model.kinds[kind].mixer);
-    n.rope_of_layer.push_back(a && !a->rotary ? -1 : two && a && a->window > 0 ? 1 : 0);
-  }
-  return n;
+  r.fail("model_type", fmt::format("\"{}\" is not computed by the executor; these are: {}", model.model_type,
+                                   join(names, ", ")));
 }
 
 }  // namespace foretoken

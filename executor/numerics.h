@@ -1,5 +1,6 @@
 // What a transformer computes beyond what it costs: which norm, which rotation, which scores. Read from the
-// same Hugging Face config.json as ModelConfig.
+// same Hugging Face config.json as ModelConfig, which says the rest (windows, sinks, biases, norms of queries
+// and keys: those have norm_epsilon and norm_offset, too).
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 namespace foretoken {
 
 struct Rope {
-  std::vector<float> inverse_frequencies;  // one a pair of turned dims
+  std::vector<float> inverse_frequencies;  // one a pair of turned dims; dims beyond them stay (Phi)
   float scale = 1;                         // of cosines and sines (yarn, longrope)
   bool interleaved = false;                // pairs (2i, 2i+1); else (i, i + pairs)
 };
@@ -21,7 +22,8 @@ struct Rope {
 struct Numerics {
   NormKind norm = NormKind::kRms;
   float norm_epsilon = 1e-6f;
-  float norm_offset = 0;        // added to norm weights (Gemma: 1)
+  float latent_norm_epsilon = 1e-6f;  // of latent attention's norms of its low-rank queries, keys and values
+  float norm_offset = 0;              // added to norm weights (Gemma: 1)
   bool sandwich_norms = false;  // attention's and the feed-forward part's outputs have norms too (Gemma)
   float embedding_scale = 1;
   std::int64_t position_offset = 0;  // of learned positions (OPT: 2)
@@ -34,8 +36,8 @@ struct Numerics {
 };
 
 // longest: tokens of the longest sequence that will run (decides between the factors of longrope and the base
-// of dynamic scaling). Throws Error with the key's place; a family that the executor does not compute is
-// refused by name, with the list of those that it does.
+// of dynamic scaling; learned positions must reach it). Throws Error with the key's place; a family that the
+// executor does not compute is refused by name, with the list of those that it does.
 Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_t longest,
                        const std::string& where);
 

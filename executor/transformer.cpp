@@ -518,11 +518,12 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
   const std::int64_t first = decoding.empty() ? rows : decoding.front().first_row, decode_rows = rows - first;
   if (name == "qk_norm") {
     if (r != 0) return;  // latents are alike on all ranks
+    NormArgs args = norm_args(weights.q_a_norm, nullptr);
+    args.epsilon = numerics.latent_norm_epsilon;
     if (a.q_lora_rank > 0)
-      kernels.norm(norm_args(weights.q_a_norm, nullptr), latent_q, a.q_lora_rank, rows, a.q_lora_rank,
-                   latent_q, a.q_lora_rank);
-    return kernels.norm(norm_args(weights.kv_a_norm, nullptr), latent, row, rows, a.kv_lora_rank, latent,
-                        row);
+      kernels.norm(args, latent_q, a.q_lora_rank, rows, a.q_lora_rank, latent_q, a.q_lora_rank);
+    args.weight = weights.kv_a_norm;
+    return kernels.norm(args, latent, row, rows, a.kv_lora_rank, latent, row);
   }
   if (name == "q_b_proj") return gemm(weights.q_b, a.q_lora_rank > 0 ? latent_q : normed, rows, w.qkv);
   if (name == "rope") {

@@ -1,0 +1,193 @@
+// Weights by role: from files in every family's layout, and synthetic ones.
+#include "executor/checkpoint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "../base/expect_error.h"
+#include "executor/safetensors.h"
+#include "executor/weight_shapes.h"
+#include "golden.h"
+#include "plain_forward.h"
+
+namespace foretoken {
+namespace {
+
+using testing::HasSubstr;
+
+std::vector<float> whole(const Checkpoint& c, Role role, std::int64_t layer, std::int64_t expert) {
+  const Extent e = c.extent(role, layer, expert);
+  std::vector<float> out(static_cast<std::size_t>(e.rows * e.columns));
+  c.read(role, layer, expert, 0, e.rows, out.data());
+  return out;
+}
+
+class CheckpointOf : public testing::TestWithParam<std::string> {};
+
+// Through the family's own names and layouts, fused and transposed ones included.
+TEST_P(CheckpointOf, WritesAndReadsSyntheticWeights) {
+  const test::Folder folder;
+  const Golden golden(GetParam());
+  const auto synthetic = synthetic_checkpoint(golden.model, golden.numerics, 3);
+  write_checkpoint(folder.path("model.safetensors"), *synthetic, golden.model, golden.numerics, false);
+  const auto read = safetensors_checkpoint(folder.path(""), golden.model, golden.numerics);
+  int weights = 0;
+  for_each_weight(
+      golden.model, golden.numerics, [&](Role role, std::int64_t layer, std::int64_t expert, Extent e) {
+        SCOPED_TRACE(testing::Message() << "role " << static_cast<int>(role) << " layer " << layer);
+        const std::vector<float> expected = whole(*synthetic, role, layer, expert);
+        EXPECT_EQ(whole(*read, role, layer, expert), expected);
+        // Single rows are the same.
+        std::vector<float> row(static_cast<std::size_t>(e.columns));
+        for (const Checkpoint* c : {synthetic.get(), read.get()}) {
+          c->read(role, layer, expert, e.rows - 1, 1, row.data());
+          EXPECT_TRUE(std::equal(row.begin(), row.end(), expected.end() - e.columns));
+        }
+        ++weights;
+      });
+  EXPECT_GT(weights, 20);
+  // The files of the family itself have the same tensors in the same shapes.
+  const TensorFiles ours(folder.path("")), theirs(golden.folder);
+  ASSERT_EQ(ours.tensors().size(), theirs.tensors().size());
+  for (const auto& [name, tensor] : theirs.tensors()) {
+    ASSERT_NE(ours.find(name), nullptr) << name;
+    EXPECT_EQ(ours.find(name)->shape, tensor.shape) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, CheckpointOf, testing::ValuesIn(golden_names()),
+                         [](const auto& family) { return family.param; });
+
+TEST(CheckpointTest, SyntheticWeightsAreNearNormalAndKeepActivationsOfOrderOne) {
+  const Json config =
+      read_json(std::filesystem::path(FORETOKEN_SOURCE_DIR) / "model/presets/llama-3.2-1b.json");
+  const ModelConfig model = read_hf_config(config, "m", "m");
+  const Numerics numerics = read_numerics(config, model, 64, "m");
+  const auto c = synthetic_checkpoint(model, numerics, 1);
+  std::vector<float> rows(1024 * 2048);
+  c->read(Role::kQ, 3, 0, 17, 1024, rows.data());
+  double sum = 0, squares = 0, fourth = 0, neighbours = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const double v = rows[i] * std::sqrt(2048.0);
+    sum += v;
+    squares += v * v;
+    fourth += v * v * v * v;
+    if (i > 0) neighbours += v * rows[i - 1] * std::sqrt(2048.0);
+  }
+  const auto n = static_cast<double>(rows.size());
+  EXPECT_NEAR(sum / n, 0, 4 / std::sqrt(n));
+  EXPECT_NEAR(squares / n, 1, 0.005);
+  EXPECT_NEAR(fourth / n, 2.7, 0.02);  // of four uniform numbers' sum; a normal one's is 3
+  EXPECT_NEAR(neighbours / n, 0, 4 / std::sqrt(n));
+}
+
+TEST(CheckpointTest, SyntheticWeightsDependOnSeedRoleLayerAndExpert) {
+  const Golden golden("mixtral");
+  const auto a = synthetic_checkpoint(golden.model, golden.numerics, 1),
+             b = synthetic_checkpoint(golden.model, golden.numerics, 2);
+  const std::vector<float> first = whole(*a, Role::kExpertGate, 0, 0);
+  EXPECT_EQ(whole(*synthetic_checkpoint(golden.model, golden.numerics, 1), Role::kExpertGate, 0, 0), first);
+  EXPECT_NE(whole(*b, Role::kExpertGate, 0, 0), first);
+  EXPECT_NE(whole(*a, Role::kExpertUp, 0, 0), first);
+  EXPECT_NE(whole(*a, Role::kExpertGate, 1, 0), first);
+  EXPECT_NE(whole(*a, Role::kExpertGate, 0, 1), first);
+}
+
+TEST(CheckpointTest, SyntheticModelsGiveLogitsOfOrderOne) {
+  for (const std::string& name : golden_names()) {
+    SCOPED_TRACE(name);
+    const Golden golden(name);
+    const auto c = synthetic_checkpoint(golden.model, golden.numerics, 5);
+    double squares = 0, values = 0;
+    for (const auto& row : plain_forward(golden.model, golden.numerics, *c, golden.tokens))
+      for (const double v : row) {
+        squares += v * v;
+        ++values;
+      }
+    EXPECT_GT(std::sqrt(squares / values), 0.5);
+    EXPECT_LT(std::sqrt(squares / values), 2);
+  }
+}
+
+// Names of the language parts of multimodal models.
+TEST(CheckpointTest, PrefixesOfNamesAreFound) {
+  const Golden golden("llama");
+  const TensorFiles files(golden.folder);
+  for (const auto& [inside, outside] :
+       {std::pair<std::string, std::string>{"language_model.model.", "language_model."},
+        {"model.language_model.", ""},
+        {"", ""}}) {
+    const test::Folder folder;
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, t] : files.tensors())
+      tensors.push_back(
+          {name.starts_with("model.") ? inside + name.substr(6) : outside + name, t.shape, [&t = t] {
+             std::vector<float> v(static_cast<std::size_t>(t.values()));
+             read_floats(t, 0, 1, t.values(), v.data());
+             return v;
+           }});
+    write_safetensors(folder.path("model.safetensors"), tensors);
+    const auto c = safetensors_checkpoint(folder.path(""), golden.model, golden.numerics);
+    EXPECT_EQ(whole(*c, Role::kLmHead, 0, 0), whole(*golden.checkpoint(), Role::kLmHead, 0, 0));
+  }
+}
+
+// The golden model's tensors with one of them changed.
+std::string error_with(const Golden& golden, const std::string& changed, const std::string& name,
+                       const std::vector<std::int64_t>& shape) {
+  const test::Folder folder;
+  const TensorFiles files(golden.folder);
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [n, t] : files.tensors()) {
+    const std::vector<std::int64_t> s = n == changed && !shape.empty() ? shape : t.shape;
+    std::int64_t count = 1;
+    for (const std::int64_t size : s) count *= size;
+    tensors.push_back({n == changed ? name : n, s,
+                       [count] { return std::vector<float>(static_cast<std::size_t>(count)); }});
+  }
+  write_safetensors(folder.path("model.safetensors"), tensors);
+  return test::error_of([&] { safetensors_checkpoint(folder.path(""), golden.model, golden.numerics); });
+}
+
+TEST(CheckpointTest, MissingAndMisshapenTensorsAreRefused) {
+  const Golden golden("llama");
+  const std::string down = "model.layers.1.mlp.down_proj.weight";
+  EXPECT_THAT(error_with(golden, down, "model.layers.1.mlp.down.weight", {}),
+              testing::AllOf(HasSubstr("tensor \"" + down + "\" is missing"), HasSubstr("did you mean")));
+  EXPECT_THAT(error_with(golden, down, "model.layers.1.mlp.down_proj.qweight", {}),
+              HasSubstr("it is there quantised (\"model.layers.1.mlp.down_proj.qweight\"): convert"));
+  EXPECT_THAT(error_with(golden, down, down, {48, 32}),
+              HasSubstr("tensor \"" + down + "\" has shape [48, 32], config.json makes it [32, 48]"));
+  EXPECT_THAT(error_with(golden, "model.embed_tokens.weight", "wte", {}),
+              HasSubstr("tensor \"model.embed_tokens.weight\" is missing from the 30 there, though llama"));
+  const Golden oss("gpt_oss");
+  EXPECT_THAT(error_with(oss, "model.layers.0.mlp.experts.down_proj",
+                         "model.layers.0.mlp.experts.down_proj_blocks", {}),
+              HasSubstr("quantised"));
+}
+
+TEST(CheckpointTest, TypesThatAreNoReadableFloatAreRefused) {
+  const test::Folder folder;
+  const Golden golden("llama");
+  std::string file = read_file(golden.folder / "model.safetensors");
+  const std::size_t at = file.find("\"model.norm.weight\":{\"dtype\":\"BF16\"");
+  ASSERT_NE(at, std::string::npos);
+  file.replace(file.find("BF16", at), 4, "I16\"");  // one byte shorter: the quote moves, a space fills up
+  file.replace(file.find("I16\"\"", at), 5, "I16\" ");
+  folder.put("model.safetensors", file);
+  EXPECT_THAT(test::error_of([&] { safetensors_checkpoint(folder.path(""), golden.model, golden.numerics); }),
+              HasSubstr("tensor \"model.norm.weight\" is I16; F32, F16 and BF16 can be read"));
+}
+
+TEST(CheckpointTest, RowsBeyondTheWeightAreRefused) {
+  const Golden golden("llama");
+  const auto c = golden.checkpoint();
+  std::vector<float> out(4096);
+  EXPECT_THAT(test::error_of([&] { c->read(Role::kQ, 0, 0, 31, 2, out.data()); }),
+              HasSubstr("rows 31 to 33 of the 32"));
+}
+
+}  // namespace
+}  // namespace foretoken
