@@ -1,4 +1,5 @@
-// The loops for avx2.
-#define FORETOKEN_ISA_NAME "avx2"
-#define FORETOKEN_ISA_TABLE avx2_table
-#include "executor/kernels_isa.inc"
+// The hot loops for AVX2 and FMA; CMakeLists.txt gives the flags.
+#define FORETOKEN_LANES 8
+#define FORETOKEN_OPS kAvx2Ops
+#define FORETOKEN_NAME "avx2"
+#include "executor/kernels_simd_loops.h"

@@ -1,4 +1,5 @@
-// The loops for avx512.
-#define FORETOKEN_ISA_NAME "avx512"
-#define FORETOKEN_ISA_TABLE avx512_table
-#include "executor/kernels_isa.inc"
+// The hot loops for AVX-512; CMakeLists.txt gives the flags.
+#define FORETOKEN_LANES 16
+#define FORETOKEN_OPS kAvx512Ops
+#define FORETOKEN_NAME "avx512"
+#include "executor/kernels_simd_loops.h"

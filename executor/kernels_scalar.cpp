@@ -1,4 +1,5 @@
-// The loops for scalar.
-#define FORETOKEN_ISA_NAME "scalar"
-#define FORETOKEN_ISA_TABLE scalar_table
-#include "executor/kernels_isa.inc"
+// The hot loops for any processor; CMakeLists.txt gives the flags.
+#define FORETOKEN_LANES 4
+#define FORETOKEN_OPS kScalarOps
+#define FORETOKEN_NAME "scalar"
+#include "executor/kernels_simd_loops.h"

@@ -1,0 +1,72 @@
+// The hot loops of the processor's own kernels as a table of plain functions: one table an instruction set,
+// each compiled from kernels_simd_loops.h with its own flags. Only plain data crosses this border, and the
+// files behind it instantiate nothing that the linker could share with code for older processors.
+//
+// Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2] (k padded to even
+// with zeros; kInt4 puts the two in a byte, the even one low). Scales come first: kInt8, kFp8 [tile][16],
+// kInt4 [tile][group][16].
+#pragma once
+
+#include "executor/kernels.h"
+
+namespace foretoken {
+
+inline constexpr std::int64_t kTile = 16;      // outputs
+inline constexpr std::int64_t kPanel = 64;     // outputs of a task
+inline constexpr std::int64_t kRowBlock = 96;  // rows that share an unpacked panel
+inline constexpr std::int64_t kKeyTile = 64;   // keys from position 0; decides attention's summation order
+inline constexpr std::int64_t kQueries = 64;   // queries (row and head) that share a tile of keys
+
+struct GemmTask {
+  Storage storage = Storage::kF32;
+  std::int64_t tiles = 0, k = 0;        // tiles: of this task, at most kPanel / kTile
+  const std::byte* elements = nullptr;  // of the task's first tile
+  std::int64_t tile_bytes = 0;          // of elements
+  const float* scales = nullptr;        // of the first tile
+  const void* x = nullptr;              // as round_rows leaves it; float for kF32 and kF16
+  std::int64_t x_stride = 0, rows = 0;  // stride in 4-byte units
+  const float* bias = nullptr;
+  bool accumulate = false;
+  float* y = nullptr;
+  std::int64_t y_stride = 0, columns = 0;  // columns: those of the task that exist
+};
+
+struct AttendTask {
+  const AttentionArgs* args = nullptr;
+  const CacheLayer* cache = nullptr;
+  const SequenceRows* sequence = nullptr;
+  std::int64_t cache_head = 0, first_row = 0, rows = 0, first_head = 0,
+               heads = 0;  // heads: of those that share
+  const float* q = nullptr;
+  float* out = nullptr;
+  std::int64_t q_stride = 0, out_stride = 0;
+  float* scratch = nullptr;
+};
+
+struct SimdOps {
+  const char* name = nullptr;
+  // 4-byte units a row of x takes once rounded to bf16: two values in one, or each as a float.
+  std::int64_t (*rounded_stride)(std::int64_t k) = nullptr;
+  void (*round_rows)(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                     void* out) = nullptr;
+  void (*gemm)(const GemmTask& task) = nullptr;
+  void (*attend)(const AttendTask& task) = nullptr;
+  void (*norm)(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
+               std::int64_t width, float* y, std::int64_t y_stride) = nullptr;
+  // All but kGelu.
+  void (*activation)(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
+                     float* y) = nullptr;
+};
+
+// Floats that attend() needs for itself.
+inline constexpr std::int64_t attend_floats(std::int64_t qk_dim, std::int64_t v_dim) {
+  const std::int64_t d = (qk_dim + 15) / 16 * 16, v = (v_dim + 15) / 16 * 16;
+  return d * kKeyTile + kTile * d + v * kKeyTile + kQueries * (kKeyTile + v + d + 2) + 64;
+}
+
+#if defined(__x86_64__)
+extern const SimdOps kAvx512Bf16Ops, kAvx512Ops, kAvx2Ops;
+#endif
+extern const SimdOps kScalarOps;
+
+}  // namespace foretoken

@@ -1,0 +1,173 @@
+// Attention over a paged cache against the reference, and the same bits however prompts are cut and batched.
+#include <numeric>
+
+#include "tests/executor/kernels_testing.h"
+
+namespace foretoken {
+namespace {
+
+// A cache of shuffled blocks and what was written to it.
+struct Cache {
+  CacheLayer layer;
+  Memory keys, values;
+  Floats key_scales, value_scales;
+  std::vector<std::int32_t> blocks;
+
+  Cache(Storage storage, int block_size, std::int64_t heads, std::int64_t k_dim, std::int64_t v_dim,
+        int count, unsigned seed)
+      : keys(static_cast<std::size_t>(count * block_size * heads * k_dim * 4)),
+        values(static_cast<std::size_t>(count * block_size * heads * v_dim * 4)),
+        key_scales(static_cast<std::size_t>(count * block_size * heads), kPoison),
+        value_scales(key_scales),
+        blocks(static_cast<std::size_t>(count)) {
+    std::memset(keys.data(), 0xff, static_cast<std::size_t>(count * block_size * heads * k_dim * 4));
+    layer = {storage,           block_size,         heads, k_dim, v_dim, keys.data(), values.data(),
+             key_scales.data(), value_scales.data()};
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), std::mt19937(seed));
+  }
+};
+
+// Runs a sequence of `tokens` in steps that end at `cuts`, over its own cache; its rows' outputs.
+Floats attend(const Kernels& kernels, const AttentionArgs& args, Cache& cache, const Floats& q,
+              const Floats& k, const Floats& v, const std::vector<std::int64_t>& cuts, Threads& threads) {
+  const std::int64_t width = args.heads * args.v_dim, tokens = cuts.back();
+  Floats out(static_cast<std::size_t>((tokens + 2) * width), kPoison);
+  std::int64_t cached = 0;
+  for (const auto end : cuts) {
+    const SequenceRows rows{cached, end - cached, cached, cache.blocks.data()};
+    const auto& layer = cache.layer;
+    kernels.cache_write(layer, {&rows, 1}, k.data(), layer.heads * layer.k_dim, v.data(),
+                        layer.heads * layer.v_dim);
+    Memory scratch(kernels.attention_scratch(args, layer, rows.new_tokens, end, threads.count()));
+    kernels.attention(args, layer, {&rows, 1}, q.data(), args.heads * args.qk_dim, out.data() + width, width,
+                      scratch.data(), threads);
+    cached = end;
+  }
+  for (std::int64_t i = 0; i < width; ++i) {
+    EXPECT_TRUE(std::isnan(out[static_cast<std::size_t>(i)]));
+    EXPECT_TRUE(std::isnan(out[static_cast<std::size_t>((tokens + 1) * width + i)]));
+  }
+  return Floats(out.begin() + width, out.end() - width);
+}
+
+struct Problem {
+  Floats q, k, v;
+  Problem(const AttentionArgs& a, std::int64_t kv_heads, std::int64_t tokens)
+      : q(normal(static_cast<std::size_t>(tokens * a.heads * a.qk_dim), 11)),
+        k(normal(static_cast<std::size_t>(tokens * kv_heads * a.qk_dim), 12)),
+        v(normal(static_cast<std::size_t>(tokens * kv_heads * a.v_dim), 13)) {}
+};
+
+void compare(const Kernels& kernels, const AttentionArgs& args, std::int64_t kv_heads, Storage storage,
+             int block, std::int64_t tokens, bool latent) {
+  SCOPED_TRACE(testing::Message() << "dims " << args.qk_dim << "/" << args.v_dim << " heads " << args.heads
+                                  << "/" << kv_heads << " storage " << static_cast<int>(storage) << " block "
+                                  << block << " tokens " << tokens << " window " << args.window);
+  const Problem p(args, kv_heads, tokens);
+  Threads threads(2);
+  const int count = static_cast<int>(tokens / block + 2);
+  Cache mine(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 1);
+  Cache theirs(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 2);
+  const auto got = attend(kernels, args, mine, p.q, p.k, p.v, {tokens}, threads);
+  EXPECT_LT(distance(got, attend(reference_kernels(), args, theirs, p.q, p.k, p.v, {tokens}, threads)), 5e-6);
+  // One token at a time, and in uneven pieces over other blocks, with other threads.
+  std::vector<std::int64_t> singly(static_cast<std::size_t>(tokens));
+  std::iota(singly.begin(), singly.end(), 1);
+  Threads one;
+  Cache again(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 3);
+  EXPECT_TRUE(same_bits(got, attend(kernels, args, again, p.q, p.k, p.v, singly, one)));
+  Cache third(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 4);
+  EXPECT_TRUE(same_bits(got, attend(kernels, args, third, p.q, p.k, p.v, {tokens / 3 + 1, tokens}, threads)));
+}
+
+TEST_P(EverySet, AttentionOfEveryHeadSize) {
+  const std::int64_t dims[][2] = {{64, 64}, {80, 80}, {96, 96}, {128, 128}, {192, 128}, {256, 256}, {7, 5}};
+  for (const auto& [qk, v] : dims)
+    for (const std::int64_t tokens : {1, 37, 133}) {
+      AttentionArgs args{4, qk, v, 1 / std::sqrt(static_cast<float>(qk))};
+      compare(*kernels, args, 2, Storage::kF32, 16, tokens, false);
+    }
+}
+
+TEST_P(EverySet, AttentionOfEveryStorage) {
+  for (const auto storage : {Storage::kBf16, Storage::kF16, Storage::kInt8, Storage::kFp8})
+    for (const std::int64_t kv_heads : {1, 3, 6})
+      compare(*kernels, {6, 72, 40, 0.12f}, kv_heads, storage, 5, 150, false);
+}
+
+TEST_P(EverySet, LatentAttention) {
+  compare(*kernels, {70, 576, 512, 0.07f}, 1, Storage::kBf16, 16, 67, true);
+}
+
+TEST_P(EverySet, WindowsChunksSinksAndSoftcap) {
+  const auto sinks = normal(8, 14);
+  for (const std::int64_t window : {1, 20, 64, 100})
+    for (const bool chunked : {false, true}) {
+      AttentionArgs args{8, 64, 64, 0.125f};
+      args.window = window;
+      args.chunked = chunked;
+      compare(*kernels, args, 2, Storage::kF32, 16, 203, false);
+      args.sinks = sinks.data();
+      args.softcap = 2;
+      compare(*kernels, args, 2, Storage::kF32, 16, 203, false);
+    }
+}
+
+TEST_P(EverySet, SequencesOfABatchDoNotMeet) {
+  const AttentionArgs args{4, 64, 64, 0.125f};
+  const std::int64_t tokens[] = {90, 1, 17};
+  Threads threads(2);
+  Cache shared(Storage::kBf16, 16, 2, 64, 64, 20, 5);
+  std::vector<SequenceRows> rows;
+  std::vector<Floats> alone;
+  Floats q, k, v;
+  std::int64_t first = 0, block = 0;
+  for (const auto count : tokens) {
+    Problem p(args, 2, count);
+    Cache own(Storage::kBf16, 16, 2, 64, 64, 20, 6);
+    alone.push_back(attend(*kernels, args, own, p.q, p.k, p.v, {count}, threads));
+    rows.push_back({first, count, 0, shared.blocks.data() + block});
+    q.insert(q.end(), p.q.begin(), p.q.end());
+    k.insert(k.end(), p.k.begin(), p.k.end());
+    v.insert(v.end(), p.v.begin(), p.v.end());
+    first += count;
+    block += count / 16 + 1;
+  }
+  Floats out(static_cast<std::size_t>(first * 256), kPoison);
+  kernels->cache_write(shared.layer, rows, k.data(), 128, v.data(), 128);
+  Memory scratch(kernels->attention_scratch(args, shared.layer, first, 90, 2));
+  kernels->attention(args, shared.layer, rows, q.data(), 256, out.data(), 256, scratch.data(), threads);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    EXPECT_TRUE(same_bits(alone[i], Floats(out.begin() + rows[i].first_row * 256,
+                                           out.begin() + (rows[i].first_row + rows[i].new_tokens) * 256)));
+}
+
+FORETOKEN_EVERY_SET();
+
+TEST(Reference, AttentionByHand) {
+  // One head, one dim: scores q k = 0 and ln 3, so weights 1/4 and 3/4; a sink of logit ln 4 halves both.
+  AttentionArgs args{1, 1, 1};
+  const Floats q = {1, 1}, k = {0, std::log(3.0f)}, v = {4, 8}, sinks = {std::log(4.0f)};
+  Threads threads;
+  Cache cache(Storage::kF32, 16, 1, 1, 1, 1, 1);
+  const auto plain = attend(reference_kernels(), args, cache, q, k, v, {2}, threads);
+  EXPECT_FLOAT_EQ(plain[0], 4);
+  EXPECT_FLOAT_EQ(plain[1], 7);
+  args.sinks = sinks.data();
+  EXPECT_FLOAT_EQ(attend(reference_kernels(), args, cache, q, k, v, {2}, threads)[1], 3.5f);
+}
+
+TEST(Reference, CacheReturnsWhatWasWritten) {
+  Cache cache(Storage::kInt8, 4, 2, 8, 8, 3, 1);
+  const auto k = normal(9 * 16, 1), v = normal(9 * 16, 2);
+  const SequenceRows rows{0, 9, 0, cache.blocks.data()};
+  reference_kernels().cache_write(cache.layer, {&rows, 1}, k.data(), 16, v.data(), 16);
+  Floats keys(k.size(), kPoison), values(v.size(), kPoison);
+  reference_kernels().cache_read(cache.layer, cache.blocks.data(), 9, keys.data(), values.data());
+  EXPECT_LT(distance(keys, k), 1.5e-2);
+  EXPECT_LT(distance(values, v), 1.5e-2);
+}
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,135 @@
+// Matrix products of every storage against the reference, within what each format loses; the same bits
+// whatever the batch and the threads.
+#include "executor/storage.h"
+#include "tests/executor/kernels_testing.h"
+
+namespace foretoken {
+namespace {
+
+struct Packed {
+  Memory memory;
+  Matrix matrix;
+  Packed(const Kernels& kernels, Storage storage, std::int64_t n, std::int64_t k, const Floats& w)
+      : memory(kernels.packed_bytes(storage, n, k)) {
+    const auto read = [&](std::int64_t row, float* out) { std::copy_n(w.data() + row * k, k, out); };
+    matrix = kernels.pack(storage, n, k, read, memory.data());
+  }
+};
+
+// y with a guard of two columns and two rows, all of which must stay.
+Floats product(const Kernels& kernels, const Matrix& w, const Floats& x, std::int64_t m, const float* bias,
+               const Floats* start, Threads& threads) {
+  const std::int64_t stride = w.n + 2;
+  Floats y(static_cast<std::size_t>((m + 2) * stride), kPoison), out;
+  for (std::int64_t r = 0; start && r < m; ++r)
+    std::copy_n(start->data() + r * w.n, w.n, y.data() + (r + 1) * stride + 1);
+  Memory scratch(kernels.gemm_scratch(w, m));
+  kernels.gemm(w, x.data(), w.k, m, bias, start != nullptr, y.data() + stride + 1, stride, scratch.data(),
+               threads);
+  for (std::int64_t r = 0; r < m + 2; ++r)
+    for (std::int64_t c = 0; c < stride; ++c) {
+      const float value = y[static_cast<std::size_t>(r * stride + c)];
+      if (r > 0 && r <= m && c > 0 && c <= w.n)
+        out.push_back(value);
+      else
+        EXPECT_TRUE(std::isnan(value)) << "written beside y at " << r << ", " << c;
+    }
+  return out;
+}
+
+const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,
+                        Storage::kInt8, Storage::kInt4, Storage::kFp8};
+
+TEST_P(EverySet, ProductsAreTheReferences) {
+  Threads threads(2);
+  const std::int64_t shapes[][3] = {{1, 1, 1},      {1, 17, 33},   {3, 64, 128},
+                                    {17, 100, 301}, {5, 200, 640}, {130, 70, 257}};
+  for (const auto storage : kAll)
+    for (const auto& [m, n, k] : shapes) {
+      SCOPED_TRACE(testing::Message()
+                   << "storage " << static_cast<int>(storage) << " m " << m << " n " << n << " k " << k);
+      const auto w = normal(static_cast<std::size_t>(n * k), 1),
+                 x = normal(static_cast<std::size_t>(m * k), 2);
+      const auto bias = normal(static_cast<std::size_t>(n), 3),
+                 start = normal(static_cast<std::size_t>(m * n), 4);
+      Packed mine(*kernels, storage, n, k, w), theirs(reference, storage, n, k, w);
+      const auto got = product(*kernels, mine.matrix, x, m, bias.data(), &start, threads);
+      EXPECT_LT(distance(got, product(reference, theirs.matrix, x, m, bias.data(), &start, threads)), 3e-6);
+      // Against the values before they were stored.
+      Packed exact(reference, Storage::kF32, n, k, w);
+      const double limit = storage == Storage::kF32    ? 1e-5
+                           : storage == Storage::kInt8 ? 1.5e-2
+                           : storage == Storage::kFp8  ? 4e-2
+                           : storage == Storage::kInt4 ? 0.2
+                                                       : 8e-3;
+      EXPECT_LT(distance(got, product(reference, exact.matrix, x, m, bias.data(), &start, threads)), limit);
+      for (std::int64_t row = 0; row < n; row += 7) {
+        Floats a(static_cast<std::size_t>(k)), b(static_cast<std::size_t>(k));
+        kernels->unpack_row(mine.matrix, row, a.data());
+        reference.unpack_row(theirs.matrix, row, b.data());
+        EXPECT_TRUE(same_bits(a, b)) << "row " << row;
+      }
+    }
+}
+
+TEST_P(EverySet, ProductsOfARowDoNotDependOnOthers) {
+  Threads one(1), two(2), three(3);
+  const std::int64_t m = 211, n = 150, k = 1300;
+  const auto w = normal(static_cast<std::size_t>(n * k), 5), x = normal(static_cast<std::size_t>(m * k), 6);
+  for (const auto storage : kAll) {
+    Packed p(*kernels, storage, n, k, w);
+    const auto whole = product(*kernels, p.matrix, x, m, nullptr, nullptr, one);
+    EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, two)));
+    EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, three)));
+    for (const std::int64_t count : {1, 2, 3, 4, 5, 6, 97})
+      for (const std::int64_t first : {0, 50, 113}) {
+        const Floats part(x.begin() + first * k, x.begin() + (first + count) * k);
+        const Floats expected(whole.begin() + first * n, whole.begin() + (first + count) * n);
+        EXPECT_TRUE(same_bits(expected, product(*kernels, p.matrix, part, count, nullptr, nullptr, two)))
+            << "storage " << static_cast<int>(storage) << ", " << count << " rows from " << first;
+      }
+  }
+}
+
+FORETOKEN_EVERY_SET();
+
+TEST(Reference, ProductByHand) {
+  const Floats w = {1, 2, 3, -1, 0, 4}, x = {1, 10, 100}, bias = {0.5f, 1};
+  Packed p(reference_kernels(), Storage::kBf16, 2, 3, w);
+  Threads threads;
+  EXPECT_EQ(product(reference_kernels(), p.matrix, x, 1, bias.data(), nullptr, threads),
+            (Floats{321.5f, 400}));
+}
+
+TEST(Storage, KnownBits) {
+  EXPECT_EQ(float_to_bf16(1), 0x3f80);
+  EXPECT_EQ(float_to_bf16(1.00390625f), 0x3f80);  // halfway: to even
+  EXPECT_EQ(float_to_bf16(1.01171875f), 0x3f82);
+  EXPECT_EQ(float_to_f16(1), 0x3c00);
+  EXPECT_EQ(float_to_f16(65504), 0x7bff);
+  EXPECT_EQ(float_to_f16(65520), 0x7c00);
+  EXPECT_EQ(float_to_f16(-0x1p-24f), 0x8001);
+  EXPECT_EQ(float_to_fp8(1), 0x38);
+  EXPECT_EQ(float_to_fp8(-448), 0xfe);
+  EXPECT_EQ(float_to_fp8(1e9f), 0x7e);
+  EXPECT_EQ(float_to_fp8(0x1p-9f), 0x01);
+}
+
+TEST(Storage, EveryNumberComesBack) {
+  for (unsigned bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    if ((bits & 0x7c00) != 0x7c00) {
+      EXPECT_EQ(float_to_f16(f16_to_float(half)), half);
+    }
+    if ((bits & 0x7f80) != 0x7f80) {
+      EXPECT_EQ(float_to_bf16(bf16_to_float(half)), half);
+    }
+    const auto byte = static_cast<std::uint8_t>(bits);
+    if ((bits & 0x7f) != 0x7f) {
+      EXPECT_EQ(float_to_fp8(fp8_to_float(byte)), byte);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace foretoken
