@@ -118,7 +118,16 @@ std::vector<OptionSpec> run_options() {
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                        {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
-          threads_option()};
+          number_option("threads", "threads of the executor (default 1)")};
+}
+
+std::vector<OptionSpec> calibrate_options() {
+  return {
+      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+      with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
+                   {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
+      number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),
+      number_option("threads", "threads of the executor (default 1)")};
 }
 
 constexpr int kAny = 1000;
@@ -155,6 +164,11 @@ std::vector<VerbSpec> verb_specs() {
       "ones",
       {"foretoken run scenarios/cpu-dense.json", "foretoken run scenarios/cpu-moe.json --threads 2 --seed 7"},
       {out, scenario_options(), run_options()}));
+  v.push_back(
+      verb("calibrate", "SCENARIO", 1, 1,
+           "measures the operators of a scenario's model on this machine, into your hardware database",
+           {"foretoken calibrate scenarios/cpu-dense.json --budget 60"},
+           {out, scenario_options(), calibrate_options()}));
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
                    {"foretoken plan scenarios/llama-3.3-70b-azure.json",
@@ -199,8 +213,8 @@ std::vector<VerbSpec> verb_specs() {
   v.back().hidden = true;
 
   for (VerbSpec& s : v) {
-    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "run" || s.name == "plan" ||
-                       s.name == "compare";
+    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "run" ||
+                       s.name == "calibrate" || s.name == "plan" || s.name == "compare";
     if (!s.takes_scenario) continue;
     const auto flags = scenario_option_specs();
     s.options.insert(s.options.end(), flags.begin(), flags.end());
@@ -208,7 +222,7 @@ std::vector<VerbSpec> verb_specs() {
   return v;
 }
 
-std::vector<std::string> absent_verbs() { return {"calibrate", "sweep", "gui"}; }
+std::vector<std::string> absent_verbs() { return {"sweep", "gui"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
   const auto found =

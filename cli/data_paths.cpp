@@ -17,7 +17,7 @@ std::string environment(const char* name) {
 fs::path user_database(const Invocation& invocation) {
   if (const auto given = invocation.value("db")) {
     std::error_code ignored;
-    if (invocation.verb != "hw import" && !fs::exists(*given, ignored))
+    if (invocation.verb != "hw import" && invocation.verb != "calibrate" && !fs::exists(*given, ignored))
       throw Error("--db", "there is no database " + *given + "; check the path, or make it with `foretoken " +
                               "hw import FILE --db " + *given + "`");
     return *given;

@@ -37,6 +37,7 @@ int run(int argc, const char* const* argv) {
   static const std::map<std::string, int (*)(const Invocation&)> kVerbs = {{"estimate", run_estimate},
                                                                            {"simulate", run_simulate},
                                                                            {"run", run_run},
+                                                                           {"calibrate", run_calibrate},
                                                                            {"plan", run_plan},
                                                                            {"validate", run_validate},
                                                                            {"compare", run_compare},

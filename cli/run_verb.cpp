@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -18,7 +19,7 @@
 #include "cli/verbs.h"
 #include "executor/executed_backend.h"
 #include "simulator/simulate.h"
-#include "simulator/step_model.h"
+#include "simulator/step_pricer.h"
 
 namespace foretoken {
 namespace {
@@ -60,19 +61,49 @@ Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predic
   return t;
 }
 
-Table operators_table(const std::map<std::string, double>& seconds) {
+struct Priced {
+  std::vector<double> step_errors;  // of each step that no other process disturbed, absolute
+  std::map<std::string, double> operator_seconds;
+};
+
+Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const CostModel& cost) {
+  Priced p;
+  std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
+  for (const StepRun& s : steps) {
+    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows};
+    for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
+    key.push_back(-1);
+    for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));
+    auto [at, added] = known.try_emplace(key);
+    if (added) at->second = price_work(d, cost, s.work);
+    const WorkPrice& w = at->second;
+    if (!s.polluted) p.step_errors.push_back(std::fabs(w.seconds / s.seconds - 1));
+    for (const auto& [name, seconds] : w.operators) p.operator_seconds[name] += seconds;
+  }
+  return p;
+}
+
+Table operators_table(const std::map<std::string, double>& seconds, const Priced& priced) {
   std::vector<std::pair<std::string, double>> all(seconds.begin(), seconds.end());
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
   double total = 0;
   for (const auto& [name, s] : all) total += s;
   Table t;
-  t.title = "Operators, measured";
-  t.columns = {{"operator", "operator"}, {"seconds", "seconds", 4}, {"share", "share %", 3}};
-  for (const auto& [name, s] : all) t.add({name, s, total > 0 ? 100 * s / total : 0.0});
+  t.title = "Operators, measured and predicted";
+  t.columns = {{"operator", "operator"},
+               {"seconds", "measured s", 4},
+               {"share", "share %", 3},
+               {"predicted_seconds", "predicted s", 4},
+               {"error", "error %", 3}};
+  for (const auto& [name, s] : all) {
+    const auto at = priced.operator_seconds.find(name);
+    const double p = at == priced.operator_seconds.end() ? 0 : at->second;
+    t.add({name, s, total > 0 ? 100 * s / total : 0.0, p, s > 0 ? 100 * (p / s - 1) : 0.0});
+  }
   return t;
 }
 
-Table steps_table(std::span<const StepRun> steps) {
+Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   std::vector<double> prompts, decodes;
   std::int64_t polluted = 0;
   for (const StepRun& s : steps) {
@@ -80,19 +111,20 @@ Table steps_table(std::span<const StepRun> steps) {
     polluted += s.polluted;
   }
   Table t;
-  t.title = "Steps, measured";
-  t.columns = {{"steps", "steps"},
+  t.title = "Steps";
+  t.columns = {{"what", "what"},
                {"number", "number"},
-               {"p20_ms", "20th percentile ms", 4},
-               {"median_ms", "median ms", 4},
-               {"p90_ms", "90th ms", 4}};
-  const auto add = [&](const char* name, std::vector<double>& v) {
+               {"p20", "20th percentile", 4},
+               {"median", "median", 4},
+               {"p90", "90th", 4}};
+  const auto add = [&](const char* name, std::vector<double>& v, double unit) {
     std::sort(v.begin(), v.end());
-    const auto at = [&](double q) { return v.empty() ? 0.0 : linear_quantile(v, q); };
+    const auto at = [&](double q) { return v.empty() ? 0.0 : unit * linear_quantile(v, q); };
     t.add({std::string(name), static_cast<std::int64_t>(v.size()), at(0.2), at(0.5), at(0.9)});
   };
-  add("with prompts", prompts);
-  add("decode alone", decodes);
+  add("with prompts, ms", prompts, 1);
+  add("decode alone, ms", decodes, 1);
+  add("error of the prediction, %", priced.step_errors, 100);
   t.add({std::string("while another process ran"), polluted, 0.0, 0.0, 0.0});
   return t;
 }
@@ -133,6 +165,7 @@ Answer run_answer(const Invocation& invocation) {
   quiet.stop = &stop_flag();
   const CostModel cost = make_cost_model(d, p.kernels);
   const Simulation predicted = simulate(d, cost, world.resources, quiet);
+  Priced priced = price_steps(backend.steps(), d, cost);
 
   if (const auto path = invocation.value("tokens")) {
     Json all = Json::array();
@@ -151,11 +184,16 @@ Answer run_answer(const Invocation& invocation) {
   Json operators = Json::object();
   for (const auto& [name, seconds] : backend.operator_seconds()) operators[name] = seconds;
   json["operator_seconds"] = operators;
+  Json predicted_operators = Json::object();
+  for (const auto& [name, seconds] : priced.operator_seconds) predicted_operators[name] = seconds;
+  json["predicted_operator_seconds"] = predicted_operators;
+  std::sort(priced.step_errors.begin(), priced.step_errors.end());
+  json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
   return {{title,
            {context_line(context), "Executed: " + backend.description()},
-           {metrics_table(measured.served.metrics, predicted.served.metrics), steps_table(backend.steps()),
-            operators_table(backend.operator_seconds())},
+           {metrics_table(measured.served.metrics, predicted.served.metrics),
+            steps_table(backend.steps(), priced), operators_table(backend.operator_seconds(), priced)},
            0,
            dump_json(json),
            {}},

@@ -9,20 +9,11 @@
 #include <vector>
 
 #include "deployment/deployment.h"
-#include "executor/transformer.h"
+#include "executor/executable.h"
 #include "serving/backend.h"
 #include "serving/workload.h"
 
 namespace foretoken {
-
-struct ExecutorOptions {
-  std::string weights;     // a safetensors file or folder; empty: synthetic
-  std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
-  int threads = 1;
-  std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
-                    // "avx512-bf16"
-  SamplingArgs sampling;  // greedy
-};
 
 // One step as it ran.
 struct StepRun {

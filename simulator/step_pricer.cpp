@@ -22,6 +22,26 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
 
 }  // namespace
 
+WorkPrice price_work(const Deployment& d, const CostModel& cost, const Work& work) {
+  WorkPrice w;
+  double variance = 0;
+  for (const Shard& shard : d.mapping.stages)
+    for (const Op& op : operators(d.model, shard, work, d.precision, d.fusion).ops) {
+      const Price p = cost.price(op);
+      const double t = static_cast<double>(op.count) * p.time.value;
+      w.seconds += t;
+      variance += t * p.relative_error * t * p.relative_error;
+      const auto at = std::find_if(w.operators.begin(), w.operators.end(),
+                                   [&](const auto& o) { return o.first == op.name; });
+      if (at == w.operators.end())
+        w.operators.emplace_back(std::string(op.name), t);
+      else
+        at->second += t;
+    }
+  w.half = std::sqrt(variance);
+  return w;
+}
+
 StepPricer::StepPricer(const Deployment& d, const CostModel& cost, const WhatIf* what_if)
     : deployment_(d), cost_(cost), what_if_(what_if), windows_(d.model.attention_windows()) {
   if (windows_.empty()) windows_.push_back(0);

@@ -24,6 +24,14 @@ struct WhatIf {
   Topology topology;
 };
 
+// Device time of one step of all stages, operator by operator, with the half-width of its 90 % interval; host
+// time is not in it.
+struct WorkPrice {
+  double seconds = 0, half = 0;
+  std::vector<std::pair<std::string, double>> operators;  // seconds by name, in order of first use
+};
+WorkPrice price_work(const Deployment& d, const CostModel& cost, const Work& work);
+
 class StepPricer {
  public:
   StepPricer(const Deployment& d, const CostModel& cost, const WhatIf* what_if = nullptr);

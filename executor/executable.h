@@ -1,0 +1,39 @@
+// A deployment's model, loaded and laid out as the deployment says, ready to run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "deployment/deployment.h"
+#include "executor/transformer.h"
+
+namespace foretoken {
+
+struct ExecutorOptions {
+  std::string weights;     // a safetensors file or folder; empty: synthetic
+  std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
+  int threads = 1;
+  std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
+                    // "avx512-bf16"
+  SamplingArgs sampling;  // greedy
+};
+
+class Executable {
+ public:
+  // Refuses by name what the executor does not do, and what does not fit this machine's memory before
+  // anything is allocated. The deployment must outlive it.
+  Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options);
+  Transformer& transformer() { return *transformer_; }
+  const Kernels& kernels() const { return *kernels_; }
+  std::string description() const;  // "avx512-bf16 kernels, 1 thread, ..."
+
+ private:
+  const Kernels* kernels_;
+  Threads threads_;
+  bool synthetic_;
+  Numerics numerics_;
+  std::unique_ptr<Transformer> transformer_;
+};
+
+}  // namespace foretoken
