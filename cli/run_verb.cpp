@@ -18,6 +18,7 @@
 #include "cli/timing.h"
 #include "cli/verbs.h"
 #include "executor/executed_backend.h"
+#include "executor/probe.h"
 #include "simulator/simulate.h"
 #include "simulator/step_pricer.h"
 
@@ -104,11 +105,12 @@ Table operators_table(const std::map<std::string, double>& seconds, const Priced
 }
 
 Table steps_table(std::span<const StepRun> steps, Priced& priced) {
-  std::vector<double> prompts, decodes;
+  std::vector<double> prompts, decodes, speeds;
   std::int64_t polluted = 0;
   for (const StepRun& s : steps) {
     (s.work.prefill.empty() ? decodes : prompts).push_back(1e3 * s.seconds);
     polluted += s.polluted;
+    if (s.speed != 1) speeds.push_back(s.speed);
   }
   Table t;
   t.title = "Steps";
@@ -126,6 +128,7 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   add("decode alone, ms", decodes, 1);
   add("error of the prediction, %", priced.step_errors, 100);
   t.add({std::string("while another process ran"), polluted, 0.0, 0.0, 0.0});
+  if (!speeds.empty()) add("speed of the machine, % of calibration", speeds, 100);
   return t;
 }
 
@@ -150,6 +153,8 @@ Answer run_answer(const Invocation& invocation) {
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
   ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
+  const auto usual = p.kernels.find(MachineProbe::op());
+  if (usual && usual->basis == Basis::kMeasured) backend.set_usual_probe(usual->time.value);
   SimulateOptions options;
   options.use_spans = false;
   options.keep_records = true;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/quantiles.h"
 #include "base/random.h"
+#include "executor/probe.h"
 
 namespace foretoken {
 namespace {
@@ -210,6 +211,8 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
   };
   const std::string engine = "foretoken cpu " + std::string(executable.kernels().name());
   sweep.run(sizes.front());  // warm
+  MachineProbe probe(executable.kernels());
+  std::vector<double> probes;  // times are stated for the machine as fast as it was on the whole
   // Measured and held-out steps in turn, in another order each round, so that a drift of the machine reaches
   // both.
   constexpr int kMostRounds = 50;
@@ -232,12 +235,14 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
       const auto [seconds, polluted] =
           sweep.run(measured ? sizes[order[n]] : others[order[n] - sizes.size()]);
       ++result.steps;
+      const double speed = probe.run();
+      probes.push_back(speed);
       if (polluted) {
         ++result.polluted;
         if (round > 0) continue;
       }
       if (!measured) {
-        held_out[order[n] - sizes.size()].push_back(seconds);
+        held_out[order[n] - sizes.size()].push_back(seconds / speed);
         continue;
       }
       for (const OperatorRun& o : executable.transformer().operators_run()) {
@@ -245,18 +250,27 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
         if (!m) continue;
         m->series.device = options.device, m->series.engine = engine;
         m->series.date = options.date, m->series.source = options.source;
-        times[{m->series, m->point.shape}].push_back(o.seconds);
+        times[{m->series, m->point.shape}].push_back(o.seconds / speed);
       }
     }
   }
+  const double usual = spread_of(probes).median;
   for (auto& [key, v] : times) {
+    for (double& t : v) t *= usual;
     Measurement m;
     m.series = key.first, m.point.shape = key.second;
     const Spread s = spread_of(v);
     m.point.seconds = s.median, m.point.spread = s.relative;
     if (s.median > 0) result.rows.push_back(std::move(m));
   }
+  if (auto m = measurement_of(MachineProbe::op())) {
+    m->series.device = options.device, m->series.engine = engine;
+    m->series.date = options.date, m->series.source = options.source;
+    m->point.seconds = usual;
+    result.rows.push_back(std::move(*m));
+  }
   for (std::size_t i = 0; i < others.size(); ++i) {
+    for (double& t : held_out[i]) t *= usual;
     const Spread s = spread_of(held_out[i]);
     result.held_out.push_back({sweep.work(others[i]), s.median, false});
     result.spread.push_back(s.relative);

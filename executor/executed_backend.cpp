@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "base/json_full.h"
 #include "base/random.h"
+#include "executor/probe.h"
 #include "serving/content.h"
 #include "serving/sequence.h"
 
@@ -30,6 +32,8 @@ struct ExecutedBackend::State {
   const Workload& workload;
   const ExecutorOptions options;
   Executable executable;
+  std::optional<MachineProbe> probe;
+  double usual_probe = 0;
   std::vector<std::int64_t> windows;
   std::vector<StepRun> steps;
   std::map<std::string, double> operator_seconds;
@@ -111,6 +115,11 @@ ExecutedBackend::ExecutedBackend(const Deployment& deployment, const Workload& w
 
 ExecutedBackend::~ExecutedBackend() = default;
 
+void ExecutedBackend::set_usual_probe(double seconds) {
+  state_->usual_probe = seconds;
+  state_->probe.emplace(state_->executable.kernels());
+}
+
 std::span<const std::int64_t> ExecutedBackend::windows() const { return state_->windows; }
 
 StepTime ExecutedBackend::run(const Step& step) {
@@ -143,13 +152,18 @@ StepTime ExecutedBackend::run(const Step& step) {
       h.tokens.push_back(token);
       s.outputs[h.request].push_back(token);
     }
-    for (const OperatorRun& o : s.executable.transformer().operators_run()) {
-      s.operator_seconds[std::string(o.op.name)] += o.seconds;
+    for (const OperatorRun& o : s.executable.transformer().operators_run())
       saved += o.all_seconds - o.seconds;
-    }
   }
   const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.seconds = std::max(1e-9, wall - saved);
+  if (s.probe) {
+    run.speed = s.usual_probe / s.probe->run();
+    run.seconds *= run.speed;
+  }
+  if (!s.sequences.empty())
+    for (const OperatorRun& o : s.executable.transformer().operators_run())
+      s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
   run.polluted = involuntary_switches() != before;
   for (const PrefillPart& p : batch.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
   run.work.decode_sequences = batch.decode_sequences;

@@ -18,7 +18,8 @@ namespace foretoken {
 // One step as it ran.
 struct StepRun {
   Work work;
-  double seconds = 0;     // ranks side by side
+  double seconds = 0;     // ranks side by side, as on a machine of usual speed
+  double speed = 1;       // of the machine at the time: usual seconds of a probe over its seconds
   bool polluted = false;  // another process took the processor meanwhile
 };
 
@@ -29,6 +30,9 @@ class ExecutedBackend final : public Backend {
   ExecutedBackend(const Deployment& deployment, const Workload& workload, const ModelText& model,
                   const ExecutorOptions& options);
   ~ExecutedBackend() override;
+  // What the probe between steps took when the machine was calibrated; steps are stated for a machine that
+  // fast. Without it they are stated as they were.
+  void set_usual_probe(double seconds);
 
   std::span<const std::int64_t> windows() const override;
   bool wants_sequences() const override { return true; }

@@ -1,0 +1,59 @@
+#include "executor/probe.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace foretoken {
+namespace {
+
+constexpr std::int64_t kDense = 512, kRows = 16;             // arithmetic: a square matrix, some rows
+constexpr std::int64_t kWideRows = 4096, kWideDepth = 1024;  // reading: 8 MB, one row
+
+}  // namespace
+
+MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
+  const std::size_t dense = kernels.packed_bytes(Storage::kF32, kDense, kDense),
+                    wide = kernels.packed_bytes(Storage::kBf16, kWideRows, kWideDepth);
+  Matrix a{Storage::kF32, kDense, kDense, nullptr}, b{Storage::kBf16, kWideRows, kWideDepth, nullptr};
+  const std::size_t scratch = std::max(kernels.gemm_scratch(a, kRows), kernels.gemm_scratch(b, 1));
+  memory_ =
+      Arena(Arena::padded(dense) + Arena::padded(wide) + Arena::padded(scratch) +
+            Arena::padded(kRows * kDense * sizeof(float)) + Arena::padded(kRows * kDense * sizeof(float)));
+  const auto some = [](std::int64_t width) {
+    return [width](std::int64_t row, float* out) {
+      for (std::int64_t i = 0; i < width; ++i)
+        out[i] = 0.001f * static_cast<float>((row * 31 + i * 17) % 101 - 50);
+    };
+  };
+  dense_ = kernels.pack(Storage::kF32, kDense, kDense, some(kDense), memory_.bytes(dense));
+  wide_ = kernels.pack(Storage::kBf16, kWideRows, kWideDepth, some(kWideDepth), memory_.bytes(wide));
+  scratch_ = memory_.bytes(scratch);
+  x_ = memory_.array<float>(kRows * kDense);
+  y_ = memory_.array<float>(kRows * kDense);
+  std::fill_n(x_, kRows * kDense, 0.5f);
+}
+
+double MachineProbe::run() {
+  const auto start = std::chrono::steady_clock::now();
+  kernels_.gemm(dense_, x_, kDense, kRows, nullptr, false, y_, kDense, scratch_, one_);
+  kernels_.gemm(wide_, x_, kWideDepth, 1, nullptr, false, y_, kWideRows, scratch_, one_);
+  latest_[runs_++ % kLatest] =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::array<double, kLatest> sorted = latest_;
+  const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(std::min(runs_, kLatest));
+  const auto middle = sorted.begin() + (end - sorted.begin()) / 2;
+  std::nth_element(sorted.begin(), middle, end);
+  return *middle;
+}
+
+Op MachineProbe::op() {
+  Op op;
+  op.name = "probe";
+  op.shape = ElementwiseShape{
+      .rows = 1,
+      .bytes_per_row = static_cast<double>(4 * kDense * kDense + 2 * kWideRows * kWideDepth),
+      .flops_per_row = static_cast<double>(2 * kRows * kDense * kDense + 2 * kWideRows * kWideDepth)};
+  return op;
+}
+
+}  // namespace foretoken
