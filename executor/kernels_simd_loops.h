@@ -244,7 +244,7 @@ void unpack_as(const std::byte* tile, Index first, Index count, float* out) {
           break;
         default:
           put<pairs>(
-              __builtin_convertvector(load<U8>(tile + at), U), to,
+              __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U), to,
               [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 28) >> 28, V); },
               [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 28, V); });
       }
@@ -284,6 +284,95 @@ void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
   }
 }
 
+// Two values of a step, as floats.
+template <Storage storage>
+inline __attribute__((always_inline)) U packed_values(const std::byte* tile, Index at) {
+  if constexpr (storage == Storage::kF16)
+    return load<U>(tile + 4 * at);
+  else if constexpr (storage == Storage::kInt4)  // by way of 16 bits, which compilers do in one step each
+    return __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U);
+  else
+    return __builtin_convertvector(load<U16>(tile + 2 * at), U);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V first_value(U u) {
+  if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
+  constexpr int kShift = storage == Storage::kInt4 ? 28 : 24;
+  return __builtin_convertvector(reinterpret_cast<I>(u << kShift) >> kShift, V);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V second_value(U u) {
+  if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
+  constexpr int kLeft = storage == Storage::kInt4 ? 24 : 16, kRight = storage == Storage::kInt4 ? 28 : 24;
+  return __builtin_convertvector(reinterpret_cast<I>(u << kLeft) >> kRight, V);
+}
+
+// One row of x: weights go from their storage to the sums without a panel in between, in the panel's order.
+template <bool pairs, Storage storage, int tiles>
+void one_row(const GemmTask& t, Index tile, float* c) {
+  constexpr int per = 16 / kLanes, N = tiles * per;
+  constexpr bool grouped = storage == Storage::kInt4;
+  const auto* x = static_cast<const float*>(t.x);
+  const Index groups = (t.k + kInt4Group - 1) / kInt4Group, depth = grouped ? kInt4Group : t.k;
+  V total[N];
+#pragma GCC unroll 16
+  for (int j = 0; j < N; ++j) total[j] = V{};
+  for (Index k = 0; k < t.k; k += depth) {
+    const Index end = least(t.k, k + depth);
+    V sums[N];
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j) sums[j] = V{};
+    for (Index s = k / 2; s < (end + 1) / 2; ++s) {
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        const U u = packed_values<storage>(t.elements + (tile + j / per) * t.tile_bytes,
+                                           s * kTile + (j % per) * kLanes);
+        const V a = first_value<storage>(u), b = second_value<storage>(u);
+        if constexpr (pairs) {
+          sums[j] = multiply_pairs(sums[j], as_float(as_bits(a) >> 16 | (as_bits(b) & 0xffff0000u)), x[s]);
+        } else {
+          sums[j] += a * x[2 * s];
+          if (2 * s + 1 < end) sums[j] += b * x[2 * s + 1];
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j) {
+      if constexpr (grouped)
+        total[j] =
+            total[j] + sums[j] * load<V>(t.scales + ((tile + j / per) * groups + k / kInt4Group) * kTile +
+                                         (j % per) * kLanes);
+      else
+        total[j] = sums[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < N; ++j) store(c + (tile + j / per) * kTile + (j % per) * kLanes, total[j]);
+}
+
+template <bool pairs, Storage storage>
+void one_row_of(const GemmTask& t, float* c) {
+  constexpr int kAtOnce = kLanes == 16 ? 4 : 1;
+  Index tile = 0;
+  for (; tile + kAtOnce <= t.tiles; tile += kAtOnce) one_row<pairs, storage, kAtOnce>(t, tile, c);
+  for (; tile < t.tiles; ++tile) one_row<pairs, storage, 1>(t, tile, c);
+}
+
+void one_row(const GemmTask& t, float* c) {
+  switch (t.storage) {
+    case Storage::kF16:
+      return one_row_of<false, Storage::kF16>(t, c);
+    case Storage::kFp8:
+      return one_row_of<kPairs, Storage::kFp8>(t, c);
+    case Storage::kInt8:
+      return one_row_of<kPairs, Storage::kInt8>(t, c);
+    default:
+      return one_row_of<kPairs, Storage::kInt4>(t, c);
+  }
+}
+
 void gemm(const GemmTask& t) {
   alignas(64) float c[kRowBlock * kPanel];
   const bool halves = t.storage == Storage::kBf16 && kPairs;
@@ -303,6 +392,8 @@ void gemm(const GemmTask& t) {
           multiply<false>(rows, t.tiles, x, t.x_stride, w, stride, kTile, depth, Into::kAdd, nullptr, 0, c,
                           kPanel);
       }
+    } else if (t.rows == 1 && t.storage != Storage::kBf16) {
+      one_row(t, c);
     } else if (t.storage == Storage::kF16) {
       unpack_and_multiply<false>(t, row, rows, c);
     } else {
