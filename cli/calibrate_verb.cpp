@@ -106,7 +106,9 @@ int run_calibrate(const Invocation& invocation) {
   const std::vector<double> before = errors_of(c, d, make_cost_model(d, p.kernels));
   const ImportReport report = import_rows(world.database, world.paths.user, c.rows);
   const KernelTable kernels = world.database.kernels(d.device, d.behavior.measured_engine());
-  const std::vector<double> after = errors_of(c, d, make_cost_model(d, kernels));
+  Deployment calibrated = d;
+  if (const auto t = kernels.find(step_overhead())) calibrated.behavior.host_step = t->time;
+  const std::vector<double> after = errors_of(c, calibrated, make_cost_model(calibrated, kernels));
   std::vector<double> spread = c.spread;
   std::sort(spread.begin(), spread.end());
 

@@ -175,9 +175,11 @@ std::vector<VerbSpec> verb_specs() {
                     "foretoken plan --model qwen3-30b-a3b --device h100,h200 --tensor-parallel-size 1,2,4 "
                     "--request-rate 8 --input-len 1000 --output-len 300 --ttft-ms 1000 --tpot-ms 50"},
                    {out, scenario_options(), {threads_option()}}));
-  v.push_back(verb("validate", "", 0, 0,
-                   "predictions beside measurements: the built-in sets, or files of your own",
-                   {"foretoken validate", "foretoken validate --operators h200_gemm.csv.gz",
+  v.push_back(verb("validate", "[SCENARIO]", 0, 1,
+                   "predictions beside measurements: the built-in sets, files of your own, or a scenario "
+                   "that is executed here",
+                   {"foretoken validate", "foretoken validate scenarios/cpu-dense.json",
+                    "foretoken validate --operators h200_gemm.csv.gz",
                     "foretoken validate --end-to-end servers.csv -o csv --save rows.csv"},
                    {out, validate_options(), {database_option(), threads_option(), timing_option()}}));
   v.push_back(verb("compare", "A B ...", 2, kAny,

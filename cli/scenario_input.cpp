@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "cli/scenario_flags.h"
 #include "cli/version.h"
+#include "executor/calibration.h"
 
 namespace foretoken {
 namespace {
@@ -72,8 +73,13 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
   p.workload = workload->describe();
   p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
                       workload->longest());
-  if (const auto* d = std::get_if<Deployment>(&p.verdict))
+  if (auto* d = std::get_if<Deployment>(&p.verdict)) {
     p.kernels = world.database.kernels(d->device, d->behavior.measured_engine());
+    // What calibration found this machine's steps to take beside their operators.
+    if (d->behavior.own_executor)
+      if (const auto t = p.kernels.find(step_overhead()); t && t->basis == Basis::kMeasured)
+        d->behavior.host_step = t->time;
+  }
   return p;
 }
 

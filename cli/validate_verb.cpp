@@ -137,6 +137,12 @@ std::vector<Set> run_sets(const Invocation& invocation, const World& world) {
 }  // namespace
 
 int run_validate(const Invocation& invocation) {
+  if (!invocation.arguments.empty()) {  // a scenario: executed here, beside its prediction
+    for (const char* set : {"operators", "end-to-end", "runs"})
+      if (invocation.has(set))
+        throw Error(std::string("--") + set, "and a scenario are two questions; ask one");
+    return run_run(invocation);
+  }
   const Stopwatch watch;
   const int asked = invocation.has("operators") + invocation.has("end-to-end") + invocation.has("runs");
   if (asked > 1) throw Error("validate", "takes one of --operators, --end-to-end and --runs at a time");

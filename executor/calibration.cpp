@@ -69,8 +69,8 @@ class Sweep {
   Sweep(const Deployment& d, Executable& e) : deployment_(d), executable_(e) {}
 
   struct Timed {
-    double seconds;
-    bool polluted;  // another process ran meanwhile
+    double seconds, beside;  // beside: of them, what no operator took
+    bool polluted;           // another process ran meanwhile
   };
   Timed run(const Size& size) {
     const Layout& l = executable_.transformer().layout();
@@ -102,7 +102,9 @@ class Sweep {
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const OperatorRun& o : executable_.transformer().operators_run())
       seconds -= o.all_seconds - o.seconds;
-    return {seconds, involuntary_switches() != before};
+    double operators = 0;
+    for (const OperatorRun& o : executable_.transformer().operators_run()) operators += o.seconds;
+    return {seconds, seconds - operators, involuntary_switches() != before};
   }
 
   Work work(const Size& size) const {
@@ -138,6 +140,13 @@ Spread spread_of(std::vector<double>& v) {
 }
 
 }  // namespace
+
+Op step_overhead() {
+  Op op;
+  op.name = "step";
+  op.shape = ElementwiseShape{.rows = 1, .bytes_per_row = 1, .flops_per_row = 0};
+  return op;
+}
 
 std::optional<Measurement> measurement_of(const Op& op) {
   Measurement m;
@@ -212,6 +221,7 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
   const std::string engine = "foretoken cpu " + std::string(executable.kernels().name());
   sweep.run(sizes.front());  // warm
   MachineProbe probe(executable.kernels());
+  std::vector<double> overheads;
   std::vector<double> probes;  // times are stated for the machine as fast as it was on the whole
   // Measured and held-out steps in turn, in another order each round, so that a drift of the machine reaches
   // both.
@@ -232,11 +242,12 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
             std::max(spent() / options.budget_seconds,
                      round > 0 ? 0.0 : 0.5 * static_cast<double>(n) / static_cast<double>(order.size()))));
       const bool measured = order[n] < sizes.size();
-      const auto [seconds, polluted] =
+      const auto [seconds, beside, polluted] =
           sweep.run(measured ? sizes[order[n]] : others[order[n] - sizes.size()]);
       ++result.steps;
       const double speed = probe.run();
       probes.push_back(speed);
+      if (!polluted) overheads.push_back(beside / speed);
       if (polluted) {
         ++result.polluted;
         if (round > 0) continue;
@@ -263,12 +274,16 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
     m.point.seconds = s.median, m.point.spread = s.relative;
     if (s.median > 0) result.rows.push_back(std::move(m));
   }
-  if (auto m = measurement_of(MachineProbe::op())) {
+  const auto add = [&](const Op& op, double seconds) {
+    auto m = measurement_of(op);
+    if (!m || !(seconds > 0)) return;
     m->series.device = options.device, m->series.engine = engine;
     m->series.date = options.date, m->series.source = options.source;
-    m->point.seconds = usual;
+    m->point.seconds = seconds;
     result.rows.push_back(std::move(*m));
-  }
+  };
+  add(MachineProbe::op(), usual);
+  add(step_overhead(), usual * spread_of(overheads).median);
   for (std::size_t i = 0; i < others.size(); ++i) {
     for (double& t : held_out[i]) t *= usual;
     const Spread s = spread_of(held_out[i]);

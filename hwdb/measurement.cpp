@@ -153,9 +153,9 @@ std::optional<Op> collective_op(const MeasurementSeries& s, const MeasuredPoint&
 
 // Names of elementwise kernels that tables tell apart: an operator's name is static text.
 constexpr std::string_view kElementwiseNames[] = {
-    "probe",        "compute_scale", "scale_matrix", "norm",    "qk_norm",   "rope", "activation",
-    "residual_add", "embedding",     "kv_write",     "softmax", "layernorm", "gelu", "relu",
-    "tanh",         "add",           "mul",          "div",     "pow"};
+    "probe",      "step",         "compute_scale", "scale_matrix", "norm",    "qk_norm",   "rope",
+    "activation", "residual_add", "embedding",     "kv_write",     "softmax", "layernorm", "gelu",
+    "relu",       "tanh",         "add",           "mul",          "div",     "pow"};
 
 std::string_view elementwise_name(const std::string& kernel) {
   const auto at = std::find(std::begin(kElementwiseNames), std::end(kElementwiseNames), kernel);

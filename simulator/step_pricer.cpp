@@ -25,6 +25,7 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
 WorkPrice price_work(const Deployment& d, const CostModel& cost, const Work& work) {
   WorkPrice w;
   double variance = 0;
+  if (d.behavior.own_executor) w.seconds = d.behavior.host_step.value;
   for (const Shard& shard : d.mapping.stages)
     for (const Op& op : operators(d.model, shard, work, d.precision, d.fusion).ops) {
       const Price p = cost.price(op);

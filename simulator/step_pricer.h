@@ -24,8 +24,8 @@ struct WhatIf {
   Topology topology;
 };
 
-// Device time of one step of all stages, operator by operator, with the half-width of its 90 % interval; host
-// time is not in it.
+// Device time of one step of all stages, operator by operator, with the half-width of its 90 % interval. Host
+// time is in it for this program's own executor alone, whose steps are one call.
 struct WorkPrice {
   double seconds = 0, half = 0;
   std::vector<std::pair<std::string, double>> operators;  // seconds by name, in order of first use

@@ -67,7 +67,7 @@ Json scenario(const std::string& family, const Json& engine = Json::object(),
            {"block_size", 16},
            {"num_gpu_blocks_override", 200}}},
          {"workload",
-          {{"request_rate", 2000},
+          {{"request_rate", 1000000},
            {"num_prompts", 12},
            {"seed", 3},
            {"input_len", {{"distribution", "uniform"}, {"min", 5}, {"max", 90}}},
@@ -154,12 +154,14 @@ TEST_P(Strategies, AHitInThePrefixCacheIsAColdPrompt) {
   EXPECT_EQ(hit.tokens, cold.tokens);
 }
 
+// One conversation after the other: with several at once their order, and with it who is who, depends on how
+// fast they are served.
 TEST_P(Strategies, AConversationRepeatsWhatWasSaid) {
   const Json turns{
       {"request_rate", 400},
-      {"num_prompts", 9},
+      {"num_prompts", 6},
       {"shared_prefix",
-       {{"groups", 1}, {"users_per_group", 3}, {"prefix_len", 16}, {"multi_turn", true}, {"turns", 3}}},
+       {{"groups", 1}, {"users_per_group", 1}, {"prefix_len", 16}, {"multi_turn", true}, {"turns", 3}}},
       {"input_len", {{"value", 24}}},
       {"output_len", {{"value", 12}}}};
   const Executed hit = execute(scenario(GetParam(), {{"enable_prefix_caching", true}}, turns)),
