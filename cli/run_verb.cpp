@@ -126,7 +126,7 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   };
   add("with prompts, ms", prompts, 1);
   add("decode alone, ms", decodes, 1);
-  add("error of the prediction, %", priced.step_errors, 100);
+  if (!priced.step_errors.empty()) add("error of the prediction, %", priced.step_errors, 100);
   t.add({std::string("while another process ran"), polluted, 0.0, 0.0, 0.0});
   if (!speeds.empty()) add("speed of the machine, % of calibration", speeds, 100);
   return t;
@@ -154,7 +154,8 @@ Answer run_answer(const Invocation& invocation) {
                                       world.resources.scenario_file + ":/workload");
   ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
   const auto usual = p.kernels.find(MachineProbe::op());
-  if (usual && usual->basis == Basis::kMeasured) backend.set_usual_probe(usual->time.value);
+  const bool calibrated = usual && usual->basis == Basis::kMeasured;
+  if (calibrated) backend.set_usual_probe(usual->time.value);
   SimulateOptions options;
   options.use_spans = false;
   options.keep_records = true;
@@ -195,8 +196,12 @@ Answer run_answer(const Invocation& invocation) {
   std::sort(priced.step_errors.begin(), priced.step_errors.end());
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
+  std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
+  if (!calibrated)
+    lines.push_back("The prediction rests on the datasheet of " + d.device.name +
+                    "; `foretoken calibrate` measures this machine's operators.");
   return {{title,
-           {context_line(context), "Executed: " + backend.description()},
+           lines,
            {metrics_table(measured.served.metrics, predicted.served.metrics),
             steps_table(backend.steps(), priced), operators_table(backend.operator_seconds(), priced)},
            0,
