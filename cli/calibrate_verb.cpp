@@ -10,6 +10,7 @@
 #include "base/json_full.h"
 #include "base/quantiles.h"
 #include "base/text.h"
+#include "cli/executor_options.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -85,11 +86,7 @@ int run_calibrate(const Invocation& invocation) {
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
     throw Error(input.file, no->category + ": " + no->reason);
   const Deployment& d = std::get<Deployment>(p.verdict);
-  ExecutorOptions executor;
-  executor.isa = invocation.value("isa").value_or("");
-  const double threads = positive(invocation, "threads", 1, 1024);
-  if (threads != std::floor(threads)) throw Error("--threads", "must be a whole number");
-  executor.threads = static_cast<int>(threads);
+  const ExecutorOptions executor = executor_options(invocation);
   CalibrationOptions options;
   options.budget_seconds = positive(invocation, "budget", 60, 36000);
   options.device = d.device.name;

@@ -11,6 +11,7 @@
 #include "base/quantiles.h"
 #include "base/text.h"
 #include "cli/answer.h"
+#include "cli/executor_options.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -24,15 +25,6 @@
 
 namespace foretoken {
 namespace {
-
-int thread_count(const Invocation& invocation) {
-  const auto text = invocation.value("threads");
-  if (!text) return 1;
-  const auto n = parse_double(*text);
-  if (!n || *n < 1 || *n > 1024 || *n != std::floor(*n))
-    throw Error("--threads", "\"" + *text + "\" is no number of threads; use 1 to 1024");
-  return static_cast<int>(*n);
-}
 
 struct Metric {
   const char *key, *title;
@@ -145,10 +137,8 @@ Answer run_answer(const Invocation& invocation) {
   if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   print_warnings(d.warnings);
 
-  ExecutorOptions executor;
+  ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
-  executor.isa = invocation.value("isa").value_or("");
-  executor.threads = thread_count(invocation);
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");

@@ -73,26 +73,7 @@ class ReferenceKernels final : public SharedKernels {
     for (std::int64_t i = 0; i < w.k; ++i) {
       float scale = 1;
       if (scales) std::memcpy(&scale, w.packed + (row * scales + (scales > 1 ? i / kInt4Group : 0)) * 4, 4);
-      const auto get = [&](auto element) {
-        std::memcpy(&element, w.packed + w.n * scales * 4 + (row * w.k + i) * width, sizeof element);
-        return element;
-      };
-      switch (w.storage) {
-        case Storage::kF32:
-          out[i] = get(0.0f);
-          break;
-        case Storage::kBf16:
-          out[i] = bf16_to_float(get(std::uint16_t{}));
-          break;
-        case Storage::kF16:
-          out[i] = f16_to_float(get(std::uint16_t{}));
-          break;
-        case Storage::kFp8:
-          out[i] = fp8_to_float(get(std::uint8_t{})) * scale;
-          break;
-        default:
-          out[i] = static_cast<float>(get(std::int8_t{})) * scale;
-      }
+      out[i] = stored_value(w.storage, w.packed + w.n * scales * 4 + (row * w.k + i) * width) * scale;
     }
   }
   std::size_t gemm_scratch(const Matrix& w, std::int64_t) const override {

@@ -59,32 +59,32 @@ std::int8_t to_integer(float scaled, int largest) {
   return static_cast<std::int8_t>(std::clamp(std::nearbyint(scaled), -limit, limit));
 }
 
-void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out) {
-  const std::int64_t dims = value ? cache.v_dim : cache.k_dim;
-  const std::byte* from = (value ? cache.values : cache.keys) + slot * dims * cache_width(cache.storage);
-  const float* scales = value ? cache.value_scales : cache.key_scales;
-  for (std::int64_t i = 0; i < dims; ++i) {
-    const auto get = [&](auto element) {
-      std::memcpy(&element, from + i * static_cast<std::int64_t>(sizeof element), sizeof element);
-      return element;
-    };
-    switch (cache.storage) {
-      case Storage::kF32:
-        out[i] = get(0.0f);
-        break;
-      case Storage::kBf16:
-        out[i] = bf16_to_float(get(std::uint16_t{}));
-        break;
-      case Storage::kF16:
-        out[i] = f16_to_float(get(std::uint16_t{}));
-        break;
-      case Storage::kFp8:
-        out[i] = fp8_to_float(get(std::uint8_t{})) * scales[slot];
-        break;
-      default:
-        out[i] = static_cast<float>(get(std::int8_t{})) * scales[slot];
-    }
+float stored_value(Storage storage, const std::byte* at) {
+  const auto get = [&](auto element) {
+    std::memcpy(&element, at, sizeof element);
+    return element;
+  };
+  switch (storage) {
+    case Storage::kF32:
+      return get(0.0f);
+    case Storage::kBf16:
+      return bf16_to_float(get(std::uint16_t{}));
+    case Storage::kF16:
+      return f16_to_float(get(std::uint16_t{}));
+    case Storage::kFp8:
+      return fp8_to_float(get(std::uint8_t{}));
+    default:
+      return static_cast<float>(get(std::int8_t{}));
   }
+}
+
+void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out) {
+  const std::int64_t dims = value ? cache.v_dim : cache.k_dim, width = cache_width(cache.storage);
+  const std::byte* from = (value ? cache.values : cache.keys) + slot * dims * width;
+  const float* scales = value ? cache.value_scales : cache.key_scales;
+  const bool scaled = cache.storage == Storage::kFp8 || cache.storage == Storage::kInt8;
+  const float scale = scaled ? scales[slot] : 1.0f;
+  for (std::int64_t i = 0; i < dims; ++i) out[i] = stored_value(cache.storage, from + i * width) * scale;
 }
 
 void SharedKernels::add(const float* x, std::int64_t values, float* y) const {

@@ -18,6 +18,8 @@ inline std::int64_t cache_slot(const CacheLayer& cache, const std::int32_t* bloc
 // The scale that puts the largest of `count` values at the format's largest (1 where all are zero).
 float scale_of(Storage storage, const float* values, std::int64_t count);
 std::int8_t to_integer(float scaled, int largest);
+// An element of a weight or cached vector that takes whole bytes (kInt4 as one), before its scale.
+float stored_value(Storage storage, const std::byte* at);
 // A cached vector as floats.
 void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out);
 

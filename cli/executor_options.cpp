@@ -1,0 +1,20 @@
+#include "cli/executor_options.h"
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace foretoken {
+
+ExecutorOptions executor_options(const Invocation& invocation) {
+  ExecutorOptions options;
+  options.isa = invocation.value("isa").value_or("");
+  if (const auto text = invocation.value("threads")) {
+    const auto n = parse_int(*text);
+    if (!n || *n < 1 || *n > 1024)
+      throw Error("--threads", "\"" + *text + "\" is no number of threads; use 1 to 1024");
+    options.threads = static_cast<int>(*n);
+  }
+  return options;
+}
+
+}  // namespace foretoken

@@ -1,0 +1,101 @@
+// Vectors of kLanes floats and their arithmetic, for the loops of kernels_simd_loops.h, which says how it is
+// included.
+#pragma once
+
+#include <cstring>
+
+#include "executor/kernels_simd.h"
+
+namespace foretoken {
+namespace {
+
+using Index = std::int64_t;
+constexpr int kLanes = FORETOKEN_LANES;
+#ifdef FORETOKEN_BF16_PAIRS
+constexpr bool kPairs = true;
+#else
+constexpr bool kPairs = false;
+#endif
+constexpr int kRows = kLanes == 4 ? 2 : 6;     // of x in registers
+constexpr int kWide = kLanes == 16 ? 4 : 1;    // tiles in registers beside them
+constexpr int kWideOne = kLanes == 4 ? 1 : 4;  // and beside one row
+constexpr Index kUnpackDepth = 128;            // of an unpacked panel; a group of kInt4
+constexpr Index kDepth = 512;
+static_assert(kUnpackDepth == kInt4Group);
+
+typedef float V __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t U __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t U16 __attribute__((vector_size(2 * kLanes)));
+typedef std::uint8_t U8 __attribute__((vector_size(kLanes)));
+typedef std::int8_t S8 __attribute__((vector_size(kLanes)));
+
+template <class T>
+inline __attribute__((always_inline)) T load(const void* from) {
+  T value;
+  __builtin_memcpy(&value, from, sizeof value);
+  return value;
+}
+template <class T>
+inline __attribute__((always_inline)) void store(void* to, T value) {
+  __builtin_memcpy(to, &value, sizeof value);
+}
+inline V as_float(U bits) { return reinterpret_cast<V>(bits); }
+inline U as_bits(V value) { return reinterpret_cast<U>(value); }
+inline V all(float value) { return value - V{}; }
+inline V choose(I mask, V a, V b) {
+  return reinterpret_cast<V>((mask & reinterpret_cast<I>(a)) | (~mask & reinterpret_cast<I>(b)));
+}
+inline V larger(V a, V b) { return choose(a > b, a, b); }
+inline V smaller(V a, V b) { return choose(a < b, a, b); }
+inline Index least(Index a, Index b) { return a < b ? a : b; }
+inline Index most(Index a, Index b) { return a > b ? a : b; }
+inline float sum(V v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+inline float largest(V v) {
+  float best = v[0];
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// e^x to 2 units in the last place (Cephes' expf); 0 below -87.
+inline V exponential(V x) {
+  const V clamped = smaller(larger(x, all(-87.3f)), all(88.0f));
+  const V magic = all(12582912.0f);  // 1.5 x 2^23: rounds to an integer
+  const V n = (clamped * 1.44269504f + magic) - magic;
+  V r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  V p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const I power = (__builtin_convertvector(n, I) + 127) << 23;
+  return choose(x < -87.3f, V{}, p * reinterpret_cast<V>(power));
+}
+inline V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
+inline V hyperbolic_tangent(V x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+inline U round_bits(V value) {  // bf16 in the low half; finite values
+  const U bits = as_bits(value);
+  return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+// Numbers in the low 8 or 16 bits of each lane.
+inline V from_f16(U bits) {
+  const V magnitude = as_float((bits & 0x7fffu) << 13) * 0x1p112f;
+  return as_float(as_bits(magnitude) | (bits & 0x8000u) << 16);
+}
+inline V from_fp8(U bits) {
+  const V magnitude = as_float((bits & 0x7fu) << 20) * 0x1p120f;
+  return as_float(as_bits(magnitude) | (bits & 0x80u) << 24);
+}
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,376 @@
+// What a Transformer holds (weights, workspace, the step at hand), shared by the files that implement it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "executor/transformer.h"
+
+namespace foretoken {
+
+inline std::size_t count_of(std::int64_t rows, std::int64_t width) {
+  return static_cast<std::size_t>(rows * width);
+}
+
+// The widest of each kind of intermediate result over all layers and ranks.
+struct Widths {
+  std::int64_t qkv = 0, heads_out = 0, inter = 0, experts = 0, top_k = 0, expert_inter = 0;
+  std::int64_t latent_q = 0, latent = 0, absorbed = 0, up = 0, up_keys = 0, up_values = 0;
+
+  Widths(const ModelConfig& m, int ranks) {
+    const auto split = [&](std::int64_t n) { return (n + ranks - 1) / ranks; };
+    const auto most = [](std::int64_t& a, std::int64_t b) { a = std::max(a, b); };
+    for (const LayerKind& kind : m.kinds) {
+      if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
+        const std::int64_t heads = split(a->heads), kv = std::max<std::int64_t>(1, split(a->kv_heads));
+        most(qkv, heads * a->head_dim + kv * (a->head_dim + a->v_head_dim));
+        most(heads_out, heads * a->v_head_dim);
+      } else if (const auto* mla = std::get_if<MlaAttention>(&kind.mixer)) {
+        const std::int64_t heads = split(mla->heads), qk = mla->nope_dim + mla->rope_dim;
+        most(qkv, heads * qk);
+        most(heads_out, heads * mla->v_dim);
+        most(latent_q, mla->q_lora_rank);
+        most(latent, mla->kv_lora_rank + mla->rope_dim);
+        most(absorbed, heads * (mla->kv_lora_rank + mla->rope_dim));
+        most(up, heads * (mla->nope_dim + mla->v_dim));
+        most(up_keys, heads * qk);
+        most(up_values, heads * mla->v_dim);
+      }
+      if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) most(inter, (d->gated ? 2 : 1) * split(d->inter));
+      if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
+        most(experts, e->experts);
+        most(top_k, e->top_k);
+        most(expert_inter, 2 * e->inter);
+        most(inter, 2 * split(e->shared_inter));
+      }
+    }
+  }
+};
+
+struct RopeTable {
+  std::vector<float> cosines, sines;  // [position][pairs]
+  std::int64_t pairs = 0;
+  bool interleaved = false;
+};
+
+inline RopeTable rope_table(const Rope& rope, std::int64_t positions) {
+  RopeTable t;
+  t.pairs = static_cast<std::int64_t>(rope.inverse_frequencies.size());
+  t.interleaved = rope.interleaved;
+  t.cosines.resize(count_of(positions, t.pairs));
+  t.sines.resize(t.cosines.size());
+  for (std::int64_t p = 0; p < positions; ++p)
+    for (std::int64_t i = 0; i < t.pairs; ++i) {
+      const double angle = static_cast<double>(p) * rope.inverse_frequencies[static_cast<std::size_t>(i)];
+      const auto at = static_cast<std::size_t>(p * t.pairs + i);
+      t.cosines[at] = static_cast<float>(std::cos(angle) * rope.scale);
+      t.sines[at] = static_cast<float>(std::sin(angle) * rope.scale);
+    }
+  return t;
+}
+
+struct Transformer::State {
+  const ModelConfig& model;
+  const Numerics& numerics;
+  const Kernels& kernels;
+  const Layout layout;
+  const Precision precision;
+  Threads& threads;
+  const Widths widths;
+
+  std::vector<Rank> ranks;
+  // Whole on every rank.
+  Arena tables;
+  Matrix embedding, positions;
+  const float *final_norm = nullptr, *final_norm_bias = nullptr;
+  std::vector<RopeTable> ropes;
+
+  // Workspace. hidden: the residual stream; normed: what the next projection reads; delta: what the last part
+  // of a layer adds to the stream at the next norm.
+  Arena workspace;
+  float *hidden = nullptr, *normed = nullptr, *delta = nullptr, *logits = nullptr, *sampled = nullptr;
+  float *router_logits = nullptr, *routing_weights = nullptr, *mix = nullptr;
+  std::int32_t *chosen = nullptr, *place = nullptr, *order = nullptr, *expert_rows = nullptr;
+  float *latent_q = nullptr, *latent = nullptr;  // MLA: alike on every rank
+  float *up_latent = nullptr, *moe_in = nullptr, *moe_mid = nullptr, *moe_act = nullptr, *moe_out = nullptr;
+  std::byte* scratch = nullptr;
+  std::size_t scratch_bytes = 0;
+  struct PerRank {
+    float *qkv = nullptr, *heads_out = nullptr, *inter = nullptr, *act = nullptr, *partial = nullptr,
+          *logits = nullptr;
+    float *absorbed = nullptr, *attended = nullptr, *up = nullptr, *up_keys = nullptr, *up_values = nullptr;
+  };
+  std::vector<PerRank> work;
+
+  // The step at hand.
+  std::int64_t rows = 0;
+  std::vector<SequenceRows> sequences;
+  std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
+  std::size_t first_decode = 0;  // sequences[first_decode...] decode
+  Work asked;
+  std::vector<std::pair<std::size_t, std::size_t>> chunk_sequences;  // of each PrefillChunk
+  std::size_t next_chunk = 0;                                        // of the layer's attention operators
+  bool pending = false;                                              // delta waits to be added
+  const float* pending_norm = nullptr;  // its norm, where outputs are normed first
+  OpList list;
+  std::vector<OperatorRun> runs;
+
+  State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
+        const Layout& l, const Precision& p, Threads& t)
+      : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
+    for (int r = 0; r < layout.ranks; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    load_tables(checkpoint);
+    for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    allocate();
+    sequences.reserve(static_cast<std::size_t>(layout.max_sequences));
+    row_positions.reserve(static_cast<std::size_t>(layout.max_tokens));
+    row_tokens.reserve(static_cast<std::size_t>(layout.max_tokens));
+  }
+
+  // ---- memory ----
+
+  static std::size_t table_bytes(const ModelConfig& m, const Checkpoint& checkpoint, const Kernels& k,
+                                 const Layout& l) {
+    std::size_t bytes = 0;
+    for (const Role role : {Role::kEmbedding, Role::kPositions}) {
+      const Extent e = checkpoint.extent(role);
+      if (e.rows > 0) bytes += Arena::padded(k.packed_bytes(l.plain, e.rows, e.columns));
+    }
+    return bytes + 2 * Arena::padded(static_cast<std::size_t>(m.hidden) * 4);
+  }
+
+  void load_tables(const Checkpoint& checkpoint) {
+    tables = Arena(table_bytes(model, checkpoint, kernels, layout));
+    const auto table = [&](Role role, Matrix& out) {
+      const Extent e = checkpoint.extent(role);
+      if (e.rows == 0) return;
+      out = kernels.pack(
+          layout.plain, e.rows, e.columns,
+          [&](std::int64_t row, float* to) { checkpoint.read(role, 0, 0, row, 1, to); },
+          tables.bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
+    };
+    table(Role::kEmbedding, embedding);
+    table(Role::kPositions, positions);
+    const auto vector = [&](Role role) -> const float* {
+      const Extent e = checkpoint.extent(role);
+      if (e.rows == 0) return nullptr;
+      float* out = tables.array<float>(static_cast<std::size_t>(e.columns));
+      checkpoint.read(role, 0, 0, 0, 1, out);
+      return out;
+    };
+    final_norm = vector(Role::kFinalNorm);
+    final_norm_bias = vector(Role::kFinalNormBias);
+  }
+
+  // Hands out the workspace, or adds up what it takes.
+  struct Plan {
+    Arena* arena;
+    std::size_t bytes = 0;
+    template <class T>
+    void operator()(T*& to, std::int64_t rows, std::int64_t width = 1) {
+      const std::size_t size = count_of(rows, width) * sizeof(T);
+      bytes += Arena::padded(size);
+      if (arena && size > 0) to = reinterpret_cast<T*>(arena->bytes(size));
+    }
+  };
+
+  void plan(Plan& take) {
+    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
+    take(hidden, n, h), take(normed, n, h), take(delta, n, h);
+    take(sampled, s, h), take(logits, s, model.vocab);
+    if (widths.experts > 0) {
+      const std::int64_t pairs = n * widths.top_k;
+      take(router_logits, n, widths.experts), take(routing_weights, pairs), take(chosen, pairs);
+      take(place, pairs), take(order, pairs), take(expert_rows, widths.experts + 1), take(mix, n);
+      take(moe_in, pairs, h), take(moe_mid, pairs, widths.expert_inter);
+      take(moe_act, pairs, widths.expert_inter / 2), take(moe_out, pairs, h);
+    }
+    if (widths.latent > 0) {
+      take(latent_q, n, widths.latent_q), take(latent, n, widths.latent);
+      take(up_latent, layout.max_length, widths.latent);
+    }
+    work.resize(static_cast<std::size_t>(layout.ranks));
+    for (PerRank& w : work) {
+      take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
+      take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
+      take(w.logits, s, (model.vocab + layout.ranks - 1) / layout.ranks);
+      if (widths.latent > 0) {
+        take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);
+        take(w.up, layout.max_length, widths.up);
+        take(w.up_keys, layout.max_length, widths.up_keys),
+            take(w.up_values, layout.max_length, widths.up_values);
+      }
+    }
+    scratch_bytes = scratch_needed();
+    take(scratch, static_cast<std::int64_t>(scratch_bytes));
+  }
+
+  std::size_t scratch_needed() const {
+    std::size_t most = 64;
+    const auto gemm = [&](const Linear& l, std::int64_t m) {
+      if (l.w.n > 0) most = std::max(most, kernels.gemm_scratch(l.w, m));
+    };
+    const std::int64_t n = std::max(layout.max_tokens, layout.max_length);
+    for (const Rank& rank : ranks)
+      for (std::int64_t i = 0; i < model.num_layers; ++i) {
+        const LayerWeights& w = rank.layer(i);
+        for (const Linear* l :
+             {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down, &w.shared_mix,
+              &w.q_a, &w.q_b, &w.kv_a, &w.kv_b, &rank.lm_head()})
+          gemm(*l, n);
+        for (const Linear& l : w.absorb_k) gemm(l, n);
+        for (const Linear& l : w.absorb_v) gemm(l, n);
+        for (const ExpertWeights& e : w.experts)
+          gemm(e.gate_up, n * widths.top_k), gemm(e.down, n * widths.top_k);
+        const CacheLayer& c = rank.cache(i);
+        if (c.heads == 0) continue;
+        AttentionArgs a;
+        a.heads = widths.qkv, a.qk_dim = c.k_dim, a.v_dim = std::max(c.v_dim, c.k_dim);
+        if (const auto* g = gqa(i)) a.heads = rank.heads(g->heads).count;
+        if (const auto* mla = latent_attention(i)) a.heads = rank.heads(mla->heads).count;
+        most = std::max(
+            most, kernels.attention_scratch(a, c, layout.max_tokens, layout.max_length, threads.count()));
+        if (const auto* mla = latent_attention(i)) {
+          CacheLayer up = up_cache(*mla, rank, work.front());
+          a.qk_dim = up.k_dim, a.v_dim = up.v_dim;
+          most = std::max(
+              most, kernels.attention_scratch(a, up, layout.max_tokens, layout.max_length, threads.count()));
+        }
+      }
+    most = std::max(most, static_cast<std::size_t>(model.vocab) * 8);
+    return most;
+  }
+
+  void allocate() {
+    Plan measure{nullptr};
+    plan(measure);
+    workspace = Arena(measure.bytes);
+    Plan take{&workspace};
+    plan(take);
+  }
+
+  // ---- helpers ----
+
+  const LayerKind& kind_of(std::int64_t layer) const {
+    return model.kinds[model.layers[static_cast<std::size_t>(layer)]];
+  }
+  const GqaAttention* gqa(std::int64_t layer) const {
+    return std::get_if<GqaAttention>(&kind_of(layer).mixer);
+  }
+  const MlaAttention* latent_attention(std::int64_t layer) const {
+    return std::get_if<MlaAttention>(&kind_of(layer).mixer);
+  }
+
+  void gemm(const Linear& l, const float* x, std::int64_t x_stride, std::int64_t m, float* y,
+            std::int64_t y_stride, bool accumulate = false) {
+    kernels.gemm(l.w, x, x_stride, m, l.bias, accumulate, y, y_stride, scratch, threads);
+  }
+  void gemm(const Linear& l, const float* x, std::int64_t m, float* y) { gemm(l, x, l.w.k, m, y, l.w.n); }
+
+  NormArgs norm_args(const float* weight, const float* bias) const {
+    return {numerics.norm, numerics.norm_epsilon, numerics.norm_offset, weight, bias};
+  }
+
+  // delta of the part of the layer that ran last joins the stream.
+  void add_pending() {
+    if (!pending) return;
+    float* added = ranks.size() == 1 ? work.front().partial : delta;
+    if (pending_norm)
+      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, rows, model.hidden, added,
+                   model.hidden);
+    kernels.add(added, rows * model.hidden, hidden);
+    pending = false;
+  }
+
+  // The sum of all ranks' partial results, in their order.
+  void reduce() {
+    std::memcpy(delta, work.front().partial, count_of(rows, model.hidden) * sizeof(float));
+    for (std::size_t r = 1; r < work.size(); ++r) kernels.add(work[r].partial, rows * model.hidden, delta);
+  }
+
+  CacheLayer up_cache(const MlaAttention& a, const Rank& rank, const PerRank& w) const {
+    CacheLayer c;
+    c.storage = Storage::kF32;
+    c.block_size = static_cast<int>(layout.max_length);
+    c.heads = rank.heads(a.heads).count;
+    c.k_dim = a.nope_dim + a.rope_dim, c.v_dim = a.v_dim;
+    c.keys = reinterpret_cast<std::byte*>(w.up_keys), c.values = reinterpret_cast<std::byte*>(w.up_values);
+    return c;
+  }
+
+  // ---- operators ----
+
+  // One operator of one layer on one rank; collectives and what is alike on all ranks run once, as rank 0.
+  void run_shared(const Op& op, int layer);
+  void run_rank(const Op& op, int layer, std::size_t rank);
+  static bool is_shared(std::string_view name);
+
+  void input_norm(int layer, bool before_attention) {
+    add_pending();
+    const LayerWeights& w = ranks.front().layer(layer);
+    const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
+                                           : norm_args(w.post_norm, w.post_norm_bias);
+    kernels.norm(args, hidden, model.hidden, rows, model.hidden, normed, model.hidden);
+    pending_norm = before_attention ? w.attn_output_norm : w.mlp_output_norm;
+  }
+
+  void embed() {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* to = hidden + r * model.hidden;
+      kernels.unpack_row(embedding, row_tokens[static_cast<std::size_t>(r)], to);
+      if (numerics.embedding_scale != 1)
+        for (std::int64_t i = 0; i < model.hidden; ++i) to[i] *= numerics.embedding_scale;
+      if (positions.n == 0) continue;
+      kernels.unpack_row(positions, row_positions[static_cast<std::size_t>(r)] + numerics.position_offset,
+                         normed);
+      kernels.add(normed, model.hidden, to);
+    }
+    pending = false;
+  }
+
+  const RopeTable* rope_of(int layer) const {
+    if (numerics.rope_of_layer.empty()) return nullptr;
+    const int i = numerics.rope_of_layer[static_cast<std::size_t>(layer)];
+    return i < 0 ? nullptr : &ropes[static_cast<std::size_t>(i)];
+  }
+
+  void rope(const RopeTable& t, float* x, std::int64_t stride, std::int64_t heads, std::int64_t dim,
+            std::int64_t first) {
+    kernels.rope(t.cosines.data(), t.sines.data(), t.pairs, t.interleaved, row_positions, x, stride, heads,
+                 dim, first);
+  }
+
+  AttentionArgs attention_args(int layer, const Rank& rank, std::int64_t heads) const {
+    AttentionArgs a;
+    a.heads = heads;
+    a.scale = numerics.attention_scale;
+    a.softcap = numerics.attention_softcap;
+    if (const auto* g = gqa(layer)) {
+      a.qk_dim = g->head_dim, a.v_dim = g->v_head_dim;
+      a.window = g->window, a.chunked = g->chunked;
+      a.sinks = rank.layer(layer).sinks;
+    }
+    return a;
+  }
+
+  // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
+  std::span<const SequenceRows> sequences_of(const AttentionShape& shape, std::size_t chunk) const {
+    const std::span<const SequenceRows> all = sequences;
+    if (shape.decode) return all.subspan(first_decode);
+    const auto [first, count] = chunk_sequences[chunk];
+    return all.subspan(first, count);
+  }
+
+  void grouped_query(const Op& op, int layer, std::size_t r, const GqaAttention& a);
+  void latent_operator(const Op& op, int layer, std::size_t r, const MlaAttention& a);
+  void prefill_latent(const MlaAttention& a, int layer, std::size_t r, std::span<const SequenceRows> chunk);
+  void experts(int layer, std::size_t r);
+
+  void prepare(std::span<const StepSequence> asked_sequences);
+  void execute();
+};
+
+}  // namespace foretoken
