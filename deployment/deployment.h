@@ -57,6 +57,9 @@ struct Deployment {
   MemoryPlan memory;
   SchedulerConfig scheduler;
   std::vector<std::int64_t> graph_sizes;  // empty: eager
+  // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
+  // a step in one call of variable length.
+  bool one_attention_call = false;
   double usd_per_device_hour = 0;
   bool has_price = false;
   std::vector<std::string> warnings;  // with remedies
