@@ -3,21 +3,11 @@
 
 #include <utility>
 
+#include "executor/kernels_simd_pairs.h"
 #include "executor/kernels_simd_vectors.h"
-#ifdef FORETOKEN_BF16_PAIRS
-#include <immintrin.h>
-#endif
 
 namespace foretoken {
 namespace {
-
-#ifdef FORETOKEN_BF16_PAIRS
-inline __attribute__((always_inline)) V multiply_pairs(V sum, V a, float b) {
-  return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(b), (__m512bh)(__m512)a);
-}
-#else
-inline V multiply_pairs(V sum, V, float) { return sum; }
-#endif
 
 enum class Into { kStore, kAdd, kAddScaled };
 
@@ -85,29 +75,39 @@ void micro_rows(int m, const float* x, Index x_stride, const float* panel, Index
 #undef FORETOKEN_MICRO
 }
 
+template <bool pairs, int wide>
+void multiply_tiles(Index rows, const float* x, Index x_stride, const float* panel, Index tile_stride,
+                    Index step_stride, Index steps, Into into, const float* scales, Index scale_stride,
+                    float* c, Index c_stride) {
+  for (Index r = 0; r < rows; r += kRows)
+    micro_rows<pairs, wide>(static_cast<int>(least(kRows, rows - r)), x + r * x_stride, x_stride, panel,
+                            tile_stride, step_stride, steps, into, scales, scale_stride, c + r * c_stride,
+                            c_stride);
+}
+
 template <bool pairs>
 void multiply(Index rows, Index tiles, const float* x, Index x_stride, const float* panel, Index tile_stride,
               Index step_stride, Index steps, Into into, const float* scales, Index scale_stride, float* c,
               Index c_stride) {
-  const Index wide = rows == 1 ? kWideOne : kWide;
   for (Index t = 0; t < tiles;) {
-    const bool full = t + wide <= tiles;
-    for (Index r = 0; r < rows; r += kRows) {
-      const int m = static_cast<int>(least(kRows, rows - r));
-      const float *xr = x + r * x_stride, *p = panel + t * tile_stride;
-      const float* s = scales ? scales + t * scale_stride : nullptr;
-      float* to = c + r * c_stride + t * kTile;
-      if (full && rows == 1)
-        micro<pairs, 1, kWideOne>(xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
-                                  c_stride);
-      else if (full)
-        micro_rows<pairs, kWide>(m, xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride,
-                                 to, c_stride);
-      else
-        micro_rows<pairs, 1>(m, xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
-                             c_stride);
+    const float *p = panel + t * tile_stride, *s = scales ? scales + t * scale_stride : nullptr;
+    float* to = c + t * kTile;
+    const auto with = [&](auto wide) {
+      multiply_tiles<pairs, wide.value>(rows, x, x_stride, p, tile_stride, step_stride, steps, into, s,
+                                        scale_stride, to, c_stride);
+      t += wide.value;
+    };
+    if (rows == 1 && t + kWideOne <= tiles) {
+      micro<pairs, 1, kWideOne>(x, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
+                                c_stride);
+      t += kWideOne;
+    } else if (t + kWide <= tiles) {
+      with(std::integral_constant<int, kWide>());
+    } else if (kLanes == 16 && t + 2 <= tiles) {
+      with(std::integral_constant<int, kLanes == 16 ? 2 : 1>());
+    } else {
+      with(std::integral_constant<int, 1>());
     }
-    t += full ? wide : 1;
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "executor/kernels_simd.h"
 
@@ -28,6 +29,7 @@ typedef std::int32_t I __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t U __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t U16 __attribute__((vector_size(2 * kLanes)));
 typedef std::uint8_t U8 __attribute__((vector_size(kLanes)));
+typedef std::int16_t S16 __attribute__((vector_size(2 * kLanes)));
 typedef std::int8_t S8 __attribute__((vector_size(kLanes)));
 
 template <class T>
@@ -42,12 +44,17 @@ inline __attribute__((always_inline)) void store(void* to, T value) {
 }
 inline V as_float(U bits) { return reinterpret_cast<V>(bits); }
 inline U as_bits(V value) { return reinterpret_cast<U>(value); }
+// Bytes widen by way of 16 bits, which compilers do in one instruction each.
+inline U widen(U8 bytes) { return __builtin_convertvector(__builtin_convertvector(bytes, U16), U); }
+inline V to_float(S8 bytes) {
+  return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, S16), I), V);
+}
 inline V all(float value) { return value - V{}; }
 inline V choose(I mask, V a, V b) {
   return reinterpret_cast<V>((mask & reinterpret_cast<I>(a)) | (~mask & reinterpret_cast<I>(b)));
 }
-inline V larger(V a, V b) { return choose(a > b, a, b); }
-inline V smaller(V a, V b) { return choose(a < b, a, b); }
+inline V larger(V a, V b) { return a > b ? a : b; }
+inline V smaller(V a, V b) { return a < b ? a : b; }
 inline Index least(Index a, Index b) { return a < b ? a : b; }
 inline Index most(Index a, Index b) { return a > b ? a : b; }
 inline float sum(V v) {
@@ -57,11 +64,15 @@ inline float sum(V v) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
 }
-inline float largest(V v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+template <int step, int... l>
+inline __attribute__((always_inline)) V largest_of(V v, std::integer_sequence<int, l...> lanes) {
+  if constexpr (step == kLanes)
+    return v;
+  else
+    return largest_of<2 * step>(larger(v, __builtin_shuffle(v, I{(l ^ step)...})), lanes);
 }
+// The largest lane in all lanes.
+inline V largest_everywhere(V v) { return largest_of<1>(v, std::make_integer_sequence<int, kLanes>{}); }
 
 // e^x to 2 units in the last place (Cephes' expf); 0 below -87.
 inline V exponential(V x) {
@@ -79,6 +90,19 @@ inline V exponential(V x) {
   p = p * r * r + r + 1.0f;
   const I power = (__builtin_convertvector(n, I) + 127) << 23;
   return choose(x < -87.3f, V{}, p * reinterpret_cast<V>(power));
+}
+// 2^x within 2e-7 of its value; 0 below -126.
+inline V power_of_two(V x) {
+  const V clamped = larger(x, all(-127.0f));
+  const V shifted = clamped + 12582912.0f;  // 1.5 x 2^23: rounds, and leaves the integer in the lowest bits
+  const V r = clamped - (shifted - 12582912.0f);
+  V p = all(1.3264727e-3f);
+  p = p * r + 9.671513e-3f;
+  p = p * r + 5.5507336e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.931470e-1f;
+  p = p * r + 1.0f;
+  return choose(x < -126.0f, V{}, as_float(as_bits(p) + (as_bits(shifted) << 23)));
 }
 inline V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
 inline V hyperbolic_tangent(V x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
