@@ -24,23 +24,27 @@ struct Layout {
              : storage == Storage::kInt8 || storage == Storage::kFp8 ? 1
                                                                      : 0;
     scale_bytes = tiles * groups * kTile * 4;
-    const std::int64_t even = round_up(k, 2);
     switch (storage) {
       case Storage::kF32:
         tile_bytes = k * kTile * 4;
         break;
       case Storage::kBf16:
       case Storage::kF16:
-        tile_bytes = even * kTile * 2;
+        tile_bytes = round_up(k, 2) * kTile * 2;
         break;
       case Storage::kInt4:
-        tile_bytes = even * kTile / 2;
+        tile_bytes = round_up(k, 8) * kTile / 2;
         break;
       default:
-        tile_bytes = even * kTile;
+        tile_bytes = round_up(k, 4) * kTile;
     }
   }
 };
+
+// Which byte of a tile of kInt4 holds element i of an output: see kernels_simd.h.
+std::int64_t nibble_byte(std::int64_t i, std::int64_t lane) {
+  return ((i / 8 * kTile + lane) * 2 + i % 2) * 2 + i % 8 / 4;
+}
 
 class CpuKernels final : public SharedKernels {
  public:
@@ -90,7 +94,8 @@ class CpuKernels final : public SharedKernels {
             put(at, to_integer(value / scale, 127));
             break;
           case Storage::kInt4:
-            tile[at / 2] |= static_cast<std::byte>(to_integer(value / scale, 7) & 15) << (i % 2 * 4);
+            tile[nibble_byte(i, lane)] |= static_cast<std::byte>(to_integer(value / scale, 7) & 15)
+                                          << (i / 2 % 2 * 4);
         }
       }
     }
@@ -129,7 +134,7 @@ class CpuKernels final : public SharedKernels {
           out[i] = static_cast<float>(get(at, std::int8_t{})) * scale;
           break;
         case Storage::kInt4: {
-          const int nibble = static_cast<int>(tile[at / 2] >> (i % 2 * 4)) & 15;
+          const int nibble = static_cast<int>(tile[nibble_byte(i, lane)] >> (i / 2 % 2 * 4)) & 15;
           out[i] = static_cast<float>(nibble < 8 ? nibble : nibble - 16) * scale;
         }
       }
@@ -274,7 +279,8 @@ const Kernels* cpu_kernels(const char* isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if ((wanted.empty() || wanted == "avx512-bf16") && avx512 && __builtin_cpu_supports("avx512bf16")) {
+  if ((wanted.empty() || wanted == "avx512-bf16") && avx512 && __builtin_cpu_supports("avx512bf16") &&
+      __builtin_cpu_supports("avx512vbmi")) {
     static const CpuKernels kernels(kAvx512Bf16Ops);
     return &kernels;
   }

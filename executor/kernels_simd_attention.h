@@ -34,9 +34,9 @@ inline __attribute__((always_inline)) V cached(const std::byte* from) {
   else if constexpr (storage == Storage::kF16)
     return from_f16(__builtin_convertvector(load<U16>(from), U));
   else if constexpr (storage == Storage::kFp8)
-    return from_fp8(widen(load<U8>(from)));
+    return from_fp8(bytes_at(from));
   else
-    return to_float(load<S8>(from));
+    return signed_bytes_at(from);
 }
 
 // The same where the row ends within the vector: zeros beyond.
@@ -84,10 +84,13 @@ inline __attribute__((always_inline)) void transpose(V* v, std::integer_sequence
   exchange<4>(v, lanes);
 }
 
-// Where the keys of a tile lie; beyond the last, a row of zeros.
+// Where the keys of a tile lie, for the task's first cache head; beyond the last, where the last one lies.
 struct TileRows {
   const std::byte *keys[kKeyTile], *values[kKeyTile];
-  alignas(64) float key_scales[kKeyTile], value_scales[kKeyTile];
+  Index slots[kKeyTile];
+};
+struct TileScales {
+  alignas(64) float keys[kKeyTile], values[kKeyTile];
 };
 
 struct Attend {
@@ -95,36 +98,53 @@ struct Attend {
   Index d, v, units;              // 4-byte units of a key and a value in whole vectors; those of a key in use
   float *keys, *values, *scores;  // panels [unit][kKeyTile] and [key or pair][v]; [query][kKeyTile]
   float *out, *q, *maximum, *total;  // [query]; total in as many parts as a vector has lanes
-  const std::byte* zeros;
 
-  void rows_of(Index head, Index first, Index last, TileRows& to) const {
+  void rows_of(Index first, Index last, TileRows& to) const {
     const CacheLayer& c = *task.cache;
     const Index width = width_of(c.storage), k_bytes = c.k_dim * width, v_bytes = c.v_dim * width,
                 count = least(kKeyTile, last - first);
-    const bool scaled = c.storage == Storage::kInt8 || c.storage == Storage::kFp8;
     for (Index i = 0; i < count;) {
       const Index at = (first + i) % c.block_size, end = least(count, i + c.block_size - at);
-      Index slot = (task.sequence->blocks[(first + i) / c.block_size] * c.heads + task.cache_head + head) *
-                       c.block_size +
-                   at;
-      const std::byte *key = c.keys + slot * k_bytes, *value = c.v_dim ? c.values + slot * v_bytes : key;
-      const float* value_scales = c.v_dim ? c.value_scales : c.key_scales;
-      for (; i < end; ++i, ++slot, key += k_bytes, value += c.v_dim ? v_bytes : k_bytes) {
-        to.keys[i] = key;
-        to.values[i] = value;
-        if (scaled) to.key_scales[i] = c.key_scales[slot], to.value_scales[i] = value_scales[slot];
+      Index slot =
+          (task.sequence->blocks[(first + i) / c.block_size] * c.heads + task.cache_head) * c.block_size + at;
+      for (; i < end; ++i, ++slot) {
+        to.slots[i] = slot;
+        to.keys[i] = c.keys + slot * k_bytes;
+        to.values[i] = c.v_dim ? c.values + slot * v_bytes : to.keys[i];
       }
     }
     for (Index i = count; i < kKeyTile; ++i) {
-      to.keys[i] = to.values[i] = zeros;
-      to.key_scales[i] = to.value_scales[i] = 0;
+      to.keys[i] = to.keys[count - 1], to.values[i] = to.values[count - 1];
+      to.slots[i] = to.slots[count - 1];
+    }
+  }
+  // Of the task's cache head `head`.
+  void scales_of(const TileRows& rows, Index head, TileScales& to) const {
+    const CacheLayer& c = *task.cache;
+    const float *keys_at = c.key_scales + head * c.block_size,
+                *values_at = (c.v_dim ? c.value_scales : c.key_scales) + head * c.block_size;
+    for (Index i = 0; i < kKeyTile; ++i)
+      to.keys[i] = keys_at[rows.slots[i]], to.values[i] = values_at[rows.slots[i]];
+  }
+};
+
+// Fetches what is needed next into the cache, between computations: one line after the other (through memory,
+// so that the processor doesn't issue them at once), or loads that are waited for stand behind them.
+struct Fetch {
+  const std::byte *at = nullptr, *end = nullptr;
+
+  inline __attribute__((always_inline)) void lines(Index n) {
+    for (; n > 0 && at < end; --n) {
+      __builtin_prefetch(at, 0, 2);
+      at += 64;
+      asm volatile("" : "+m"(at));
     }
   }
 };
 
-// Keys [base, base + 16) of a tile into its panel, transposed; meanwhile those of `next` are fetched.
+// Keys [base, base + 16) of a tile, `offset` bytes from their rows, transposed into panel[unit][kKeyTile].
 template <bool pairs, Storage storage>
-void load_keys(const Attend& a, const TileRows& rows, Index base, const TileRows* next) {
+void load_keys(const Attend& a, const TileRows& rows, Index base, Index offset, float* panel, Fetch& fetch) {
   const Index dims = a.task.cache->k_dim, width = width_of(storage);
   for (Index part = base; part < base + kTile; part += kLanes) {
     for (Index u = 0; u < a.units; u += kLanes) {
@@ -133,18 +153,15 @@ void load_keys(const Attend& a, const TileRows& rows, Index base, const TileRows
       if (first + kElements<pairs> <= dims) {
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i)
-          v[i] = cached<pairs, storage>(rows.keys[part + i] + first * width);
+          v[i] = cached<pairs, storage>(rows.keys[part + i] + offset + first * width);
       } else {
         for (int i = 0; i < kLanes; ++i)
-          v[i] = cached_some<pairs, storage>(rows.keys[part + i] + first * width, dims - first);
+          v[i] = cached_some<pairs, storage>(rows.keys[part + i] + offset + first * width, dims - first);
       }
-      if (next && (first * width) % 64 == 0) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) __builtin_prefetch(next->keys[part + i] + first * width, 0, 2);
-      }
+      fetch.lines(kLanes * kElements<pairs> * width / 64);
       transpose(v, std::make_integer_sequence<int, kLanes>{});
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(a.keys + (u + i) * kKeyTile + part, v[i]);
+      for (int i = 0; i < kLanes; ++i) store(panel + (u + i) * kKeyTile + part - base, v[i]);
     }
   }
 }
@@ -166,12 +183,12 @@ inline void value_vectors_some(const std::byte* one, const std::byte* other, Ind
 }
 
 template <bool pairs, Storage storage>
-void load_values(const Attend& a, const TileRows& rows, Index count, Index first) {
+void load_values(const Attend& a, const TileRows& rows, Index begin, Index end, Index offset, Index first) {
   constexpr Index kKeys = pairs ? 2 : 1, kVectors = pairs ? 2 : 1;
   const Index dims = a.task.args->v_dim, width = width_of(storage);
-  for (Index i = 0; i < count; i += kKeys) {
-    const std::byte *one = rows.values[i], *other = rows.values[i + kKeys - 1];
-    float* to = a.values + i / kKeys * a.v;
+  for (Index i = begin; i < end; i += kKeys) {
+    const std::byte *one = rows.values[i] + offset, *other = rows.values[i + kKeys - 1] + offset;
+    float* to = a.values + (i - begin) / kKeys * a.v;
     for (Index j = first; j < dims; j += kElements<pairs>) {
       V w[2];
       if (j + kElements<pairs> <= dims)
@@ -185,8 +202,8 @@ void load_values(const Attend& a, const TileRows& rows, Index count, Index first
 
 // out[M][vectors] += weights[M][keys] values, straight from the cache.
 template <bool pairs, Storage storage, int M, int vectors>
-void add_values(const TileRows& rows, Index count, Index dim, const float* weights, float* out,
-                Index out_stride, const TileRows* next) {
+void add_values(const TileRows& rows, Index begin, Index end, Index offset, Index dim, const float* weights,
+                float* out, Index out_stride, Fetch& fetch) {
   constexpr Index kKeys = pairs ? 2 : 1;
   constexpr int kEach = pairs ? 2 : 1;
   constexpr Index width = width_of(storage);
@@ -195,16 +212,14 @@ void add_values(const TileRows& rows, Index count, Index dim, const float* weigh
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < vectors; ++j) sums[m][j] = load<V>(out + m * out_stride + dim + j * kLanes);
-  for (Index i = 0; i < count; i += kKeys) {
-    const std::byte *one = rows.values[i] + dim * width, *other = rows.values[i + kKeys - 1] + dim * width;
+  for (Index i = begin; i < end; i += kKeys) {
+    const std::byte *one = rows.values[i] + offset + dim * width,
+                    *other = rows.values[i + kKeys - 1] + offset + dim * width;
     V w[vectors];
 #pragma GCC unroll 16
     for (int j = 0; j < vectors; j += kEach)
       value_vectors<pairs, storage>(one + j * kLanes * width, other + j * kLanes * width, w + j);
-    if (next)
-      for (Index k = 0; k < kKeys; ++k)
-        for (Index at = 0; at < vectors * kLanes * width; at += 64)
-          __builtin_prefetch(next->values[i + k] + dim * width + at, 0, 2);
+    fetch.lines((kKeys * vectors * kLanes * width + 63) / 64);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const float p = weights[m * kKeyTile + i / kKeys];
@@ -223,21 +238,6 @@ void add_values(const TileRows& rows, Index count, Index dim, const float* weigh
     for (int j = 0; j < vectors; ++j) store(out + m * out_stride + dim + j * kLanes, sums[m][j]);
 }
 
-template <bool pairs, Storage storage, int vectors>
-void add_values_of_few(const float* weights, float* out, Index out_stride, const TileRows& rows, Index keys,
-                       Index queries, Index dim, const TileRows* next) {
-  Index i = 0;
-  const auto some = [&](auto count) {
-    add_values<pairs, storage, count.value, vectors>(rows, keys, dim, weights + i * kKeyTile,
-                                                     out + i * out_stride, out_stride, next);
-    i += count.value;
-    next = nullptr;
-  };
-  while (i + 4 <= queries) some(std::integral_constant<int, 4>());
-  if (i + 2 <= queries) some(std::integral_constant<int, 2>());
-  if (i < queries) some(std::integral_constant<int, 1>());
-}
-
 // What turns a product into a score, in powers of two.
 struct Scoring {
   float unit, softcap;  // score = unit * product, or log2(e) softcap * tanh(unit * product)
@@ -247,7 +247,7 @@ struct Scoring {
 // One query's products with a tile's keys -> softmax weights (bf16 in pairs, or as floats), its running
 // maximum, sum and output brought along. Keys outside [low, high) have no part.
 template <bool pairs>
-void soften(const Scoring& how, const TileRows& rows, Index low, Index high, float* scores, float* maximum,
+void soften(const Scoring& how, const TileScales& scales, Index low, Index high, float* scores, float* maximum,
             float* total, float* out, Index v) {
   constexpr int N = kKeyTile / kLanes;
   constexpr float kNone = -3.4e38f;
@@ -260,7 +260,7 @@ void soften(const Scoring& how, const TileRows& rows, Index low, Index high, flo
   for (int j = 0; j < N; ++j) s[j] = load<V>(scores + j * kLanes) * how.unit;
   if (how.scaled) {
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) s[j] = s[j] * load<V>(rows.key_scales + j * kLanes);
+    for (int j = 0; j < N; ++j) s[j] = s[j] * load<V>(scales.keys + j * kLanes);
   }
   if (how.softcap != 0) {
 #pragma GCC unroll 16
@@ -297,7 +297,7 @@ void soften(const Scoring& how, const TileRows& rows, Index low, Index high, flo
   store(total, load<V>(total) + sums);
   if (how.scaled) {
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) s[j] = s[j] * load<V>(rows.value_scales + j * kLanes);
+    for (int j = 0; j < N; ++j) s[j] = s[j] * load<V>(scales.values + j * kLanes);
   }
   if constexpr (pairs) {
 #pragma GCC unroll 16
@@ -308,30 +308,175 @@ void soften(const Scoring& how, const TileRows& rows, Index low, Index high, flo
   }
 }
 
+// Products of M queries of each of H heads with 16 keys of each, whose panels lie side by side.
+template <bool pairs, int M, int H>
+void score_heads(const float* q, Index q_stride, Index q_head, const float* panels, Index units, float* scores,
+                 Index scores_head) {
+  constexpr int per = kTile / kLanes;
+  V sums[H][M][per] = {};
+  for (Index u = 0; u < units; ++u) {
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h)
+#pragma GCC unroll 4
+      for (int j = 0; j < per; ++j) {
+        const V w = load<V>(panels + u * kKeyTile + h * kTile + j * kLanes);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+          const float b = q[h * q_head + m * q_stride + u];
+          if constexpr (pairs)
+            sums[h][m][j] = multiply_pairs(sums[h][m][j], w, b);
+          else
+            sums[h][m][j] += w * b;
+        }
+      }
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h)
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int j = 0; j < per; ++j) store(scores + h * scores_head + m * kKeyTile + j * kLanes, sums[h][m][j]);
+}
+
+// f(integral_constant<int, count>, first) over [0, n) in pieces of 4, 2 and 1.
+template <class F>
+inline __attribute__((always_inline)) void in_pieces(Index n, F f) {
+  Index i = 0;
+  for (; i + 4 <= n; i += 4) f(std::integral_constant<int, 4>(), i);
+  if (i + 2 <= n) f(std::integral_constant<int, 2>(), i), i += 2;
+  if (i < n) f(std::integral_constant<int, 1>(), i);
+}
+
+// A task being worked on: queries are ordered by cache head, row, and query head of those that share.
+template <bool pairs, Storage storage>
+struct Attending : Attend {
+  static constexpr Index kKeys = pairs ? 2 : 1, kWidth = width_of(storage);
+  static constexpr bool kScaled = storage == Storage::kInt8 || storage == Storage::kFp8;
+  const AttentionArgs& args;
+  const Index each, first_position, last;  // queries of a cache head; positions of the rows and after them
+  const Scoring how;
+
+  Index begin_of(Index position) const {
+    if (!args.window) return 0;
+    return args.chunked ? position / args.window * args.window : most(0, position - args.window + 1);
+  }
+
+  void soften_head(Index base, Index head, const TileRows& rows, float* head_scores) {
+    TileScales scales;
+    if (kScaled) scales_of(rows, head, scales);
+    for (Index i = 0; i < each; ++i) {
+      const Index position = first_position + i / task.heads, at = head * each + i;
+      soften<pairs>(how, scales, most(0, begin_of(position) - base), least(kKeyTile, position + 1 - base),
+                    head_scores + i * kKeyTile, maximum + at, total + at * kTile, out + at * v, v);
+    }
+  }
+
+  // Many queries of one cache head: panels of keys and of values, products by blocks.
+  void tile_of_many(Index base) {
+    TileRows rows;
+    rows_of(base, last, rows);
+    Fetch none{};
+    const Index end = least(kKeyTile, last - base);
+    for (Index i = 0; i < end; i += kTile) load_keys<pairs, storage>(*this, rows, i, 0, keys + i, none);
+    load_values<pairs, storage>(*this, rows, 0, end, 0, 0);
+    multiply<pairs>(each, (end + kTile - 1) / kTile, q, d, keys, kTile, kKeyTile, units, Into::kStore,
+                    nullptr, 0, scores, kKeyTile);
+    soften_head(base, 0, rows, scores);
+    multiply<pairs>(each, v / kTile, scores, kKeyTile, values, kTile, v, (end + kKeys - 1) / kKeys,
+                    Into::kAdd, nullptr, 0, out, v);
+  }
+
+  // A few queries of several cache heads, in the order in which the cache lies in memory: keys of one block
+  // for all heads, then those of the next; softmax weights; values likewise. Where the next block does not
+  // follow this one, which the processor can't guess, it is fetched meanwhile.
+  void tile_of_few(Index base, const TileRows& rows, const TileRows* next) {
+    const CacheLayer& c = *task.cache;
+    const Index count = least(kKeyTile, last - base), heads = task.cache_heads;
+    // Keys of one head at a time: a block, or all where that is as good.
+    const Index run = heads == 1 || c.block_size % kKeyTile == 0 ? kKeyTile : kTile;
+    const Index k_bytes = c.k_dim * kWidth, v_bytes = (c.v_dim ? c.v_dim : c.k_dim) * kWidth;
+    const auto fetch_after = [&](Index begin, Index head, Index some, Index bytes, const std::byte* const* now,
+                                 const std::byte* const* then) {
+      const std::byte* const* rows_after = begin < count ? now + begin : then;
+      if (!rows_after) return Fetch{};
+      const std::byte* at = *rows_after + head * c.block_size * bytes;
+      return Fetch{at, at + some * least(run, c.block_size) * bytes};
+    };
+    for (Index i = 0; i < count; i += run) {
+      const Index end = least(count, i + run);
+      for (Index h = 0; h < heads;) {
+        constexpr Index kAtOnce = kLanes == 16 ? 4 : 1;
+        const Index some = run == kKeyTile || heads - h < kAtOnce ? 1 : each >= 3 && kAtOnce == 4 ? 2 : kAtOnce;
+        Fetch fetch = fetch_after(i + run, h, some, k_bytes, rows.keys, next ? next->keys : nullptr);
+        for (Index x = 0; x < some; ++x)
+          for (Index k = i; k < end; k += kTile)
+            load_keys<pairs, storage>(*this, rows, k, (h + x) * c.block_size * k_bytes, keys + k - i + x * kTile,
+                                      fetch);
+        const float* from = q + h * each * d;
+        float* to = scores + h * each * kKeyTile + i;
+        if (some == 1)
+          multiply<pairs>(each, (end - i + kTile - 1) / kTile, from, d, keys, kTile, kKeyTile, units,
+                          Into::kStore, nullptr, 0, to, kKeyTile);
+        else
+          in_pieces(each, [&](auto m, Index first) {
+            const auto with = [&](auto n) {
+              score_heads<pairs, m.value, n.value>(from + first * d, d, each * d, keys, units,
+                                                   to + first * kKeyTile, each * kKeyTile);
+            };
+            if (some == 4)
+              with(std::integral_constant<int, kAtOnce>());
+            else
+              with(std::integral_constant<int, kAtOnce == 4 ? 2 : 1>());
+          });
+        h += some;
+      }
+    }
+    for (Index h = 0; h < heads; ++h) soften_head(base, h, rows, scores + h * each * kKeyTile);
+    constexpr int kWideValues = kLanes == 8 ? 2 : 4;
+    constexpr Index kDims = kWideValues * kLanes;
+    for (Index i = 0; i < count; i += run) {
+      const Index end = least(count, i + run);
+      for (Index h = 0; h < heads; ++h) {
+        const Index offset = h * c.block_size * v_bytes;
+        Fetch fetch = fetch_after(i + run, h, 1, v_bytes, rows.values, next ? next->values : nullptr);
+        float* head_out = out + h * each * v;
+        const float* weights = scores + h * each * kKeyTile;
+        Index dim = 0;
+        for (; dim + kDims <= args.v_dim; dim += kDims)
+          in_pieces(each, [&](auto m, Index first) {
+            add_values<pairs, storage, m.value, kWideValues>(rows, i, end, offset, dim, weights + first * kKeyTile,
+                                                             head_out + first * v, v, fetch);
+          });
+        if (dim < args.v_dim) {
+          load_values<pairs, storage>(*this, rows, i, end, offset, dim);
+          multiply<pairs>(each, (v - dim) / kTile, weights + i / kKeys, kKeyTile, values + dim, kTile, v,
+                          (end - i + kKeys - 1) / kKeys, Into::kAdd, nullptr, 0, head_out + dim, v);
+        }
+      }
+    }
+  }
+};
+
 template <bool pairs, Storage storage>
 void attend_as(const AttendTask& t) {
+  using Task = Attending<pairs, storage>;
   const AttentionArgs& args = *t.args;
-  constexpr Index kKeys = pairs ? 2 : 1;
   constexpr float kLog2E = 1.44269504f;
   const auto padded = [](Index dims) { return (dims + kAttendPad - 1) / kAttendPad * kAttendPad; };
-  const Index d = padded(args.qk_dim) / kKeys, v = padded(args.v_dim), each = t.rows * t.heads,
-              queries = each * t.cache_heads;
-  Attend a{t, d, v, (args.qk_dim + kKeys - 1) / kKeys};
-  a.keys = t.scratch;
-  a.values = a.keys + d * kKeyTile;
-  a.scores = a.values + v * kKeyTile;
-  a.out = a.scores + kQueries * kKeyTile;
-  a.q = a.out + kQueries * v;
-  a.maximum = a.q + kQueries * d;
-  a.total = a.maximum + kQueries;
-  float* zeros = a.total + kQueries * kTile;
-  a.zeros = reinterpret_cast<const std::byte*>(zeros);
-  __builtin_memset(zeros, 0, static_cast<std::size_t>(most(d * kKeys, v)) * 4);
+  const Index d = padded(args.qk_dim) / Task::kKeys, v = padded(args.v_dim), each = t.rows * t.heads,
+              queries = each * t.cache_heads, first_position = t.sequence->cached + t.first_row;
+  float* at = t.scratch;
+  const auto take = [&](Index floats) { return (at += floats) - floats; };
+  Task a{{t, d, v, (args.qk_dim + Task::kKeys - 1) / Task::kKeys, take(d * kKeyTile), take(v * kKeyTile),
+          take(kQueries * kKeyTile), take(kQueries * v), take(kQueries * d), take(kQueries),
+          take(kQueries * kTile)},
+         args,
+         each,
+         first_position,
+         first_position + t.rows,
+         {args.softcap != 0 ? args.scale / args.softcap : args.scale * kLog2E, args.softcap * kLog2E,
+          Task::kScaled, rounds(storage)}};
   __builtin_memset(a.out, 0, static_cast<std::size_t>(queries * v) * 4);
-  const Scoring how{args.softcap != 0 ? args.scale / args.softcap : args.scale * kLog2E,
-                    args.softcap * kLog2E, storage == Storage::kInt8 || storage == Storage::kFp8,
-                    rounds(storage)};
-  // Query i: cache head i / each, row i % each / heads, head i % heads of those that share.
   const Index first_row = t.sequence->first_row + t.first_row;
   const auto head_of = [&](Index i) { return t.first_head + i / each * t.heads + i % t.heads; };
   const auto row_of = [&](Index i) { return i % each / t.heads; };
@@ -345,51 +490,17 @@ void attend_as(const AttendTask& t) {
     store(a.total + i * kTile, V{});
     a.total[i * kTile] = args.sinks ? 1 : 0;
   }
-  const auto begin_of = [&](Index position) {
-    if (!args.window) return Index{0};
-    return args.chunked ? position / args.window * args.window : most(0, position - args.window + 1);
-  };
-  const Index first_position = t.sequence->cached + t.first_row, last = first_position + t.rows;
-  const bool few = each <= kFew;
-  const Index part = few && each > 1 ? 2 * kTile : kKeyTile;  // loading and multiplying in turn
-  TileRows tiles[2];
-  Index base = begin_of(first_position) / kKeyTile * kKeyTile, head = 0;
-  a.rows_of(0, base, last, tiles[0]);
-  for (int now = 0; base < last; now ^= 1) {
-    const TileRows &rows = tiles[now], *next = nullptr;
-    const bool turn = head + 1 == t.cache_heads;
-    const Index keys = least(kKeyTile, last - base), next_base = turn ? base + kKeyTile : base,
-                next_head = turn ? 0 : head + 1;
-    if (next_base < last) {
-      a.rows_of(next_head, next_base, last, tiles[now ^ 1]);
-      if (few) next = &tiles[now ^ 1];
+  Index base = a.begin_of(first_position) / kKeyTile * kKeyTile;
+  if (each > kFew) {
+    for (; base < a.last; base += kKeyTile) a.tile_of_many(base);
+  } else {
+    TileRows tiles[2];
+    a.rows_of(base, a.last, tiles[0]);
+    for (int now = 0; base < a.last; base += kKeyTile, now ^= 1) {
+      const bool more = base + kKeyTile < a.last;
+      if (more) a.rows_of(base + kKeyTile, a.last, tiles[now ^ 1]);
+      a.tile_of_few(base, tiles[now], more ? &tiles[now ^ 1] : nullptr);
     }
-    const float* q = a.q + head * each * d;
-    float* out = a.out + head * each * v;
-    for (Index i = 0; i < keys; i += part) {
-      const Index end = least(i + part, (keys + kTile - 1) / kTile * kTile);
-      for (Index j = i; j < end; j += kTile) load_keys<pairs, storage>(a, rows, j, next);
-      multiply<pairs>(each, (end - i) / kTile, q, d, a.keys + i, kTile, kKeyTile, a.units, Into::kStore,
-                      nullptr, 0, a.scores + i, kKeyTile);
-    }
-    for (Index i = 0; i < each; ++i) {
-      const Index position = first_position + i / t.heads, at = head * each + i;
-      soften<pairs>(how, rows, most(0, begin_of(position) - base), least(kKeyTile, position + 1 - base),
-                    a.scores + i * kKeyTile, a.maximum + at, a.total + at * kTile, out + i * v, v);
-    }
-    Index dim = 0;
-    if (few) {
-      constexpr int kWideValues = kLanes == 8 ? 2 : 4;
-      constexpr Index kDims = kWideValues * kLanes;
-      for (; dim + kDims <= args.v_dim; dim += kDims)
-        add_values_of_few<pairs, storage, kWideValues>(a.scores, out, v, rows, keys, each, dim, next);
-    }
-    if (dim < args.v_dim) {
-      load_values<pairs, storage>(a, rows, keys, dim);
-      multiply<pairs>(each, (v - dim) / kTile, a.scores, kKeyTile, a.values + dim, kTile, v,
-                      (keys + kKeys - 1) / kKeys, Into::kAdd, nullptr, 0, out + dim, v);
-    }
-    base = next_base, head = next_head;
   }
   for (Index i = 0; i < queries; ++i) {
     float* to = t.out + (first_row + row_of(i)) * t.out_stride + head_of(i) * args.v_dim;

@@ -5,9 +5,6 @@
 #include <array>
 
 #include "executor/kernels_simd_vectors.h"
-#ifdef FORETOKEN_BF16_PAIRS
-#include <immintrin.h>
-#endif
 
 namespace foretoken {
 namespace {
@@ -81,12 +78,10 @@ inline __attribute__((always_inline)) V halves(const std::byte* from) {
   if constexpr (storage == Storage::kBf16) {
     return load<V>(from);
   } else if constexpr (storage == Storage::kInt8) {
-    return round_pairs(to_float(load<S8>(from)), to_float(load<S8>(from + 16)));
+    return round_pairs(signed_bytes_at(from), signed_bytes_at(from + 16));
   } else {
-    typedef std::uint8_t Half __attribute__((vector_size(32)));
-    typedef std::uint16_t Wide __attribute__((vector_size(64)));
-    const Wide bytes = __builtin_convertvector(load<Half>(from), Wide);
-    const __m512i index = (__m512i)(bytes | bytes << 8);
+    const __m512i bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))),
+                  index = _mm512_or_si512(bytes, _mm512_slli_epi16(bytes, 8));
     const ByteTable& t = kByteTable<storage>;
     const auto at = [](const std::uint8_t* p) { return _mm512_load_si512(p); };
     const __m512i low = _mm512_permutex2var_epi8(at(t.low), index, at(t.low + 64)),

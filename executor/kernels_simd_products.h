@@ -111,53 +111,73 @@ void multiply(Index rows, Index tiles, const float* x, Index x_stride, const flo
   }
 }
 
-// Steps of two values [first, first + count) of a tile: to bf16 pairs [step][16], or to floats [2 step][16].
-template <bool pairs, class Low, class High>
-inline void put(U bits, float* to, Low low, High high) {
-  const V a = low(bits), b = high(bits);
-  if constexpr (pairs) {
-    store(to, as_float(as_bits(a) >> 16 | (as_bits(b) & 0xffff0000u)));
-  } else {
-    store(to, a);
-    store(to + kTile, b);
-  }
+// Two values of a step, as floats (not kInt4).
+template <Storage storage>
+inline __attribute__((always_inline)) U packed_values(const std::byte* tile, Index at) {
+  if constexpr (storage == Storage::kF16 || storage == Storage::kBf16)
+    return load<U>(tile + 4 * at);
+  else
+    return __builtin_convertvector(load<U16>(tile + 2 * at), U);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V first_value(U u) {
+  if constexpr (storage == Storage::kBf16) return as_float(u << 16);
+  if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
+  return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 24, V);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V second_value(U u) {
+  if constexpr (storage == Storage::kBf16) return as_float(u & 0xffff0000u);
+  if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
+  return __builtin_convertvector(reinterpret_cast<I>(u << 16) >> 24, V);
 }
 
+// A step of kInt4 in words of four: its even and its odd element.
+inline V even_nibble(U words, int step) {
+  return __builtin_convertvector(reinterpret_cast<I>(words << (28 - 4 * step)) >> 28, V);
+}
+inline V odd_nibble(U words, int step) {
+  return __builtin_convertvector(reinterpret_cast<I>(words << (12 - 4 * step)) >> 28, V);
+}
+
+// What is stored together is unpacked together: up to 3 steps beyond `count` are written too.
 template <bool pairs, Storage storage>
 void unpack_as(const std::byte* tile, Index first, Index count, float* out) {
-  for (Index s = 0; s < count; ++s)
-    for (int j = 0; j < kTile; j += kLanes) {
-      const Index at = (first + s) * kTile + j;
-      float* to = out + (pairs ? s : 2 * s) * kTile + j;
-      switch (storage) {
-        case Storage::kBf16:
-          put<pairs>(
-              load<U>(tile + 4 * at), to, [](U u) { return as_float(u << 16); },
-              [](U u) { return as_float(u & 0xffff0000u); });
-          break;
-        case Storage::kF16:
-          put<pairs>(
-              load<U>(tile + 4 * at), to, [](U u) { return from_f16(u & 0xffffu); },
-              [](U u) { return from_f16(u >> 16); });
-          break;
-        case Storage::kFp8:
-          put<pairs>(
-              __builtin_convertvector(load<U16>(tile + 2 * at), U), to,
-              [](U u) { return from_fp8(u & 0xffu); }, [](U u) { return from_fp8(u >> 8); });
-          break;
-        case Storage::kInt8:
-          put<pairs>(
-              __builtin_convertvector(load<U16>(tile + 2 * at), U), to,
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 24, V); },
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 16) >> 24, V); });
-          break;
-        default:
-          put<pairs>(
-              __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U), to,
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 28) >> 28, V); },
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 28, V); });
-      }
+  constexpr bool bytes = storage == Storage::kInt8 || storage == Storage::kFp8;
+  if constexpr (pairs && bytes) {
+    for (Index s = 0; s < count; s += 2) {
+      V w[2];
+      bytes_to_halves<storage>(tile + (first + s) * 2 * kTile, w);
+      store(out + s * kTile, w[0]);
+      store(out + (s + 1) * kTile, w[1]);
     }
+  } else if constexpr (storage == Storage::kInt4) {
+    for (Index s = 0; s < count; s += 4)
+      for (int j = 0; j < kTile; j += kLanes) {
+        const U words = load<U>(tile + ((first + s) / 4 * kTile + j) * 4);
+        if constexpr (pairs) {
+          store(out + s * kTile, nibbles<0>(as_float(words)));
+          store(out + (s + 1) * kTile, nibbles<1>(as_float(words)));
+          store(out + (s + 2) * kTile, nibbles<2>(as_float(words)));
+          store(out + (s + 3) * kTile, nibbles<3>(as_float(words)));
+        } else {
+          for (int t = 0; t < 4; ++t) {
+            store(out + 2 * (s + t) * kTile + j, even_nibble(words, t));
+            store(out + (2 * (s + t) + 1) * kTile + j, odd_nibble(words, t));
+          }
+        }
+      }
+  } else {
+    for (Index s = 0; s < count; ++s)
+      for (int j = 0; j < kTile; j += kLanes) {
+        float* to = out + 2 * s * kTile + j;
+        const U u = packed_values<storage>(tile, (first + s) * kTile + j);
+        store(to, first_value<storage>(u));
+        store(to + kTile, second_value<storage>(u));
+      }
+  }
 }
 
 template <bool pairs>
@@ -193,36 +213,12 @@ void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
   }
 }
 
-// Two values of a step, as floats.
-template <Storage storage>
-inline __attribute__((always_inline)) U packed_values(const std::byte* tile, Index at) {
-  if constexpr (storage == Storage::kF16)
-    return load<U>(tile + 4 * at);
-  else if constexpr (storage == Storage::kInt4)  // by way of 16 bits, which compilers do in one step each
-    return __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U);
-  else
-    return __builtin_convertvector(load<U16>(tile + 2 * at), U);
-}
-template <Storage storage>
-inline __attribute__((always_inline)) V first_value(U u) {
-  if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
-  constexpr int kShift = storage == Storage::kInt4 ? 28 : 24;
-  return __builtin_convertvector(reinterpret_cast<I>(u << kShift) >> kShift, V);
-}
-template <Storage storage>
-inline __attribute__((always_inline)) V second_value(U u) {
-  if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
-  constexpr int kLeft = storage == Storage::kInt4 ? 24 : 16, kRight = storage == Storage::kInt4 ? 28 : 24;
-  return __builtin_convertvector(reinterpret_cast<I>(u << kLeft) >> kRight, V);
-}
-
 // One row of x: weights go from their storage to the sums without a panel in between, in the panel's order.
 template <bool pairs, Storage storage, int tiles>
 void one_row(const GemmTask& t, Index tile, float* c) {
   constexpr int per = 16 / kLanes, N = tiles * per;
   constexpr bool grouped = storage == Storage::kInt4;
+  constexpr Index together = grouped ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
   const auto* x = static_cast<const float*>(t.x);
   const Index groups = (t.k + kInt4Group - 1) / kInt4Group, depth = grouped ? kInt4Group : t.k;
   V total[N];
@@ -233,17 +229,33 @@ void one_row(const GemmTask& t, Index tile, float* c) {
     V sums[N];
 #pragma GCC unroll 16
     for (int j = 0; j < N; ++j) sums[j] = V{};
-    for (Index s = k / 2; s < (end + 1) / 2; ++s) {
+    const Index stop = (end + 1) / 2;
+    for (Index s = k / 2; s < stop; s += together) {
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) {
-        const U u = packed_values<storage>(t.elements + (tile + j / per) * t.tile_bytes,
-                                           s * kTile + (j % per) * kLanes);
-        const V a = first_value<storage>(u), b = second_value<storage>(u);
-        if constexpr (pairs) {
-          sums[j] = multiply_pairs(sums[j], as_float(as_bits(a) >> 16 | (as_bits(b) & 0xffff0000u)), x[s]);
+        const std::byte* elements = t.elements + (tile + j / per) * t.tile_bytes;
+        const int lane = (j % per) * kLanes;
+        const auto add = [&](Index step, V even, V odd) {
+          sums[j] += even * x[2 * step];
+          if (2 * step + 1 < end) sums[j] += odd * x[2 * step + 1];
+        };
+        if constexpr (pairs && grouped) {
+          const V words = load<V>(elements + s / 4 * kTile * 4);
+          sums[j] = multiply_pairs(sums[j], nibbles<0>(words), x[s]);
+          if (s + 1 < stop) sums[j] = multiply_pairs(sums[j], nibbles<1>(words), x[s + 1]);
+          if (s + 2 < stop) sums[j] = multiply_pairs(sums[j], nibbles<2>(words), x[s + 2]);
+          if (s + 3 < stop) sums[j] = multiply_pairs(sums[j], nibbles<3>(words), x[s + 3]);
+        } else if constexpr (pairs) {
+          V w[2];
+          bytes_to_halves<storage>(elements + s * kTile * 2, w);
+          sums[j] = multiply_pairs(sums[j], w[0], x[s]);
+          if (s + 1 < stop) sums[j] = multiply_pairs(sums[j], w[1], x[s + 1]);
+        } else if constexpr (grouped) {
+          const U words = load<U>(elements + (s / 4 * kTile + lane) * 4);
+          for (int i = 0; i < 4 && s + i < stop; ++i) add(s + i, even_nibble(words, i), odd_nibble(words, i));
         } else {
-          sums[j] += a * x[2 * s];
-          if (2 * s + 1 < end) sums[j] += b * x[2 * s + 1];
+          const U u = packed_values<storage>(elements, s * kTile + lane);
+          add(s, first_value<storage>(u), second_value<storage>(u));
         }
       }
     }

@@ -6,6 +6,9 @@
 #include <utility>
 
 #include "executor/kernels_simd.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace foretoken {
 namespace {
@@ -29,7 +32,6 @@ typedef std::int32_t I __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t U __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t U16 __attribute__((vector_size(2 * kLanes)));
 typedef std::uint8_t U8 __attribute__((vector_size(kLanes)));
-typedef std::int16_t S16 __attribute__((vector_size(2 * kLanes)));
 typedef std::int8_t S8 __attribute__((vector_size(kLanes)));
 
 template <class T>
@@ -44,10 +46,26 @@ inline __attribute__((always_inline)) void store(void* to, T value) {
 }
 inline V as_float(U bits) { return reinterpret_cast<V>(bits); }
 inline U as_bits(V value) { return reinterpret_cast<U>(value); }
-// Bytes widen by way of 16 bits, which compilers do in one instruction each.
-inline U widen(U8 bytes) { return __builtin_convertvector(__builtin_convertvector(bytes, U16), U); }
-inline V to_float(S8 bytes) {
-  return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, S16), I), V);
+// kLanes bytes from memory, each in a lane: what compilers make of a conversion of vectors is slow.
+inline __attribute__((always_inline)) U bytes_at(const std::byte* from) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    return (U)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+  if constexpr (kLanes == 8)
+    return (U)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#endif
+  return __builtin_convertvector(load<U8>(from), U);
+}
+inline __attribute__((always_inline)) V signed_bytes_at(const std::byte* from) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  if constexpr (kLanes == 8)
+    return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#endif
+  return __builtin_convertvector(load<S8>(from), V);
 }
 inline V all(float value) { return value - V{}; }
 inline V choose(I mask, V a, V b) {
