@@ -209,7 +209,8 @@ class CpuKernels final : public SharedKernels {
   void attention(const AttentionArgs& args, const CacheLayer& cache, std::span<const SequenceRows> sequences,
                  const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                  std::byte* scratch, Threads& threads) const override {
-    const std::int64_t group = args.heads / cache.heads, floats = round_up(attend_floats(args.qk_dim, args.v_dim), 16);
+    const std::int64_t group = args.heads / cache.heads,
+                       floats = round_up(attend_floats(args.qk_dim, args.v_dim), 16);
     // How a sequence is cut: by rows and heads that share a key, or, where those are few, by cache heads, as
     // many in a task as leave a task for every thread: they lie side by side in memory.
     struct Cut {
@@ -221,9 +222,10 @@ class CpuKernels final : public SharedKernels {
     const auto count = static_cast<std::int64_t>(sequences.size());
     const auto cut_of = [&](const SequenceRows& s) -> Cut {
       const std::int64_t each = s.new_tokens * group;
-      if (each <= kFew) {
+      if (each > 0 && each <= kFew) {
         const std::int64_t pieces = threads.count() == 1 ? 1 : (4 * threads.count() + count - 1) / count;
-        return {group, 1, s.new_tokens, std::clamp<std::int64_t>((cache.heads + pieces - 1) / pieces, 1, kQueries / each)};
+        return {group, 1, s.new_tokens,
+                std::clamp<std::int64_t>((cache.heads + pieces - 1) / pieces, 1, kQueries / each)};
       }
       const std::int64_t heads = std::min(group, kQueries);
       return {heads, (group + heads - 1) / heads, kQueries / heads, 1};

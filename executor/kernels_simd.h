@@ -2,9 +2,9 @@
 // each compiled from kernels_simd_loops.h with its own flags. Only plain data crosses this border, and the
 // files behind it instantiate nothing that the linker could share with code for older processors.
 //
-// Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2], k padded with zeros to
-// whole vectors of 64 bytes. kInt4 has words of 16 bits, [tile][k/8][16][2], that hold four steps of k/2 each,
-// the first lowest. Scales come first: kInt8, kFp8 [tile][16], kInt4 [tile][group][16].
+// Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2], k padded with zeros
+// to whole vectors of 64 bytes. kInt4 has words of 16 bits, [tile][k/8][16][2], that hold four steps of k/2
+// each, the first lowest. Scales come first: kInt8, kFp8 [tile][16], kInt4 [tile][group][16].
 #pragma once
 
 #include "executor/kernels.h"

@@ -69,8 +69,8 @@ inline __attribute__((always_inline)) void transpose(V* v, std::integer_sequence
     V t[4];
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      t[2 * j] = __builtin_shuffle(v[i + 2 * j], v[i + 2 * j + 1],
-                                   I{(l / 4 * 4 + l % 4 / 2 + l % 2 * kLanes)...});
+      t[2 * j] =
+          __builtin_shuffle(v[i + 2 * j], v[i + 2 * j + 1], I{(l / 4 * 4 + l % 4 / 2 + l % 2 * kLanes)...});
       t[2 * j + 1] = __builtin_shuffle(v[i + 2 * j], v[i + 2 * j + 1],
                                        I{(l / 4 * 4 + 2 + l % 4 / 2 + l % 2 * kLanes)...});
     }
@@ -247,8 +247,8 @@ struct Scoring {
 // One query's products with a tile's keys -> softmax weights (bf16 in pairs, or as floats), its running
 // maximum, sum and output brought along. Keys outside [low, high) have no part.
 template <bool pairs>
-void soften(const Scoring& how, const TileScales& scales, Index low, Index high, float* scores, float* maximum,
-            float* total, float* out, Index v) {
+void soften(const Scoring& how, const TileScales& scales, Index low, Index high, float* scores,
+            float* maximum, float* total, float* out, Index v) {
   constexpr int N = kKeyTile / kLanes;
   constexpr float kNone = -3.4e38f;
   if (low >= high) {
@@ -304,14 +304,15 @@ void soften(const Scoring& how, const TileScales& scales, Index low, Index high,
     for (int j = 0; j < N; j += 2) store(scores + j / 2 * kLanes, round_pairs(s[j], s[j + 1]));
   } else {
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) store(scores + j * kLanes, how.rounded ? as_float(round_bits(s[j]) << 16) : s[j]);
+    for (int j = 0; j < N; ++j)
+      store(scores + j * kLanes, how.rounded ? as_float(round_bits(s[j]) << 16) : s[j]);
   }
 }
 
 // Products of M queries of each of H heads with 16 keys of each, whose panels lie side by side.
 template <bool pairs, int M, int H>
-void score_heads(const float* q, Index q_stride, Index q_head, const float* panels, Index units, float* scores,
-                 Index scores_head) {
+void score_heads(const float* q, Index q_stride, Index q_head, const float* panels, Index units,
+                 float* scores, Index scores_head) {
   constexpr int per = kTile / kLanes;
   V sums[H][M][per] = {};
   for (Index u = 0; u < units; ++u) {
@@ -335,7 +336,8 @@ void score_heads(const float* q, Index q_stride, Index q_head, const float* pane
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-      for (int j = 0; j < per; ++j) store(scores + h * scores_head + m * kKeyTile + j * kLanes, sums[h][m][j]);
+      for (int j = 0; j < per; ++j)
+        store(scores + h * scores_head + m * kKeyTile + j * kLanes, sums[h][m][j]);
 }
 
 // f(integral_constant<int, count>, first) over [0, n) in pieces of 4, 2 and 1.
@@ -395,8 +397,8 @@ struct Attending : Attend {
     // Keys of one head at a time: a block, or all where that is as good.
     const Index run = heads == 1 || c.block_size % kKeyTile == 0 ? kKeyTile : kTile;
     const Index k_bytes = c.k_dim * kWidth, v_bytes = (c.v_dim ? c.v_dim : c.k_dim) * kWidth;
-    const auto fetch_after = [&](Index begin, Index head, Index some, Index bytes, const std::byte* const* now,
-                                 const std::byte* const* then) {
+    const auto fetch_after = [&](Index begin, Index head, Index some, Index bytes,
+                                 const std::byte* const* now, const std::byte* const* then) {
       const std::byte* const* rows_after = begin < count ? now + begin : then;
       if (!rows_after) return Fetch{};
       const std::byte* at = *rows_after + head * c.block_size * bytes;
@@ -406,12 +408,14 @@ struct Attending : Attend {
       const Index end = least(count, i + run);
       for (Index h = 0; h < heads;) {
         constexpr Index kAtOnce = kLanes == 16 ? 4 : 1;
-        const Index some = run == kKeyTile || heads - h < kAtOnce ? 1 : each >= 3 && kAtOnce == 4 ? 2 : kAtOnce;
+        const Index some = run == kKeyTile || heads - h < kAtOnce ? 1
+                           : each >= 3 && kAtOnce == 4            ? 2
+                                                                  : kAtOnce;
         Fetch fetch = fetch_after(i + run, h, some, k_bytes, rows.keys, next ? next->keys : nullptr);
         for (Index x = 0; x < some; ++x)
           for (Index k = i; k < end; k += kTile)
-            load_keys<pairs, storage>(*this, rows, k, (h + x) * c.block_size * k_bytes, keys + k - i + x * kTile,
-                                      fetch);
+            load_keys<pairs, storage>(*this, rows, k, (h + x) * c.block_size * k_bytes,
+                                      keys + k - i + x * kTile, fetch);
         const float* from = q + h * each * d;
         float* to = scores + h * each * kKeyTile + i;
         if (some == 1)
@@ -426,7 +430,7 @@ struct Attending : Attend {
             if (some == 4)
               with(std::integral_constant<int, kAtOnce>());
             else
-              with(std::integral_constant<int, kAtOnce == 4 ? 2 : 1>());
+              with(std::integral_constant < int, kAtOnce == 4 ? 2 : 1 > ());
           });
         h += some;
       }
@@ -444,8 +448,8 @@ struct Attending : Attend {
         Index dim = 0;
         for (; dim + kDims <= args.v_dim; dim += kDims)
           in_pieces(each, [&](auto m, Index first) {
-            add_values<pairs, storage, m.value, kWideValues>(rows, i, end, offset, dim, weights + first * kKeyTile,
-                                                             head_out + first * v, v, fetch);
+            add_values<pairs, storage, m.value, kWideValues>(
+                rows, i, end, offset, dim, weights + first * kKeyTile, head_out + first * v, v, fetch);
           });
         if (dim < args.v_dim) {
           load_values<pairs, storage>(*this, rows, i, end, offset, dim);

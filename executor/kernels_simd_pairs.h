@@ -1,5 +1,6 @@
 // Pairs of bf16 in a lane, for the sets that multiply them (AVX-512 with BF16 and VBMI): products, rounding,
-// and numbers of 8 and 4 bits to pairs in registers. Elsewhere only declared, so that templates read the same.
+// and numbers of 8 and 4 bits to pairs in registers. Elsewhere only declared, so that templates read the
+// same.
 #pragma once
 
 #include <array>
@@ -67,7 +68,8 @@ inline __attribute__((always_inline)) void bytes_to_halves(const std::byte* from
   const __m512i index = storage == Storage::kInt8 ? _mm512_abs_epi8(bytes) : bytes;
   const __m512i low = _mm512_permutex2var_epi8(at(t.low), index, at(t.low + 64));
   __m512i high = _mm512_permutex2var_epi8(at(t.high), index, at(t.high + 64));
-  high = _mm512_ternarylogic_epi32(high, bytes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | b & c
+  high =
+      _mm512_ternarylogic_epi32(high, bytes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | b & c
   out[0] = (V)_mm512_permutex2var_epi8(low, at(kMergeFirst.data()), high);
   out[1] = (V)_mm512_permutex2var_epi8(low, at(kMergeSecond.data()), high);
 }

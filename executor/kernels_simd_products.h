@@ -104,7 +104,7 @@ void multiply(Index rows, Index tiles, const float* x, Index x_stride, const flo
     } else if (t + kWide <= tiles) {
       with(std::integral_constant<int, kWide>());
     } else if (kLanes == 16 && t + 2 <= tiles) {
-      with(std::integral_constant<int, kLanes == 16 ? 2 : 1>());
+      with(std::integral_constant < int, kLanes == 16 ? 2 : 1 > ());
     } else {
       with(std::integral_constant<int, 1>());
     }
@@ -213,85 +213,111 @@ void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
   }
 }
 
-// One row of x: weights go from their storage to the sums without a panel in between, in the panel's order.
-template <bool pairs, Storage storage, int tiles>
-void one_row(const GemmTask& t, Index tile, float* c) {
+// A few rows of x: weights go from their storage to the sums without a panel in between, in the panel's
+// order.
+template <bool pairs, Storage storage, int tiles, int M>
+void few_rows(const GemmTask& t, Index row, Index tile, float* c) {
   constexpr int per = 16 / kLanes, N = tiles * per;
   constexpr bool grouped = storage == Storage::kInt4;
-  constexpr Index together = grouped ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
-  const auto* x = static_cast<const float*>(t.x);
+  constexpr int together = grouped ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
+  const auto* x = static_cast<const float*>(t.x) + row * t.x_stride;
   const Index groups = (t.k + kInt4Group - 1) / kInt4Group, depth = grouped ? kInt4Group : t.k;
-  V total[N];
+  V total[M][N] = {}, sums[M][N] = {};
+  const auto add = [&](Index s, Index end, auto whole) {  // whole: no step is beyond the end
 #pragma GCC unroll 16
-  for (int j = 0; j < N; ++j) total[j] = V{};
-  for (Index k = 0; k < t.k; k += depth) {
-    const Index end = least(t.k, k + depth);
-    V sums[N];
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) sums[j] = V{};
-    const Index stop = (end + 1) / 2;
-    for (Index s = k / 2; s < stop; s += together) {
-#pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) {
-        const std::byte* elements = t.elements + (tile + j / per) * t.tile_bytes;
-        const int lane = (j % per) * kLanes;
-        const auto add = [&](Index step, V even, V odd) {
-          sums[j] += even * x[2 * step];
-          if (2 * step + 1 < end) sums[j] += odd * x[2 * step + 1];
-        };
-        if constexpr (pairs && grouped) {
-          const V words = load<V>(elements + s / 4 * kTile * 4);
-          sums[j] = multiply_pairs(sums[j], nibbles<0>(words), x[s]);
-          if (s + 1 < stop) sums[j] = multiply_pairs(sums[j], nibbles<1>(words), x[s + 1]);
-          if (s + 2 < stop) sums[j] = multiply_pairs(sums[j], nibbles<2>(words), x[s + 2]);
-          if (s + 3 < stop) sums[j] = multiply_pairs(sums[j], nibbles<3>(words), x[s + 3]);
-        } else if constexpr (pairs) {
-          V w[2];
-          bytes_to_halves<storage>(elements + s * kTile * 2, w);
-          sums[j] = multiply_pairs(sums[j], w[0], x[s]);
-          if (s + 1 < stop) sums[j] = multiply_pairs(sums[j], w[1], x[s + 1]);
-        } else if constexpr (grouped) {
-          const U words = load<U>(elements + (s / 4 * kTile + lane) * 4);
-          for (int i = 0; i < 4 && s + i < stop; ++i) add(s + i, even_nibble(words, i), odd_nibble(words, i));
-        } else {
-          const U u = packed_values<storage>(elements, s * kTile + lane);
-          add(s, first_value<storage>(u), second_value<storage>(u));
+    for (int j = 0; j < N; ++j) {
+      const std::byte* elements = t.elements + (tile + j / per) * t.tile_bytes;
+      const int lane = (j % per) * kLanes;
+      V w[pairs ? together : 2 * together];
+      if constexpr (pairs && grouped) {
+        const V words = load<V>(elements + s / 4 * kTile * 4);
+        w[0] = nibbles<0>(words), w[1] = nibbles<1>(words), w[2] = nibbles<2>(words),
+        w[3] = nibbles<3>(words);
+      } else if constexpr (pairs) {
+        bytes_to_halves<storage>(elements + s * kTile * 2, w);
+      } else if constexpr (grouped) {
+        const U words = load<U>(elements + (s / 4 * kTile + lane) * 4);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) w[2 * i] = even_nibble(words, i), w[2 * i + 1] = odd_nibble(words, i);
+      } else {
+        const U u = packed_values<storage>(elements, s * kTile + lane);
+        w[0] = first_value<storage>(u), w[1] = second_value<storage>(u);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < together; ++i) {
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+          const float* row_of_x = x + m * t.x_stride;
+          // Zeros beyond the end, not a condition: compilers would round products apart from their sums.
+          const auto at = [&](Index unit, Index element) {
+            return whole.value || element < end ? row_of_x[unit] : 0.0f;
+          };
+          const Index element = 2 * (s + i);
+          if constexpr (pairs) {
+            sums[m][j] = multiply_pairs(sums[m][j], w[i], at(s + i, element));
+          } else {
+            sums[m][j] += w[2 * i] * at(element, element);
+            sums[m][j] += w[2 * i + 1] * at(element + 1, element + 1);
+          }
         }
       }
     }
+  };
+  for (Index k = 0; k < t.k; k += depth) {
+    const Index end = least(t.k, k + depth);
+    Index s = k / 2;
+    for (; 2 * (s + together) <= end; s += together) add(s, end, std::true_type());
+    for (; 2 * s < end; s += together) add(s, end, std::false_type());
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) {
-      if constexpr (grouped)
-        total[j] =
-            total[j] + sums[j] * load<V>(t.scales + ((tile + j / per) * groups + k / kInt4Group) * kTile +
-                                         (j % per) * kLanes);
-      else
-        total[j] = sums[j];
-    }
+      for (int j = 0; j < N; ++j) {
+        if constexpr (grouped) {
+          const Index scale = (tile + j / per) * groups + k / kInt4Group;
+          total[m][j] = total[m][j] + sums[m][j] * load<V>(t.scales + scale * kTile + (j % per) * kLanes);
+          sums[m][j] = V{};
+        } else {
+          total[m][j] = sums[m][j];
+        }
+      }
   }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-  for (int j = 0; j < N; ++j) store(c + (tile + j / per) * kTile + (j % per) * kLanes, total[j]);
+    for (int j = 0; j < N; ++j)
+      store(c + m * kPanel + (tile + j / per) * kTile + (j % per) * kLanes, total[m][j]);
 }
 
-template <bool pairs, Storage storage>
-void one_row_of(const GemmTask& t, float* c) {
+template <bool pairs, Storage storage, int M>
+void few_rows_of(const GemmTask& t, Index row, float* c) {
   constexpr int kAtOnce = kLanes == 16 ? 4 : 1;
   Index tile = 0;
-  for (; tile + kAtOnce <= t.tiles; tile += kAtOnce) one_row<pairs, storage, kAtOnce>(t, tile, c);
-  for (; tile < t.tiles; ++tile) one_row<pairs, storage, 1>(t, tile, c);
+  for (; tile + kAtOnce <= t.tiles; tile += kAtOnce) few_rows<pairs, storage, kAtOnce, M>(t, row, tile, c);
+  for (; tile < t.tiles; ++tile) few_rows<pairs, storage, 1, M>(t, row, tile, c);
 }
 
-void one_row(const GemmTask& t, float* c) {
+template <int M>
+void few_rows_of(const GemmTask& t, Index row, float* c) {
   switch (t.storage) {
     case Storage::kF16:
-      return one_row_of<false, Storage::kF16>(t, c);
+      return few_rows_of<false, Storage::kF16, M>(t, row, c);
     case Storage::kFp8:
-      return one_row_of<kPairs, Storage::kFp8>(t, c);
+      return few_rows_of<kPairs, Storage::kFp8, M>(t, row, c);
     case Storage::kInt8:
-      return one_row_of<kPairs, Storage::kInt8>(t, c);
+      return few_rows_of<kPairs, Storage::kInt8, M>(t, row, c);
     default:
-      return one_row_of<kPairs, Storage::kInt4>(t, c);
+      return few_rows_of<kPairs, Storage::kInt4, M>(t, row, c);
   }
+}
+
+constexpr Index kFewRows = kLanes == 16 ? 8 : 2;  // unpacked anew for at most 4 of them
+
+void few_rows(const GemmTask& t, float* c) {
+  Index row = 0;
+  if constexpr (kFewRows >= 4)
+    for (; row + 4 <= t.rows; row += 4) few_rows_of<4>(t, row, c + row * kPanel);
+  for (; row + 2 <= t.rows; row += 2) few_rows_of<2>(t, row, c + row * kPanel);
+  if (row < t.rows) few_rows_of<1>(t, row, c + row * kPanel);
 }
 
 void gemm(const GemmTask& t) {
@@ -313,8 +339,8 @@ void gemm(const GemmTask& t) {
           multiply<false>(rows, t.tiles, x, t.x_stride, w, stride, kTile, depth, Into::kAdd, nullptr, 0, c,
                           kPanel);
       }
-    } else if (t.rows == 1 && t.storage != Storage::kBf16) {
-      one_row(t, c);
+    } else if (t.rows <= kFewRows && t.storage != Storage::kBf16) {
+      few_rows(t, c);
     } else if (t.storage == Storage::kF16) {
       unpack_and_multiply<false>(t, row, rows, c);
     } else {

@@ -60,10 +60,12 @@ inline __attribute__((always_inline)) U bytes_at(const std::byte* from) {
 inline __attribute__((always_inline)) V signed_bytes_at(const std::byte* from) {
 #if defined(__AVX512F__)
   if constexpr (kLanes == 16)
-    return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+    return (V)_mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #elif defined(__AVX2__)
   if constexpr (kLanes == 8)
-    return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+    return (V)_mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 #endif
   return __builtin_convertvector(load<S8>(from), V);
 }
