@@ -1,5 +1,6 @@
 // The executor's kernels on this processor: matrix products by storage and rows, attention, and what the same
-// threads read from memory. Where oneDNN is there, the same product through it and the ratio of the two.
+// threads read from memory. Where oneDNN is there, the same product through it and the ratio of the two;
+// decoding attention is divided by what was read between its runs.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "executor/arena.h"
 #include "executor/kernels.h"
 #ifdef FORETOKEN_WITH_ONEDNN
 #include <dnnl.hpp>
@@ -19,17 +21,18 @@ namespace foretoken {
 namespace {
 
 using Index = std::int64_t;
-constexpr Index kSide = 4096;
 constexpr int kCopies = 4;  // of the weights, in turn: more than a cache holds
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// As the executor holds weights and caches.
 struct Aligned {
-  std::vector<std::byte> bytes;
-  explicit Aligned(std::size_t size) : bytes(size + 64) {}
-  std::byte* data() { return bytes.data() + (64 - reinterpret_cast<std::uintptr_t>(bytes.data()) % 64) % 64; }
+  Arena arena;
+  std::byte* at;
+  explicit Aligned(std::size_t size) : arena(size + 64), at(arena.bytes(size)) { std::memset(at, 0, size); }
+  std::byte* data() { return at; }
 };
 
 std::vector<float> normal(std::size_t count) {
@@ -85,33 +88,33 @@ class OneDnn {
 };
 #endif
 
+// m rows by an n x k matrix.
 void product(benchmark::State& state, Storage storage) {
-  const Index m = state.range(0);
+  const Index m = state.range(0), n = state.range(2), k = state.range(3);
   const Kernels& kernels = *cpu_kernels();
   Threads threads(static_cast<int>(state.range(1)));
-  const auto w = normal(kSide), x = normal(static_cast<std::size_t>(m * kSide));
-  std::vector<float> y(static_cast<std::size_t>(m * kSide));
-  const std::size_t bytes = kernels.packed_bytes(storage, kSide, kSide);
+  const auto w = normal(static_cast<std::size_t>(k)), x = normal(static_cast<std::size_t>(m * k));
+  std::vector<float> y(static_cast<std::size_t>(m * n));
+  const std::size_t bytes = kernels.packed_bytes(storage, n, k);
   std::vector<Aligned> memory;
   std::vector<Matrix> matrices;
   for (int i = 0; i < kCopies; ++i) {
     memory.emplace_back(bytes);
     matrices.push_back(kernels.pack(
-        storage, kSide, kSide, [&](Index, float* out) { std::copy(w.begin(), w.end(), out); },
-        memory.back().data()));
+        storage, n, k, [&](Index, float* out) { std::copy(w.begin(), w.end(), out); }, memory.back().data()));
   }
   Aligned scratch(kernels.gemm_scratch(matrices[0], m));
 #ifdef FORETOKEN_WITH_ONEDNN
   const bool compared = storage == Storage::kF32 || storage == Storage::kBf16;
-  OneDnn theirs(m, kSide, kSide, storage == Storage::kBf16);
+  OneDnn theirs(m, n, k, storage == Storage::kBf16);
   std::vector<double> other;
 #endif
   std::vector<double> mine;
   int copy = 0;
   for (auto _ : state) {
     const double start = now();
-    kernels.gemm(matrices[static_cast<std::size_t>(copy)], x.data(), kSide, m, nullptr, false, y.data(),
-                 kSide, scratch.data(), threads);
+    kernels.gemm(matrices[static_cast<std::size_t>(copy)], x.data(), k, m, nullptr, false, y.data(), n,
+                 scratch.data(), threads);
     const double end = now();
     mine.push_back(end - start);
     state.SetIterationTime(end - start);
@@ -125,83 +128,109 @@ void product(benchmark::State& state, Storage storage) {
   }
   const double seconds = median(mine);
   state.counters["GB/s"] = static_cast<double>(bytes) / seconds / 1e9;
-  state.counters["GFLOP/s"] = 2.0 * static_cast<double>(m * kSide * kSide) / seconds / 1e9;
+  state.counters["GFLOP/s"] = 2.0 * static_cast<double>(m * n * k) / seconds / 1e9;
 #ifdef FORETOKEN_WITH_ONEDNN
   if (compared) state.counters["of_oneDNN"] = median(other) / seconds;  // its threads: OMP_NUM_THREADS
 #endif
 }
 
-void memory_read(benchmark::State& state) {
-  Threads threads(static_cast<int>(state.range(0)));
-  constexpr Index kWords = Index{1} << 24, kShare = 1 << 16;
-  const std::vector<std::uint64_t> words(kWords, 1);
-  std::vector<std::uint64_t> sums(kWords / kShare);
-  std::vector<double> times;
-  for (auto _ : state) {
+// Bytes a second of one pass over 128 MiB.
+class Reader {
+ public:
+  Reader() : memory_(kWords * 8), sums_(kWords / kShare) {}
+  double read(Threads& threads) {
     const double start = now();
     threads.run(kWords / kShare, [&](Index i) {
       std::uint64_t s[32] = {};
-      for (Index j = i * kShare; j < (i + 1) * kShare; j += 32)
-        for (Index l = 0; l < 32; ++l) s[l] += words[static_cast<std::size_t>(j + l)];
+      const auto* words = reinterpret_cast<const std::uint64_t*>(memory_.data()) + i * kShare;
+      for (Index j = 0; j < kShare; j += 32)
+        for (Index l = 0; l < 32; ++l) s[l] += words[j + l];
       for (Index l = 1; l < 32; ++l) s[0] += s[l];
-      sums[static_cast<std::size_t>(i)] = s[0];
+      sums_[static_cast<std::size_t>(i)] = s[0];
     });
-    times.push_back(now() - start);
-    state.SetIterationTime(times.back());
-    benchmark::DoNotOptimize(sums.data());
+    benchmark::DoNotOptimize(sums_.data());
+    return static_cast<double>(kWords) * 8 / (now() - start);
   }
-  state.counters["GB/s"] = static_cast<double>(kWords) * 8 / median(times) / 1e9;
+
+ private:
+  static constexpr Index kWords = Index{1} << 24, kShare = 1 << 16;
+  Aligned memory_;
+  std::vector<std::uint64_t> sums_;
+};
+
+void memory_read(benchmark::State& state) {
+  Threads threads(static_cast<int>(state.range(0)));
+  Reader reader;
+  std::vector<double> rates;
+  for (auto _ : state) {
+    const double start = now();
+    rates.push_back(reader.read(threads));
+    state.SetIterationTime(now() - start);
+  }
+  state.counters["GB/s"] = median(rates) / 1e9;
 }
 
-// new tokens (1: decode) of each of `sequences` over `cached`, 32 query heads on 8 of 128 dims.
-void attention(benchmark::State& state, Storage storage) {
+// new tokens (1: decode) of each of `sequences` over `cached`, 32 query heads on 8.
+void attention(benchmark::State& state, Storage storage, Index dim) {
   const Index sequences = state.range(0), cached = state.range(1), fresh = state.range(2),
               tokens = cached + fresh;
-  constexpr Index kHeads = 32, kKvHeads = 8, kDim = 128;
+  constexpr Index kHeads = 32, kKvHeads = 8;
   const Kernels& kernels = *cpu_kernels();
   Threads threads(static_cast<int>(state.range(3)));
   const Index blocks = (tokens + 15) / 16, slots = sequences * blocks * 16 * kKvHeads;
-  Aligned keys(static_cast<std::size_t>(slots * kDim * 4)),
-      values(static_cast<std::size_t>(slots * kDim * 4));
+  Aligned keys(static_cast<std::size_t>(slots * dim * 4)), values(static_cast<std::size_t>(slots * dim * 4));
   std::vector<float> key_scales(static_cast<std::size_t>(slots)), value_scales(key_scales);
   const CacheLayer cache{
-      storage, 16, kKvHeads, kDim, kDim, keys.data(), values.data(), key_scales.data(), value_scales.data()};
+      storage, 16, kKvHeads, dim, dim, keys.data(), values.data(), key_scales.data(), value_scales.data()};
   std::vector<std::int32_t> table(static_cast<std::size_t>(sequences * blocks));
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<std::int32_t>(i);
-  const auto kv = normal(static_cast<std::size_t>(tokens * kKvHeads * kDim));
+  const auto kv = normal(static_cast<std::size_t>(tokens * kKvHeads * dim));
   std::vector<SequenceRows> rows;
   for (Index i = 0; i < sequences; ++i) {
     const SequenceRows all{0, tokens, 0, table.data() + i * blocks};
-    kernels.cache_write(cache, {&all, 1}, kv.data(), kKvHeads * kDim, kv.data(), kKvHeads * kDim);
+    kernels.cache_write(cache, {&all, 1}, kv.data(), kKvHeads * dim, kv.data(), kKvHeads * dim);
     rows.push_back({i * fresh, fresh, cached, all.blocks});
   }
-  const AttentionArgs args{kHeads, kDim, kDim, 0.088f};
-  const auto q = normal(static_cast<std::size_t>(sequences * fresh * kHeads * kDim));
+  const AttentionArgs args{kHeads, dim, dim, 0.088f};
+  const auto q = normal(static_cast<std::size_t>(sequences * fresh * kHeads * dim));
   std::vector<float> out(q.size());
   Aligned scratch(kernels.attention_scratch(args, cache, sequences * fresh, tokens, threads.count()));
-  std::vector<double> times;
+  std::vector<double> times, memory;
+  Reader reader;
   for (auto _ : state) {
+    if (fresh == 1) memory.push_back(reader.read(threads));
     const double start = now();
-    kernels.attention(args, cache, rows, q.data(), kHeads * kDim, out.data(), kHeads * kDim, scratch.data(),
+    kernels.attention(args, cache, rows, q.data(), kHeads * dim, out.data(), kHeads * dim, scratch.data(),
                       threads);
     times.push_back(now() - start);
     state.SetIterationTime(times.back());
   }
-  const double seconds = median(times), width = storage == Storage::kF32    ? 4
-                                                : storage == Storage::kInt8 ? 1
-                                                                            : 2;
+  const double seconds = median(times), width = storage == Storage::kF32                                ? 4
+                                                : storage == Storage::kInt8 || storage == Storage::kFp8 ? 1
+                                                                                                        : 2;
   const double pairs = static_cast<double>(sequences * fresh) *
                        (static_cast<double>(cached) + 0.5 * static_cast<double>(fresh + 1));
-  state.counters["GB/s"] =
-      static_cast<double>(sequences * tokens * kKvHeads * kDim * 2) * width / seconds / 1e9;
-  state.counters["GFLOP/s"] = pairs * 4 * kHeads * kDim / seconds / 1e9;
+  const double rate = static_cast<double>(sequences * tokens * kKvHeads * dim * 2) * width / seconds;
+  state.counters["GB/s"] = rate / 1e9;
+  state.counters["GFLOP/s"] = pairs * 4 * kHeads * static_cast<double>(dim) / seconds / 1e9;
+  if (fresh == 1) state.counters["of_memory"] = rate / median(memory);
 }
 
 void products(benchmark::internal::Benchmark* b) {
   for (const Index threads : {1, 2})
-    for (const Index m : {1, 8, 64, 512}) b->Args({m, threads});
+    for (const Index m : {1, 8, 64, 512}) b->Args({m, threads, 4096, 4096});
   b->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.3);
 }
+// The matrices of a Llama of 1B, at rows from decoding to prompts.
+void llama(benchmark::internal::Benchmark* b) {
+  for (const Index m : {1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512})
+    for (const auto& [n, k] :
+         {std::pair<Index, Index>{3072, 2048}, {2048, 2048}, {16384, 2048}, {2048, 8192}})
+      b->Args({m, 1, n, k});
+  b->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.1);
+}
+BENCHMARK_CAPTURE(product, llama_bf16, Storage::kBf16)->Apply(llama);
+BENCHMARK_CAPTURE(product, llama_f32, Storage::kF32)->Apply(llama);
 BENCHMARK_CAPTURE(product, f32, Storage::kF32)->Apply(products);
 BENCHMARK_CAPTURE(product, bf16, Storage::kBf16)->Apply(products);
 BENCHMARK_CAPTURE(product, f16, Storage::kF16)->Apply(products);
@@ -217,9 +246,12 @@ void contexts(benchmark::internal::Benchmark* b) {
   }
   b->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.3);
 }
-BENCHMARK_CAPTURE(attention, f32, Storage::kF32)->Apply(contexts);
-BENCHMARK_CAPTURE(attention, bf16, Storage::kBf16)->Apply(contexts);
-BENCHMARK_CAPTURE(attention, int8, Storage::kInt8)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, bf16_64, Storage::kBf16, 64)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, bf16_128, Storage::kBf16, 128)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, f32_128, Storage::kF32, 128)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, f16_128, Storage::kF16, 128)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, int8_128, Storage::kInt8, 128)->Apply(contexts);
+BENCHMARK_CAPTURE(attention, fp8_128, Storage::kFp8, 128)->Apply(contexts);
 
 }  // namespace
 }  // namespace foretoken

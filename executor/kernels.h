@@ -149,8 +149,10 @@ class Kernels {
   // be null).
   virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
                           float* keys, float* values) const = 0;
-  // Causal attention of every sequence's new rows over its cache, which holds the new tokens already.
-  // q[row][head][qk_dim], out[row][head][v_dim]. scratch: attention_scratch(...) bytes, 64-aligned.
+  // Causal attention of every sequence's new rows over its cache, which holds the new tokens already. A cache
+  // of bf16, int8 or fp8 rounds q to bf16, and the processor's own sets the softmax's weights (times the
+  // scale of an entry) too: its numbers are bf16's, and so are the products. q[row][head][qk_dim],
+  // out[row][head][v_dim]. scratch: attention_scratch(...) bytes, 64-aligned.
   virtual std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,
                                         std::int64_t longest, int threads) const = 0;
   virtual void attention(const AttentionArgs& args, const CacheLayer& cache,

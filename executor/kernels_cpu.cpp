@@ -24,23 +24,27 @@ struct Layout {
              : storage == Storage::kInt8 || storage == Storage::kFp8 ? 1
                                                                      : 0;
     scale_bytes = tiles * groups * kTile * 4;
-    const std::int64_t even = round_up(k, 2);
     switch (storage) {
       case Storage::kF32:
         tile_bytes = k * kTile * 4;
         break;
       case Storage::kBf16:
       case Storage::kF16:
-        tile_bytes = even * kTile * 2;
+        tile_bytes = round_up(k, 2) * kTile * 2;
         break;
       case Storage::kInt4:
-        tile_bytes = even * kTile / 2;
+        tile_bytes = round_up(k, 8) * kTile / 2;
         break;
       default:
-        tile_bytes = even * kTile;
+        tile_bytes = round_up(k, 4) * kTile;
     }
   }
 };
+
+// Which byte of a tile of kInt4 holds element i of an output: see kernels_simd.h.
+std::int64_t nibble_byte(std::int64_t i, std::int64_t lane) {
+  return ((i / 8 * kTile + lane) * 2 + i % 2) * 2 + i % 8 / 4;
+}
 
 class CpuKernels final : public SharedKernels {
  public:
@@ -90,7 +94,8 @@ class CpuKernels final : public SharedKernels {
             put(at, to_integer(value / scale, 127));
             break;
           case Storage::kInt4:
-            tile[at / 2] |= static_cast<std::byte>(to_integer(value / scale, 7) & 15) << (i % 2 * 4);
+            tile[nibble_byte(i, lane)] |= static_cast<std::byte>(to_integer(value / scale, 7) & 15)
+                                          << (i / 2 % 2 * 4);
         }
       }
     }
@@ -129,7 +134,7 @@ class CpuKernels final : public SharedKernels {
           out[i] = static_cast<float>(get(at, std::int8_t{})) * scale;
           break;
         case Storage::kInt4: {
-          const int nibble = static_cast<int>(tile[at / 2] >> (i % 2 * 4)) & 15;
+          const int nibble = static_cast<int>(tile[nibble_byte(i, lane)] >> (i / 2 % 2 * 4)) & 15;
           out[i] = static_cast<float>(nibble < 8 ? nibble : nibble - 16) * scale;
         }
       }
@@ -204,19 +209,39 @@ class CpuKernels final : public SharedKernels {
   void attention(const AttentionArgs& args, const CacheLayer& cache, std::span<const SequenceRows> sequences,
                  const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                  std::byte* scratch, Threads& threads) const override {
-    const std::int64_t group = args.heads / cache.heads, heads = std::min(group, kQueries);
-    const std::int64_t parts = (group + heads - 1) / heads, rows = kQueries / heads;
+    const std::int64_t group = args.heads / cache.heads,
+                       floats = round_up(attend_floats(args.qk_dim, args.v_dim), 16);
+    // How a sequence is cut: by rows and heads that share a key, or, where those are few, by cache heads, as
+    // many in a task as leave a task for every thread: they lie side by side in memory.
+    struct Cut {
+      std::int64_t heads, parts, rows, cache_heads;
+      std::int64_t tasks(const SequenceRows& s, std::int64_t all) const {
+        return (s.new_tokens + rows - 1) / rows * ((all + cache_heads - 1) / cache_heads) * parts;
+      }
+    };
+    const auto count = static_cast<std::int64_t>(sequences.size());
+    const auto cut_of = [&](const SequenceRows& s) -> Cut {
+      const std::int64_t each = s.new_tokens * group;
+      if (each > 0 && each <= kFew) {
+        const std::int64_t pieces = threads.count() == 1 ? 1 : (4 * threads.count() + count - 1) / count;
+        return {group, 1, s.new_tokens,
+                std::clamp<std::int64_t>((cache.heads + pieces - 1) / pieces, 1, kQueries / each)};
+      }
+      const std::int64_t heads = std::min(group, kQueries);
+      return {heads, (group + heads - 1) / heads, kQueries / heads, 1};
+    };
     std::int64_t tasks = 0;
-    for (const auto& s : sequences) tasks += (s.new_tokens + rows - 1) / rows * cache.heads * parts;
+    for (const auto& s : sequences) tasks += cut_of(s).tasks(s, cache.heads);
     // As many workers as scratches; each takes the next task.
     const std::int64_t workers = std::min<std::int64_t>(threads.count(), tasks);
-    const std::int64_t floats = round_up(attend_floats(args.qk_dim, args.v_dim), 16);
     std::atomic<std::int64_t> next{0};
     threads.run(workers, [&](std::int64_t worker) {
       for (std::int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
         std::int64_t left = task;
         for (const auto& s : sequences) {
-          const std::int64_t here = (s.new_tokens + rows - 1) / rows * cache.heads * parts;
+          const Cut cut = cut_of(s);
+          const std::int64_t here = cut.tasks(s, cache.heads),
+                             across = (cache.heads + cut.cache_heads - 1) / cut.cache_heads;
           if (left >= here) {
             left -= here;
             continue;
@@ -225,11 +250,12 @@ class CpuKernels final : public SharedKernels {
           t.args = &args;
           t.cache = &cache;
           t.sequence = &s;
-          t.cache_head = left / parts % cache.heads;
-          t.first_row = left / parts / cache.heads * rows;
-          t.rows = std::min(rows, s.new_tokens - t.first_row);
-          t.first_head = t.cache_head * group + left % parts * heads;
-          t.heads = std::min(heads, group - left % parts * heads);
+          t.cache_head = left / cut.parts % across * cut.cache_heads;
+          t.cache_heads = std::min(cut.cache_heads, cache.heads - t.cache_head);
+          t.first_row = left / cut.parts / across * cut.rows;
+          t.rows = std::min(cut.rows, s.new_tokens - t.first_row);
+          t.first_head = t.cache_head * group + left % cut.parts * cut.heads;
+          t.heads = std::min(cut.heads, group - left % cut.parts * cut.heads);
           t.q = q;
           t.q_stride = q_stride;
           t.out = out;
@@ -255,7 +281,8 @@ const Kernels* cpu_kernels(const char* isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if ((wanted.empty() || wanted == "avx512-bf16") && avx512 && __builtin_cpu_supports("avx512bf16")) {
+  if ((wanted.empty() || wanted == "avx512-bf16") && avx512 && __builtin_cpu_supports("avx512bf16") &&
+      __builtin_cpu_supports("avx512vbmi")) {
     static const CpuKernels kernels(kAvx512Bf16Ops);
     return &kernels;
   }

@@ -112,6 +112,7 @@ class ReferenceKernels final : public SharedKernels {
   void attention(const AttentionArgs& a, const CacheLayer& cache, std::span<const SequenceRows> sequences,
                  const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                  std::byte* scratch, Threads&) const override {
+    const bool exact = cache.storage == Storage::kF32 || cache.storage == Storage::kF16;
     for (const auto& s : sequences) {
       auto* weights = reinterpret_cast<double*>(scratch);
       double* sums = weights + s.cached + s.new_tokens;
@@ -128,7 +129,8 @@ class ReferenceKernels final : public SharedKernels {
           for (std::int64_t t = first; t <= position; ++t) {
             read_cached(cache, false, cache_slot(cache, s.blocks, t, kv_head), vector);
             double score = 0;
-            for (std::int64_t i = 0; i < a.qk_dim; ++i) score += double{query[i]} * vector[i];
+            for (std::int64_t i = 0; i < a.qk_dim; ++i)
+              score += double{exact ? query[i] : round_to_bf16(query[i])} * vector[i];
             score *= a.scale;
             if (a.softcap != 0) score = a.softcap * std::tanh(score / a.softcap);
             weights[t] = score;

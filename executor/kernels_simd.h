@@ -2,9 +2,9 @@
 // each compiled from kernels_simd_loops.h with its own flags. Only plain data crosses this border, and the
 // files behind it instantiate nothing that the linker could share with code for older processors.
 //
-// Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2] (k padded to even
-// with zeros; kInt4 puts the two in a byte, the even one low). Scales come first: kInt8, kFp8 [tile][16],
-// kInt4 [tile][group][16].
+// Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2], k padded with zeros
+// to whole vectors of 64 bytes. kInt4 has words of 16 bits, [tile][k/8][16][2], that hold four steps of k/2
+// each, the first lowest. Scales come first: kInt8, kFp8 [tile][16], kInt4 [tile][group][16].
 #pragma once
 
 #include "executor/kernels.h"
@@ -15,7 +15,8 @@ inline constexpr std::int64_t kTile = 16;      // outputs
 inline constexpr std::int64_t kPanel = 64;     // outputs of a task
 inline constexpr std::int64_t kRowBlock = 96;  // rows that share an unpacked panel
 inline constexpr std::int64_t kKeyTile = 64;   // keys from position 0; decides attention's summation order
-inline constexpr std::int64_t kQueries = 64;   // queries (row and head) that share a tile of keys
+inline constexpr std::int64_t kQueries = 96;   // queries (row and head) of a task of attention
+inline constexpr std::int64_t kFew = 8;        // queries that share a key in decoding
 
 struct GemmTask {
   Storage storage = Storage::kF32;
@@ -35,8 +36,8 @@ struct AttendTask {
   const AttentionArgs* args = nullptr;
   const CacheLayer* cache = nullptr;
   const SequenceRows* sequence = nullptr;
-  std::int64_t cache_head = 0, first_row = 0, rows = 0, first_head = 0,
-               heads = 0;  // heads: of those that share
+  // `heads` query heads from first_head on share cache_head; the next `heads` share the next one, and so on.
+  std::int64_t cache_head = 0, cache_heads = 1, first_row = 0, rows = 0, first_head = 0, heads = 0;
   const float* q = nullptr;
   float* out = nullptr;
   std::int64_t q_stride = 0, out_stride = 0;
@@ -58,10 +59,12 @@ struct SimdOps {
                      float* y) = nullptr;
 };
 
-// Floats that attend() needs for itself.
+// Floats that attend() needs for itself. Dims are padded to what a vector of bf16 holds.
+inline constexpr std::int64_t kAttendPad = 32;
 inline constexpr std::int64_t attend_floats(std::int64_t qk_dim, std::int64_t v_dim) {
-  const std::int64_t d = (qk_dim + 15) / 16 * 16, v = (v_dim + 15) / 16 * 16;
-  return d * kKeyTile + kTile * d + v * kKeyTile + kQueries * (kKeyTile + v + d + 2) + 64;
+  const std::int64_t d = (qk_dim + kAttendPad - 1) / kAttendPad * kAttendPad,
+                     v = (v_dim + kAttendPad - 1) / kAttendPad * kAttendPad;
+  return (d + v) * kKeyTile + kQueries * (kKeyTile + v + d + kTile + 1);
 }
 
 #if defined(__x86_64__)

@@ -3,21 +3,11 @@
 
 #include <utility>
 
+#include "executor/kernels_simd_pairs.h"
 #include "executor/kernels_simd_vectors.h"
-#ifdef FORETOKEN_BF16_PAIRS
-#include <immintrin.h>
-#endif
 
 namespace foretoken {
 namespace {
-
-#ifdef FORETOKEN_BF16_PAIRS
-inline __attribute__((always_inline)) V multiply_pairs(V sum, V a, float b) {
-  return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(b), (__m512bh)(__m512)a);
-}
-#else
-inline V multiply_pairs(V sum, V, float) { return sum; }
-#endif
 
 enum class Into { kStore, kAdd, kAddScaled };
 
@@ -85,79 +75,109 @@ void micro_rows(int m, const float* x, Index x_stride, const float* panel, Index
 #undef FORETOKEN_MICRO
 }
 
+template <bool pairs, int wide>
+void multiply_tiles(Index rows, const float* x, Index x_stride, const float* panel, Index tile_stride,
+                    Index step_stride, Index steps, Into into, const float* scales, Index scale_stride,
+                    float* c, Index c_stride) {
+  for (Index r = 0; r < rows; r += kRows)
+    micro_rows<pairs, wide>(static_cast<int>(least(kRows, rows - r)), x + r * x_stride, x_stride, panel,
+                            tile_stride, step_stride, steps, into, scales, scale_stride, c + r * c_stride,
+                            c_stride);
+}
+
 template <bool pairs>
 void multiply(Index rows, Index tiles, const float* x, Index x_stride, const float* panel, Index tile_stride,
               Index step_stride, Index steps, Into into, const float* scales, Index scale_stride, float* c,
               Index c_stride) {
-  const Index wide = rows == 1 ? kWideOne : kWide;
   for (Index t = 0; t < tiles;) {
-    const bool full = t + wide <= tiles;
-    for (Index r = 0; r < rows; r += kRows) {
-      const int m = static_cast<int>(least(kRows, rows - r));
-      const float *xr = x + r * x_stride, *p = panel + t * tile_stride;
-      const float* s = scales ? scales + t * scale_stride : nullptr;
-      float* to = c + r * c_stride + t * kTile;
-      if (full && rows == 1)
-        micro<pairs, 1, kWideOne>(xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
-                                  c_stride);
-      else if (full)
-        micro_rows<pairs, kWide>(m, xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride,
-                                 to, c_stride);
-      else
-        micro_rows<pairs, 1>(m, xr, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
-                             c_stride);
+    const float *p = panel + t * tile_stride, *s = scales ? scales + t * scale_stride : nullptr;
+    float* to = c + t * kTile;
+    const auto with = [&](auto wide) {
+      multiply_tiles<pairs, wide.value>(rows, x, x_stride, p, tile_stride, step_stride, steps, into, s,
+                                        scale_stride, to, c_stride);
+      t += wide.value;
+    };
+    if (rows == 1 && t + kWideOne <= tiles) {
+      micro<pairs, 1, kWideOne>(x, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
+                                c_stride);
+      t += kWideOne;
+    } else if (t + kWide <= tiles) {
+      with(std::integral_constant<int, kWide>());
+    } else if (kLanes == 16 && t + 2 <= tiles) {
+      with(std::integral_constant < int, kLanes == 16 ? 2 : 1 > ());
+    } else {
+      with(std::integral_constant<int, 1>());
     }
-    t += full ? wide : 1;
   }
 }
 
-// Steps of two values [first, first + count) of a tile: to bf16 pairs [step][16], or to floats [2 step][16].
-template <bool pairs, class Low, class High>
-inline void put(U bits, float* to, Low low, High high) {
-  const V a = low(bits), b = high(bits);
-  if constexpr (pairs) {
-    store(to, as_float(as_bits(a) >> 16 | (as_bits(b) & 0xffff0000u)));
-  } else {
-    store(to, a);
-    store(to + kTile, b);
-  }
+// Two values of a step, as floats (not kInt4).
+template <Storage storage>
+inline __attribute__((always_inline)) U packed_values(const std::byte* tile, Index at) {
+  if constexpr (storage == Storage::kF16 || storage == Storage::kBf16)
+    return load<U>(tile + 4 * at);
+  else
+    return __builtin_convertvector(load<U16>(tile + 2 * at), U);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V first_value(U u) {
+  if constexpr (storage == Storage::kBf16) return as_float(u << 16);
+  if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
+  return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 24, V);
+}
+template <Storage storage>
+inline __attribute__((always_inline)) V second_value(U u) {
+  if constexpr (storage == Storage::kBf16) return as_float(u & 0xffff0000u);
+  if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
+  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
+  return __builtin_convertvector(reinterpret_cast<I>(u << 16) >> 24, V);
 }
 
+// A step of kInt4 in words of four: its even and its odd element.
+inline V even_nibble(U words, int step) {
+  return __builtin_convertvector(reinterpret_cast<I>(words << (28 - 4 * step)) >> 28, V);
+}
+inline V odd_nibble(U words, int step) {
+  return __builtin_convertvector(reinterpret_cast<I>(words << (12 - 4 * step)) >> 28, V);
+}
+
+// What is stored together is unpacked together: up to 3 steps beyond `count` are written too.
 template <bool pairs, Storage storage>
 void unpack_as(const std::byte* tile, Index first, Index count, float* out) {
-  for (Index s = 0; s < count; ++s)
-    for (int j = 0; j < kTile; j += kLanes) {
-      const Index at = (first + s) * kTile + j;
-      float* to = out + (pairs ? s : 2 * s) * kTile + j;
-      switch (storage) {
-        case Storage::kBf16:
-          put<pairs>(
-              load<U>(tile + 4 * at), to, [](U u) { return as_float(u << 16); },
-              [](U u) { return as_float(u & 0xffff0000u); });
-          break;
-        case Storage::kF16:
-          put<pairs>(
-              load<U>(tile + 4 * at), to, [](U u) { return from_f16(u & 0xffffu); },
-              [](U u) { return from_f16(u >> 16); });
-          break;
-        case Storage::kFp8:
-          put<pairs>(
-              __builtin_convertvector(load<U16>(tile + 2 * at), U), to,
-              [](U u) { return from_fp8(u & 0xffu); }, [](U u) { return from_fp8(u >> 8); });
-          break;
-        case Storage::kInt8:
-          put<pairs>(
-              __builtin_convertvector(load<U16>(tile + 2 * at), U), to,
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 24, V); },
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 16) >> 24, V); });
-          break;
-        default:
-          put<pairs>(
-              __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U), to,
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 28) >> 28, V); },
-              [](U u) { return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 28, V); });
-      }
+  constexpr bool bytes = storage == Storage::kInt8 || storage == Storage::kFp8;
+  if constexpr (pairs && bytes) {
+    for (Index s = 0; s < count; s += 2) {
+      V w[2];
+      bytes_to_halves<storage>(tile + (first + s) * 2 * kTile, w);
+      store(out + s * kTile, w[0]);
+      store(out + (s + 1) * kTile, w[1]);
     }
+  } else if constexpr (storage == Storage::kInt4) {
+    for (Index s = 0; s < count; s += 4)
+      for (int j = 0; j < kTile; j += kLanes) {
+        const U words = load<U>(tile + ((first + s) / 4 * kTile + j) * 4);
+        if constexpr (pairs) {
+          store(out + s * kTile, nibbles<0>(as_float(words)));
+          store(out + (s + 1) * kTile, nibbles<1>(as_float(words)));
+          store(out + (s + 2) * kTile, nibbles<2>(as_float(words)));
+          store(out + (s + 3) * kTile, nibbles<3>(as_float(words)));
+        } else {
+          for (int t = 0; t < 4; ++t) {
+            store(out + 2 * (s + t) * kTile + j, even_nibble(words, t));
+            store(out + (2 * (s + t) + 1) * kTile + j, odd_nibble(words, t));
+          }
+        }
+      }
+  } else {
+    for (Index s = 0; s < count; ++s)
+      for (int j = 0; j < kTile; j += kLanes) {
+        float* to = out + 2 * s * kTile + j;
+        const U u = packed_values<storage>(tile, (first + s) * kTile + j);
+        store(to, first_value<storage>(u));
+        store(to + kTile, second_value<storage>(u));
+      }
+  }
 }
 
 template <bool pairs>
@@ -193,93 +213,111 @@ void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
   }
 }
 
-// Two values of a step, as floats.
-template <Storage storage>
-inline __attribute__((always_inline)) U packed_values(const std::byte* tile, Index at) {
-  if constexpr (storage == Storage::kF16)
-    return load<U>(tile + 4 * at);
-  else if constexpr (storage == Storage::kInt4)  // by way of 16 bits, which compilers do in one step each
-    return __builtin_convertvector(__builtin_convertvector(load<U8>(tile + at), U16), U);
-  else
-    return __builtin_convertvector(load<U16>(tile + 2 * at), U);
-}
-template <Storage storage>
-inline __attribute__((always_inline)) V first_value(U u) {
-  if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
-  constexpr int kShift = storage == Storage::kInt4 ? 28 : 24;
-  return __builtin_convertvector(reinterpret_cast<I>(u << kShift) >> kShift, V);
-}
-template <Storage storage>
-inline __attribute__((always_inline)) V second_value(U u) {
-  if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
-  constexpr int kLeft = storage == Storage::kInt4 ? 24 : 16, kRight = storage == Storage::kInt4 ? 28 : 24;
-  return __builtin_convertvector(reinterpret_cast<I>(u << kLeft) >> kRight, V);
-}
-
-// One row of x: weights go from their storage to the sums without a panel in between, in the panel's order.
-template <bool pairs, Storage storage, int tiles>
-void one_row(const GemmTask& t, Index tile, float* c) {
+// A few rows of x: weights go from their storage to the sums without a panel in between, in the panel's
+// order.
+template <bool pairs, Storage storage, int tiles, int M>
+void few_rows(const GemmTask& t, Index row, Index tile, float* c) {
   constexpr int per = 16 / kLanes, N = tiles * per;
   constexpr bool grouped = storage == Storage::kInt4;
-  const auto* x = static_cast<const float*>(t.x);
+  constexpr int together = grouped ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
+  const auto* x = static_cast<const float*>(t.x) + row * t.x_stride;
   const Index groups = (t.k + kInt4Group - 1) / kInt4Group, depth = grouped ? kInt4Group : t.k;
-  V total[N];
+  V total[M][N] = {}, sums[M][N] = {};
+  const auto add = [&](Index s, Index end, auto whole) {  // whole: no step is beyond the end
 #pragma GCC unroll 16
-  for (int j = 0; j < N; ++j) total[j] = V{};
-  for (Index k = 0; k < t.k; k += depth) {
-    const Index end = least(t.k, k + depth);
-    V sums[N];
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) sums[j] = V{};
-    for (Index s = k / 2; s < (end + 1) / 2; ++s) {
-#pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) {
-        const U u = packed_values<storage>(t.elements + (tile + j / per) * t.tile_bytes,
-                                           s * kTile + (j % per) * kLanes);
-        const V a = first_value<storage>(u), b = second_value<storage>(u);
-        if constexpr (pairs) {
-          sums[j] = multiply_pairs(sums[j], as_float(as_bits(a) >> 16 | (as_bits(b) & 0xffff0000u)), x[s]);
-        } else {
-          sums[j] += a * x[2 * s];
-          if (2 * s + 1 < end) sums[j] += b * x[2 * s + 1];
+    for (int j = 0; j < N; ++j) {
+      const std::byte* elements = t.elements + (tile + j / per) * t.tile_bytes;
+      const int lane = (j % per) * kLanes;
+      V w[pairs ? together : 2 * together];
+      if constexpr (pairs && grouped) {
+        const V words = load<V>(elements + s / 4 * kTile * 4);
+        w[0] = nibbles<0>(words), w[1] = nibbles<1>(words), w[2] = nibbles<2>(words),
+        w[3] = nibbles<3>(words);
+      } else if constexpr (pairs) {
+        bytes_to_halves<storage>(elements + s * kTile * 2, w);
+      } else if constexpr (grouped) {
+        const U words = load<U>(elements + (s / 4 * kTile + lane) * 4);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) w[2 * i] = even_nibble(words, i), w[2 * i + 1] = odd_nibble(words, i);
+      } else {
+        const U u = packed_values<storage>(elements, s * kTile + lane);
+        w[0] = first_value<storage>(u), w[1] = second_value<storage>(u);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < together; ++i) {
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+          const float* row_of_x = x + m * t.x_stride;
+          // Zeros beyond the end, not a condition: compilers would round products apart from their sums.
+          const auto at = [&](Index unit, Index element) {
+            return whole.value || element < end ? row_of_x[unit] : 0.0f;
+          };
+          const Index element = 2 * (s + i);
+          if constexpr (pairs) {
+            sums[m][j] = multiply_pairs(sums[m][j], w[i], at(s + i, element));
+          } else {
+            sums[m][j] += w[2 * i] * at(element, element);
+            sums[m][j] += w[2 * i + 1] * at(element + 1, element + 1);
+          }
         }
       }
     }
+  };
+  for (Index k = 0; k < t.k; k += depth) {
+    const Index end = least(t.k, k + depth);
+    Index s = k / 2;
+    for (; 2 * (s + together) <= end; s += together) add(s, end, std::true_type());
+    for (; 2 * s < end; s += together) add(s, end, std::false_type());
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) {
-      if constexpr (grouped)
-        total[j] =
-            total[j] + sums[j] * load<V>(t.scales + ((tile + j / per) * groups + k / kInt4Group) * kTile +
-                                         (j % per) * kLanes);
-      else
-        total[j] = sums[j];
-    }
+      for (int j = 0; j < N; ++j) {
+        if constexpr (grouped) {
+          const Index scale = (tile + j / per) * groups + k / kInt4Group;
+          total[m][j] = total[m][j] + sums[m][j] * load<V>(t.scales + scale * kTile + (j % per) * kLanes);
+          sums[m][j] = V{};
+        } else {
+          total[m][j] = sums[m][j];
+        }
+      }
   }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-  for (int j = 0; j < N; ++j) store(c + (tile + j / per) * kTile + (j % per) * kLanes, total[j]);
+    for (int j = 0; j < N; ++j)
+      store(c + m * kPanel + (tile + j / per) * kTile + (j % per) * kLanes, total[m][j]);
 }
 
-template <bool pairs, Storage storage>
-void one_row_of(const GemmTask& t, float* c) {
+template <bool pairs, Storage storage, int M>
+void few_rows_of(const GemmTask& t, Index row, float* c) {
   constexpr int kAtOnce = kLanes == 16 ? 4 : 1;
   Index tile = 0;
-  for (; tile + kAtOnce <= t.tiles; tile += kAtOnce) one_row<pairs, storage, kAtOnce>(t, tile, c);
-  for (; tile < t.tiles; ++tile) one_row<pairs, storage, 1>(t, tile, c);
+  for (; tile + kAtOnce <= t.tiles; tile += kAtOnce) few_rows<pairs, storage, kAtOnce, M>(t, row, tile, c);
+  for (; tile < t.tiles; ++tile) few_rows<pairs, storage, 1, M>(t, row, tile, c);
 }
 
-void one_row(const GemmTask& t, float* c) {
+template <int M>
+void few_rows_of(const GemmTask& t, Index row, float* c) {
   switch (t.storage) {
     case Storage::kF16:
-      return one_row_of<false, Storage::kF16>(t, c);
+      return few_rows_of<false, Storage::kF16, M>(t, row, c);
     case Storage::kFp8:
-      return one_row_of<kPairs, Storage::kFp8>(t, c);
+      return few_rows_of<kPairs, Storage::kFp8, M>(t, row, c);
     case Storage::kInt8:
-      return one_row_of<kPairs, Storage::kInt8>(t, c);
+      return few_rows_of<kPairs, Storage::kInt8, M>(t, row, c);
     default:
-      return one_row_of<kPairs, Storage::kInt4>(t, c);
+      return few_rows_of<kPairs, Storage::kInt4, M>(t, row, c);
   }
+}
+
+constexpr Index kFewRows = kLanes == 16 ? 8 : 2;  // unpacked anew for at most 4 of them
+
+void few_rows(const GemmTask& t, float* c) {
+  Index row = 0;
+  if constexpr (kFewRows >= 4)
+    for (; row + 4 <= t.rows; row += 4) few_rows_of<4>(t, row, c + row * kPanel);
+  for (; row + 2 <= t.rows; row += 2) few_rows_of<2>(t, row, c + row * kPanel);
+  if (row < t.rows) few_rows_of<1>(t, row, c + row * kPanel);
 }
 
 void gemm(const GemmTask& t) {
@@ -301,8 +339,8 @@ void gemm(const GemmTask& t) {
           multiply<false>(rows, t.tiles, x, t.x_stride, w, stride, kTile, depth, Into::kAdd, nullptr, 0, c,
                           kPanel);
       }
-    } else if (t.rows == 1 && t.storage != Storage::kBf16) {
-      one_row(t, c);
+    } else if (t.rows <= kFewRows && t.storage != Storage::kBf16) {
+      few_rows(t, c);
     } else if (t.storage == Storage::kF16) {
       unpack_and_multiply<false>(t, row, rows, c);
     } else {

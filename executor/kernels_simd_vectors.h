@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "executor/kernels_simd.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace foretoken {
 namespace {
@@ -42,12 +46,35 @@ inline __attribute__((always_inline)) void store(void* to, T value) {
 }
 inline V as_float(U bits) { return reinterpret_cast<V>(bits); }
 inline U as_bits(V value) { return reinterpret_cast<U>(value); }
+// kLanes bytes from memory, each in a lane: what compilers make of a conversion of vectors is slow.
+inline __attribute__((always_inline)) U bytes_at(const std::byte* from) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    return (U)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+  if constexpr (kLanes == 8)
+    return (U)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#endif
+  return __builtin_convertvector(load<U8>(from), U);
+}
+inline __attribute__((always_inline)) V signed_bytes_at(const std::byte* from) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    return (V)_mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  if constexpr (kLanes == 8)
+    return (V)_mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#endif
+  return __builtin_convertvector(load<S8>(from), V);
+}
 inline V all(float value) { return value - V{}; }
 inline V choose(I mask, V a, V b) {
   return reinterpret_cast<V>((mask & reinterpret_cast<I>(a)) | (~mask & reinterpret_cast<I>(b)));
 }
-inline V larger(V a, V b) { return choose(a > b, a, b); }
-inline V smaller(V a, V b) { return choose(a < b, a, b); }
+inline V larger(V a, V b) { return a > b ? a : b; }
+inline V smaller(V a, V b) { return a < b ? a : b; }
 inline Index least(Index a, Index b) { return a < b ? a : b; }
 inline Index most(Index a, Index b) { return a > b ? a : b; }
 inline float sum(V v) {
@@ -57,11 +84,15 @@ inline float sum(V v) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
 }
-inline float largest(V v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+template <int step, int... l>
+inline __attribute__((always_inline)) V largest_of(V v, std::integer_sequence<int, l...> lanes) {
+  if constexpr (step == kLanes)
+    return v;
+  else
+    return largest_of<2 * step>(larger(v, __builtin_shuffle(v, I{(l ^ step)...})), lanes);
 }
+// The largest lane in all lanes.
+inline V largest_everywhere(V v) { return largest_of<1>(v, std::make_integer_sequence<int, kLanes>{}); }
 
 // e^x to 2 units in the last place (Cephes' expf); 0 below -87.
 inline V exponential(V x) {
@@ -79,6 +110,19 @@ inline V exponential(V x) {
   p = p * r * r + r + 1.0f;
   const I power = (__builtin_convertvector(n, I) + 127) << 23;
   return choose(x < -87.3f, V{}, p * reinterpret_cast<V>(power));
+}
+// 2^x within 2e-7 of its value; 0 below -126.
+inline V power_of_two(V x) {
+  const V clamped = larger(x, all(-127.0f));
+  const V shifted = clamped + 12582912.0f;  // 1.5 x 2^23: rounds, and leaves the integer in the lowest bits
+  const V r = clamped - (shifted - 12582912.0f);
+  V p = all(1.3264727e-3f);
+  p = p * r + 9.671513e-3f;
+  p = p * r + 5.5507336e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.931470e-1f;
+  p = p * r + 1.0f;
+  return choose(x < -126.0f, V{}, as_float(as_bits(p) + (as_bits(shifted) << 23)));
 }
 inline V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
 inline V hyperbolic_tangent(V x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }

@@ -70,7 +70,10 @@ void compare(const Kernels& kernels, const AttentionArgs& args, std::int64_t kv_
   Cache mine(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 1);
   Cache theirs(storage, block, kv_heads, args.qk_dim, latent ? 0 : args.v_dim, count, 2);
   const auto got = attend(kernels, args, mine, p.q, p.k, p.v, {tokens}, threads);
-  EXPECT_LT(distance(got, attend(reference_kernels(), args, theirs, p.q, p.k, p.v, {tokens}, threads)), 5e-6);
+  // Weights of the softmax that are rounded to bf16 differ from the reference's by up to 2^-9.
+  const bool exact = storage == Storage::kF32 || storage == Storage::kF16;
+  EXPECT_LT(distance(got, attend(reference_kernels(), args, theirs, p.q, p.k, p.v, {tokens}, threads)),
+            exact ? 5e-6 : 2.5e-3);
   // One token at a time, and in uneven pieces over other blocks, with other threads.
   std::vector<std::int64_t> singly(static_cast<std::size_t>(tokens));
   std::iota(singly.begin(), singly.end(), 1);
@@ -93,11 +96,33 @@ TEST_P(EverySet, AttentionOfEveryHeadSize) {
 TEST_P(EverySet, AttentionOfEveryStorage) {
   for (const auto storage : {Storage::kBf16, Storage::kF16, Storage::kInt8, Storage::kFp8})
     for (const std::int64_t kv_heads : {1, 3, 6})
-      compare(*kernels, {6, 72, 40, 0.12f}, kv_heads, storage, 5, 150, false);
+      for (const int block : {5, 16})
+        compare(*kernels, {6, 72, 40, 0.12f}, kv_heads, storage, block, 150, false);
+}
+
+TEST_P(EverySet, AttentionOfEveryGroup) {
+  // Query heads that share a key: few (decoding reads several heads of the cache at a time) and many; blocks
+  // that hold a part of a tile of keys, one, and several.
+  for (const std::int64_t group : {1, 3, 4, 8, 9})
+    compare(*kernels, {5 * group, 64, 64, 0.125f}, 5, Storage::kBf16, 16, 81, false);
+  for (const auto storage : {Storage::kBf16, Storage::kF32, Storage::kFp8})
+    for (const int block : {64, 128}) compare(*kernels, {20, 64, 64, 0.125f}, 5, storage, block, 131, false);
 }
 
 TEST_P(EverySet, LatentAttention) {
-  compare(*kernels, {70, 576, 512, 0.07f}, 1, Storage::kBf16, 16, 67, true);
+  for (const std::int64_t heads : {6, 70})
+    for (const auto storage : {Storage::kBf16, Storage::kInt8})
+      compare(*kernels, {heads, 576, 512, 0.07f}, 1, storage, 16, 67, true);
+}
+
+TEST_P(EverySet, WindowsOfRoundedCaches) {
+  for (const auto storage : {Storage::kBf16, Storage::kInt8})
+    for (const bool chunked : {false, true}) {
+      AttentionArgs args{8, 64, 64, 0.125f};
+      args.window = 70;
+      args.chunked = chunked;
+      compare(*kernels, args, 2, storage, 16, 203, false);
+    }
 }
 
 TEST_P(EverySet, WindowsChunksSinksAndSoftcap) {

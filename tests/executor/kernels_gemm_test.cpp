@@ -43,7 +43,8 @@ const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,
 TEST_P(EverySet, ProductsAreTheReferences) {
   Threads threads(2);
   const std::int64_t shapes[][3] = {{1, 1, 1},      {1, 17, 33},   {3, 64, 128},
-                                    {17, 100, 301}, {5, 200, 640}, {130, 70, 257}};
+                                    {17, 100, 301}, {5, 200, 640}, {130, 70, 257},
+                                    {2, 130, 131},  {4, 65, 390},  {8, 64, 1029}};
   for (const auto storage : kAll)
     for (const auto& [m, n, k] : shapes) {
       SCOPED_TRACE(testing::Message()
@@ -74,21 +75,23 @@ TEST_P(EverySet, ProductsAreTheReferences) {
 
 TEST_P(EverySet, ProductsOfARowDoNotDependOnOthers) {
   Threads one(1), two(2), three(3);
-  const std::int64_t m = 211, n = 150, k = 1300;
-  const auto w = normal(static_cast<std::size_t>(n * k), 5), x = normal(static_cast<std::size_t>(m * k), 6);
-  for (const auto storage : kAll) {
-    Packed p(*kernels, storage, n, k, w);
-    const auto whole = product(*kernels, p.matrix, x, m, nullptr, nullptr, one);
-    EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, two)));
-    EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, three)));
-    for (const std::int64_t count : {1, 2, 3, 4, 5, 6, 97})
-      for (const std::int64_t first : {0, 50, 113}) {
-        const Floats part(x.begin() + first * k, x.begin() + (first + count) * k);
-        const Floats expected(whole.begin() + first * n, whole.begin() + (first + count) * n);
-        EXPECT_TRUE(same_bits(expected, product(*kernels, p.matrix, part, count, nullptr, nullptr, two)))
-            << "storage " << static_cast<int>(storage) << ", " << count << " rows from " << first;
-      }
-  }
+  const std::int64_t m = 211, n = 150;
+  for (const std::int64_t k : {1300, 515, 250, 127})
+    for (const auto storage : kAll) {
+      const auto w = normal(static_cast<std::size_t>(n * k), 5),
+                 x = normal(static_cast<std::size_t>(m * k), 6);
+      Packed p(*kernels, storage, n, k, w);
+      const auto whole = product(*kernels, p.matrix, x, m, nullptr, nullptr, one);
+      EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, two)));
+      EXPECT_TRUE(same_bits(whole, product(*kernels, p.matrix, x, m, nullptr, nullptr, three)));
+      for (const std::int64_t count : {1, 2, 3, 4, 5, 6, 7, 8, 9, 97})
+        for (const std::int64_t first : {0, 50, 113}) {
+          const Floats part(x.begin() + first * k, x.begin() + (first + count) * k);
+          const Floats expected(whole.begin() + first * n, whole.begin() + (first + count) * n);
+          EXPECT_TRUE(same_bits(expected, product(*kernels, p.matrix, part, count, nullptr, nullptr, two)))
+              << "storage " << static_cast<int>(storage) << ", " << count << " rows from " << first;
+        }
+    }
 }
 
 FORETOKEN_EVERY_SET();
