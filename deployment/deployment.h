@@ -40,6 +40,8 @@ struct MemoryPlan {
   std::int64_t num_gpu_blocks = 0;   // one of them is the null block
   std::int64_t kv_cache_tokens = 0;  // (num_gpu_blocks - 1) x block_size
   int block_size = 16;
+  std::int64_t num_host_blocks = 0;  // in each device's swap space
+  double host_bytes = 0;             // of host memory, for each device
   bool fits = false;
   std::string reason;  // why not: "weights need 131.4 GiB, 129.6 GiB usable"
 };
@@ -54,6 +56,7 @@ struct Deployment {
   Precision precision;
   Fusion fusion;
   Mapping mapping;
+  bool shares_host_memory = false;  // a processor: its memory is that of its host
   MemoryPlan memory;
   SchedulerConfig scheduler;
   std::vector<std::int64_t> graph_sizes;  // empty: eager
@@ -113,6 +116,7 @@ struct MemoryLimits {
   std::int64_t reference_tokens = 0;         // 0: max_model_len
   std::int64_t captured_graphs = 0;          // counted against the budget; 0: none or not counted
   std::int64_t num_gpu_blocks_override = 0;  // 0: none
+  double shared_bytes = 0;                   // of host memory, where it is the device's own
 };
 MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const Precision& precision,
                        Bytes device_memory, const MemoryLimits& limits);

@@ -99,7 +99,7 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
                                      sampled > 0 ? sampler : 0.0);
   const double outside = kNonTorch + (ranks > 1 ? kCommunication : 0);
   m.overhead_bytes = outside + rotary_table_bytes(model, precision) +
-                     kCapturedGraph * static_cast<double>(limits.captured_graphs);
+                     kCapturedGraph * static_cast<double>(limits.captured_graphs) + limits.shared_bytes;
   share_memory(m, limits, outside);
 
   // Windowed layers stop growing and constant states never grow: a block is charged the average at the length

@@ -179,6 +179,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.watermark = e.watermark.value_or(0);
   s.num_blocks = d.memory.num_gpu_blocks;
   s.block_size = static_cast<int>(*e.block_size);
+  s.num_host_blocks = d.memory.num_host_blocks;
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
@@ -273,7 +274,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scenario = scenario;
   d.model = model;
   d.device = device;
-  if (const auto& host = scenario.hardware.host_memory; host && !(device.memory.value > 0))
+  d.shares_host_memory = !(device.memory.value > 0);
+  if (const auto& host = scenario.hardware.host_memory; host && d.shares_host_memory)
     d.device.memory = parse_bytes(*host, where + "/hardware/host_memory") /
                       static_cast<double>(scenario.hardware.devices_per_node);
   if (!(d.device.memory.value > 0))
@@ -328,6 +330,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scenario.cluster.replicas = d.mapping.replicas;
   if (!d.scenario.hardware.count) d.scenario.hardware.count = d.mapping.devices();
   d.graph_sizes = *e.cuda_graph_sizes;
+  read_swap(d, where);
 
   MemoryLimits limits;
   limits.rule = d.behavior.memory_rule;
@@ -347,8 +350,12 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.captured_graphs =
       d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
   limits.num_gpu_blocks_override = e.num_gpu_blocks_override.value_or(0);
+  if (d.shares_host_memory && e.preemption_mode.value_or("") == "swap")
+    limits.shared_bytes = *e.swap_space_gib * kGiB;
   d.memory = plan_memory(model, d.mapping, d.precision, d.device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
+  plan_host_memory(d);
+  if (auto verdict = host_memory_verdict(d, where)) return std::move(*verdict);
 
   if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
     fill_running_requests(e, d.memory.kv_cache_tokens);

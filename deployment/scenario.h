@@ -22,6 +22,8 @@ inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outsta
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
+inline constexpr std::string_view kPreemptionNames[] = {"recompute", "swap"};
+
 inline constexpr std::string_view kSchedulePolicyNames[] = {"fcfs", "lpm"};
 inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict", "max_utilization",
                                                             "static_batch"};
@@ -32,7 +34,8 @@ struct HardwareConfig {
   std::optional<std::int64_t> count;  // default: what one replica takes x replicas
   std::int64_t devices_per_node = 8;
   std::optional<double> usd_per_device_hour;
-  std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory;  // with units
+  std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory,
+      host_link_bandwidth;  // with units
 };
 template <>
 inline constexpr auto fields_of<HardwareConfig> = std::tuple{
@@ -45,7 +48,10 @@ inline constexpr auto fields_of<HardwareConfig> = std::tuple{
           "link inside a node, one direction a device, such as \"450 GB/s\" (default: the database)"),
     field("network_bandwidth", &HardwareConfig::network_bandwidth,
           "link between nodes, one direction a device, such as \"50 GB/s\" (default: the database)"),
-    field("host_memory", &HardwareConfig::host_memory, "host memory of a node, such as \"2 TiB\"")};
+    field("host_memory", &HardwareConfig::host_memory, "host memory of a node, such as \"2 TiB\""),
+    field(
+        "host_link_bandwidth", &HardwareConfig::host_link_bandwidth,
+        "link between a device and host memory, one direction, such as \"64 GB/s\" (default: the database)")};
 
 // Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
 struct HostTimes {
@@ -102,9 +108,10 @@ struct EngineSection {
   std::optional<std::int64_t> batch_wait_timeout_iters;
   std::optional<double> batch_wait_max_tokens_ratio;
   HostTimes host_times;
+  std::optional<std::string> preemption_mode;
+  std::optional<double> swap_space_gib;
   // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming,
-      lora, kv_tiers;
+  RawJson speculative_config, kv_layout, cpu_offload_gib, layer_streaming, lora, kv_tiers;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -192,10 +199,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding (not modelled yet)"),
     field("preemption_mode", &EngineSection::preemption_mode,
-          "recompute or swap (only recompute is modelled)"),
+          "what a sequence that is preempted for want of KV blocks does with them (default: recompute)",
+          one_of(kPreemptionNames)),
     field("kv_layout", &EngineSection::kv_layout, "paged or contiguous (only paged is modelled)"),
     field("swap_space_gib", &EngineSection::swap_space_gib,
-          "host memory for swapped blocks (not modelled yet)"),
+          "host memory of each device for swapped blocks, in GiB (default with swap: 4)", at_least(0)),
     field("cpu_offload_gib", &EngineSection::cpu_offload_gib,
           "weights kept in host memory (not modelled yet)"),
     field("layer_streaming", &EngineSection::layer_streaming, "layers streamed from host (not modelled yet)"),

@@ -38,6 +38,9 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
   w.sampled_rows = batch.sampled_rows;
   w.padded_tokens = padded_rows(batch.tokens(), batch.prefill.empty(), deployment);
   w.group_tokens = group_tokens;
+  const std::int64_t block = deployment.memory.block_size;
+  w.swap_out_tokens = static_cast<std::int64_t>(batch.swap_out.size()) * block;
+  w.swap_in_tokens = static_cast<std::int64_t>(batch.swap_in.size()) * block;
   return w;
 }
 

@@ -83,6 +83,7 @@ Layout layout_of(const Deployment& deployment) {
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
+  l.num_host_blocks = s.num_host_blocks;
   l.max_tokens =
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;

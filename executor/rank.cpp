@@ -135,7 +135,8 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
   cache_memory_ = Arena(needed.cache);
   Loader loader(model, checkpoint, kernels, &weights_);
   load(loader);
-  allocate_cache(model, &cache_memory_);
+  allocate_cache(model, layout.num_blocks, &cache_memory_, cache_);
+  allocate_cache(model, layout.num_host_blocks, &cache_memory_, host_cache_);
 }
 
 Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
@@ -143,7 +144,8 @@ Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, 
   Rank plan(layout, index);
   Loader loader(model, checkpoint, kernels, nullptr);
   plan.load(loader);
-  return {loader.bytes(), plan.allocate_cache(model, nullptr)};
+  return {loader.bytes(), plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_) +
+                              plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_)};
 }
 
 void Rank::load(Loader& in) {
@@ -247,11 +249,12 @@ void Rank::load_latent(Loader& in, const MlaAttention& a, std::int64_t l, LayerW
   }
 }
 
-std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
+std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Arena* arena,
+                                 std::vector<CacheLayer>& cache) const {
   std::size_t bytes = 0;
-  cache_.assign(static_cast<std::size_t>(m.num_layers), {});
+  cache.assign(static_cast<std::size_t>(m.num_layers), {});
   for (std::int64_t l = 0; l < m.num_layers; ++l) {
-    CacheLayer& c = cache_[static_cast<std::size_t>(l)];
+    CacheLayer& c = cache[static_cast<std::size_t>(l)];
     const LayerKind& kind = m.kinds[m.layers[static_cast<std::size_t>(l)]];
     c.storage = layout_.cache, c.block_size = layout_.block_size;
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
@@ -261,7 +264,7 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
     } else {
       continue;
     }
-    const std::int64_t entries = layout_.num_blocks * c.heads * layout_.block_size;
+    const std::int64_t entries = blocks * c.heads * layout_.block_size;
     const auto take = [&](std::size_t size) {
       bytes += Arena::padded(size);
       return arena && size > 0 ? arena->bytes(size) : nullptr;
@@ -276,6 +279,27 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
     c.value_scales = scales(c.v_dim > 0);
   }
   return bytes;
+}
+
+// Heads and tokens of a block lie together, so that each of its parts is one piece.
+void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
+                const std::vector<CacheLayer>& to) {
+  for (std::size_t l = 0; l < from.size(); ++l) {
+    const CacheLayer &a = from[l], &b = to[l];
+    const std::int64_t entries = a.heads * a.block_size;
+    const auto part = [&](const void* source, void* target, std::size_t size) {
+      if (source == nullptr || size == 0) return;
+      for (const BlockCopy& block : blocks)
+        std::memcpy(static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
+                    static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size,
+                    size);
+    };
+    const std::size_t scales = static_cast<std::size_t>(entries) * sizeof(float);
+    part(a.keys, b.keys, cache_bytes(a.storage, entries * a.k_dim));
+    part(a.values, b.values, cache_bytes(a.storage, entries * a.v_dim));
+    part(a.key_scales, b.key_scales, scales);
+    part(a.value_scales, b.value_scales, scales);
+  }
 }
 
 }  // namespace foretoken

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
 #include "model/operators.h"
+#include "serving/backend.h"
 
 namespace foretoken {
 
@@ -23,9 +25,10 @@ struct Layout {
   Storage cache = Storage::kBf16;
   int block_size = 16;
   std::int64_t num_blocks = 1;
-  std::int64_t max_tokens = 1;     // rows of a step
-  std::int64_t max_sequences = 1;  // of a step
-  std::int64_t max_length = 1;     // tokens of a sequence
+  std::int64_t num_host_blocks = 0;  // that blocks are swapped to
+  std::int64_t max_tokens = 1;       // rows of a step
+  std::int64_t max_sequences = 1;    // of a step
+  std::int64_t max_length = 1;       // tokens of a sequence
 };
 
 // A matrix with the bias of its outputs.
@@ -66,6 +69,9 @@ class Rank {
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
+  // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
+  void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
+  void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
   const Linear& lm_head() const { return lm_head_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {
@@ -86,7 +92,11 @@ class Rank {
   Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
   void load(Loader& in);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
-  std::size_t allocate_cache(const ModelConfig& model, Arena* arena);  // bytes that it takes
+  // The cache of `blocks` blocks; gives the bytes that it takes.
+  std::size_t allocate_cache(const ModelConfig& model, std::int64_t blocks, Arena* arena,
+                             std::vector<CacheLayer>& cache) const;
+  static void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
+                   const std::vector<CacheLayer>& to);
   static Slice slice(std::int64_t all, int part, int parts) {
     const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
     return {first, std::min(each, all - first)};
@@ -96,7 +106,7 @@ class Rank {
   int index_;
   Arena weights_, cache_memory_;
   std::vector<LayerWeights> layers_;
-  std::vector<CacheLayer> cache_;
+  std::vector<CacheLayer> cache_, host_cache_;
   Linear lm_head_;
 };
 

@@ -70,6 +70,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
   }
   asked.padded_tokens = rows;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
+  asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
+  asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
   Shard shard;
   shard.tensor_parallel = layout.ranks;
   shard.expert_parallel = layout.expert_parallel;
@@ -177,8 +179,9 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
   return bytes;
 }
 
-std::span<const float> Transformer::step(std::span<const StepSequence> sequences) {
+std::span<const float> Transformer::step(std::span<const StepSequence> sequences, const Swaps& swaps) {
   State& s = *state_;
+  s.swaps = swaps;
   s.prepare(sequences);
   s.execute();
   return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};

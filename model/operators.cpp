@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "model/kv_cache.h"
 #include "model/op_builder.h"
 
 namespace foretoken {
@@ -164,6 +165,10 @@ OpList OpBuilder::build() {
   const double h = d(model_.hidden);
   const bool embeds = shard_.has_embedding && first == 0;
   const bool heads = shard_.has_head && last == static_cast<int>(model_.num_layers);
+  const double cached = kv_bytes_per_token(model_, shard_, precision_.kv);
+  if (work_.swap_out_tokens > 0)
+    add("swap_out", CopyShape{d(work_.swap_out_tokens) * cached}, OpScope::kSwap);
+  if (work_.swap_in_tokens > 0) add("swap_in", CopyShape{d(work_.swap_in_tokens) * cached}, OpScope::kSwap);
   if (rows_ <= 0) return std::move(list_);
   if (embeds) {
     elementwise("embedding", rows_, (model_.position_table > 0 ? 3 : 2) * h, 0);

@@ -306,13 +306,22 @@ TokenCounts Engine::counts() const {
     sum.discarded += c.discarded;
     sum.queried += c.queried;
     sum.hit += c.hit;
+    sum.swapped_out += c.swapped_out;
+    sum.swapped_in += c.swapped_in;
   }
   return sum;
 }
 
 bool Engine::all_blocks_free() const {
-  return std::all_of(ranks_.begin(), ranks_.end(),
-                     [](const auto& rank) { return rank->scheduler->kv_used() == 0; });
+  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) {
+    return rank->scheduler->kv_used() == 0 && rank->scheduler->host_blocks() == 0;
+  });
+}
+
+std::int64_t Engine::peak_host_blocks() const {
+  std::int64_t most = 0;
+  for (const auto& rank : ranks_) most = std::max(most, rank->scheduler->peak_host_blocks());
+  return most;
 }
 
 }  // namespace foretoken

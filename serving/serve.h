@@ -62,6 +62,9 @@ struct SchedulerConfig {
   double watermark = 0.0;           // share of blocks kept free at admission
   std::int64_t num_blocks = 0;      // the pool, null block included
   int block_size = 16;
+  // preemption_mode "swap": host memory for the blocks of preempted sequences, which are copied back before
+  // they go on; who finds no room there is computed again. 0: all are. vLLM V0's rule.
+  std::int64_t num_host_blocks = 0;
   bool caches_tokens = true;  // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;     // batches in flight
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
@@ -104,6 +107,8 @@ struct ServeResult {
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each)
   // are scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
   std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0;
+  // Copied to host memory and back. Fewer come back than went only where a sequence ended meanwhile.
+  std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);

@@ -25,11 +25,13 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
                                                            std::int64_t max_steps) {
   // Captured graphs pad the ranks that share experts to the fullest one; other steps compute what they have.
   std::int64_t most = 0, all = 0;
+  bool copies = false;
   for (const Batch& b : step.ranks) {
     most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
+    copies |= b.copies();
     all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
   }
-  if (most == 0) return {{}, {}, max_steps};
+  if (most == 0 && !copies) return {{}, {}, max_steps};
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
@@ -40,8 +42,12 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   for (const Batch& b : step.ranks) {
     StagePrice r;
     r.steps = max_steps;
-    r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
+    if (most > 0) r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
     if (!b.empty()) {
+      const std::int64_t block = deployment_->memory.block_size;
+      if (b.copies())
+        r.first += stage.swap(static_cast<std::int64_t>(b.swap_out.size()) * block,
+                              static_cast<std::int64_t>(b.swap_in.size()) * block);
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
       if (b.decode_sequences > 0) {
@@ -77,7 +83,8 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
       best.steps =
           std::min(best.steps, (best.first.time - r.first.time) / (r.increment() - best.increment()) + 1);
 
-  best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
+  if (most > 0)
+    best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
   return best;
 }
 
@@ -143,6 +150,8 @@ StepTime PredictedBackend::run(const Step& step) {
 
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
+  for (const Batch& b : step.ranks)
+    if (b.copies()) return {};  // the next step has none
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
   const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()));
   const SpanTime span{std::max<std::int64_t>(1, p.steps), scaled(p.first.time + host), scaled(p.increment())};

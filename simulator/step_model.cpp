@@ -187,6 +187,12 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
   return pieces.emplace(key, piece).first->second;
 }
 
+PricedPart StageModel::swap(std::int64_t out_tokens, std::int64_t in_tokens) const {
+  Work w;
+  w.swap_out_tokens = out_tokens, w.swap_in_tokens = in_tokens;
+  return price_scope(w, OpScope::kSwap);
+}
+
 PricedPart StageModel::prefill_knot(int q_index, int c_index) {
   const std::uint32_t key = static_cast<std::uint32_t>(q_index) << 16 | static_cast<std::uint32_t>(c_index);
   if (const auto found = prefill_.find(key); found != prefill_.end()) return found->second;

@@ -57,6 +57,8 @@ class StageModel {
   const PricedPart& sampled(std::int64_t rows);
   const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context);
   PricedPart prefill(std::int64_t new_tokens, std::int64_t cached);
+  // Cached tokens copied to host memory and back.
+  PricedPart swap(std::int64_t out_tokens, std::int64_t in_tokens) const;
   std::int64_t kernels_per_step() const { return kernels_; }
 
  private:

@@ -144,6 +144,33 @@ TEST_P(Strategies, PreemptedRequestsGoOnAsIfNothingHadHappened) {
   EXPECT_EQ(roomy.tokens, tight.tokens);
 }
 
+// Swapped or computed again, with room in host memory for everybody, for some or for nobody.
+TEST_P(Strategies, SwappedRequestsGoOnAsIfNothingHadHappened) {
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 60}}}};
+  const Executed roomy = execute(scenario(GetParam(), Json::object(), many));
+  const Json tight{{"num_gpu_blocks_override", 20}, {"enable_prefix_caching", false}};
+  const Executed recomputed = execute(scenario(GetParam(), tight, many));
+  EXPECT_GT(recomputed.result.served.discarded_tokens, 0);
+  EXPECT_EQ(roomy.tokens, recomputed.tokens);
+  std::int64_t discarded = recomputed.result.served.discarded_tokens;
+  for (const auto& [gib, caching] :
+       {std::pair(1.5e-4, false), std::pair(0.01, false), std::pair(0.01, true)}) {
+    Json swap = tight;
+    swap.update(
+        Json{{"preemption_mode", "swap"}, {"swap_space_gib", gib}, {"enable_prefix_caching", caching}});
+    const Executed swapped = execute(scenario(GetParam(), swap, many));
+    const ServeResult& r = swapped.result.served;
+    EXPECT_EQ(roomy.tokens, swapped.tokens);
+    EXPECT_GT(r.swapped_out_blocks, 0);
+    EXPECT_EQ(r.swapped_out_blocks, r.swapped_in_blocks);
+    EXPECT_LT(r.discarded_tokens, discarded) << gib << " GiB";
+    EXPECT_TRUE(gib < 0.001 || r.discarded_tokens == 0);
+    std::int64_t copied = 0;
+    for (const StepRun& s : swapped.steps) copied += s.work.swap_out_tokens + s.work.swap_in_tokens;
+    EXPECT_EQ(copied, 16 * (r.swapped_out_blocks + r.swapped_in_blocks));
+  }
+}
+
 TEST_P(Strategies, AHitInThePrefixCacheIsAColdPrompt) {
   const Json shared{{"shared_prefix", {{"groups", 2}, {"users_per_group", 4}, {"prefix_len", 48}}},
                     {"input_len", {{"value", 70}}}};
@@ -196,8 +223,7 @@ TEST_P(Strategies, ThreadsAndKernelsAndRanksAgree) {
 
 // Told how long the executed steps took, the simulator's loop makes the very same decisions at the same
 // times.
-TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
-  const Json json = scenario(GetParam(), {{"num_gpu_blocks_override", 30}});
+void expect_the_simulated_schedule(const Json& json) {
   const Executed e = execute(json);
   const Scenario s = test_scenario(json.dump());
   const Deployment d = resolve_or_fail(s, 100, 120);
@@ -212,7 +238,15 @@ TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
     EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
   }
   EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
+  EXPECT_EQ(again.served.discarded_tokens, e.result.served.discarded_tokens);
+  EXPECT_EQ(again.served.swapped_out_blocks, e.result.served.swapped_out_blocks);
   EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
+}
+
+TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
+  expect_the_simulated_schedule(scenario(GetParam(), {{"num_gpu_blocks_override", 30}}));
+  expect_the_simulated_schedule(scenario(
+      GetParam(), {{"num_gpu_blocks_override", 20}, {"preemption_mode", "swap"}, {"swap_space_gib", 0.001}}));
 }
 
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
