@@ -28,9 +28,15 @@ void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const B
 // What the scenario keeps in host memory (host_memory.cpp). Fills the keys' defaults; throws Error for keys
 // that contradict each other or the behaviour.
 void read_swap(Deployment& deployment, const std::string& where);
+// How KV memory is laid out; fills the keys that go with it. Throws Error for what contiguous regions rule
+// out.
+void read_kv_layout(Deployment& deployment, const std::string& where);
+// Which layers' weights stay outside device memory: sets the mapping's shards and `streaming`.
+void place_weights(Deployment& deployment, const std::string& where);
 // The scenario's link to host memory, or the device's; needed by what crosses it.
 void use_host_link(Deployment& deployment, const std::string& where);
-void plan_host_memory(Deployment& deployment);  // host_bytes and num_host_blocks
+double host_bytes(const Deployment& deployment);  // of host memory that one device takes
+void plan_host_memory(Deployment& deployment);    // the plan's host_bytes and num_host_blocks
 // A verdict where the devices of a node want more host memory than the scenario says it has.
 std::optional<Infeasible> host_memory_verdict(const Deployment& deployment, const std::string& where);
 

@@ -76,6 +76,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
   shard.tensor_parallel = layout.ranks;
   shard.expert_parallel = layout.expert_parallel;
   shard.moe_tensor_parallel = layout.moe_tensor_parallel;
+  shard.streamed_layers = layout.streamed_layers;
+  shard.streams_from_storage = layout.stream.from_storage;
   list = operators(model, shard, asked, precision);
 }
 
@@ -107,9 +109,12 @@ void Transformer::State::execute() {
     next_chunk = 0;
     for (const Op& op : list.ops) {
       if (op.layer_kind != kind) continue;
+      if (op.scope == OpScope::kStreaming && !ranks.front().streams(layer)) continue;
       run(op, static_cast<int>(layer));
       if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++next_chunk;
     }
+    if (rows > 0 && ranks.front().streams(layer))
+      for (Rank& rank : ranks) rank.release();
   }
   for (std::size_t t = 0; t < list.ops.size(); ++t)
     if (t >= i && list.ops[t].layer_kind < 0) run(list.ops[t], -1);

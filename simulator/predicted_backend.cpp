@@ -26,6 +26,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   // Captured graphs pad the ranks that share experts to the fullest one; other steps compute what they have.
   std::int64_t most = 0, all = 0;
   bool copies = false;
+  std::int32_t sampled = 0;
   for (const Batch& b : step.ranks) {
     most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
     copies |= b.copies();
@@ -49,6 +50,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
         r.first += stage.swap(static_cast<std::int64_t>(b.swap_out.size()) * block,
                               static_cast<std::int64_t>(b.swap_in.size()) * block);
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
+      sampled = std::max(sampled, b.sampled_rows);
       for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
       if (b.decode_sequences > 0) {
         for (std::size_t g = 0; g < windows_.size(); ++g) {
@@ -85,6 +87,8 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
 
   if (most > 0)
     best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
+  if (stage.streams() && most > 0)
+    best.first += stage.stall(best.first.time, sampled > 0 ? stage.sampled(sampled).time : 0);
   return best;
 }
 
@@ -150,6 +154,7 @@ StepTime PredictedBackend::run(const Step& step) {
 
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
+  if (stages_.front().streams()) return {};  // what it waits for is no straight line of the contexts
   for (const Batch& b : step.ranks)
     if (b.copies()) return {};  // the next step has none
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);

@@ -1,9 +1,19 @@
 #include "serving/scheduler/vllm_v1.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <numeric>
 
 namespace foretoken {
+
+std::int64_t reserved_tokens(const SchedulerConfig& c, const Request& request) {
+  const std::int64_t whole = std::int64_t{request.input_len} + request.output_len;
+  if (c.reservation == KvReservation::kMaxModelLen) return c.max_model_len;
+  if (c.reservation == KvReservation::kExact) return std::min(whole, c.max_model_len);
+  const auto output = static_cast<std::uint64_t>(request.output_len);
+  return std::min(request.input_len + static_cast<std::int64_t>(std::bit_ceil(output)), c.max_model_len);
+}
 
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
                                  const Workload& workload, std::span<const std::int64_t> windows,
@@ -12,6 +22,7 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       sequences_(sequences),
       pool_(pool),
       host_(config.caches_tokens ? config.num_host_blocks : 0),
+      regions_(contiguous() ? config.num_blocks : 0),
       workload_(workload),
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
@@ -100,7 +111,9 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
     n = std::min(n, budget_);
 
     std::int64_t need = 0;
-    if (config_.caches_tokens) {
+    if (contiguous()) {
+      if (!reserve_region(s)) break;
+    } else if (config_.caches_tokens) {
       const std::int64_t watermark =
           running_.empty()
               ? 0
@@ -195,7 +208,14 @@ void VllmV1Scheduler::find_hits(Sequence& s) {
 
 // Tail first, so that the tail is evicted first.
 void VllmV1Scheduler::release_blocks(Sequence& s) {
-  pool_.release(s.blocks, s.entered_blocks);
+  if (contiguous()) {
+    if (s.blocks.empty()) return;
+    counts_.reserved += s.capacity;
+    counts_.filled += s.computed;
+    regions_.release(s.blocks.front(), static_cast<std::int64_t>(s.blocks.size()));
+  } else {
+    pool_.release(s.blocks, s.entered_blocks);
+  }
   s.blocks.clear();
   s.capacity = 0;
 }
@@ -216,6 +236,16 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
   ++s.preemptions;
   waiting_.push_front(slot);
   preempted_ = true;
+}
+
+bool VllmV1Scheduler::reserve_region(Sequence& s) {
+  const std::int64_t count = blocks_for(reserved_tokens(config_, s.request));
+  const RegionPool::Block first = regions_.allocate(count);
+  if (first < 0) return false;
+  s.blocks.resize(static_cast<std::size_t>(count));
+  std::iota(s.blocks.begin(), s.blocks.end(), first);
+  s.capacity = static_cast<std::int32_t>(count * config_.block_size);
+  return true;
 }
 
 // All of its blocks, shared ones too, go to host memory; false where they don't fit there.
@@ -262,12 +292,12 @@ std::int64_t VllmV1Scheduler::hold() const {
   for (std::int64_t i = 0; i < scheduled; ++i) {
     const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
     steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
-    if (config_.caches_tokens) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+    if (config_.caches_tokens && !contiguous()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
     for (const std::int64_t window : windows_) {
       if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
     }
   }
-  if (!config_.caches_tokens) return steps;
+  if (!config_.caches_tokens || contiguous()) return steps;  // a region is never too short
   // Step j (the next one is 1) needs a block for each sequence with room for j - 1 more tokens, modulo
   // block_size.
   std::int64_t left = pool_.free();
@@ -292,7 +322,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
   counts_.scheduled += scheduled * steps;
-  if (config_.caches_tokens) {
+  if (config_.caches_tokens && !contiguous()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
       const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];

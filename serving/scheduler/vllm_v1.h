@@ -6,9 +6,13 @@
 #include <deque>
 
 #include "serving/host_block_pool.h"
+#include "serving/region_pool.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
+
+// Tokens of the region that a request gets where KV memory is contiguous.
+std::int64_t reserved_tokens(const SchedulerConfig& config, const Request& request);
 
 class VllmV1Scheduler : public Scheduler {
  public:
@@ -27,7 +31,7 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const override { return counts_; }
-  std::int64_t kv_used() const override { return pool_.used(); }
+  std::int64_t kv_used() const override { return contiguous() ? regions_.used() : pool_.used(); }
   std::int64_t kv_usable() const override { return pool_.usable(); }
   std::int64_t host_blocks() const override { return host_.used(); }
   std::int64_t peak_host_blocks() const override { return host_.peak(); }
@@ -36,6 +40,8 @@ class VllmV1Scheduler : public Scheduler {
   const std::deque<std::int32_t>& waiting_slots() const { return waiting_; }
 
  private:
+  bool contiguous() const { return config_.reservation != KvReservation::kPaged && config_.caches_tokens; }
+  bool reserve_region(Sequence& s);
   bool caching() const { return config_.caches_tokens && config_.enable_prefix_caching; }
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
@@ -58,6 +64,7 @@ class VllmV1Scheduler : public Scheduler {
   SequenceTable& sequences_;
   KvBlockPool& pool_;
   HostBlockPool host_;
+  RegionPool regions_;
   const Workload& workload_;
   std::vector<std::int64_t> windows_;
   bool list_decodes_;

@@ -213,8 +213,7 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/engine/speculative_config: speculative_config is not modelled by this build (one token "
             "a sequence "
             "and step is); leave it out");
-  for (auto member : {&EngineSection::kv_layout, &EngineSection::cpu_offload_gib,
-                      &EngineSection::layer_streaming, &EngineSection::lora, &EngineSection::kv_tiers})
+  for (auto member : {&EngineSection::lora, &EngineSection::kv_tiers})
     EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
   EXPECT_EQ(engine(&EngineSection::speculative_config, "null"), "no error");
   Scenario s = scenario_on("H100");

@@ -39,6 +39,11 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
   c.schedules_ahead = CounterRandom(seed, 9).uniform() < 0.5;
   if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 11).uniform() < 0.5)
     c.num_host_blocks = CounterRandom(seed, 12).uniform_int(1, 40);
+  if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 13).uniform() < 0.2) {
+    c.reservation = static_cast<KvReservation>(CounterRandom(seed, 14).uniform_int(1, 3));
+    c.enable_prefix_caching = false;
+    c.num_host_blocks = 0;
+  }
   if (policy == SchedulerPolicy::kSglang) {
     c.block_size = chance(0.7) ? 1 : static_cast<int>(pick(2, 5));
     c.num_blocks = 1 + (c.max_model_len + pick(0, 80)) / c.block_size;

@@ -1,66 +1,15 @@
 // Preemption by swapping: blocks go to host memory and come back as they were, nothing is lost while there is
 // room, and who finds none is computed again.
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
-
-#include "serving/sequence.h"
 #include "toy.h"
 
 namespace foretoken {
 namespace {
 
 using testing::ElementsAre;
-
-// Keeps what every token place of the device and of the host holds, and fails where a sequence finds other
-// tokens in its blocks than its own.
-class ShadowMemory : public Backend {
- public:
-  ShadowMemory(int block_size, Picoseconds step) : block_size_(block_size), step_(step) {}
-  std::span<const std::int64_t> windows() const override { return windows_; }
-  bool wants_sequences() const override { return true; }
-  StepTime run(const Step& step) override {
-    const Batch& batch = step.ranks.front();
-    std::string text;
-    for (const BlockCopy& c : batch.swap_out) host_[c.to] = device_[c.from];
-    for (const BlockCopy& c : batch.swap_in) device_[c.to] = host_[c.from];
-    if (!batch.swap_out.empty()) text += fmt::format("out{} ", batch.swap_out.size());
-    if (!batch.swap_in.empty()) text += fmt::format("in{} ", batch.swap_in.size());
-    for (const PrefillPart& p : batch.prefill) {
-      compute(*batch.sequences, p.slot, p.cached, p.new_tokens);
-      text += fmt::format("p{}:{}/{} ", p.request, p.new_tokens, p.cached);
-    }
-    for (const DecodePart& d : batch.decode) {
-      compute(*batch.sequences, d.slot, d.context - 1, 1);
-      text += fmt::format("d{}@{} ", d.request, d.context);
-    }
-    text.pop_back();
-    batches.push_back(text);
-    return {step_, step_};
-  }
-  std::vector<std::string> batches;
-
- private:
-  using Place = std::pair<RequestId, std::int64_t>;  // whose token, which one
-  void compute(const SequenceTable& table, std::int32_t slot, std::int64_t cached, std::int64_t count) {
-    const Sequence& s = table[slot];
-    for (std::int64_t t = 0; t < cached + count; ++t) {
-      auto& block = device_[s.blocks.at(static_cast<std::size_t>(t / block_size_))];
-      block.resize(static_cast<std::size_t>(block_size_));
-      Place& place = block[static_cast<std::size_t>(t % block_size_)];
-      if (t >= cached)
-        place = {s.request.id, t};
-      else
-        ASSERT_EQ(place, Place(s.request.id, t)) << "a cached token is not where it should be";
-    }
-  }
-  std::map<std::int32_t, std::vector<Place>> device_, host_;
-  int block_size_;
-  Picoseconds step_;
-  std::vector<std::int64_t> windows_{0};
-};
+using toy::ShadowMemory;
 
 ServeOptions with_swap(std::int64_t host_blocks) {
   ServeOptions o = toy::options(5, 4, 100, 16);
@@ -75,7 +24,7 @@ TEST(Swap, BlocksComeBackAndNothingIsComputedTwice) {
   toy::ListWorkload w;
   w.add(0, 4, 6);
   w.add(0, 8, 4);
-  ShadowMemory memory(4, 1000);
+  ShadowMemory memory(w, 4);
   const ServeResult r = serve(w, memory, with_swap(2));
   EXPECT_THAT(memory.batches, ElementsAre("p0:4/0 p1:8/0", "out2 d0@5", "d0@6", "d0@7", "d0@8", "d0@9",
                                           "in2 d1@9", "d1@10", "d1@11"));
@@ -90,8 +39,8 @@ TEST(Swap, WithoutRoomInHostMemoryItIsComputedAgain) {
   toy::ListWorkload w;
   w.add(0, 4, 6);
   w.add(0, 8, 4);
-  ShadowMemory none(4, 1000), little(4, 1000);
   toy::ListWorkload same = w;
+  ShadowMemory none(same, 4), little(w, 4);
   serve(same, none, with_swap(0));
   const ServeResult r = serve(w, little, with_swap(1));
   EXPECT_EQ(none.batches, little.batches);
@@ -129,7 +78,7 @@ TEST(Swap, TokensAndBlocksAreConserved) {
     for (std::size_t i = 0; i < std::size(kHostBlocks); ++i) {
       const std::int64_t host = kHostBlocks[i];
       Random c = random_case(seed, host);
-      ShadowMemory memory(4, 1000);
+      ShadowMemory memory(c.workload, 4);
       const ServeResult r = serve(c.workload, memory, c.options);
       ASSERT_FALSE(r.aborted) << r.abort_reason;
       std::int64_t needed = 0;
