@@ -1,5 +1,7 @@
 #include "cli/executor_options.h"
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/text.h"
 
@@ -7,6 +9,7 @@ namespace foretoken {
 
 ExecutorOptions executor_options(const Invocation& invocation) {
   ExecutorOptions options;
+  options.temporary_folder = std::filesystem::temp_directory_path();
   options.isa = invocation.value("isa").value_or("");
   if (const auto text = invocation.value("threads")) {
     const auto n = parse_int(*text);

@@ -34,14 +34,24 @@ struct Mapping {
 struct MemoryPlan {
   double device_bytes = 0, budget_bytes = 0;
   double weights_bytes = 0, activation_peak_bytes = 0;
+  double outside_bytes = 0;          // weights that are not in device memory: offloaded or streamed
   double overhead_bytes = 0;         // CUDA context, captured graphs, communication buffers
   double kv_cache_bytes = 0;         // what is left for blocks
   double block_bytes = 0;            // of one block on that device
   std::int64_t num_gpu_blocks = 0;   // one of them is the null block
   std::int64_t kv_cache_tokens = 0;  // (num_gpu_blocks - 1) x block_size
   int block_size = 16;
+  std::int64_t num_host_blocks = 0;  // in each device's swap space
+  double host_bytes = 0;             // of host memory, for each device
   bool fits = false;
   std::string reason;  // why not: "weights need 131.4 GiB, 129.6 GiB usable"
+};
+
+// How streamed weights reach the device.
+struct WeightStreaming {
+  std::int64_t layers = 0;   // of the model; 0: all weights stay
+  std::int64_t buffers = 2;  // layers in device memory at once
+  bool overlap = true;       // fetched while earlier layers compute
 };
 
 struct Deployment {
@@ -54,6 +64,8 @@ struct Deployment {
   Precision precision;
   Fusion fusion;
   Mapping mapping;
+  WeightStreaming streaming;
+  bool shares_host_memory = false;  // a processor: its memory is that of its host
   MemoryPlan memory;
   SchedulerConfig scheduler;
   std::vector<std::int64_t> graph_sizes;  // empty: eager
@@ -116,9 +128,14 @@ struct MemoryLimits {
   std::int64_t reference_tokens = 0;         // 0: max_model_len
   std::int64_t captured_graphs = 0;          // counted against the budget; 0: none or not counted
   std::int64_t num_gpu_blocks_override = 0;  // 0: none
+  double shared_bytes = 0;                   // of host memory, where it is the device's own
+  std::int64_t stream_buffers = 2;           // of a shard's streamed layers
 };
 MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const Precision& precision,
                        Bytes device_memory, const MemoryLimits& limits);
+// Weights of a shard that are not in device memory, less the buffers that streamed ones pass through.
+double weights_outside(const ModelConfig& model, const Shard& shard, const Precision& precision,
+                       std::int64_t buffers);
 
 // Alone turns a batch into work: padding to captured graph sizes, sampled rows, mixed prefill and decode.
 // group_tokens: (padded) tokens of all ranks of the engine that share the experts.

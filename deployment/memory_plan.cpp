@@ -87,7 +87,8 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   MemoryPlan& m = s.plan;
   m.block_size = limits.block_size;
   m.device_bytes = device_memory.value;
-  m.weights_bytes = weight_bytes(model, shard, precision).value;
+  m.outside_bytes = weights_outside(model, shard, precision, limits.stream_buffers);
+  m.weights_bytes = weight_bytes(model, shard, precision).value - m.outside_bytes;
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
   const std::int64_t sampled =
       shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)
@@ -99,7 +100,7 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
                                      sampled > 0 ? sampler : 0.0);
   const double outside = kNonTorch + (ranks > 1 ? kCommunication : 0);
   m.overhead_bytes = outside + rotary_table_bytes(model, precision) +
-                     kCapturedGraph * static_cast<double>(limits.captured_graphs);
+                     kCapturedGraph * static_cast<double>(limits.captured_graphs) + limits.shared_bytes;
   share_memory(m, limits, outside);
 
   // Windowed layers stop growing and constant states never grow: a block is charged the average at the length

@@ -25,6 +25,21 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 
+// What the scenario keeps in host memory (host_memory.cpp). Fills the keys' defaults; throws Error for keys
+// that contradict each other or the behaviour.
+void read_swap(Deployment& deployment, const std::string& where);
+// How KV memory is laid out; fills the keys that go with it. Throws Error for what contiguous regions rule
+// out.
+void read_kv_layout(Deployment& deployment, const std::string& where);
+// Which layers' weights stay outside device memory: sets the mapping's shards and `streaming`.
+void place_weights(Deployment& deployment, const std::string& where);
+// The scenario's link to host memory, or the device's; needed by what crosses it.
+void use_host_link(Deployment& deployment, const std::string& where);
+double host_bytes(const Deployment& deployment);  // of host memory that one device takes
+void plan_host_memory(Deployment& deployment);    // the plan's host_bytes and num_host_blocks
+// A verdict where the devices of a node want more host memory than the scenario says it has.
+std::optional<Infeasible> host_memory_verdict(const Deployment& deployment, const std::string& where);
+
 std::string model_id(const Deployment& deployment);
 
 // Element types and weight format. Fills the engine section with what was chosen.

@@ -179,6 +179,11 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.watermark = e.watermark.value_or(0);
   s.num_blocks = d.memory.num_gpu_blocks;
   s.block_size = static_cast<int>(*e.block_size);
+  if (e.kv_reservation)
+    s.reservation = *e.kv_reservation == "exact"          ? KvReservation::kExact
+                    : *e.kv_reservation == "power_of_two" ? KvReservation::kPowerOfTwo
+                                                          : KvReservation::kMaxModelLen;
+  s.num_host_blocks = d.memory.num_host_blocks;
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
@@ -273,7 +278,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scenario = scenario;
   d.model = model;
   d.device = device;
-  if (const auto& host = scenario.hardware.host_memory; host && !(device.memory.value > 0))
+  d.shares_host_memory = !(device.memory.value > 0);
+  if (const auto& host = scenario.hardware.host_memory; host && d.shares_host_memory)
     d.device.memory = parse_bytes(*host, where + "/hardware/host_memory") /
                       static_cast<double>(scenario.hardware.devices_per_node);
   if (!(d.device.memory.value > 0))
@@ -294,6 +300,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
 
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
+  read_kv_layout(d, where);
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
   const bool running_given = e.max_num_seqs.has_value();
   if (own_limits && e.pipeline_parallel_size > 1)
@@ -331,6 +338,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.one_attention_call = d.behavior.policy == SchedulerPolicy::kVllmV1 && d.device.vendor == "NVIDIA" &&
                          d.precision.kv == d.precision.activation &&
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
+  read_swap(d, where);
+  place_weights(d, where);
 
   MemoryLimits limits;
   limits.rule = d.behavior.memory_rule;
@@ -347,11 +356,15 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
       mean_tokens > 0
           ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
           : 0;
+  limits.stream_buffers = d.streaming.buffers;
   limits.captured_graphs =
       d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
   limits.num_gpu_blocks_override = e.num_gpu_blocks_override.value_or(0);
+  if (d.shares_host_memory) limits.shared_bytes = host_bytes(d);
   d.memory = plan_memory(model, d.mapping, d.precision, d.device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
+  plan_host_memory(d);
+  if (auto verdict = host_memory_verdict(d, where)) return std::move(*verdict);
 
   if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
     fill_running_requests(e, d.memory.kv_cache_tokens);

@@ -22,6 +22,11 @@ inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outsta
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
+inline constexpr std::string_view kPreemptionNames[] = {"recompute", "swap"};
+inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous"};
+inline constexpr std::string_view kKvReservationNames[] = {"max_model_len", "power_of_two", "exact"};
+inline constexpr std::string_view kStreamSourceNames[] = {"host", "storage"};
+
 inline constexpr std::string_view kSchedulePolicyNames[] = {"fcfs", "lpm"};
 inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict", "max_utilization",
                                                             "static_batch"};
@@ -32,7 +37,8 @@ struct HardwareConfig {
   std::optional<std::int64_t> count;  // default: what one replica takes x replicas
   std::int64_t devices_per_node = 8;
   std::optional<double> usd_per_device_hour;
-  std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory;  // with units
+  std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory, host_link_bandwidth,
+      storage_bandwidth;  // with units
 };
 template <>
 inline constexpr auto fields_of<HardwareConfig> = std::tuple{
@@ -45,7 +51,31 @@ inline constexpr auto fields_of<HardwareConfig> = std::tuple{
           "link inside a node, one direction a device, such as \"450 GB/s\" (default: the database)"),
     field("network_bandwidth", &HardwareConfig::network_bandwidth,
           "link between nodes, one direction a device, such as \"50 GB/s\" (default: the database)"),
-    field("host_memory", &HardwareConfig::host_memory, "host memory of a node, such as \"2 TiB\"")};
+    field("host_memory", &HardwareConfig::host_memory, "host memory of a node, such as \"2 TiB\""),
+    field(
+        "host_link_bandwidth", &HardwareConfig::host_link_bandwidth,
+        "link between a device and host memory, one direction, such as \"64 GB/s\" (default: the database)"),
+    field("storage_bandwidth", &HardwareConfig::storage_bandwidth,
+          "reading from storage into a device, for each device, such as \"6 GB/s\"")};
+
+// Weights that are not kept in device memory but fetched before their layer computes, each step anew.
+struct LayerStreaming {
+  std::optional<std::int64_t> layers, prefetch_depth;
+  std::optional<bool> overlap;
+  std::optional<std::string> source;
+};
+template <>
+inline constexpr auto fields_of<LayerStreaming> = std::tuple{
+    field("layers", &LayerStreaming::layers,
+          "layers that are streamed, spread evenly over the model (default: none)", at_least(1)),
+    field("prefetch_depth", &LayerStreaming::prefetch_depth,
+          "layers in device memory at once, a ring that the fetches fill (default: 2)", at_least(1)),
+    field(
+        "overlap", &LayerStreaming::overlap,
+        "fetch while earlier layers compute (default: yes, but not in this program's own executor, which has "
+        "one thread)"),
+    field("source", &LayerStreaming::source, "where streamed weights are kept (default: host)",
+          one_of(kStreamSourceNames))};
 
 // Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
 struct HostTimes {
@@ -102,9 +132,12 @@ struct EngineSection {
   std::optional<std::int64_t> batch_wait_timeout_iters;
   std::optional<double> batch_wait_max_tokens_ratio;
   HostTimes host_times;
+  std::optional<std::string> preemption_mode;
+  std::optional<double> swap_space_gib, cpu_offload_gib;
+  std::optional<std::string> kv_layout, kv_reservation;
+  LayerStreaming layer_streaming;
   // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson speculative_config, preemption_mode, kv_layout, swap_space_gib, cpu_offload_gib, layer_streaming,
-      lora, kv_tiers;
+  RawJson speculative_config, lora, kv_tiers;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -192,13 +225,20 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding (not modelled yet)"),
     field("preemption_mode", &EngineSection::preemption_mode,
-          "recompute or swap (only recompute is modelled)"),
-    field("kv_layout", &EngineSection::kv_layout, "paged or contiguous (only paged is modelled)"),
+          "what a sequence that is preempted for want of KV blocks does with them (default: recompute)",
+          one_of(kPreemptionNames)),
+    field("kv_layout", &EngineSection::kv_layout,
+          "KV memory of a sequence in blocks as it grows, or in one region from the start (default: paged)",
+          one_of(kKvLayoutNames)),
+    field("kv_reservation", &EngineSection::kv_reservation,
+          "tokens of a contiguous region: the longest sequence's, prompt and output rounded up to a power of "
+          "two, or prompt and output as they will be (default: max_model_len)",
+          one_of(kKvReservationNames)),
     field("swap_space_gib", &EngineSection::swap_space_gib,
-          "host memory for swapped blocks (not modelled yet)"),
+          "host memory of each device for swapped blocks, in GiB (default with swap: 4)", at_least(0)),
     field("cpu_offload_gib", &EngineSection::cpu_offload_gib,
-          "weights kept in host memory (not modelled yet)"),
-    field("layer_streaming", &EngineSection::layer_streaming, "layers streamed from host (not modelled yet)"),
+          "weights of each device that stay in host memory and are read from there, in GiB", at_least(0)),
+    field("layer_streaming", &EngineSection::layer_streaming, "weights fetched layer by layer"),
     field("lora", &EngineSection::lora, "adapters (not modelled yet)"),
     field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
 

@@ -21,11 +21,6 @@ void refuse(const RawJson& value, const std::string& where, std::string_view sec
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const EngineSection& e = scenario.engine;
   refuse(e.speculative_config, where, "engine", "speculative_config", "one token a sequence and step is");
-  refuse(e.preemption_mode, where, "engine", "preemption_mode", "recompute is", "\"recompute\"");
-  refuse(e.kv_layout, where, "engine", "kv_layout", "paged is", "\"paged\"");
-  refuse(e.swap_space_gib, where, "engine", "swap_space_gib", "preemption by recomputing is", "0");
-  refuse(e.cpu_offload_gib, where, "engine", "cpu_offload_gib", "weights in device memory are", "0");
-  refuse(e.layer_streaming, where, "engine", "layer_streaming", "weights in device memory are", "false");
   refuse(e.lora, where, "engine", "lora", "the base model alone is");
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;

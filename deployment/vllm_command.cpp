@@ -281,6 +281,13 @@ std::string vllm_command(const Deployment& d) {
       add("--cudagraph-capture-sizes", fmt::format("{}", fmt::join(d.graph_sizes, " ")));
   }
   if (e.num_gpu_blocks_override) add("--num-gpu-blocks-override", *e.num_gpu_blocks_override);
+  add_if(e.cpu_offload_gib.value_or(0) > 0, "--cpu-offload-gb", e.cpu_offload_gib.value_or(0));
+  if (e.preemption_mode.value_or("") == "swap") {
+    add("--preemption-mode swap --swap-space", *e.swap_space_gib);
+    note = "vLLM's V0 engine alone swaps";
+  }
+  if (d.streaming.layers > 0) note = "vLLM has no layer streaming of this kind";
+  if (d.scheduler.reservation != KvReservation::kPaged) note = "vLLM's KV memory is paged";
   if (!note.empty()) out += "  # " + note;
   return out;
 }

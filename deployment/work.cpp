@@ -40,6 +40,9 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
   w.group_tokens = group_tokens;
   w.one_attention_call =
       deployment.one_attention_call && !batch.prefill.empty() && batch.decode_sequences > 0;
+  const std::int64_t block = deployment.memory.block_size;
+  w.swap_out_tokens = static_cast<std::int64_t>(batch.swap_out.size()) * block;
+  w.swap_in_tokens = static_cast<std::int64_t>(batch.swap_in.size()) * block;
   return w;
 }
 

@@ -44,6 +44,7 @@ class Arena {
     return reinterpret_cast<T*>(bytes(count * sizeof(T)));
   }
   std::size_t size() const { return size_; }
+  void reset() { used_ = 0; }  // what was handed out is handed out again
 
  private:
   struct Free {

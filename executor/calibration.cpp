@@ -11,6 +11,7 @@
 #include "base/quantiles.h"
 #include "base/random.h"
 #include "executor/probe.h"
+#include "hwdb/copy_rows.h"
 
 namespace foretoken {
 namespace {
@@ -198,6 +199,13 @@ std::optional<Measurement> measurement_of(const Op& op) {
     m.series.kernel = op.name.ends_with("_norm") && op.name != "qk_norm" ? "norm" : std::string(op.name);
     m.point.shape = {static_cast<std::int64_t>(r->bytes_per_row), static_cast<std::int64_t>(r->flops_per_row),
                      r->rows};
+  } else if (const auto* c = std::get_if<CopyShape>(&op.shape)) {
+    if (c->from_storage) return std::nullopt;
+    m.series.kind = MeasuredKind::kElementwise;
+    m.series.dtype = "bfloat16";
+    m.series.kernel = std::string(kCopyKernel);
+    m.point.shape = {static_cast<std::int64_t>(kCopyRowBytes), 0,
+                     static_cast<std::int64_t>(std::ceil(c->bytes / kCopyRowBytes))};
   } else {
     return std::nullopt;
   }
@@ -206,7 +214,10 @@ std::optional<Measurement> measurement_of(const Op& op) {
 
 Calibration calibrate(const Deployment& deployment, const ModelText& model, const ExecutorOptions& executor,
                       const CalibrationOptions& options) {
-  Executable executable(deployment, model, executor);
+  // A fetch that overlaps is waited for, not timed: here layers and fetches take turns.
+  Deployment in_turns = deployment;
+  in_turns.streaming.overlap = false;
+  Executable executable(in_turns, model, executor);
   Sweep sweep(deployment, executable);
   const Layout& layout = executable.transformer().layout();
   const std::vector<Size> sizes = measured_sizes(layout), others = other_sizes(layout);
@@ -259,6 +270,24 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
       for (const OperatorRun& o : executable.transformer().operators_run()) {
         auto m = measurement_of(o.op);
         if (!m) continue;
+        m->series.device = options.device, m->series.engine = engine;
+        m->series.date = options.date, m->series.source = options.source;
+        times[{m->series, m->point.shape}].push_back(o.seconds / speed);
+      }
+    }
+  }
+  // Blocks to the host and back, as many as a preempted sequence may have.
+  constexpr int kCopyRepeats = 9;
+  std::vector<BlockCopy> blocks;
+  const std::int64_t most_blocks =
+      std::min({layout.num_host_blocks, layout.num_blocks - 1, layout.max_length / layout.block_size + 1});
+  for (const std::int64_t n : powers(1, most_blocks, 4)) {
+    for (auto b = static_cast<std::int32_t>(blocks.size()); b < n; ++b) blocks.push_back({b + 1, b});
+    for (int repeat = 0; repeat < kCopyRepeats; ++repeat) {
+      executable.transformer().step({}, {blocks, {}});
+      const double speed = probe.run();
+      for (const OperatorRun& o : executable.transformer().operators_run()) {
+        auto m = measurement_of(o.op);
         m->series.device = options.device, m->series.engine = engine;
         m->series.date = options.date, m->series.source = options.source;
         times[{m->series, m->point.shape}].push_back(o.seconds / speed);

@@ -65,14 +65,12 @@ void check(const Deployment& deployment) {
   const auto refuse = [](const char* key, const std::string& what) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
-  if (deployment.scheduler.policy == SchedulerPolicy::kSglang)
-    refuse("behavior", "SGLang's scheduler, which counts cached tokens and names no blocks,");
   if (m.stages.size() > 1) refuse("pipeline_parallel_size", "a pipeline of stages");
   if (m.ranks_per_engine() > 1) refuse("data_parallel_size", "attention data parallelism");
   if (m.engines() > 1) refuse("replicas", "more than one engine");
 }
 
-Layout layout_of(const Deployment& deployment) {
+Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
   const Shard& shard = deployment.mapping.stages.front();
   const SchedulerConfig& s = deployment.scheduler;
   Layout l;
@@ -83,6 +81,12 @@ Layout layout_of(const Deployment& deployment) {
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
+  l.num_host_blocks = s.num_host_blocks;
+  l.streamed_layers = static_cast<int>(deployment.streaming.layers);
+  l.stream.buffers = deployment.streaming.buffers;
+  l.stream.overlap = deployment.streaming.overlap;
+  l.stream.from_storage = shard.streams_from_storage;
+  l.stream.folder = options.temporary_folder;
   l.max_tokens =
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
@@ -99,7 +103,7 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
                                      : safetensors_checkpoint(options.weights, deployment.model, numerics_);
-  const Layout layout = layout_of(deployment);
+  const Layout layout = layout_of(deployment, options);
   const std::size_t needed =
       Transformer::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layout);
   if (const std::size_t room = physical_memory(); room > 0 && needed > room)

@@ -16,7 +16,8 @@ struct ExecutorOptions {
   int threads = 1;
   std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
                     // "avx512-bf16"
-  SamplingArgs sampling;  // greedy
+  SamplingArgs sampling;                  // greedy
+  std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
 };
 
 class Executable {

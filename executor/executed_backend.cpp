@@ -134,8 +134,8 @@ StepTime ExecutedBackend::run(const Step& step) {
   double saved = 0;
   const long before = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
-  if (!s.sequences.empty()) {
-    const auto logits = s.executable.transformer().step(s.sequences);
+  if (!batch.empty()) {
+    const auto logits = s.executable.transformer().step(s.sequences, {batch.swap_out, batch.swap_in});
     const std::int64_t vocab = s.deployment.model.vocab;
     std::int64_t row = 0;
     for (std::size_t i = 0; i < s.sequences.size(); ++i) {
@@ -161,15 +161,26 @@ StepTime ExecutedBackend::run(const Step& step) {
     run.speed = s.usual_probe / s.probe->run();
     run.seconds *= run.speed;
   }
-  if (!s.sequences.empty())
+  if (!batch.empty())
     for (const OperatorRun& o : s.executable.transformer().operators_run())
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
   run.polluted = involuntary_switches() != before;
   for (const PrefillPart& p : batch.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
-  run.work.decode_sequences = batch.decode_sequences;
-  run.work.sampled_rows = batch.sampled_rows;
-  for (std::size_t g = 0; g < s.windows.size(); ++g)
-    run.work.contexts.push_back(static_cast<double>(batch.contexts[g]));
+  // What was computed: an overlapped scheduler's rows of ended requests were not.
+  run.work.contexts.assign(s.windows.size(), 0.0);
+  for (const DecodePart& p : batch.decode) {
+    if (p.slot < 0) continue;
+    ++run.work.decode_sequences;
+    for (std::size_t g = 0; g < s.windows.size(); ++g)
+      run.work.contexts[g] +=
+          static_cast<double>(s.windows[g] > 0 ? std::min<std::int64_t>(p.context, s.windows[g]) : p.context);
+  }
+  run.work.sampled_rows =
+      batch.sampled_rows - (batch.decode_sequences - static_cast<std::int32_t>(run.work.decode_sequences));
+  run.work.swap_out_tokens =
+      static_cast<std::int64_t>(batch.swap_out.size()) * s.deployment.scheduler.block_size;
+  run.work.swap_in_tokens =
+      static_cast<std::int64_t>(batch.swap_in.size()) * s.deployment.scheduler.block_size;
   s.steps.push_back(std::move(run));
   const Picoseconds t = to_picoseconds(Seconds(s.steps.back().seconds));
   return {t, t};

@@ -10,14 +10,20 @@ namespace foretoken {
 class Rank::Loader {
  public:
   Loader(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, Arena* arena)
-      : model_(model), checkpoint_(checkpoint), kernels_(kernels), arena_(arena) {}
+      : model_(model), checkpoint_(checkpoint), kernels_(kernels), arena_(arena), matrices_(arena) {}
   std::size_t bytes() const { return bytes_; }
+  std::size_t matrix_bytes() const { return matrix_bytes_; }  // of them, matrices and their biases
+  // Matrices and biases go there from now on, from its start; null: beside the vectors.
+  void put_matrices(Arena* arena) {
+    if (arena) arena->reset();
+    matrices_ = arena ? arena : arena_;
+  }
 
   // Elements [part.first, part.first + part.count) of a vector; null where the model has none.
   const float* vector(Role role, std::int64_t layer, Slice part, std::int64_t expert = 0) {
     const Extent e = checkpoint_.extent(role, layer, expert);
     if (e.rows == 0 || part.count <= 0) return nullptr;
-    float* out = take<float>(part.count);
+    float* out = take(part.count, arena_);
     if (!out) return nullptr;
     row_.resize(static_cast<std::size_t>(e.columns));
     checkpoint_.read(role, layer, expert, 0, 1, row_.data());
@@ -60,7 +66,8 @@ class Rank::Loader {
       }
     });
     if (!any_bias) return result;
-    float* bias = take<float>(n);
+    matrix_bytes_ += Arena::padded(static_cast<std::size_t>(n) * sizeof(float));
+    float* bias = take(n, matrices_);
     if (!bias) return result;
     result.bias = bias;
     for (const Part& p : parts) {
@@ -81,25 +88,25 @@ class Rank::Loader {
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, Read&& read) {
     const std::size_t size = kernels_.packed_bytes(storage, n, k);
     bytes_ += Arena::padded(size);
-    if (!arena_) return {storage, n, k, nullptr};
-    return kernels_.pack(storage, n, k, read, arena_->bytes(size));
+    matrix_bytes_ += Arena::padded(size);
+    if (!matrices_) return {storage, n, k, nullptr};
+    return kernels_.pack(storage, n, k, read, matrices_->bytes(size));
   }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelConfig& model() const { return model_; }
 
  private:
-  template <class T>
-  T* take(std::int64_t count) {
-    const std::size_t size = static_cast<std::size_t>(count) * sizeof(T);
-    bytes_ += Arena::padded(size);
-    return arena_ ? arena_->array<T>(static_cast<std::size_t>(count)) : nullptr;
+  float* take(std::int64_t count, Arena* from) {
+    const auto n = static_cast<std::size_t>(count);
+    bytes_ += Arena::padded(n * sizeof(float));
+    return from ? from->array<float>(n) : nullptr;
   }
   const ModelConfig& model_;
   const Checkpoint& checkpoint_;
   const Kernels& kernels_;
-  Arena* arena_;
-  std::size_t bytes_ = 0;
+  Arena *arena_, *matrices_;
+  std::size_t bytes_ = 0, matrix_bytes_ = 0;
   std::vector<float> row_;
 };
 
@@ -118,6 +125,27 @@ std::size_t cache_bytes(Storage storage, std::int64_t values) {
   }
 }
 
+// A pointer into memory that begins at `from`, into its copy at `to`.
+template <class T>
+void move_pointer(T*& p, const std::byte* from, const std::byte* to) {
+  if (p == nullptr) return;
+  const std::byte* at = to + (reinterpret_cast<const std::byte*>(p) - from);
+  p = reinterpret_cast<T*>(const_cast<std::byte*>(at));
+}
+
+void move_matrices(LayerWeights& w, const std::byte* from, const std::byte* to) {
+  const auto move = [&](Linear& l) {
+    move_pointer(l.w.packed, from, to);
+    move_pointer(l.bias, from, to);
+  };
+  for (Linear* l : {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down,
+                    &w.shared_mix, &w.q_a, &w.q_b, &w.kv_a, &w.kv_b})
+    move(*l);
+  for (Linear& l : w.absorb_k) move(l);
+  for (Linear& l : w.absorb_v) move(l);
+  for (ExpertWeights& e : w.experts) move(e.gate_up), move(e.down);
+}
+
 bool has_scales(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
 
 }  // namespace
@@ -130,12 +158,18 @@ Rank::Slice Rank::kv_heads(std::int64_t all) const {
 Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
            const Layout& layout, int index)
     : layout_(layout), index_(index) {
+  Loader measure(model, checkpoint, kernels, nullptr);
+  load(measure);
+  std::size_t resident = measure.bytes();
+  for (const std::size_t bytes : streamed_bytes_) resident -= bytes;
   const Sizes needed = sizes(model, checkpoint, kernels, layout, index);
-  weights_ = Arena(needed.weights);
+  weights_ = Arena(resident);
   cache_memory_ = Arena(needed.cache);
+  if (!streamed_bytes_.empty()) stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream);
   Loader loader(model, checkpoint, kernels, &weights_);
   load(loader);
-  allocate_cache(model, &cache_memory_);
+  allocate_cache(model, layout.num_blocks, &cache_memory_, cache_);
+  allocate_cache(model, layout.num_host_blocks, &cache_memory_, host_cache_);
 }
 
 Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
@@ -143,71 +177,111 @@ Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, 
   Rank plan(layout, index);
   Loader loader(model, checkpoint, kernels, nullptr);
   plan.load(loader);
-  return {loader.bytes(), plan.allocate_cache(model, nullptr)};
+  std::size_t weights = loader.bytes();
+  for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;
+  if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
+    weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream) +
+               *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
+  return {weights, plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_) +
+                       plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_)};
 }
 
+// Without a stream sizes are added up, with one each streamed layer is packed in one place and put away.
 void Rank::load(Loader& in) {
+  const ModelConfig& m = in.model();
+  Shard shard;
+  shard.streamed_layers = layout_.streamed_layers;
+  layers_.assign(static_cast<std::size_t>(m.num_layers), {});
+  streamed_.assign(layout_.streamed_layers > 0 ? layers_.size() : 0, 0);
+  bases_.assign(streamed_.size(), nullptr);
+  Arena packed(stream_ ? *std::max_element(streamed_bytes_.begin(), streamed_bytes_.end()) : 0);
+  std::size_t streamed = 0;
+  for (std::int64_t l = 0; l < m.num_layers; ++l) {
+    if (layout_.streamed_layers == 0 || !is_streamed(m, shard, static_cast<int>(l))) {
+      load_layer(in, l);
+      continue;
+    }
+    streamed_[static_cast<std::size_t>(l)] = 1;
+    const std::size_t before = in.matrix_bytes();
+    if (stream_) in.put_matrices(&packed);
+    load_layer(in, l);
+    in.put_matrices(nullptr);
+    if (!stream_) {
+      streamed_bytes_.push_back(in.matrix_bytes() - before);
+      continue;
+    }
+    packed.reset();
+    bases_[static_cast<std::size_t>(l)] = packed.bytes(0);
+    stream_->store(streamed++, bases_[static_cast<std::size_t>(l)]);
+  }
+  lm_head_ = in.linear({{Role::kLmHead, Role::kFinalNormBias, vocabulary(m.vocab), false}}, {0, m.hidden},
+                       layout_.plain, 0);
+}
+
+void Rank::fetch(std::int64_t layer) {
+  const auto l = static_cast<std::size_t>(layer);
+  const std::byte* at = stream_->acquire();
+  move_matrices(layers_[l], bases_[l], at);
+  bases_[l] = at;
+}
+
+void Rank::load_layer(Loader& in, std::int64_t l) {
   const ModelConfig& m = in.model();
   const Slice hidden{0, m.hidden};
   const bool first = index_ == 0;
-  layers_.assign(static_cast<std::size_t>(m.num_layers), {});
-  for (std::int64_t l = 0; l < m.num_layers; ++l) {
-    LayerWeights& w = layers_[static_cast<std::size_t>(l)];
-    const LayerKind& kind = m.kinds[m.layers[static_cast<std::size_t>(l)]];
-    w.input_norm = in.whole(Role::kInputNorm, l), w.input_norm_bias = in.whole(Role::kInputNormBias, l);
-    w.post_norm = in.whole(Role::kPostNorm, l), w.post_norm_bias = in.whole(Role::kPostNormBias, l);
-    w.attn_output_norm = in.whole(Role::kAttnOutputNorm, l),
-    w.mlp_output_norm = in.whole(Role::kMlpOutputNorm, l);
-    if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-      const Slice q = heads(a->heads), kv = kv_heads(a->kv_heads);
-      const auto rows = [&](const Slice& s, std::int64_t dim) { return Slice{s.first * dim, s.count * dim}; };
-      w.qkv = in.linear({{Role::kQ, Role::kQBias, rows(q, a->head_dim)},
-                         {Role::kK, Role::kKBias, rows(kv, a->head_dim)},
-                         {Role::kV, Role::kVBias, rows(kv, a->v_head_dim)}},
-                        hidden, layout_.weights, l);
-      w.o = in.linear({{Role::kO, Role::kOBias, hidden, first}}, rows(q, a->v_head_dim), layout_.weights, l);
-      w.q_norm = in.whole(Role::kQNorm, l), w.k_norm = in.whole(Role::kKNorm, l);
-      w.sinks = in.vector(Role::kSinks, l, q);
-    } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
-      load_latent(in, *latent, l, w);
+  LayerWeights& w = layers_[static_cast<std::size_t>(l)];
+  const LayerKind& kind = m.kinds[m.layers[static_cast<std::size_t>(l)]];
+  w.input_norm = in.whole(Role::kInputNorm, l), w.input_norm_bias = in.whole(Role::kInputNormBias, l);
+  w.post_norm = in.whole(Role::kPostNorm, l), w.post_norm_bias = in.whole(Role::kPostNormBias, l);
+  w.attn_output_norm = in.whole(Role::kAttnOutputNorm, l),
+  w.mlp_output_norm = in.whole(Role::kMlpOutputNorm, l);
+  if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
+    const Slice q = heads(a->heads), kv = kv_heads(a->kv_heads);
+    const auto rows = [&](const Slice& s, std::int64_t dim) { return Slice{s.first * dim, s.count * dim}; };
+    w.qkv = in.linear({{Role::kQ, Role::kQBias, rows(q, a->head_dim)},
+                       {Role::kK, Role::kKBias, rows(kv, a->head_dim)},
+                       {Role::kV, Role::kVBias, rows(kv, a->v_head_dim)}},
+                      hidden, layout_.weights, l);
+    w.o = in.linear({{Role::kO, Role::kOBias, hidden, first}}, rows(q, a->v_head_dim), layout_.weights, l);
+    w.q_norm = in.whole(Role::kQNorm, l), w.k_norm = in.whole(Role::kKNorm, l);
+    w.sinks = in.vector(Role::kSinks, l, q);
+  } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
+    load_latent(in, *latent, l, w);
+  }
+  if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) {
+    const Slice width = heads(d->inter);
+    if (d->gated)
+      w.gate_up = in.linear({{Role::kGate, Role::kGateBias, width}, {Role::kUp, Role::kUpBias, width}},
+                            hidden, layout_.weights, l);
+    else
+      w.gate_up = in.linear({{Role::kUp, Role::kUpBias, width}}, hidden, layout_.weights, l);
+    w.down = in.linear({{Role::kDown, Role::kDownBias, hidden, first}}, width, layout_.weights, l);
+  } else if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
+    w.router = in.linear({{Role::kRouter, Role::kRouterBias, {0, e->experts}}}, hidden, Storage::kF32, l);
+    w.correction = in.whole(Role::kRouterCorrection, l);
+    const Slice width = expert_width(e->inter), local = experts(e->experts);
+    const bool adds = index_ % layout_.moe_tensor_parallel == 0;
+    for (std::int64_t x = local.first; x < local.first + local.count; ++x) {
+      ExpertWeights expert;
+      expert.gate_up = in.linear(
+          {{Role::kExpertGate, Role::kExpertGateBias, width}, {Role::kExpertUp, Role::kExpertUpBias, width}},
+          hidden, layout_.weights, l, x);
+      expert.down =
+          in.linear({{Role::kExpertDown, Role::kExpertDownBias, hidden, adds}}, width, layout_.weights, l, x);
+      w.experts.push_back(expert);
     }
-    if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) {
-      const Slice width = heads(d->inter);
-      if (d->gated)
-        w.gate_up = in.linear({{Role::kGate, Role::kGateBias, width}, {Role::kUp, Role::kUpBias, width}},
-                              hidden, layout_.weights, l);
-      else
-        w.gate_up = in.linear({{Role::kUp, Role::kUpBias, width}}, hidden, layout_.weights, l);
-      w.down = in.linear({{Role::kDown, Role::kDownBias, hidden, first}}, width, layout_.weights, l);
-    } else if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
-      w.router = in.linear({{Role::kRouter, Role::kRouterBias, {0, e->experts}}}, hidden, Storage::kF32, l);
-      w.correction = in.whole(Role::kRouterCorrection, l);
-      const Slice width = expert_width(e->inter), local = experts(e->experts);
-      const bool adds = index_ % layout_.moe_tensor_parallel == 0;
-      for (std::int64_t x = local.first; x < local.first + local.count; ++x) {
-        ExpertWeights expert;
-        expert.gate_up = in.linear({{Role::kExpertGate, Role::kExpertGateBias, width},
-                                    {Role::kExpertUp, Role::kExpertUpBias, width}},
-                                   hidden, layout_.weights, l, x);
-        expert.down = in.linear({{Role::kExpertDown, Role::kExpertDownBias, hidden, adds}}, width,
-                                layout_.weights, l, x);
-        w.experts.push_back(expert);
-      }
-      if (e->shared_inter > 0) {
-        const Slice shared = heads(e->shared_inter);
-        w.shared_gate_up = in.linear({{Role::kSharedGate, Role::kUpBias, shared, false},
-                                      {Role::kSharedUp, Role::kUpBias, shared, false}},
-                                     hidden, layout_.weights, l);
-        w.shared_down =
-            in.linear({{Role::kSharedDown, Role::kDownBias, hidden, false}}, shared, layout_.weights, l);
-        if (e->shared_gate)
-          w.shared_mix =
-              in.linear({{Role::kSharedMix, Role::kUpBias, {0, 1}, false}}, hidden, Storage::kF32, l);
-      }
+    if (e->shared_inter > 0) {
+      const Slice shared = heads(e->shared_inter);
+      w.shared_gate_up = in.linear({{Role::kSharedGate, Role::kUpBias, shared, false},
+                                    {Role::kSharedUp, Role::kUpBias, shared, false}},
+                                   hidden, layout_.weights, l);
+      w.shared_down =
+          in.linear({{Role::kSharedDown, Role::kDownBias, hidden, false}}, shared, layout_.weights, l);
+      if (e->shared_gate)
+        w.shared_mix =
+            in.linear({{Role::kSharedMix, Role::kUpBias, {0, 1}, false}}, hidden, Storage::kF32, l);
     }
   }
-  lm_head_ = in.linear({{Role::kLmHead, Role::kFinalNormBias, vocabulary(m.vocab), false}}, hidden,
-                       layout_.plain, 0);
 }
 
 // The absorbed halves of the up-projection: queries into the latent's space, attended latents into values.
@@ -247,11 +321,12 @@ void Rank::load_latent(Loader& in, const MlaAttention& a, std::int64_t l, LayerW
   }
 }
 
-std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
+std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Arena* arena,
+                                 std::vector<CacheLayer>& cache) const {
   std::size_t bytes = 0;
-  cache_.assign(static_cast<std::size_t>(m.num_layers), {});
+  cache.assign(static_cast<std::size_t>(m.num_layers), {});
   for (std::int64_t l = 0; l < m.num_layers; ++l) {
-    CacheLayer& c = cache_[static_cast<std::size_t>(l)];
+    CacheLayer& c = cache[static_cast<std::size_t>(l)];
     const LayerKind& kind = m.kinds[m.layers[static_cast<std::size_t>(l)]];
     c.storage = layout_.cache, c.block_size = layout_.block_size;
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
@@ -261,7 +336,7 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
     } else {
       continue;
     }
-    const std::int64_t entries = layout_.num_blocks * c.heads * layout_.block_size;
+    const std::int64_t entries = blocks * c.heads * layout_.block_size;
     const auto take = [&](std::size_t size) {
       bytes += Arena::padded(size);
       return arena && size > 0 ? arena->bytes(size) : nullptr;
@@ -276,6 +351,27 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, Arena* arena) {
     c.value_scales = scales(c.v_dim > 0);
   }
   return bytes;
+}
+
+// Heads and tokens of a block lie together, so that each of its parts is one piece.
+void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
+                const std::vector<CacheLayer>& to) {
+  for (std::size_t l = 0; l < from.size(); ++l) {
+    const CacheLayer &a = from[l], &b = to[l];
+    const std::int64_t entries = a.heads * a.block_size;
+    const auto part = [&](const void* source, void* target, std::size_t size) {
+      if (source == nullptr || size == 0) return;
+      for (const BlockCopy& block : blocks)
+        std::memcpy(static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
+                    static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size,
+                    size);
+    };
+    const std::size_t scales = static_cast<std::size_t>(entries) * sizeof(float);
+    part(a.keys, b.keys, cache_bytes(a.storage, entries * a.k_dim));
+    part(a.values, b.values, cache_bytes(a.storage, entries * a.v_dim));
+    part(a.key_scales, b.key_scales, scales);
+    part(a.value_scales, b.value_scales, scales);
+  }
 }
 
 }  // namespace foretoken

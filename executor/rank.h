@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
+#include "executor/weight_stream.h"
 #include "model/operators.h"
+#include "serving/backend.h"
 
 namespace foretoken {
 
@@ -23,6 +27,9 @@ struct Layout {
   Storage cache = Storage::kBf16;
   int block_size = 16;
   std::int64_t num_blocks = 1;
+  std::int64_t num_host_blocks = 0;  // that blocks are swapped to
+  int streamed_layers = 0;  // evenly spread; their matrices and biases pass through a ring (is_streamed())
+  WeightStreamOptions stream;
   std::int64_t max_tokens = 1;     // rows of a step
   std::int64_t max_sequences = 1;  // of a step
   std::int64_t max_length = 1;     // tokens of a sequence
@@ -66,6 +73,16 @@ class Rank {
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
+  bool streams(std::int64_t layer) const {
+    return !streamed_.empty() && streamed_[static_cast<std::size_t>(layer)];
+  }
+  // Brings a streamed layer's weights into device memory, where they stay until they are released. Layers in
+  // order, one at a time.
+  void fetch(std::int64_t layer);
+  void release() { stream_->release(); }
+  // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
+  void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
+  void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
   const Linear& lm_head() const { return lm_head_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {
@@ -85,8 +102,13 @@ class Rank {
   class Loader;
   Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
   void load(Loader& in);
+  void load_layer(Loader& in, std::int64_t layer);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
-  std::size_t allocate_cache(const ModelConfig& model, Arena* arena);  // bytes that it takes
+  // The cache of `blocks` blocks; gives the bytes that it takes.
+  std::size_t allocate_cache(const ModelConfig& model, std::int64_t blocks, Arena* arena,
+                             std::vector<CacheLayer>& cache) const;
+  static void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
+                   const std::vector<CacheLayer>& to);
   static Slice slice(std::int64_t all, int part, int parts) {
     const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
     return {first, std::min(each, all - first)};
@@ -96,8 +118,12 @@ class Rank {
   int index_;
   Arena weights_, cache_memory_;
   std::vector<LayerWeights> layers_;
-  std::vector<CacheLayer> cache_;
+  std::vector<CacheLayer> cache_, host_cache_;
   Linear lm_head_;
+  std::vector<char> streamed_;               // by layer; empty where none is
+  std::vector<std::size_t> streamed_bytes_;  // of each streamed layer in order
+  std::vector<const std::byte*> bases_;      // where a streamed layer's weights were when last set
+  std::unique_ptr<WeightStream> stream_;
 };
 
 }  // namespace foretoken

@@ -70,10 +70,14 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
   }
   asked.padded_tokens = rows;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
+  asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
+  asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
   Shard shard;
   shard.tensor_parallel = layout.ranks;
   shard.expert_parallel = layout.expert_parallel;
   shard.moe_tensor_parallel = layout.moe_tensor_parallel;
+  shard.streamed_layers = layout.streamed_layers;
+  shard.streams_from_storage = layout.stream.from_storage;
   list = operators(model, shard, asked, precision);
 }
 
@@ -105,9 +109,12 @@ void Transformer::State::execute() {
     next_chunk = 0;
     for (const Op& op : list.ops) {
       if (op.layer_kind != kind) continue;
+      if (op.scope == OpScope::kStreaming && !ranks.front().streams(layer)) continue;
       run(op, static_cast<int>(layer));
       if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++next_chunk;
     }
+    if (rows > 0 && ranks.front().streams(layer))
+      for (Rank& rank : ranks) rank.release();
   }
   for (std::size_t t = 0; t < list.ops.size(); ++t)
     if (t >= i && list.ops[t].layer_kind < 0) run(list.ops[t], -1);
@@ -177,8 +184,9 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
   return bytes;
 }
 
-std::span<const float> Transformer::step(std::span<const StepSequence> sequences) {
+std::span<const float> Transformer::step(std::span<const StepSequence> sequences, const Swaps& swaps) {
   State& s = *state_;
+  s.swaps = swaps;
   s.prepare(sequences);
   s.execute();
   return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};

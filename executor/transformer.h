@@ -42,9 +42,14 @@ class Transformer {
               const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads);
   ~Transformer();
 
+  // Blocks that are copied before a step computes: out to host memory first, then in.
+  struct Swaps {
+    std::span<const BlockCopy> out, in;
+  };
   // Runs one step; sequences that decode come last. Logits [sampled sequences in order][vocab], valid until
   // the next step.
-  std::span<const float> step(std::span<const StepSequence> sequences);
+  std::span<const float> step(std::span<const StepSequence> sequences, const Swaps& swaps);
+  std::span<const float> step(std::span<const StepSequence> sequences) { return step(sequences, {}); }
   // Operators of the last step in the order in which they ran.
   std::span<const OperatorRun> operators_run() const;
   const Layout& layout() const;

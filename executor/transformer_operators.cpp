@@ -66,6 +66,9 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
     gemm(rank.lm_head(), sampled, n, ranks.size() == 1 ? logits : w.logits);
     return;
   }
+  if (name == "weight_fetch") return ranks[r].fetch(layer);
+  if (name == "swap_out") return rank.swap_out(swaps.out);
+  if (name == "swap_in") return rank.swap_in(swaps.in);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);
   if (name == "gate_up_proj" || name == "up_proj") return gemm(weights.gate_up, normed, rows, w.inter);

@@ -108,6 +108,7 @@ struct Transformer::State {
   // The step at hand.
   std::int64_t rows = 0;
   std::vector<SequenceRows> sequences;
+  Swaps swaps;
   std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
   std::size_t first_decode = 0;  // sequences[first_decode...] decode
   Work asked;

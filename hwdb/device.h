@@ -25,6 +25,7 @@ struct Device {
   BytesPerSecond scaleup_bandwidth;  // one direction, one device
   int scaleup_domain = 1;            // devices that reach each other at that speed
   BytesPerSecond pcie_bandwidth;     // one direction
+  BytesPerSecond storage_bandwidth;  // reading; a scenario says it, the database does not
   double tdp_watts = 0;
   double system_kw = 0;                // 0: unknown
   std::optional<double> usd_per_hour;  // 3-year rental where known, else owner's cost

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "hwdb/copy_rows.h"
 #include "hwdb/kernel_index.h"
 
 namespace foretoken {
@@ -386,6 +387,8 @@ std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
   if (const auto* r = std::get_if<RecurrentShape>(&op.shape)) return find_recurrence(*r, limit);
   if (const auto* i = std::get_if<IndexerShape>(&op.shape)) return find_indexer(*i, limit);
   if (std::holds_alternative<ElementwiseShape>(op.shape)) return find_elementwise(op, limit);
+  if (const auto* c = std::get_if<CopyShape>(&op.shape); c && !c->from_storage)
+    return find_rows(elementwise, std::string(kCopyKernel), kCopyRowBytes, c->bytes / kCopyRowBytes, limit);
   return std::nullopt;
 }
 

@@ -155,7 +155,7 @@ std::optional<Op> collective_op(const MeasurementSeries& s, const MeasuredPoint&
 constexpr std::string_view kElementwiseNames[] = {
     "probe",      "step",         "compute_scale", "scale_matrix", "norm",    "qk_norm",   "rope",
     "activation", "residual_add", "embedding",     "kv_write",     "softmax", "layernorm", "gelu",
-    "relu",       "tanh",         "add",           "mul",          "div",     "pow"};
+    "relu",       "tanh",         "add",           "mul",          "div",     "pow",       "host_copy"};
 
 std::string_view elementwise_name(const std::string& kernel) {
   const auto at = std::find(std::begin(kElementwiseNames), std::end(kElementwiseNames), kernel);

@@ -67,6 +67,7 @@ class OpBuilder {
   double element_ = 2;          // bytes of an activation
   int kind_ = -1;
   std::int64_t layers_ = 1;
+  bool on_host_ = false;  // weights of the operators at hand are read from host memory
   int last_tensor_ = -1;
 };
 

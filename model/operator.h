@@ -120,7 +120,8 @@ struct CollectiveShape {
 };
 
 struct CopyShape {
-  double bytes = 0;  // host to device, device to host, or storage
+  double bytes = 0;  // host to device or device to host
+  bool from_storage = false;
 };
 
 using Shape = std::variant<GemmShape, MoeShape, AttentionShape, IndexerShape, RecurrentShape,
@@ -133,6 +134,8 @@ enum class OpScope : std::uint8_t {
   kSampled,           // rows that are sampled
   kDecodeAttention,   // decoding sequences and their context
   kPrefillAttention,  // prefill chunks
+  kSwap,              // cache copied to host memory and back
+  kStreaming,         // weights fetched while earlier layers compute
 };
 
 struct Op {
@@ -142,6 +145,7 @@ struct Op {
   std::int64_t count = 1;   // executions a step: layers of this kind on this rank x uses in a layer
   int attention_group = 0;  // kDecodeAttention: which context sum applies (see Work::contexts)
   Shape shape;
+  double host_bytes = 0;             // weights that one execution reads over the link to host memory
   std::vector<int> inputs, outputs;  // tensor ids for the executor; no price looks at them
 };
 

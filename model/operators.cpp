@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
+#include "model/kv_cache.h"
 #include "model/op_builder.h"
+#include "model/parameters.h"
 
 namespace foretoken {
 namespace {
@@ -37,6 +39,27 @@ std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard) {
   return {first, first + each + (s < rest ? 1 : 0)};
 }
 
+bool is_streamed(const ModelConfig& model, const Shard& shard, int layer) {
+  const std::int64_t all = std::max<std::int64_t>(model.num_layers, 1), k = shard.streamed_layers;
+  return (layer + 1) * k / all > layer * k / all;
+}
+
+namespace {
+
+// Weights that one execution reads; 0 for operators without.
+double weights_read(const Op& op) {
+  if (const auto* g = std::get_if<GemmShape>(&op.shape))
+    return g->weight_is_activation
+               ? 0
+               : d(g->batch) * d(g->n) * d(g->k) * bytes_per_weight(g->weight, g->activation);
+  if (const auto* m = std::get_if<MoeShape>(&op.shape))
+    return m->distinct_experts * (m->gated ? 3 : 2) * d(m->hidden) * d(m->inter) *
+           bytes_per_weight(m->weight, m->activation);
+  return 0;
+}
+
+}  // namespace
+
 OpBuilder::OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work,
                      const Precision& precision, const Fusion& fusion)
     : model_(model),
@@ -58,6 +81,7 @@ void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int6
   op.count = layers_ * uses;
   op.attention_group = group;
   op.shape = std::move(shape);
+  if (on_host_) op.host_bytes = weights_read(op);
   // A chain: each operator reads what the one before it wrote.
   if (last_tensor_ >= 0) op.inputs.push_back(last_tensor_);
   op.outputs.push_back(++last_tensor_);
@@ -160,10 +184,20 @@ void OpBuilder::layer(const LayerKind& kind) {
 OpList OpBuilder::build() {
   const auto [first, last] = layer_range(model_, shard_);
   for (const LayerKind& kind : model_.kinds) list_.kinds.push_back({kind.name, 0});
-  for (int i = first; i < last; ++i) ++list_.kinds[model_.layers[static_cast<std::size_t>(i)]].layers;
+  std::vector<std::int64_t> offloaded(model_.kinds.size(), 0), streamed(model_.kinds.size(), 0);
+  for (int i = first; i < last; ++i) {
+    const std::size_t kind = model_.layers[static_cast<std::size_t>(i)];
+    ++list_.kinds[kind].layers;
+    if (i - first < shard_.offloaded_layers) ++offloaded[kind];
+    if (is_streamed(model_, shard_, i)) ++streamed[kind];
+  }
   const double h = d(model_.hidden);
   const bool embeds = shard_.has_embedding && first == 0;
   const bool heads = shard_.has_head && last == static_cast<int>(model_.num_layers);
+  const double cached = kv_bytes_per_token(model_, shard_, precision_.kv);
+  if (work_.swap_out_tokens > 0)
+    add("swap_out", CopyShape{d(work_.swap_out_tokens) * cached}, OpScope::kSwap);
+  if (work_.swap_in_tokens > 0) add("swap_in", CopyShape{d(work_.swap_in_tokens) * cached}, OpScope::kSwap);
   if (rows_ <= 0) return std::move(list_);
   if (embeds) {
     elementwise("embedding", rows_, (model_.position_table > 0 ? 3 : 2) * h, 0);
@@ -183,8 +217,15 @@ OpList OpBuilder::build() {
   for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
     if (list_.kinds[k].layers == 0) continue;
     kind_ = static_cast<int>(k);
-    layers_ = list_.kinds[k].layers;
-    layer(model_.kinds[k]);
+    if ((layers_ = streamed[k]) > 0)
+      add("weight_fetch",
+          CopyShape{layer_weight_bytes(model_, model_.kinds[k], shard_, precision_),
+                    shard_.streams_from_storage},
+          OpScope::kStreaming);
+    on_host_ = true;
+    if ((layers_ = offloaded[k]) > 0) layer(model_.kinds[k]);
+    on_host_ = false;
+    if ((layers_ = list_.kinds[k].layers - offloaded[k]) > 0) layer(model_.kinds[k]);
   }
   kind_ = -1;
   layers_ = 1;

@@ -26,7 +26,14 @@ struct Shard {
   // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
   // group and their results are reduced and scattered.
   bool expert_all_to_all = true;
+  // Weights outside device memory. The first offloaded_layers of this rank read theirs over the link to host
+  // memory as they compute; streamed_layers of the whole model, evenly spread, are fetched before they do.
+  int offloaded_layers = 0, streamed_layers = 0;
+  bool streams_from_storage = false;
 };
+
+// Is this layer of the model one of the shard's streamed ones?
+bool is_streamed(const ModelConfig& model, const Shard& shard, int layer);
 
 struct PrefillChunk {
   std::int64_t new_tokens = 0, cached = 0;
@@ -47,6 +54,7 @@ struct Work {
   std::int64_t group_tokens = 0;  // tokens of all ranks that share the experts; 0: own tokens x data_parallel
   double expert_imbalance = 1.0;
   bool one_attention_call = false;  // prompts and decoding sequences in one attention kernel
+  std::int64_t swap_out_tokens = 0, swap_in_tokens = 0;  // of the cache, copied to host memory and back
 
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences * decode_queries;

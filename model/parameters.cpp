@@ -55,8 +55,10 @@ std::vector<std::int64_t> layers_of_kinds(const ModelConfig& model, int first, i
   return counts;
 }
 
-double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard,
-                   const Precision& precision) {
+}  // namespace
+
+double layer_weight_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard,
+                          const Precision& precision) {
   double sum = 0;
   for (const WeightPart& part : weight_parts(model, kind)) {
     const WeightFormat format = part.matrix && !part.plain
@@ -66,8 +68,6 @@ double layer_bytes(const ModelConfig& model, const LayerKind& kind, const Shard&
   }
   return sum;
 }
-
-}  // namespace
 
 Parameters count_parameters(const ModelConfig& model) {
   Parameters p;
@@ -99,7 +99,7 @@ Bytes weight_bytes(const ModelConfig& model, const Shard& shard, const Precision
   double sum = 0;
   for (std::size_t k = 0; k < counts.size(); ++k)
     if (counts[k] > 0)
-      sum += static_cast<double>(counts[k]) * layer_bytes(model, model.kinds[k], shard, precision);
+      sum += static_cast<double>(counts[k]) * layer_weight_bytes(model, model.kinds[k], shard, precision);
   const auto width =
       static_cast<double>(model.embedding_projection > 0 ? model.embedding_projection : model.hidden);
   // A prediction head has its embedding and head from the main model.

@@ -25,4 +25,8 @@ Parameters count_parameters(const ModelConfig& model);
 // Bytes of weights on one rank: norms, embedding, head, router and excluded modules at the activation dtype.
 Bytes weight_bytes(const ModelConfig& model, const Shard& shard, const Precision& precision);
 
+// Of one layer of this kind.
+double layer_weight_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard,
+                          const Precision& precision);
+
 }  // namespace foretoken

@@ -29,6 +29,11 @@ struct DecodePart {
   std::int32_t context = 0;  // tokens attended, the new one included
 };
 
+// One KV block copied between the device and host memory. Blocks of the host are numbered on their own.
+struct BlockCopy {
+  std::int32_t from = 0, to = 0;
+};
+
 class SequenceTable;
 
 // What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk
@@ -43,6 +48,9 @@ struct Batch {
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
   std::int32_t longest_context = 0;  // of a decoding sequence
   std::int32_t sampled_rows = 0;     // decoding sequences + finishing prompts
+  // Preemption by swapping: blocks that go to host memory and come back before anything is computed, in this
+  // order. A step may consist of copies alone.
+  std::span<const BlockCopy> swap_out, swap_in;
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
@@ -51,7 +59,8 @@ struct Batch {
     for (const auto& p : prefill) n += p.new_tokens;
     return n;
   }
-  bool empty() const { return decode_sequences == 0 && prefill.empty(); }
+  bool copies() const { return !swap_out.empty() || !swap_in.empty(); }
+  bool empty() const { return decode_sequences == 0 && prefill.empty() && !copies(); }
 };
 
 // One step of one engine: a batch for each rank that steps together (attention data-parallel ranks; else

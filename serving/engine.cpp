@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "serving/scheduler/factory.h"
+#include "serving/scheduler/vllm_v1.h"
 
 namespace foretoken {
 namespace {
@@ -55,7 +56,9 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
   }
   // The last token is never put into the cache.
   const std::int64_t most =
-      std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, c.max_model_len) - 1;
+      c.reservation == KvReservation::kPaged
+          ? std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, c.max_model_len) - 1
+          : reserved_tokens(c, request);
   // TensorRT-LLM reserves a place for it all the same.
   const std::int64_t need = cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
   if (need > c.num_blocks - 1) {
@@ -306,13 +309,24 @@ TokenCounts Engine::counts() const {
     sum.discarded += c.discarded;
     sum.queried += c.queried;
     sum.hit += c.hit;
+    sum.reserved += c.reserved;
+    sum.filled += c.filled;
+    sum.swapped_out += c.swapped_out;
+    sum.swapped_in += c.swapped_in;
   }
   return sum;
 }
 
 bool Engine::all_blocks_free() const {
-  return std::all_of(ranks_.begin(), ranks_.end(),
-                     [](const auto& rank) { return rank->scheduler->kv_used() == 0; });
+  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) {
+    return rank->scheduler->kv_used() == 0 && rank->scheduler->host_blocks() == 0;
+  });
+}
+
+std::int64_t Engine::peak_host_blocks() const {
+  std::int64_t most = 0;
+  for (const auto& rank : ranks_) most = std::max(most, rank->scheduler->peak_host_blocks());
+  return most;
 }
 
 }  // namespace foretoken

@@ -50,6 +50,7 @@ class Engine {
   Picoseconds busy() const { return busy_; }
   double peak_kv_usage() const { return peak_kv_usage_; }
   TokenCounts counts() const;
+  std::int64_t peak_host_blocks() const;  // of the fullest rank
   bool all_blocks_free() const;
 
  private:

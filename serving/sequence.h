@@ -33,6 +33,7 @@ struct alignas(64) Sequence {
   Request request;
   Picoseconds queued = 0, scheduled = 0, prefill_start = 0, first_token = 0;
   std::vector<KvBlockPool::Block> blocks;
+  std::vector<KvBlockPool::Block> host_blocks;  // holds its tokens while it is swapped out
   BlockHashes hashes;
 };
 

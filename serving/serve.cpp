@@ -22,7 +22,19 @@ void require(bool ok, const char* key, const std::string& message) {
 
 // What the policies other than vLLM's need to make progress.
 void check_policy(const SchedulerConfig& c) {
+  require(c.num_host_blocks >= 0 && c.num_host_blocks <= std::numeric_limits<std::int32_t>::max(),
+          "swap_space_gib",
+          fmt::format("{} blocks in host memory are not from 0 to 2147483647", c.num_host_blocks));
+  if (c.reservation != KvReservation::kPaged) {
+    require(c.policy == SchedulerPolicy::kVllmV1, "kv_layout",
+            "contiguous is modelled for vLLM's scheduler alone");
+    require(!c.enable_prefix_caching, "enable_prefix_caching",
+            "contiguous regions share nothing; turn it off");
+    require(c.num_host_blocks == 0, "preemption_mode",
+            "nobody is preempted whose memory is reserved; use recompute");
+  }
   if (c.policy == SchedulerPolicy::kVllmV1) return;
+  require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
   require(c.pipeline_depth == 1, "pipeline_parallel_size",
           "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
@@ -242,6 +254,11 @@ class Loop {
       result_.scheduled_tokens += c.scheduled;
       result_.reused_tokens += c.reused;
       result_.discarded_tokens += c.discarded;
+      result_.reserved_tokens += c.reserved;
+      result_.filled_tokens += c.filled;
+      result_.swapped_out_blocks += c.swapped_out;
+      result_.swapped_in_blocks += c.swapped_in;
+      result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine->peak_host_blocks());
       m.num_steps += engine->num_steps();
       m.peak_kv_usage = std::max(m.peak_kv_usage, engine->peak_kv_usage());
       busy += engine->busy();

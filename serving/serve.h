@@ -18,6 +18,11 @@ namespace foretoken {
 // Whose rules decide (docs/policies.md).
 enum class SchedulerPolicy { kVllmV1, kSglang, kTrtllm };
 
+// KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
+// sequence's length, of prompt and output rounded up to a power of two, or of what it will need (Kwon et al.
+// 2023, 6.1: Orca's Max, Pow2 and Oracle).
+enum class KvReservation { kPaged, kMaxModelLen, kPowerOfTwo, kExact };
+
 // What only SGLang has, by its names and defaults.
 struct SglangConfig {
   enum class Order { kFcfs, kLpm };          // schedule_policy
@@ -62,8 +67,12 @@ struct SchedulerConfig {
   double watermark = 0.0;           // share of blocks kept free at admission
   std::int64_t num_blocks = 0;      // the pool, null block included
   int block_size = 16;
-  bool caches_tokens = true;  // false: the model has no KV cache (pure recurrent)
-  int pipeline_depth = 1;     // batches in flight
+  // preemption_mode "swap": host memory for the blocks of preempted sequences, which are copied back before
+  // they go on; who finds no room there is computed again. 0: all are. vLLM V0's rule.
+  std::int64_t num_host_blocks = 0;
+  KvReservation reservation = KvReservation::kPaged;  // without prefix caching where it is not paged
+  bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
+  int pipeline_depth = 1;                             // batches in flight
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
   // the step after. Used with pipeline_depth 1.
   bool schedules_ahead = false;
@@ -104,6 +113,15 @@ struct ServeResult {
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each)
   // are scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
   std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0;
+  // Copied to host memory and back. Fewer come back than went only where a sequence ended meanwhile.
+  // Over requests that have left and were not paged: the tokens of their regions, and those of them that were
+  // ever filled.
+  std::int64_t reserved_tokens = 0, filled_tokens = 0;
+  double unfilled_share() const {
+    return reserved_tokens > 0 ? 1 - static_cast<double>(filled_tokens) / static_cast<double>(reserved_tokens)
+                               : 0;
+  }
+  std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);

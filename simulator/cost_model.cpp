@@ -8,10 +8,12 @@ namespace {
 
 // Half-widths of 90 % intervals of the plain roofline: about twice the MAPE of rooflines on measured
 // operators (formulas.md 3.5, 3.6): matrix products 0.35, attention 0.5, collectives 0.5, the rest 0.6.
+constexpr double kLinkError = 0.5;
 double roofline_error(const Op& op) {
   if (std::holds_alternative<GemmShape>(op.shape)) return 0.35;
-  if (std::holds_alternative<AttentionShape>(op.shape) || std::holds_alternative<CollectiveShape>(op.shape))
-    return 0.5;
+  if (std::holds_alternative<AttentionShape>(op.shape)) return 0.5;
+  if (std::holds_alternative<CollectiveShape>(op.shape) || std::holds_alternative<CopyShape>(op.shape))
+    return kLinkError;
   return 0.6;
 }
 
@@ -39,6 +41,12 @@ Price CostModel::price_measured(const Op& op, const OperatorTime& row) const {
 Price CostModel::price(const Op& op) const {
   Price p = price_alone(op);
   p.time = std::max(p.time + per_kernel_, p.limit);
+  if (op.host_bytes > 0) {
+    // The kernel reads its weights over the link as it computes.
+    const Seconds link(op.host_bytes / (kHostLinkShare * device_->pcie_bandwidth.value));
+    if (link > p.time)
+      p = {link, Basis::kRoofline, kLinkError, "link", std::max(p.limit, link * kHostLinkShare)};
+  }
   return p;
 }
 

@@ -20,6 +20,9 @@ struct Price {
 // Efficiencies of the roofline where nothing was measured; each with its source in roofline.cpp.
 Seconds roofline_time(const Op& op, const Device& device, const Topology& topology);
 
+// Of the link to host memory's bandwidth, what copies reach.
+inline constexpr double kHostLinkShare = 0.85;
+
 // Immutable and thread-safe; refers to the device, topology and table that it was made from.
 class CostModel {
  public:

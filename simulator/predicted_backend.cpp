@@ -25,11 +25,14 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
                                                            std::int64_t max_steps) {
   // Captured graphs pad the ranks that share experts to the fullest one; other steps compute what they have.
   std::int64_t most = 0, all = 0;
+  bool copies = false;
+  std::int32_t sampled = 0;
   for (const Batch& b : step.ranks) {
     most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
+    copies |= b.copies();
     all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
   }
-  if (most == 0) return {{}, {}, max_steps};
+  if (most == 0 && !copies) return {{}, {}, max_steps};
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
@@ -40,10 +43,15 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   for (const Batch& b : step.ranks) {
     StagePrice r;
     r.steps = max_steps;
-    r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
+    if (most > 0) r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
     if (!b.empty()) {
+      const std::int64_t block = deployment_->memory.block_size;
+      if (b.copies())
+        r.first += stage.swap(static_cast<std::int64_t>(b.swap_out.size()) * block,
+                              static_cast<std::int64_t>(b.swap_in.size()) * block);
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       r.first += attention(stage, b, r);
+      sampled = std::max(sampled, b.sampled_rows);
     }
     ranks.push_back(r);
     if (first_rank || r.first.time > best.first.time ||
@@ -61,7 +69,10 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
       best.steps =
           std::min(best.steps, (best.first.time - r.first.time) / (r.increment() - best.increment()) + 1);
 
-  best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
+  if (most > 0)
+    best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
+  if (stage.streams() && most > 0)
+    best.first += stage.stall(best.first.time, sampled > 0 ? stage.sampled(sampled).time : 0);
   return best;
 }
 
@@ -69,8 +80,8 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
 PricedPart PredictedBackend::attention(StageModel& stage, const Batch& b, StagePrice& r) {
   const bool one_call = deployment_->one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
   PricedPart sum;
-  Picoseconds longest = 0,
-              apart = 0;  // a prompt's chunk in a call of its own; all of them and the decoding rows
+  Picoseconds longest = 0;  // a prompt's chunk in a call of its own
+  Picoseconds apart = 0;    // all of them, and the decoding rows in another
   for (const PrefillPart& p : b.prefill) {
     const PricedPart alone = stage.prefill(p.new_tokens, p.cached, false);
     sum += one_call ? stage.prefill(p.new_tokens, p.cached, true) : alone;
@@ -174,6 +185,9 @@ StepTime PredictedBackend::run(const Step& step) {
 
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
+  if (stages_.front().streams()) return {};  // what it waits for is no straight line of the contexts
+  for (const Batch& b : step.ranks)
+    if (b.copies()) return {};  // the next step has none
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
   const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()), 0);
   const SpanTime span{std::max<std::int64_t>(1, p.steps), scaled(p.first.time + host), scaled(p.increment())};

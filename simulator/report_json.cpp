@@ -116,18 +116,21 @@ Json context_json(const ReportContext& context, const Scenario& resolved) {
 }
 
 Json memory_json(const MemoryPlan& m) {
-  return Json{{"device_bytes", m.device_bytes},
-              {"budget_bytes", m.budget_bytes},
-              {"weights_bytes", m.weights_bytes},
-              {"activation_peak_bytes", m.activation_peak_bytes},
-              {"overhead_bytes", m.overhead_bytes},
-              {"kv_cache_bytes", m.kv_cache_bytes},
-              {"block_bytes", m.block_bytes},
-              {"block_size", m.block_size},
-              {"num_gpu_blocks", m.num_gpu_blocks},
-              {"kv_cache_tokens", m.kv_cache_tokens},
-              {"fits", m.fits},
-              {"reason", m.reason}};
+  Json j{{"device_bytes", m.device_bytes},
+         {"budget_bytes", m.budget_bytes},
+         {"weights_bytes", m.weights_bytes},
+         {"activation_peak_bytes", m.activation_peak_bytes},
+         {"overhead_bytes", m.overhead_bytes},
+         {"kv_cache_bytes", m.kv_cache_bytes},
+         {"block_bytes", m.block_bytes},
+         {"block_size", m.block_size},
+         {"num_gpu_blocks", m.num_gpu_blocks},
+         {"kv_cache_tokens", m.kv_cache_tokens},
+         {"fits", m.fits},
+         {"reason", m.reason}};
+  if (m.outside_bytes > 0) j["outside_bytes"] = m.outside_bytes;
+  if (m.host_bytes > 0) j["host_bytes"] = m.host_bytes;
+  return j;
 }
 
 Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sensitivity>& what_if) {
@@ -182,6 +185,15 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   j["behavior"] = Json{{"asked", d.behavior.asked}, {"modelled", d.behavior.name}};
   j["workload"] = s.workload;
   put_metrics(j, s.served.metrics);
+  if (d.memory.num_host_blocks > 0)
+    j["swap"] = Json{{"host_blocks", d.memory.num_host_blocks},
+                     {"peak_host_blocks", s.served.peak_host_blocks},
+                     {"swapped_out_blocks", s.served.swapped_out_blocks},
+                     {"swapped_in_blocks", s.served.swapped_in_blocks}};
+  if (s.served.reserved_tokens > 0)
+    j["kv_reservation"] = Json{{"reserved_tokens", s.served.reserved_tokens},
+                               {"filled_tokens", s.served.filled_tokens},
+                               {"unfilled_share", s.served.unfilled_share()}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
   j["aborted"] = s.served.aborted;

@@ -116,14 +116,16 @@ std::vector<Table> memory_tables(const Deployment& d) {
   row("device", m.device_bytes);
   row("budget", m.budget_bytes);
   row("weights", m.weights_bytes);
+  if (m.outside_bytes > 0) row("weights outside the device", m.outside_bytes);
   row("activations at their peak", m.activation_peak_bytes);
   row("context, graphs, buffers", m.overhead_bytes);
   row("KV cache", m.kv_cache_bytes);
   if (m.fits)
     t.notes.push_back(fmt::format("{} blocks of {} tokens: room for {} tokens on each rank.",
                                   m.num_gpu_blocks, m.block_size, m.kv_cache_tokens));
-  else
-    t.notes.push_back("Does not fit: " + m.reason);
+  if (m.fits && m.num_host_blocks > 0)
+    t.notes.push_back(fmt::format("{} more in host memory, for preempted sequences.", m.num_host_blocks));
+  if (!m.fits) t.notes.push_back("Does not fit: " + m.reason);
   return {t};
 }
 
@@ -243,6 +245,10 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   load.add({std::string("KV cache in use at the peak"), percent(m.peak_kv_usage)});
   load.add({std::string("prefix cache hits"), percent(m.prefix_cache_hit_rate)});
   load.add({std::string("preemptions"), m.preemptions});
+  if (s.served.swapped_out_blocks > 0)
+    load.add({std::string("KV blocks swapped out"), s.served.swapped_out_blocks});
+  if (s.served.reserved_tokens > 0)
+    load.add({std::string("reserved KV memory never filled"), percent(s.served.unfilled_share())});
   load.add({std::string("steps"), m.num_steps});
   if (s.served.rejected > 0)
     load.notes.push_back(

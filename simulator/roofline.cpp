@@ -16,6 +16,8 @@ constexpr double kFloor = 2.2e-6;
 // to 0.88 over five devices (formulas.md 3.6); the ramp below supplies the difference for small sizes.
 constexpr double kStream = 0.86;
 constexpr double kElementwiseStream = 0.80;
+// A read of an NVMe drive (tens of microseconds by their datasheets) through the file system.
+constexpr double kStorageLatency = 100e-6;
 
 struct Tile {
   int m, n;
@@ -131,7 +133,11 @@ struct RooflineTime {
   }
   double operator()(const SamplingShape&) const { return 3 * kFloor + stream_seconds(moved, d, 0.5); }
   double operator()(const CollectiveShape& c) const { return collective_time(c, d, topology).value; }
-  double operator()(const CopyShape& c) const { return 10e-6 + c.bytes / (0.85 * d.pcie_bandwidth.value); }
+  double operator()(const CopyShape& c) const {
+    // What a scenario says of its storage is what it reaches.
+    return c.from_storage ? kStorageLatency + c.bytes / d.storage_bandwidth.value
+                          : 10e-6 + c.bytes / (kHostLinkShare * d.pcie_bandwidth.value);
+  }
 };
 
 }  // namespace

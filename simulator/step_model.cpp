@@ -112,13 +112,26 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
 }
 
+Picoseconds streaming_stall(const WeightStreaming& streaming, std::int64_t layers, Picoseconds fetches,
+                            Picoseconds computation, Picoseconds outside) {
+  if (layers <= 0) return 0;
+  if (!streaming.overlap) return fetches;
+  const Picoseconds fetch = fetches / layers, layer = (computation - outside) / layers;
+  if (streaming.buffers == 1) return fetches - std::min(outside, fetch);
+  const Picoseconds full_ring = outside + 2 * layer + (layers - streaming.buffers) * fetch;
+  return std::max<Picoseconds>({0, fetches - computation, full_ring - computation});
+}
+
 StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
     : deployment_(&deployment), cost_(&cost), shard_(shard) {
   Work one;
   one.prefill = {{1, 0, 1}};
   one.sampled_rows = 1;
-  for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops)
+  for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops) {
     kernels_ += op.count * eager_kernels(op);
+    if (op.scope == OpScope::kStreaming) streamed_layers_ += op.count;
+  }
+  if (streamed_layers_ > 0) fetches_ = price_scope(one, OpScope::kStreaming);
   if (!deployment.one_attention_call) return;
   one.decode_sequences = 1;
   one.contexts.assign(deployment.model.attention_windows().size(), 1);
@@ -223,6 +236,24 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
   piece.slope = static_cast<Picoseconds>(std::llround(static_cast<double>(end.time - piece.base.time) /
                                                       static_cast<double>(piece.to - piece.from)));
   return pieces.emplace(key, piece).first->second;
+}
+
+PricedPart StageModel::stall(Picoseconds computation, Picoseconds outside) const {
+  PricedPart p = fetches_;
+  p.time = streaming_stall(deployment_->streaming, streamed_layers_, fetches_.time, computation, outside);
+  const double share =
+      fetches_.time > 0 ? static_cast<double>(p.time) / static_cast<double>(fetches_.time) : 0;
+  p.by_basis.fill(0);
+  p.by_basis[static_cast<std::size_t>(std::max_element(fetches_.by_basis.begin(), fetches_.by_basis.end()) -
+                                      fetches_.by_basis.begin())] = p.time;
+  p.variance *= share * share;
+  return p;
+}
+
+PricedPart StageModel::swap(std::int64_t out_tokens, std::int64_t in_tokens) const {
+  Work w;
+  w.swap_out_tokens = out_tokens, w.swap_in_tokens = in_tokens;
+  return price_scope(w, OpScope::kSwap);
 }
 
 PricedPart StageModel::prefill_knot(int q_index, int c_index, bool one_call) {

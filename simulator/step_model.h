@@ -48,6 +48,16 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
                          bool decode_only, std::int64_t kernels, Picoseconds device_floor,
                          Picoseconds shared_call_excess = 0);
 
+// What a step waits for streamed weights beyond its computation, of which `outside` is no layer's. The layers
+// count as equal: each computes and is fetched in the mean time. With a ring of n >= 2 of K layers, steps
+// follow one another at the largest of: all computation; all fetches; and, when the ring is full at the
+// step's start, two layers' computation, what is outside, and K - n fetches. (The critical cycles of the
+// event graph in which a fetch waits for the one before and for the layer n before to have computed, a layer
+// for the one before and for its fetch.) With one buffer fetch and computation take turns; without overlap
+// they add.
+Picoseconds streaming_stall(const WeightStreaming& streaming, std::int64_t layers, Picoseconds fetches,
+                            Picoseconds computation, Picoseconds outside);
+
 // Prices steps of one pipeline stage on one rank. Not thread-safe (it remembers); one for each simulation.
 class StageModel {
  public:
@@ -65,6 +75,11 @@ class StageModel {
   // keys.
   Picoseconds skew(int attention_group, std::int64_t sequences, std::int64_t context,
                    std::int64_t longest) const;
+  // Cached tokens copied to host memory and back.
+  PricedPart swap(std::int64_t out_tokens, std::int64_t in_tokens) const;
+  // What the step waits for streamed weights; computation: all of it, `outside` no layer's.
+  PricedPart stall(Picoseconds computation, Picoseconds outside) const;
+  bool streams() const { return streamed_layers_ > 0; }
   std::int64_t kernels_per_step() const { return kernels_; }
 
  private:
@@ -89,6 +104,8 @@ class StageModel {
     std::int64_t unsplit_from;
   };
   std::vector<Tail> tails_;
+  std::int64_t streamed_layers_ = 0;
+  PricedPart fetches_;  // all of them, one after the other
 };
 
 }  // namespace foretoken

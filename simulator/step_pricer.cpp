@@ -20,16 +20,41 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
   return b;
 }
 
+// A link's half-width, which is what a stall rests on.
+constexpr double kStallError = 0.5;
+
+// Adds up what streaming_stall() asks for.
+struct Streamed {
+  std::int64_t layers = 0;
+  double fetches = 0, computation = 0, outside = 0;
+  void add(const Op& op, double seconds) {
+    if (op.scope == OpScope::kStreaming) {
+      layers += op.count;
+      fetches += seconds;
+      return;
+    }
+    computation += seconds;
+    if (op.scope == OpScope::kSampled) outside += seconds;
+  }
+  double stall(const Deployment& d) const {
+    const auto ps = [](double t) { return to_picoseconds(Seconds(t)); };
+    return to_seconds(streaming_stall(d.streaming, layers, ps(fetches), ps(computation), ps(outside))).value;
+  }
+};
+
 }  // namespace
 
 WorkPrice price_work(const Deployment& d, const CostModel& cost, const Work& work) {
   WorkPrice w;
   double variance = 0;
   if (d.behavior.own_executor) w.seconds = d.behavior.host_step.value;
-  for (const Shard& shard : d.mapping.stages)
+  for (const Shard& shard : d.mapping.stages) {
+    Streamed streamed;
     for (const Op& op : operators(d.model, shard, work, d.precision, d.fusion).ops) {
       const Price p = cost.price(op);
       const double t = static_cast<double>(op.count) * p.time.value;
+      streamed.add(op, t);
+      if (op.scope == OpScope::kStreaming) continue;
       w.seconds += t;
       variance += t * p.relative_error * t * p.relative_error;
       const auto at = std::find_if(w.operators.begin(), w.operators.end(),
@@ -39,6 +64,11 @@ WorkPrice price_work(const Deployment& d, const CostModel& cost, const Work& wor
       else
         at->second += t;
     }
+    const double stall = streamed.stall(d);
+    if (stall > 0) w.operators.emplace_back("weight_fetch", stall);
+    w.seconds += stall;
+    variance += stall * stall * kStallError * kStallError;
+  }
   w.half = std::sqrt(variance);
   return w;
 }
@@ -66,6 +96,7 @@ Price StepPricer::price_once(Known& known, const typename Known::value_type::fir
 }
 
 Price StepPricer::price(const Op& op) {
+  if (op.host_bytes > 0) return price_anew(op);
   if (const auto* g = std::get_if<GemmShape>(&op.shape)) return price_once(products_, *g, op);
   if (const auto* a = std::get_if<AttentionShape>(&op.shape)) return price_once(attention_, *a, op);
   return price_anew(op);
@@ -90,10 +121,13 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   std::array<double, 4> by_bound{};
   constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
   for (const Shard& shard : deployment_.mapping.stages) {
+    Streamed streamed;
     for (const Op& op :
          operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
       const Price p = price(op);
       const double n = static_cast<double>(op.count), t = n * p.time.value;
+      streamed.add(op, t);
+      if (op.scope == OpScope::kStreaming) continue;
       total += t;
       kernels += op.count * eager_kernels(op);
       if (op.scope == OpScope::kDecodeAttention) attention += t;
@@ -106,6 +140,15 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
         s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
                                p.basis, p.relative_error, std::string(p.bound_by)});
     }
+    const double stall = streamed.stall(deployment_);
+    if (stall <= 0) continue;
+    total += stall;
+    variance += stall * stall * kStallError * kStallError;
+    basis_[static_cast<std::size_t>(Basis::kRoofline)] += stall;
+    by_bound[2] += stall;
+    if (with_operators)
+      s.operators.push_back(
+          {"weight_fetch", streamed.layers, stall, 0, 0, Basis::kRoofline, kStallError, "link"});
   }
   kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
   s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) -

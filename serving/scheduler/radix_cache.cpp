@@ -114,7 +114,8 @@ RadixCache::Match RadixCache::match(std::span<const TokenRun> key, std::int64_t 
   return descend(key, tokens, end);
 }
 
-RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int64_t tokens) {
+RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int64_t tokens,
+                                        std::span<const Page> pages) {
   tokens = tokens / page_ * page_;
   Cursor end;
   const Match m = descend(key, tokens, end);
@@ -124,9 +125,23 @@ RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int6
   const Node node = add(m.node, edge);
   copy(key, end, tokens - m.tokens, at(node).key);
   at(node).tokens = tokens - m.tokens;
+  if (!pages.empty()) {
+    const auto own = pages.subspan(static_cast<std::size_t>(m.tokens / page_),
+                                   static_cast<std::size_t>((tokens - m.tokens) / page_));
+    at(node).pages.assign(own.begin(), own.end());
+  }
   evictable_ += at(node).tokens;
   free_leaves_.insert({at(node).used, node});
   return {node, tokens, m.tokens};
+}
+
+void RadixCache::pages_to(Node node, std::vector<Page>& pages) const {
+  pages.clear();
+  for (; node != kRoot; node = nodes_[static_cast<std::size_t>(node)].parent) {
+    const std::vector<Page>& own = nodes_[static_cast<std::size_t>(node)].pages;
+    pages.insert(pages.end(), own.rbegin(), own.rend());
+  }
+  std::reverse(pages.begin(), pages.end());
 }
 
 RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
@@ -144,6 +159,7 @@ RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
   Entry& e = at(node);
   e.parent = parent;
   e.children = e.locks = 0;
+  e.pages.clear();
   e.used = clock_;
   e.edge = edge;
   edges_[{parent, edge}] = node;
@@ -166,6 +182,11 @@ RadixCache::Node RadixCache::split(Node child, std::int64_t tokens) {
   std::vector<TokenRun> lower;
   copy(c.key, rest, c.tokens - tokens, lower);
   c.key = std::move(lower);
+  if (!c.pages.empty()) {
+    const auto first = c.pages.begin(), cut = first + static_cast<std::ptrdiff_t>(tokens / page_);
+    u.pages.assign(first, cut);
+    c.pages.erase(first, cut);
+  }
   c.tokens -= tokens;
   c.parent = upper;
   c.edge = page_hash(c.key, {});
@@ -196,13 +217,14 @@ void RadixCache::change_locks(Node node, int by) {
   }
 }
 
-std::int64_t RadixCache::evict(std::int64_t tokens) {
+std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages) {
   std::int64_t gone = 0;
   while (gone < tokens && !free_leaves_.empty()) {
     const Node node = free_leaves_.begin()->second;
     free_leaves_.erase(free_leaves_.begin());
     Entry& e = at(node);
     gone += e.tokens;
+    if (pages) pages->insert(pages->end(), e.pages.begin(), e.pages.end());
     edges_.erase({e.parent, e.edge});
     Entry& parent = at(e.parent);
     if (--parent.children == 0 && parent.locks == 0) free_leaves_.insert({parent.used, e.parent});

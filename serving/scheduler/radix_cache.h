@@ -1,6 +1,6 @@
 // SGLang's radix tree over token sequences (radix_cache.py): which prefixes are in the KV cache, who holds
 // them, and which leaf goes first. Tokens are known by runs of content, so a node costs as much as its runs,
-// not as its tokens.
+// not as its tokens. Where the pages of memory matter, a node names those that hold its tokens.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,7 @@ class RadixCache {
  public:
   using Node = std::int32_t;
   static constexpr Node kRoot = 0;
+  using Page = std::int32_t;
 
   explicit RadixCache(std::int64_t page_size);
   void clear();
@@ -44,14 +45,18 @@ class RadixCache {
     Node node = kRoot;
     std::int64_t tokens = 0, existing = 0;
   };
-  Inserted insert(std::span<const TokenRun> key, std::int64_t tokens);
+  // pages: that hold the key's tokens; the new node keeps those of its own. Empty: pages have no names here.
+  Inserted insert(std::span<const TokenRun> key, std::int64_t tokens, std::span<const Page> pages = {});
+  // Pages of all tokens from the root to the end of the node.
+  void pages_to(Node node, std::vector<Page>& pages) const;
 
   // While a node is locked, it and everything above it stay.
   void lock(Node node) { change_locks(node, 1); }
   void unlock(Node node) { change_locks(node, -1); }
   // Removes whole leaves, least recently used first, until `tokens` are removed or none is left that nobody
   // holds. Returns how many went.
-  std::int64_t evict(std::int64_t tokens);
+  std::int64_t evict(std::int64_t tokens) { return evict(tokens, nullptr); }
+  std::int64_t evict(std::int64_t tokens, std::vector<Page>* pages);  // appends the pages that became free
 
   std::int64_t evictable() const { return evictable_; }  // tokens that nobody holds
   std::int64_t held() const { return held_; }
@@ -63,6 +68,7 @@ class RadixCache {
     std::int64_t tokens = 0, used = 0;  // used: when it was last matched or inserted
     std::uint64_t edge = 0;             // hash of its first page
     std::vector<TokenRun> key;
+    std::vector<Page> pages;
   };
   // A place inside a key.
   struct Cursor {

@@ -17,10 +17,12 @@ namespace foretoken {
 
 // Tokens of one rank so far: scheduled + reused = needed + discarded, over requests that have left.
 struct TokenCounts {
-  std::int64_t scheduled = 0;         // prefill and decode tokens computed
-  std::int64_t reused = 0;            // found in the prefix cache instead
-  std::int64_t discarded = 0;         // in the cache when their sequence was preempted
-  std::int64_t queried = 0, hit = 0;  // prompt tokens looked up and found, at first admission only
+  std::int64_t scheduled = 0;                    // prefill and decode tokens computed
+  std::int64_t reused = 0;                       // found in the prefix cache instead
+  std::int64_t discarded = 0;                    // in the cache when their sequence was preempted
+  std::int64_t queried = 0, hit = 0;             // prompt tokens looked up and found, at first admission only
+  std::int64_t reserved = 0, filled = 0;         // tokens of contiguous regions, of sequences that have left
+  std::int64_t swapped_out = 0, swapped_in = 0;  // blocks copied to host memory and back
 };
 
 class Scheduler {
@@ -50,6 +52,9 @@ class Scheduler {
   // KV memory that requests hold, and all of it, in one unit; what is only cached counts as free.
   virtual std::int64_t kv_used() const = 0;
   virtual std::int64_t kv_usable() const = 0;
+  // Blocks of host memory that swapped sequences hold, now and at the most.
+  virtual std::int64_t host_blocks() const { return 0; }
+  virtual std::int64_t peak_host_blocks() const { return 0; }
 };
 
 }  // namespace foretoken

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <stdexcept>
 
 #include "serving/scheduler/decode_span.h"
 
@@ -22,6 +23,7 @@ SglangScheduler::SglangScheduler(const SchedulerConfig& config, SequenceTable& s
       sequences_(sequences),
       workload_(workload),
       page_(config.block_size),
+      names_pages_(list_decodes && config.caches_tokens),
       tree_(config.block_size),
       waiting_tree_(1),
       batch_(windows, list_decodes),
@@ -29,10 +31,38 @@ SglangScheduler::SglangScheduler(const SchedulerConfig& config, SequenceTable& s
   total_ = config.caches_tokens ? (config.num_blocks - 1) * page_
                                 : std::numeric_limits<std::int64_t>::max() / 4 / page_ * page_;
   free_ = total_;
+  if (names_pages_)  // page 0 is the null page
+    for (std::int64_t p = config.num_blocks - 1; p > 0; --p)
+      free_pages_.push_back(static_cast<RadixCache::Page>(p));
   initial_ratio_ = std::min(kInitialRatio * config.sglang.schedule_conservativeness, 1.0);
   minimum_ratio_ = initial_ratio_ * kMinimumRatioFactor;
   ratio_decay_ = (initial_ratio_ - minimum_ratio_) / kDecaySteps;
   ratio_base_ = initial_ratio_;
+}
+
+void SglangScheduler::take_pages(std::vector<RadixCache::Page>& blocks, std::int64_t computed,
+                                 std::int64_t tokens) {
+  const std::int64_t more = pages(computed + tokens) - pages(computed);
+  free_ -= more;
+  if (!names_pages_) return;
+  for (std::int64_t i = 0; i < more / page_; ++i) {
+    if (free_pages_.empty()) throw std::logic_error("a page is taken and none is free");
+    blocks.push_back(free_pages_.back());
+    free_pages_.pop_back();
+  }
+}
+
+void SglangScheduler::give_pages(std::vector<RadixCache::Page>& blocks, std::int64_t from, std::int64_t to) {
+  free_ += to - from;
+  if (!names_pages_ || to <= from) return;
+  const auto first = blocks.begin() + static_cast<std::ptrdiff_t>(from / page_);
+  free_pages_.insert(free_pages_.end(), first, first + static_cast<std::ptrdiff_t>((to - from) / page_));
+}
+
+// What is named is what is counted.
+void SglangScheduler::check_pages() const {
+  if (names_pages_ && static_cast<std::int64_t>(free_pages_.size()) * page_ != free_)
+    throw std::logic_error("free pages and free tokens differ");
 }
 
 double SglangScheduler::new_token_ratio() const {
@@ -97,6 +127,7 @@ const Batch& SglangScheduler::schedule(Picoseconds now) {
     }
     std::erase_if(computed_prompts_, [this](const ComputedPrompt& p) { return p.decision < decision_; });
   }
+  check_pages();
   return batch_.build();
 }
 
@@ -142,14 +173,14 @@ bool SglangScheduler::form_decode() {
 void SglangScheduler::add_decode_rows() {
   for (const std::int32_t slot : running_) {
     Sequence& s = sequences_[slot];
-    free_ -= s.computed % page_ == 0 ? page_ : 0;
+    take_pages(s.blocks, s.computed, 1);
     ++s.computed;
     s.token_in_flight = true;
     held(slot).sampled_at = decision_;
     batch_.add_decode(slot, s.request.id, s.computed);
   }
   for (Ended& e : ended_) {
-    free_ -= e.computed % page_ == 0 ? page_ : 0;
+    take_pages(e.blocks, e.computed, 1);
     e.row = true;
     batch_.add_wasted(e.request, e.computed + 1);
     ++counts_.discarded;
@@ -204,7 +235,8 @@ void SglangScheduler::retract() {
 void SglangScheduler::put_back(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   Held& h = held(slot);
-  free_ += pages(s.computed) - h.prefix;
+  give_pages(s.blocks, h.prefix, pages(s.computed));
+  s.blocks.clear();
   tree_.unlock(h.node);
   h = Held();
   forget_prompt(slot);
@@ -219,12 +251,16 @@ void SglangScheduler::put_back(std::int32_t slot) {
 // Enters the whole pages computed so far; copies of what others have entered meanwhile are given back.
 void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens) {
   if (!caching()) return;
-  const Sequence& s = sequences_[slot];
+  Sequence& s = sequences_[slot];
   Held& h = held(slot);
   token_key(s.request, workload_.content(s.request), tokens, key_);
-  const RadixCache::Inserted in = tree_.insert(key_, tokens);
+  const RadixCache::Inserted in = tree_.insert(key_, tokens, s.blocks);
   if (in.tokens < h.prefix) return;
-  free_ += in.existing - h.prefix;
+  give_pages(s.blocks, h.prefix, in.existing);
+  if (names_pages_ && in.existing > h.prefix) {
+    tree_.pages_to(in.node, path_);
+    std::copy_n(path_.begin(), in.existing / page_, s.blocks.begin());
+  }
   tree_.lock(in.node);
   tree_.unlock(h.node);
   h.node = in.node;
@@ -234,12 +270,14 @@ void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens) {
 void SglangScheduler::release(Ended& e) {
   const std::int64_t taken = pages(e.computed + (e.row ? 1 : 0));
   if (caching()) {
-    const RadixCache::Inserted in = tree_.insert(e.key, e.computed);
-    free_ += (in.existing - e.held.prefix) + (taken - in.tokens);
+    const RadixCache::Inserted in = tree_.insert(e.key, e.computed, e.blocks);
+    give_pages(e.blocks, e.held.prefix, in.existing);
+    give_pages(e.blocks, in.tokens, taken);
     tree_.unlock(e.held.node);
   } else {
-    free_ += taken;
+    give_pages(e.blocks, 0, taken);
   }
+  e.blocks.clear();
 }
 
 void SglangScheduler::release_ended() {
@@ -254,13 +292,14 @@ void SglangScheduler::release_ended() {
 void SglangScheduler::finish(std::span<const std::int32_t> slots) {
   if (slots.empty()) return;
   for (const std::int32_t slot : slots) {
-    const Sequence& s = sequences_[slot];
+    Sequence& s = sequences_[slot];
     Ended e;
     if (!spare_.empty()) {  // for its key's memory
       e = std::move(spare_.back());
       spare_.pop_back();
     }
     e.held = held(slot);
+    std::swap(e.blocks, s.blocks);
     e.request = s.request.id;
     e.computed = s.computed;
     e.max_new_tokens = s.end_tokens - s.request.input_len;
@@ -320,7 +359,12 @@ void SglangScheduler::advance(std::int64_t steps) {
     for (std::int64_t j = 0; j < steps; ++j) {
       const std::int64_t need = rooms_[static_cast<std::size_t>(j % page_)] * page_;
       make_room(need);
-      free_ -= need;
+      if (!names_pages_) {
+        free_ -= need;
+        continue;
+      }
+      for (const std::int32_t slot : running_)
+        take_pages(sequences_[slot].blocks, sequences_[slot].computed + j, 1);
     }
   }
   for (const std::int32_t slot : running_) {

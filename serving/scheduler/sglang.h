@@ -48,6 +48,7 @@ class SglangScheduler : public Scheduler {
   // A request that has its last token, still holding its memory.
   struct Ended {
     Held held;
+    std::vector<RadixCache::Page> blocks;
     RequestId request = 0;
     std::int32_t computed = 0, max_new_tokens = 0;
     bool row = false;  // computed once more, in vain
@@ -83,8 +84,13 @@ class SglangScheduler : public Scheduler {
   bool form_decode();
   std::int64_t next_tokens_need() const;
   void make_room(std::int64_t tokens) {
-    if (free_ < tokens) free_ += tree_.evict(tokens);
+    if (free_ < tokens) free_ += tree_.evict(tokens, names_pages_ ? &free_pages_ : nullptr);
   }
+  // Memory for a sequence that has `computed` tokens and gets `tokens` more, and its return. Where a backend
+  // asks which pages they are, these are named; decisions go by the numbers alone.
+  void take_pages(std::vector<RadixCache::Page>& blocks, std::int64_t computed, std::int64_t tokens);
+  void give_pages(std::vector<RadixCache::Page>& blocks, std::int64_t from, std::int64_t to);  // tokens
+  void check_pages() const;
   void add_decode_rows();
   void retract();
   void put_back(std::int32_t slot);
@@ -97,7 +103,9 @@ class SglangScheduler : public Scheduler {
   const Workload& workload_;
   const std::int64_t page_;
   std::int64_t total_ = 0, free_ = 0;  // tokens, in whole pages; free_: neither held nor in the tree
-  RadixCache tree_, waiting_tree_;     // waiting_tree_: prefixes of waiting requests (lpm)
+  const bool names_pages_;
+  std::vector<RadixCache::Page> free_pages_;
+  RadixCache tree_, waiting_tree_;  // waiting_tree_: prefixes of waiting requests (lpm)
 
   std::deque<std::int32_t> waiting_;
   std::deque<std::int32_t> arrived_;  // not yet looked at
@@ -133,7 +141,8 @@ class SglangScheduler : public Scheduler {
   double total_offset_ = 0, current_offset_ = 0;
   std::int64_t from_waiting_ = 0;
 
-  std::vector<TokenRun> key_;  // scratch
+  std::vector<TokenRun> key_;           // scratch
+  std::vector<RadixCache::Page> path_;  // scratch: pages of a node's prefix
   std::vector<Ended> spare_;
   mutable std::vector<std::int64_t> rooms_;
   TokenCounts counts_;

@@ -154,6 +154,7 @@ void SglangScheduler::admit(std::int32_t slot, const RadixCache::Match& hit, Pic
   s.computed = static_cast<std::int32_t>(hit.tokens);
   held(slot).node = hit.node;
   held(slot).prefix = hit.tokens;
+  if (names_pages_) tree_.pages_to(hit.node, s.blocks);
   counts_.reused += hit.tokens;
   if (s.cached_tokens >= 0) return;
   s.cached_tokens = s.computed;
@@ -182,7 +183,7 @@ void SglangScheduler::run_prefill(Picoseconds now) {
     Sequence& s = sequences_[slot];
     const std::int32_t before = s.computed;
     s.computed += static_cast<std::int32_t>(tokens);
-    free_ -= pages(s.computed) - pages(before);
+    take_pages(s.blocks, before, tokens);
     counts_.scheduled += tokens;
     const bool last = s.computed == s.num_tokens;
     batch_.add_prefill(slot, s.request.id, tokens, before, last);

@@ -1,9 +1,19 @@
 #include "serving/scheduler/vllm_v1.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <numeric>
 
 namespace foretoken {
+
+std::int64_t reserved_tokens(const SchedulerConfig& c, const Request& request) {
+  const std::int64_t whole = std::int64_t{request.input_len} + request.output_len;
+  if (c.reservation == KvReservation::kMaxModelLen) return c.max_model_len;
+  if (c.reservation == KvReservation::kExact) return std::min(whole, c.max_model_len);
+  const auto output = static_cast<std::uint64_t>(request.output_len);
+  return std::min(request.input_len + static_cast<std::int64_t>(std::bit_ceil(output)), c.max_model_len);
+}
 
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
                                  const Workload& workload, std::span<const std::int64_t> windows,
@@ -11,6 +21,8 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
     : config_(config),
       sequences_(sequences),
       pool_(pool),
+      host_(config.caches_tokens ? config.num_host_blocks : 0),
+      regions_(contiguous() ? config.num_blocks : 0),
       workload_(workload),
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
@@ -42,6 +54,8 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   prefill_.clear();
   decode_.clear();
   sampled_.clear();
+  swap_out_.clear();
+  swap_in_.clear();
   budget_ = config_.max_num_batched_tokens;
   preempted_ = skipped_ = fragile_ = false;
 
@@ -50,6 +64,8 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
 
   batch_.prefill = prefill_;
   batch_.decode = decode_;
+  batch_.swap_out = swap_out_;
+  batch_.swap_in = swap_in_;
   batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size());
   return batch_;
 }
@@ -85,16 +101,19 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
     Sequence& s = sequences_[slot];
     if (s.token_in_flight)
       break;  // preempted in a pipeline: its next token isn't known before this one is out
-    find_hits(s);
+    const bool swapped = !s.host_blocks.empty();
+    find_hits(s);  // none where its tokens are in host memory
     const auto hit_blocks = static_cast<std::int64_t>(hits_.size());
-    const std::int64_t computed = hit_blocks * config_.block_size;
+    const std::int64_t computed = swapped ? s.computed : hit_blocks * config_.block_size;
     std::int64_t n = s.num_tokens - computed;
     if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
     if (!config_.enable_chunked_prefill && n > budget_) break;
     n = std::min(n, budget_);
 
     std::int64_t need = 0;
-    if (config_.caches_tokens) {
+    if (contiguous()) {
+      if (!reserve_region(s)) break;
+    } else if (config_.caches_tokens) {
       const std::int64_t watermark =
           running_.empty()
               ? 0
@@ -109,15 +128,16 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
       }
       for (const KvBlockPool::Block block : hits_) pool_.touch(block);
       s.blocks.assign(hits_.begin(), hits_.end());
-      s.capacity = static_cast<std::int32_t>(computed);
+      s.capacity = static_cast<std::int32_t>(hit_blocks * config_.block_size);
       append_blocks(s, need);
+      if (swapped) swap_in(s);
     }
     waiting_.pop_front();
     running_.push_back(slot);
     s.state = Sequence::State::kRunning;
     s.computed = static_cast<std::int32_t>(computed);
     s.entered_blocks = static_cast<std::int32_t>(hit_blocks);
-    counts_.reused += computed;
+    counts_.reused += hit_blocks * config_.block_size;
     if (s.cached_tokens < 0) {
       s.cached_tokens = static_cast<std::int32_t>(computed);
       s.scheduled = now;
@@ -173,7 +193,7 @@ void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
 void VllmV1Scheduler::find_hits(Sequence& s) {
   hits_.clear();
   free_hits_ = 0;
-  if (!caching()) return;
+  if (!caching() || !s.host_blocks.empty()) return;
   std::int64_t most = (s.num_tokens - 1) / config_.block_size;
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
   for (std::int64_t b = 0; b < most; ++b) {
@@ -189,23 +209,62 @@ void VllmV1Scheduler::find_hits(Sequence& s) {
 
 // Tail first, so that the tail is evicted first.
 void VllmV1Scheduler::release_blocks(Sequence& s) {
-  pool_.release(s.blocks, s.entered_blocks);
+  if (contiguous()) {
+    if (s.blocks.empty()) return;
+    counts_.reserved += s.capacity;
+    counts_.filled += s.computed;
+    regions_.release(s.blocks.front(), static_cast<std::int64_t>(s.blocks.size()));
+  } else {
+    pool_.release(s.blocks, s.entered_blocks);
+  }
   s.blocks.clear();
   s.capacity = 0;
 }
 
 void VllmV1Scheduler::preempt(std::int32_t slot) {
   Sequence& s = sequences_[slot];
-  if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
-  release_blocks(s);
-  counts_.discarded += s.computed;
-  s.computed = 0;
+  if (swap_out(s)) {
+    release_blocks(s);
+  } else {
+    if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
+    release_blocks(s);
+    counts_.discarded += s.computed;
+    s.computed = 0;
+    s.decoding = false;
+  }
   s.entered_blocks = 0;
-  s.decoding = false;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
   waiting_.push_front(slot);
   preempted_ = true;
+}
+
+bool VllmV1Scheduler::reserve_region(Sequence& s) {
+  const std::int64_t count = blocks_for(reserved_tokens(config_, s.request));
+  const RegionPool::Block first = regions_.allocate(count);
+  if (first < 0) return false;
+  s.blocks.resize(static_cast<std::size_t>(count));
+  std::iota(s.blocks.begin(), s.blocks.end(), first);
+  s.capacity = static_cast<std::int32_t>(count * config_.block_size);
+  return true;
+}
+
+// All of its blocks, shared ones too, go to host memory; false where they don't fit there.
+bool VllmV1Scheduler::swap_out(Sequence& s) {
+  const std::int64_t count = blocks_for(s.computed);
+  if (count == 0 || count > host_.free()) return false;
+  host_.allocate(count, s.host_blocks);
+  for (std::size_t b = 0; b < s.host_blocks.size(); ++b) swap_out_.push_back({s.blocks[b], s.host_blocks[b]});
+  counts_.swapped_out += count;
+  return true;
+}
+
+// The host's blocks may be taken again at once: what goes out in a later step is copied later.
+void VllmV1Scheduler::swap_in(Sequence& s) {
+  for (std::size_t b = 0; b < s.host_blocks.size(); ++b) swap_in_.push_back({s.host_blocks[b], s.blocks[b]});
+  counts_.swapped_in += static_cast<std::int64_t>(s.host_blocks.size());
+  host_.release(s.host_blocks);
+  s.host_blocks.clear();
 }
 
 // Why a decode-only decision repeats itself until the bounds below:
@@ -218,12 +277,13 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
 //   blocks that hold newly generated tokens of running requests enters the prefix cache, which nobody may
 //   name before the request has finished, so hits can only shrink; by blocks, because free only falls, and
 //   what the whole prompt takes from it (blocks to compute + hits on free blocks) only rises: a hit that is
-//   evicted turns into a block to compute. Without reserve_full_prompt the test is made with the next chunk
-//   alone, and losing hits may make that one fit; then (fragile_) the decision is made every step.
+//   evicted turns into a block to compute; what a swapped sequence takes is fixed. Without
+//   reserve_full_prompt the test is made with the next chunk alone, and losing hits may make that one fit;
+//   then (fragile_) the decision is made every step.
 // For the same reason a request that joins a blocked queue changes nothing (arrival_matters): it queues
 // behind.
 std::int64_t VllmV1Scheduler::hold() const {
-  if (preempted_ || skipped_ || fragile_ || !prefill_.empty()) return 1;
+  if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies()) return 1;
   const std::int64_t scheduled = batch_.decode_sequences;
   if (scheduled == 0) {
     return waiting_.empty() && running_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
@@ -233,12 +293,12 @@ std::int64_t VllmV1Scheduler::hold() const {
   for (std::int64_t i = 0; i < scheduled; ++i) {
     const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
     steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
-    if (config_.caches_tokens) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+    if (config_.caches_tokens && !contiguous()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
     for (const std::int64_t window : windows_) {
       if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
     }
   }
-  if (!config_.caches_tokens) return steps;
+  if (!config_.caches_tokens || contiguous()) return steps;  // a region is never too short
   // Step j (the next one is 1) needs a block for each sequence with room for j - 1 more tokens, modulo
   // block_size.
   std::int64_t left = pool_.free();
@@ -263,7 +323,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
   counts_.scheduled += scheduled * steps;
-  if (config_.caches_tokens) {
+  if (config_.caches_tokens && !contiguous()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
       const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
@@ -299,7 +359,10 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
     release_blocks(s);
     if (s.state == Sequence::State::kWaiting) {  // preempted while its last token was in flight
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
-      counts_.discarded -= s.num_tokens - 1;  // nothing is computed again after all
+      if (s.host_blocks.empty())
+        counts_.discarded -= s.num_tokens - 1;  // nothing is computed again after all
+      host_.release(s.host_blocks);
+      s.host_blocks.clear();
     }
   }
   std::erase_if(running_, [this](std::int32_t slot) {

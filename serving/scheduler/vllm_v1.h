@@ -1,13 +1,18 @@
 // vLLM V1's scheduler (serving-policies 5.1): one token budget, running requests first, preemption by
-// recompute, block-hash prefix caching.
+// recompute, block-hash prefix caching; and V0's preemption by swapping for those who ask for it.
 #pragma once
 
 #include <array>
 #include <deque>
 
+#include "serving/host_block_pool.h"
+#include "serving/region_pool.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
+
+// Tokens of the region that a request gets where KV memory is contiguous.
+std::int64_t reserved_tokens(const SchedulerConfig& config, const Request& request);
 
 class VllmV1Scheduler : public Scheduler {
  public:
@@ -26,13 +31,17 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const override { return counts_; }
-  std::int64_t kv_used() const override { return pool_.used(); }
+  std::int64_t kv_used() const override { return contiguous() ? regions_.used() : pool_.used(); }
   std::int64_t kv_usable() const override { return pool_.usable(); }
+  std::int64_t host_blocks() const override { return host_.used(); }
+  std::int64_t peak_host_blocks() const override { return host_.peak(); }
 
   std::span<const std::int32_t> running_slots() const { return running_; }
   const std::deque<std::int32_t>& waiting_slots() const { return waiting_; }
 
  private:
+  bool contiguous() const { return config_.reservation != KvReservation::kPaged && config_.caches_tokens; }
+  bool reserve_region(Sequence& s);
   bool caching() const { return config_.caches_tokens && config_.enable_prefix_caching; }
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
@@ -41,6 +50,8 @@ class VllmV1Scheduler : public Scheduler {
   void schedule_waiting(Picoseconds now);
   void take(std::int32_t slot, std::int32_t tokens);
   void preempt(std::int32_t slot);
+  bool swap_out(Sequence& s);
+  void swap_in(Sequence& s);
   void find_hits(Sequence& s);
   void enter_blocks(Sequence& s, std::int64_t limit);
   void append_blocks(Sequence& s, std::int64_t count) {
@@ -52,6 +63,8 @@ class VllmV1Scheduler : public Scheduler {
   const SchedulerConfig config_;
   SequenceTable& sequences_;
   KvBlockPool& pool_;
+  HostBlockPool host_;
+  RegionPool regions_;
   const Workload& workload_;
   std::vector<std::int64_t> windows_;
   bool list_decodes_;
@@ -64,6 +77,7 @@ class VllmV1Scheduler : public Scheduler {
   std::vector<PrefillPart> prefill_;
   std::vector<DecodePart> decode_;
   std::vector<std::int32_t> sampled_;
+  std::vector<BlockCopy> swap_out_, swap_in_;
   std::int64_t budget_ = 0;
   bool preempted_ = false;
   bool skipped_ = false;  // a running sequence had nothing to compute: its token is in flight

@@ -100,6 +100,28 @@ Executed execute(const Json& json, ExecutorOptions options = {}) {
   return e;
 }
 
+// Told how long the executed steps took, the simulator's loop makes the very same decisions at the same
+// times.
+void expect_the_simulated_schedule(const Json& json) {
+  const Executed e = execute(json);
+  const Scenario s = test_scenario(json.dump());
+  const Deployment d = resolve_or_fail(s, 100, 120);
+  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
+  ReplayBackend replay(e.recording);
+  SimulateOptions o;
+  o.use_spans = false, o.keep_records = true;
+  const Simulation again = serve_with(replay, *workload, d, o);
+  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
+  for (std::size_t i = 0; i < again.served.records.size(); ++i) {
+    EXPECT_EQ(again.served.records[i].first_token, e.result.served.records[i].first_token);
+    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
+  }
+  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
+  EXPECT_EQ(again.served.discarded_tokens, e.result.served.discarded_tokens);
+  EXPECT_EQ(again.served.swapped_out_blocks, e.result.served.swapped_out_blocks);
+  EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
+}
+
 class Strategies : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Families, Strategies, testing::Values("dense", "moe", "latent"));
 
@@ -142,6 +164,93 @@ TEST_P(Strategies, PreemptedRequestsGoOnAsIfNothingHadHappened) {
   for (const RequestRecord& r : tight.result.served.records) preemptions += r.preemptions;
   EXPECT_GT(preemptions, 0);
   EXPECT_EQ(roomy.tokens, tight.tokens);
+}
+
+// Swapped or computed again, with room in host memory for everybody, for some or for nobody.
+TEST_P(Strategies, SwappedRequestsGoOnAsIfNothingHadHappened) {
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 60}}}};
+  const Executed roomy = execute(scenario(GetParam(), Json::object(), many));
+  const Json tight{{"num_gpu_blocks_override", 20}, {"enable_prefix_caching", false}};
+  const Executed recomputed = execute(scenario(GetParam(), tight, many));
+  EXPECT_GT(recomputed.result.served.discarded_tokens, 0);
+  EXPECT_EQ(roomy.tokens, recomputed.tokens);
+  std::int64_t discarded = recomputed.result.served.discarded_tokens;
+  for (const auto& [gib, caching] :
+       {std::pair(1.5e-4, false), std::pair(0.01, false), std::pair(0.01, true)}) {
+    Json swap = tight;
+    swap.update(
+        Json{{"preemption_mode", "swap"}, {"swap_space_gib", gib}, {"enable_prefix_caching", caching}});
+    const Executed swapped = execute(scenario(GetParam(), swap, many));
+    const ServeResult& r = swapped.result.served;
+    EXPECT_EQ(roomy.tokens, swapped.tokens);
+    EXPECT_GT(r.swapped_out_blocks, 0);
+    EXPECT_EQ(r.swapped_out_blocks, r.swapped_in_blocks);
+    EXPECT_LT(r.discarded_tokens, discarded) << gib << " GiB";
+    EXPECT_TRUE(gib < 0.001 || r.discarded_tokens == 0);
+    std::int64_t copied = 0;
+    for (const StepRun& s : swapped.steps) copied += s.work.swap_out_tokens + s.work.swap_in_tokens;
+    EXPECT_EQ(copied, 16 * (r.swapped_out_blocks + r.swapped_in_blocks));
+  }
+}
+
+TEST_P(Strategies, StreamedWeightsSayTheSame) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  for (const bool overlap : {false, true})
+    for (const char* source : {"host", "storage"}) {
+      Json json = scenario(
+          GetParam(), {{"layer_streaming",
+                        {{"layers", 2}, {"prefetch_depth", 1}, {"overlap", overlap}, {"source", source}}}});
+      json["hardware"]["storage_bandwidth"] = "1 GB/s";
+      EXPECT_EQ(plain, execute(json).tokens) << source;
+    }
+}
+
+// SGLang's scheduler: a radix tree of pages instead of blocks that are found by their hash, prompts alone or
+// mixed, requests that are retracted, ends that are seen late.
+TEST_P(Strategies, SglangsSchedulerSaysTheSame) {
+  const Json shared{{"num_prompts", 16},
+                    {"shared_prefix", {{"groups", 2}, {"users_per_group", 4}, {"prefix_len", 45}}},
+                    {"input_len", {{"value", 70}}},
+                    {"output_len", {{"distribution", "uniform"}, {"min", 3}, {"max", 60}}}};
+  const auto plain = execute(scenario(GetParam(), {{"enable_prefix_caching", false}}, shared)).tokens;
+  const auto sglang = [&](const Json& more) {
+    Json engine{{"behavior", "sglang-0.5"}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}};
+    engine.update(more);
+    return scenario(GetParam(), engine, shared);
+  };
+  const Executed tree = execute(sglang(Json::object()));
+  EXPECT_EQ(plain, tree.tokens);
+  EXPECT_GT(tree.result.served.reused_tokens, 0);
+  EXPECT_EQ(plain, execute(sglang({{"disable_radix_cache", true}})).tokens) << "no tree";
+  EXPECT_EQ(plain, execute(sglang({{"disable_overlap_schedule", true}, {"schedule_policy", "lpm"}})).tokens);
+  EXPECT_EQ(plain,
+            execute(sglang({{"enable_mixed_chunk", true}, {"page_size", 16}, {"block_size", 16}})).tokens)
+      << "pages of 16, mixed";
+  const Json tight{{"num_gpu_blocks_override", 300}, {"schedule_conservativeness", 0.05}};
+  const Executed retracted = execute(sglang(tight));
+  EXPECT_EQ(plain, retracted.tokens);
+  EXPECT_GT(retracted.result.served.metrics.preemptions, 0);
+  expect_the_simulated_schedule(sglang(tight));
+  expect_the_simulated_schedule(
+      sglang({{"page_size", 16}, {"block_size", 16}, {"num_gpu_blocks_override", 40}}));
+}
+
+// Regions in one piece, whatever is reserved; only how many run at once differs.
+TEST_P(Strategies, ContiguousMemoryIsPagedMemory) {
+  const Json crowd{{"num_prompts", 16}, {"output_len", {{"value", 40}}}};
+  const Executed paged = execute(scenario(GetParam(), Json::object(), crowd));
+  std::map<std::string, double> running;
+  for (const char* reservation : {"max_model_len", "power_of_two", "exact"}) {
+    const Executed contiguous = execute(scenario(
+        GetParam(),
+        {{"kv_layout", "contiguous"}, {"kv_reservation", reservation}, {"num_gpu_blocks_override", 40}},
+        crowd));
+    EXPECT_EQ(paged.tokens, contiguous.tokens) << reservation;
+    EXPECT_GT(contiguous.result.served.reserved_tokens, contiguous.result.served.filled_tokens);
+    EXPECT_EQ(contiguous.result.served.metrics.preemptions, 0);
+    running[reservation] = contiguous.result.served.metrics.mean_running;
+  }
+  EXPECT_LT(running["max_model_len"], running["power_of_two"]);
 }
 
 TEST_P(Strategies, AHitInThePrefixCacheIsAColdPrompt) {
@@ -194,25 +303,12 @@ TEST_P(Strategies, ThreadsAndKernelsAndRanksAgree) {
   }
 }
 
-// Told how long the executed steps took, the simulator's loop makes the very same decisions at the same
-// times.
 TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
-  const Json json = scenario(GetParam(), {{"num_gpu_blocks_override", 30}});
-  const Executed e = execute(json);
-  const Scenario s = test_scenario(json.dump());
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(e.recording);
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true;
-  const Simulation again = serve_with(replay, *workload, d, o);
-  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
-  for (std::size_t i = 0; i < again.served.records.size(); ++i) {
-    EXPECT_EQ(again.served.records[i].first_token, e.result.served.records[i].first_token);
-    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
-  }
-  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
-  EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
+  expect_the_simulated_schedule(scenario(GetParam(), {{"num_gpu_blocks_override", 30}}));
+  expect_the_simulated_schedule(scenario(
+      GetParam(), {{"num_gpu_blocks_override", 20}, {"preemption_mode", "swap"}, {"swap_space_gib", 0.001}}));
+  expect_the_simulated_schedule(
+      scenario(GetParam(), {{"num_gpu_blocks_override", 40}, {"kv_layout", "contiguous"}}));
 }
 
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
@@ -221,7 +317,6 @@ TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
     j["hardware"].update(hardware);
     return error_of([&] { execute(j); });
   };
-  EXPECT_THAT(refused({{"behavior", "sglang-0.5"}}), HasSubstr("SGLang's scheduler"));
   EXPECT_THAT(refused({{"pipeline_parallel_size", 2}},
                       {{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "1 GB/s"}}),
               HasSubstr("pipeline"));

@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
+#include "executor/weight_stream.h"
 #include "expect_error.h"
 #include "model_support.h"
 
@@ -90,6 +92,60 @@ TEST_P(EveryFamily, TheRestOfTheBatchAndTheBlocksDoNotMatter) {
   EXPECT_EQ(alone, together[0]);
   auto d = three.sequence(0, 1, 200);
   EXPECT_EQ(alone, three.step({{&d, prompt}})[0]) << "three threads";
+}
+
+// Wherever streamed layers come from, however many buffers they pass through, fetched ahead or not, and on
+// every rank.
+TEST_P(EveryFamily, StreamedWeightsAreResidentOnes) {
+  for (const int ranks : {1, 2}) {
+    Layout l = small_layout();
+    l.ranks = l.moe_tensor_parallel = ranks;
+    Runner resident(model, l, *cpu_kernels());
+    const auto expected = whole(resident, prompt);
+    auto s = resident.sequence(100, 1, 256);
+    resident.step({{&s, prompt}});
+    const auto next = resident.step({{&s, {5}, true}})[0];
+    for (const bool from_storage : {false, true})
+      for (const bool overlap : {false, true})
+        for (const int layers : {1, 2, 3}) {
+          l.streamed_layers = layers;
+          l.stream = {layers == 3 ? 2 : 1, overlap, from_storage, testing::TempDir()};
+          Runner streamed(model, l, *cpu_kernels());
+          EXPECT_EQ(expected, whole(streamed, prompt)) << layers << " layers";
+          auto t = streamed.sequence(100, 1, 256);
+          streamed.step({{&t, prompt}});
+          EXPECT_EQ(next, streamed.step({{&t, {5}, true}})[0]) << layers << " layers, the step after";
+          std::int64_t fetches = 0;
+          for (const OperatorRun& o : streamed.transformer().operators_run())
+            fetches += o.op.name == "weight_fetch";
+          EXPECT_EQ(fetches, layers);
+        }
+  }
+}
+
+TEST(WeightStream, LeavesNoFileAndSaysWhereItCantMakeOne) {
+  const std::string folder = testing::TempDir() + "/streamed_weights";
+  std::filesystem::create_directories(folder);
+  const std::vector<std::size_t> sizes{100, 5000, 7};
+  WeightStream stream(sizes, {2, true, true, folder});
+  EXPECT_TRUE(std::filesystem::is_empty(folder)) << "the file has no name while it is in use";
+  std::vector<std::byte> layer(5000);
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::fill(layer.begin(), layer.end(), std::byte(i + 1));
+    stream.store(i, layer.data());
+  }
+  for (int n = 0; n < 20; ++n) {
+    const std::byte* at = stream.acquire();
+    const auto i = static_cast<std::size_t>(n % 3);
+    EXPECT_EQ(at[0], std::byte(i + 1));
+    EXPECT_EQ(at[sizes[i] - 1], std::byte(i + 1));
+    stream.release();
+  }
+  EXPECT_THAT(error_of([] {
+                WeightStream({10}, {1, false, true, "/no/such/folder"});
+              }),
+              HasSubstr("/no/such/folder"));
+  std::filesystem::remove(folder);
 }
 
 // The sums of ranks are added up in another order than one rank's.

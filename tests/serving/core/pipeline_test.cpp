@@ -47,7 +47,7 @@ TEST(Pipeline, NoMoreBatchesInFlightThanItsDepth) {
 }
 
 TEST(Pipeline, SmallPoolsServeEveryoneAndConserveTokens) {
-  std::int64_t preemptions = 0;
+  std::int64_t preemptions = 0, swaps = 0;
   for (std::uint64_t seed = 0; seed < 600; ++seed) {
     CounterRandom random(seed, 5);
     toy::ListWorkload w;
@@ -63,6 +63,7 @@ TEST(Pipeline, SmallPoolsServeEveryoneAndConserveTokens) {
     o.engines[0].scheduler.pipeline_depth = static_cast<int>(random.uniform_int(2, 4));
     o.engines[0].ranks = static_cast<int>(random.uniform_int(1, 2));
     o.engines[0].scheduler.enable_prefix_caching = random.uniform() < 0.5;
+    o.engines[0].scheduler.num_host_blocks = random.uniform() < 0.5 ? random.uniform_int(1, 20) : 0;
     toy::ToyBackend backend(random.uniform_int(100, 2000), 30, 20, {1});
     backend.pipeline(1.0 / o.engines[0].scheduler.pipeline_depth);
     const ServeResult r = serve(w, backend, o);
@@ -71,9 +72,12 @@ TEST(Pipeline, SmallPoolsServeEveryoneAndConserveTokens) {
     std::int64_t needed = 0;
     for (const RequestRecord& record : r.records) needed += record.input_len + record.output_len - 1;
     ASSERT_EQ(r.scheduled_tokens + r.reused_tokens - r.discarded_tokens, needed) << seed;
+    ASSERT_LE(r.swapped_in_blocks, r.swapped_out_blocks) << seed;
     preemptions += r.metrics.preemptions;
+    swaps += r.swapped_out_blocks;
   }
   EXPECT_GT(preemptions, 500);
+  EXPECT_GT(swaps, 500);
 }
 
 }  // namespace

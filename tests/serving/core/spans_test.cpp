@@ -37,6 +37,13 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
   const auto chance = [&](double p) { return random.uniform() < p; };
   c.policy = policy;
   c.schedules_ahead = CounterRandom(seed, 9).uniform() < 0.5;
+  if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 11).uniform() < 0.5)
+    c.num_host_blocks = CounterRandom(seed, 12).uniform_int(1, 40);
+  if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 13).uniform() < 0.2) {
+    c.reservation = static_cast<KvReservation>(CounterRandom(seed, 14).uniform_int(1, 3));
+    c.enable_prefix_caching = false;
+    c.num_host_blocks = 0;
+  }
   if (policy == SchedulerPolicy::kSglang) {
     c.block_size = chance(0.7) ? 1 : static_cast<int>(pick(2, 5));
     c.num_blocks = 1 + (c.max_model_len + pick(0, 80)) / c.block_size;
@@ -128,7 +135,7 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
 }
 
 struct Reached {
-  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0;
+  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, swaps = 0;
 };
 
 void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
@@ -162,6 +169,8 @@ void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
     ASSERT_EQ(x.scheduled_tokens, y.scheduled_tokens) << seed;
     ASSERT_EQ(x.reused_tokens, y.reused_tokens) << seed;
     ASSERT_EQ(x.discarded_tokens, y.discarded_tokens) << seed;
+    ASSERT_EQ(x.swapped_out_blocks, y.swapped_out_blocks) << seed;
+    ASSERT_EQ(x.swapped_in_blocks, x.swapped_out_blocks) << seed;
     // Tokens are conserved: computed + found in the cache - lost to preemption is what the requests needed.
     std::int64_t needed = 0;
     for (const RequestRecord& r : x.records) needed += std::max(0, r.input_len + r.output_len - 1);
@@ -173,6 +182,7 @@ void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
     ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
 
     reached.preemptions += m.preemptions;
+    reached.swaps += x.swapped_out_blocks;
     reached.hits += x.reused_tokens;
     reached.rejected += x.rejected;
     reached.steps += m.num_steps;
@@ -191,6 +201,7 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   // The scenarios do reach what they are meant to reach.
   EXPECT_GT(reached.preemptions, 1000);
   EXPECT_GT(reached.hits, 10000);
+  EXPECT_EQ(reached.swaps > 1000, GetParam() == SchedulerPolicy::kVllmV1);
   EXPECT_GT(reached.rejected, 100);
   EXPECT_LT(reached.events * 2, reached.steps);
   RecordProperty("preemptions", static_cast<int>(reached.preemptions));

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "serving/content.h"
+#include "serving/scheduler/radix_cache.h"
 
 namespace foretoken::toy {
 
@@ -152,6 +154,48 @@ StepTime BatchLog::run(const Step& step) {
   batches.push_back(text);
   starts.push_back(step.start);
   return {static_cast<Picoseconds>(static_cast<double>(step_) * share_), step_};
+}
+
+StepTime ShadowMemory::run(const Step& step) {
+  std::string text;
+  device_.resize(step.ranks.size());
+  host_.resize(step.ranks.size());
+  for (std::size_t r = 0; r < step.ranks.size(); ++r) {
+    const Batch& batch = step.ranks[r];
+    for (const BlockCopy& c : batch.swap_out) host_[r][c.to] = device_[r][c.from];
+    for (const BlockCopy& c : batch.swap_in) device_[r][c.to] = host_[r][c.from];
+    if (!batch.swap_out.empty()) text += fmt::format("out{} ", batch.swap_out.size());
+    if (!batch.swap_in.empty()) text += fmt::format("in{} ", batch.swap_in.size());
+    for (const PrefillPart& p : batch.prefill) {
+      compute(device_[r], *batch.sequences, p.slot, p.cached, p.new_tokens);
+      text += fmt::format("p{}:{}/{} ", p.request, p.new_tokens, p.cached);
+    }
+    for (const DecodePart& d : batch.decode) {
+      if (d.slot >= 0) compute(device_[r], *batch.sequences, d.slot, d.context - 1, 1);
+      text += fmt::format("d{}@{} ", d.request, d.context);
+    }
+  }
+  if (!text.empty()) text.pop_back();
+  batches.push_back(text);
+  return {step_, step_};
+}
+
+void ShadowMemory::compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
+                           std::int64_t count) {
+  const Sequence& s = table[slot];
+  std::vector<TokenRun> key;
+  token_key(s.request, workload_.content(s.request), cached + count, key);
+  std::int64_t t = 0;
+  for (const TokenRun& run : key)
+    for (std::int64_t i = 0; i < run.tokens; ++i, ++t) {
+      auto& block = device[s.blocks.at(static_cast<std::size_t>(t / block_size_))];
+      block.resize(static_cast<std::size_t>(block_size_));
+      Token& place = block[static_cast<std::size_t>(t % block_size_)];
+      const Token token(run.content, run.offset + i);
+      if (t < cached && place != token)
+        throw std::logic_error(fmt::format("token {} of request {} is not in its block", t, s.request.id));
+      place = token;
+    }
 }
 
 ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget,

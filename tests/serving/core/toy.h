@@ -1,11 +1,13 @@
 // Workloads and a priced backend small enough to compute by hand what serving them must give.
 #pragma once
 
+#include <map>
 #include <queue>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "serving/sequence.h"
 #include "serving/serve.h"
 
 namespace foretoken::toy {
@@ -125,6 +127,30 @@ class BatchLog : public Backend {
   std::vector<std::int64_t> windows_{0};
   Picoseconds step_;
   double share_;
+};
+
+// Keeps which token every place of the device's and the host's memory holds, and throws where a sequence
+// finds others in its blocks than its own. Batches in words as BatchLog's, without "!", after what was
+// swapped: "out2 in3 d1@9".
+class ShadowMemory : public Backend {
+ public:
+  ShadowMemory(const Workload& workload, int block_size, Picoseconds step = 1000)
+      : workload_(workload), block_size_(block_size), step_(step) {}
+  std::span<const std::int64_t> windows() const override { return windows_; }
+  bool wants_sequences() const override { return true; }
+  StepTime run(const Step& step) override;
+  std::vector<std::string> batches;
+
+ private:
+  using Token = std::pair<std::uint64_t, std::int64_t>;  // content and offset in it
+  using Memory = std::map<std::int32_t, std::vector<Token>>;
+  void compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
+               std::int64_t count);
+  const Workload& workload_;
+  std::vector<Memory> device_, host_;  // by rank
+  int block_size_;
+  Picoseconds step_;
+  std::vector<std::int64_t> windows_{0};
 };
 
 struct Served {

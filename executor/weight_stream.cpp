@@ -1,0 +1,181 @@
+#include "executor/weight_stream.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "base/error.h"
+#include "executor/arena.h"
+
+namespace foretoken {
+namespace {
+
+std::size_t buffer_bytes(const std::vector<std::size_t>& layers) {
+  return Arena::padded(layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end()));
+}
+
+std::size_t sum(const std::vector<std::size_t>& layers) {
+  return std::accumulate(layers.begin(), layers.end(), std::size_t{0});
+}
+
+// A file without a name, so that nothing is left behind whatever happens to the process.
+class UnnamedFile {
+ public:
+  explicit UnnamedFile(const std::string& folder) : folder_(folder) {
+    std::string path = folder + "/foretoken-weights-XXXXXX";
+    descriptor_ = mkostemp(path.data(), O_CLOEXEC);
+    if (descriptor_ < 0) fail("can't make a file for streamed weights");
+    unlink(path.c_str());
+  }
+  ~UnnamedFile() { close(descriptor_); }
+  UnnamedFile(const UnnamedFile&) = delete;
+  UnnamedFile& operator=(const UnnamedFile&) = delete;
+
+  void write(const std::byte* from, std::size_t count, std::size_t offset) const {
+    while (count > 0) {
+      const ssize_t n = pwrite(descriptor_, from, count, static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) fail("can't write streamed weights");
+      from += n, offset += static_cast<std::size_t>(n), count -= static_cast<std::size_t>(n);
+    }
+  }
+  // False where the file ends early or can't be read.
+  bool read(std::byte* to, std::size_t count, std::size_t offset) const {
+    while (count > 0) {
+      const ssize_t n = pread(descriptor_, to, count, static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      to += n, offset += static_cast<std::size_t>(n), count -= static_cast<std::size_t>(n);
+    }
+    return true;
+  }
+
+ private:
+  [[noreturn]] void fail(const char* what) const {
+    throw Error(folder_,
+                fmt::format("{}: {}; make room or set TMPDIR to another folder", what, std::strerror(errno)));
+  }
+  std::string folder_;
+  int descriptor_ = -1;
+};
+
+}  // namespace
+
+struct WeightStream::State {
+  const std::vector<std::size_t> bytes;
+  const WeightStreamOptions options;
+  const std::size_t buffer_size;
+  std::vector<std::size_t> offsets;
+  Arena ring, host;
+  std::byte *ring_memory = nullptr, *host_memory = nullptr;
+  std::unique_ptr<UnnamedFile> file;
+
+  // Fetches, acquisitions and releases so far; the n-th concerns layer n % layers in buffer n % buffers.
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t fetched = 0, acquired = 0, released = 0;
+  bool stop = false, failed = false;
+  std::thread thread;
+
+  State(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& o)
+      : bytes(layer_bytes), options(o), buffer_size(buffer_bytes(layer_bytes)) {
+    for (std::size_t at = 0; const std::size_t b : bytes) offsets.push_back(at), at += b;
+    ring = Arena(buffer_size * static_cast<std::size_t>(options.buffers));
+    ring_memory = ring.bytes(ring.size());
+    if (options.from_storage) {
+      file = std::make_unique<UnnamedFile>(options.folder);
+    } else {
+      host = Arena(sum(bytes));
+      host_memory = host.bytes(host.size());
+    }
+  }
+
+  std::byte* buffer(std::uint64_t n) const {
+    return ring_memory + n % static_cast<std::uint64_t>(options.buffers) * buffer_size;
+  }
+
+  bool fetch(std::uint64_t n) const {
+    const std::size_t layer = n % bytes.size();
+    if (file) return file->read(buffer(n), bytes[layer], offsets[layer]);
+    std::memcpy(buffer(n), host_memory + offsets[layer], bytes[layer]);
+    return true;
+  }
+
+  void fetch_ahead() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock,
+                   [&] { return stop || fetched < released + static_cast<std::uint64_t>(options.buffers); });
+      if (stop) return;
+      const std::uint64_t n = fetched;
+      lock.unlock();
+      const bool ok = fetch(n);
+      lock.lock();
+      failed = !ok;
+      ++fetched;
+      changed.notify_all();
+      if (failed) return;
+    }
+  }
+};
+
+WeightStream::WeightStream(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& options)
+    : state_(std::make_unique<State>(layer_bytes, options)) {}
+
+WeightStream::~WeightStream() {
+  State& s = *state_;
+  if (!s.thread.joinable()) return;
+  {
+    const std::lock_guard lock(s.mutex);
+    s.stop = true;
+  }
+  s.changed.notify_all();
+  s.thread.join();
+}
+
+std::size_t WeightStream::bytes_needed(const std::vector<std::size_t>& layer_bytes,
+                                       const WeightStreamOptions& options) {
+  return buffer_bytes(layer_bytes) * static_cast<std::size_t>(options.buffers) +
+         (options.from_storage ? 0 : Arena::padded(sum(layer_bytes)));
+}
+
+void WeightStream::store(std::size_t layer, const std::byte* packed) {
+  State& s = *state_;
+  if (s.file)
+    s.file->write(packed, s.bytes[layer], s.offsets[layer]);
+  else
+    std::memcpy(s.host_memory + s.offsets[layer], packed, s.bytes[layer]);
+}
+
+const std::byte* WeightStream::acquire() {
+  State& s = *state_;
+  const std::uint64_t n = s.acquired;
+  if (!s.options.overlap) {
+    if (!s.fetch(n)) throw Error(s.options.folder, "can't read streamed weights back");
+    ++s.acquired;
+    return s.buffer(n);
+  }
+  if (!s.thread.joinable()) s.thread = std::thread([&s] { s.fetch_ahead(); });
+  std::unique_lock lock(s.mutex);
+  s.changed.wait(lock, [&] { return s.fetched > n || s.failed; });
+  if (s.failed && s.fetched <= n + 1) throw Error(s.options.folder, "can't read streamed weights back");
+  ++s.acquired;
+  return s.buffer(n);
+}
+
+void WeightStream::release() {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  ++s.released;
+  s.changed.notify_all();
+}
+
+}  // namespace foretoken

@@ -1,0 +1,102 @@
+// Where tokens lie: whatever a scheduler shares, evicts, swaps, retracts or takes over from its cache, every
+// sequence finds its own tokens in the blocks that it names. Small memories, shared beginnings,
+// conversations.
+#include <gtest/gtest.h>
+
+#include "toy.h"
+
+namespace foretoken {
+namespace {
+
+struct Case {
+  toy::ListWorkload workload;
+  ServeOptions options;
+};
+
+Case random_case(std::uint64_t seed, SchedulerPolicy policy) {
+  CounterRandom random(seed, 21);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  Case c;
+  c.options = toy::options(0, static_cast<int>(chance(0.4) ? 1 : pick(2, 5)), pick(6, 60), pick(2, 20));
+  SchedulerConfig& s = c.options.engines[0].scheduler;
+  s.policy = policy;
+  s.max_model_len = 90;
+  s.num_blocks = 2 + (s.max_model_len + pick(0, 120)) / s.block_size;
+  s.enable_prefix_caching = chance(0.8);
+  s.schedules_ahead = chance(0.3);
+  c.options.use_spans = false;
+  if (policy == SchedulerPolicy::kVllmV1) {
+    s.num_host_blocks = chance(0.6) ? pick(1, 40) : 0;
+    if (chance(0.2)) {
+      s.reservation = static_cast<KvReservation>(pick(1, 3));
+      s.enable_prefix_caching = false;
+      s.num_host_blocks = 0;
+    }
+  } else if (policy == SchedulerPolicy::kSglang) {
+    s.sglang.chunked_prefill_size = chance(0.2) ? -1 : pick(1, 20) * s.block_size;
+    s.sglang.max_prefill_tokens = pick(10, 120);
+    s.sglang.schedule_conservativeness = chance(0.3) ? 1.0 : 0.05;
+    s.sglang.schedule_policy = chance(0.4) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
+    s.sglang.enable_mixed_chunk = chance(0.4);
+    s.sglang.overlap = chance(0.6);
+  } else {
+    s.trtllm.capacity_scheduler_policy =
+        chance(0.5) ? TrtllmConfig::Capacity::kMaxUtilization : TrtllmConfig::Capacity::kGuaranteedNoEvict;
+    s.max_num_batched_tokens = std::max<std::int64_t>(s.max_num_batched_tokens, 3 * s.block_size);
+  }
+  const bool sessions = chance(0.4);
+  Picoseconds clock = 0;
+  for (std::int64_t i = pick(2, 60); i > 0; --i) {
+    clock += pick(0, 2500);
+    std::vector<ContentRun> runs;
+    if (chance(0.6)) runs.push_back({static_cast<std::uint64_t>(pick(1, 3)), pick(1, 30)});
+    if (!runs.empty() && chance(0.3)) runs.push_back({static_cast<std::uint64_t>(pick(4, 6)), pick(1, 20)});
+    c.workload.add(clock, static_cast<std::int32_t>(pick(1, 45)), static_cast<std::int32_t>(pick(1, 40)),
+                   runs, sessions && chance(0.4) ? static_cast<std::int32_t>(i) : -1);
+  }
+  if (sessions) c.workload.converse(3, 5, pick(0, 3000));
+  return c;
+}
+
+class Memory : public testing::TestWithParam<SchedulerPolicy> {};
+INSTANTIATE_TEST_SUITE_P(Policies, Memory,
+                         testing::Values(SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
+                                         SchedulerPolicy::kTrtllm));
+
+TEST_P(Memory, EverySequenceFindsItsTokens) {
+  std::int64_t preemptions = 0, reused = 0, completed = 0;
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    Case c = random_case(seed, GetParam());
+    toy::ShadowMemory memory(c.workload, c.options.engines[0].scheduler.block_size);
+    ServeResult r;
+    ASSERT_NO_THROW(r = serve(c.workload, memory, c.options)) << "seed " << seed;
+    ASSERT_FALSE(r.aborted) << seed << r.abort_reason;
+    std::int64_t needed = 0;
+    for (const RequestRecord& x : r.records) needed += x.input_len + x.output_len - 1;
+    ASSERT_EQ(r.scheduled_tokens + r.reused_tokens - r.discarded_tokens, needed) << seed;
+    preemptions += r.metrics.preemptions;
+    reused += r.reused_tokens;
+    completed += r.metrics.completed;
+  }
+  EXPECT_GT(preemptions, 200);
+  EXPECT_GT(reused, 5000);
+  EXPECT_GT(completed, 10000);
+}
+
+// A backend that asks for pages changes no decision.
+TEST_P(Memory, NamingBlocksDecidesNothing) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    Case a = random_case(seed, GetParam()), b = random_case(seed, GetParam());
+    toy::ShadowMemory named(a.workload, a.options.engines[0].scheduler.block_size);
+    toy::ToyBackend nameless(1000);
+    const ServeResult x = serve(a.workload, named, a.options), y = serve(b.workload, nameless, b.options);
+    ASSERT_EQ(x.records.size(), y.records.size());
+    for (std::size_t i = 0; i < x.records.size(); ++i)
+      ASSERT_EQ(x.records[i].finish, y.records[i].finish) << seed;
+    ASSERT_EQ(x.reused_tokens, y.reused_tokens);
+  }
+}
+
+}  // namespace
+}  // namespace foretoken
