@@ -25,6 +25,12 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 
+// A scenario with cluster.prefill and cluster.decode: both sides resolved by resolve_on.
+std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, const Resources& resources,
+                                                   const ModelConfig& model, const Device& device,
+                                                   const Topology& topology, double mean_tokens,
+                                                   std::int64_t longest, const std::string& where);
+
 std::string model_id(const Deployment& deployment);
 
 // Element types and weight format. Fills the engine section with what was chosen.

@@ -269,6 +269,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   const std::string where = prefix_of(resources);
   refuse_unmodelled(scenario, where);
   check_range(scenario.hardware.devices_per_node, 1, kMostSequences, where + "/hardware/devices_per_node");
+  const ClusterSection& cluster = scenario.cluster;
+  if (cluster.prefill || cluster.decode || cluster.kv_link || cluster.first_token)
+    return resolve_pools(scenario, resources, model, device, topology, mean_tokens, longest, where);
   Deployment d;
   d.scenario = scenario;
   d.model = model;
