@@ -63,12 +63,14 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
   Priced p;
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
   for (const StepRun& s : steps) {
-    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows};
+    const Deployment& of = d.of_engine(s.engine);
+    std::vector<std::int64_t> key{&of == &d || &of == &d.pools->decode, s.work.group_tokens,
+                                  s.work.decode_sequences, s.work.sampled_rows};
     for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
     key.push_back(-1);
     for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));
     auto [at, added] = known.try_emplace(key);
-    if (added) at->second = price_work(d, cost, s.work);
+    if (added) at->second = price_work(of, cost, s.work);
     const WorkPrice& w = at->second;
     if (!s.polluted) p.step_errors.push_back(std::fabs(w.seconds / s.seconds - 1));
     for (const auto& [name, seconds] : w.operators) p.operator_seconds[name] += seconds;
@@ -180,6 +182,9 @@ Answer run_answer(const Invocation& invocation) {
   Json operators = Json::object();
   for (const auto& [name, seconds] : backend.operator_seconds()) operators[name] = seconds;
   json["operator_seconds"] = operators;
+  const ExecutedBackend::Moved moved = backend.moved();
+  const bool moves = moved.count > 0 && moved.seconds > 0;
+  if (moves) json["kv_link_bytes_per_s"] = moved.bytes / moved.seconds;
   Json predicted_operators = Json::object();
   for (const auto& [name, seconds] : priced.operator_seconds) predicted_operators[name] = seconds;
   json["predicted_operator_seconds"] = predicted_operators;
@@ -187,6 +192,11 @@ Answer run_answer(const Invocation& invocation) {
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
+  if (moves)
+    lines.push_back(
+        fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
+                    "(kv_link.bandwidth).",
+                    moved.count, moved.bytes / moved.seconds / 1e9, d.pools->link.bandwidth.value / 1e9));
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");

@@ -68,6 +68,8 @@ struct Deployment {
   std::shared_ptr<Disaggregation> pools;
   int devices() const;
   int engines() const;
+  // That of an engine of the serving loop: prefill engines come first.
+  const Deployment& of_engine(std::int32_t engine) const;
 };
 
 struct Disaggregation {

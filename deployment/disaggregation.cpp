@@ -142,6 +142,11 @@ int Deployment::engines() const {
   return pools ? pools->prefill.mapping.engines() + pools->decode.mapping.engines() : mapping.engines();
 }
 
+const Deployment& Deployment::of_engine(std::int32_t engine) const {
+  if (!pools) return *this;
+  return engine < pools->prefill.mapping.engines() ? pools->prefill : pools->decode;
+}
+
 // Each decode rank takes in what it will hold, replicated heads and latents included; the prefill ranks of a
 // stage share what is asked for of their layers.
 double moved_bytes(const Disaggregation& pools, std::int64_t tokens) {

@@ -131,11 +131,21 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
            const Layout& layout, int index)
     : layout_(layout), index_(index) {
   const Sizes needed = sizes(model, checkpoint, kernels, layout, index);
-  weights_ = Arena(needed.weights);
+  weights_ = std::make_shared<Arena>(needed.weights);
   cache_memory_ = Arena(needed.cache);
-  Loader loader(model, checkpoint, kernels, &weights_);
+  Loader loader(model, checkpoint, kernels, weights_.get());
   load(loader);
   allocate_cache(model, &cache_memory_);
+}
+
+Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
+  Rank rank(layout, index_);
+  rank.weights_ = weights_;
+  rank.layers_ = layers_;
+  rank.lm_head_ = lm_head_;
+  rank.cache_memory_ = Arena(rank.allocate_cache(model, nullptr));
+  rank.allocate_cache(model, &rank.cache_memory_);
+  return rank;
 }
 
 Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
@@ -183,7 +193,7 @@ void Rank::load(Loader& in) {
       w.router = in.linear({{Role::kRouter, Role::kRouterBias, {0, e->experts}}}, hidden, Storage::kF32, l);
       w.correction = in.whole(Role::kRouterCorrection, l);
       const Slice width = expert_width(e->inter), local = experts(e->experts);
-      const bool adds = index_ % layout_.moe_tensor_parallel == 0;
+      const bool adds = expert_index() % layout_.moe_tensor_parallel == 0;
       for (std::int64_t x = local.first; x < local.first + local.count; ++x) {
         ExpertWeights expert;
         expert.gate_up = in.linear({{Role::kExpertGate, Role::kExpertGateBias, width},

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "executor/arena.h"
@@ -18,6 +19,10 @@ struct Layout {
   int ranks = 1;            // tensor parallel
   int expert_parallel = 1;  // ranks = expert_parallel x moe_tensor_parallel where there are experts
   int moe_tensor_parallel = 1;
+  // Attention data parallel: copies of the attention part, of which this is `group`; all their ranks together
+  // hold the experts (ranks x data_parallel = expert_parallel x moe_tensor_parallel).
+  int data_parallel = 1, group = 0;
+  std::vector<Shard> stages;         // of a pipeline, in order; empty: one that holds all layers
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;
@@ -57,6 +62,9 @@ class Rank {
   Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
        int index);
 
+  // The same weights, not copied, with a cache of its own.
+  Rank twin(const ModelConfig& model, const Layout& layout) const;
+
   // Memory of weights and cache, before anything is allocated.
   struct Sizes {
     std::size_t weights = 0, cache = 0;
@@ -74,16 +82,19 @@ class Rank {
   Slice heads(std::int64_t all) const { return slice(all, index_, layout_.ranks); }
   Slice kv_heads(std::int64_t all) const;
   Slice experts(std::int64_t all) const {
-    return slice(all, index_ / layout_.moe_tensor_parallel, layout_.expert_parallel);
+    return slice(all, expert_index() / layout_.moe_tensor_parallel, layout_.expert_parallel);
   }
   Slice expert_width(std::int64_t all) const {
-    return slice(all, index_ % layout_.moe_tensor_parallel, layout_.moe_tensor_parallel);
+    return slice(all, expert_index() % layout_.moe_tensor_parallel, layout_.moe_tensor_parallel);
   }
   Slice vocabulary(std::int64_t all) const { return slice(all, index_, layout_.ranks); }
 
  private:
   class Loader;
   Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
+  int expert_index() const {
+    return layout_.data_parallel > 1 ? layout_.group * layout_.ranks + index_ : index_;
+  }
   void load(Loader& in);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
   std::size_t allocate_cache(const ModelConfig& model, Arena* arena);  // bytes that it takes
@@ -94,7 +105,8 @@ class Rank {
 
   Layout layout_;
   int index_;
-  Arena weights_, cache_memory_;
+  std::shared_ptr<Arena> weights_;
+  Arena cache_memory_;
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_;
   Linear lm_head_;

@@ -225,20 +225,25 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
   }
 }
 
-// Routes all rows, gathers each local expert's, multiplies, and adds the results up in the order in which
-// each row chose them.
+// Adds the results of the rank's experts up in the order in which each row chose them.
 void Transformer::State::experts(int layer, std::size_t r) {
-  const Rank& rank = ranks[r];
-  PerRank& w = work[r];
+  const auto& e = std::get<MoeMlp>(kind_of(layer).mlp);
+  multiply_experts(layer, ranks[r], normed, router_logits, rows);
+  kernels.combine_rows(moe_out, model.hidden, place, routing_weights, rows, e.top_k, false, work[r].partial);
+}
+
+// Rows are gathered expert after expert.
+void Transformer::State::multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
+                                          std::int64_t count) {
   const LayerWeights& weights = rank.layer(layer);
   const auto& e = std::get<MoeMlp>(kind_of(layer).mlp);
   RoutingArgs args = numerics.routing;
   args.experts = e.experts, args.top_k = e.top_k;
   args.correction = weights.correction;
-  kernels.route(args, router_logits, rows, chosen, routing_weights);
+  kernels.route(args, routed, count, chosen, routing_weights);
 
   const Rank::Slice local = rank.experts(e.experts);
-  const std::int64_t pairs = rows * e.top_k;
+  const std::int64_t pairs = count * e.top_k;
   std::fill_n(expert_rows, local.count + 1, 0);
   const auto own = [&](std::int64_t p) {
     const std::int64_t x = chosen[p] - local.first;
@@ -255,7 +260,7 @@ void Transformer::State::experts(int layer, std::size_t r) {
   for (std::int64_t x = local.count; x > 0; --x) expert_rows[x] = expert_rows[x - 1];
   expert_rows[0] = 0;
   const std::int64_t taken = expert_rows[local.count];
-  kernels.gather_rows(normed, model.hidden, {order, static_cast<std::size_t>(taken)}, moe_in);
+  kernels.gather_rows(in, model.hidden, {order, static_cast<std::size_t>(taken)}, moe_in);
   for (std::int64_t x = 0; x < local.count; ++x) {
     const std::int64_t first = expert_rows[x], m = expert_rows[x + 1] - first;
     if (m == 0) continue;
@@ -267,7 +272,6 @@ void Transformer::State::experts(int layer, std::size_t r) {
     kernels.activation(activation, moe_mid, m, width, moe_act);
     gemm(expert.down, moe_act, m, moe_out + first * model.hidden);
   }
-  kernels.combine_rows(moe_out, model.hidden, place, routing_weights, rows, e.top_k, false, w.partial);
 }
 
 }  // namespace foretoken

@@ -82,8 +82,9 @@ struct Transformer::State {
   const Widths widths;
 
   std::vector<Rank> ranks;
+  std::vector<Shard> stages;  // at least one
   // Whole on every rank.
-  Arena tables;
+  std::shared_ptr<Arena> tables;
   Matrix embedding, positions;
   const float *final_norm = nullptr, *final_norm_bias = nullptr;
   std::vector<RopeTable> ropes;
@@ -91,6 +92,7 @@ struct Transformer::State {
   // Workspace. hidden: the residual stream; normed: what the next projection reads; delta: what the last part
   // of a layer adds to the stream at the next norm.
   Arena workspace;
+  std::vector<float*> stage_hidden;  // of each stage; hidden is the one at work
   float *hidden = nullptr, *normed = nullptr, *delta = nullptr, *logits = nullptr, *sampled = nullptr;
   float *router_logits = nullptr, *routing_weights = nullptr, *mix = nullptr;
   std::int32_t *chosen = nullptr, *place = nullptr, *order = nullptr, *expert_rows = nullptr;
@@ -115,7 +117,15 @@ struct Transformer::State {
   std::size_t next_chunk = 0;                                        // of the layer's attention operators
   bool pending = false;                                              // delta waits to be added
   const float* pending_norm = nullptr;  // its norm, where outputs are normed first
-  OpList list;
+  std::vector<OpList> lists;            // by stage
+  // The step's operators in the order in which they run, layer after layer.
+  struct Launch {
+    const Op* op;
+    int layer, stage;
+    std::size_t chunk;  // of the layer's attention operators
+  };
+  std::vector<Launch> launches;
+  std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
@@ -124,7 +134,41 @@ struct Transformer::State {
     for (int r = 0; r < layout.ranks; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
     load_tables(checkpoint);
     for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    prepare_workspace();
+  }
+
+  // A twin: weights and tables are the other's.
+  State(const State& o, const Layout& l)
+      : model(o.model),
+        numerics(o.numerics),
+        kernels(o.kernels),
+        layout(l),
+        precision(o.precision),
+        threads(o.threads),
+        widths(o.widths),
+        tables(o.tables),
+        embedding(o.embedding),
+        positions(o.positions),
+        final_norm(o.final_norm),
+        final_norm_bias(o.final_norm_bias) {
+    for (const Rank& r : o.ranks) ranks.push_back(r.twin(model, l));
+    for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    prepare_workspace();
+  }
+
+  void prepare_workspace() {
+    stages = layout.stages;
+    if (stages.empty()) {
+      Shard whole;
+      whole.tensor_parallel = layout.ranks;
+      whole.expert_parallel = layout.expert_parallel;
+      whole.moe_tensor_parallel = layout.moe_tensor_parallel;
+      stages.push_back(whole);
+    }
+    lists.resize(stages.size());
+    stage_hidden.resize(stages.size());
     allocate();
+    hidden = stage_hidden.front();
     sequences.reserve(static_cast<std::size_t>(layout.max_sequences));
     row_positions.reserve(static_cast<std::size_t>(layout.max_tokens));
     row_tokens.reserve(static_cast<std::size_t>(layout.max_tokens));
@@ -143,21 +187,21 @@ struct Transformer::State {
   }
 
   void load_tables(const Checkpoint& checkpoint) {
-    tables = Arena(table_bytes(model, checkpoint, kernels, layout));
+    tables = std::make_shared<Arena>(table_bytes(model, checkpoint, kernels, layout));
     const auto table = [&](Role role, Matrix& out) {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return;
       out = kernels.pack(
           layout.plain, e.rows, e.columns,
           [&](std::int64_t row, float* to) { checkpoint.read(role, 0, 0, row, 1, to); },
-          tables.bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
+          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
     };
     table(Role::kEmbedding, embedding);
     table(Role::kPositions, positions);
     const auto vector = [&](Role role) -> const float* {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return nullptr;
-      float* out = tables.array<float>(static_cast<std::size_t>(e.columns));
+      float* out = tables->array<float>(static_cast<std::size_t>(e.columns));
       checkpoint.read(role, 0, 0, 0, 1, out);
       return out;
     };
@@ -179,10 +223,11 @@ struct Transformer::State {
 
   void plan(Plan& take) {
     const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
-    take(hidden, n, h), take(normed, n, h), take(delta, n, h);
+    for (float*& stage : stage_hidden) take(stage, n, h);
+    take(normed, n, h), take(delta, n, h);
     take(sampled, s, h), take(logits, s, model.vocab);
     if (widths.experts > 0) {
-      const std::int64_t pairs = n * widths.top_k;
+      const std::int64_t pairs = n * layout.data_parallel * widths.top_k;
       take(router_logits, n, widths.experts), take(routing_weights, pairs), take(chosen, pairs);
       take(place, pairs), take(order, pairs), take(expert_rows, widths.experts + 1), take(mix, n);
       take(moe_in, pairs, h), take(moe_mid, pairs, widths.expert_inter);
@@ -224,7 +269,8 @@ struct Transformer::State {
         for (const Linear& l : w.absorb_k) gemm(l, n);
         for (const Linear& l : w.absorb_v) gemm(l, n);
         for (const ExpertWeights& e : w.experts)
-          gemm(e.gate_up, n * widths.top_k), gemm(e.down, n * widths.top_k);
+          gemm(e.gate_up, n * layout.data_parallel * widths.top_k),
+              gemm(e.down, n * layout.data_parallel * widths.top_k);
         const CacheLayer& c = rank.cache(i);
         if (c.heads == 0) continue;
         AttentionArgs a;
@@ -368,9 +414,25 @@ struct Transformer::State {
   void latent_operator(const Op& op, int layer, std::size_t r, const MlaAttention& a);
   void prefill_latent(const MlaAttention& a, int layer, std::size_t r, std::span<const SequenceRows> chunk);
   void experts(int layer, std::size_t r);
+  // Routes `count` rows, multiplies those of the rank's own experts, and leaves the results in moe_out, a row
+  // for each pair of row and choice at place[pair]; place is -1 where the expert is another rank's.
+  void multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
+                        std::int64_t count);
+  // The stream goes to the next stage of the pipeline.
+  void send(int stage);
 
-  void prepare(std::span<const StepSequence> asked_sequences);
-  void execute();
+  // group_tokens: rows of all ranks that share the experts; 0: there are no others.
+  void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
+  void order_launches();
+  // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
+  // there is such an exchange.
+  bool run_to_exchange();
+  void run(const Launch& launch);
+  void finish();
+  void execute() {
+    run_to_exchange();
+    finish();
+  }
 };
 
 }  // namespace foretoken
