@@ -126,6 +126,8 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   return t;
 }
 
+Processes* processes = nullptr;  // of this program's job
+
 Answer run_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
@@ -141,6 +143,7 @@ Answer run_answer(const Invocation& invocation) {
 
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
+  executor.processes = processes;
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
@@ -220,6 +223,16 @@ constexpr AnswerColumn kColumns[] = {
 
 }  // namespace
 
-int run_run(const Invocation& invocation) { return answer_all(invocation, run_answer, kColumns); }
+// In a job each process computes its rank of every step; the first one answers.
+int run_run(const Invocation& invocation) {
+  const auto job = mpi_processes();
+  processes = job.get();
+  if (!job || job->rank() == 0) return answer_all(invocation, run_answer, kColumns);
+  for (std::FILE* stream : {stdout, stderr})
+    if (std::freopen("/dev/null", "w", stream) == nullptr) return kFault;
+  Invocation silent = invocation;
+  std::erase_if(silent.values, [](const auto& v) { return v.first == "save" || v.first == "tokens"; });
+  return answer_all(silent, run_answer, kColumns);
+}
 
 }  // namespace foretoken

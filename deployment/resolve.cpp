@@ -295,6 +295,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                 fmt::format("{} has {} different attention windows; at most {} are modelled", model.name,
                             model.attention_windows().size(), kMaxAttentionGroups));
 
+  if (e.enable_sequence_parallelism.value_or(false) && d.behavior.family != "vllm")
+    throw Error(where + "/engine/enable_sequence_parallelism",
+                fmt::format("is vLLM's and not known to {}; leave it out", d.behavior.name));
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;

@@ -74,6 +74,7 @@ struct EngineSection {
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
                expert_parallel_size = 1;
   bool enable_expert_parallel = false;  // expert_parallel_size = tensor x data
+  std::optional<bool> enable_sequence_parallelism;
   std::string dtype = "auto";
   std::optional<std::string> quantization;  // null: the model's quantization_config
   std::string kv_cache_dtype = "auto";
@@ -120,6 +121,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "ranks that split the experts; divides tensor x data", at_least(1)),
     field("enable_expert_parallel", &EngineSection::enable_expert_parallel,
           "shorthand for expert_parallel_size = tensor x data"),
+    field("enable_sequence_parallelism", &EngineSection::enable_sequence_parallelism,
+          "split norms and residual stream by tokens over the tensor-parallel ranks"),
     field("dtype", &EngineSection::dtype, "type of activations and plain weights", one_of(kDtypeNames)),
     field("quantization", &EngineSection::quantization, "weight format; null takes the model's own",
           one_of(kQuantizationNames)),

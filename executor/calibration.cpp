@@ -206,6 +206,9 @@ std::optional<Measurement> measurement_of(const Op& op) {
 
 Calibration calibrate(const Deployment& deployment, const ModelText& model, const ExecutorOptions& executor,
                       const CalibrationOptions& options) {
+  if (deployment.mapping.ranks_per_engine() > 1)
+    throw Error("data_parallel_size",
+                "one transformer is calibrated; data-parallel ranks that share experts are not one: use 1 here");
   Executable executable(deployment, model, executor);
   Sweep sweep(deployment, executable);
   const Layout& layout = executable.transformer().layout();

@@ -68,12 +68,28 @@ void check(const Deployment& deployment) {
         "simulate` predicts it");
 }
 
+void check(const Layout& l) {
+  if (l.processes == nullptr) return;
+  const int n = l.processes->size();
+  if (l.ranks != n)
+    throw Error(
+        "tensor_parallel_size",
+        fmt::format(
+            "is {}, and there are {} processes: each computes one tensor-parallel rank; start as many "
+            "as tensor_parallel_size, or one that computes all",
+            l.ranks, n));
+  if (l.data_parallel > 1)
+    throw Error(
+        "data_parallel_size",
+        "data-parallel ranks that share experts are computed by one process; start it without mpirun");
+}
+
 bool same_slices(const Layout& a, const Layout& b) {
   return a.ranks == b.ranks && a.expert_parallel == b.expert_parallel &&
          a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel;
 }
 
-Layout layout_of(const Deployment& deployment) {
+Layout layout_of(const Deployment& deployment, Processes* processes) {
   const Shard& shard = deployment.mapping.stages.front();
   const SchedulerConfig& s = deployment.scheduler;
   Layout l;
@@ -81,6 +97,7 @@ Layout layout_of(const Deployment& deployment) {
   l.expert_parallel = shard.expert_parallel, l.moe_tensor_parallel = shard.moe_tensor_parallel;
   l.data_parallel = deployment.mapping.ranks_per_engine();
   l.stages = deployment.mapping.stages;
+  l.processes = processes;
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
@@ -105,7 +122,8 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   std::vector<const Deployment*> pools{&deployment};
   if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
   std::vector<Layout> layouts;
-  for (const Deployment* d : pools) layouts.push_back(layout_of(*d));
+  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options.processes));
+  for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
   std::size_t needed = 0;
@@ -146,6 +164,7 @@ std::string Executable::description() const {
   const Layout& l = engines_.front()->rank(0).layout();
   const auto count = [](std::size_t n, const char* what) { return fmt::format(", {} {}s", n, what); };
   std::string ranks = fmt::format("{} rank{}", l.ranks, l.ranks == 1 ? "" : "s");
+  if (l.processes != nullptr) ranks += " as processes";
   if (l.stages.size() > 1) ranks += count(l.stages.size(), "stage");
   if (l.data_parallel > 1) ranks += count(static_cast<std::size_t>(l.data_parallel), "data-parallel rank");
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");

@@ -17,7 +17,8 @@ struct ExecutorOptions {
   int threads = 1;
   std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
                     // "avx512-bf16"
-  SamplingArgs sampling;  // greedy
+  SamplingArgs sampling;           // greedy
+  Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all
 };
 
 class Executable {

@@ -187,6 +187,13 @@ StepTime ExecutedBackend::run(const Step& step) {
     run.seconds *= run.speed;
     for (double& stage : stages) stage *= run.speed;
   }
+  // The slowest process sets the pace of all, so that they decide alike.
+  if (Processes* p = s.options.processes) {
+    stages.push_back(run.seconds);
+    p->maximum(stages);
+    run.seconds = stages.back();
+    stages.pop_back();
+  }
   if (any)
     for (const OperatorRun& o : engine.operators_run())
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
@@ -212,8 +219,9 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
   const auto of = [&](std::int32_t engine, std::int32_t rank) -> Transformer& {
     return s.executable.engine(static_cast<std::size_t>(engine)).rank(static_cast<std::size_t>(rank));
   };
-  const double seconds =
+  double seconds =
       Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target, t.tokens);
+  if (s.options.processes) s.options.processes->maximum({&seconds, 1});
   ++s.moved.count;
   s.moved.seconds += seconds;
   s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens);

@@ -10,6 +10,7 @@
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
+#include "executor/processes.h"
 #include "model/operators.h"
 
 namespace foretoken {
@@ -22,6 +23,7 @@ struct Layout {
   // Attention data parallel: copies of the attention part, of which this is `group`; all their ranks together
   // hold the experts (ranks x data_parallel = expert_parallel x moe_tensor_parallel).
   int data_parallel = 1, group = 0;
+  Processes* processes = nullptr;    // each computes one rank; null: this process computes all of them
   std::vector<Shard> stages;         // of a pipeline, in order; empty: one that holds all layers
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
@@ -75,6 +77,7 @@ class Rank {
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
   const Linear& lm_head() const { return lm_head_; }
+  int index() const { return index_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {
     std::int64_t first = 0, count = 0;
@@ -88,6 +91,11 @@ class Rank {
     return slice(all, expert_index() % layout_.moe_tensor_parallel, layout_.moe_tensor_parallel);
   }
   Slice vocabulary(std::int64_t all) const { return slice(all, index_, layout_.ranks); }
+  // Part `part` of `parts`, each as large as the first but for the last ones.
+  static Slice slice(std::int64_t all, int part, int parts) {
+    const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
+    return {first, std::min(each, all - first)};
+  }
 
  private:
   class Loader;
@@ -98,10 +106,6 @@ class Rank {
   void load(Loader& in);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
   std::size_t allocate_cache(const ModelConfig& model, Arena* arena);  // bytes that it takes
-  static Slice slice(std::int64_t all, int part, int parts) {
-    const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
-    return {first, std::min(each, all - first)};
-  }
 
   Layout layout_;
   int index_;

@@ -105,7 +105,7 @@ void Transformer::State::run(const Launch& launch) {
   OperatorRun result{op, launch.layer, launch.stage};
   result.op.count = 1;
   next_chunk = launch.chunk;
-  if (is_shared(op.name)) {
+  if (is_shared(op.name) && !is_split(op.name)) {
     const auto start = Clock::now();
     if (op.name == "stage_send")
       send(launch.stage);
@@ -121,12 +121,17 @@ void Transformer::State::run(const Launch& launch) {
       result.all_seconds += seconds;
     }
   }
+  if (is_split(op.name)) end_norm(op, launch.layer);
   pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";
   runs.push_back(std::move(result));
 }
 
 void Transformer::State::send(int stage) {
-  add_pending();
+  if (stages.front().sequence_parallel)
+    for (const Rank& r : ranks) add_pending(own_rows(r));
+  else
+    add_pending({0, rows});
+  pending = false;
   float* const next = stage_hidden[static_cast<std::size_t>(stage) + 1];
   std::memcpy(next, hidden, count_of(rows, model.hidden) * sizeof(float));
   hidden = next;
@@ -203,7 +208,8 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
                                       const Layout& layout, int twins) {
   check(model, layout);
   std::size_t bytes = State::table_bytes(model, checkpoint, kernels, layout);
-  for (int r = 0; r < layout.ranks; ++r) {
+  const auto [first, last] = State::own_ranks(layout);
+  for (int r = first; r < last; ++r) {
     const Rank::Sizes sizes = Rank::sizes(model, checkpoint, kernels, layout, r);
     bytes += sizes.weights + static_cast<std::size_t>(1 + twins) * sizes.cache;
   }

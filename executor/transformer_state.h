@@ -81,7 +81,7 @@ struct Transformer::State {
   Threads& threads;
   const Widths widths;
 
-  std::vector<Rank> ranks;
+  std::vector<Rank> ranks;    // those that this process computes
   std::vector<Shard> stages;  // at least one
   // Whole on every rank.
   std::shared_ptr<Arena> tables;
@@ -96,6 +96,8 @@ struct Transformer::State {
   float *hidden = nullptr, *normed = nullptr, *delta = nullptr, *logits = nullptr, *sampled = nullptr;
   float *router_logits = nullptr, *routing_weights = nullptr, *mix = nullptr;
   std::int32_t *chosen = nullptr, *place = nullptr, *order = nullptr, *expert_rows = nullptr;
+  float* scattered = nullptr;                    // normed rows before they are gathered
+  float* gathered = nullptr;                     // of all processes
   float *latent_q = nullptr, *latent = nullptr;  // MLA: alike on every rank
   float *up_latent = nullptr, *moe_in = nullptr, *moe_mid = nullptr, *moe_act = nullptr, *moe_out = nullptr;
   std::byte* scratch = nullptr;
@@ -131,7 +133,8 @@ struct Transformer::State {
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
         const Layout& l, const Precision& p, Threads& t)
       : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
-    for (int r = 0; r < layout.ranks; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    const auto [first, last] = own_ranks(layout);
+    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
     load_tables(checkpoint);
     for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
     prepare_workspace();
@@ -172,6 +175,11 @@ struct Transformer::State {
     sequences.reserve(static_cast<std::size_t>(layout.max_sequences));
     row_positions.reserve(static_cast<std::size_t>(layout.max_tokens));
     row_tokens.reserve(static_cast<std::size_t>(layout.max_tokens));
+  }
+
+  static std::pair<int, int> own_ranks(const Layout& l) {
+    if (l.processes == nullptr) return {0, l.ranks};
+    return {l.processes->rank(), l.processes->rank() + 1};
   }
 
   // ---- memory ----
@@ -224,6 +232,7 @@ struct Transformer::State {
   void plan(Plan& take) {
     const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
     for (float*& stage : stage_hidden) take(stage, n, h);
+    if (stages.front().sequence_parallel) take(scattered, n + layout.ranks, h);
     take(normed, n, h), take(delta, n, h);
     take(sampled, s, h), take(logits, s, model.vocab);
     if (widths.experts > 0) {
@@ -237,11 +246,13 @@ struct Transformer::State {
       take(latent_q, n, widths.latent_q), take(latent, n, widths.latent);
       take(up_latent, layout.max_length, widths.latent);
     }
-    work.resize(static_cast<std::size_t>(layout.ranks));
+    if (layout.processes != nullptr)
+      take(gathered, layout.ranks * std::max((n + layout.ranks) * h, s * vocabulary_width()));
+    work.resize(ranks.size());
     for (PerRank& w : work) {
       take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
-      take(w.logits, s, (model.vocab + layout.ranks - 1) / layout.ranks);
+      take(w.logits, s, vocabulary_width());
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);
         take(w.up, layout.max_length, widths.up);
@@ -300,6 +311,8 @@ struct Transformer::State {
 
   // ---- helpers ----
 
+  std::int64_t vocabulary_width() const { return (model.vocab + layout.ranks - 1) / layout.ranks; }
+
   const LayerKind& kind_of(std::int64_t layer) const {
     return model.kinds[model.layers[static_cast<std::size_t>(layer)]];
   }
@@ -320,21 +333,36 @@ struct Transformer::State {
     return {numerics.norm, numerics.norm_epsilon, numerics.norm_offset, weight, bias};
   }
 
-  // delta of the part of the layer that ran last joins the stream.
-  void add_pending() {
-    if (!pending) return;
-    float* added = ranks.size() == 1 ? work.front().partial : delta;
+  // Rows of the stream that are a rank's under sequence parallelism.
+  Rank::Slice own_rows(const Rank& rank) const { return Rank::slice(rows, rank.index(), layout.ranks); }
+
+  // delta of the part of the layer that ran last joins the stream, in rows `own`.
+  void add_pending(Rank::Slice own) {
+    if (!pending || own.count <= 0) return;
+    float* added = (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
     if (pending_norm)
-      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, rows, model.hidden, added,
+      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, own.count, model.hidden, added,
                    model.hidden);
-    kernels.add(added, rows * model.hidden, hidden);
-    pending = false;
+    kernels.add(added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
   }
 
-  // The sum of all ranks' partial results, in their order.
-  void reduce() {
-    std::memcpy(delta, work.front().partial, count_of(rows, model.hidden) * sizeof(float));
-    for (std::size_t r = 1; r < work.size(); ++r) kernels.add(work[r].partial, rows * model.hidden, delta);
+  // The partial results of other processes.
+  void gather_partials() {
+    if (layout.processes != nullptr)
+      layout.processes->all_gather({work.front().partial, count_of(rows, model.hidden)}, gathered);
+  }
+  // The sum of all ranks' partial results, in their order, of rows `own`.
+  void reduce(Rank::Slice own) {
+    const std::size_t first = count_of(own.first, model.hidden), size = count_of(own.count, model.hidden);
+    const auto partial = [&](int r) {
+      const float* all = layout.processes != nullptr
+                             ? gathered + static_cast<std::size_t>(r) * count_of(rows, model.hidden)
+                             : work[static_cast<std::size_t>(r)].partial;
+      return all + first;
+    };
+    std::memcpy(delta + first, partial(0), size * sizeof(float));
+    for (int r = 1; r < layout.ranks; ++r)
+      kernels.add(partial(r), static_cast<std::int64_t>(size), delta + first);
   }
 
   CacheLayer up_cache(const MlaAttention& a, const Rank& rank, const PerRank& w) const {
@@ -354,13 +382,26 @@ struct Transformer::State {
   void run_rank(const Op& op, int layer, std::size_t rank);
   static bool is_shared(std::string_view name);
 
-  void input_norm(int layer, bool before_attention) {
-    add_pending();
+  bool is_split(std::string_view name) const;
+  void norm_rows(const Op& op, int layer, Rank::Slice own);
+  void gather_rows();
+  void gather_sampled();
+
+  void input_norm(int layer, bool before_attention, Rank::Slice own) {
     const LayerWeights& w = ranks.front().layer(layer);
     const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
                                            : norm_args(w.post_norm, w.post_norm_bias);
-    kernels.norm(args, hidden, model.hidden, rows, model.hidden, normed, model.hidden);
-    pending_norm = before_attention ? w.attn_output_norm : w.mlp_output_norm;
+    const std::size_t first = count_of(own.first, model.hidden);
+    float* to = stages.front().sequence_parallel ? scattered : normed;
+    if (own.count > 0)
+      kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to + first, model.hidden);
+  }
+  // Once all rows are normed.
+  void end_norm(const Op& op, int layer) {
+    pending = false;
+    if (op.name == "final_norm") return;
+    const LayerWeights& w = ranks.front().layer(layer);
+    pending_norm = op.name == "input_norm" ? w.attn_output_norm : w.mlp_output_norm;
   }
 
   void embed() {

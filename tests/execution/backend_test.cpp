@@ -314,6 +314,19 @@ TEST_P(Strategies, StagesAndEnginesAndDataParallelRanksChangeNoToken) {
       << "and stages";
 }
 
+// Every row of the stream is summed up in the order of the ranks either way.
+TEST_P(Strategies, SequenceParallelismChangesNoToken) {
+  for (const int ranks : {2, 4}) {
+    const auto plain =
+        execute(on_devices(scenario(GetParam(), {{"tensor_parallel_size", ranks}}), ranks)).tokens;
+    const Json split_rows{{"tensor_parallel_size", ranks}, {"enable_sequence_parallelism", true}};
+    EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), split_rows), ranks)).tokens);
+    Json staged = split_rows;
+    staged["pipeline_parallel_size"] = 2;
+    EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), staged), 2 * ranks)).tokens);
+  }
+}
+
 // Several batches are under way: the next one starts before the tokens of the one before are out.
 TEST(ExecutedBackend, BatchesFollowEachOtherThroughAPipeline) {
   const Executed e =
