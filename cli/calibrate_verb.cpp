@@ -82,6 +82,7 @@ int run_calibrate(const Invocation& invocation) {
   const ScenarioInput input = read_scenario_input(invocation, invocation.arguments[0], false);
   World world(invocation, input);
   if (world.paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
+  refuse_pools(input.scenario, "calibrate", input.file + ":");
   const Prepared p = prepare(input, world);
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
     throw Error(input.file, no->category + ": " + no->reason);

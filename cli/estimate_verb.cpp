@@ -46,6 +46,7 @@ Answer estimate_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
+  if (!invocation.has("print-scenario")) refuse_pools(input.scenario, "estimate", input.file + ":");
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
   const std::string title = "Estimate: " + input.scenario.name;

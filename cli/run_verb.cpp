@@ -63,13 +63,18 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
   Priced p;
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
   for (const StepRun& s : steps) {
-    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows, s.work.swap_out_tokens,
+    const Deployment& of = d.of_engine(s.engine);
+    std::vector<std::int64_t> key{&of == &d || &of == &d.pools->decode,
+                                  s.work.group_tokens,
+                                  s.work.decode_sequences,
+                                  s.work.sampled_rows,
+                                  s.work.swap_out_tokens,
                                   s.work.swap_in_tokens};
     for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
     key.push_back(-1);
     for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));
     auto [at, added] = known.try_emplace(key);
-    if (added) at->second = price_work(d, cost, s.work);
+    if (added) at->second = price_work(of, cost, s.work);
     const WorkPrice& w = at->second;
     if (!s.polluted) p.step_errors.push_back(std::fabs(w.seconds / s.seconds - 1));
     for (const auto& [name, seconds] : w.operators) p.operator_seconds[name] += seconds;
@@ -125,6 +130,8 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   return t;
 }
 
+Processes* processes = nullptr;  // of this program's job
+
 Answer run_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
@@ -140,6 +147,7 @@ Answer run_answer(const Invocation& invocation) {
 
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
+  executor.processes = processes;
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
@@ -181,6 +189,9 @@ Answer run_answer(const Invocation& invocation) {
   Json operators = Json::object();
   for (const auto& [name, seconds] : backend.operator_seconds()) operators[name] = seconds;
   json["operator_seconds"] = operators;
+  const ExecutedBackend::Moved moved = backend.moved();
+  const bool moves = moved.count > 0 && moved.seconds > 0;
+  if (moves) json["kv_link_bytes_per_s"] = moved.bytes / moved.seconds;
   Json predicted_operators = Json::object();
   for (const auto& [name, seconds] : priced.operator_seconds) predicted_operators[name] = seconds;
   json["predicted_operator_seconds"] = predicted_operators;
@@ -188,6 +199,11 @@ Answer run_answer(const Invocation& invocation) {
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
+  if (moves)
+    lines.push_back(
+        fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
+                    "(kv_link.bandwidth).",
+                    moved.count, moved.bytes / moved.seconds / 1e9, d.pools->link.bandwidth.value / 1e9));
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");
@@ -211,6 +227,16 @@ constexpr AnswerColumn kColumns[] = {
 
 }  // namespace
 
-int run_run(const Invocation& invocation) { return answer_all(invocation, run_answer, kColumns); }
+// In a job each process computes its rank of every step; the first one answers.
+int run_run(const Invocation& invocation) {
+  const auto job = mpi_processes();
+  processes = job.get();
+  if (!job || job->rank() == 0) return answer_all(invocation, run_answer, kColumns);
+  for (std::FILE* stream : {stdout, stderr})
+    if (std::freopen("/dev/null", "w", stream) == nullptr) return kFault;
+  Invocation silent = invocation;
+  std::erase_if(silent.values, [](const auto& v) { return v.first == "save" || v.first == "tokens"; });
+  return answer_all(silent, run_answer, kColumns);
+}
 
 }  // namespace foretoken

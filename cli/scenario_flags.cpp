@@ -223,12 +223,16 @@ std::vector<ScenarioKey> scenario_keys() {
   std::vector<ScenarioKey> keys;
   collect(Scenario{}, "", keys);
   std::map<std::string, int> uses;
+  // Parts of the cluster go by its name for them, whoever else has the key.
+  const auto of_part = [](const ScenarioKey& k) {
+    return k.section == "cluster" && std::count(k.pointer.begin(), k.pointer.end(), '/') > 2;
+  };
   for (const ScenarioKey& k : keys)
-    if (k.type != "object") ++uses[last_name(k.pointer)];
+    if (k.type != "object" && !of_part(k)) ++uses[last_name(k.pointer)];
   for (ScenarioKey& k : keys) {
     const std::string name = last_name(k.pointer);
     k.flag = dashes(name);
-    if (uses[name] > 1 || taken(k.flag)) {
+    if (of_part(k) || uses[name] > 1 || taken(k.flag)) {
       const std::string parent = k.pointer.substr(0, k.pointer.rfind('/'));
       k.flag = dashes(last_name(parent) + "_" + name);
     }

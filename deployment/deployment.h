@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -54,6 +56,8 @@ struct WeightStreaming {
   bool overlap = true;       // fetched while earlier layers compute
 };
 
+struct Disaggregation;
+
 struct Deployment {
   Scenario scenario;                    // resolved: every optional of the sections filled
   std::filesystem::path preset_folder;  // where vllm_command() looks up the model's Hugging Face id
@@ -75,7 +79,25 @@ struct Deployment {
   double usd_per_device_hour = 0;
   bool has_price = false;
   std::vector<std::string> warnings;  // with remedies
+  // Prompts and the rest on engines of their own; all else above is then the decode side's. Null: no.
+  std::shared_ptr<Disaggregation> pools;
+  int devices() const;
+  int engines() const;
+  // That of an engine of the serving loop: prefill engines come first.
+  const Deployment& of_engine(std::int32_t engine) const;
 };
+
+struct Disaggregation {
+  Deployment prefill, decode;
+  Link link;  // a port of it for each device
+  bool decode_makes_first_token = false;
+};
+// The KV cache of a prompt in whole blocks (and its recurrent state): bytes through the busiest device's port
+// as its ranks on one side send them and those on the other take them in, and the time that this takes.
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens);
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens);
+// Throws an Error that says that `verb` covers whole requests alone.
+void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where);
 
 // Things that many deployments share, so that a search loads them once.
 struct Resources {

@@ -112,6 +112,11 @@ std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const M
   shard.devices_per_node =
       static_cast<int>(std::min<std::int64_t>(scenario.hardware.devices_per_node, kMostDevices));
   shard.pipeline_parallel = m.pipeline_parallel;
+  shard.sequence_parallel = e.enable_sequence_parallelism.value_or(false);
+  if (shard.sequence_parallel && m.tensor_parallel == 1)
+    throw Error(where + "/engine/enable_sequence_parallelism",
+                "splits tokens over tensor-parallel ranks, and tensor_parallel_size is 1; raise it or leave "
+                "this out");
   const std::vector<int> parts = split_layers(layers, m.pipeline_parallel);
   int first = 0;
   for (int stage = 0; stage < m.pipeline_parallel; ++stage) {

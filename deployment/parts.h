@@ -39,6 +39,11 @@ double host_bytes(const Deployment& deployment);  // of host memory that one dev
 void plan_host_memory(Deployment& deployment);    // the plan's host_bytes and num_host_blocks
 // A verdict where the devices of a node want more host memory than the scenario says it has.
 std::optional<Infeasible> host_memory_verdict(const Deployment& deployment, const std::string& where);
+// A scenario with cluster.prefill and cluster.decode: both sides resolved by resolve_on.
+std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, const Resources& resources,
+                                                   const ModelConfig& model, const Device& device,
+                                                   const Topology& topology, double mean_tokens,
+                                                   std::int64_t longest, const std::string& where);
 
 std::string model_id(const Deployment& deployment);
 

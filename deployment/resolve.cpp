@@ -274,6 +274,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   const std::string where = prefix_of(resources);
   refuse_unmodelled(scenario, where);
   check_range(scenario.hardware.devices_per_node, 1, kMostSequences, where + "/hardware/devices_per_node");
+  const ClusterSection& cluster = scenario.cluster;
+  if (cluster.prefill || cluster.decode || cluster.kv_link || cluster.first_token)
+    return resolve_pools(scenario, resources, model, device, topology, mean_tokens, longest, where);
   Deployment d;
   d.scenario = scenario;
   d.model = model;
@@ -298,6 +301,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                 fmt::format("{} has {} different attention windows; at most {} are modelled", model.name,
                             model.attention_windows().size(), kMaxAttentionGroups));
 
+  if (e.enable_sequence_parallelism.value_or(false) && d.behavior.family != "vllm")
+    throw Error(where + "/engine/enable_sequence_parallelism",
+                fmt::format("is vLLM's and not known to {}; leave it out", d.behavior.name));
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
   read_kv_layout(d, where);

@@ -55,7 +55,7 @@ Json scenario_to_json(const Scenario& scenario) {
   for (auto& [key, section] : json.items()) {
     if (key == "model" || !section.is_object()) continue;
     erase_nulls(section);
-    if (key != "workload") continue;
+    if (key != "workload" && key != "cluster") continue;
     for (auto& [name, value] : section.items())
       if (value.is_object()) erase_nulls(value);
   }

@@ -104,6 +104,7 @@ struct EngineSection {
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
                expert_parallel_size = 1;
   bool enable_expert_parallel = false;  // expert_parallel_size = tensor x data
+  std::optional<bool> enable_sequence_parallelism;
   std::string dtype = "auto";
   std::optional<std::string> quantization;  // null: the model's quantization_config
   std::string kv_cache_dtype = "auto";
@@ -153,6 +154,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "ranks that split the experts; divides tensor x data", at_least(1)),
     field("enable_expert_parallel", &EngineSection::enable_expert_parallel,
           "shorthand for expert_parallel_size = tensor x data"),
+    field("enable_sequence_parallelism", &EngineSection::enable_sequence_parallelism,
+          "split norms and residual stream by tokens over the tensor-parallel ranks"),
     field("dtype", &EngineSection::dtype, "type of activations and plain weights", one_of(kDtypeNames)),
     field("quantization", &EngineSection::quantization, "weight format; null takes the model's own",
           one_of(kQuantizationNames)),
@@ -242,20 +245,75 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("lora", &EngineSection::lora, "adapters (not modelled yet)"),
     field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
 
+// One side of a disaggregated deployment: its replicas, and where its engines differ from `engine`.
+struct PoolSection {
+  std::optional<std::int64_t> replicas;
+  std::optional<std::int64_t> tensor_parallel_size, pipeline_parallel_size, data_parallel_size,
+      expert_parallel_size;
+  std::optional<bool> enable_expert_parallel;
+  std::optional<std::int64_t> max_num_seqs, max_num_batched_tokens;
+  std::optional<double> gpu_memory_utilization;
+  std::optional<bool> enable_chunked_prefill, enable_prefix_caching, async_scheduling, enforce_eager;
+  std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
+  std::optional<std::int64_t> num_gpu_blocks_override;
+};
+template <>
+inline constexpr auto fields_of<PoolSection> = std::tuple{
+    field("replicas", &PoolSection::replicas, "engine replicas of this side (default: 1)", at_least(1)),
+    field("tensor_parallel_size", &PoolSection::tensor_parallel_size, "instead of the engine's", at_least(1)),
+    field("pipeline_parallel_size", &PoolSection::pipeline_parallel_size, "instead of the engine's",
+          at_least(1)),
+    field("data_parallel_size", &PoolSection::data_parallel_size, "instead of the engine's", at_least(1)),
+    field("expert_parallel_size", &PoolSection::expert_parallel_size, "instead of the engine's", at_least(1)),
+    field("enable_expert_parallel", &PoolSection::enable_expert_parallel, "instead of the engine's"),
+    field("max_num_seqs", &PoolSection::max_num_seqs, "instead of the engine's", at_least(1)),
+    field("max_num_batched_tokens", &PoolSection::max_num_batched_tokens, "instead of the engine's",
+          at_least(1)),
+    field("gpu_memory_utilization", &PoolSection::gpu_memory_utilization, "instead of the engine's",
+          above_up_to(0, 1)),
+    field("enable_chunked_prefill", &PoolSection::enable_chunked_prefill, "instead of the engine's"),
+    field("enable_prefix_caching", &PoolSection::enable_prefix_caching, "instead of the engine's"),
+    field("async_scheduling", &PoolSection::async_scheduling, "instead of the engine's"),
+    field("enforce_eager", &PoolSection::enforce_eager, "instead of the engine's"),
+    field("cuda_graph_sizes", &PoolSection::cuda_graph_sizes, "instead of the engine's"),
+    field("num_gpu_blocks_override", &PoolSection::num_gpu_blocks_override, "instead of the engine's",
+          at_least(2))};
+
+// What carries KV blocks from prefill to decode engines, a port of it for each device.
+struct KvLinkSection {
+  std::optional<std::string> link, bandwidth;
+  std::optional<double> latency_us;
+};
+template <>
+inline constexpr auto fields_of<KvLinkSection> = std::tuple{
+    field("link", &KvLinkSection::link,
+          "a link of the database, such as \"InfiniBand NDR\" (default: the device's network)"),
+    field("bandwidth", &KvLinkSection::bandwidth,
+          "one direction a device, such as \"50 GB/s\", instead of the link's"),
+    field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0))};
+
+inline constexpr std::string_view kFirstTokenNames[] = {"prefill", "decode"};
+
 struct ClusterSection {
   std::string router = "round_robin";
   std::optional<std::int64_t> replicas;
-  RawJson prefill, decode, kv_link, pools, autoscale;  // refused by name when present
+  std::optional<PoolSection> prefill, decode;
+  std::optional<KvLinkSection> kv_link;
+  std::optional<std::string> first_token;
+  RawJson pools, autoscale;  // refused by name when present
 };
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("router", &ClusterSection::router, "how requests are spread over replicas", one_of(kRouterNames)),
     field("replicas", &ClusterSection::replicas,
           "engine replicas; default: devices over what one replica takes", at_least(1)),
-    field("prefill", &ClusterSection::prefill,
-          "prefill pool of a disaggregated deployment (not modelled yet)"),
-    field("decode", &ClusterSection::decode, "decode pool of a disaggregated deployment (not modelled yet)"),
-    field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks (not modelled yet)"),
+    field("prefill", &ClusterSection::prefill, "engines that compute prompts alone; with decode"),
+    field("decode", &ClusterSection::decode, "engines that go on from there; with prefill"),
+    field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks between them"),
+    field("first_token", &ClusterSection::first_token,
+          "whose first token the client gets: that of the prefill engine (default), or the one that the "
+          "decode engine makes after the transfer",
+          one_of(kFirstTokenNames)),
     field("pools", &ClusterSection::pools, "heterogeneous pools (not modelled yet)"),
     field("autoscale", &ClusterSection::autoscale, "replicas that come and go (not modelled yet)")};
 

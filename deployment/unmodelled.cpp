@@ -24,10 +24,6 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   refuse(e.lora, where, "engine", "lora", "the base model alone is");
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
-  constexpr std::string_view kWhole = "replicas that do both prefill and decode are";
-  refuse(c.prefill, where, "cluster", "prefill", kWhole);
-  refuse(c.decode, where, "cluster", "decode", kWhole);
-  refuse(c.kv_link, where, "cluster", "kv_link", kWhole);
   refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
   refuse(c.autoscale, where, "cluster", "autoscale", "a fixed number of replicas is");
   std::vector<std::string> routers;

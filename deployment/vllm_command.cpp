@@ -280,6 +280,8 @@ std::string vllm_command(const Deployment& d) {
     else
       add("--cudagraph-capture-sizes", fmt::format("{}", fmt::join(d.graph_sizes, " ")));
   }
+  if (e.enable_sequence_parallelism.value_or(false))
+    out += R"( --compilation-config '{"pass_config": {"enable_sequence_parallelism": true}}')";
   if (e.num_gpu_blocks_override) add("--num-gpu-blocks-override", *e.num_gpu_blocks_override);
   add_if(e.cpu_offload_gib.value_or(0) > 0, "--cpu-offload-gb", e.cpu_offload_gib.value_or(0));
   if (e.preemption_mode.value_or("") == "swap") {

@@ -214,6 +214,10 @@ std::optional<Measurement> measurement_of(const Op& op) {
 
 Calibration calibrate(const Deployment& deployment, const ModelText& model, const ExecutorOptions& executor,
                       const CalibrationOptions& options) {
+  if (deployment.mapping.ranks_per_engine() > 1)
+    throw Error(
+        "data_parallel_size",
+        "one transformer is calibrated; data-parallel ranks that share experts are not one: use 1 here");
   // A fetch that overlaps is waited for, not timed: here layers and fetches take turns.
   Deployment in_turns = deployment;
   in_turns.streaming.overlap = false;

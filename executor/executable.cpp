@@ -62,12 +62,32 @@ std::size_t physical_memory() {
 
 void check(const Deployment& deployment) {
   const Mapping& m = deployment.mapping;
-  const auto refuse = [](const char* key, const std::string& what) {
-    throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
-  };
-  if (m.stages.size() > 1) refuse("pipeline_parallel_size", "a pipeline of stages");
-  if (m.ranks_per_engine() > 1) refuse("data_parallel_size", "attention data parallelism");
-  if (m.engines() > 1) refuse("replicas", "more than one engine");
+  if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
+    throw Error(
+        "layer_streaming",
+        "with a pipeline, data-parallel ranks that share experts or several engines is not executed yet; "
+        "`foretoken simulate` predicts it");
+}
+
+void check(const Layout& l) {
+  if (l.processes == nullptr) return;
+  const int n = l.processes->size();
+  if (l.ranks != n)
+    throw Error(
+        "tensor_parallel_size",
+        fmt::format(
+            "is {}, and there are {} processes: each computes one tensor-parallel rank; start as many "
+            "as tensor_parallel_size, or one that computes all",
+            l.ranks, n));
+  if (l.data_parallel > 1)
+    throw Error(
+        "data_parallel_size",
+        "data-parallel ranks that share experts are computed by one process; start it without mpirun");
+}
+
+bool same_slices(const Layout& a, const Layout& b) {
+  return a.ranks == b.ranks && a.expert_parallel == b.expert_parallel &&
+         a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel;
 }
 
 Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
@@ -76,6 +96,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
   Layout l;
   l.ranks = shard.tensor_parallel;
   l.expert_parallel = shard.expert_parallel, l.moe_tensor_parallel = shard.moe_tensor_parallel;
+  l.data_parallel = deployment.mapping.ranks_per_engine();
+  l.stages = deployment.mapping.stages;
+  l.processes = options.processes;
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
@@ -98,29 +121,62 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
 
 Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options)
     : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
-  check(deployment);
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
                                      : safetensors_checkpoint(options.weights, deployment.model, numerics_);
-  const Layout layout = layout_of(deployment, options);
-  const std::size_t needed =
-      Transformer::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layout);
+  std::vector<const Deployment*> pools{&deployment};
+  if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
+  std::vector<Layout> layouts;
+  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options));
+  for (const Deployment* d : pools) check(*d);
+  for (const Layout& l : layouts) check(l);
+  // Engines whose ranks hold the same slices share their weights.
+  const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
+  std::size_t needed = 0;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    needed += bytes_needed(*pools[i], *checkpoint, layouts[i]);
+    if (i > 0 && alike) needed -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
+  }
   if (const std::size_t room = physical_memory(); room > 0 && needed > room)
     throw Error("model",
                 fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "
                             "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
                             static_cast<double>(needed) / (1 << 30), static_cast<double>(room) / (1 << 30),
-                            layout.num_blocks));
-  transformer_ = std::make_unique<Transformer>(deployment.model, numerics_, *checkpoint, *kernels_, layout,
-                                               deployment.precision, threads_);
+                            layouts.back().num_blocks));
+  for (std::size_t i = 0; i < pools.size(); ++i)
+    for (int e = 0; e < pools[i]->mapping.engines(); ++e) {
+      const Replica* like = e > 0 ? engines_.back().get() : i > 0 && alike ? engines_.front().get() : nullptr;
+      engines_.push_back(like ? like->twin(layouts[i])
+                              : std::make_unique<Replica>(deployment.model, numerics_, *checkpoint, *kernels_,
+                                                          layouts[i], deployment.precision, threads_));
+    }
+}
+
+// Of all engines of one kind; or of the weights that they share.
+std::size_t Executable::bytes_needed(const Deployment& d, const Checkpoint& checkpoint, Layout layout,
+                                     bool weights_alone) const {
+  std::size_t bytes = 0;
+  for (layout.group = 0; layout.group < layout.data_parallel; ++layout.group) {
+    const auto of = [&](int twins) {
+      return Transformer::bytes_needed(d.model, numerics_, checkpoint, *kernels_, layout, twins);
+    };
+    bytes += weights_alone ? 2 * of(0) - of(1) : of(d.mapping.engines() - 1);
+  }
+  return bytes;
 }
 
 std::string Executable::description() const {
   static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16", "int8", "int4", "fp8"};
-  const Layout& l = transformer_->layout();
-  return fmt::format("{} kernels, {} thread{}, {} rank{}; {} weights in {}, cache in {}", kernels_->name(),
-                     threads_.count(), threads_.count() == 1 ? "" : "s", l.ranks, l.ranks == 1 ? "" : "s",
+  const Layout& l = engines_.front()->rank(0).layout();
+  const auto count = [](std::size_t n, const char* what) { return fmt::format(", {} {}s", n, what); };
+  std::string ranks = fmt::format("{} rank{}", l.ranks, l.ranks == 1 ? "" : "s");
+  if (l.processes != nullptr) ranks += " as processes";
+  if (l.stages.size() > 1) ranks += count(l.stages.size(), "stage");
+  if (l.data_parallel > 1) ranks += count(static_cast<std::size_t>(l.data_parallel), "data-parallel rank");
+  if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
+  return fmt::format("{} kernels, {} thread{}, {}; {} weights in {}, cache in {}", kernels_->name(),
+                     threads_.count(), threads_.count() == 1 ? "" : "s", ranks,
                      synthetic_ ? "synthetic" : "stored", kStorage[static_cast<int>(l.weights)],
                      kStorage[static_cast<int>(l.cache)]);
 }

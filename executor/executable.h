@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "deployment/deployment.h"
-#include "executor/transformer.h"
+#include "executor/replica.h"
 
 namespace foretoken {
 
@@ -18,6 +19,7 @@ struct ExecutorOptions {
                     // "avx512-bf16"
   SamplingArgs sampling;                  // greedy
   std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
+  Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all
 };
 
 class Executable {
@@ -25,16 +27,20 @@ class Executable {
   // Refuses by name what the executor does not do, and what does not fit this machine's memory before
   // anything is allocated. The deployment must outlive it.
   Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options);
-  Transformer& transformer() { return *transformer_; }
+  // In the order of the serving loop: those that prefill before those that decode.
+  Replica& engine(std::size_t i) { return *engines_[i]; }
+  Transformer& transformer() { return engines_.front()->rank(0); }
   const Kernels& kernels() const { return *kernels_; }
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, ..."
 
  private:
+  std::size_t bytes_needed(const Deployment& deployment, const Checkpoint& checkpoint, Layout layout,
+                           bool weights_alone = false) const;
   const Kernels* kernels_;
   Threads threads_;
   bool synthetic_;
   Numerics numerics_;
-  std::unique_ptr<Transformer> transformer_;
+  std::vector<std::unique_ptr<Replica>> engines_;
 };
 
 }  // namespace foretoken

@@ -38,16 +38,17 @@ struct ExecutedBackend::State {
   std::vector<StepRun> steps;
   std::map<std::string, double> operator_seconds;
 
-  // Tokens of the request in a slot: its prompt and what it has produced.
-  struct History {
-    RequestId request = -1;
-    std::vector<std::int32_t> tokens;
-  };
-  std::vector<History> histories;
+  // Tokens of each request: its prompt and what it has produced.
+  std::unordered_map<RequestId, std::vector<std::int32_t>> histories;
   std::unordered_map<RequestId, std::vector<std::int32_t>> outputs;
-  std::vector<StepSequence> sequences;
-  std::vector<std::int32_t> slots;  // of sequences
+  // Of the step at hand, by data-parallel rank; and whose they are.
+  std::vector<std::vector<StepSequence>> sequences;
+  std::vector<std::vector<const Request*>> owners;
+  std::vector<Transformer::Swaps> swaps;
   std::vector<float> scratch;
+  std::vector<std::vector<Picoseconds>>
+      stage_free;  // by engine: when each stage of its pipeline is free again
+  Moved moved;
 
   State(const Deployment& d, const Workload& w, const ModelText& model, const ExecutorOptions& o)
       : deployment(d),
@@ -66,44 +67,70 @@ struct ExecutedBackend::State {
 
   // Runs of shared content, then what is the request's own: as the prefix cache's hashes have it. An earlier
   // answer that the prompt repeats is what was produced then.
-  void begin(History& h, const Request& request) {
-    h.request = request.id;
-    h.tokens.clear();
+  void begin(std::vector<std::int32_t>& h, const Request& request) {
     outputs[request.id].clear();
     const auto take = [&](std::uint64_t content, std::int64_t count) {
       const std::vector<std::int32_t>* answer = nullptr;
       for (const auto& [id, tokens] : outputs)
         if (content == generated_content(id)) answer = &tokens;
-      for (std::int64_t i = 0; i < count && static_cast<std::int32_t>(h.tokens.size()) < request.input_len;
-           ++i)
-        h.tokens.push_back(answer && i < static_cast<std::int64_t>(answer->size())
-                               ? (*answer)[static_cast<std::size_t>(i)]
-                               : token_of(content, i));
+      for (std::int64_t i = 0; i < count && static_cast<std::int32_t>(h.size()) < request.input_len; ++i)
+        h.push_back(answer && i < static_cast<std::int64_t>(answer->size())
+                        ? (*answer)[static_cast<std::size_t>(i)]
+                        : token_of(content, i));
     };
     for (const ContentRun& run : workload.content(request)) take(run.content, run.tokens);
     take(private_prompt_content(request.id), request.input_len);
   }
 
-  History& history(std::int32_t slot, const Sequence& s) {
-    if (static_cast<std::size_t>(slot) >= histories.size())
-      histories.resize(static_cast<std::size_t>(slot) + 1);
-    History& h = histories[static_cast<std::size_t>(slot)];
-    if (h.request != s.request.id) begin(h, s.request);
-    return h;
+  void add(std::size_t rank, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
+           std::int64_t count, bool decode, bool sample) {
+    const Sequence& s = table[slot];
+    std::vector<std::int32_t>& h = histories[s.request.id];
+    if (h.empty()) begin(h, s.request);
+    if (cached + count > static_cast<std::int64_t>(h.size()))
+      throw std::logic_error("a step asks for a token that was not produced yet");
+    sequences[rank].push_back(
+        {{h.data() + cached, static_cast<std::size_t>(count)}, cached, s.blocks.data(), decode, sample});
+    owners[rank].push_back(&s.request);
   }
 
-  void add(const SequenceTable& table, std::int32_t slot, std::int64_t cached, std::int64_t count,
-           bool decode, bool sample) {
-    const Sequence& s = table[slot];
-    History& h = history(slot, s);
-    if (cached + count > static_cast<std::int64_t>(h.tokens.size()))
-      throw std::logic_error("a step asks for a token that was not produced yet");
-    sequences.push_back({{h.tokens.data() + cached, static_cast<std::size_t>(count)},
-                         cached,
-                         s.blocks.data(),
-                         decode,
-                         sample});
-    slots.push_back(slot);
+  void sample(Replica& engine, std::size_t rank) {
+    const auto logits = engine.logits(rank);
+    const std::int64_t vocab = deployment.model.vocab;
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
+      const StepSequence& asked = sequences[rank][i];
+      if (!asked.sample) continue;
+      const Request& request = *owners[rank][i];
+      std::vector<std::int32_t>& h = histories[request.id];
+      // A prompt that is computed again makes its token again.
+      const auto known = static_cast<std::size_t>(asked.cached) + asked.tokens.size();
+      h.resize(known);
+      std::vector<std::int32_t>& out = outputs[request.id];
+      out.resize(known - static_cast<std::size_t>(request.input_len));
+      const double uniform =
+          (static_cast<double>(mix64(options.seed ^ mix64(static_cast<std::uint64_t>(request.id)) ^ known) >>
+                               11) +
+           0.5) *
+          0x1p-53;
+      const std::int32_t token = executable.kernels().sample(options.sampling, logits.data() + row * vocab,
+                                                             vocab, uniform, scratch.data());
+      ++row;
+      h.push_back(token);
+      out.push_back(token);
+    }
+  }
+
+  // Each stage takes the step when the one before has sent it and it is done with the step before.
+  StepTime through_stages(const Step& step, std::span<const double> seconds) {
+    const auto e = static_cast<std::size_t>(step.engine);
+    if (stage_free.size() <= e) stage_free.resize(e + 1);
+    std::vector<Picoseconds>& free = stage_free[e];
+    free.resize(seconds.size());
+    Picoseconds at = step.start;
+    for (std::size_t i = 0; i < seconds.size(); ++i)
+      free[i] = at = std::max(at, free[i]) + to_picoseconds(Seconds(seconds[i]));
+    return {free.front() - step.start, at - step.start};
   }
 };
 
@@ -124,68 +151,96 @@ std::span<const std::int64_t> ExecutedBackend::windows() const { return state_->
 
 StepTime ExecutedBackend::run(const Step& step) {
   State& s = *state_;
-  const Batch& batch = step.ranks.front();
-  const SequenceTable& table = *batch.sequences;
-  s.sequences.clear(), s.slots.clear();
-  for (const PrefillPart& p : batch.prefill) s.add(table, p.slot, p.cached, p.new_tokens, false, p.last);
-  for (const DecodePart& p : batch.decode)
-    if (p.slot >= 0) s.add(table, p.slot, p.context - 1, 1, true, true);
+  const std::size_t ranks = step.ranks.size();
+  s.sequences.resize(ranks), s.owners.resize(ranks), s.swaps.resize(ranks);
+  bool any = false;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    const Batch& batch = step.ranks[r];
+    const SequenceTable& table = *batch.sequences;
+    s.sequences[r].clear(), s.owners[r].clear();
+    for (const PrefillPart& p : batch.prefill) s.add(r, table, p.slot, p.cached, p.new_tokens, false, p.last);
+    for (const DecodePart& p : batch.decode)
+      if (p.slot >= 0) s.add(r, table, p.slot, p.context - 1, 1, true, true);
+    s.swaps[r] = {batch.swap_out, batch.swap_in};
+    any |= !s.sequences[r].empty() || batch.copies();
+  }
+  Replica& engine = s.executable.engine(static_cast<std::size_t>(step.engine));
   StepRun run;
-  double saved = 0;
+  run.engine = step.engine;
+  const Deployment& deployment = s.deployment.of_engine(step.engine);
+  std::vector<double> stages(deployment.mapping.stages.size(), 0.0);
+  double saved = 0, launched = 0;
   const long before = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
-  if (!batch.empty()) {
-    const auto logits = s.executable.transformer().step(s.sequences, {batch.swap_out, batch.swap_in});
-    const std::int64_t vocab = s.deployment.model.vocab;
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < s.sequences.size(); ++i) {
-      if (!s.sequences[i].sample) continue;
-      State::History& h = s.histories[static_cast<std::size_t>(s.slots[i])];
-      const double uniform =
-          (static_cast<double>(
-               mix64(s.options.seed ^ mix64(static_cast<std::uint64_t>(h.request)) ^ h.tokens.size()) >> 11) +
-           0.5) *
-          0x1p-53;
-      const std::int32_t token = s.executable.kernels().sample(
-          s.options.sampling, logits.data() + row * vocab, vocab, uniform, s.scratch.data());
-      ++row;
-      h.tokens.push_back(token);
-      s.outputs[h.request].push_back(token);
-    }
-    for (const OperatorRun& o : s.executable.transformer().operators_run())
+  if (any) {
+    engine.step(s.sequences, s.swaps);
+    for (std::size_t r = 0; r < ranks; ++r) s.sample(engine, r);
+    for (const OperatorRun& o : engine.operators_run()) {
       saved += o.all_seconds - o.seconds;
+      launched += o.seconds;
+      stages[static_cast<std::size_t>(o.stage)] += o.seconds;
+    }
   }
   const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.seconds = std::max(1e-9, wall - saved);
+  stages.back() += run.seconds - launched;  // what is no operator: sampling, mostly
   if (s.probe) {
     run.speed = s.usual_probe / s.probe->run();
     run.seconds *= run.speed;
+    for (double& stage : stages) stage *= run.speed;
   }
-  if (!batch.empty())
-    for (const OperatorRun& o : s.executable.transformer().operators_run())
+  // The slowest process sets the pace of all, so that they decide alike.
+  if (Processes* p = s.options.processes) {
+    stages.push_back(run.seconds);
+    p->maximum(stages);
+    run.seconds = stages.back();
+    stages.pop_back();
+  }
+  if (any)
+    for (const OperatorRun& o : engine.operators_run())
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
   run.polluted = involuntary_switches() != before;
-  for (const PrefillPart& p : batch.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
+  const Batch& fullest =
+      *std::max_element(step.ranks.begin(), step.ranks.end(),
+                        [](const Batch& a, const Batch& b) { return a.tokens() < b.tokens(); });
+  for (const PrefillPart& p : fullest.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
   // What was computed: an overlapped scheduler's rows of ended requests were not.
   run.work.contexts.assign(s.windows.size(), 0.0);
-  for (const DecodePart& p : batch.decode) {
+  for (const DecodePart& p : fullest.decode) {
     if (p.slot < 0) continue;
     ++run.work.decode_sequences;
     for (std::size_t g = 0; g < s.windows.size(); ++g)
       run.work.contexts[g] +=
           static_cast<double>(s.windows[g] > 0 ? std::min<std::int64_t>(p.context, s.windows[g]) : p.context);
   }
-  run.work.sampled_rows =
-      batch.sampled_rows - (batch.decode_sequences - static_cast<std::int32_t>(run.work.decode_sequences));
-  run.work.swap_out_tokens =
-      static_cast<std::int64_t>(batch.swap_out.size()) * s.deployment.scheduler.block_size;
-  run.work.swap_in_tokens =
-      static_cast<std::int64_t>(batch.swap_in.size()) * s.deployment.scheduler.block_size;
+  run.work.sampled_rows = fullest.sampled_rows -
+                          (fullest.decode_sequences - static_cast<std::int32_t>(run.work.decode_sequences));
+  const std::int64_t block = deployment.scheduler.block_size;
+  run.work.swap_out_tokens = static_cast<std::int64_t>(fullest.swap_out.size()) * block;
+  run.work.swap_in_tokens = static_cast<std::int64_t>(fullest.swap_in.size()) * block;
+  if (ranks > 1)
+    for (const Batch& b : step.ranks) run.work.group_tokens += b.tokens();
   s.steps.push_back(std::move(run));
+  if (stages.size() > 1) return s.through_stages(step, stages);
   const Picoseconds t = to_picoseconds(Seconds(s.steps.back().seconds));
   return {t, t};
 }
 
+Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
+  State& s = *state_;
+  const auto of = [&](std::int32_t engine, std::int32_t rank) -> Transformer& {
+    return s.executable.engine(static_cast<std::size_t>(engine)).rank(static_cast<std::size_t>(rank));
+  };
+  double seconds =
+      Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target, t.tokens);
+  if (s.options.processes) s.options.processes->maximum({&seconds, 1});
+  ++s.moved.count;
+  s.moved.seconds += seconds;
+  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens);
+  return to_picoseconds(Seconds(seconds));
+}
+
+ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
 std::span<const StepRun> ExecutedBackend::steps() const { return state_->steps; }
 std::map<std::string, double> ExecutedBackend::operator_seconds() const { return state_->operator_seconds; }
 std::vector<std::int32_t> ExecutedBackend::output(RequestId request) const {

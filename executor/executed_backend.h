@@ -17,10 +17,11 @@ namespace foretoken {
 
 // One step as it ran.
 struct StepRun {
-  Work work;
+  Work work;              // of the fullest data-parallel rank
   double seconds = 0;     // ranks side by side, as on a machine of usual speed
   double speed = 1;       // of the machine at the time: usual seconds of a probe over its seconds
   bool polluted = false;  // another process took the processor meanwhile
+  std::int32_t engine = 0;
 };
 
 class ExecutedBackend final : public Backend {
@@ -37,8 +38,16 @@ class ExecutedBackend final : public Backend {
   std::span<const std::int64_t> windows() const override;
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
+  // Copies the blocks from the one engine's cache to the other's.
+  Picoseconds transfer(const KvTransfer& transfer) override;
 
   std::span<const StepRun> steps() const;
+  // Caches that were moved: their number, seconds, and bytes through the busiest device (moved_bytes).
+  struct Moved {
+    std::int64_t count = 0;
+    double seconds = 0, bytes = 0;
+  };
+  Moved moved() const;
   // Seconds of each operator by name, all steps.
   std::map<std::string, double> operator_seconds() const;
   // Token ids that a request produced so far; empty for an unknown one.

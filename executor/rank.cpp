@@ -163,13 +163,25 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
   std::size_t resident = measure.bytes();
   for (const std::size_t bytes : streamed_bytes_) resident -= bytes;
   const Sizes needed = sizes(model, checkpoint, kernels, layout, index);
-  weights_ = Arena(resident);
+  weights_ = std::make_shared<Arena>(resident);
   cache_memory_ = Arena(needed.cache);
   if (!streamed_bytes_.empty()) stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream);
-  Loader loader(model, checkpoint, kernels, &weights_);
+  Loader loader(model, checkpoint, kernels, weights_.get());
   load(loader);
   allocate_cache(model, layout.num_blocks, &cache_memory_, cache_);
   allocate_cache(model, layout.num_host_blocks, &cache_memory_, host_cache_);
+}
+
+Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
+  Rank rank(layout, index_);
+  rank.weights_ = weights_;
+  rank.layers_ = layers_;
+  rank.lm_head_ = lm_head_;
+  rank.cache_memory_ = Arena(rank.allocate_cache(model, layout.num_blocks, nullptr, rank.cache_) +
+                             rank.allocate_cache(model, layout.num_host_blocks, nullptr, rank.host_cache_));
+  rank.allocate_cache(model, layout.num_blocks, &rank.cache_memory_, rank.cache_);
+  rank.allocate_cache(model, layout.num_host_blocks, &rank.cache_memory_, rank.host_cache_);
+  return rank;
 }
 
 Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
@@ -260,7 +272,7 @@ void Rank::load_layer(Loader& in, std::int64_t l) {
     w.router = in.linear({{Role::kRouter, Role::kRouterBias, {0, e->experts}}}, hidden, Storage::kF32, l);
     w.correction = in.whole(Role::kRouterCorrection, l);
     const Slice width = expert_width(e->inter), local = experts(e->experts);
-    const bool adds = index_ % layout_.moe_tensor_parallel == 0;
+    const bool adds = expert_index() % layout_.moe_tensor_parallel == 0;
     for (std::int64_t x = local.first; x < local.first + local.count; ++x) {
       ExpertWeights expert;
       expert.gate_up = in.linear(

@@ -11,6 +11,7 @@
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
+#include "executor/processes.h"
 #include "executor/weight_stream.h"
 #include "model/operators.h"
 #include "serving/backend.h"
@@ -22,6 +23,11 @@ struct Layout {
   int ranks = 1;            // tensor parallel
   int expert_parallel = 1;  // ranks = expert_parallel x moe_tensor_parallel where there are experts
   int moe_tensor_parallel = 1;
+  // Attention data parallel: copies of the attention part, of which this is `group`; all their ranks together
+  // hold the experts (ranks x data_parallel = expert_parallel x moe_tensor_parallel).
+  int data_parallel = 1, group = 0;
+  Processes* processes = nullptr;    // each computes one rank; null: this process computes all of them
+  std::vector<Shard> stages;         // of a pipeline, in order; empty: one that holds all layers
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;
@@ -64,6 +70,9 @@ class Rank {
   Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
        int index);
 
+  // The same weights, not copied, with a cache of its own.
+  Rank twin(const ModelConfig& model, const Layout& layout) const;
+
   // Memory of weights and cache, before anything is allocated.
   struct Sizes {
     std::size_t weights = 0, cache = 0;
@@ -84,6 +93,7 @@ class Rank {
   void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
   void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
   const Linear& lm_head() const { return lm_head_; }
+  int index() const { return index_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {
     std::int64_t first = 0, count = 0;
@@ -91,16 +101,24 @@ class Rank {
   Slice heads(std::int64_t all) const { return slice(all, index_, layout_.ranks); }
   Slice kv_heads(std::int64_t all) const;
   Slice experts(std::int64_t all) const {
-    return slice(all, index_ / layout_.moe_tensor_parallel, layout_.expert_parallel);
+    return slice(all, expert_index() / layout_.moe_tensor_parallel, layout_.expert_parallel);
   }
   Slice expert_width(std::int64_t all) const {
-    return slice(all, index_ % layout_.moe_tensor_parallel, layout_.moe_tensor_parallel);
+    return slice(all, expert_index() % layout_.moe_tensor_parallel, layout_.moe_tensor_parallel);
   }
   Slice vocabulary(std::int64_t all) const { return slice(all, index_, layout_.ranks); }
+  // Part `part` of `parts`, each as large as the first but for the last ones.
+  static Slice slice(std::int64_t all, int part, int parts) {
+    const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
+    return {first, std::min(each, all - first)};
+  }
 
  private:
   class Loader;
   Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
+  int expert_index() const {
+    return layout_.data_parallel > 1 ? layout_.group * layout_.ranks + index_ : index_;
+  }
   void load(Loader& in);
   void load_layer(Loader& in, std::int64_t layer);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
@@ -109,14 +127,11 @@ class Rank {
                              std::vector<CacheLayer>& cache) const;
   static void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
                    const std::vector<CacheLayer>& to);
-  static Slice slice(std::int64_t all, int part, int parts) {
-    const std::int64_t each = (all + parts - 1) / parts, first = std::min(all, each * part);
-    return {first, std::min(each, all - first)};
-  }
 
   Layout layout_;
   int index_;
-  Arena weights_, cache_memory_;
+  std::shared_ptr<Arena> weights_;
+  Arena cache_memory_;
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_, host_cache_;
   Linear lm_head_;

@@ -19,7 +19,7 @@ double seconds_since(Clock::time_point start) {
 
 }  // namespace
 
-void Transformer::State::prepare(std::span<const StepSequence> all) {
+void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear();
   asked = Work();
@@ -69,55 +69,98 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
     }
   }
   asked.padded_tokens = rows;
+  asked.group_tokens = group_tokens;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
-  Shard shard;
-  shard.tensor_parallel = layout.ranks;
-  shard.expert_parallel = layout.expert_parallel;
-  shard.moe_tensor_parallel = layout.moe_tensor_parallel;
-  shard.streamed_layers = layout.streamed_layers;
-  shard.streams_from_storage = layout.stream.from_storage;
-  list = operators(model, shard, asked, precision);
+  for (std::size_t i = 0; i < stages.size(); ++i) lists[i] = operators(model, stages[i], asked, precision);
+  order_launches();
+  runs.clear();
+  next_launch = 0;
+  hidden = stage_hidden.front();
 }
 
-void Transformer::State::execute() {
-  runs.clear();
-  const auto run = [&](const Op& op, int layer) {
-    OperatorRun result{op, layer, 0};
-    result.op.count = 1;
-    if (is_shared(op.name)) {
-      const auto start = Clock::now();
-      run_shared(op, layer);
-      result.seconds = result.all_seconds = seconds_since(start);
-    } else {
-      for (std::size_t r = 0; r < ranks.size(); ++r) {
-        const auto start = Clock::now();
-        run_rank(op, layer, r);
-        const double seconds = seconds_since(start);
-        result.seconds = std::max(result.seconds, seconds);
-        result.all_seconds += seconds;
+void Transformer::State::order_launches() {
+  launches.clear();
+  for (int stage = 0; stage < static_cast<int>(stages.size()); ++stage) {
+    const auto& ops = lists[static_cast<std::size_t>(stage)].ops;
+    std::size_t i = 0;
+    for (; i < ops.size() && ops[i].layer_kind < 0 &&
+           (ops[i].scope == OpScope::kSwap || ops[i].name.starts_with("embedding"));
+         ++i)
+      if (ops[i].scope != OpScope::kSwap || stage == 0)  // all layers' caches are copied at once
+        launches.push_back({&ops[i], -1, stage, 0});
+    const auto [first, last] = layer_range(model, stages[static_cast<std::size_t>(stage)]);
+    for (int layer = first; layer < last; ++layer) {
+      const int kind = model.layers[static_cast<std::size_t>(layer)];
+      std::size_t chunk = 0;
+      for (const Op& op : ops) {
+        if (op.layer_kind != kind) continue;
+        if (op.scope == OpScope::kStreaming && !ranks.front().streams(layer)) continue;
+        launches.push_back({&op, layer, stage, chunk});
+        if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++chunk;
       }
     }
-    pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";
-    runs.push_back(std::move(result));
-  };
-  std::size_t i = 0;
-  for (; i < list.ops.size() && list.ops[i].layer_kind < 0; ++i) run(list.ops[i], -1);
-  for (std::int64_t layer = 0; layer < model.num_layers; ++layer) {
-    const int kind = model.layers[static_cast<std::size_t>(layer)];
-    next_chunk = 0;
-    for (const Op& op : list.ops) {
-      if (op.layer_kind != kind) continue;
-      if (op.scope == OpScope::kStreaming && !ranks.front().streams(layer)) continue;
-      run(op, static_cast<int>(layer));
-      if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++next_chunk;
-    }
-    if (rows > 0 && ranks.front().streams(layer))
-      for (Rank& rank : ranks) rank.release();
+    for (; i < ops.size(); ++i)
+      if (ops[i].layer_kind < 0) launches.push_back({&ops[i], -1, stage, 0});
   }
-  for (std::size_t t = 0; t < list.ops.size(); ++t)
-    if (t >= i && list.ops[t].layer_kind < 0) run(list.ops[t], -1);
+}
+
+void Transformer::State::run(const Launch& launch) {
+  const Op& op = *launch.op;
+  OperatorRun result{op, launch.layer, launch.stage};
+  result.op.count = 1;
+  next_chunk = launch.chunk;
+  if (is_shared(op.name) && !is_split(op.name)) {
+    const auto start = Clock::now();
+    if (op.name == "stage_send")
+      send(launch.stage);
+    else
+      run_shared(op, launch.layer);
+    result.seconds = result.all_seconds = seconds_since(start);
+  } else {
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      const auto start = Clock::now();
+      run_rank(op, launch.layer, r);
+      const double seconds = seconds_since(start);
+      result.seconds = std::max(result.seconds, seconds);
+      result.all_seconds += seconds;
+    }
+  }
+  if (is_split(op.name)) end_norm(op, launch.layer);
+  pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";
+  runs.push_back(std::move(result));
+}
+
+void Transformer::State::send(int stage) {
+  if (stages.front().sequence_parallel)
+    for (const Rank& r : ranks) add_pending(own_rows(r));
+  else
+    add_pending({0, rows});
+  pending = false;
+  float* const next = stage_hidden[static_cast<std::size_t>(stage) + 1];
+  std::memcpy(next, hidden, count_of(rows, model.hidden) * sizeof(float));
+  hidden = next;
+}
+
+// After the last operator of a layer whose weights were fetched.
+void Transformer::State::release_streamed(std::size_t launch) {
+  const int layer = launches[launch].layer;
+  if (rows == 0 || layer < 0 || !ranks.front().streams(layer)) return;
+  if (launch + 1 < launches.size() && launches[launch + 1].layer == layer) return;
+  for (Rank& rank : ranks) rank.release();
+}
+
+bool Transformer::State::run_to_exchange() {
+  for (; next_launch < launches.size(); ++next_launch) {
+    if (launches[next_launch].op->name == "moe_dispatch") return true;
+    run(launches[next_launch]);
+    release_streamed(next_launch);
+  }
+  return false;
+}
+
+void Transformer::State::finish() {
   if (numerics.final_softcap > 0)
     for (std::size_t l = 0; l < sampled_rows.size() * static_cast<std::size_t>(model.vocab); ++l)
       logits[l] = numerics.final_softcap * std::tanh(logits[l] / numerics.final_softcap);
@@ -167,16 +210,23 @@ Transformer::Transformer(const ModelConfig& model, const Numerics& numerics, con
   state_ = std::make_unique<State>(model, numerics, checkpoint, kernels, layout, precision, threads);
 }
 
+Transformer::Transformer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
 Transformer::~Transformer() = default;
+
+std::unique_ptr<Transformer> Transformer::twin(const Layout& layout) const {
+  return std::unique_ptr<Transformer>(new Transformer(std::make_unique<State>(*state_, layout)));
+}
 
 std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& numerics,
                                       const Checkpoint& checkpoint, const Kernels& kernels,
-                                      const Layout& layout) {
+                                      const Layout& layout, int twins) {
   check(model, layout);
   std::size_t bytes = State::table_bytes(model, checkpoint, kernels, layout);
-  for (int r = 0; r < layout.ranks; ++r) {
+  const auto [first, last] = State::own_ranks(layout);
+  for (int r = first; r < last; ++r) {
     const Rank::Sizes sizes = Rank::sizes(model, checkpoint, kernels, layout, r);
-    bytes += sizes.weights + sizes.cache;
+    bytes += sizes.weights + static_cast<std::size_t>(1 + twins) * sizes.cache;
   }
   for (const Rope& rope : numerics.ropes)
     bytes +=

@@ -27,6 +27,7 @@ struct StepSequence {
 struct OperatorRun {
   Op op;
   int layer = -1;          // -1 outside the layers
+  int stage = 0;           // of the pipeline
   double seconds = 0;      // of the slowest rank
   double all_seconds = 0;  // of all ranks, one after the other
 };
@@ -35,12 +36,16 @@ class Transformer {
  public:
   // Bytes of weights, cache and workspace of all ranks, computed without allocating.
   static std::size_t bytes_needed(const ModelConfig& model, const Numerics& numerics,
-                                  const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout);
+                                  const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
+                                  int twins = 0);
   // Keeps references to all its arguments but the checkpoint. Throws Error for what can't be split so,
   // std::bad_alloc.
   Transformer(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
               const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads);
   ~Transformer();
+  // Another one with the same weights, not copied, and a cache and a workspace of its own; the layout may
+  // differ in sizes, not in ranks.
+  std::unique_ptr<Transformer> twin(const Layout& layout) const;
 
   // Blocks that are copied before a step computes: out to host memory first, then in.
   struct Swaps {
@@ -54,8 +59,15 @@ class Transformer {
   std::span<const OperatorRun> operators_run() const;
   const Layout& layout() const;
 
+  // Copies the cache of a sequence's first `tokens` tokens between two transformers of one model, whatever
+  // their ranks: each rank of `to` fetches its heads from a rank that holds them. Seconds of the slowest one.
+  static double copy_cache(const Transformer& from, std::span<const std::int32_t> source, Transformer& to,
+                           std::span<const std::int32_t> target, std::int64_t tokens);
+
  private:
+  friend class Replica;
   struct State;
+  explicit Transformer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

@@ -8,62 +8,108 @@
 namespace foretoken {
 
 bool Transformer::State::is_shared(std::string_view name) {
-  static constexpr std::string_view kShared[] = {"embedding",           "embedding_all_reduce",
-                                                 "input_norm",          "post_norm",
-                                                 "final_norm",          "attn_all_reduce",
-                                                 "attn_reduce_scatter", "attn_all_gather",
-                                                 "mlp_all_reduce",      "mlp_reduce_scatter",
-                                                 "mlp_all_gather",      "q_a_proj",
-                                                 "kv_a_proj",           "router",
-                                                 "logits_gather",       "sampling",
+  static constexpr std::string_view kShared[] = {"embedding",       "embedding_all_reduce",
+                                                 "input_norm",      "post_norm",
+                                                 "final_norm",      "attn_all_reduce",
+                                                 "attn_all_gather", "embedding_reduce_scatter",
+                                                 "mlp_all_reduce",  "final_all_gather",
+                                                 "mlp_all_gather",  "q_a_proj",
+                                                 "kv_a_proj",       "router",
+                                                 "logits_gather",   "sampling",
                                                  "stage_send"};
   return std::find(std::begin(kShared), std::end(kShared), name) != std::end(kShared);
+}
+
+// Under sequence parallelism each rank norms its own tokens, and what it sums up are theirs.
+bool Transformer::State::is_split(std::string_view name) const {
+  return stages.front().sequence_parallel && (name.ends_with("_norm") && name != "qk_norm");
+}
+
+void Transformer::State::norm_rows(const Op& op, int layer, Rank::Slice own) {
+  add_pending(own);
+  if (op.name != "final_norm") return input_norm(layer, op.name == "input_norm", own);
+  const std::size_t width = static_cast<std::size_t>(model.hidden);
+  for (std::size_t i = 0; i < sampled_rows.size(); ++i) {
+    const std::int64_t row = sampled_rows[i];
+    if (row < own.first || row >= own.first + own.count) continue;
+    float* to = sampled + i * width;
+    std::memcpy(to, hidden + static_cast<std::size_t>(row) * width, width * sizeof(float));
+    kernels.norm(norm_args(final_norm, final_norm_bias), to, model.hidden, 1, model.hidden, to, model.hidden);
+  }
+}
+
+// The rows that every rank has normed become whole.
+void Transformer::State::gather_rows() {
+  const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
+  const Processes* p = layout.processes;
+  if (p != nullptr)
+    layout.processes->all_gather(
+        {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)}, gathered);
+  std::memcpy(normed, p != nullptr ? gathered : scattered, count_of(rows, model.hidden) * sizeof(float));
+}
+
+// Those of the sampled rows, each from the rank whose row it is.
+void Transformer::State::gather_sampled() {
+  if (layout.processes == nullptr) return;  // one memory
+  const std::size_t size = count_of(static_cast<std::int64_t>(sampled_rows.size()), model.hidden);
+  layout.processes->all_gather({sampled, size}, gathered);
+  const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
+  const auto width = static_cast<std::size_t>(model.hidden);
+  for (std::size_t i = 0; i < sampled_rows.size(); ++i)
+    std::memcpy(sampled + i * width,
+                gathered + static_cast<std::size_t>(sampled_rows[i] / each) * size + i * width,
+                width * sizeof(float));
 }
 
 void Transformer::State::run_shared(const Op& op, int layer) {
   const std::string_view name = op.name;
   if (name == "embedding") return embed();
-  if (name == "input_norm") return input_norm(layer, true);
-  if (name == "post_norm") return input_norm(layer, false);
-  if (name == "final_norm") {
-    add_pending();
-    const std::size_t width = static_cast<std::size_t>(model.hidden);
-    for (std::size_t i = 0; i < sampled_rows.size(); ++i)
-      std::memcpy(sampled + i * width, hidden + static_cast<std::size_t>(sampled_rows[i]) * width,
-                  width * sizeof(float));
-    kernels.norm(norm_args(final_norm, final_norm_bias), sampled, model.hidden,
-                 static_cast<std::int64_t>(sampled_rows.size()), model.hidden, sampled, model.hidden);
-    return;
+  if (name.ends_with("_norm")) {
+    norm_rows(op, layer, {0, rows});
+    return end_norm(op, layer);
   }
+  if (name == "attn_all_gather" || name == "mlp_all_gather") return gather_rows();
+  if (name == "final_all_gather") return gather_sampled();
   if (name == "q_a_proj") {
     const LayerWeights& w = ranks.front().layer(layer);
     return gemm(w.q_a, normed, rows, latent_q);
   }
   if (name == "kv_a_proj") return gemm(ranks.front().layer(layer).kv_a, normed, rows, latent);
   if (name == "router") return gemm(ranks.front().layer(layer).router, normed, rows, router_logits);
-  if (name == "attn_all_reduce" || name == "mlp_all_reduce" || name == "attn_reduce_scatter" ||
-      name == "mlp_reduce_scatter")
-    return reduce();
+  if (name == "attn_all_reduce" || name == "mlp_all_reduce") {
+    gather_partials();
+    return reduce({0, rows});
+  }
   if (name == "logits_gather") {
-    for (std::size_t i = 0; i < sampled_rows.size(); ++i)
-      for (std::size_t r = 0; r < ranks.size(); ++r) {
-        const Rank::Slice v = ranks[r].vocabulary(model.vocab);
+    const std::size_t each = sampled_rows.size() * static_cast<std::size_t>(vocabulary_width());
+    if (layout.processes != nullptr) layout.processes->all_gather({work.front().logits, each}, gathered);
+    for (int r = 0; r < layout.ranks; ++r) {
+      const Rank::Slice v = Rank::slice(model.vocab, r, layout.ranks);
+      const float* from = layout.processes != nullptr ? gathered + static_cast<std::size_t>(r) * each
+                                                      : work[static_cast<std::size_t>(r)].logits;
+      for (std::size_t i = 0; i < sampled_rows.size(); ++i)
         std::memcpy(logits + i * static_cast<std::size_t>(model.vocab) + v.first,
-                    work[r].logits + i * static_cast<std::size_t>(v.count),
+                    from + i * static_cast<std::size_t>(v.count),
                     static_cast<std::size_t>(v.count) * sizeof(float));
-      }
+    }
     return;
   }
-  // Gathers of what is whole already, the table that every rank holds, and the sampling that the caller does.
+  // Collectives of what is whole already: the table that every rank holds, and the sampling that the caller
+  // does.
 }
 
 void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   const std::string_view name = op.name;
   const Rank& rank = ranks[r];
   PerRank& w = work[r];
+  if (is_split(name)) return norm_rows(op, layer, own_rows(rank));
+  if (name == "attn_reduce_scatter" || name == "mlp_reduce_scatter") {
+    if (r == 0) gather_partials();
+    return reduce(own_rows(rank));
+  }
   if (name == "lm_head") {
     const auto n = static_cast<std::int64_t>(sampled_rows.size());
-    gemm(rank.lm_head(), sampled, n, ranks.size() == 1 ? logits : w.logits);
+    gemm(rank.lm_head(), sampled, n, layout.ranks == 1 ? logits : w.logits);
     return;
   }
   if (name == "weight_fetch") return ranks[r].fetch(layer);
@@ -228,20 +274,25 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
   }
 }
 
-// Routes all rows, gathers each local expert's, multiplies, and adds the results up in the order in which
-// each row chose them.
+// Adds the results of the rank's experts up in the order in which each row chose them.
 void Transformer::State::experts(int layer, std::size_t r) {
-  const Rank& rank = ranks[r];
-  PerRank& w = work[r];
+  const auto& e = std::get<MoeMlp>(kind_of(layer).mlp);
+  multiply_experts(layer, ranks[r], normed, router_logits, rows);
+  kernels.combine_rows(moe_out, model.hidden, place, routing_weights, rows, e.top_k, false, work[r].partial);
+}
+
+// Rows are gathered expert after expert.
+void Transformer::State::multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
+                                          std::int64_t count) {
   const LayerWeights& weights = rank.layer(layer);
   const auto& e = std::get<MoeMlp>(kind_of(layer).mlp);
   RoutingArgs args = numerics.routing;
   args.experts = e.experts, args.top_k = e.top_k;
   args.correction = weights.correction;
-  kernels.route(args, router_logits, rows, chosen, routing_weights);
+  kernels.route(args, routed, count, chosen, routing_weights);
 
   const Rank::Slice local = rank.experts(e.experts);
-  const std::int64_t pairs = rows * e.top_k;
+  const std::int64_t pairs = count * e.top_k;
   std::fill_n(expert_rows, local.count + 1, 0);
   const auto own = [&](std::int64_t p) {
     const std::int64_t x = chosen[p] - local.first;
@@ -258,7 +309,7 @@ void Transformer::State::experts(int layer, std::size_t r) {
   for (std::int64_t x = local.count; x > 0; --x) expert_rows[x] = expert_rows[x - 1];
   expert_rows[0] = 0;
   const std::int64_t taken = expert_rows[local.count];
-  kernels.gather_rows(normed, model.hidden, {order, static_cast<std::size_t>(taken)}, moe_in);
+  kernels.gather_rows(in, model.hidden, {order, static_cast<std::size_t>(taken)}, moe_in);
   for (std::int64_t x = 0; x < local.count; ++x) {
     const std::int64_t first = expert_rows[x], m = expert_rows[x + 1] - first;
     if (m == 0) continue;
@@ -270,7 +321,6 @@ void Transformer::State::experts(int layer, std::size_t r) {
     kernels.activation(activation, moe_mid, m, width, moe_act);
     gemm(expert.down, moe_act, m, moe_out + first * model.hidden);
   }
-  kernels.combine_rows(moe_out, model.hidden, place, routing_weights, rows, e.top_k, false, w.partial);
 }
 
 }  // namespace foretoken

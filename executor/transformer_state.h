@@ -81,9 +81,10 @@ struct Transformer::State {
   Threads& threads;
   const Widths widths;
 
-  std::vector<Rank> ranks;
+  std::vector<Rank> ranks;    // those that this process computes
+  std::vector<Shard> stages;  // at least one
   // Whole on every rank.
-  Arena tables;
+  std::shared_ptr<Arena> tables;
   Matrix embedding, positions;
   const float *final_norm = nullptr, *final_norm_bias = nullptr;
   std::vector<RopeTable> ropes;
@@ -91,9 +92,12 @@ struct Transformer::State {
   // Workspace. hidden: the residual stream; normed: what the next projection reads; delta: what the last part
   // of a layer adds to the stream at the next norm.
   Arena workspace;
+  std::vector<float*> stage_hidden;  // of each stage; hidden is the one at work
   float *hidden = nullptr, *normed = nullptr, *delta = nullptr, *logits = nullptr, *sampled = nullptr;
   float *router_logits = nullptr, *routing_weights = nullptr, *mix = nullptr;
   std::int32_t *chosen = nullptr, *place = nullptr, *order = nullptr, *expert_rows = nullptr;
+  float* scattered = nullptr;                    // normed rows before they are gathered
+  float* gathered = nullptr;                     // of all processes
   float *latent_q = nullptr, *latent = nullptr;  // MLA: alike on every rank
   float *up_latent = nullptr, *moe_in = nullptr, *moe_mid = nullptr, *moe_act = nullptr, *moe_out = nullptr;
   std::byte* scratch = nullptr;
@@ -116,19 +120,69 @@ struct Transformer::State {
   std::size_t next_chunk = 0;                                        // of the layer's attention operators
   bool pending = false;                                              // delta waits to be added
   const float* pending_norm = nullptr;  // its norm, where outputs are normed first
-  OpList list;
+  std::vector<OpList> lists;            // by stage
+  // The step's operators in the order in which they run, layer after layer.
+  struct Launch {
+    const Op* op;
+    int layer, stage;
+    std::size_t chunk;  // of the layer's attention operators
+  };
+  std::vector<Launch> launches;
+  std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
         const Layout& l, const Precision& p, Threads& t)
       : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
-    for (int r = 0; r < layout.ranks; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    const auto [first, last] = own_ranks(layout);
+    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
     load_tables(checkpoint);
     for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    prepare_workspace();
+  }
+
+  // A twin: weights and tables are the other's.
+  State(const State& o, const Layout& l)
+      : model(o.model),
+        numerics(o.numerics),
+        kernels(o.kernels),
+        layout(l),
+        precision(o.precision),
+        threads(o.threads),
+        widths(o.widths),
+        tables(o.tables),
+        embedding(o.embedding),
+        positions(o.positions),
+        final_norm(o.final_norm),
+        final_norm_bias(o.final_norm_bias) {
+    for (const Rank& r : o.ranks) ranks.push_back(r.twin(model, l));
+    for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    prepare_workspace();
+  }
+
+  void prepare_workspace() {
+    stages = layout.stages;
+    if (stages.empty()) {
+      Shard whole;
+      whole.tensor_parallel = layout.ranks;
+      whole.expert_parallel = layout.expert_parallel;
+      whole.moe_tensor_parallel = layout.moe_tensor_parallel;
+      whole.streamed_layers = layout.streamed_layers;
+      whole.streams_from_storage = layout.stream.from_storage;
+      stages.push_back(whole);
+    }
+    lists.resize(stages.size());
+    stage_hidden.resize(stages.size());
     allocate();
+    hidden = stage_hidden.front();
     sequences.reserve(static_cast<std::size_t>(layout.max_sequences));
     row_positions.reserve(static_cast<std::size_t>(layout.max_tokens));
     row_tokens.reserve(static_cast<std::size_t>(layout.max_tokens));
+  }
+
+  static std::pair<int, int> own_ranks(const Layout& l) {
+    if (l.processes == nullptr) return {0, l.ranks};
+    return {l.processes->rank(), l.processes->rank() + 1};
   }
 
   // ---- memory ----
@@ -144,21 +198,21 @@ struct Transformer::State {
   }
 
   void load_tables(const Checkpoint& checkpoint) {
-    tables = Arena(table_bytes(model, checkpoint, kernels, layout));
+    tables = std::make_shared<Arena>(table_bytes(model, checkpoint, kernels, layout));
     const auto table = [&](Role role, Matrix& out) {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return;
       out = kernels.pack(
           layout.plain, e.rows, e.columns,
           [&](std::int64_t row, float* to) { checkpoint.read(role, 0, 0, row, 1, to); },
-          tables.bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
+          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
     };
     table(Role::kEmbedding, embedding);
     table(Role::kPositions, positions);
     const auto vector = [&](Role role) -> const float* {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return nullptr;
-      float* out = tables.array<float>(static_cast<std::size_t>(e.columns));
+      float* out = tables->array<float>(static_cast<std::size_t>(e.columns));
       checkpoint.read(role, 0, 0, 0, 1, out);
       return out;
     };
@@ -180,10 +234,12 @@ struct Transformer::State {
 
   void plan(Plan& take) {
     const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
-    take(hidden, n, h), take(normed, n, h), take(delta, n, h);
+    for (float*& stage : stage_hidden) take(stage, n, h);
+    if (stages.front().sequence_parallel) take(scattered, n + layout.ranks, h);
+    take(normed, n, h), take(delta, n, h);
     take(sampled, s, h), take(logits, s, model.vocab);
     if (widths.experts > 0) {
-      const std::int64_t pairs = n * widths.top_k;
+      const std::int64_t pairs = n * layout.data_parallel * widths.top_k;
       take(router_logits, n, widths.experts), take(routing_weights, pairs), take(chosen, pairs);
       take(place, pairs), take(order, pairs), take(expert_rows, widths.experts + 1), take(mix, n);
       take(moe_in, pairs, h), take(moe_mid, pairs, widths.expert_inter);
@@ -193,11 +249,13 @@ struct Transformer::State {
       take(latent_q, n, widths.latent_q), take(latent, n, widths.latent);
       take(up_latent, layout.max_length, widths.latent);
     }
-    work.resize(static_cast<std::size_t>(layout.ranks));
+    if (layout.processes != nullptr)
+      take(gathered, layout.ranks * std::max((n + layout.ranks) * h, s * vocabulary_width()));
+    work.resize(ranks.size());
     for (PerRank& w : work) {
       take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
-      take(w.logits, s, (model.vocab + layout.ranks - 1) / layout.ranks);
+      take(w.logits, s, vocabulary_width());
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);
         take(w.up, layout.max_length, widths.up);
@@ -225,7 +283,8 @@ struct Transformer::State {
         for (const Linear& l : w.absorb_k) gemm(l, n);
         for (const Linear& l : w.absorb_v) gemm(l, n);
         for (const ExpertWeights& e : w.experts)
-          gemm(e.gate_up, n * widths.top_k), gemm(e.down, n * widths.top_k);
+          gemm(e.gate_up, n * layout.data_parallel * widths.top_k),
+              gemm(e.down, n * layout.data_parallel * widths.top_k);
         const CacheLayer& c = rank.cache(i);
         if (c.heads == 0) continue;
         AttentionArgs a;
@@ -255,6 +314,8 @@ struct Transformer::State {
 
   // ---- helpers ----
 
+  std::int64_t vocabulary_width() const { return (model.vocab + layout.ranks - 1) / layout.ranks; }
+
   const LayerKind& kind_of(std::int64_t layer) const {
     return model.kinds[model.layers[static_cast<std::size_t>(layer)]];
   }
@@ -275,21 +336,36 @@ struct Transformer::State {
     return {numerics.norm, numerics.norm_epsilon, numerics.norm_offset, weight, bias};
   }
 
-  // delta of the part of the layer that ran last joins the stream.
-  void add_pending() {
-    if (!pending) return;
-    float* added = ranks.size() == 1 ? work.front().partial : delta;
+  // Rows of the stream that are a rank's under sequence parallelism.
+  Rank::Slice own_rows(const Rank& rank) const { return Rank::slice(rows, rank.index(), layout.ranks); }
+
+  // delta of the part of the layer that ran last joins the stream, in rows `own`.
+  void add_pending(Rank::Slice own) {
+    if (!pending || own.count <= 0) return;
+    float* added = (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
     if (pending_norm)
-      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, rows, model.hidden, added,
+      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, own.count, model.hidden, added,
                    model.hidden);
-    kernels.add(added, rows * model.hidden, hidden);
-    pending = false;
+    kernels.add(added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
   }
 
-  // The sum of all ranks' partial results, in their order.
-  void reduce() {
-    std::memcpy(delta, work.front().partial, count_of(rows, model.hidden) * sizeof(float));
-    for (std::size_t r = 1; r < work.size(); ++r) kernels.add(work[r].partial, rows * model.hidden, delta);
+  // The partial results of other processes.
+  void gather_partials() {
+    if (layout.processes != nullptr)
+      layout.processes->all_gather({work.front().partial, count_of(rows, model.hidden)}, gathered);
+  }
+  // The sum of all ranks' partial results, in their order, of rows `own`.
+  void reduce(Rank::Slice own) {
+    const std::size_t first = count_of(own.first, model.hidden), size = count_of(own.count, model.hidden);
+    const auto partial = [&](int r) {
+      const float* all = layout.processes != nullptr
+                             ? gathered + static_cast<std::size_t>(r) * count_of(rows, model.hidden)
+                             : work[static_cast<std::size_t>(r)].partial;
+      return all + first;
+    };
+    std::memcpy(delta + first, partial(0), size * sizeof(float));
+    for (int r = 1; r < layout.ranks; ++r)
+      kernels.add(partial(r), static_cast<std::int64_t>(size), delta + first);
   }
 
   CacheLayer up_cache(const MlaAttention& a, const Rank& rank, const PerRank& w) const {
@@ -309,13 +385,26 @@ struct Transformer::State {
   void run_rank(const Op& op, int layer, std::size_t rank);
   static bool is_shared(std::string_view name);
 
-  void input_norm(int layer, bool before_attention) {
-    add_pending();
+  bool is_split(std::string_view name) const;
+  void norm_rows(const Op& op, int layer, Rank::Slice own);
+  void gather_rows();
+  void gather_sampled();
+
+  void input_norm(int layer, bool before_attention, Rank::Slice own) {
     const LayerWeights& w = ranks.front().layer(layer);
     const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
                                            : norm_args(w.post_norm, w.post_norm_bias);
-    kernels.norm(args, hidden, model.hidden, rows, model.hidden, normed, model.hidden);
-    pending_norm = before_attention ? w.attn_output_norm : w.mlp_output_norm;
+    const std::size_t first = count_of(own.first, model.hidden);
+    float* to = stages.front().sequence_parallel ? scattered : normed;
+    if (own.count > 0)
+      kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to + first, model.hidden);
+  }
+  // Once all rows are normed.
+  void end_norm(const Op& op, int layer) {
+    pending = false;
+    if (op.name == "final_norm") return;
+    const LayerWeights& w = ranks.front().layer(layer);
+    pending_norm = op.name == "input_norm" ? w.attn_output_norm : w.mlp_output_norm;
   }
 
   void embed() {
@@ -369,9 +458,26 @@ struct Transformer::State {
   void latent_operator(const Op& op, int layer, std::size_t r, const MlaAttention& a);
   void prefill_latent(const MlaAttention& a, int layer, std::size_t r, std::span<const SequenceRows> chunk);
   void experts(int layer, std::size_t r);
+  // Routes `count` rows, multiplies those of the rank's own experts, and leaves the results in moe_out, a row
+  // for each pair of row and choice at place[pair]; place is -1 where the expert is another rank's.
+  void multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
+                        std::int64_t count);
+  // The stream goes to the next stage of the pipeline.
+  void send(int stage);
 
-  void prepare(std::span<const StepSequence> asked_sequences);
-  void execute();
+  // group_tokens: rows of all ranks that share the experts; 0: there are no others.
+  void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
+  void order_launches();
+  // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
+  // there is such an exchange.
+  void release_streamed(std::size_t launch);
+  bool run_to_exchange();
+  void run(const Launch& launch);
+  void finish();
+  void execute() {
+    run_to_exchange();
+    finish();
+  }
 };
 
 }  // namespace foretoken

@@ -125,6 +125,19 @@ Topology Database::topology(const Device& device, int devices_per_node) const {
   return t;
 }
 
+Link Database::link(const std::string& name, const std::string& where) const {
+  std::vector<const Link*> near;
+  std::vector<std::string> all;
+  for (const auto& [full, link] : impl_->links) {
+    if (lower(full) == lower(name)) return link;
+    if (!name.empty() && lower(full).find(lower(name)) != std::string::npos) near.push_back(&link);
+    all.push_back(full);
+  }
+  if (near.size() == 1) return *near.front();
+  throw Error(where, fmt::format("\"{}\" is {}; the database has {}", name,
+                                 near.empty() ? "no link" : "more than one link", join(all, ", ")));
+}
+
 ReplacedPoints::ReplacedPoints(const Store& user, const std::string& device) {
   for (const auto& [id, series] : user.series(device)) {
     auto& shapes = shapes_[what_was_measured(series)];

@@ -32,6 +32,8 @@ class Database {
   // candidates.
   Device device(const std::string& name, const std::string& where = "--device") const;
   Topology topology(const Device& device, int devices_per_node) const;
+  // By name or a unique part of it ("infiniband ndr", "ndr"); others are Errors that list the names.
+  Link link(const std::string& name, const std::string& where = "link") const;
   // Rows of the device measured with this engine ("vllm 0.19", "" = best available); empty table when none.
   // moe_kernel: only this one of the engine's fused MoE kernels ("": the fastest of them).
   KernelTable kernels(const Device& device, const std::string& engine = "",

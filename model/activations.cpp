@@ -84,7 +84,8 @@ Bytes inference_peak_bytes(const ModelConfig& model, const Shard& shard, const P
   double width = hidden;  // the embedding's output
   for (int i = first; i < last; ++i) {
     const LayerKind& kind = model.kinds[model.layers[static_cast<std::size_t>(i)]];
-    const double streams = kind.residual_streams * hidden;
+    const double streams =
+        kind.residual_streams * hidden / (shard.sequence_parallel ? shard.tensor_parallel : 1);
     width = std::max(width, streams + std::max(mixer_width(kind, hidden, shard.tensor_parallel),
                                                mlp_width(kind, hidden, shard)));
   }

@@ -45,9 +45,10 @@ class OpBuilder {
                    std::int64_t uses = 1);
   void collective(std::string_view name, Collective kind, double bytes, int ranks,
                   OpScope scope = OpScope::kTokens);
-  // All-reduce, or reduce-scatter and all-gather under sequence parallelism.
-  void reduce(std::string_view all_reduce, std::string_view scatter, std::string_view gather, int ranks);
-  void norms(std::string_view name, int uses);
+  // All-reduce, or reduce-scatter under sequence parallelism.
+  void reduce(std::string_view all_reduce, std::string_view scatter, int ranks);
+  // Of a rank's own rows under sequence parallelism, after which `gather` makes them whole.
+  void norms(std::string_view name, int uses, std::string_view gather);
   WeightFormat format(Component c) const { return component_format(model_, precision_.weights, c); }
   std::int64_t split(std::int64_t n) const {
     return (n + shard_.tensor_parallel - 1) / shard_.tensor_parallel;

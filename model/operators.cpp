@@ -118,27 +118,29 @@ void OpBuilder::collective(std::string_view name, Collective kind, double bytes,
       scope);
 }
 
-void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, std::string_view gather,
-                       int ranks) {
+void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, int ranks) {
   const double message = d(rows_) * d(model_.hidden) * element_;
-  if (!shard_.sequence_parallel) {
+  if (shard_.sequence_parallel)
+    collective(scatter, Collective::kReduceScatter, message, ranks);
+  else
     collective(all_reduce, Collective::kAllReduce, message, ranks);
-    return;
-  }
-  collective(scatter, Collective::kReduceScatter, message, ranks);
-  collective(gather, Collective::kAllGather, message, ranks);
 }
 
 // Reads the input and the residual, writes both; without the fusion the residual add is a pass of its own.
-void OpBuilder::norms(std::string_view name, int uses) {
-  if (uses <= 0) return;
+void OpBuilder::norms(std::string_view name, int uses, std::string_view gather) {
   const double h = d(model_.hidden);
+  const auto whole = [&] {
+    if (shard_.sequence_parallel)
+      collective(gather, Collective::kAllGather, d(rows_) * h * element_, shard_.tensor_parallel);
+  };
+  if (uses <= 0) return whole();
   if (fusion_.norm_residual) {
     elementwise(name, norm_rows_, 4 * h, 5 * h, uses);
   } else {
     elementwise("residual_add", norm_rows_, 3 * h, h, uses);
     elementwise(name, norm_rows_, 2 * h, 4 * h, uses);
   }
+  whole();
 }
 
 void OpBuilder::mix(const LayerKind& kind) {
@@ -157,7 +159,7 @@ void OpBuilder::feed_forward(const LayerKind& kind) {
   int ranks = shard_.tensor_parallel;
   if (std::holds_alternative<MoeMlp>(kind.mlp) && shard_.data_parallel <= 1)
     ranks = std::max(ranks, shard_.expert_parallel * shard_.moe_tensor_parallel);
-  reduce("mlp_all_reduce", "mlp_reduce_scatter", "mlp_all_gather", ranks);
+  reduce("mlp_all_reduce", "mlp_reduce_scatter", ranks);
 }
 
 void OpBuilder::layer(const LayerKind& kind) {
@@ -166,17 +168,16 @@ void OpBuilder::layer(const LayerKind& kind) {
   const int before = has_mixer && has_mlp && !kind.parallel ? (kind.norms + 1) / 2 : kind.norms;
   if (has_mixer) {
     mix(kind);
-    norms("input_norm", before);
+    norms("input_norm", before, "attn_all_gather");
     std::visit([&](const auto& m) { mixer(m); }, kind.mixer);
-    if (!kind.parallel || !has_mlp)
-      reduce("attn_all_reduce", "attn_reduce_scatter", "attn_all_gather", shard_.tensor_parallel);
+    if (!kind.parallel || !has_mlp) reduce("attn_all_reduce", "attn_reduce_scatter", shard_.tensor_parallel);
   }
   if (has_mlp) {
     mix(kind);
     if (!has_mixer)
-      norms("input_norm", kind.norms);
-    else
-      norms("post_norm", kind.norms - before);
+      norms("input_norm", kind.norms, "mlp_all_gather");
+    else if (!kind.parallel)
+      norms("post_norm", kind.norms - before, "mlp_all_gather");
     feed_forward(kind);
   }
 }
@@ -204,8 +205,7 @@ OpList OpBuilder::build() {
     if (model_.embedding_projection > 0)
       gemm("embedding_projection", rows_, model_.hidden, model_.embedding_projection, WeightFormat::kPlain);
     // The table is split by vocabulary rows: ranks without the row contribute zeros.
-    collective("embedding_all_reduce", Collective::kAllReduce, d(rows_) * h * element_,
-               shard_.tensor_parallel);
+    reduce("embedding_all_reduce", "embedding_reduce_scatter", shard_.tensor_parallel);
     if (model_.is_prediction) {
       layers_ = model_.num_layers;
       elementwise("prediction_norm", rows_, 4 * h, 8 * h);
@@ -230,7 +230,7 @@ OpList OpBuilder::build() {
   kind_ = -1;
   layers_ = 1;
   if (heads) {
-    norms("final_norm", model_.final_norm_parameters > 0 || model_.is_prediction ? 1 : 0);
+    norms("final_norm", model_.final_norm_parameters > 0 || model_.is_prediction ? 1 : 0, "final_all_gather");
     const std::int64_t sampled = work_.sampled_rows;
     if (sampled > 0) {
       const std::int64_t width =

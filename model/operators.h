@@ -22,7 +22,9 @@ struct Shard {
   int stage = 0;
   int first_layer = 0, last_layer = -1;  // [first, last); -1: all layers
   bool has_embedding = true, has_head = true;
-  bool sequence_parallel = false;  // reduce-scatter + all-gather instead of all-reduce
+  // Norms and residual stream split by tokens among tensor-parallel ranks: reduce-scatter before them and
+  // all-gather after them instead of an all-reduce (Korthikanti et al., MLSys 2023, section 4.2.2).
+  bool sequence_parallel = false;
   // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
   // group and their results are reduced and scattered.
   bool expert_all_to_all = true;

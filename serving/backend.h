@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 
 #include "base/units.h"
 #include "serving/request.h"
@@ -83,6 +84,15 @@ struct SpanTime {
   Picoseconds first = 0, increment = 0;
 };
 
+// The KV cache of a prompt on its way from the engine that computed it to the one that goes on with it.
+struct KvTransfer {
+  RequestId request = 0;
+  std::int32_t tokens = 0;                       // of the prompt, all of them
+  std::int32_t from = 0, to = 0;                 // engines
+  std::int32_t from_rank = 0, to_rank = 0;       // of these
+  std::span<const std::int32_t> source, target;  // blocks on either side, in the order of the tokens
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -99,6 +109,11 @@ class Backend {
     (void)step;
     (void)max_steps;
     return {};
+  }
+  // Moves (or prices) a prompt's cache: the time that it keeps the link for itself. Queueing is the loop's.
+  virtual Picoseconds transfer(const KvTransfer& transfer) {
+    (void)transfer;
+    throw std::logic_error("this backend moves no KV cache between engines");
   }
 };
 

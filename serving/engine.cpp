@@ -55,10 +55,10 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
                        request.input_len, tokens);
   }
   // The last token is never put into the cache.
-  const std::int64_t most =
-      c.reservation == KvReservation::kPaged
-          ? std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, c.max_model_len) - 1
-          : reserved_tokens(c, request);
+  const std::int64_t output = c.prefill_only ? 1 : request.output_len;
+  const std::int64_t most = c.reservation == KvReservation::kPaged
+                                ? std::min<std::int64_t>(request.input_len + output, c.max_model_len) - 1
+                                : reserved_tokens(c, request);
   // TensorRT-LLM reserves a place for it all the same.
   const std::int64_t need = cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
   if (need > c.num_blocks - 1) {
@@ -71,9 +71,7 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
 void Engine::enqueue(const Request& request, Picoseconds now) {
   std::int32_t chosen = 0;
   if (ranks_.size() > 1) {
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      loads_[r] = {ranks_[r]->scheduler->waiting(), ranks_[r]->scheduler->running()};
-    }
+    for (std::size_t r = 0; r < ranks_.size(); ++r) loads_[r] = load(*ranks_[r]);
     for (const Held& h : held_) ++loads_[static_cast<std::size_t>(h.rank)].waiting;
     chosen = pick_rank(loads_);
   }
@@ -81,10 +79,73 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
   const std::int32_t slot = rank.sequences.add(request, now);
   if (decides_ahead() || !held_.empty())
-    held_.push_back({now, chosen, slot});
+    held_.push_back({now, chosen, slot, false});
   else
     rank.scheduler->enqueue(slot);
-  if (in_flight_ < flights_.size()) next_try_ = std::min(next_try_, std::max(now, ready_at_));
+  retry(now);
+}
+
+void Engine::release(Place at, Picoseconds now) {
+  Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
+  rank.scheduler->release(at.slot);
+  rank.sequences.remove(at.slot);
+  --between_;
+  retry(now);
+}
+
+std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds now) {
+  cut(now);
+  for (std::size_t r = 0; r < ranks_.size(); ++r) loads_[r] = load(*ranks_[r]);
+  const std::int32_t chosen = pick_rank(loads_);
+  Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
+  const std::int32_t slot = rank.sequences.add(source.request, source.queued);
+  Sequence& s = rank.sequences[slot];
+  s.scheduled = source.scheduled;
+  s.handed_over = source.last_token;
+  s.preemptions = source.preemptions;
+  s.cached_tokens = source.cached_tokens;
+  s.decoding = true;
+  if (context_.options.decode_makes_first_token) {
+    s.computed = s.request.input_len - 1;
+  } else {
+    s.computed = s.request.input_len;
+    s.num_tokens = s.request.input_len + 1;
+    s.first_token_out = true;
+    s.prefill_start = source.prefill_start;
+    s.first_token = s.last_token = source.first_token;
+  }
+  if (!rank.scheduler->reserve(slot)) {
+    rank.sequences.remove(slot);
+    return std::nullopt;
+  }
+  ++rank.reserved;
+  ++between_;
+  note_usage();
+  return Place{chosen, slot};
+}
+
+void Engine::arrive(Place at, Picoseconds now) {
+  Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
+  cut(now);
+  rank.sequences[at.slot].moved = now;
+  if (decides_ahead() || !held_.empty()) {
+    held_.push_back({now, at.rank, at.slot, true});
+  } else {
+    rank.scheduler->arrive(at.slot);
+    --rank.reserved;
+  }
+  --between_;
+  retry(now);
+}
+
+// So that the schedulers stand where single steps would have brought them.
+void Engine::cut(Picoseconds now) {
+  if (in_flight_ == 0 || front().event.steps <= 1) return;
+  truncate(now);
+  InFlight& flight = front();
+  const std::int64_t steps = flight.event.steps - 1 - flight.advanced;
+  for (const auto& rank : ranks_) rank->scheduler->advance(steps);
+  flight.advanced += steps;
 }
 
 bool Engine::decides_ahead() const {
@@ -93,8 +154,15 @@ bool Engine::decides_ahead() const {
 
 void Engine::release_held(Picoseconds arrived_by) {
   std::size_t n = 0;
-  for (; n < held_.size() && held_[n].at <= arrived_by; ++n)
-    ranks_[static_cast<std::size_t>(held_[n].rank)]->scheduler->enqueue(held_[n].slot);
+  for (; n < held_.size() && held_[n].at <= arrived_by; ++n) {
+    Rank& rank = *ranks_[static_cast<std::size_t>(held_[n].rank)];
+    if (held_[n].arrived) {
+      rank.scheduler->arrive(held_[n].slot);
+      --rank.reserved;
+    } else {
+      rank.scheduler->enqueue(held_[n].slot);
+    }
+  }
   held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(n));
 }
 
@@ -115,16 +183,16 @@ void Engine::truncate(Picoseconds arrival) {
   ready_at_ = flight.end = flight.event.start + length(flight.event, low);
 }
 
-void Engine::commit(Picoseconds now, std::vector<Request>& finished) {
+void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector<Place>& computed) {
   while (in_flight_ > 0 && front().end <= now) {
     InFlight& flight = front();
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1);
+      if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1 - flight.advanced);
     }
     if (flight.event.steps > 1) note_usage();
     last_start_ = flight.event.start + length(flight.event, flight.event.steps - 1);
     if (context_.options.timeline != nullptr) context_.options.timeline->step(flight.event);
-    for (std::size_t r = 0; r < ranks_.size(); ++r) give_tokens(flight, r, finished);
+    for (std::size_t r = 0; r < ranks_.size(); ++r) give_tokens(flight, r, finished, computed);
     num_steps_ += flight.event.steps;
     busy_ += std::max<Picoseconds>(0, flight.end - std::max(flight.event.start, busy_until_));
     busy_until_ = std::max(busy_until_, flight.end);
@@ -134,21 +202,33 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished) {
   }
 }
 
-void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Request>& finished) {
+bool Engine::goes_on_elsewhere(const Request& request) const {
+  return config_.scheduler.prefill_only && request.output_len > 1 &&
+         request.input_len + 1 < config_.scheduler.max_model_len;
+}
+
+void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Request>& finished,
+                         std::vector<Place>& computed) {
   Rank& rank = *ranks_[r];
   const TimelineWriter::StepEvent& e = flight.event;
   const Picoseconds first_out = e.start + e.time.tokens_out;
   finishing_.clear();
+  parking_.clear();
   Picoseconds common = -1;  // time of the previous token, mostly the same for all
   std::int64_t with_common = 0, others = 0;
   for (const std::int32_t slot : flight.sampled[r]) {
     Sequence& s = rank.sequences[slot];
     s.token_in_flight = false;
+    const bool elsewhere = goes_on_elsewhere(s.request);
+    // Preempted in a pipeline before its token came out: there is no cache to move, it is computed again.
+    if (elsewhere && s.state == Sequence::State::kWaiting) continue;
     ++s.num_tokens;
     if (!s.first_token_out) {
       s.first_token_out = true;
       s.prefill_start = e.start;
-      s.first_token = flight.end;
+      // A span gives first tokens only where the cache came from elsewhere.
+      s.first_token = e.steps > 1 ? first_out : flight.end;
+      others += e.steps > 1;
     } else {
       if (common < 0) common = s.last_token;
       if (s.last_token == common) {
@@ -159,7 +239,16 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
       }
     }
     s.last_token = flight.end;
-    if (s.num_tokens >= s.end_tokens) finishing_.push_back(slot);
+    if (elsewhere) {
+      parking_.push_back(slot);
+    } else if (s.num_tokens >= s.end_tokens) {
+      finishing_.push_back(slot);
+    }
+  }
+  if (!parking_.empty()) {
+    rank.scheduler->park(parking_);
+    between_ += static_cast<std::int64_t>(parking_.size());
+    for (const std::int32_t slot : parking_) computed.push_back({static_cast<std::int32_t>(r), slot});
   }
   if (with_common > 0) {
     if (first_out - common == e.first) {
@@ -195,6 +284,8 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   record.prefill_done = s.prefill_start;
   record.first_token = s.first_token + egress;
   record.finish = at + egress;
+  record.handed_over = s.handed_over;
+  record.moved = s.moved;
   record.preemptions = s.preemptions;
   record.cached_tokens = s.cached_tokens;
   context_.metrics.add(record);
@@ -223,12 +314,13 @@ void Engine::launch(Picoseconds now) {
     return;
   }
   const bool late = std::any_of(held_.begin(), held_.end(), [&](const Held& h) {
-    return ranks_[static_cast<std::size_t>(h.rank)]->scheduler->arrival_matters();
+    return h.arrived || ranks_[static_cast<std::size_t>(h.rank)]->scheduler->arrival_matters();
   });
   note_usage();
 
   InFlight& flight = flights_[(head_ + in_flight_) % flights_.size()];
   flight.event = {};
+  flight.advanced = 0;
   TimelineWriter::StepEvent& e = flight.event;
   e.engine = index_;
   e.start = now;
@@ -272,7 +364,9 @@ void Engine::launch(Picoseconds now) {
   if (in_flight_ < flights_.size()) next_try_ = ready_at_;
 }
 
-bool Engine::stuck() const { return in_flight_ == 0 && next_try_ == kNever && running() + waiting() > 0; }
+bool Engine::stuck() const {
+  return in_flight_ == 0 && next_try_ == kNever && between_ == 0 && running() + waiting() > 0;
+}
 
 std::int64_t Engine::running() const {
   std::int64_t n = 0;

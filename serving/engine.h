@@ -32,8 +32,20 @@ class Engine {
   // Why the request can never be served here; nullopt when it can.
   std::optional<std::string> refuses(const Request& request) const;
   void enqueue(const Request& request, Picoseconds now);
-  // Commits the steps whose tokens are out by now; `finished` gets the requests that end.
-  void commit(Picoseconds now, std::vector<Request>& finished);
+  // A sequence of this engine.
+  struct Place {
+    std::int32_t rank = 0, slot = 0;
+  };
+  // Commits the steps whose tokens are out by now; `finished` gets the requests that end, `computed` those
+  // that go on elsewhere: they keep their blocks until these are released.
+  void commit(Picoseconds now, std::vector<Request>& finished, std::vector<Place>& computed);
+  const Sequence& sequence(Place at) const {
+    return ranks_[static_cast<std::size_t>(at.rank)]->sequences[at.slot];
+  }
+  void release(Place at, Picoseconds now);
+  // Blocks for what another engine computed; nullopt if there is no room now. Then its cache arrives.
+  std::optional<Place> reserve(const Sequence& source, Picoseconds now);
+  void arrive(Place at, Picoseconds now);
   // Starts the next step if there is one to start and room in the pipeline.
   void launch(Picoseconds now);
 
@@ -59,12 +71,14 @@ class Engine {
     SequenceTable sequences;
     KvBlockPool pool;
     std::unique_ptr<Scheduler> scheduler;
+    std::int64_t reserved = 0;  // caches on their way here
   };
   // A step, or a span of decode steps that repeat one decision, the i-th lasting first + i * increment.
   struct InFlight {
     TimelineWriter::StepEvent event;
     Picoseconds end = 0;                             // its (last) tokens are out
     std::vector<std::vector<std::int32_t>> sampled;  // by rank
+    std::int64_t advanced = 0;  // steps of a span that the schedulers know of beside the first
   };
 
   InFlight& front() { return flights_[head_]; }
@@ -73,7 +87,16 @@ class Engine {
     return event.first * steps + event.increment * (steps * (steps - 1) / 2);
   }
   void truncate(Picoseconds arrival);
-  void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished);
+  void cut(Picoseconds now);
+  void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished,
+                   std::vector<Place>& computed);
+  bool goes_on_elsewhere(const Request& request) const;
+  RankLoad load(const Rank& rank) const {
+    return {rank.scheduler->waiting() + rank.reserved, rank.scheduler->running()};
+  }
+  void retry(Picoseconds now) {
+    if (in_flight_ < flights_.size()) next_try_ = std::min(next_try_, std::max(now, ready_at_));
+  }
   void record(const Sequence& s, Picoseconds at);
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
@@ -93,11 +116,13 @@ class Engine {
   double peak_kv_usage_ = 0;
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;
-  std::vector<std::int32_t> finishing_;
+  std::vector<std::int32_t> finishing_, parking_;
+  std::int64_t between_ = 0;  // sequences here whose cache is to be moved or on its way
   // Came too late for the next step, which is decided already.
   struct Held {
     Picoseconds at;
     std::int32_t rank, slot;
+    bool arrived;  // with its cache
   };
   std::vector<Held> held_;      // in order of arrival
   Picoseconds last_start_ = 0;  // of the newest step that has ended, the last of a span

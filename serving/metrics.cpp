@@ -87,7 +87,14 @@ void MetricsCollector::add(const RequestRecord& r) {
   }
   ingress_ += r.queued - r.arrival;
   queue_ += r.scheduled - r.queued;
-  prefill_ += r.prefill_done - r.scheduled;
+  if (r.moved > 0) {
+    ++moved_;
+    moving_ += r.moved - r.handed_over;
+  }
+  // Where the decode engine makes the first token, its step begins after the move.
+  const bool waited = r.moved > 0 && r.prefill_done >= r.moved;
+  prefill_ += (waited ? r.handed_over : r.prefill_done) - r.scheduled;
+  if (waited) transfer_ += r.prefill_done - r.handed_over;
   first_step_ += r.first_token - r.prefill_done;
   const auto within = [](Picoseconds t, const std::optional<double>& limit) {
     return !limit || to_ms(t) <= *limit;
@@ -131,8 +138,10 @@ ServingMetrics MetricsCollector::summarize() const {
     const auto mean = [&](Sum sum) {
       return static_cast<double>(sum) / static_cast<double>(completed_) / 1e9;
     };
-    m.ttft_parts = {mean(ingress_), mean(queue_), mean(prefill_), 0, mean(first_step_)};
+    m.ttft_parts = {mean(ingress_), mean(queue_), mean(prefill_), mean(transfer_), mean(first_step_)};
   }
+  m.transfers.count = moved_;
+  if (moved_ > 0) m.transfers.mean_ms = static_cast<double>(moving_) / static_cast<double>(moved_) / 1e9;
   m.preemptions = preemptions_;
   if (input_tokens_ > 0) {
     m.prefix_cache_hit_rate = static_cast<double>(cached_tokens_) / static_cast<double>(input_tokens_);

@@ -23,7 +23,9 @@ struct RequestRecord {
   Picoseconds scheduled = 0;     // first scheduled
   Picoseconds prefill_done = 0;  // start of the step that yields the first token
   Picoseconds first_token = 0;   // at the client
-  Picoseconds finish = 0;        // last token at the client
+  // Disaggregated: the prompt's step ended, and its cache was where it goes on; 0: it never moved.
+  Picoseconds handed_over = 0, moved = 0;
+  Picoseconds finish = 0;  // last token at the client
   std::int32_t preemptions = 0;
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
@@ -51,6 +53,13 @@ struct ServingMetrics {
   struct Parts {
     double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
   } ttft_parts;
+  // Of a disaggregated deployment; count 0 in any other.
+  struct Transfers {
+    std::int64_t count = 0;
+    double mean_ms = 0;      // from the end of the prompt's step to the cache at the decode engine
+    double link_ms = 0;      // of these on the link itself
+    double mean_moving = 0;  // requests on the link or queued for it, time average
+  } transfers;
   std::int64_t preemptions = 0, num_steps = 0;
   double prefix_cache_hit_rate = 0;           // hit prompt tokens over queried prompt tokens
   double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
@@ -97,7 +106,8 @@ class MetricsCollector {
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
                preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
-  Sum ingress_ = 0, queue_ = 0, prefill_ = 0, first_step_ = 0;
+  Sum ingress_ = 0, queue_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
+  std::int64_t moved_ = 0;
 };
 
 }  // namespace foretoken

@@ -50,14 +50,29 @@ void PerfettoWriter::event(std::string_view json) {
   file_.write(json);
 }
 
+void PerfettoWriter::name_lane(std::vector<bool>& named, std::int32_t engine, std::int32_t lane,
+                               std::string_view name) {
+  const auto at = static_cast<std::size_t>(engine);
+  if (at >= named.size()) named.resize(at + 1);
+  if (named[at]) return;
+  named[at] = true;
+  event(fmt::format(R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{} {}"}}}})", lane,
+                    name, engine));
+}
+
+// A lane for the sending port of each prefill engine: what goes through it goes one after the other.
+void PerfettoWriter::transfer(const TransferEvent& e) {
+  constexpr std::int32_t kFirstLink = 1'000'000;
+  name_lane(named_links_, e.from, kFirstLink + e.from, "KV link of engine");
+  event(fmt::format(
+      R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"KV of request {}","args":{{"to":{},"tokens":{},)"
+      R"("queued_us":{}}}}})",
+      kFirstLink + e.from, microseconds(e.start), microseconds(e.duration), e.request, e.to, e.tokens,
+      microseconds(e.start - e.asked)));
+}
+
 void PerfettoWriter::step(const StepEvent& e) {
-  const auto engine = static_cast<std::size_t>(e.engine);
-  if (engine >= named_.size()) named_.resize(engine + 1);
-  if (!named_[engine]) {
-    named_[engine] = true;
-    event(fmt::format(R"({{"ph":"M","pid":1,"tid":{0},"name":"thread_name","args":{{"name":"engine {0}"}}}})",
-                      e.engine));
-  }
+  name_lane(named_, e.engine, e.engine, "engine");
   const std::string start = microseconds(e.start);
   event(fmt::format(
       R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"{}","args":{{"steps":{},"prefill_tokens":{},)"
@@ -89,8 +104,14 @@ void PerfettoWriter::request(const RequestRecord& r) {
     mark('e', r.id, phase_name, end, "");
   };
   phase("queue", r.arrival, r.scheduled);
-  phase("prefill", r.scheduled, r.first_token);
-  phase("decode", r.first_token, r.finish);
+  if (r.moved > 0) {
+    phase("prefill", r.scheduled, r.handed_over);
+    phase("transfer", r.handed_over, r.moved);
+    phase("decode", r.moved, r.finish);
+  } else {
+    phase("prefill", r.scheduled, r.first_token);
+    phase("decode", r.first_token, r.finish);
+  }
   mark('e', r.id, name, r.finish, "");
 }
 

@@ -61,6 +61,23 @@ StepTime ReplayBackend::run(const Step& step) {
   return time;
 }
 
+Picoseconds ReplayBackend::transfer(const KvTransfer& t) {
+  const bool more = next_transfer_ < recording_.transfers.size();
+  const TimelineWriter::TransferEvent recorded =
+      more ? recording_.transfers[next_transfer_] : TimelineWriter::TransferEvent{};
+  if (!more || recorded.request != t.request || recorded.from != t.from || recorded.to != t.to ||
+      recorded.tokens != t.tokens)
+    throw Error("timeline",
+                fmt::format("the run leaves the recording: the cache of request {} moves from engine {} "
+                            "to {}, recorded is {}; replay it with the scenario that it was recorded with",
+                            t.request, t.from, t.to,
+                            more ? fmt::format("that of request {} from {} to {}", recorded.request,
+                                               recorded.from, recorded.to)
+                                 : std::string("no more")));
+  ++next_transfer_;
+  return recorded.duration;
+}
+
 SpanTime ReplayBackend::run_span(const Step& step, std::int64_t max_steps) {
   const TimelineWriter::StepEvent& event = match(step);
   if (event.steps == 1 && event.time.next_start != event.time.tokens_out) return {};

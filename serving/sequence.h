@@ -32,6 +32,7 @@ struct alignas(64) Sequence {
 
   Request request;
   Picoseconds queued = 0, scheduled = 0, prefill_start = 0, first_token = 0;
+  Picoseconds handed_over = 0, moved = 0;  // prompt computed elsewhere, its cache here; 0: not moved
   std::vector<KvBlockPool::Block> blocks;
   std::vector<KvBlockPool::Block> host_blocks;  // holds its tokens while it is swapped out
   BlockHashes hashes;

@@ -1,5 +1,6 @@
-// The event loop. At one time: steps that end, in order of engines; then arrivals; then every engine that may
-// start a step decides. An arrival at the very end of a step is seen by the step that starts there.
+// The event loop. At one time: steps that end, in order of engines; then caches that have moved; then
+// arrivals; then every engine that may start a step decides. An arrival at the very end of a step is seen by
+// the step that starts there.
 #include "serving/serve.h"
 
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 #include "base/error.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
+#include "serving/kv_moves.h"
 
 namespace foretoken {
 namespace {
@@ -81,12 +83,39 @@ void check(const EngineConfig& engine, const Backend& backend) {
   }
 }
 
-// Exact integrals of the numbers running and waiting over time.
+// How many engines do prompts alone (0: none); they come first.
+std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
+  const auto count = [&](EngineRole role) {
+    return std::count_if(engines.begin(), engines.end(),
+                         [&](const EngineConfig& e) { return e.role == role; });
+  };
+  const auto prefill = count(EngineRole::kPrefill), decode = count(EngineRole::kDecode);
+  if (prefill == 0 && decode == 0) return 0;
+  require(prefill > 0, "prefill", "engines that only decode need one that prefills");
+  require(decode > 0, "decode", "engines that only prefill need one that decodes");
+  require(count(EngineRole::kWhole) == 0, "prefill", "engines either split requests or serve whole ones");
+  for (std::size_t i = 0; i < engines.size(); ++i) {
+    const EngineConfig& e = engines[i];
+    const bool prefills = static_cast<std::ptrdiff_t>(i) < prefill;
+    require((e.role == EngineRole::kPrefill) == prefills, "prefill", "engines that only prefill come first");
+    require(e.scheduler.policy == SchedulerPolicy::kVllmV1, "behavior",
+            "disaggregated serving is modelled for vLLM's scheduler alone");
+    require(e.scheduler.block_size == engines[0].scheduler.block_size, "block_size",
+            "must be the same for prefill and decode");
+    require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",
+            "must be the same for prefill and decode");
+    require(e.scheduler.prefill_only == prefills, "prefill", "prefill_only belongs to the role of an engine");
+  }
+  return static_cast<std::size_t>(prefill);
+}
+
+// Exact integrals of the numbers running, waiting and on links over time.
 struct Averages {
   Picoseconds now = 0;
-  std::int64_t running = 0, waiting = 0;
-  Integer128 running_time = 0, waiting_time = 0;
+  std::int64_t running = 0, waiting = 0, moving = 0;
+  Integer128 running_time = 0, waiting_time = 0, moving_time = 0;
   void advance(Picoseconds to) {
+    moving_time += static_cast<Integer128>(moving) * (to - now);
     running_time += static_cast<Integer128>(running) * (to - now);
     waiting_time += static_cast<Integer128>(waiting) * (to - now);
     now = to;
@@ -97,9 +126,13 @@ class Loop {
  public:
   Loop(Workload& workload, Backend& backend, const ServeOptions& options)
       : workload_(workload),
+        backend_(backend),
         options_(options),
         metrics_(options.slo, options.keep_records),
         router_(options.router),
+        decode_router_(options.router),
+        prefill_(prefill_engines(options.engines)),
+        moves_(prefill_ > 0 ? options.engines.size() : 0),
         heap_(static_cast<std::size_t>(std::max(options.replicas, 1))) {
     if (options.engines.empty()) throw Error("engine", "no engine is configured");
     const bool same = options.engines.size() == 1;
@@ -125,7 +158,7 @@ class Loop {
 
   ServeResult run() {
     while (!result_.aborted) {
-      Picoseconds next = heap_.first_time();
+      Picoseconds next = std::min(heap_.first_time(), moves_.first_end());
       if (const auto arrival = workload_.next_arrival()) {
         next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
       }
@@ -133,6 +166,7 @@ class Loop {
       averages_.advance(std::max(next, now_));
       now_ = averages_.now;
       commit_ended();
+      finish_moves();
       admit_arrived();
       commit_ended();  // spans that an arrival cut at this very time: nobody finishes in these
       launch_ready();
@@ -147,14 +181,76 @@ class Loop {
       const std::int32_t e = heap_.first();
       Engine& engine = *engines_[static_cast<std::size_t>(e)];
       finished_.clear();
-      engine.commit(now_, finished_);
+      computed_.clear();
+      engine.commit(now_, finished_, computed_);
+      for (const Engine::Place place : computed_) handed_.push_back({e, place});
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
-      outstanding_[static_cast<std::size_t>(e)] -= static_cast<std::int64_t>(finished_.size());
-      if (!finished_.empty()) update_load(e);
+      outstanding_[static_cast<std::size_t>(e)] -=
+          static_cast<std::int64_t>(finished_.size() + computed_.size());
+      if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
+      if (prefill_ > 0 && !finished_.empty() && static_cast<std::size_t>(e) >= prefill_)
+        roomier_.push_back(e);
+    }
+    hand_over();
+  }
+
+  // Once every step that ends now has: whose prompt is computed goes to a decode engine.
+  void hand_over() {
+    if (handed_.empty() && roomier_.empty()) return;
+    for (const KvMoves::Computed& c : handed_) {
+      const auto decode = std::span<const std::int64_t>(outstanding_).subspan(prefill_);
+      const auto e = static_cast<std::int32_t>(prefill_) + decode_router_.pick(decode);
+      ++outstanding_[static_cast<std::size_t>(e)];
+      ++averages_.waiting;
+      moves_.wait_for(e, c);
+      roomier_.push_back(e);
+    }
+    handed_.clear();
+    for (const std::int32_t e : roomier_)
+      if (pull(e)) settle(e);
+    roomier_.clear();
+    check_backlog();
+  }
+
+  // The decode engine takes in what it has room for, in order.
+  bool pull(std::int32_t e) {
+    if (!moves_.any_pending(e)) return false;
+    Engine& engine = *engines_[static_cast<std::size_t>(e)];
+    while (moves_.any_pending(e)) {
+      const KvMoves::Computed from = moves_.next(e);
+      const Sequence& source = engines_[static_cast<std::size_t>(from.engine)]->sequence(from.place);
+      const auto place = engine.reserve(source, now_);
+      if (!place) break;
+      const Picoseconds duration =
+          backend_.transfer({source.request.id, source.request.input_len, from.engine, e, from.place.rank,
+                             place->rank, source.blocks, engine.sequence(*place).blocks});
+      if (duration < 0) throw std::logic_error("a transfer of negative duration");
+      const Picoseconds start = moves_.start(e, *place, now_, duration);
+      if (options_.timeline != nullptr)
+        options_.timeline->transfer(
+            {source.request.id, from.engine, e, source.request.input_len, now_, start, duration});
+      --averages_.waiting;
+      ++averages_.moving;
+    }
+    return true;
+  }
+
+  void finish_moves() {
+    while (moves_.first_end() <= now_) {
+      const KvMoves::Move move = moves_.pop();
+      engines_[static_cast<std::size_t>(move.from.engine)]->release(move.from.place, now_);
+      engines_[static_cast<std::size_t>(move.to.engine)]->arrive(move.to.place, now_);
+      --averages_.moving;
+      // The prefill engine's own token is nobody's then.
+      if (options_.decode_makes_first_token) ++result_.discarded_tokens;
+      for (const std::int32_t e : {move.from.engine, move.to.engine}) {
+        update_load(e);
+        settle(e);
+      }
     }
   }
 
@@ -167,9 +263,12 @@ class Loop {
       if (request.input_len < 1 || request.output_len < 1) {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
-      const std::int32_t e = router_.pick(outstanding_);
+      const std::span<const std::int64_t> outstanding = outstanding_;
+      const std::int32_t e = router_.pick(prefill_ > 0 ? outstanding.first(prefill_) : outstanding);
       Engine& engine = *engines_[static_cast<std::size_t>(e)];
-      if (const auto reason = engine.refuses(request)) {
+      auto reason = engine.refuses(request);
+      if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
+      if (reason) {
         if (result_.rejected++ == 0) result_.rejected_reason = *reason;
         workload_.finished(request, now_ + options_.egress);
         continue;
@@ -194,6 +293,9 @@ class Loop {
         abort(fmt::format("engine {} can schedule none of its {} waiting and {} running requests", e,
                           engine.waiting(), engine.running()));
       }
+      // A preempted request that runs again no longer keeps others out.
+      if (static_cast<std::size_t>(e) >= prefill_ && prefill_ > 0 && pull(e))
+        heap_.set(e, engine.event_time());
     }
     ready_.clear();
   }
@@ -274,9 +376,12 @@ class Loop {
     if (time > 0) {
       m.mean_running = static_cast<double>(averages_.running_time) / time;
       m.mean_waiting = static_cast<double>(averages_.waiting_time) / time;
+      m.transfers.mean_moving = static_cast<double>(averages_.moving_time) / time;
       // A step that computes nothing but rows of ended requests may outlast the last one (overlap scheduler).
       m.busy_share = std::min(1.0, static_cast<double>(busy) / (time * static_cast<double>(engines_.size())));
     }
+    if (moves_.count() > 0)
+      m.transfers.link_ms = to_ms(moves_.on_links()) / static_cast<double>(moves_.count());
     result_.metrics = m;
     result_.records = metrics_.records();
     if (options_.timeline != nullptr) options_.timeline->finish();
@@ -285,9 +390,12 @@ class Loop {
   }
 
   Workload& workload_;
+  Backend& backend_;
   const ServeOptions& options_;
   MetricsCollector metrics_;
-  Router router_;
+  Router router_, decode_router_;
+  const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
+  KvMoves moves_;
   std::vector<std::unique_ptr<Engine>> engines_;
   EngineHeap heap_;
   std::vector<std::int64_t> outstanding_;
@@ -295,6 +403,9 @@ class Loop {
   std::vector<std::int32_t> ready_;
   std::vector<char> is_ready_;
   std::vector<Request> finished_;
+  std::vector<Engine::Place> computed_;
+  std::vector<KvMoves::Computed> handed_;
+  std::vector<std::int32_t> roomier_;  // decode engines to which a cache may move now
   Averages averages_;
   Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t completed_ = 0;

@@ -76,19 +76,30 @@ struct SchedulerConfig {
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
   // the step after. Used with pipeline_depth 1.
   bool schedules_ahead = false;
+  // Ends with the prompt and its first token; the rest is another engine's.
+  bool prefill_only = false;
 };
+
+// What an engine does of a request: all of it, or, in a disaggregated deployment, the prompt or the rest.
+enum class EngineRole { kWhole, kPrefill, kDecode };
 
 struct EngineConfig {  // one replica: ranks that step together (1 unless attention data-parallel with shared
                        // experts)
   SchedulerConfig scheduler;
   int ranks = 1;
+  EngineRole role = EngineRole::kWhole;
 };
 
 enum class RouterKind { kRoundRobin, kLeastOutstanding };
 
 struct ServeOptions {
-  std::vector<EngineConfig> engines;  // one entry: used for all `replicas`
+  // One entry: used for all `replicas`; else one for each. Engines that only prefill come before those that
+  // only decode; each of the former has a port to send through and each of the latter one to receive through.
+  std::vector<EngineConfig> engines;
   int replicas = 1;
+  // Disaggregated: the client's first token is the one that the decode engine makes of the prompt's last
+  // token once the cache is there (vLLM), not the one that the prefill engine ends with (DistServe).
+  bool decode_makes_first_token = false;
   RouterKind router = RouterKind::kRoundRobin;
   Slo slo;
   bool use_spans = true;

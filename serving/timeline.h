@@ -29,7 +29,15 @@ class TimelineWriter {
     std::int32_t running = 0, waiting = 0;
     double kv_usage = 0;
   };
+  struct TransferEvent {
+    RequestId request = 0;
+    std::int32_t from = 0, to = 0;  // engines
+    std::int32_t tokens = 0;
+    Picoseconds asked = 0;  // blocks were there on both sides; it may have queued for the link
+    Picoseconds start = 0, duration = 0;
+  };
   virtual void step(const StepEvent& event) = 0;
+  virtual void transfer(const TransferEvent& event) { (void)event; }
   virtual void request(const RequestRecord& record) = 0;
   virtual void finish() {}
 };
@@ -41,6 +49,7 @@ class PerfettoWriter : public TimelineWriter {
   explicit PerfettoWriter(const std::filesystem::path& path);
   ~PerfettoWriter() override;
   void step(const StepEvent& event) override;
+  void transfer(const TransferEvent& event) override;
   void request(const RequestRecord& record) override;
   void finish() override;  // commits the file
 
@@ -48,7 +57,8 @@ class PerfettoWriter : public TimelineWriter {
   void event(std::string_view json);
   void mark(char type, RequestId id, std::string_view name, Picoseconds at, std::string_view args);
   OutputFile file_;
-  std::vector<bool> named_;  // engines whose lane has a name
+  void name_lane(std::vector<bool>& named, std::int32_t engine, std::int32_t lane, std::string_view name);
+  std::vector<bool> named_, named_links_;  // engines whose lane, and whose link's, has a name
   bool first_ = true;
 };
 
@@ -56,8 +66,10 @@ class PerfettoWriter : public TimelineWriter {
 class Recording : public TimelineWriter {
  public:
   void step(const StepEvent& event) override { steps.push_back(event); }
+  void transfer(const TransferEvent& event) override { transfers.push_back(event); }
   void request(const RequestRecord& record) override { requests.push_back(record); }
   std::vector<StepEvent> steps;
+  std::vector<TransferEvent> transfers;
   std::vector<RequestRecord> requests;
 };
 
@@ -68,6 +80,7 @@ class ReplayBackend : public Backend {
   // Throw Error when the step differs from the recorded one.
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  Picoseconds transfer(const KvTransfer& transfer) override;
 
  private:
   const TimelineWriter::StepEvent& match(const Step& step) const;
@@ -78,6 +91,7 @@ class ReplayBackend : public Backend {
   std::vector<std::vector<std::size_t>> events_;  // per engine: its steps in the recording
   std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
+  std::size_t next_transfer_ = 0;
 };
 
 }  // namespace foretoken

@@ -18,17 +18,34 @@ bool decode_only(const Step& step) {
 PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale)
     : deployment_(&deployment), scale_(scale), windows_(deployment.model.attention_windows()) {
   if (windows_.empty()) windows_.push_back(0);
-  for (const Shard& shard : deployment.mapping.stages) stages_.emplace_back(deployment, cost, shard);
+  if (const auto& pools = deployment.pools) {
+    first_pool_engines_ = pools->prefill.mapping.engines();
+    add_pool(pools->prefill, cost);
+    add_pool(pools->decode, cost);
+  } else {
+    add_pool(deployment, cost);
+  }
 }
 
-PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, const Step& step, bool decoding,
+void PredictedBackend::add_pool(const Deployment& deployment, const CostModel& cost) {
+  Pool& pool = pools_.emplace_back();
+  pool.deployment = &deployment;
+  for (const Shard& shard : deployment.mapping.stages) pool.stages.emplace_back(deployment, cost, shard);
+}
+
+Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
+  return to_picoseconds(move_time(*deployment_->pools, transfer.tokens));
+}
+
+PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,
+                                                           const Step& step, bool decoding,
                                                            std::int64_t max_steps) {
   // Captured graphs pad the ranks that share experts to the fullest one; other steps compute what they have.
   std::int64_t most = 0, all = 0;
   bool copies = false;
   std::int32_t sampled = 0;
   for (const Batch& b : step.ranks) {
-    most = std::max(most, padded_rows(b.tokens(), decoding, *deployment_));
+    most = std::max(most, padded_rows(b.tokens(), decoding, deployment));
     copies |= b.copies();
     all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
   }
@@ -45,12 +62,12 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
     r.steps = max_steps;
     if (most > 0) r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
     if (!b.empty()) {
-      const std::int64_t block = deployment_->memory.block_size;
+      const std::int64_t block = deployment.memory.block_size;
       if (b.copies())
         r.first += stage.swap(static_cast<std::int64_t>(b.swap_out.size()) * block,
                               static_cast<std::int64_t>(b.swap_in.size()) * block);
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
-      r.first += attention(stage, b, r);
+      r.first += attention(deployment, stage, b, r);
       sampled = std::max(sampled, b.sampled_rows);
     }
     ranks.push_back(r);
@@ -77,8 +94,9 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
 }
 
 // Adds the decoding rows' rise to `r`.
-PricedPart PredictedBackend::attention(StageModel& stage, const Batch& b, StagePrice& r) {
-  const bool one_call = deployment_->one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
+PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel& stage, const Batch& b,
+                                       StagePrice& r) {
+  const bool one_call = deployment.one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
   PricedPart sum;
   Picoseconds longest = 0;  // a prompt's chunk in a call of its own
   Picoseconds apart = 0;    // all of them, and the decoding rows in another
@@ -121,7 +139,7 @@ PricedPart PredictedBackend::attention(StageModel& stage, const Batch& b, StageP
   return sum;
 }
 
-Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_floor,
+Picoseconds PredictedBackend::host_time(const Pool& pool, const Step& step, Picoseconds device_floor,
                                         Picoseconds excess) const {
   std::int64_t sequences = 0, rows = 0;
   for (const Batch& b : step.ranks) {
@@ -129,8 +147,8 @@ Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_flo
         std::max<std::int64_t>(sequences, b.decode_sequences + static_cast<std::int64_t>(b.prefill.size()));
     rows = std::max(rows, b.tokens());
   }
-  return exposed_host(*deployment_, sequences, rows, decode_only(step), stages_.front().kernels_per_step(),
-                      device_floor, excess);
+  return exposed_host(*pool.deployment, sequences, rows, decode_only(step),
+                      pool.stages.front().kernels_per_step(), device_floor, excess);
 }
 
 void PredictedBackend::Booked::add(const Pending& p, std::int64_t steps) {
@@ -167,29 +185,31 @@ StepTime PredictedBackend::run(const Step& step) {
   const bool decoding = decode_only(step);
   StagePrice sum;
   Picoseconds slowest = 0, floor = 0;
-  for (StageModel& stage : stages_) {
-    const StagePrice p = price_stage(stage, step, decoding, 1);
+  Pool& pool = pool_of(step);
+  for (StageModel& stage : pool.stages) {
+    const StagePrice p = price_stage(*pool.deployment, stage, step, decoding, 1);
     sum.first += p.first;
     sum.excess += p.excess;
     slowest = std::max(slowest, p.first.time);
     floor = std::max(floor, p.first.time - context_part(step, stage));
   }
-  const Picoseconds host = host_time(step, floor, sum.excess);
+  const Picoseconds host = host_time(pool, step, floor, sum.excess);
   StepTime t;
   t.tokens_out = scaled(sum.first.time + host);
   // A pipeline takes the next batch as soon as its slowest stage is free.
-  t.next_start = stages_.size() > 1 ? scaled(slowest + host) : t.tokens_out;
+  t.next_start = pool.stages.size() > 1 ? scaled(slowest + host) : t.tokens_out;
   book(step, sum, host, {1, t.tokens_out, 0});
   return t;
 }
 
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
-  if (stages_.size() > 1 || !decode_only(step)) return {};
-  if (stages_.front().streams()) return {};  // what it waits for is no straight line of the contexts
+  Pool& pool = pool_of(step);
+  if (pool.stages.size() > 1 || !decode_only(step)) return {};
+  if (pool.stages.front().streams()) return {};  // what it waits for is no straight line of the contexts
   for (const Batch& b : step.ranks)
     if (b.copies()) return {};  // the next step has none
-  const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
-  const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()), 0);
+  const StagePrice p = price_stage(*pool.deployment, pool.stages.front(), step, true, max_steps);
+  const Picoseconds host = host_time(pool, step, p.first.time - context_part(step, pool.stages.front()), 0);
   const SpanTime span{std::max<std::int64_t>(1, p.steps), scaled(p.first.time + host), scaled(p.increment())};
   book(step, p, host, span);
   return span;

@@ -25,6 +25,7 @@ class PredictedBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  Picoseconds transfer(const KvTransfer& transfer) override;
   TimeBasis basis() const;
 
  private:
@@ -36,9 +37,20 @@ class PredictedBackend : public Backend {
     Picoseconds excess = 0;  // of one attention call for prompts and decoding rows over one for each
     Picoseconds increment() const { return rise[0] + rise[1] + rise[2] + rise[3]; }
   };
-  StagePrice price_stage(StageModel& stage, const Step& step, bool decode_only, std::int64_t max_steps);
-  PricedPart attention(StageModel& stage, const Batch& batch, StagePrice& r);
-  Picoseconds host_time(const Step& step, Picoseconds device_floor, Picoseconds excess) const;
+  // Engines of one kind: all of them, or those of one side of a disaggregated deployment.
+  struct Pool {
+    const Deployment* deployment;
+    std::vector<StageModel> stages;
+  };
+  void add_pool(const Deployment& deployment, const CostModel& cost);
+  Pool& pool_of(const Step& step) {
+    return pools_[step.engine < first_pool_engines_ ? 0 : pools_.size() - 1];
+  }
+  StagePrice price_stage(const Deployment& deployment, StageModel& stage, const Step& step, bool decode_only,
+                         std::int64_t max_steps);
+  PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r);
+  Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,
+                        Picoseconds excess) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
   void book(const Step& step, const StagePrice& price, Picoseconds host, const SpanTime& span);
@@ -46,7 +58,8 @@ class PredictedBackend : public Backend {
   const Deployment* deployment_;
   double scale_;
   std::vector<std::int64_t> windows_;
-  std::vector<StageModel> stages_;
+  std::vector<Pool> pools_;  // prefill, decode; or the one
+  std::int32_t first_pool_engines_ = 0;
   std::vector<StagePrice> rank_prices_;  // scratch of price_stage
   // Latest step or span of each engine: booked when the next one shows how many of its steps were run.
   struct Pending {

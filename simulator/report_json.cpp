@@ -61,6 +61,11 @@ void put_metrics(Json& out, const ServingMetrics& m) {
   out["mean_running"] = m.mean_running;
   out["mean_waiting"] = m.mean_waiting;
   out["busy_share"] = m.busy_share;
+  if (m.transfers.count > 0)
+    out["transfers"] = Json{{"count", m.transfers.count},
+                            {"mean_transfer_ms", m.transfers.mean_ms},
+                            {"mean_link_ms", m.transfers.link_ms},
+                            {"mean_moving", m.transfers.mean_moving}};
 }
 
 Json candidate_json(const Candidate& c) {

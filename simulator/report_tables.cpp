@@ -16,15 +16,21 @@ std::string basis_sentence(const std::array<double, 4>& share) {
                      percent(share[0]), percent(share[1]), percent(share[2]), percent(share[3]));
 }
 
+std::string mapping_text(const Mapping& m) {
+  return fmt::format("{} replica{} of TP{} PP{} DP{} EP{}", m.replicas, m.replicas == 1 ? "" : "s",
+                     m.tensor_parallel, m.pipeline_parallel, m.data_parallel, m.expert_parallel);
+}
+
 std::string deployment_line(const Deployment& d) {
-  const Mapping& m = d.mapping;
-  std::string s =
-      fmt::format("{} on {} x {}: {} replica{} of TP{} PP{} DP{} EP{}, weights {}, KV cache {}, {}",
-                  d.model.name, m.devices(), d.device.name, m.replicas, m.replicas == 1 ? "" : "s",
-                  m.tensor_parallel, m.pipeline_parallel, m.data_parallel, m.expert_parallel,
-                  d.precision.weights == WeightFormat::kPlain ? name_of(d.precision.activation)
-                                                              : name_of(d.precision.weights),
-                  name_of(d.precision.kv), d.behavior.name);
+  const std::string engines =
+      d.pools ? fmt::format("prefill {}, decode {}", mapping_text(d.pools->prefill.mapping),
+                            mapping_text(d.pools->decode.mapping))
+              : mapping_text(d.mapping);
+  std::string s = fmt::format("{} on {} x {}: {}, weights {}, KV cache {}, {}", d.model.name, d.devices(),
+                              d.device.name, engines,
+                              d.precision.weights == WeightFormat::kPlain ? name_of(d.precision.activation)
+                                                                          : name_of(d.precision.weights),
+                              name_of(d.precision.kv), d.behavior.name);
   return s;
 }
 
@@ -238,6 +244,11 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("$ an hour"), s.usd_per_hour});
     load.add({std::string("$ per million output tokens"),
               m.total_output_tokens > 0 ? Cell(s.usd_per_million_tokens) : Cell()});
+  }
+  if (m.transfers.count > 0) {
+    load.add({std::string("KV transfers"), m.transfers.count});
+    load.add({std::string("prompt to cache at the decode engine (ms), mean"), m.transfers.mean_ms});
+    load.add({std::string("of it on the link (ms), mean"), m.transfers.link_ms});
   }
   load.add({std::string("running sequences, mean"), m.mean_running});
   load.add({std::string("waiting requests, mean"), m.mean_waiting});

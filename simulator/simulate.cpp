@@ -32,11 +32,20 @@ constexpr MetricKey kHeadline[] = {
 
 ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) {
   ServeOptions o;
-  EngineConfig engine;
-  engine.scheduler = d.scheduler;
-  engine.ranks = d.mapping.ranks_per_engine();
-  o.engines = {engine};
-  o.replicas = d.mapping.engines();
+  const auto engine = [](const Deployment& of, EngineRole role) {
+    return EngineConfig{of.scheduler, of.mapping.ranks_per_engine(), role};
+  };
+  if (d.pools) {
+    const Deployment &prefill = d.pools->prefill, &decode = d.pools->decode;
+    o.engines.assign(static_cast<std::size_t>(prefill.mapping.engines()),
+                     engine(prefill, EngineRole::kPrefill));
+    o.engines.insert(o.engines.end(), static_cast<std::size_t>(decode.mapping.engines()),
+                     engine(decode, EngineRole::kDecode));
+    o.decode_makes_first_token = d.pools->decode_makes_first_token;
+  } else {
+    o.engines = {engine(d, EngineRole::kWhole)};
+  }
+  o.replicas = d.engines();
   o.router = d.scenario.cluster.router == "least_outstanding" ? RouterKind::kLeastOutstanding
                                                               : RouterKind::kRoundRobin;
   const SloSection& slo = d.scenario.slo;
@@ -55,7 +64,7 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
 // Verdict on the queue: does the deployment keep up with what arrives?
 void judge_stability(Simulation& s, const Deployment& d) {
   const ServingMetrics& m = s.served.metrics;
-  const double engines = static_cast<double>(d.mapping.engines());
+  const double engines = static_cast<double>(d.engines());
   if (m.completed == 0 && s.served.rejected > 0) {
     s.stability = "rejected";
     s.stability_reason = "every request was rejected: " + s.served.rejected_reason;
@@ -99,7 +108,7 @@ namespace {
 // What the served requests cost and whether the deployment keeps up.
 void conclude(Simulation& s, const Deployment& d) {
   s.has_price = d.has_price;
-  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.mapping.devices());
+  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.devices());
   if (d.has_price)
     s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, s.served.metrics.output_throughput);
   judge_stability(s, d);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "serving/backend.h"
@@ -46,6 +47,15 @@ class Scheduler {
   // caller's.
   virtual void finish(std::span<const std::int32_t> slots) = 0;
 
+  // Disaggregated serving, vLLM's scheduler alone. At the prefill engine: sequences that are computed leave
+  // but keep their blocks, until these were moved.
+  virtual void park(std::span<const std::int32_t> slots) { (void)slots, fail(); }
+  virtual void release(std::int32_t slot) { (void)slot, fail(); }
+  // At the decode engine: blocks for a cache that will come, false if there is no room for it now; and the
+  // cache is there.
+  virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
+  virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
+
   virtual std::int64_t running() const = 0;
   virtual std::int64_t waiting() const = 0;
   virtual const TokenCounts& counts() const = 0;
@@ -55,6 +65,9 @@ class Scheduler {
   // Blocks of host memory that swapped sequences hold, now and at the most.
   virtual std::int64_t host_blocks() const { return 0; }
   virtual std::int64_t peak_host_blocks() const { return 0; }
+
+ private:
+  static void fail() { throw std::logic_error("this scheduler serves whole requests alone"); }
 };
 
 }  // namespace foretoken

@@ -28,11 +28,15 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       list_decodes_(list_decodes),
       needs_(static_cast<std::size_t>(config.block_size) + 1) {}
 
+// vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
+std::int32_t VllmV1Scheduler::end_of(const Request& request) const {
+  return static_cast<std::int32_t>(
+      std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, config_.max_model_len));
+}
+
 void VllmV1Scheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
-  // vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
-  s.end_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(
-      std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len));
+  s.end_tokens = config_.prefill_only ? s.request.input_len + 1 : end_of(s.request);
   s.shared_blocks = 0;
   if (caching()) {
     // Content that nobody else can name is not entered into the table unless its own request may look for it
@@ -60,7 +64,10 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   preempted_ = skipped_ = fragile_ = false;
 
   schedule_running();
-  if (!preempted_) schedule_waiting(now);
+  if (!preempted_) {
+    schedule_arrived();
+    schedule_waiting(now);
+  }
 
   batch_.prefill = prefill_;
   batch_.decode = decode_;
@@ -92,6 +99,16 @@ void VllmV1Scheduler::schedule_running() {
       append_blocks(s, need);
     }
     take(slot, static_cast<std::int32_t>(n));
+  }
+}
+
+// They hold what their next token takes, so they go before those that wait for blocks.
+void VllmV1Scheduler::schedule_arrived() {
+  while (!arrived_.empty() && budget_ > 0 && running() < config_.max_num_seqs) {
+    const std::int32_t slot = arrived_.front();
+    arrived_.pop_front();
+    running_.push_back(slot);
+    take(slot, 1);
   }
 }
 
@@ -286,7 +303,8 @@ std::int64_t VllmV1Scheduler::hold() const {
   if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies()) return 1;
   const std::int64_t scheduled = batch_.decode_sequences;
   if (scheduled == 0) {
-    return waiting_.empty() && running_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
+    return waiting_.empty() && running_.empty() && arrived_.empty() ? std::numeric_limits<std::int64_t>::max()
+                                                                    : 1;
   }
   std::int64_t steps = std::numeric_limits<std::int64_t>::max();
   std::fill(needs_.begin(), needs_.end(), 0);
@@ -369,6 +387,37 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
     const Sequence& s = sequences_[slot];
     return s.num_tokens >= s.end_tokens;
   });
+}
+
+void VllmV1Scheduler::park(std::span<const std::int32_t> slots) {
+  for (const std::int32_t slot : slots) running_.erase(std::find(running_.begin(), running_.end(), slot));
+}
+
+// Nobody is taken in while a preempted request waits for its blocks, nor more than can run at once. The block
+// of the next token is part of it, so that whoever has arrived can go on whatever the others hold.
+bool VllmV1Scheduler::reserve(std::int32_t slot) {
+  if (!waiting_.empty() ||
+      running() + static_cast<std::int64_t>(arrived_.size()) + reserved_ >= config_.max_num_seqs)
+    return false;
+  Sequence& s = sequences_[slot];
+  if (config_.caches_tokens) {
+    const std::int64_t need = blocks_for(s.computed + 1);
+    const std::int64_t watermark =
+        running_.empty()
+            ? 0
+            : static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
+    if (need > pool_.free() - watermark) return false;
+    append_blocks(s, need);
+  }
+  s.end_tokens = end_of(s.request);
+  s.state = Sequence::State::kRunning;
+  ++reserved_;
+  return true;
+}
+
+void VllmV1Scheduler::arrive(std::int32_t slot) {
+  --reserved_;
+  arrived_.push_back(slot);
 }
 
 }  // namespace foretoken

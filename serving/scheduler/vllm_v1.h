@@ -28,8 +28,14 @@ class VllmV1Scheduler : public Scheduler {
   bool arrival_matters() const override;
   void advance(std::int64_t steps) override;
   void finish(std::span<const std::int32_t> slots) override;
+  void park(std::span<const std::int32_t> slots) override;
+  void release(std::int32_t slot) override { release_blocks(sequences_[slot]); }
+  bool reserve(std::int32_t slot) override;
+  void arrive(std::int32_t slot) override;
   std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
-  std::int64_t waiting() const override { return static_cast<std::int64_t>(waiting_.size()); }
+  std::int64_t waiting() const override {
+    return static_cast<std::int64_t>(waiting_.size() + arrived_.size());
+  }
   const TokenCounts& counts() const override { return counts_; }
   std::int64_t kv_used() const override { return contiguous() ? regions_.used() : pool_.used(); }
   std::int64_t kv_usable() const override { return pool_.usable(); }
@@ -47,7 +53,9 @@ class VllmV1Scheduler : public Scheduler {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
   void schedule_running();
+  void schedule_arrived();
   void schedule_waiting(Picoseconds now);
+  std::int32_t end_of(const Request& request) const;
   void take(std::int32_t slot, std::int32_t tokens);
   void preempt(std::int32_t slot);
   bool swap_out(Sequence& s);
@@ -71,6 +79,8 @@ class VllmV1Scheduler : public Scheduler {
 
   std::vector<std::int32_t> running_;  // in order of admission
   std::deque<std::int32_t> waiting_;
+  std::deque<std::int32_t> arrived_;  // with a cache that was computed elsewhere
+  std::int64_t reserved_ = 0;         // caches on their way
 
   // The decision just made.
   Batch batch_;

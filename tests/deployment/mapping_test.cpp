@@ -134,5 +134,17 @@ TEST(Mapping, StagesCoverAllLayers) {
     }
 }
 
+TEST(Mapping, SequenceParallelismNeedsTensorParallelism) {
+  Scenario s = scenario_on("H100", 2);
+  s.engine.enable_sequence_parallelism = true;
+  const auto m = make_mapping(s, llama_8b(), WeightFormat::kPlain, "s.json:");
+  EXPECT_TRUE(std::get<Mapping>(m).stages.front().sequence_parallel);
+  s.engine.tensor_parallel_size = 1;
+  EXPECT_NE(error_of([&] {
+              make_mapping(s, llama_8b(), WeightFormat::kPlain, "s.json:");
+            }).find("s.json:/engine/enable_sequence_parallelism: splits tokens over tensor-parallel ranks"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace foretoken

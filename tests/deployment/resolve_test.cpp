@@ -217,11 +217,8 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
     EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
   EXPECT_EQ(engine(&EngineSection::speculative_config, "null"), "no error");
   Scenario s = scenario_on("H100");
-  s.cluster.prefill.text = "{}";
-  EXPECT_EQ(error(s),
-            "s.json:/cluster/prefill: prefill is not modelled by this build (replicas that do both prefill "
-            "and decode "
-            "are); leave it out");
+  s.cluster.pools.text = "[{}]";
+  EXPECT_NE(error(s).find("s.json:/cluster/pools: pools is not modelled by this build"), std::string::npos);
   s = scenario_on("H100");
   s.cluster.router = "prefix_aware";
   EXPECT_EQ(error(s),

@@ -100,10 +100,20 @@ Executed execute(const Json& json, ExecutorOptions options = {}) {
   return e;
 }
 
-// Told how long the executed steps took, the simulator's loop makes the very same decisions at the same
-// times.
-void expect_the_simulated_schedule(const Json& json) {
-  const Executed e = execute(json);
+Json on_devices(Json json, int count) {
+  json["hardware"]["count"] = count;
+  json["hardware"]["devices_per_node"] = count;
+  json["hardware"]["scaleup_bandwidth"] = "10 GB/s";
+  return json;
+}
+
+Json split(Json json, const Json& prefill, const Json& decode, int devices = 2) {
+  json["cluster"] = Json{{"prefill", prefill}, {"decode", decode}, {"kv_link", {{"bandwidth", "10 GB/s"}}}};
+  return on_devices(std::move(json), devices);
+}
+
+// Told how long the steps and the moves took, the loop decides the same at the same times.
+void expect_the_same_schedule(const Executed& e, const Json& json) {
   const Scenario s = test_scenario(json.dump());
   const Deployment d = resolve_or_fail(s, 100, 120);
   const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
@@ -114,11 +124,17 @@ void expect_the_simulated_schedule(const Json& json) {
   ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
   for (std::size_t i = 0; i < again.served.records.size(); ++i) {
     EXPECT_EQ(again.served.records[i].first_token, e.result.served.records[i].first_token);
+    EXPECT_EQ(again.served.records[i].moved, e.result.served.records[i].moved);
     EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
   }
   EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
   EXPECT_EQ(again.served.discarded_tokens, e.result.served.discarded_tokens);
   EXPECT_EQ(again.served.swapped_out_blocks, e.result.served.swapped_out_blocks);
+}
+
+void expect_the_simulated_schedule(const Json& json) {
+  const Executed e = execute(json);
+  expect_the_same_schedule(e, json);
   EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
 }
 
@@ -311,13 +327,123 @@ TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
       scenario(GetParam(), {{"num_gpu_blocks_override", 40}, {"kv_layout", "contiguous"}}));
 }
 
+TEST_P(Strategies, ADisaggregatedRequestGetsTheTokensOfAColocatedOne) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  const Json one = split(scenario(GetParam()), {{"max_num_batched_tokens", 32}}, {{"max_num_seqs", 3}});
+  const Executed apart = execute(one);
+  EXPECT_EQ(plain, apart.tokens);
+  EXPECT_EQ(apart.recording.transfers.size(), 12u);
+  for (const auto& t : apart.recording.transfers) EXPECT_GT(t.duration, 0);
+  for (const auto& s : apart.recording.steps)
+    EXPECT_EQ(s.engine == 0 ? s.decode_tokens : s.prefill_tokens, 0) << "nothing is computed again";
+  expect_the_same_schedule(apart, one);
+  const Json several = split(scenario(GetParam()), {{"replicas", 2}}, {{"replicas", 2}}, 4);
+  EXPECT_EQ(plain, execute(several).tokens);
+  Json late = one;
+  late["cluster"]["first_token"] = "decode";
+  const Executed again = execute(late);
+  expect_the_same_schedule(again, late);
+  // Latent attention projects prompts up and absorbs when it decodes: other sums, so near ties may differ.
+  if (std::string(GetParam()) != "latent") {
+    EXPECT_EQ(plain, again.tokens);
+  }
+}
+
+TEST_P(Strategies, ACacheMovesInEveryFormatAndAfterAPreemption) {
+  for (const char* format : {"int8", "fp8", "bfloat16"}) {
+    const Json cache{{"kv_cache_dtype", format}};
+    EXPECT_EQ(execute(scenario(GetParam(), cache)).tokens,
+              execute(split(scenario(GetParam(), cache), Json::object(), Json::object())).tokens)
+        << format;
+  }
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 60}}}};
+  const Executed roomy = execute(scenario(GetParam(), Json::object(), many)),
+                 tight = execute(split(scenario(GetParam(), Json::object(), many), Json::object(),
+                                       {{"num_gpu_blocks_override", 20}}));
+  std::int64_t preemptions = 0;
+  for (const RequestRecord& r : tight.result.served.records) preemptions += r.preemptions;
+  EXPECT_GT(preemptions, 0);
+  EXPECT_EQ(roomy.tokens, tight.tokens);
+}
+
+// Heads are dealt out anew where the sides differ in tensor parallelism.
+TEST_P(Strategies, ACacheMovesBetweenDifferentRanks) {
+  for (const int prefill : {1, 2, 4})
+    for (const int decode : {1, 2, 4}) {
+      const Executed e = execute(split(scenario(GetParam()), {{"tensor_parallel_size", prefill}},
+                                       {{"tensor_parallel_size", decode}}, 8));
+      const auto plain = execute(scenario(GetParam())).tokens;
+      std::size_t same = 0, all = 0;
+      for (const auto& [id, t] : plain)
+        for (std::size_t i = 0; i < t.size(); ++i) same += t[i] == e.tokens.at(id)[i], ++all;
+      EXPECT_GT(static_cast<double>(same) / static_cast<double>(all), 0.95) << prefill << " to " << decode;
+    }
+}
+
+TEST_P(Strategies, StagesAndEnginesAndDataParallelRanksChangeNoToken) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  const Json pipeline = on_devices(scenario(GetParam(), {{"pipeline_parallel_size", 2}}), 2);
+  const Executed stages = execute(pipeline);
+  EXPECT_EQ(plain, stages.tokens);
+  expect_the_same_schedule(stages, pipeline);
+  Json replicas = on_devices(scenario(GetParam()), 3);
+  replicas["cluster"]["replicas"] = 3;
+  const Executed engines = execute(replicas);
+  EXPECT_EQ(plain, engines.tokens);
+  expect_the_same_schedule(engines, replicas);
+  std::set<std::int32_t> used;
+  for (const auto& s : engines.recording.steps) used.insert(s.engine);
+  EXPECT_EQ(used.size(), 3u);
+  EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), {{"data_parallel_size", 2}}), 2)).tokens)
+      << "independent ranks";
+  if (std::string(GetParam()) == "dense") return;
+  const Json shared{{"data_parallel_size", 2}, {"enable_expert_parallel", true}};
+  const Json together = on_devices(scenario(GetParam(), shared), 2);
+  const Executed ranks = execute(together);
+  EXPECT_EQ(plain, ranks.tokens) << "ranks that share the experts";
+  expect_the_same_schedule(ranks, together);
+  EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), {{"data_parallel_size", 2},
+                                                            {"enable_expert_parallel", true},
+                                                            {"pipeline_parallel_size", 2}}),
+                                      4))
+                       .tokens)
+      << "and stages";
+}
+
+// Every row of the stream is summed up in the order of the ranks either way.
+TEST_P(Strategies, SequenceParallelismChangesNoToken) {
+  for (const int ranks : {2, 4}) {
+    const auto plain =
+        execute(on_devices(scenario(GetParam(), {{"tensor_parallel_size", ranks}}), ranks)).tokens;
+    const Json split_rows{{"tensor_parallel_size", ranks}, {"enable_sequence_parallelism", true}};
+    EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), split_rows), ranks)).tokens);
+    Json staged = split_rows;
+    staged["pipeline_parallel_size"] = 2;
+    EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), staged), 2 * ranks)).tokens);
+  }
+}
+
+// Several batches are under way: the next one starts before the tokens of the one before are out.
+TEST(ExecutedBackend, BatchesFollowEachOtherThroughAPipeline) {
+  const Executed e =
+      execute(on_devices(scenario("dense", {{"pipeline_parallel_size", 2}, {"max_num_seqs", 4}}), 2));
+  std::size_t overlapping = 0;
+  for (std::size_t i = 1; i < e.recording.steps.size(); ++i) {
+    const auto &a = e.recording.steps[i - 1], &b = e.recording.steps[i];
+    EXPECT_GE(b.start, a.start + a.time.next_start);
+    EXPECT_LE(a.time.next_start, a.time.tokens_out);
+    overlapping += b.start < a.start + a.time.tokens_out;
+  }
+  EXPECT_GT(overlapping * 2, e.recording.steps.size());
+}
+
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
   const auto refused = [](const Json& engine, const Json& hardware = Json::object()) {
     Json j = scenario("dense", engine);
     j["hardware"].update(hardware);
     return error_of([&] { execute(j); });
   };
-  EXPECT_THAT(refused({{"pipeline_parallel_size", 2}},
+  EXPECT_THAT(refused({{"pipeline_parallel_size", 2}, {"layer_streaming", {{"layers", 2}}}},
                       {{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "1 GB/s"}}),
               HasSubstr("pipeline"));
   EXPECT_THAT(refused({{"num_gpu_blocks_override", 2000000000}}), HasSubstr("GiB"));

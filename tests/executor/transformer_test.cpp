@@ -163,6 +163,63 @@ TEST_P(EveryFamily, RanksTogetherAreTheWholeModel) {
   }
 }
 
+std::vector<Shard> stages_of(const ModelConfig& config, Shard shard, int stages) {
+  std::vector<Shard> all;
+  shard.pipeline_parallel = stages;
+  for (int s = 0; s < stages; ++s) {
+    shard.stage = s;
+    shard.first_layer = static_cast<int>(config.num_layers) * s / stages;
+    shard.last_layer = static_cast<int>(config.num_layers) * (s + 1) / stages;
+    shard.has_embedding = s == 0, shard.has_head = s == stages - 1;
+    all.push_back(shard);
+  }
+  return all;
+}
+
+// Activations that are sent on, and norms of rows that are split over ranks, are the same numbers.
+TEST_P(EveryFamily, StagesAndSplitRowsChangeNoBit) {
+  Runner one(model, small_layout(), *cpu_kernels());
+  const auto whole_model = whole(one, prompt);
+  Layout l = small_layout();
+  l.stages = stages_of(model.config, Shard{}, 2);
+  Runner pipeline(model, l, *cpu_kernels());
+  EXPECT_EQ(whole_model, whole(pipeline, prompt));
+  int sends = 0;
+  for (const OperatorRun& o : pipeline.transformer().operators_run()) sends += o.op.name == "stage_send";
+  EXPECT_EQ(sends, 1);
+
+  for (const int ranks : {2, 4}) {
+    Layout tensor = small_layout();
+    tensor.ranks = ranks, tensor.moe_tensor_parallel = ranks;
+    Shard shard;
+    shard.tensor_parallel = shard.moe_tensor_parallel = ranks;
+    shard.sequence_parallel = true;
+    Layout rows = tensor;
+    rows.stages = {shard};
+    Runner a(model, tensor, *cpu_kernels()), b(model, rows, *cpu_kernels());
+    EXPECT_EQ(whole(a, prompt), whole(b, prompt)) << ranks;
+    rows.stages = stages_of(model.config, shard, 2);
+    Runner c(model, rows, *cpu_kernels());
+    EXPECT_EQ(whole(a, prompt), whole(c, prompt)) << ranks << ", two stages";
+    auto s = b.sequence(0, 1, 100);
+    EXPECT_EQ(b.step({{&s, {prompt[0]}}}).size(), 1u) << "fewer rows than ranks";
+  }
+}
+
+// A cache that moved is the cache: windows, latents, scales and all.
+TEST_P(EveryFamily, AMovedCacheGoesOnAsTheOneItWas) {
+  for (const Storage cache : {Storage::kF32, Storage::kInt8}) {
+    Runner a(model, small_layout(Storage::kF32, cache), *cpu_kernels()),
+        b(model, small_layout(Storage::kF32, cache), *cpu_kernels());
+    auto from = a.sequence(0, 1, 200), to = b.sequence(60, 2, 200);
+    a.step({{&from, prompt}});
+    EXPECT_GT(Transformer::copy_cache(a.transformer(), from.blocks, b.transformer(), to.blocks, from.cached),
+              0);
+    to.cached = from.cached;
+    EXPECT_EQ(a.step({{&from, {5}, true}}), b.step({{&to, {5}, true}}));
+  }
+}
+
 TEST_P(EveryFamily, StoredWeightsAndCachesComeClose) {
   Runner exact(model, small_layout(), *cpu_kernels());
   const auto a = whole(exact, prompt);

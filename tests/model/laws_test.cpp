@@ -1,4 +1,5 @@
 // Laws of the operator list: it multiplies exactly the weights that are counted, and shards sum to the whole.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -6,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "model/activations.h"
 #include "model/hf_config.h"
 #include "model/kv_cache.h"
 #include "model/parameters.h"
@@ -183,6 +185,28 @@ TEST(OperatorLaws, CollectivesOfALayer) {
   EXPECT_EQ(kinds[Collective::kReduceScatter], 160);
   EXPECT_EQ(kinds[Collective::kAllGather], 160);
   EXPECT_EQ(kinds.count(Collective::kAllReduce), 0u);
+  // Outside the layers too: the embedding's sum is scattered, the last norm's rows are gathered.
+  std::vector<std::string> outside;
+  for (const Op& op : operators(model, shard, prefill(8192), Precision{}).ops) {
+    const auto* c = std::get_if<CollectiveShape>(&op.shape);
+    if (c != nullptr && op.layer_kind < 0) outside.emplace_back(op.name);
+    if (op.name.ends_with("_norm") && op.name != "qk_norm") {
+      EXPECT_EQ(std::get<ElementwiseShape>(op.shape).rows, 8192 / 8) << op.name;
+    }
+  }
+  EXPECT_THAT(outside, testing::IsSupersetOf({"embedding_reduce_scatter", "final_all_gather"}));
+  EXPECT_EQ(std::count(outside.begin(), outside.end(), "embedding_all_reduce"), 0);
+}
+
+// What a rank holds of the residual stream shrinks with the ranks; nothing else does.
+TEST(OperatorLaws, SequenceParallelismSavesActivations) {
+  const ModelConfig model = preset("llama-3.1-70b");
+  Shard shard;
+  shard.tensor_parallel = 8;
+  const double whole = inference_peak_bytes(model, shard, Precision{}, 8192, 0).value;
+  shard.sequence_parallel = true;
+  const double split = inference_peak_bytes(model, shard, Precision{}, 8192, 0).value;
+  EXPECT_DOUBLE_EQ(whole - split, 8192.0 * 8192 * 2 * 7 / 8);
 }
 
 // A mixed step is its prefill and its decode side by side.

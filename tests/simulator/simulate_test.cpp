@@ -58,6 +58,15 @@ const char* const kScenarios[] = {
     R"({"model": "qwen3-30b-a3b", "hardware": {"device": "h100", "count": 4},
         "engine": {"data_parallel_size": 4, "expert_parallel_size": 4},
         "workload": {"request_rate": 20, "num_prompts": 400, "input_len": {"value": 600}, "output_len": {"value": 150}}})",
+    // Prompts on engines of their own, moved over a slow link; a pipeline that decodes.
+    R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+        "cluster": {"prefill": {"replicas": 2}, "decode": {"num_gpu_blocks_override": 1200},
+                    "kv_link": {"bandwidth": "4 GB/s"}},
+        "workload": {"request_rate": 12, "num_prompts": 400, "input_len": {"value": 600}, "output_len": {"value": 150}}})",
+    R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+        "cluster": {"prefill": {"tensor_parallel_size": 2}, "decode": {"pipeline_parallel_size": 2},
+                    "first_token": "decode"},
+        "workload": {"trace": "traces/azure-conv-2023.csv.gz", "num_prompts": 600}})",
 };
 
 class Simulate : public ::testing::TestWithParam<const char*> {};

@@ -9,7 +9,8 @@ namespace foretoken {
 static bool operator==(const RequestRecord& a, const RequestRecord& b) {
   const auto key = [](const RequestRecord& r) {
     return std::tuple(r.id, r.engine, r.input_len, r.output_len, r.arrival, r.queued, r.scheduled,
-                      r.prefill_done, r.first_token, r.finish, r.preemptions, r.cached_tokens);
+                      r.prefill_done, r.first_token, r.finish, r.handed_over, r.moved, r.preemptions,
+                      r.cached_tokens);
   };
   return key(a) == key(b);
 }
@@ -134,13 +135,41 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
   return s;
 }
 
+// Prompts and the rest on engines of their own, with pools and limits of their own.
+Scenario disaggregated_scenario(std::uint64_t seed) {
+  Scenario s = random_scenario(seed);
+  CounterRandom random(seed, 10);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  toy::disaggregate(s.options, static_cast<int>(pick(1, 3)), static_cast<int>(pick(1, 3)));
+  const std::int64_t decode_seqs = pick(1, 20), decode_blocks = pick(0, 40);
+  const int decode_ranks = chance(0.3) ? 2 : 1, depth = chance(0.3) ? 2 : 1;
+  const bool ahead = chance(0.4);
+  for (EngineConfig& e : s.options.engines) {
+    if (e.role == EngineRole::kPrefill) {
+      e.scheduler.pipeline_depth = depth;
+      continue;
+    }
+    e.scheduler.max_num_seqs = decode_seqs;
+    e.scheduler.num_blocks += decode_blocks;
+    e.scheduler.schedules_ahead = ahead;
+    e.ranks = decode_ranks;
+  }
+  s.options.decode_makes_first_token = chance(0.4);
+  const bool fast = chance(0.2);
+  s.backend.link(fast ? 0 : pick(0, 3000), fast ? 0 : pick(0, 200));
+  if (depth > 1) s.backend.pipeline(0.5);
+  return s;
+}
+
 struct Reached {
-  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, swaps = 0;
+  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0;
 };
 
-void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
+template <class Make>
+void expect_the_same_times(Make make, Reached& reached) {
   for (std::uint64_t seed = 0; seed < 3000; ++seed) {
-    Scenario a = random_scenario(seed, policy), b = random_scenario(seed, policy);
+    Scenario a = make(seed), b = make(seed);
     Recording with, without;
     a.options.use_spans = true;
     b.options.use_spans = false;
@@ -181,6 +210,10 @@ void expect_the_same_times(SchedulerPolicy policy, Reached& reached) {
     ASSERT_EQ(in_steps, x.scheduled_tokens) << seed;
     ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
 
+    ASSERT_EQ(m.transfers.count, n.transfers.count) << seed;
+    ASSERT_EQ(m.transfers.mean_moving, n.transfers.mean_moving) << seed;
+    ASSERT_EQ(with.transfers.size(), without.transfers.size()) << seed;
+    reached.moved += m.transfers.count;
     reached.preemptions += m.preemptions;
     reached.swaps += x.swapped_out_blocks;
     reached.hits += x.reused_tokens;
@@ -197,7 +230,8 @@ INSTANTIATE_TEST_SUITE_P(Policies, Spans,
 
 TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   Reached reached;
-  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(GetParam(), reached));
+  const auto make = [](std::uint64_t seed) { return random_scenario(seed, GetParam()); };
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached));
   // The scenarios do reach what they are meant to reach.
   EXPECT_GT(reached.preemptions, 1000);
   EXPECT_GT(reached.hits, 10000);
@@ -205,6 +239,15 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   EXPECT_GT(reached.rejected, 100);
   EXPECT_LT(reached.events * 2, reached.steps);
   RecordProperty("preemptions", static_cast<int>(reached.preemptions));
+}
+
+TEST(Spans, OfDisaggregatedEnginesToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(disaggregated_scenario, reached));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.hits, 10000);
+  EXPECT_GT(reached.moved, 10000);
+  EXPECT_LT(reached.events, reached.steps);
 }
 
 // Blocks that nobody else can name are entered into the prefix cache only when their request is preempted.

@@ -211,6 +211,17 @@ ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budge
   return o;
 }
 
+void disaggregate(ServeOptions& options, int prefill, int decode) {
+  EngineConfig engine = options.engines.at(0);
+  engine.role = EngineRole::kPrefill;
+  engine.scheduler.prefill_only = true;
+  options.engines.assign(static_cast<std::size_t>(prefill), engine);
+  engine.role = EngineRole::kDecode;
+  engine.scheduler.prefill_only = false;
+  options.engines.insert(options.engines.end(), static_cast<std::size_t>(decode), engine);
+  options.replicas = prefill + decode;
+}
+
 Served run(ListWorkload workload, const ServeOptions& options) {
   BatchLog log;
   Served r;

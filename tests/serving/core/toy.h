@@ -99,13 +99,15 @@ class ToyBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  Picoseconds transfer(const KvTransfer& t) override { return latency_ + per_moved_ * t.tokens; }
+  void link(Picoseconds latency, Picoseconds per_token) { latency_ = latency, per_moved_ = per_token; }
   void limit_spans(std::int64_t steps) { span_limit_ = steps; }
   // Steps overlap: the next one may start after this share of a step.
   void pipeline(double share) { pipeline_ = share; }
 
  private:
   Picoseconds price(const Batch& batch) const;
-  Picoseconds base_, per_prefill_, per_sequence_;
+  Picoseconds base_, per_prefill_, per_sequence_, latency_ = 0, per_moved_ = 0;
   std::vector<Picoseconds> per_context_;
   std::vector<std::int64_t> windows_;
   std::int64_t span_limit_ = std::int64_t{1} << 60;
@@ -160,5 +162,7 @@ struct Served {
 Served run(ListWorkload workload, const ServeOptions& options);
 
 ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs);
+// The same engine split: `prefill` of them for prompts, `decode` for the rest.
+void disaggregate(ServeOptions& options, int prefill, int decode);
 
 }  // namespace foretoken::toy

@@ -31,6 +31,36 @@ TimelineWriter::StepEvent decode_span() {
   return e;
 }
 
+TEST(Perfetto, TransfersHaveALaneAndAPhase) {
+  const test::TemporaryFolder folder;
+  const auto path = folder.path() / "trace.json";
+  {
+    PerfettoWriter writer(path);
+    writer.transfer({12, 1, 3, 512, 2 * kMs, 3 * kMs, 4 * kMs});
+    RequestRecord r;
+    r.id = 12;
+    r.scheduled = kMs;
+    r.first_token = r.handed_over = 2 * kMs;
+    r.moved = 7 * kMs;
+    r.finish = 90 * kMs;
+    writer.request(r);
+    writer.finish();
+  }
+  const Json trace = read_json(path);
+  std::vector<std::string> phases;
+  for (const Json& e : trace["traceEvents"]) {
+    if (e["ph"] == "b") phases.push_back(e["name"]);
+    if (e["ph"] != "X") continue;
+    EXPECT_EQ(e["name"], "KV of request 12");
+    EXPECT_EQ(e["ts"], 3000.0);
+    EXPECT_EQ(e["dur"], 4000.0);
+    EXPECT_EQ(e["args"]["to"], 3);
+    EXPECT_EQ(e["args"]["tokens"], 512);
+    EXPECT_EQ(e["args"]["queued_us"], 1000.0);
+  }
+  EXPECT_EQ(phases, (std::vector<std::string>{"request 12", "queue", "prefill", "transfer", "decode"}));
+}
+
 TEST(Perfetto, EventsParseBack) {
   const test::TemporaryFolder folder;
   const auto path = folder.path() / "trace.json";

@@ -1,0 +1,182 @@
+// Prefill and decode on engines of their own: each side is a deployment with the scenario's engine and its
+// own overrides; between them a link.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "deployment/parts.h"
+#include "model/kv_cache.h"
+
+namespace foretoken {
+namespace {
+
+// Each override of a pool with the engine's member that it stands for.
+template <class Visit>
+void for_overrides(PoolSection& pool, EngineSection& engine, Visit&& visit) {
+  visit(pool.tensor_parallel_size, engine.tensor_parallel_size);
+  visit(pool.pipeline_parallel_size, engine.pipeline_parallel_size);
+  visit(pool.data_parallel_size, engine.data_parallel_size);
+  visit(pool.expert_parallel_size, engine.expert_parallel_size);
+  visit(pool.enable_expert_parallel, engine.enable_expert_parallel);
+  visit(pool.max_num_seqs, engine.max_num_seqs);
+  visit(pool.max_num_batched_tokens, engine.max_num_batched_tokens);
+  visit(pool.gpu_memory_utilization, engine.gpu_memory_utilization);
+  visit(pool.enable_chunked_prefill, engine.enable_chunked_prefill);
+  visit(pool.enable_prefix_caching, engine.enable_prefix_caching);
+  visit(pool.async_scheduling, engine.async_scheduling);
+  visit(pool.enforce_eager, engine.enforce_eager);
+  visit(pool.cuda_graph_sizes, engine.cuda_graph_sizes);
+  visit(pool.num_gpu_blocks_override, engine.num_gpu_blocks_override);
+}
+
+// The scenario of one side alone.
+Scenario side(const Scenario& scenario, PoolSection pool) {
+  Scenario s = scenario;
+  s.cluster = ClusterSection();
+  s.cluster.router = scenario.cluster.router;
+  s.cluster.replicas = pool.replicas.value_or(1);
+  s.hardware.count.reset();
+  for_overrides(pool, s.engine, [](auto& given, auto& member) {
+    if (given) member = *given;
+  });
+  return s;
+}
+
+// What was chosen for it.
+PoolSection resolved(const Deployment& d) {
+  PoolSection pool;
+  EngineSection engine = d.scenario.engine;
+  for_overrides(pool, engine, [](auto& given, const auto& member) { given = member; });
+  pool.replicas = d.mapping.replicas;
+  return pool;
+}
+
+Link kv_link(const Scenario& scenario, const Resources& resources, const Topology& topology,
+             const std::string& where) {
+  Link link = topology.inter_node;
+  if (const auto& given = scenario.cluster.kv_link) {
+    const std::string at = where + "/cluster/kv_link";
+    if (given->link) {
+      if (resources.database == nullptr) throw Error(at + "/link", "no hardware database is open");
+      link = resources.database->link(*given->link, at + "/link");
+    }
+    if (given->bandwidth) {
+      link.bandwidth = parse_bandwidth(*given->bandwidth, at + "/bandwidth");
+      link.source = "scenario";
+    }
+    if (given->latency_us) link.latency = Seconds(*given->latency_us * 1e-6);
+  }
+  if (!(link.bandwidth.value > 0) || !std::isfinite(link.bandwidth.value))
+    throw Error(where + "/cluster/kv_link",
+                "no network of the device is known; give the link's bandwidth (such as \"50 GB/s\")");
+  return link;
+}
+
+// Bytes of a prompt's cache in the layers of one stage, on each of `ranks` tensor-parallel ranks.
+double stage_bytes(const Deployment& d, Shard stage, int ranks, std::int64_t tokens) {
+  stage.tensor_parallel = ranks;
+  return kv_bytes(d.model, stage, d.precision.kv, tokens, d.scheduler.block_size) +
+         recurrent_state_bytes(d.model, stage);
+}
+
+}  // namespace
+
+std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, const Resources& resources,
+                                                   const ModelConfig& model, const Device& device,
+                                                   const Topology& topology, double mean_tokens,
+                                                   std::int64_t longest, const std::string& where) {
+  const ClusterSection& c = scenario.cluster;
+  if (!c.prefill || !c.decode)
+    throw Error(
+        where + "/cluster/" + (c.prefill ? "decode" : "prefill"),
+        "is missing: prefill, decode, kv_link and first_token are those of a disaggregated deployment, "
+        "which has engines on both sides");
+  if (c.replicas)
+    throw Error(
+        where + "/cluster/replicas",
+        "each side of a disaggregated deployment has its own: give prefill.replicas and decode.replicas");
+  auto pools = std::make_shared<Disaggregation>();
+  for (const bool prefill : {true, false}) {
+    const char* const name = prefill ? "prefill" : "decode";
+    auto verdict = resolve_on(side(scenario, prefill ? *c.prefill : *c.decode), resources, model, device,
+                              topology, mean_tokens, longest);
+    if (auto* no = std::get_if<Infeasible>(&verdict)) {
+      no->reason = fmt::format("{} engines: {}", name, no->reason);
+      return std::move(*no);
+    }
+    (prefill ? pools->prefill : pools->decode) = std::move(std::get<Deployment>(verdict));
+  }
+  if (pools->decode.scheduler.policy != SchedulerPolicy::kVllmV1)
+    throw Error(where + "/engine/behavior",
+                fmt::format("disaggregated serving is modelled for vLLM's scheduler alone, not for {}",
+                            pools->decode.behavior.name));
+  pools->prefill.scheduler.prefill_only = true;
+  pools->link = kv_link(scenario, resources, topology, where);
+  pools->decode_makes_first_token = c.first_token == "decode";
+
+  Deployment d = pools->decode;
+  d.scenario.cluster = c;
+  d.scenario.cluster.prefill = resolved(pools->prefill);
+  d.scenario.cluster.decode = resolved(pools->decode);
+  d.scenario.hardware.count = scenario.hardware.count;
+  for (const std::string& w : pools->prefill.warnings)
+    if (std::find(d.warnings.begin(), d.warnings.end(), w) == d.warnings.end()) d.warnings.push_back(w);
+  d.pools = std::move(pools);
+  const auto& count = d.scenario.hardware.count;
+  if (count && *count < d.devices())
+    return Infeasible{
+        "too few devices",
+        fmt::format("prefill and decode engines take {} devices, hardware.count is {}", d.devices(), *count),
+        {}};
+  if (!count) d.scenario.hardware.count = d.devices();
+  return d;
+}
+
+int Deployment::devices() const {
+  return pools ? pools->prefill.mapping.devices() + pools->decode.mapping.devices() : mapping.devices();
+}
+
+int Deployment::engines() const {
+  return pools ? pools->prefill.mapping.engines() + pools->decode.mapping.engines() : mapping.engines();
+}
+
+const Deployment& Deployment::of_engine(std::int32_t engine) const {
+  if (!pools) return *this;
+  return engine < pools->prefill.mapping.engines() ? pools->prefill : pools->decode;
+}
+
+// Each decode rank takes in what it will hold, replicated heads and latents included; the prefill ranks of a
+// stage share what is asked for of their layers.
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens) {
+  const Mapping &from = pools.prefill.mapping, &to = pools.decode.mapping;
+  double in = 0, asked = 0, whole = 0;
+  for (const Shard& stage : to.stages) {
+    const double each = stage_bytes(pools.decode, stage, to.tensor_parallel, tokens);
+    in = std::max(in, each);
+    asked += each * to.tensor_parallel;
+    whole += stage_bytes(pools.decode, stage, 1, tokens);
+  }
+  double out = 0;
+  for (const Shard& stage : from.stages) {
+    const double own = stage_bytes(pools.prefill, stage, 1, tokens);
+    if (whole > 0) out = std::max(out, own / whole * asked / from.tensor_parallel);
+  }
+  return std::max(in, out);
+}
+
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens) {
+  return pools.link.latency + Bytes(moved_bytes(pools, tokens)) / pools.link.bandwidth;
+}
+
+void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {
+  if (!scenario.cluster.prefill && !scenario.cluster.decode) return;
+  throw Error(
+      where + "/cluster/prefill",
+      fmt::format("{} covers engines that serve whole requests; `foretoken simulate` and `run` serve a "
+                  "disaggregated deployment",
+                  verb));
+}
+
+}  // namespace foretoken

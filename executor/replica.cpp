@@ -1,0 +1,176 @@
+#include "executor/replica.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "executor/transformer_state.h"
+
+namespace foretoken {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+Replica::Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
+                 const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads)
+    : Replica(layout, model) {
+  for (int g = 0; g < layout.data_parallel; ++g) {
+    Layout of_rank = layout;
+    of_rank.group = g;
+    ranks_.push_back(
+        std::make_unique<Transformer>(model, numerics, checkpoint, kernels, of_rank, precision, threads));
+  }
+  allocate();
+}
+
+std::unique_ptr<Replica> Replica::twin(const Layout& layout) const {
+  auto other = std::unique_ptr<Replica>(new Replica(layout, model_));
+  for (int g = 0; g < layout.data_parallel; ++g) {
+    Layout of_rank = layout;
+    of_rank.group = g;
+    other->ranks_.push_back(ranks_[static_cast<std::size_t>(g)]->twin(of_rank));
+  }
+  other->allocate();
+  return other;
+}
+
+void Replica::allocate() {
+  const Widths widths(model_, layout_.ranks);
+  if (layout_.data_parallel == 1 || widths.experts == 0) return;
+  const std::int64_t rows = layout_.max_tokens * layout_.data_parallel;
+  rows_.resize(count_of(rows, model_.hidden));
+  routed_.resize(count_of(rows, widths.experts));
+  pairs_.resize(count_of(rows * widths.top_k, model_.hidden));
+  order_.resize(count_of(rows, widths.top_k));
+  std::iota(order_.begin(), order_.end(), 0);
+}
+
+void Replica::step(std::span<const std::vector<StepSequence>> ranks,
+                   std::span<const Transformer::Swaps> swaps) {
+  std::int64_t all = 0;
+  for (const auto& sequences : ranks)
+    for (const StepSequence& s : sequences) all += static_cast<std::int64_t>(s.tokens.size());
+  for (std::size_t g = 0; g < ranks_.size(); ++g) {
+    ranks_[g]->state_->swaps = swaps.empty() ? Transformer::Swaps{} : swaps[g];
+    ranks_[g]->state_->prepare(ranks[g], ranks_.size() > 1 ? all : 0);
+  }
+  if (ranks_.size() == 1) return ranks_.front()->state_->execute();
+  runs_.clear();
+  for (bool more = true; more;) {
+    run_apart();
+    const auto waits = [](const auto& t) {
+      const Transformer::State& s = *t->state_;
+      return s.next_launch < s.launches.size();
+    };
+    more = std::any_of(ranks_.begin(), ranks_.end(), waits);
+    if (more) exchange();
+  }
+  for (const auto& rank : ranks_) rank->state_->finish();
+}
+
+// Each rank up to the exchange; they would do so side by side, so the slowest one counts.
+void Replica::run_apart() {
+  const Transformer::State* slowest = nullptr;
+  double longest = -1, all = 0;
+  for (const auto& rank : ranks_) {
+    Transformer::State& s = *rank->state_;
+    s.runs.clear();
+    s.run_to_exchange();
+    double seconds = 0;
+    for (const OperatorRun& o : s.runs) seconds += o.seconds, all += o.all_seconds;
+    if (seconds > longest) longest = seconds, slowest = &s;
+  }
+  if (slowest->runs.empty()) return;
+  for (const OperatorRun& o : slowest->runs) {
+    runs_.push_back(o);
+    all -= o.all_seconds;
+  }
+  runs_.back().all_seconds += all;
+}
+
+// Every rank gets the rows of all, multiplies them with its experts, and what comes of each pair of row and
+// choice goes back to where the row lives, which adds its choices up in their order: as one rank alone would.
+void Replica::exchange() {
+  const auto waiting = std::find_if(ranks_.begin(), ranks_.end(), [](const auto& t) {
+    return t->state_->next_launch < t->state_->launches.size();
+  });
+  const Transformer::State& first = *(*waiting)->state_;
+  const Transformer::State::Launch* launches = &first.launches[first.next_launch];
+  const int layer = launches->layer;
+  const auto& e = std::get<MoeMlp>(first.kind_of(layer).mlp);
+  const auto record = [&](std::size_t i, double seconds, double all_seconds) {
+    OperatorRun run{*launches[i].op, layer, launches[i].stage, seconds, all_seconds};
+    run.op.count = 1;
+    runs_.push_back(std::move(run));
+  };
+
+  auto start = Clock::now();
+  std::int64_t total = 0;
+  for (const auto& rank : ranks_) {
+    const Transformer::State& s = *rank->state_;
+    std::copy_n(s.normed, count_of(s.rows, model_.hidden), rows_.data() + count_of(total, model_.hidden));
+    std::copy_n(s.router_logits, count_of(s.rows, e.experts), routed_.data() + count_of(total, e.experts));
+    total += s.rows;
+  }
+  double seconds = seconds_since(start);
+  record(0, seconds, seconds);
+
+  const std::size_t width = static_cast<std::size_t>(model_.hidden);
+  const bool shares = layout_.moe_tensor_parallel > 1;
+  if (shares) std::fill_n(pairs_.begin(), count_of(total * e.top_k, model_.hidden), 0.0f);
+  double slowest = 0, all = 0;
+  for (const auto& rank : ranks_) {
+    Transformer::State& s = *rank->state_;
+    for (const Rank& r : s.ranks) {
+      start = Clock::now();
+      s.multiply_experts(layer, r, rows_.data(), routed_.data(), total);
+      for (std::int64_t p = 0; p < total * e.top_k; ++p) {
+        if (s.place[p] < 0) continue;
+        const float* from = s.moe_out + count_of(s.place[p], model_.hidden);
+        float* to = pairs_.data() + count_of(p, model_.hidden);
+        if (shares)
+          s.kernels.add(from, model_.hidden, to);
+        else
+          std::copy_n(from, width, to);
+      }
+      seconds = seconds_since(start);
+      slowest = std::max(slowest, seconds);
+      all += seconds;
+    }
+  }
+  record(1, slowest, all);
+
+  start = Clock::now();
+  const float* weights = ranks_.front()->state_->routing_weights;  // routed alike everywhere
+  std::int64_t at = 0;
+  for (const auto& rank : ranks_) {
+    Transformer::State& s = *rank->state_;
+    if (s.rows == 0) continue;
+    s.kernels.combine_rows(pairs_.data() + count_of(at * e.top_k, model_.hidden), model_.hidden,
+                           order_.data(), weights + at * e.top_k, s.rows, e.top_k, false,
+                           s.work.front().partial);
+    for (std::size_t r = 1; r < s.work.size(); ++r)
+      std::fill_n(s.work[r].partial, count_of(s.rows, model_.hidden), 0.0f);
+    s.pending = true;
+    s.next_launch += 3;
+    at += s.rows;
+  }
+  seconds = seconds_since(start);
+  record(2, seconds, seconds);
+}
+
+std::span<const float> Replica::logits(std::size_t rank) const {
+  const Transformer::State& s = *ranks_[rank]->state_;
+  return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
+}
+
+std::span<const OperatorRun> Replica::operators_run() const {
+  return ranks_.size() == 1 ? ranks_.front()->operators_run() : std::span<const OperatorRun>(runs_);
+}
+
+}  // namespace foretoken

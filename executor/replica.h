@@ -1,0 +1,47 @@
+// One engine of a deployment: its attention data-parallel ranks, each a transformer with a cache of its own,
+// that go through a step together because they share the experts. Mostly there is one.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "executor/transformer.h"
+
+namespace foretoken {
+
+class Replica {
+ public:
+  // layout.data_parallel ranks (layout.group is theirs). Keeps references to its arguments but the
+  // checkpoint.
+  Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
+          const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads);
+  // Another engine with the same weights, not copied; the layout may differ in sizes, not in ranks.
+  std::unique_ptr<Replica> twin(const Layout& layout) const;
+
+  // One step: a list of sequences for each rank, empty for one that has nothing to do but its experts' part,
+  // and the blocks that each copies before.
+  void step(std::span<const std::vector<StepSequence>> ranks, std::span<const Transformer::Swaps> swaps = {});
+  // Of a rank's sampled sequences in order, valid until the next step.
+  std::span<const float> logits(std::size_t rank) const;
+  // Operators of the last step; between two exchanges those of the rank that took longest.
+  std::span<const OperatorRun> operators_run() const;
+  Transformer& rank(std::size_t i) { return *ranks_[i]; }
+
+ private:
+  Replica(const Layout& layout, const ModelConfig& model) : layout_(layout), model_(model) {}
+  void allocate();
+  void run_apart();
+  void exchange();
+
+  Layout layout_;
+  const ModelConfig& model_;
+  std::vector<std::unique_ptr<Transformer>> ranks_;
+  // All rows of the group at an exchange: their hidden states and router's outputs, and a result for each
+  // pair of row and chosen expert.
+  std::vector<float> rows_, routed_, pairs_;
+  std::vector<std::int32_t> order_;  // 0, 1, 2, ...
+  std::vector<OperatorRun> runs_;
+};
+
+}  // namespace foretoken
