@@ -58,9 +58,9 @@ Link kv_link(const Scenario& scenario, const Resources& resources, const Topolog
   Link link = topology.inter_node;
   if (const auto& given = scenario.cluster.kv_link) {
     const std::string at = where + "/cluster/kv_link";
-    if (given->link) {
-      if (resources.database == nullptr) throw Error(at + "/link", "no hardware database is open");
-      link = resources.database->link(*given->link, at + "/link");
+    if (given->name) {
+      if (resources.database == nullptr) throw Error(at + "/name", "no hardware database is open");
+      link = resources.database->link(*given->name, at + "/name");
     }
     if (given->bandwidth) {
       link.bandwidth = parse_bandwidth(*given->bandwidth, at + "/bandwidth");

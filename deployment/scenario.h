@@ -281,12 +281,12 @@ inline constexpr auto fields_of<PoolSection> = std::tuple{
 
 // What carries KV blocks from prefill to decode engines, a port of it for each device.
 struct KvLinkSection {
-  std::optional<std::string> link, bandwidth;
+  std::optional<std::string> name, bandwidth;
   std::optional<double> latency_us;
 };
 template <>
 inline constexpr auto fields_of<KvLinkSection> = std::tuple{
-    field("link", &KvLinkSection::link,
+    field("name", &KvLinkSection::name,
           "a link of the database, such as \"InfiniBand NDR\" (default: the device's network)"),
     field("bandwidth", &KvLinkSection::bandwidth,
           "one direction a device, such as \"50 GB/s\", instead of the link's"),

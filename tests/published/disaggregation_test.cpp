@@ -33,8 +33,8 @@ TEST(DistServe, MovesOfOpt175bInsideANode) {
         800, 2048);
     return move_time(*d.pools, 2048).value;
   };
-  EXPECT_LT(seconds(R"({"link": "NVLink3"})"), 0.030);
-  EXPECT_GT(seconds(R"({"link": "NVLink3"})"), 0.002);
+  EXPECT_LT(seconds(R"({"name": "NVLink3"})"), 0.030);
+  EXPECT_GT(seconds(R"({"name": "NVLink3"})"), 0.002);
   EXPECT_GT(seconds(R"({"bandwidth": "3.125 GB/s"})"), 0.030);
 }
 
