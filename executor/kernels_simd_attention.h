@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) V cached(const std::byte* from) {
   else if constexpr (storage == Storage::kBf16)
     return as_float(__builtin_convertvector(load<U16>(from), U) << 16);
   else if constexpr (storage == Storage::kF16)
-    return from_f16(__builtin_convertvector(load<U16>(from), U));
+    return f16_at(from);
   else if constexpr (storage == Storage::kFp8)
     return from_fp8(bytes_at(from));
   else
