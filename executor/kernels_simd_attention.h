@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) V cached(const std::byte* from) {
   else if constexpr (storage == Storage::kBf16)
     return as_float(__builtin_convertvector(load<U16>(from), U) << 16);
   else if constexpr (storage == Storage::kF16)
-    return from_f16(__builtin_convertvector(load<U16>(from), U));
+    return f16_at(from);
   else if constexpr (storage == Storage::kFp8)
     return from_fp8(bytes_at(from));
   else
@@ -389,8 +389,8 @@ struct Attending : Attend {
   }
 
   // A few queries of several cache heads, in the order in which the cache lies in memory: keys of one block
-  // for all heads, then those of the next; softmax weights; values likewise. Where the next block does not
-  // follow this one, which the processor can't guess, it is fetched meanwhile.
+  // for all heads, then those of the next; softmax weights; values likewise. What comes after a block is
+  // fetched meanwhile: the next one may lie anywhere.
   void tile_of_few(Index base, const TileRows& rows, const TileRows* next) {
     const CacheLayer& c = *task.cache;
     const Index count = least(kKeyTile, last - base), heads = task.cache_heads;

@@ -3,8 +3,6 @@
 // same.
 #pragma once
 
-#include <array>
-
 #include "executor/kernels_simd_vectors.h"
 
 namespace foretoken {
@@ -52,12 +50,16 @@ constexpr ByteTable byte_table(bool fp8) {
 template <Storage storage>
 constexpr ByteTable kByteTable = byte_table(storage == Storage::kFp8);
 
-template <int... i>
-constexpr std::array<std::uint8_t, 64> merging(int first, std::integer_sequence<int, i...>) {
-  return {static_cast<std::uint8_t>(first + i / 2 + i % 2 * 64)...};
+// Low and high bytes merged: those of elements [first, first + 32).
+struct Merge {
+  alignas(64) std::uint8_t index[64] = {};
+};
+constexpr Merge merge(int first) {
+  Merge m;
+  for (int i = 0; i < 64; ++i) m.index[i] = static_cast<std::uint8_t>(first + i / 2 + i % 2 * 64);
+  return m;
 }
-alignas(64) constexpr auto kMergeFirst = merging(0, std::make_integer_sequence<int, 64>{});
-alignas(64) constexpr auto kMergeSecond = merging(32, std::make_integer_sequence<int, 64>{});
+constexpr Merge kMergeFirst = merge(0), kMergeSecond = merge(32);
 
 // 64 bytes of kInt8 or kFp8 -> two vectors of 32 bf16, in order.
 template <Storage storage>
@@ -70,8 +72,8 @@ inline __attribute__((always_inline)) void bytes_to_halves(const std::byte* from
   __m512i high = _mm512_permutex2var_epi8(at(t.high), index, at(t.high + 64));
   high =
       _mm512_ternarylogic_epi32(high, bytes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | b & c
-  out[0] = (V)_mm512_permutex2var_epi8(low, at(kMergeFirst.data()), high);
-  out[1] = (V)_mm512_permutex2var_epi8(low, at(kMergeSecond.data()), high);
+  out[0] = (V)_mm512_permutex2var_epi8(low, at(kMergeFirst.index), high);
+  out[1] = (V)_mm512_permutex2var_epi8(low, at(kMergeSecond.index), high);
 }
 
 // 32 elements as stored -> bf16.

@@ -136,6 +136,14 @@ inline V from_f16(U bits) {
   const V magnitude = as_float((bits & 0x7fffu) << 13) * 0x1p112f;
   return as_float(as_bits(magnitude) | (bits & 0x8000u) << 16);
 }
+// kLanes numbers of 16 bits from memory.
+inline __attribute__((always_inline)) V f16_at(const std::byte* from) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+  return from_f16(__builtin_convertvector(load<U16>(from), U));
+}
 inline V from_fp8(U bits) {
   const V magnitude = as_float((bits & 0x7fu) << 20) * 0x1p120f;
   return as_float(as_bits(magnitude) | (bits & 0x80u) << 24);
