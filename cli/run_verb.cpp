@@ -63,7 +63,8 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
   Priced p;
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
   for (const StepRun& s : steps) {
-    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows};
+    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows, s.work.adapters,
+                                  s.work.adapter_loads};
     for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
     key.push_back(-1);
     for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));

@@ -37,6 +37,11 @@ constexpr Strategy kStrategies[] = {
     {"compute", "weight quantization", "quantization",
      "bytes of weights with their scales; matrix units of the format",
      "published checkpoint sizes; measured GEMM rows"},
+    {"compute", "low-rank adapters", "lora",
+     "slots of adapters beside the weights; at most max_loras in a batch; two products a projection for "
+     "each; "
+     "copies from host memory",
+     "executed: several in a batch equal each alone, merged weights; replayed schedules"},
     {"compute", "CUDA graphs", "cuda_graph_sizes, enforce_eager",
      "decode batches padded to captured sizes; no launch time for each kernel",
      "graph padding rules of vLLM"},

@@ -87,7 +87,9 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   MemoryPlan& m = s.plan;
   m.block_size = limits.block_size;
   m.device_bytes = device_memory.value;
-  m.weights_bytes = weight_bytes(model, shard, precision).value;
+  m.weights_bytes =
+      weight_bytes(model, shard, precision).value +
+      static_cast<double>(shard.lora.slots * adapter_elements(model, shard)) * bytes_of(precision.activation);
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
   const std::int64_t sampled =
       shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)

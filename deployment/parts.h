@@ -25,6 +25,11 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 
+// Fills engine.lora; what ranks hold of adapters. Throws Error for what can't have adapters.
+Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& behavior,
+               const std::string& where);
+LoraConfig lora_config(const Scenario& scenario);
+
 std::string model_id(const Deployment& deployment);
 
 // Element types and weight format. Fills the engine section with what was chosen.

@@ -26,7 +26,6 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   refuse(e.swap_space_gib, where, "engine", "swap_space_gib", "preemption by recomputing is", "0");
   refuse(e.cpu_offload_gib, where, "engine", "cpu_offload_gib", "weights in device memory are", "0");
   refuse(e.layer_streaming, where, "engine", "layer_streaming", "weights in device memory are", "false");
-  refuse(e.lora, where, "engine", "lora", "the base model alone is");
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
   constexpr std::string_view kWhole = "replicas that do both prefill and decode are";

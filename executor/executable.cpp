@@ -69,6 +69,15 @@ void check(const Deployment& deployment) {
     refuse("behavior", "SGLang's scheduler, which counts cached tokens and names no blocks,");
   if (m.stages.size() > 1) refuse("pipeline_parallel_size", "a pipeline of stages");
   if (m.ranks_per_engine() > 1) refuse("data_parallel_size", "attention data parallelism");
+  const bool recurrent =
+      std::any_of(deployment.model.layers.begin(), deployment.model.layers.end(), [&](std::uint8_t kind) {
+        return std::holds_alternative<RecurrentMixer>(deployment.model.kinds[kind].mixer);
+      });
+  if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
+    refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
+  if (recurrent && deployment.scheduler.enable_prefix_caching)
+    refuse("enable_prefix_caching",
+           "a prefix cache of a model with recurrent layers, whose states it has not,");
   if (m.engines() > 1) refuse("replicas", "more than one engine");
 }
 
@@ -87,6 +96,8 @@ Layout layout_of(const Deployment& deployment) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  l.lora = shard.lora;
+  l.num_adapters = s.lora.num_adapters;
   return l;
 }
 
@@ -108,8 +119,9 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
                             "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
                             static_cast<double>(needed) / (1 << 30), static_cast<double>(room) / (1 << 30),
                             layout.num_blocks));
+  const auto adapters = synthetic_adapters(deployment.model, layout.lora.rank, options.seed);
   transformer_ = std::make_unique<Transformer>(deployment.model, numerics_, *checkpoint, *kernels_, layout,
-                                               deployment.precision, threads_);
+                                               deployment.precision, threads_, adapters.get());
 }
 
 std::string Executable::description() const {

@@ -44,6 +44,11 @@ struct ExecutedBackend::State {
     std::vector<std::int32_t> tokens;
   };
   std::vector<History> histories;
+  struct Owner {
+    std::int32_t slot = -1;
+    RequestId request = -1;
+  };
+  std::vector<Owner> owners;  // of recurrent states; empty where the model has none
   std::unordered_map<RequestId, std::vector<std::int32_t>> outputs;
   std::vector<StepSequence> sequences;
   std::vector<std::int32_t> slots;  // of sequences
@@ -56,6 +61,9 @@ struct ExecutedBackend::State {
         executable(d, model, o),
         windows(d.model.attention_windows()) {
     if (windows.empty()) windows.push_back(0);
+    for (const LayerKind& kind : d.model.kinds)
+      if (std::holds_alternative<RecurrentMixer>(kind.mixer))
+        owners.resize(static_cast<std::size_t>(executable.transformer().layout().max_sequences));
   }
 
   std::int32_t token_of(std::uint64_t content, std::int64_t offset) const {
@@ -92,6 +100,24 @@ struct ExecutedBackend::State {
     return h;
   }
 
+  // The recurrent state of a running sequence: its own, or one whose owner has ended or waits again. There
+  // are as many as sequences may run.
+  std::int32_t state_of(const SequenceTable& table, std::int32_t slot) {
+    const RequestId request = table[slot].request.id;
+    std::int32_t free = -1;
+    for (std::size_t i = 0; i < owners.size(); ++i) {
+      const Owner& o = owners[i];
+      if (o.slot == slot && o.request == request) return static_cast<std::int32_t>(i);
+      if (free >= 0) continue;
+      const bool lives = o.slot >= 0 && table[o.slot].request.id == o.request &&
+                         table[o.slot].state == Sequence::State::kRunning &&
+                         table[o.slot].num_tokens < table[o.slot].end_tokens;
+      if (!lives) free = static_cast<std::int32_t>(i);
+    }
+    if (free >= 0) owners[static_cast<std::size_t>(free)] = {slot, request};
+    return free;
+  }
+
   void add(const SequenceTable& table, std::int32_t slot, std::int64_t cached, std::int64_t count,
            bool decode, bool sample) {
     const Sequence& s = table[slot];
@@ -102,7 +128,9 @@ struct ExecutedBackend::State {
                          cached,
                          s.blocks.data(),
                          decode,
-                         sample});
+                         sample,
+                         s.request.adapter,
+                         state_of(table, slot)});
     slots.push_back(slot);
   }
 };
@@ -135,7 +163,7 @@ StepTime ExecutedBackend::run(const Step& step) {
   const long before = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
   if (!s.sequences.empty()) {
-    const auto logits = s.executable.transformer().step(s.sequences);
+    const auto logits = s.executable.transformer().step(s.sequences, batch.adapter_loads);
     const std::int64_t vocab = s.deployment.model.vocab;
     std::int64_t row = 0;
     for (std::size_t i = 0; i < s.sequences.size(); ++i) {
@@ -168,6 +196,8 @@ StepTime ExecutedBackend::run(const Step& step) {
   for (const PrefillPart& p : batch.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
   run.work.decode_sequences = batch.decode_sequences;
   run.work.sampled_rows = batch.sampled_rows;
+  run.work.adapters = batch.adapters;
+  run.work.adapter_loads = static_cast<std::int64_t>(batch.adapter_loads.size());
   for (std::size_t g = 0; g < s.windows.size(); ++g)
     run.work.contexts.push_back(static_cast<double>(batch.contexts[g]));
   s.steps.push_back(std::move(run));

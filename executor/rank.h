@@ -26,6 +26,8 @@ struct Layout {
   std::int64_t max_tokens = 1;     // rows of a step
   std::int64_t max_sequences = 1;  // of a step
   std::int64_t max_length = 1;     // tokens of a sequence
+  Lora lora;
+  std::int64_t num_adapters = 0;  // in host memory
 };
 
 // A matrix with the bias of its outputs.
@@ -49,6 +51,15 @@ struct LayerWeights {
   Linear q_a, q_b, kv_a, kv_b;             // latent attention
   std::vector<Linear> absorb_k, absorb_v;  // one a head
   std::vector<ExpertWeights> experts;      // local ones
+  // Gated delta rule: queries, keys, values, output gates; write strengths, decays.
+  Linear linear_in, linear_gates, linear_out;
+  const float *conv = nullptr, *decay = nullptr, *step = nullptr, *linear_norm = nullptr;
+};
+
+// What a recurrent layer keeps of each sequence, one after the other.
+struct RecurrentState {
+  float *conv = nullptr, *state = nullptr;
+  std::int64_t conv_values = 0, state_values = 0;  // of one sequence
 };
 
 class Rank {
@@ -66,6 +77,7 @@ class Rank {
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
+  const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   const Linear& lm_head() const { return lm_head_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {
@@ -85,6 +97,7 @@ class Rank {
   class Loader;
   Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
   void load(Loader& in);
+  void load_recurrent(Loader& in, const RecurrentMixer& r, std::int64_t layer, LayerWeights& w);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
   std::size_t allocate_cache(const ModelConfig& model, Arena* arena);  // bytes that it takes
   static Slice slice(std::int64_t all, int part, int parts) {
@@ -97,6 +110,7 @@ class Rank {
   Arena weights_, cache_memory_;
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_;
+  std::vector<RecurrentState> recurrent_;
   Linear lm_head_;
 };
 

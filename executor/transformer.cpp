@@ -20,6 +20,7 @@ double seconds_since(Clock::time_point start) {
 }  // namespace
 
 void Transformer::State::prepare(std::span<const StepSequence> all) {
+  state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear();
   asked = Work();
@@ -40,6 +41,10 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
     if (static_cast<std::int64_t>(i) >= layout.max_sequences)
       throw Error("step", fmt::format("more than {} sequences", layout.max_sequences));
     sequences.push_back({rows, n, s.cached, s.blocks});
+    if (widths.linear > 0 && (s.state < 0 || s.state >= layout.max_sequences))
+      throw Error("sequence", fmt::format("a recurrent state from 0 to {} is needed, not {}",
+                                          layout.max_sequences - 1, s.state));
+    state_of.push_back(s.state);
     for (std::int64_t t = 0; t < n; ++t) {
       const std::int32_t token = s.tokens[static_cast<std::size_t>(t)];
       if (token < 0 || token >= model.vocab)
@@ -68,12 +73,14 @@ void Transformer::State::prepare(std::span<const StepSequence> all) {
       first_decode = i + 1;
     }
   }
+  group_by_adapter(all);
   asked.padded_tokens = rows;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   Shard shard;
   shard.tensor_parallel = layout.ranks;
   shard.expert_parallel = layout.expert_parallel;
   shard.moe_tensor_parallel = layout.moe_tensor_parallel;
+  shard.lora = layout.lora;
   list = operators(model, shard, asked, precision);
 }
 
@@ -95,18 +102,21 @@ void Transformer::State::execute() {
         result.all_seconds += seconds;
       }
     }
-    pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";
+    pending |= op.name == "o_proj" || op.name == "out_proj" || op.name == "down_proj" || op.name == "experts";
     runs.push_back(std::move(result));
   };
   std::size_t i = 0;
   for (; i < list.ops.size() && list.ops[i].layer_kind < 0; ++i) run(list.ops[i], -1);
   for (std::int64_t layer = 0; layer < model.num_layers; ++layer) {
     const int kind = model.layers[static_cast<std::size_t>(layer)];
-    next_chunk = 0;
+    // Operators of prompts' chunks follow each other, one a chunk.
+    std::string_view before;
     for (const Op& op : list.ops) {
       if (op.layer_kind != kind) continue;
+      if (op.name != before) next_chunk = 0;
+      before = op.name;
       run(op, static_cast<int>(layer));
-      if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++next_chunk;
+      ++next_chunk;
     }
   }
   for (std::size_t t = 0; t < list.ops.size(); ++t)
@@ -127,7 +137,8 @@ void check(const ModelConfig& m, const Layout& l) {
     if (kind.parallel) refuse("attention and feed-forward part in parallel");
     if (kind.residual_streams > 1) refuse("several residual streams");
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-      if (a->output_gate || a->gate_width > 0) refuse("gated attention");
+      if (a->gate_width > 0 || (a->output_gate && (a->qkv_bias || a->head_dim != a->v_head_dim)))
+        refuse("attention with a gate of its own projection or with biases");
       if (a->value_is_key || a->shared_kv_projection) refuse("values taken from keys");
       if (a->index_heads > 0) refuse("block-sparse attention");
       if (l.ranks > 1 && a->qk_norm == GqaAttention::QkNorm::kFull)
@@ -138,6 +149,11 @@ void check(const ModelConfig& m, const Layout& l) {
       if (latent->output_gate) refuse("gated attention");
       if (latent->heads % l.ranks != 0)
         throw Error("tensor_parallel_size", "must divide the number of heads");
+    } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
+      if (r->kind != RecurrentMixer::Kind::kGatedDelta || r->conv_kernel < 1 || r->projection_bias)
+        refuse("layer kind " + kind.name);
+      if (r->k_heads % l.ranks != 0)
+        throw Error("tensor_parallel_size", "must divide the number of key heads of linear attention");
     } else {
       refuse("layer kind " + kind.name);
     }
@@ -155,9 +171,10 @@ void check(const ModelConfig& m, const Layout& l) {
 
 Transformer::Transformer(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
                          const Kernels& kernels, const Layout& layout, const Precision& precision,
-                         Threads& threads) {
+                         Threads& threads, const AdapterSource* adapters) {
   check(model, layout);
-  state_ = std::make_unique<State>(model, numerics, checkpoint, kernels, layout, precision, threads);
+  state_ =
+      std::make_unique<State>(model, numerics, checkpoint, kernels, layout, precision, threads, adapters);
 }
 
 Transformer::~Transformer() = default;
@@ -169,7 +186,7 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
   std::size_t bytes = State::table_bytes(model, checkpoint, kernels, layout);
   for (int r = 0; r < layout.ranks; ++r) {
     const Rank::Sizes sizes = Rank::sizes(model, checkpoint, kernels, layout, r);
-    bytes += sizes.weights + sizes.cache;
+    bytes += sizes.weights + sizes.cache + RankAdapters::bytes_needed(model, kernels, layout);
   }
   for (const Rope& rope : numerics.ropes)
     bytes +=
@@ -177,8 +194,10 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
   return bytes;
 }
 
-std::span<const float> Transformer::step(std::span<const StepSequence> sequences) {
+std::span<const float> Transformer::step(std::span<const StepSequence> sequences,
+                                         std::span<const AdapterLoad> loads) {
   State& s = *state_;
+  s.loads = loads;
   s.prepare(sequences);
   s.execute();
   return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};

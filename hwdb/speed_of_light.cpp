@@ -48,7 +48,9 @@ Seconds collective_limit(const CollectiveShape& c, const Topology& topology) {
 
 Seconds speed_of_light(const Op& op, const Device& device, const Topology& topology) {
   if (const auto* c = std::get_if<CollectiveShape>(&op.shape)) return collective_limit(*c, topology);
-  if (const auto* c = std::get_if<CopyShape>(&op.shape)) return over(c->bytes, device.pcie_bandwidth);
+  if (const auto* c = std::get_if<CopyShape>(&op.shape))
+    return device.pcie_bandwidth.value > 0 ? over(c->bytes, device.pcie_bandwidth)
+                                           : over(2 * c->bytes, device.memory_bandwidth);
   const FlopsPerSecond peak = device.peak(compute_type(op, device.has_fp4()));
   const Seconds arithmetic = peak.value > 0 ? flops(op) / peak : Seconds(0);
   return std::max(arithmetic, over(bytes(op).value, device.memory_bandwidth));

@@ -130,6 +130,7 @@ enum class OpScope : std::uint8_t {
   kSampled,           // rows that are sampled
   kDecodeAttention,   // decoding sequences and their context
   kPrefillAttention,  // prefill chunks
+  kAdapters,          // tokens and distinct low-rank adapters
 };
 
 struct Op {

@@ -78,6 +78,22 @@ void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, s
       scope);
 }
 
+// One product an adapter of the batch, which share its tokens evenly (rounded up).
+void OpBuilder::lora(LoraModule module) {
+  const std::int64_t adapters = std::min(work_.adapters, work_.tokens());
+  if (shard_.lora.rank <= 0 || adapters <= 0) return;
+  for (const LoraProduct& p :
+       lora_products(model_.kinds[static_cast<std::size_t>(kind_)], model_.hidden, shard_)) {
+    if (p.module != module) continue;
+    const std::int64_t rows = (work_.tokens() + adapters - 1) / adapters, rank = shard_.lora.rank;
+    std::int64_t out = 0;
+    for (const LoraProduct::Output& o : p.outputs) out += o.rows;
+    const auto parts = static_cast<std::int64_t>(p.outputs.size());
+    gemm(shrink_name(module), rows, parts * rank, p.in, WeightFormat::kPlain, adapters, OpScope::kAdapters);
+    gemm(expand_name(module), rows, out, rank, WeightFormat::kPlain, adapters, OpScope::kAdapters);
+  }
+}
+
 void OpBuilder::elementwise(std::string_view name, std::int64_t rows, double values_per_row,
                             double flops_per_row, std::int64_t uses) {
   add(name, ElementwiseShape{rows, values_per_row * element_, flops_per_row}, OpScope::kTokens, uses);
@@ -165,6 +181,9 @@ OpList OpBuilder::build() {
   const bool embeds = shard_.has_embedding && first == 0;
   const bool heads = shard_.has_head && last == static_cast<int>(model_.num_layers);
   if (rows_ <= 0) return std::move(list_);
+  if (work_.adapter_loads > 0 && shard_.lora.rank > 0)
+    add("lora_load", CopyShape{d(work_.adapter_loads) * d(adapter_elements(model_, shard_)) * element_},
+        OpScope::kAdapters);
   if (embeds) {
     elementwise("embedding", rows_, (model_.position_table > 0 ? 3 : 2) * h, 0);
     if (model_.embedding_projection > 0)

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/lora.h"
 #include "model/model_config.h"
 #include "model/operator.h"
 
@@ -26,6 +27,7 @@ struct Shard {
   // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
   // group and their results are reduced and scattered.
   bool expert_all_to_all = true;
+  Lora lora;
 };
 
 struct PrefillChunk {
@@ -46,6 +48,8 @@ struct Work {
   std::int64_t sampled_rows = 0;
   std::int64_t group_tokens = 0;  // tokens of all ranks that share the experts; 0: own tokens x data_parallel
   double expert_imbalance = 1.0;
+  std::int64_t adapters = 0;       // distinct low-rank adapters of the batch; 0: none
+  std::int64_t adapter_loads = 0;  // adapters copied from host memory before the step
 
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences * decode_queries;

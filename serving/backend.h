@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/units.h"
+#include "serving/lora.h"
 #include "serving/request.h"
 
 namespace foretoken {
@@ -41,7 +42,9 @@ struct Batch {
   std::array<std::int64_t, kMaxAttentionGroups> contexts{};
   // How many decoding sequences still grow in that group: the context sums rise by this much a step.
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
-  std::int32_t sampled_rows = 0;  // decoding sequences + finishing prompts
+  std::int32_t sampled_rows = 0;               // decoding sequences + finishing prompts
+  std::int32_t adapters = 0;                   // distinct low-rank adapters
+  std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;

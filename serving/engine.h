@@ -92,6 +92,7 @@ class Engine {
   double peak_kv_usage_ = 0;
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;
+  AdapterDraw adapter_of_;
   std::vector<std::int32_t> finishing_;
   // Came too late for the next step, which is decided already.
   struct Held {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "serving/backend.h"
+#include "serving/lora.h"
 #include "serving/metrics.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
@@ -67,6 +68,7 @@ struct SchedulerConfig {
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
   // the step after. Used with pipeline_depth 1.
   bool schedules_ahead = false;
+  LoraConfig lora;  // of vLLM's policy alone
 };
 
 struct EngineConfig {  // one replica: ranks that step together (1 unless attention data-parallel with shared

@@ -44,6 +44,9 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
     if (!b.empty()) {
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
+      if (b.adapters > 0) r.first += stage.adapters(b.tokens(), b.adapters);
+      if (!b.adapter_loads.empty())
+        r.first += stage.adapter_loads(static_cast<std::int64_t>(b.adapter_loads.size()));
       if (b.decode_sequences > 0) {
         for (std::size_t g = 0; g < windows_.size(); ++g) {
           const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g]);

@@ -128,7 +128,11 @@ struct RooflineTime {
   }
   double operator()(const SamplingShape&) const { return 3 * kFloor + stream_seconds(moved, d, 0.5); }
   double operator()(const CollectiveShape& c) const { return collective_time(c, d, topology).value; }
-  double operator()(const CopyShape& c) const { return 10e-6 + c.bytes / (0.85 * d.pcie_bandwidth.value); }
+  // A processor has no link to its own memory: the copy reads and writes it.
+  double operator()(const CopyShape& c) const {
+    const bool link = d.pcie_bandwidth.value > 0;
+    return 10e-6 + c.bytes / (0.85 * (link ? d.pcie_bandwidth.value : d.memory_bandwidth.value / 2));
+  }
 };
 
 }  // namespace

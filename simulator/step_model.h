@@ -57,6 +57,9 @@ class StageModel {
   const PricedPart& sampled(std::int64_t rows);
   const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context);
   PricedPart prefill(std::int64_t new_tokens, std::int64_t cached);
+  // Products of low-rank adapters for `rows` tokens of `adapters` distinct ones; loads of so many.
+  const PricedPart& adapters(std::int64_t rows, std::int64_t adapters);
+  const PricedPart& adapter_loads(std::int64_t loads);
   std::int64_t kernels_per_step() const { return kernels_; }
 
  private:
@@ -72,6 +75,7 @@ class StageModel {
   std::vector<std::uint8_t> tokens_known_, group_known_, sampled_known_;
   std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_;
   std::unordered_map<std::uint32_t, PricedPart> prefill_;
+  std::unordered_map<std::uint64_t, PricedPart> adapters_;  // by rows and adapters; by loads above bit 62
   std::int64_t kernels_ = 0;
 };
 

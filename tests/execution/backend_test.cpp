@@ -35,6 +35,16 @@ Json scenario(const std::string& family, const Json& engine = Json::object(),
                        {"decoder_sparse_step", 1},
                        {"mlp_only_layers", Json::array()},
                        {"head_dim", 16}});
+  if (family == "linear")  // every second layer has a recurrent state
+    config.update(Json{{"model_type", "qwen3_next"},
+                       {"head_dim", 16},
+                       {"full_attention_interval", 2},
+                       {"num_experts", 0},
+                       {"linear_num_key_heads", 2},
+                       {"linear_num_value_heads", 4},
+                       {"linear_key_head_dim", 16},
+                       {"linear_value_head_dim", 16},
+                       {"linear_conv_kernel_dim", 4}});
   if (family == "latent")
     config.update(Json{{"model_type", "deepseek_v3"},
                        {"q_lora_rank", 32},
@@ -213,6 +223,84 @@ TEST_P(Strategies, TheExecutedScheduleIsTheSimulatedOne) {
   }
   EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
   EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
+}
+
+// States of sequences that end, wait again or start are told apart.
+TEST(RecurrentStates, WhateverTheSchedulerDoesTokensStayTheSame) {
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 40}}}};
+  const auto run = [&](const Json& engine) { return execute(scenario("linear", engine, many)); };
+  const Executed plain = run(Json::object());
+  EXPECT_EQ(plain.tokens.size(), 16u);
+  EXPECT_EQ(plain.tokens, run({{"max_num_seqs", 1}}).tokens) << "one after the other";
+  EXPECT_EQ(plain.tokens, run({{"max_num_batched_tokens", 16}}).tokens) << "short chunks";
+  const Executed tight = run({{"num_gpu_blocks_override", 20}});
+  std::int64_t preemptions = 0;
+  for (const RequestRecord& r : tight.result.served.records) preemptions += r.preemptions;
+  EXPECT_GT(preemptions, 0);
+  EXPECT_EQ(plain.tokens, tight.tokens);
+  EXPECT_THAT(error_of([&] { run({{"enable_prefix_caching", true}}); }), HasSubstr("recurrent"));
+  EXPECT_THAT(error_of([&] {
+                run({{"behavior", "trtllm-1.2"}, {"enable_chunked_context", true}});
+              }),
+              HasSubstr("recurrent"));
+}
+
+// Eight adapters, two in a batch: what a request says depends on its adapter and on nothing else that the
+// scheduler does.
+TEST(Adapters, WhoElseIsServedDoesNotChangeTokens) {
+  const auto lora = [](std::int64_t max_loras, const Json& engine = Json::object()) {
+    Json e{{"lora", {{"max_loras", max_loras}, {"max_lora_rank", 4}, {"num_adapters", 6}}}};
+    e.update(engine);
+    return e;
+  };
+  const Executed two = execute(scenario("dense", lora(2)));
+  EXPECT_EQ(two.tokens.size(), 12u);
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(6))).tokens) << "all adapters resident";
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(1))).tokens) << "one after the other";
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"max_num_seqs", 1}}))).tokens);
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"num_gpu_blocks_override", 14}}))).tokens)
+      << "preempted";
+  EXPECT_NE(two.tokens, execute(scenario("dense")).tokens) << "the base model";
+  std::int64_t loads = 0, most = 0;
+  for (const StepRun& s : two.steps) {
+    loads += s.work.adapter_loads;
+    most = std::max(most, s.work.adapters);
+  }
+  EXPECT_EQ(most, 2);
+  EXPECT_GE(loads, 4);
+}
+
+// Prompts that begin alike share blocks, but only under the same adapter.
+TEST(Adapters, AHitInThePrefixCacheIsAColdPrompt) {
+  const Json shared{{"shared_prefix", {{"groups", 1}, {"users_per_group", 4}, {"prefix_len", 48}}},
+                    {"input_len", {{"value", 70}}}};
+  const auto run = [&](bool caching, std::int64_t adapters) {
+    return execute(scenario("dense",
+                            {{"enable_prefix_caching", caching},
+                             {"lora", {{"max_loras", 3}, {"max_lora_rank", 4}, {"num_adapters", adapters}}}},
+                            shared));
+  };
+  const Executed hit = run(true, 3), cold = run(false, 3), same = run(true, 1);
+  EXPECT_EQ(hit.tokens, cold.tokens);
+  EXPECT_GT(hit.result.served.reused_tokens, 0);
+  EXPECT_LT(hit.result.served.reused_tokens, same.result.served.reused_tokens);
+}
+
+TEST(Adapters, TheExecutedScheduleIsTheSimulatedOne) {
+  const Json json =
+      scenario("dense", {{"lora", {{"max_loras", 2}, {"num_adapters", 5}, {"assignment", "zipf"}}}});
+  const Executed e = execute(json);
+  const Scenario s = test_scenario(json.dump());
+  const Deployment d = resolve_or_fail(s, 100, 120);
+  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
+  ReplayBackend replay(e.recording);
+  SimulateOptions o;
+  o.use_spans = false, o.keep_records = true;
+  const Simulation again = serve_with(replay, *workload, d, o);
+  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
+  for (std::size_t i = 0; i < again.served.records.size(); ++i)
+    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
+  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
 }
 
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
