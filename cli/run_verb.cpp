@@ -68,6 +68,8 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
                                   s.work.group_tokens,
                                   s.work.decode_sequences,
                                   s.work.sampled_rows,
+                                  s.work.adapters,
+                                  s.work.adapter_loads,
                                   s.work.swap_out_tokens,
                                   s.work.swap_in_tokens};
     for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});

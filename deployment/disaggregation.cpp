@@ -97,6 +97,12 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
     throw Error(
         where + "/cluster/replicas",
         "each side of a disaggregated deployment has its own: give prefill.replicas and decode.replicas");
+  // A request that arrives with its cache would have to wait for its adapter's slot.
+  if (scenario.engine.lora)
+    throw Error(
+        where + "/engine/lora",
+        "adapters with prefill and decode on engines of their own are not modelled by this build; leave "
+        "it out");
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";

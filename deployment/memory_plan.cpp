@@ -88,7 +88,9 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   m.block_size = limits.block_size;
   m.device_bytes = device_memory.value;
   m.outside_bytes = weights_outside(model, shard, precision, limits.stream_buffers);
-  m.weights_bytes = weight_bytes(model, shard, precision).value - m.outside_bytes;
+  m.weights_bytes =
+      weight_bytes(model, shard, precision).value - m.outside_bytes +
+      static_cast<double>(shard.lora.slots * adapter_elements(model, shard)) * bytes_of(precision.activation);
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
   const std::int64_t sampled =
       shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)

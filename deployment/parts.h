@@ -44,6 +44,10 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
                                                    const ModelConfig& model, const Device& device,
                                                    const Topology& topology, double mean_tokens,
                                                    std::int64_t longest, const std::string& where);
+// Fills engine.lora; what ranks hold of adapters. Throws Error for what can't have adapters.
+Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& behavior,
+               const std::string& where);
+LoraConfig lora_config(const Scenario& scenario);
 
 std::string model_id(const Deployment& deployment);
 

@@ -187,6 +187,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
+  s.lora = lora_config(d.scenario);
   set_policy(s, e, d.behavior);
   return s;
 }
@@ -329,6 +330,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   // vLLM's --all2all-backend is allgather_reducescatter unless DeepEP and its like are asked for.
   if (d.behavior.family == "vllm")
     for (Shard& shard : d.mapping.stages) shard.expert_all_to_all = false;
+  const Lora lora = take_lora(e, model, d.behavior, where);
+  for (Shard& shard : d.mapping.stages) shard.lora = lora;
   warn_about_mapping(d.mapping, d.scenario, model, d.warnings);
   if (d.mapping.devices_per_replica() > 1 && !(d.topology.intra_node.bandwidth.value > 0))
     throw Error(

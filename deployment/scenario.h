@@ -32,6 +32,8 @@ inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict
                                                             "static_batch"};
 inline constexpr std::string_view kChunkingPolicyNames[] = {"first_come_first_served", "equal_progress"};
 
+inline constexpr std::string_view kAdapterAssignmentNames[] = {"uniform", "zipf"};
+
 struct HardwareConfig {
   std::string device;
   std::optional<std::int64_t> count;  // default: what one replica takes x replicas
@@ -99,6 +101,31 @@ inline constexpr auto fields_of<HostTimes> = std::tuple{
     field("kernel_us", &HostTimes::kernel_us,
           "a kernel in a captured graph beside its time alone; negative: kernels overlap")};
 
+// Low-rank adapters, by vLLM's flags (--enable-lora, --max-loras, ...), and who asks for which.
+struct LoraSection {
+  std::int64_t max_loras = 1, max_lora_rank = 16;
+  std::optional<std::int64_t> max_cpu_loras, num_adapters;
+  std::vector<std::string> target_modules;
+  std::string assignment = "uniform";
+  double zipf_exponent = 1;
+};
+template <>
+inline constexpr auto fields_of<LoraSection> = std::tuple{
+    field("max_loras", &LoraSection::max_loras, "distinct adapters in a batch, and slots in device memory",
+          between(1, 4096)),
+    field("max_lora_rank", &LoraSection::max_lora_rank, "rank of the adapters", between(1, 4096)),
+    field("max_cpu_loras", &LoraSection::max_cpu_loras,
+          "adapters that host memory holds (default: all of num_adapters)", at_least(1)),
+    field("num_adapters", &LoraSection::num_adapters, "adapters that requests ask for (default: max_loras)",
+          between(1, 1000000)),
+    field("target_modules", &LoraSection::target_modules,
+          "projections with adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj "
+          "(default: those of them that every layer has)"),
+    field("assignment", &LoraSection::assignment, "how requests are spread over adapters",
+          one_of(kAdapterAssignmentNames)),
+    field("zipf_exponent", &LoraSection::zipf_exponent,
+          "zipf: adapter i is asked for in proportion to i to the power of minus this", above_up_to(0, 10))};
+
 struct EngineSection {
   std::string behavior = "vllm";
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
@@ -137,8 +164,9 @@ struct EngineSection {
   std::optional<double> swap_space_gib, cpu_offload_gib;
   std::optional<std::string> kv_layout, kv_reservation;
   LayerStreaming layer_streaming;
+  std::optional<LoraSection> lora;
   // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson speculative_config, lora, kv_tiers;
+  RawJson speculative_config, kv_tiers;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -242,7 +270,7 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("cpu_offload_gib", &EngineSection::cpu_offload_gib,
           "weights of each device that stay in host memory and are read from there, in GiB", at_least(0)),
     field("layer_streaming", &EngineSection::layer_streaming, "weights fetched layer by layer"),
-    field("lora", &EngineSection::lora, "adapters (not modelled yet)"),
+    field("lora", &EngineSection::lora, "low-rank adapters (vLLM)"),
     field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
 
 // One side of a disaggregated deployment: its replicas, and where its engines differ from `engine`.

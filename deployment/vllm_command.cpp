@@ -85,6 +85,8 @@ class CommandReader {
     if (model_.empty()) throw Error(where_, "the command names no model");
     Json patch = Json::object();
     patch["model"] = model_;
+    // vLLM reads the other flags of adapters only beside --enable-lora.
+    if (enable_lora_) engine_["lora"] = lora_;
     if (!engine_.empty()) patch["engine"] = engine_;
     return patch;
   }
@@ -126,7 +128,8 @@ class CommandReader {
     std::optional<std::string> value;
     if (equals != std::string::npos) value = word.substr(equals + 1);
     if (flag == "--model") return take_model(need(value, flag));
-    std::vector<std::string> known{"--model"};
+    if (flag == "--lora-modules") return count_adapters(value);
+    std::vector<std::string> known{"--model", "--lora-modules"};
     for (const VllmFlag& f : vllm_flags()) {
       if (flag == f.name || (!f.alias.empty() && flag == f.alias)) return set(f, value, false);
       known.emplace_back(f.name);
@@ -158,6 +161,10 @@ class CommandReader {
     switch (f.kind) {
       case FlagKind::kSwitch:
         if (value) throw Error(at, fmt::format("takes no value, not \"{}\"", *value));
+        if (key == "lora") {
+          enable_lora_ = !negative;
+          return;
+        }
         engine_[key] = !negative;
         return;
       case FlagKind::kInteger: {
@@ -165,6 +172,8 @@ class CommandReader {
         // "auto" and -1 leave the choice to vLLM, as leaving the key out does.
         if (key == "max_model_len" && (text == "auto" || text == "-1"))
           engine_.erase(key);
+        else if (key.starts_with("lora/"))
+          lora_[key.substr(5)] = human_integer(text, at);
         else
           engine_[key] = human_integer(text, at);
         return;
@@ -201,6 +210,14 @@ class CommandReader {
     }
   }
 
+  // name=path, one or several.
+  void count_adapters(const std::optional<std::string>& value) {
+    std::int64_t count = value ? 1 : 0;
+    for (; words_.more_values(); ++words_.next) ++count;
+    if (count == 0) throw Error(where_, "--lora-modules needs a value");
+    lora_["num_adapters"] = count;
+  }
+
   void set_quantization(const std::string& text, const std::string& at) {
     std::vector<std::string> known{"compressed-tensors", "modelopt"};
     for (const std::string& own : known)
@@ -225,7 +242,8 @@ class CommandReader {
   std::string where_;
   Words words_;
   std::string model_;
-  Json engine_ = Json::object();
+  Json engine_ = Json::object(), lora_ = Json::object();
+  bool enable_lora_ = false;
 };
 
 }  // namespace
@@ -282,6 +300,12 @@ std::string vllm_command(const Deployment& d) {
   }
   if (e.enable_sequence_parallelism.value_or(false))
     out += R"( --compilation-config '{"pass_config": {"enable_sequence_parallelism": true}}')";
+  if (e.lora) {
+    out += " --enable-lora";
+    add_if(e.lora->max_loras != 1, "--max-loras", e.lora->max_loras);
+    add_if(e.lora->max_lora_rank != 16, "--max-lora-rank", e.lora->max_lora_rank);
+    add_if(*e.lora->max_cpu_loras != e.lora->max_loras, "--max-cpu-loras", *e.lora->max_cpu_loras);
+  }
   if (e.num_gpu_blocks_override) add("--num-gpu-blocks-override", *e.num_gpu_blocks_override);
   add_if(e.cpu_offload_gib.value_or(0) > 0, "--cpu-offload-gb", e.cpu_offload_gib.value_or(0));
   if (e.preemption_mode.value_or("") == "swap") {

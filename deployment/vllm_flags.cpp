@@ -32,6 +32,10 @@ constexpr VllmFlag kFlags[] = {
     {"--speculative-config", "", "speculative_config", FlagKind::kJson},
     {"--swap-space", "", "swap_space_gib", FlagKind::kNumber},
     {"--cpu-offload-gb", "", "cpu_offload_gib", FlagKind::kNumber},
+    {"--enable-lora", "", "lora", FlagKind::kSwitch},
+    {"--max-loras", "", "lora/max_loras", FlagKind::kInteger},
+    {"--max-lora-rank", "", "lora/max_lora_rank", FlagKind::kInteger},
+    {"--max-cpu-loras", "", "lora/max_cpu_loras", FlagKind::kInteger},
 };
 
 constexpr IgnoredFlag kIgnored[] = {

@@ -13,7 +13,7 @@ enum class FlagKind { kInteger, kNumber, kText, kSwitch, kIntegers, kJson };
 struct VllmFlag {
   std::string_view name;   // "--tensor-parallel-size"
   std::string_view alias;  // "-tp", or empty
-  std::string_view key;    // key of the engine section
+  std::string_view key;    // key of the engine section, or "lora/KEY"
   FlagKind kind;
 };
 std::span<const VllmFlag> vllm_flags();

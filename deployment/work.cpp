@@ -36,6 +36,8 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
     for (std::size_t g = 0; g < groups; ++g) w.contexts.push_back(static_cast<double>(batch.contexts[g]));
   }
   w.sampled_rows = batch.sampled_rows;
+  w.adapters = batch.adapters;
+  w.adapter_loads = static_cast<std::int64_t>(batch.adapter_loads.size());
   w.padded_tokens = padded_rows(batch.tokens(), batch.prefill.empty(), deployment);
   w.group_tokens = group_tokens;
   w.one_attention_call =

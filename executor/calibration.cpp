@@ -89,7 +89,8 @@ class Sweep {
       for (std::int64_t t = 0; t < tokens; ++t)
         tokens_[used].push_back(
             static_cast<std::int32_t>(mix64(++draws_) % static_cast<std::uint64_t>(deployment_.model.vocab)));
-      sequences_.push_back({tokens_[used], cached, blocks_[used].data(), decode, true});
+      sequences_.push_back(
+          {tokens_[used], cached, blocks_[used].data(), decode, true, -1, static_cast<std::int32_t>(used)});
       ++used;
     };
     // Vectors of vectors move when they grow: sequences refer to what no longer grows.

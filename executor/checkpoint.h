@@ -60,7 +60,14 @@ enum class Role : std::uint8_t {
   kSharedGate,
   kSharedUp,
   kSharedDown,
-  kSharedMix,  // shared experts; their sigmoid gate
+  kSharedMix,    // shared experts; their sigmoid gate
+  kLinearIn,     // gated delta rule: queries, keys, values and output gates of one key head after the other
+  kLinearGates,  // write strengths and decays, likewise
+  kLinearConv,   // [channels, taps]; channels: queries, keys, values of all heads
+  kLinearDecay,  // logarithm of each value head's decay rate
+  kLinearStep,   // bias of its step
+  kLinearNorm,   // of the output, shared by the heads
+  kLinearOut,
 };
 
 struct Extent {

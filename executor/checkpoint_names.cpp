@@ -44,10 +44,11 @@ const LayerKind& kind_of(const ModelConfig& m, std::int64_t layer) {
 
 // Names within a layer of Llama's style; "" where it has none.
 std::string llama_name(const ModelConfig& m, bool sandwich, Role role, std::int64_t expert) {
-  const bool mixtral = m.model_type == "mixtral", qwen2_moe = m.model_type == "qwen2_moe";
+  const bool mixtral = m.model_type == "mixtral",
+             one_shared = m.model_type == "qwen2_moe" || m.model_type == "qwen3_next";
   const std::string experts =
       mixtral ? fmt::format("block_sparse_moe.experts.{}.", expert) : fmt::format("mlp.experts.{}.", expert);
-  const std::string shared = qwen2_moe ? "mlp.shared_expert." : "mlp.shared_experts.";
+  const std::string shared = one_shared ? "mlp.shared_expert." : "mlp.shared_experts.";
   switch (role) {
     case Role::kInputNorm:
       return "input_layernorm.weight";
@@ -125,6 +126,20 @@ std::string llama_name(const ModelConfig& m, bool sandwich, Role role, std::int6
       return shared + "down_proj.weight";
     case Role::kSharedMix:
       return "mlp.shared_expert_gate.weight";
+    case Role::kLinearIn:
+      return "linear_attn.in_proj_qkvz.weight";
+    case Role::kLinearGates:
+      return "linear_attn.in_proj_ba.weight";
+    case Role::kLinearConv:
+      return "linear_attn.conv1d.weight";
+    case Role::kLinearDecay:
+      return "linear_attn.A_log";
+    case Role::kLinearStep:
+      return "linear_attn.dt_bias";
+    case Role::kLinearNorm:
+      return "linear_attn.norm.weight";
+    case Role::kLinearOut:
+      return "linear_attn.out_proj.weight";
     default:
       return "";
   }
@@ -209,6 +224,7 @@ TensorView llama_view(const ModelConfig& m, const Numerics& n, Role role, std::i
     const std::string name = llama_name(m, n.sandwich_norms, role, expert);
     if (name.empty()) nowhere(m, role);
     v = plain(name, e, is_vector(role));
+    if (role == Role::kLinearConv) v.shape = {e.rows, 1, e.columns};  // depthwise
   }
   v.name = fmt::format("layers.{}.{}", layer, v.name);
   return v;

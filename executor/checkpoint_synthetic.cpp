@@ -33,7 +33,8 @@ class Synthetic final : public Checkpoint {
                                      static_cast<std::uint64_t>(expert)})
       key = mix64(key + (part + 1) * kGolden);
     const double deviation = standard_deviation(role, e.columns);
-    const auto mean = static_cast<float>(is_norm_weight(role) ? 1 - numerics_.norm_offset : 0);
+    const auto mean = static_cast<float>(
+        is_norm_weight(role) ? 1 - (role == Role::kLinearNorm ? 0 : numerics_.norm_offset) : 0);
     const auto scale = static_cast<float>(deviation / kSumDeviation);
     for (std::int64_t row = first; row < first + count; ++row, out += e.columns)
       fill(mix64(key + (static_cast<std::uint64_t>(row) + 1) * kGolden), mean, scale, e.columns, out);

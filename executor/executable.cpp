@@ -60,13 +60,36 @@ std::size_t physical_memory() {
   return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size) : 0;
 }
 
-void check(const Deployment& deployment) {
+// apart: it is one side of prefill and decode on engines of their own.
+void check(const Deployment& deployment, bool apart, bool processes) {
   const Mapping& m = deployment.mapping;
+  const auto refuse = [](const char* key, const std::string& what) {
+    throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
+  };
+  const bool several = apart || m.engines() > 1;
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
-    throw Error(
-        "layer_streaming",
-        "with a pipeline, data-parallel ranks that share experts or several engines is not executed yet; "
-        "`foretoken simulate` predicts it");
+    refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
+  const bool recurrent =
+      std::any_of(deployment.model.layers.begin(), deployment.model.layers.end(), [&](std::uint8_t kind) {
+        return std::holds_alternative<RecurrentMixer>(deployment.model.kinds[kind].mixer);
+      });
+  if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
+    refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
+  if (recurrent && deployment.scheduler.enable_prefix_caching)
+    refuse("enable_prefix_caching",
+           "a prefix cache of a model with recurrent layers, whose states it has not,");
+  if (recurrent && deployment.scheduler.num_host_blocks > 0)
+    refuse("preemption_mode", "swapping of a model with recurrent layers, whose states stay behind,");
+  const bool adapted = m.stages.front().lora.rank > 0;
+  if (!recurrent && !adapted) return;
+  const std::string what = recurrent ? "a model with recurrent layers" : "a model with low-rank adapters";
+  if (m.stages.size() > 1) refuse("pipeline_parallel_size", what + " in a pipeline");
+  if (m.ranks_per_engine() > 1)
+    refuse("data_parallel_size", what + " on data-parallel ranks that share experts");
+  if (several) refuse("replicas", what + " on several engines");
+  if (m.stages.front().sequence_parallel)
+    refuse("enable_sequence_parallelism", what + " with sequence parallelism");
+  if (processes) refuse("tensor_parallel_size", what + " on ranks that are processes");
 }
 
 void check(const Layout& l) {
@@ -114,6 +137,8 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  l.lora = shard.lora;
+  l.num_adapters = s.lora.num_adapters;
   return l;
 }
 
@@ -129,7 +154,7 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
   std::vector<Layout> layouts;
   for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options));
-  for (const Deployment* d : pools) check(*d);
+  for (const Deployment* d : pools) check(*d, pools.size() > 1, options.processes != nullptr);
   for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
@@ -144,12 +169,14 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
                             "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
                             static_cast<double>(needed) / (1 << 30), static_cast<double>(room) / (1 << 30),
                             layouts.back().num_blocks));
+  const auto adapters = synthetic_adapters(deployment.model, layouts.front().lora.rank, options.seed);
   for (std::size_t i = 0; i < pools.size(); ++i)
     for (int e = 0; e < pools[i]->mapping.engines(); ++e) {
       const Replica* like = e > 0 ? engines_.back().get() : i > 0 && alike ? engines_.front().get() : nullptr;
       engines_.push_back(like ? like->twin(layouts[i])
                               : std::make_unique<Replica>(deployment.model, numerics_, *checkpoint, *kernels_,
-                                                          layouts[i], deployment.precision, threads_));
+                                                          layouts[i], deployment.precision, threads_,
+                                                          adapters.get()));
     }
 }
 

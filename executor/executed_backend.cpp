@@ -40,6 +40,14 @@ struct ExecutedBackend::State {
 
   // Tokens of each request: its prompt and what it has produced.
   std::unordered_map<RequestId, std::vector<std::int32_t>> histories;
+  // Whose each recurrent state is, by engine and data-parallel rank; `states_each` of them, 0 where the model
+  // has none.
+  struct StateOwner {
+    std::int32_t slot = -1;
+    RequestId request = -1;
+  };
+  std::map<std::pair<std::int32_t, std::size_t>, std::vector<StateOwner>> states;
+  std::size_t states_each = 0;
   std::unordered_map<RequestId, std::vector<std::int32_t>> outputs;
   // Of the step at hand, by data-parallel rank; and whose they are.
   std::vector<std::vector<StepSequence>> sequences;
@@ -57,6 +65,9 @@ struct ExecutedBackend::State {
         executable(d, model, o),
         windows(d.model.attention_windows()) {
     if (windows.empty()) windows.push_back(0);
+    for (const LayerKind& kind : d.model.kinds)
+      if (std::holds_alternative<RecurrentMixer>(kind.mixer))
+        states_each = static_cast<std::size_t>(executable.transformer().layout().max_sequences);
   }
 
   std::int32_t token_of(std::uint64_t content, std::int64_t offset) const {
@@ -82,15 +93,42 @@ struct ExecutedBackend::State {
     take(private_prompt_content(request.id), request.input_len);
   }
 
-  void add(std::size_t rank, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
-           std::int64_t count, bool decode, bool sample) {
+  // The recurrent state of a running sequence: its own, or one whose owner has ended or waits again. There
+  // are as many as sequences may run.
+  std::int32_t state_of(std::int32_t engine, std::size_t rank, const SequenceTable& table,
+                        std::int32_t slot) {
+    if (states_each == 0) return -1;
+    std::vector<StateOwner>& of = states[{engine, rank}];
+    of.resize(states_each);
+    const RequestId request = table[slot].request.id;
+    std::int32_t free = -1;
+    for (std::size_t i = 0; i < of.size(); ++i) {
+      const StateOwner& o = of[i];
+      if (o.slot == slot && o.request == request) return static_cast<std::int32_t>(i);
+      if (free >= 0) continue;
+      const bool lives = o.slot >= 0 && table[o.slot].request.id == o.request &&
+                         table[o.slot].state == Sequence::State::kRunning &&
+                         table[o.slot].num_tokens < table[o.slot].end_tokens;
+      if (!lives) free = static_cast<std::int32_t>(i);
+    }
+    if (free >= 0) of[static_cast<std::size_t>(free)] = {slot, request};
+    return free;
+  }
+
+  void add(std::int32_t engine, std::size_t rank, const SequenceTable& table, std::int32_t slot,
+           std::int64_t cached, std::int64_t count, bool decode, bool sample) {
     const Sequence& s = table[slot];
     std::vector<std::int32_t>& h = histories[s.request.id];
     if (h.empty()) begin(h, s.request);
     if (cached + count > static_cast<std::int64_t>(h.size()))
       throw std::logic_error("a step asks for a token that was not produced yet");
-    sequences[rank].push_back(
-        {{h.data() + cached, static_cast<std::size_t>(count)}, cached, s.blocks.data(), decode, sample});
+    sequences[rank].push_back({{h.data() + cached, static_cast<std::size_t>(count)},
+                               cached,
+                               s.blocks.data(),
+                               decode,
+                               sample,
+                               s.request.adapter,
+                               state_of(engine, rank, table, slot)});
     owners[rank].push_back(&s.request);
   }
 
@@ -158,10 +196,11 @@ StepTime ExecutedBackend::run(const Step& step) {
     const Batch& batch = step.ranks[r];
     const SequenceTable& table = *batch.sequences;
     s.sequences[r].clear(), s.owners[r].clear();
-    for (const PrefillPart& p : batch.prefill) s.add(r, table, p.slot, p.cached, p.new_tokens, false, p.last);
+    for (const PrefillPart& p : batch.prefill)
+      s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
     for (const DecodePart& p : batch.decode)
-      if (p.slot >= 0) s.add(r, table, p.slot, p.context - 1, 1, true, true);
-    s.swaps[r] = {batch.swap_out, batch.swap_in};
+      if (p.slot >= 0) s.add(step.engine, r, table, p.slot, p.context - 1, 1, true, true);
+    s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads};
     any |= !s.sequences[r].empty() || batch.copies();
   }
   Replica& engine = s.executable.engine(static_cast<std::size_t>(step.engine));
@@ -218,6 +257,8 @@ StepTime ExecutedBackend::run(const Step& step) {
   const std::int64_t block = deployment.scheduler.block_size;
   run.work.swap_out_tokens = static_cast<std::int64_t>(fullest.swap_out.size()) * block;
   run.work.swap_in_tokens = static_cast<std::int64_t>(fullest.swap_in.size()) * block;
+  run.work.adapters = fullest.adapters;
+  run.work.adapter_loads = static_cast<std::int64_t>(fullest.adapter_loads.size());
   if (ranks > 1)
     for (const Batch& b : step.ranks) run.work.group_tokens += b.tokens();
   s.steps.push_back(std::move(run));

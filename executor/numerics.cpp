@@ -64,7 +64,9 @@ void one_rope(const Reading& in, Numerics& n, RopeSettings settings) {
 }
 
 const GqaAttention& first_attention(const Reading& in) {
-  return std::get<GqaAttention>(in.model.kinds[in.model.layers[0]].mixer);
+  for (const std::uint8_t kind : in.model.layers)
+    if (const auto* a = std::get_if<GqaAttention>(&in.model.kinds[kind].mixer)) return *a;
+  in.r.fail("layer_types", "no layer has attention; such a model is not computed by the executor");
 }
 
 const MoeMlp* first_moe(const ModelConfig& m) {
@@ -98,6 +100,13 @@ void read_mixtral(const Reading& in, Numerics& n) {
 void read_qwen_moe(const Reading& in, Numerics& n) {
   read_llama_like(in, n, 1e-6, 10000);
   read_routing(in, n, in.r.flag_or({"norm_topk_prob"}, false));
+}
+
+// The output norm of its linear layers has weights of their own, not added to one.
+void read_qwen3_next(const Reading& in, Numerics& n) {
+  read_qwen_moe(in, n);
+  n.routing.normalise = in.r.flag_or({"norm_topk_prob"}, true);
+  n.norm_offset = 1;
 }
 
 void read_gpt_oss(const Reading& in, Numerics& n) {
@@ -256,6 +265,7 @@ constexpr Family kFamilies[] = {{"llama", read_llama},
                                 {"qwen3", read_llama},
                                 {"qwen2_moe", read_qwen_moe},
                                 {"qwen3_moe", read_qwen_moe},
+                                {"qwen3_next", read_qwen3_next},
                                 {"mixtral", read_mixtral},
                                 {"deepseek_v2", read_deepseek_v2},
                                 {"deepseek_v3", read_deepseek_v3},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 namespace foretoken {
 
@@ -34,6 +35,14 @@ class Rank::Loader {
     return vector(role, layer, {0, checkpoint_.extent(role, layer).columns});
   }
 
+  // Rows [rows.first, ...) of a matrix, one below the other.
+  void append_rows(Role role, std::int64_t layer, Slice rows, float*& out) {
+    if (!out) return;
+    checkpoint_.read(role, layer, 0, rows.first, rows.count, out);
+    out += rows.count * checkpoint_.extent(role, layer).columns;
+  }
+  float* floats(std::int64_t count) { return take(count, arena_); }
+
   // Rows of several matrices one below the other, all with the same columns.
   struct Part {
     Role weight, bias;
@@ -41,6 +50,10 @@ class Rank::Loader {
     bool add_bias = true;  // false on all ranks but one where outputs are summed over ranks
   };
   Linear linear(std::initializer_list<Part> parts, Slice columns, Storage storage, std::int64_t layer,
+                std::int64_t expert = 0) {
+    return linear(std::span(parts.begin(), parts.size()), columns, storage, layer, expert);
+  }
+  Linear linear(std::span<const Part> parts, Slice columns, Storage storage, std::int64_t layer,
                 std::int64_t expert = 0) {
     std::int64_t n = 0;
     bool any_bias = false;
@@ -138,8 +151,9 @@ void move_matrices(LayerWeights& w, const std::byte* from, const std::byte* to) 
     move_pointer(l.w.packed, from, to);
     move_pointer(l.bias, from, to);
   };
-  for (Linear* l : {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down,
-                    &w.shared_mix, &w.q_a, &w.q_b, &w.kv_a, &w.kv_b})
+  for (Linear* l :
+       {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down, &w.shared_mix,
+        &w.q_a, &w.q_b, &w.kv_a, &w.kv_b, &w.linear_in, &w.linear_gates, &w.linear_out})
     move(*l);
   for (Linear& l : w.absorb_k) move(l);
   for (Linear& l : w.absorb_v) move(l);
@@ -168,7 +182,7 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
   if (!streamed_bytes_.empty()) stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream);
   Loader loader(model, checkpoint, kernels, weights_.get());
   load(loader);
-  allocate_cache(model, layout.num_blocks, &cache_memory_, cache_);
+  allocate_cache(model, layout.num_blocks, &cache_memory_, cache_, &recurrent_);
   allocate_cache(model, layout.num_host_blocks, &cache_memory_, host_cache_);
 }
 
@@ -177,9 +191,10 @@ Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
   rank.weights_ = weights_;
   rank.layers_ = layers_;
   rank.lm_head_ = lm_head_;
-  rank.cache_memory_ = Arena(rank.allocate_cache(model, layout.num_blocks, nullptr, rank.cache_) +
-                             rank.allocate_cache(model, layout.num_host_blocks, nullptr, rank.host_cache_));
-  rank.allocate_cache(model, layout.num_blocks, &rank.cache_memory_, rank.cache_);
+  rank.cache_memory_ =
+      Arena(rank.allocate_cache(model, layout.num_blocks, nullptr, rank.cache_, &rank.recurrent_) +
+            rank.allocate_cache(model, layout.num_host_blocks, nullptr, rank.host_cache_));
+  rank.allocate_cache(model, layout.num_blocks, &rank.cache_memory_, rank.cache_, &rank.recurrent_);
   rank.allocate_cache(model, layout.num_host_blocks, &rank.cache_memory_, rank.host_cache_);
   return rank;
 }
@@ -194,7 +209,7 @@ Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, 
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
     weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  return {weights, plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_) +
+  return {weights, plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_, &plan.recurrent_) +
                        plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_)};
 }
 
@@ -250,15 +265,26 @@ void Rank::load_layer(Loader& in, std::int64_t l) {
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
     const Slice q = heads(a->heads), kv = kv_heads(a->kv_heads);
     const auto rows = [&](const Slice& s, std::int64_t dim) { return Slice{s.first * dim, s.count * dim}; };
-    w.qkv = in.linear({{Role::kQ, Role::kQBias, rows(q, a->head_dim)},
-                       {Role::kK, Role::kKBias, rows(kv, a->head_dim)},
-                       {Role::kV, Role::kVBias, rows(kv, a->v_head_dim)}},
-                      hidden, layout_.weights, l);
+    // An output gate stands beside each head's query in the checkpoint, behind all values here.
+    std::vector<Loader::Part> parts{{Role::kQ, Role::kQBias, rows(q, a->head_dim)},
+                                    {Role::kK, Role::kKBias, rows(kv, a->head_dim)},
+                                    {Role::kV, Role::kVBias, rows(kv, a->v_head_dim)}};
+    if (a->output_gate) {
+      parts.erase(parts.begin());
+      for (std::int64_t h = 0; h < q.count; ++h) {
+        const std::int64_t at = 2 * (q.first + h) * a->head_dim;
+        parts.insert(parts.begin() + h, {Role::kQ, Role::kQBias, {at, a->head_dim}, false});
+        parts.push_back({Role::kQ, Role::kQBias, {at + a->head_dim, a->head_dim}, false});
+      }
+    }
+    w.qkv = in.linear(std::span<const Loader::Part>(parts), hidden, layout_.weights, l);
     w.o = in.linear({{Role::kO, Role::kOBias, hidden, first}}, rows(q, a->v_head_dim), layout_.weights, l);
     w.q_norm = in.whole(Role::kQNorm, l), w.k_norm = in.whole(Role::kKNorm, l);
     w.sinks = in.vector(Role::kSinks, l, q);
   } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
     load_latent(in, *latent, l, w);
+  } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
+    load_recurrent(in, *r, l, w);
   }
   if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) {
     const Slice width = heads(d->inter);
@@ -333,10 +359,42 @@ void Rank::load_latent(Loader& in, const MlaAttention& a, std::int64_t l, LayerW
   }
 }
 
+// From the order of the checkpoint, one key head after the other, to all queries, all keys, all values and
+// all gates: what the convolution reads lies together.
+void Rank::load_recurrent(Loader& in, const RecurrentMixer& r, std::int64_t l, LayerWeights& w) {
+  const Slice groups = heads(r.k_heads), hidden{0, in.model().hidden};
+  const std::int64_t each = r.v_heads / r.k_heads, v = each * r.v_dim, group = 2 * r.k_dim + 2 * v;
+  std::vector<Loader::Part> parts, gates;
+  const auto add = [&](std::int64_t offset, std::int64_t rows) {
+    for (std::int64_t g = groups.first; g < groups.first + groups.count; ++g)
+      parts.push_back({Role::kLinearIn, Role::kQBias, {g * group + offset, rows}, false});
+  };
+  add(0, r.k_dim), add(r.k_dim, r.k_dim), add(2 * r.k_dim, v), add(2 * r.k_dim + v, v);
+  for (const std::int64_t offset : {std::int64_t{0}, each})
+    for (std::int64_t g = groups.first; g < groups.first + groups.count; ++g)
+      gates.push_back({Role::kLinearGates, Role::kQBias, {2 * g * each + offset, each}, false});
+  w.linear_in = in.linear(std::span<const Loader::Part>(parts), hidden, layout_.weights, l);
+  w.linear_gates = in.linear(std::span<const Loader::Part>(gates), hidden, layout_.plain, l);
+  const Slice own{groups.first * each, groups.count * each};
+  w.linear_out = in.linear({{Role::kLinearOut, Role::kQBias, hidden, false}},
+                           {own.first * r.v_dim, own.count * r.v_dim}, layout_.weights, l);
+  w.decay = in.vector(Role::kLinearDecay, l, own);
+  w.step = in.vector(Role::kLinearStep, l, own);
+  w.linear_norm = in.whole(Role::kLinearNorm, l);
+  const std::int64_t k = r.k_heads * r.k_dim, own_k = groups.count * r.k_dim, own_v = own.count * r.v_dim;
+  float* conv = in.floats((2 * own_k + own_v) * r.conv_kernel);
+  w.conv = conv;
+  in.append_rows(Role::kLinearConv, l, {groups.first * r.k_dim, own_k}, conv);
+  in.append_rows(Role::kLinearConv, l, {k + groups.first * r.k_dim, own_k}, conv);
+  in.append_rows(Role::kLinearConv, l, {2 * k + own.first * r.v_dim, own_v}, conv);
+}
+
 std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Arena* arena,
-                                 std::vector<CacheLayer>& cache) const {
+                                 std::vector<CacheLayer>& cache,
+                                 std::vector<RecurrentState>* recurrent) const {
   std::size_t bytes = 0;
   cache.assign(static_cast<std::size_t>(m.num_layers), {});
+  if (recurrent) recurrent->assign(static_cast<std::size_t>(m.num_layers), {});
   for (std::int64_t l = 0; l < m.num_layers; ++l) {
     CacheLayer& c = cache[static_cast<std::size_t>(l)];
     const LayerKind& kind = m.kinds[m.layers[static_cast<std::size_t>(l)]];
@@ -345,6 +403,19 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Aren
       c.heads = kv_heads(a->kv_heads).count, c.k_dim = a->head_dim, c.v_dim = a->v_head_dim;
     } else if (const auto* latent = std::get_if<MlaAttention>(&kind.mixer)) {
       c.heads = 1, c.k_dim = latent->kv_lora_rank + latent->rope_dim, c.v_dim = 0;
+    } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
+      if (!recurrent) continue;
+      RecurrentState& s = (*recurrent)[static_cast<std::size_t>(l)];
+      const std::int64_t v = heads(r->k_heads).count * (r->v_heads / r->k_heads);
+      s.conv_values = (r->conv_kernel - 1) * (2 * heads(r->k_heads).count * r->k_dim + v * r->v_dim);
+      s.state_values = v * r->k_dim * r->v_dim;
+      const auto floats = [&](std::int64_t each) {
+        const auto count = static_cast<std::size_t>(each * layout_.max_sequences);
+        bytes += Arena::padded(count * sizeof(float));
+        return arena ? arena->array<float>(count) : nullptr;
+      };
+      s.conv = floats(s.conv_values), s.state = floats(s.state_values);
+      continue;
     } else {
       continue;
     }

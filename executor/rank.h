@@ -39,6 +39,8 @@ struct Layout {
   std::int64_t max_tokens = 1;     // rows of a step
   std::int64_t max_sequences = 1;  // of a step
   std::int64_t max_length = 1;     // tokens of a sequence
+  Lora lora;
+  std::int64_t num_adapters = 0;  // in host memory
 };
 
 // A matrix with the bias of its outputs.
@@ -62,6 +64,15 @@ struct LayerWeights {
   Linear q_a, q_b, kv_a, kv_b;             // latent attention
   std::vector<Linear> absorb_k, absorb_v;  // one a head
   std::vector<ExpertWeights> experts;      // local ones
+  // Gated delta rule: queries, keys, values, output gates; write strengths, decays.
+  Linear linear_in, linear_gates, linear_out;
+  const float *conv = nullptr, *decay = nullptr, *step = nullptr, *linear_norm = nullptr;
+};
+
+// What a recurrent layer keeps of each sequence, one after the other.
+struct RecurrentState {
+  float *conv = nullptr, *state = nullptr;
+  std::int64_t conv_values = 0, state_values = 0;  // of one sequence
 };
 
 class Rank {
@@ -92,6 +103,7 @@ class Rank {
   // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
   void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
   void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
+  const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   const Linear& lm_head() const { return lm_head_; }
   int index() const { return index_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
@@ -121,10 +133,12 @@ class Rank {
   }
   void load(Loader& in);
   void load_layer(Loader& in, std::int64_t layer);
+  void load_recurrent(Loader& in, const RecurrentMixer& r, std::int64_t layer, LayerWeights& w);
   void load_latent(Loader& in, const MlaAttention& a, std::int64_t layer, LayerWeights& w);
-  // The cache of `blocks` blocks; gives the bytes that it takes.
+  // The cache of `blocks` blocks, and the recurrent states if wanted; gives the bytes that they take.
   std::size_t allocate_cache(const ModelConfig& model, std::int64_t blocks, Arena* arena,
-                             std::vector<CacheLayer>& cache) const;
+                             std::vector<CacheLayer>& cache,
+                             std::vector<RecurrentState>* recurrent = nullptr) const;
   static void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
                    const std::vector<CacheLayer>& to);
 
@@ -134,6 +148,7 @@ class Rank {
   Arena cache_memory_;
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_, host_cache_;
+  std::vector<RecurrentState> recurrent_;
   Linear lm_head_;
   std::vector<char> streamed_;               // by layer; empty where none is
   std::vector<std::size_t> streamed_bytes_;  // of each streamed layer in order

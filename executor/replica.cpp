@@ -17,13 +17,14 @@ double seconds_since(Clock::time_point start) {
 }  // namespace
 
 Replica::Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
-                 const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads)
+                 const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads,
+                 const AdapterSource* adapters)
     : Replica(layout, model) {
   for (int g = 0; g < layout.data_parallel; ++g) {
     Layout of_rank = layout;
     of_rank.group = g;
-    ranks_.push_back(
-        std::make_unique<Transformer>(model, numerics, checkpoint, kernels, of_rank, precision, threads));
+    ranks_.push_back(std::make_unique<Transformer>(model, numerics, checkpoint, kernels, of_rank, precision,
+                                                   threads, adapters));
   }
   allocate();
 }

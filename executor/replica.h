@@ -15,12 +15,13 @@ class Replica {
   // layout.data_parallel ranks (layout.group is theirs). Keeps references to its arguments but the
   // checkpoint.
   Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
-          const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads);
+          const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads,
+          const AdapterSource* adapters = nullptr);
   // Another engine with the same weights, not copied; the layout may differ in sizes, not in ranks.
   std::unique_ptr<Replica> twin(const Layout& layout) const;
 
   // One step: a list of sequences for each rank, empty for one that has nothing to do but its experts' part,
-  // and the blocks that each copies before.
+  // and what each copies before.
   void step(std::span<const std::vector<StepSequence>> ranks, std::span<const Transformer::Swaps> swaps = {});
   // Of a rank's sampled sequences in order, valid until the next step.
   std::span<const float> logits(std::size_t rank) const;

@@ -20,6 +20,7 @@ double seconds_since(Clock::time_point start) {
 }  // namespace
 
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
+  state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear();
   asked = Work();
@@ -40,6 +41,10 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
     if (static_cast<std::int64_t>(i) >= layout.max_sequences)
       throw Error("step", fmt::format("more than {} sequences", layout.max_sequences));
     sequences.push_back({rows, n, s.cached, s.blocks});
+    if (widths.linear > 0 && (s.state < 0 || s.state >= layout.max_sequences))
+      throw Error("sequence", fmt::format("a recurrent state from 0 to {} is needed, not {}",
+                                          layout.max_sequences - 1, s.state));
+    state_of.push_back(s.state);
     for (std::int64_t t = 0; t < n; ++t) {
       const std::int32_t token = s.tokens[static_cast<std::size_t>(t)];
       if (token < 0 || token >= model.vocab)
@@ -68,6 +73,7 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
       first_decode = i + 1;
     }
   }
+  group_by_adapter(all);
   asked.padded_tokens = rows;
   asked.group_tokens = group_tokens;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
@@ -86,19 +92,23 @@ void Transformer::State::order_launches() {
     const auto& ops = lists[static_cast<std::size_t>(stage)].ops;
     std::size_t i = 0;
     for (; i < ops.size() && ops[i].layer_kind < 0 &&
-           (ops[i].scope == OpScope::kSwap || ops[i].name.starts_with("embedding"));
+           (ops[i].scope == OpScope::kSwap || ops[i].name == "lora_load" ||
+            ops[i].name.starts_with("embedding"));
          ++i)
       if (ops[i].scope != OpScope::kSwap || stage == 0)  // all layers' caches are copied at once
         launches.push_back({&ops[i], -1, stage, 0});
     const auto [first, last] = layer_range(model, stages[static_cast<std::size_t>(stage)]);
     for (int layer = first; layer < last; ++layer) {
       const int kind = model.layers[static_cast<std::size_t>(layer)];
+      // Operators of prompts' chunks follow each other, one a chunk.
       std::size_t chunk = 0;
+      std::string_view before;
       for (const Op& op : ops) {
         if (op.layer_kind != kind) continue;
         if (op.scope == OpScope::kStreaming && !ranks.front().streams(layer)) continue;
+        chunk = op.name == before ? chunk + 1 : 0;
+        before = op.name;
         launches.push_back({&op, layer, stage, chunk});
-        if (op.name == "attention" && !std::get<AttentionShape>(op.shape).decode) ++chunk;
       }
     }
     for (; i < ops.size(); ++i)
@@ -128,7 +138,7 @@ void Transformer::State::run(const Launch& launch) {
     }
   }
   if (is_split(op.name)) end_norm(op, launch.layer);
-  pending |= op.name == "o_proj" || op.name == "down_proj" || op.name == "experts";
+  pending |= op.name == "o_proj" || op.name == "out_proj" || op.name == "down_proj" || op.name == "experts";
   runs.push_back(std::move(result));
 }
 
@@ -177,7 +187,8 @@ void check(const ModelConfig& m, const Layout& l) {
     if (kind.parallel) refuse("attention and feed-forward part in parallel");
     if (kind.residual_streams > 1) refuse("several residual streams");
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-      if (a->output_gate || a->gate_width > 0) refuse("gated attention");
+      if (a->gate_width > 0 || (a->output_gate && (a->qkv_bias || a->head_dim != a->v_head_dim)))
+        refuse("attention with a gate of its own projection or with biases");
       if (a->value_is_key || a->shared_kv_projection) refuse("values taken from keys");
       if (a->index_heads > 0) refuse("block-sparse attention");
       if (l.ranks > 1 && a->qk_norm == GqaAttention::QkNorm::kFull)
@@ -188,6 +199,11 @@ void check(const ModelConfig& m, const Layout& l) {
       if (latent->output_gate) refuse("gated attention");
       if (latent->heads % l.ranks != 0)
         throw Error("tensor_parallel_size", "must divide the number of heads");
+    } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
+      if (r->kind != RecurrentMixer::Kind::kGatedDelta || r->conv_kernel < 1 || r->projection_bias)
+        refuse("layer kind " + kind.name);
+      if (r->k_heads % l.ranks != 0)
+        throw Error("tensor_parallel_size", "must divide the number of key heads of linear attention");
     } else {
       refuse("layer kind " + kind.name);
     }
@@ -205,9 +221,10 @@ void check(const ModelConfig& m, const Layout& l) {
 
 Transformer::Transformer(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
                          const Kernels& kernels, const Layout& layout, const Precision& precision,
-                         Threads& threads) {
+                         Threads& threads, const AdapterSource* adapters) {
   check(model, layout);
-  state_ = std::make_unique<State>(model, numerics, checkpoint, kernels, layout, precision, threads);
+  state_ =
+      std::make_unique<State>(model, numerics, checkpoint, kernels, layout, precision, threads, adapters);
 }
 
 Transformer::Transformer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -226,7 +243,8 @@ std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& 
   const auto [first, last] = State::own_ranks(layout);
   for (int r = first; r < last; ++r) {
     const Rank::Sizes sizes = Rank::sizes(model, checkpoint, kernels, layout, r);
-    bytes += sizes.weights + static_cast<std::size_t>(1 + twins) * sizes.cache;
+    bytes += sizes.weights + static_cast<std::size_t>(1 + twins) * sizes.cache +
+             RankAdapters::bytes_needed(model, kernels, layout);
   }
   for (const Rope& rope : numerics.ropes)
     bytes +=

@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "executor/adapters.h"
 #include "executor/numerics.h"
 #include "executor/rank.h"
 #include "model/operators.h"
+#include "serving/lora.h"
 
 namespace foretoken {
 
@@ -21,6 +23,10 @@ struct StepSequence {
   const std::int32_t* blocks = nullptr;  // that hold the cached tokens and the new ones
   bool decode = false;                   // generates: belongs to the decoding operators
   bool sample = false;                   // logits of its last row are wanted
+  std::int32_t adapter = -1;             // -1: the base model
+  // Where a model with recurrent layers keeps the sequence's state, below Layout::max_sequences; emptied by a
+  // step without cached tokens.
+  std::int32_t state = -1;
 };
 
 // One operator of the step as it ran.
@@ -38,23 +44,29 @@ class Transformer {
   static std::size_t bytes_needed(const ModelConfig& model, const Numerics& numerics,
                                   const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
                                   int twins = 0);
-  // Keeps references to all its arguments but the checkpoint. Throws Error for what can't be split so,
-  // std::bad_alloc.
+  // Keeps references to all its arguments but the checkpoint and the adapters (read where layout.lora has a
+  // rank). Throws Error for what can't be split so, std::bad_alloc.
   Transformer(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
-              const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads);
+              const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads,
+              const AdapterSource* adapters = nullptr);
   ~Transformer();
   // Another one with the same weights, not copied, and a cache and a workspace of its own; the layout may
   // differ in sizes, not in ranks.
   std::unique_ptr<Transformer> twin(const Layout& layout) const;
 
-  // Blocks that are copied before a step computes: out to host memory first, then in.
+  // What is copied before a step computes: blocks out to host memory first, then in; adapters into slots,
+  // where those of the step's sequences must be.
   struct Swaps {
     std::span<const BlockCopy> out, in;
+    std::span<const AdapterLoad> loads = {};
   };
   // Runs one step; sequences that decode come last. Logits [sampled sequences in order][vocab], valid until
   // the next step.
   std::span<const float> step(std::span<const StepSequence> sequences, const Swaps& swaps);
-  std::span<const float> step(std::span<const StepSequence> sequences) { return step(sequences, {}); }
+  std::span<const float> step(std::span<const StepSequence> sequences,
+                              std::span<const AdapterLoad> loads = {}) {
+    return step(sequences, Swaps{{}, {}, loads});
+  }
   // Operators of the last step in the order in which they ran.
   std::span<const OperatorRun> operators_run() const;
   const Layout& layout() const;

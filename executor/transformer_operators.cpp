@@ -115,6 +115,7 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   if (name == "weight_fetch") return ranks[r].fetch(layer);
   if (name == "swap_out") return rank.swap_out(swaps.out);
   if (name == "swap_in") return rank.swap_in(swaps.in);
+  if (name.starts_with("lora_")) return adapter_operator(name, layer, r);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);
   if (name == "gate_up_proj" || name == "up_proj") return gemm(weights.gate_up, normed, rows, w.inter);
@@ -139,6 +140,7 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   }
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) return grouped_query(op, layer, r, *a);
   if (const auto* a = std::get_if<MlaAttention>(&kind.mixer)) return latent_operator(op, layer, r, *a);
+  if (const auto* m = std::get_if<RecurrentMixer>(&kind.mixer)) return recurrent_operator(op, layer, r, *m);
   throw Error(std::string(name), "the executor has no such operator");
 }
 
@@ -149,7 +151,8 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
   const LayerWeights& weights = rank.layer(layer);
   const std::int64_t heads = rank.heads(a.heads).count, kv = rank.kv_heads(a.kv_heads).count;
   const std::int64_t k_at = heads * a.head_dim, v_at = k_at + kv * a.head_dim,
-                     width = v_at + kv * a.v_head_dim;
+                     gate_at = v_at + kv * a.v_head_dim,
+                     width = gate_at + (a.output_gate ? heads * a.v_head_dim : 0);
   if (name == "qkv_proj") return gemm(weights.qkv, normed, rows, w.qkv);
   if (name == "qk_norm") {
     const bool whole = a.qk_norm == GqaAttention::QkNorm::kFull;
@@ -174,8 +177,15 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
     return kernels.cache_write(rank.cache(layer), sequences, w.qkv + k_at, width, w.qkv + v_at, width);
   if (name == "attention") {
     const auto& shape = std::get<AttentionShape>(op.shape);
-    kernels.attention(attention_args(layer, rank, heads), rank.cache(layer), sequences_of(shape, next_chunk),
-                      w.qkv, width, w.heads_out, heads * a.v_head_dim, scratch, threads);
+    kernels.attention(attention_args(layer, rank, heads), rank.cache(layer),
+                      sequences_of(shape.decode, next_chunk), w.qkv, width, w.heads_out, heads * a.v_head_dim,
+                      scratch, threads);
+    return;
+  }
+  if (name == "output_gate") {
+    const std::int64_t out = heads * a.v_head_dim;
+    for (std::int64_t row = 0; row < rows; ++row)
+      kernels.sigmoid_gate(w.qkv + row * width + gate_at, out, 1, out, w.heads_out + row * out);
     return;
   }
   if (name == "o_proj") return gemm(weights.o, w.heads_out, rows, w.partial);
@@ -223,7 +233,7 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
   }
   if (name == "attention") {
     const auto& shape = std::get<AttentionShape>(op.shape);
-    const auto chunk = sequences_of(shape, next_chunk);
+    const auto chunk = sequences_of(shape.decode, next_chunk);
     if (!shape.decode) return prefill_latent(a, layer, r, chunk);
     AttentionArgs args = attention_args(layer, rank, heads);
     args.qk_dim = row, args.v_dim = a.kv_lora_rank;

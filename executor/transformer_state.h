@@ -18,6 +18,7 @@ inline std::size_t count_of(std::int64_t rows, std::int64_t width) {
 // The widest of each kind of intermediate result over all layers and ranks.
 struct Widths {
   std::int64_t qkv = 0, heads_out = 0, inter = 0, experts = 0, top_k = 0, expert_inter = 0;
+  std::int64_t linear = 0, linear_gates = 0, convolved = 0, linear_k = 0, linear_v = 0, linear_heads = 0;
   std::int64_t latent_q = 0, latent = 0, absorbed = 0, up = 0, up_keys = 0, up_values = 0;
 
   Widths(const ModelConfig& m, int ranks) {
@@ -26,7 +27,8 @@ struct Widths {
     for (const LayerKind& kind : m.kinds) {
       if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
         const std::int64_t heads = split(a->heads), kv = std::max<std::int64_t>(1, split(a->kv_heads));
-        most(qkv, heads * a->head_dim + kv * (a->head_dim + a->v_head_dim));
+        most(qkv, heads * (a->head_dim + (a->output_gate ? a->v_head_dim : 0)) +
+                      kv * (a->head_dim + a->v_head_dim));
         most(heads_out, heads * a->v_head_dim);
       } else if (const auto* mla = std::get_if<MlaAttention>(&kind.mixer)) {
         const std::int64_t heads = split(mla->heads), qk = mla->nope_dim + mla->rope_dim;
@@ -38,6 +40,13 @@ struct Widths {
         most(up, heads * (mla->nope_dim + mla->v_dim));
         most(up_keys, heads * qk);
         most(up_values, heads * mla->v_dim);
+      } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
+        const std::int64_t k = split(r->k_heads), v = k * (r->v_heads / r->k_heads);
+        most(linear, 2 * k * r->k_dim + 2 * v * r->v_dim);
+        most(convolved, 2 * k * r->k_dim + v * r->v_dim);
+        most(linear_gates, 2 * v), most(linear_heads, v);
+        most(linear_k, v * r->k_dim), most(linear_v, v * r->v_dim);
+        most(heads_out, v * r->v_dim);
       }
       if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) most(inter, (d->gated ? 2 : 1) * split(d->inter));
       if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
@@ -81,8 +90,9 @@ struct Transformer::State {
   Threads& threads;
   const Widths widths;
 
-  std::vector<Rank> ranks;    // those that this process computes
-  std::vector<Shard> stages;  // at least one
+  std::vector<Rank> ranks;             // those that this process computes
+  std::vector<RankAdapters> adapters;  // of each; empty without adapters
+  std::vector<Shard> stages;           // at least one
   // Whole on every rank.
   std::shared_ptr<Arena> tables;
   Matrix embedding, positions;
@@ -105,17 +115,31 @@ struct Transformer::State {
   struct PerRank {
     float *qkv = nullptr, *heads_out = nullptr, *inter = nullptr, *act = nullptr, *partial = nullptr,
           *logits = nullptr;
+    float *linear = nullptr, *linear_gates = nullptr, *convolved = nullptr;
+    float* low_rank = nullptr;  // between an adapter's two products
     float *absorbed = nullptr, *attended = nullptr, *up = nullptr, *up_keys = nullptr, *up_values = nullptr;
   };
   std::vector<PerRank> work;
+  float *linear_q = nullptr, *linear_k = nullptr, *linear_v = nullptr;  // of every value head
+  float *linear_decay = nullptr, *linear_beta = nullptr;
+  float *lora_in = nullptr, *lora_out = nullptr;  // rows grouped by adapter
 
   // The step at hand.
   std::int64_t rows = 0;
   std::vector<SequenceRows> sequences;
   Swaps swaps;
   std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
-  std::size_t first_decode = 0;  // sequences[first_decode...] decode
+  std::vector<std::int32_t> state_of;  // of each sequence; models with recurrent layers
+  std::vector<float*> states;          // of the operator's sequences
+  std::size_t first_decode = 0;        // sequences[first_decode...] decode
   Work asked;
+  std::vector<std::int32_t> slot_adapters;  // what each slot holds, -1: nothing
+  std::vector<std::int32_t> adapted_rows;   // grouped by adapter, in the order of their first rows
+  struct AdapterGroup {
+    std::int32_t slot = 0;
+    std::int64_t first = 0, count = 0;  // of adapted_rows
+  };
+  std::vector<AdapterGroup> adapter_groups;
   std::vector<std::pair<std::size_t, std::size_t>> chunk_sequences;  // of each PrefillChunk
   std::size_t next_chunk = 0;                                        // of the layer's attention operators
   bool pending = false;                                              // delta waits to be added
@@ -132,10 +156,16 @@ struct Transformer::State {
   std::vector<OperatorRun> runs;
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
-        const Layout& l, const Precision& p, Threads& t)
+        const Layout& l, const Precision& p, Threads& t, const AdapterSource* source)
       : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
     const auto [first, last] = own_ranks(layout);
     for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    if (source != nullptr && l.lora.rank > 0) {
+      for (const Rank& rank : ranks) adapters.emplace_back(m, *source, k, l, rank);
+      slot_adapters.assign(static_cast<std::size_t>(l.lora.slots), -1);
+      adapted_rows.reserve(static_cast<std::size_t>(l.max_tokens));
+      adapter_groups.reserve(static_cast<std::size_t>(l.lora.slots));
+    }
     load_tables(checkpoint);
     for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
     prepare_workspace();
@@ -169,6 +199,7 @@ struct Transformer::State {
       whole.moe_tensor_parallel = layout.moe_tensor_parallel;
       whole.streamed_layers = layout.streamed_layers;
       whole.streams_from_storage = layout.stream.from_storage;
+      whole.lora = layout.lora;
       stages.push_back(whole);
     }
     lists.resize(stages.size());
@@ -263,6 +294,24 @@ struct Transformer::State {
             take(w.up_values, layout.max_length, widths.up_values);
       }
     }
+    if (widths.linear > 0) {
+      take(linear_q, n, widths.linear_k), take(linear_k, n, widths.linear_k);
+      take(linear_v, n, widths.linear_v);
+      take(linear_decay, n, widths.linear_heads), take(linear_beta, n, widths.linear_heads);
+      for (PerRank& w : work) {
+        take(w.linear, n, widths.linear), take(w.linear_gates, n, widths.linear_gates);
+        take(w.convolved, n, widths.convolved);
+      }
+    }
+    if (!adapters.empty()) {
+      std::int64_t in = 0, out = 0, between = 0;
+      for (const RankAdapters::Product& p : adapters.front().all()) {
+        in = std::max(in, p.a.k), between = std::max(between, p.a.n);
+        for (const Matrix& b : p.b) out = std::max(out, b.n);
+      }
+      take(lora_in, n, in), take(lora_out, n, out);
+      for (PerRank& w : work) take(w.low_rank, n, between);
+    }
     scratch_bytes = scratch_needed();
     take(scratch, static_cast<std::int64_t>(scratch_bytes));
   }
@@ -273,12 +322,17 @@ struct Transformer::State {
       if (l.w.n > 0) most = std::max(most, kernels.gemm_scratch(l.w, m));
     };
     const std::int64_t n = std::max(layout.max_tokens, layout.max_length);
+    for (const RankAdapters& own : adapters)
+      for (const RankAdapters::Product& p : own.all()) {
+        gemm({p.a, nullptr}, n);
+        for (const Matrix& b : p.b) gemm({b, nullptr}, n);
+      }
     for (const Rank& rank : ranks)
       for (std::int64_t i = 0; i < model.num_layers; ++i) {
         const LayerWeights& w = rank.layer(i);
-        for (const Linear* l :
-             {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down, &w.shared_mix,
-              &w.q_a, &w.q_b, &w.kv_a, &w.kv_b, &rank.lm_head()})
+        for (const Linear* l : {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.shared_gate_up,
+                                &w.shared_down, &w.shared_mix, &w.q_a, &w.q_b, &w.kv_a, &w.kv_b, &w.linear_in,
+                                &w.linear_gates, &w.linear_out, &rank.lm_head()})
           gemm(*l, n);
         for (const Linear& l : w.absorb_k) gemm(l, n);
         for (const Linear& l : w.absorb_v) gemm(l, n);
@@ -447,9 +501,9 @@ struct Transformer::State {
   }
 
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
-  std::span<const SequenceRows> sequences_of(const AttentionShape& shape, std::size_t chunk) const {
+  std::span<const SequenceRows> sequences_of(bool decode, std::size_t chunk) const {
     const std::span<const SequenceRows> all = sequences;
-    if (shape.decode) return all.subspan(first_decode);
+    if (decode) return all.subspan(first_decode);
     const auto [first, count] = chunk_sequences[chunk];
     return all.subspan(first, count);
   }
@@ -464,6 +518,13 @@ struct Transformer::State {
                         std::int64_t count);
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
+  // transformer_recurrent.cpp
+  void recurrent_operator(const Op& op, int layer, std::size_t r, const RecurrentMixer& mixer);
+  std::span<float* const> states_of(std::span<const SequenceRows> chunk, float* first, std::int64_t values);
+  void recur(const RecurrentMixer& mixer, int layer, std::size_t r, std::span<const SequenceRows> chunk);
+  // transformer_adapters.cpp
+  void group_by_adapter(std::span<const StepSequence> all);
+  void adapter_operator(std::string_view name, int layer, std::size_t r);
 
   // group_tokens: rows of all ranks that share the experts; 0: there are no others.
   void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);

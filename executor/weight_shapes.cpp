@@ -54,8 +54,8 @@ Extent of_heads(const GqaAttention& a, std::int64_t hidden, Role role) {
     return a.qk_norm == QkNorm::kNone ? Extent{} : vector_of(a.qk_norm == QkNorm::kFull ? whole : a.head_dim);
   };
   switch (role) {
-    case Role::kQ:
-      return matrix(q, hidden);
+    case Role::kQ:  // an output gate stands beside each head's query
+      return matrix(a.output_gate ? 2 * q : q, hidden);
     case Role::kK:
       return matrix(k, hidden);
     case Role::kV:
@@ -107,6 +107,28 @@ Extent of_latents(const MlaAttention& a, std::int64_t hidden, Role role) {
       return matrix(hidden, a.heads * a.v_dim);
     case Role::kOBias:
       return vector_of(hidden, a.bias);
+    default:
+      return {};
+  }
+}
+
+Extent of_recurrence(const RecurrentMixer& r, std::int64_t hidden, Role role) {
+  if (r.kind != RecurrentMixer::Kind::kGatedDelta) return {};
+  const std::int64_t k = r.k_heads * r.k_dim, v = r.v_heads * r.v_dim;
+  switch (role) {
+    case Role::kLinearIn:
+      return matrix(2 * k + 2 * v, hidden);
+    case Role::kLinearGates:
+      return matrix(2 * r.v_heads, hidden);
+    case Role::kLinearConv:
+      return matrix(2 * k + v, r.conv_kernel);
+    case Role::kLinearDecay:
+    case Role::kLinearStep:
+      return vector_of(r.v_heads);
+    case Role::kLinearNorm:
+      return vector_of(r.v_dim);
+    case Role::kLinearOut:
+      return matrix(hidden, v);
     default:
       return {};
   }
@@ -185,6 +207,7 @@ bool is_norm_weight(Role role) {
     case Role::kKNorm:
     case Role::kQANorm:
     case Role::kKvANorm:
+    case Role::kLinearNorm:
       return true;
     default:
       return false;
@@ -211,6 +234,8 @@ bool is_vector(Role role) {
     case Role::kExpertGateBias:
     case Role::kExpertUpBias:
     case Role::kExpertDownBias:
+    case Role::kLinearDecay:
+    case Role::kLinearStep:
       return true;
     default:
       return is_norm_weight(role);
@@ -229,6 +254,7 @@ Extent weight_extent(const ModelConfig& model, const Numerics& numerics, Role ro
   Extent e;
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) e = of_heads(*a, model.hidden, role);
   if (const auto* l = std::get_if<MlaAttention>(&kind.mixer)) e = of_latents(*l, model.hidden, role);
+  if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) e = of_recurrence(*r, model.hidden, role);
   if (e.rows > 0) return e;
   if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) return of_dense(*d, model.hidden, role);
   if (const auto* x = std::get_if<MoeMlp>(&kind.mlp))

@@ -8,7 +8,7 @@
 
 namespace foretoken {
 
-inline constexpr int kRoles = static_cast<int>(Role::kSharedMix) + 1;
+inline constexpr int kRoles = static_cast<int>(Role::kLinearOut) + 1;
 
 bool is_layer_role(Role role);   // of a layer, not of the whole model
 bool is_expert_role(Role role);  // of one routed expert

@@ -66,7 +66,9 @@ Seconds activation_stream(Bytes bytes, const Device& device, double memory_share
 Seconds speed_of_light(const Op& op, const Device& device, const Topology& topology) {
   if (const auto* c = std::get_if<CollectiveShape>(&op.shape)) return collective_limit(*c, topology);
   if (const auto* c = std::get_if<CopyShape>(&op.shape))
-    return over(c->bytes, c->from_storage ? device.storage_bandwidth : device.pcie_bandwidth);
+    return c->from_storage                   ? over(c->bytes, device.storage_bandwidth)
+           : device.pcie_bandwidth.value > 0 ? over(c->bytes, device.pcie_bandwidth)
+                                             : over(2 * c->bytes, device.memory_bandwidth);
   const FlopsPerSecond peak = device.peak(compute_type(op, device.has_fp4()));
   const Seconds arithmetic = peak.value > 0 ? flops(op) / peak : Seconds(0);
   if (std::holds_alternative<ElementwiseShape>(op.shape))

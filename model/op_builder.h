@@ -30,6 +30,8 @@ class OpBuilder {
   double decode_context(int group, std::int64_t window) const;
   void indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
                double key_bytes, std::int64_t ratio, bool head_weights);
+  // The adapted part of a fused projection, after it.
+  void lora(LoraModule module);
   // operators_mlp.cpp
   void mlp(const NoMlp&) {}
   void mlp(const DenseMlp& m);

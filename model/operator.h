@@ -136,6 +136,7 @@ enum class OpScope : std::uint8_t {
   kPrefillAttention,  // prefill chunks
   kSwap,              // cache copied to host memory and back
   kStreaming,         // weights fetched while earlier layers compute
+  kAdapters,          // tokens and distinct low-rank adapters
 };
 
 struct Op {

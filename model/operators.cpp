@@ -81,7 +81,7 @@ void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int6
   op.count = layers_ * uses;
   op.attention_group = group;
   op.shape = std::move(shape);
-  if (on_host_) op.host_bytes = weights_read(op);
+  if (on_host_ && scope != OpScope::kAdapters) op.host_bytes = weights_read(op);
   // A chain: each operator reads what the one before it wrote.
   if (last_tensor_ >= 0) op.inputs.push_back(last_tensor_);
   op.outputs.push_back(++last_tensor_);
@@ -100,6 +100,22 @@ void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, s
                 .activation = precision_.activation,
                 .output = precision_.activation},
       scope);
+}
+
+// One product an adapter of the batch, which share its tokens evenly (rounded up).
+void OpBuilder::lora(LoraModule module) {
+  const std::int64_t adapters = std::min(work_.adapters, work_.tokens());
+  if (shard_.lora.rank <= 0 || adapters <= 0) return;
+  for (const LoraProduct& p :
+       lora_products(model_.kinds[static_cast<std::size_t>(kind_)], model_.hidden, shard_)) {
+    if (p.module != module) continue;
+    const std::int64_t rows = (work_.tokens() + adapters - 1) / adapters, rank = shard_.lora.rank;
+    std::int64_t out = 0;
+    for (const LoraProduct::Output& o : p.outputs) out += o.rows;
+    const auto parts = static_cast<std::int64_t>(p.outputs.size());
+    gemm(shrink_name(module), rows, parts * rank, p.in, WeightFormat::kPlain, adapters, OpScope::kAdapters);
+    gemm(expand_name(module), rows, out, rank, WeightFormat::kPlain, adapters, OpScope::kAdapters);
+  }
 }
 
 void OpBuilder::elementwise(std::string_view name, std::int64_t rows, double values_per_row,
@@ -200,6 +216,9 @@ OpList OpBuilder::build() {
     add("swap_out", CopyShape{d(work_.swap_out_tokens) * cached}, OpScope::kSwap);
   if (work_.swap_in_tokens > 0) add("swap_in", CopyShape{d(work_.swap_in_tokens) * cached}, OpScope::kSwap);
   if (rows_ <= 0) return std::move(list_);
+  if (work_.adapter_loads > 0 && shard_.lora.rank > 0)
+    add("lora_load", CopyShape{d(work_.adapter_loads) * d(adapter_elements(model_, shard_)) * element_},
+        OpScope::kAdapters);
   if (embeds) {
     elementwise("embedding", rows_, (model_.position_table > 0 ? 3 : 2) * h, 0);
     if (model_.embedding_projection > 0)

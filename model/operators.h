@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/lora.h"
 #include "model/model_config.h"
 #include "model/operator.h"
 
@@ -32,6 +33,7 @@ struct Shard {
   // memory as they compute; streamed_layers of the whole model, evenly spread, are fetched before they do.
   int offloaded_layers = 0, streamed_layers = 0;
   bool streams_from_storage = false;
+  Lora lora;
 };
 
 // Is this layer of the model one of the shard's streamed ones?
@@ -57,6 +59,8 @@ struct Work {
   double expert_imbalance = 1.0;
   bool one_attention_call = false;  // prompts and decoding sequences in one attention kernel
   std::int64_t swap_out_tokens = 0, swap_in_tokens = 0;  // of the cache, copied to host memory and back
+  std::int64_t adapters = 0;                             // distinct low-rank adapters of the batch; 0: none
+  std::int64_t adapter_loads = 0;                        // adapters copied from host memory before the step
 
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences * decode_queries;

@@ -131,6 +131,7 @@ void OpBuilder::mixer(const GqaAttention& a) {
     gemm("k_proj", rows_, k, model_.hidden, w);
     gemm("v_proj", rows_, v, model_.hidden, w);
   }
+  lora(LoraModule::kQkv);
   if (a.gate_width > 0) gemm("gate_proj", rows_, heads * a.gate_width, model_.hidden, WeightFormat::kPlain);
   const double qk = d(heads * a.head_dim + k);
   if (a.qk_norm != GqaAttention::QkNorm::kNone) elementwise("qk_norm", rows_, 2 * qk, 5 * qk);
@@ -160,6 +161,7 @@ void OpBuilder::mixer(const GqaAttention& a) {
   if (a.output_gate || a.gate_width > 0)
     elementwise("output_gate", rows_, 3 * d(heads * a.v_head_dim), 5 * d(heads * a.v_head_dim));
   gemm("o_proj", rows_, model_.hidden, heads * a.v_head_dim, w);
+  lora(LoraModule::kO);
 }
 
 void OpBuilder::mixer(const MlaAttention& a) {

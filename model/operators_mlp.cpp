@@ -20,12 +20,14 @@ void OpBuilder::mlp(const DenseMlp& m) {
     if (m.gated) gemm("gate_proj", rows_, inter, model_.hidden, w);
     gemm("up_proj", rows_, inter, model_.hidden, w);
   }
+  lora(LoraModule::kGateUp);
   if (fusion_.activation || m.activation_kernels == 1)
     elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
   else
     elementwise("activation", rows_, d(inter) * m.activation_passes / m.activation_kernels, d(inter),
                 m.activation_kernels);
   gemm("down_proj", rows_, model_.hidden, inter, w);
+  lora(LoraModule::kDown);
 }
 
 void OpBuilder::experts(const MoeMlp& m) {

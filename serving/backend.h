@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "base/units.h"
+#include "serving/lora.h"
 #include "serving/request.h"
 
 namespace foretoken {
@@ -52,6 +53,8 @@ struct Batch {
   // Preemption by swapping: blocks that go to host memory and come back before anything is computed, in this
   // order. A step may consist of copies alone.
   std::span<const BlockCopy> swap_out, swap_in;
+  std::int32_t adapters = 0;                   // distinct low-rank adapters
+  std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;

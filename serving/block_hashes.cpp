@@ -19,6 +19,9 @@ void BlockHashes::extend(std::int64_t blocks, int block_size, const Request& req
                          std::span<const ContentRun> runs) {
   while (size() < blocks) {
     std::uint64_t hash = hashes_.empty() ? 0x9e3779b97f4a7c15ULL : hashes_.back();
+    // Another adapter computes other keys and values of the same tokens.
+    if (hashes_.empty() && request.adapter >= 0)
+      hash = mix64(hash ^ static_cast<std::uint64_t>(request.adapter));
     std::int64_t position = size() * block_size;
     std::int64_t left = block_size;
     while (left > 0) {

@@ -21,7 +21,7 @@ Engine::Rank::Rank(const SchedulerConfig& config, const EngineContext& context)
                                context.backend.wants_sequences())) {}
 
 Engine::Engine(std::int32_t index, const EngineConfig& config, const EngineContext& context)
-    : index_(index), config_(config), context_(context) {
+    : index_(index), config_(config), context_(context), adapter_of_(config.scheduler.lora) {
   for (int r = 0; r < config.ranks; ++r) ranks_.push_back(std::make_unique<Rank>(config.scheduler, context));
   flights_.resize(static_cast<std::size_t>(config.scheduler.pipeline_depth));
   for (InFlight& flight : flights_) flight.sampled.resize(ranks_.size());
@@ -78,6 +78,7 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
   const std::int32_t slot = rank.sequences.add(request, now);
+  rank.sequences[slot].request.adapter = adapter_of_(request);
   if (decides_ahead() || !held_.empty())
     held_.push_back({now, chosen, slot, false});
   else

@@ -116,6 +116,7 @@ class Engine {
   double peak_kv_usage_ = 0;
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;
+  AdapterDraw adapter_of_;
   std::vector<std::int32_t> finishing_, parking_;
   std::int64_t between_ = 0;  // sequences here whose cache is to be moved or on its way
   // Came too late for the next step, which is decided already.

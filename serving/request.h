@@ -27,6 +27,7 @@ struct Request {
   std::int32_t first_run = 0,
                num_runs = 0;  // shared content of the prompt in Workload's run pool; 0 runs: private
   std::int16_t priority = 0;
+  std::int32_t adapter = -1;  // low-rank adapter that serves it; -1: the base model
 };
 
 }  // namespace foretoken

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "serving/backend.h"
+#include "serving/lora.h"
 #include "serving/metrics.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
@@ -78,6 +79,7 @@ struct SchedulerConfig {
   bool schedules_ahead = false;
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
+  LoraConfig lora;  // of vLLM's policy alone
 };
 
 // What an engine does of a request: all of it, or, in a disaggregated deployment, the prompt or the rest.

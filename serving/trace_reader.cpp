@@ -161,7 +161,10 @@ TraceSummary scan_trace(const std::filesystem::path& path, bool in_order, std::i
     if (summary.requests == 0) {
       summary.first_arrival = entry.arrival;
     } else if (in_order && entry.arrival < summary.last_arrival) {
-      const auto back = Seconds(to_seconds(summary.last_arrival - entry.arrival));
+      // Both ends of the clock may be met, and lie further apart than a signed count reaches.
+      const auto back = Seconds(static_cast<double>(static_cast<std::uint64_t>(summary.last_arrival) -
+                                                    static_cast<std::uint64_t>(entry.arrival)) *
+                                1e-12);
       throw Error(reader->where(),
                   fmt::format("the request arrives {} before the one above it; sort the file: {}",
                               to_text(back), reader->sort_command()));

@@ -68,6 +68,9 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
                               static_cast<std::int64_t>(b.swap_in.size()) * block);
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       r.first += attention(deployment, stage, b, r);
+      if (b.adapters > 0) r.first += stage.adapters(b.tokens(), b.adapters);
+      if (!b.adapter_loads.empty())
+        r.first += stage.adapter_loads(static_cast<std::int64_t>(b.adapter_loads.size()));
       sampled = std::max(sampled, b.sampled_rows);
     }
     ranks.push_back(r);

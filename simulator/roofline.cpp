@@ -135,8 +135,11 @@ struct RooflineTime {
   double operator()(const CollectiveShape& c) const { return collective_time(c, d, topology).value; }
   double operator()(const CopyShape& c) const {
     // What a scenario says of its storage is what it reaches.
-    return c.from_storage ? kStorageLatency + c.bytes / d.storage_bandwidth.value
-                          : 10e-6 + c.bytes / (kHostLinkShare * d.pcie_bandwidth.value);
+    if (c.from_storage) return kStorageLatency + c.bytes / d.storage_bandwidth.value;
+    // A processor has no link to its own memory: the copy reads and writes it.
+    const bool link = d.pcie_bandwidth.value > 0;
+    return 10e-6 +
+           c.bytes / (kHostLinkShare * (link ? d.pcie_bandwidth.value : d.memory_bandwidth.value / 2));
   }
 };
 

@@ -127,6 +127,7 @@ StageModel::StageModel(const Deployment& deployment, const CostModel& cost, cons
   Work one;
   one.prefill = {{1, 0, 1}};
   one.sampled_rows = 1;
+  one.adapters = 1;
   for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops) {
     kernels_ += op.count * eager_kernels(op);
     if (op.scope == OpScope::kStreaming) streamed_layers_ += op.count;
@@ -174,8 +175,44 @@ PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attentio
   return sum;
 }
 
+namespace {
+
 // Rows up to 512 exactly (steps of decoding, where tiles and captured sizes show); beyond, 16 knots an
 // octave.
+std::int64_t row_step(std::int64_t rows) {
+  return rows <= 512 ? 1 : std::int64_t{1} << (std::bit_width(static_cast<std::uint64_t>(rows - 1)) - 5);
+}
+
+}  // namespace
+
+const PricedPart& StageModel::adapters(std::int64_t rows, std::int64_t adapters) {
+  const std::uint64_t key = static_cast<std::uint64_t>(adapters) << 40 | static_cast<std::uint64_t>(rows);
+  if (const auto found = adapters_.find(key); found != adapters_.end()) return found->second;
+  const std::int64_t step = row_step(rows), low = rows / step * step;
+  PricedPart price;
+  if (low == rows) {
+    Work w;
+    w.decode_sequences = rows;
+    w.contexts = {static_cast<double>(rows)};
+    w.adapters = adapters;
+    price = price_scope(w, OpScope::kAdapters);
+  } else {
+    const PricedPart a = this->adapters(low, adapters), b = this->adapters(low + step, adapters);
+    price = blend(a, b, static_cast<double>(rows - low) / static_cast<double>(step));
+  }
+  return adapters_.emplace(key, price).first->second;
+}
+
+const PricedPart& StageModel::adapter_loads(std::int64_t loads) {
+  const std::uint64_t key = std::uint64_t{1} << 62 | static_cast<std::uint64_t>(loads);
+  if (const auto found = adapters_.find(key); found != adapters_.end()) return found->second;
+  Work w;
+  w.decode_sequences = 1;
+  w.contexts = {1};
+  w.adapter_loads = loads;
+  return adapters_.emplace(key, price_scope(w, OpScope::kAdapters)).first->second;
+}
+
 const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
                                            std::int64_t rows, OpScope scope) {
   const auto index = static_cast<std::size_t>(rows);
@@ -184,8 +221,7 @@ const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::
     known.resize(cache.size());
   }
   if (known[index]) return cache[index];
-  const std::int64_t step =
-      rows <= 512 ? 1 : std::int64_t{1} << (std::bit_width(static_cast<std::uint64_t>(rows - 1)) - 5);
+  const std::int64_t step = row_step(rows);
   if (rows % step == 0) {
     Work w;
     w.decode_sequences = w.padded_tokens = w.group_tokens = rows;

@@ -70,6 +70,9 @@ class StageModel {
   // mixed: beside prompts.
   const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context, bool mixed);
   PricedPart prefill(std::int64_t new_tokens, std::int64_t cached, bool mixed);
+  // Products of low-rank adapters for `rows` tokens of `adapters` distinct ones; loads of so many.
+  const PricedPart& adapters(std::int64_t rows, std::int64_t adapters);
+  const PricedPart& adapter_loads(std::int64_t loads);
   // What decode attention of a group takes beyond that of as many sequences of mean length, the longest
   // having `longest` of `context` cached tokens; unchanged while all grow. Priced where one kernel splits no
   // keys.
@@ -95,6 +98,7 @@ class StageModel {
   std::vector<std::uint8_t> tokens_known_, group_known_, sampled_known_;
   std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_, decode_mixed_;
   std::unordered_map<std::uint32_t, PricedPart> prefill_, prefill_mixed_;
+  std::unordered_map<std::uint64_t, PricedPart> adapters_;  // by rows and adapters; by loads above bit 62
   std::int64_t kernels_ = 0;
   // An attention operator without a window: seconds that a tile takes for a token of one sequence, and the
   // sequences from which on the kernel no longer splits keys.

@@ -110,10 +110,13 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   s.cached = probe.prefill.empty() ? 0 : probe.prefill.front().cached;
   products_.clear();
   attention_.clear();
-  const Batch b = batch_of(probe, windows_);
+  Batch b = batch_of(probe, windows_);
   s.tokens = b.tokens();
   const bool decode_only = probe.prefill.empty();
   const std::int64_t rows = padded_rows(b.tokens(), decode_only, deployment_);
+  // Sequences of as many adapters as a batch may have.
+  const LoraConfig& lora = deployment_.scheduler.lora;
+  b.adapters = static_cast<std::int32_t>(std::min({lora.max_loras, lora.num_adapters, s.sequences}));
   const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
 
   double total = 0, attention = 0, variance = 0, limit = 0;

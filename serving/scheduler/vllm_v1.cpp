@@ -26,6 +26,7 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       workload_(workload),
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
+      adapter_slots_(config.lora.max_loras),
       needs_(static_cast<std::size_t>(config.block_size) + 1) {}
 
 // vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
@@ -62,6 +63,8 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   swap_in_.clear();
   budget_ = config_.max_num_batched_tokens;
   preempted_ = skipped_ = fragile_ = false;
+  batch_adapters_.clear();
+  adapter_loads_.clear();
 
   schedule_running();
   if (!preempted_) {
@@ -74,6 +77,9 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   batch_.swap_out = swap_out_;
   batch_.swap_in = swap_in_;
   batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size());
+  if (config_.lora.max_loras > 0) adapter_slots_.use(batch_adapters_, adapter_loads_);
+  batch_.adapters = static_cast<std::int32_t>(batch_adapters_.size());
+  batch_.adapter_loads = adapter_loads_;
   return batch_;
 }
 
@@ -112,12 +118,47 @@ void VllmV1Scheduler::schedule_arrived() {
   }
 }
 
+namespace {
+
+void add_distinct(std::vector<std::int32_t>& to, std::int32_t adapter) {
+  if (adapter >= 0 && std::find(to.begin(), to.end(), adapter) == to.end()) to.push_back(adapter);
+}
+
+}  // namespace
+
+// A request whose adapter would be one too many is passed over, those behind it are not. vLLM counts the
+// adapters of the sequences that the step has; counting all that run keeps the limit in every later step too.
+bool VllmV1Scheduler::adapter_waits(std::int32_t adapter) {
+  if (adapter < 0 || static_cast<std::int64_t>(running_adapters_.size()) < config_.lora.max_loras)
+    return false;
+  return std::find(running_adapters_.begin(), running_adapters_.end(), adapter) == running_adapters_.end();
+}
+
 void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
+  blocked_ = true;
+  if (config_.lora.max_loras > 0) {
+    running_adapters_.clear();
+    for (const std::int32_t slot : running_)
+      add_distinct(running_adapters_, sequences_[slot].request.adapter);
+  }
+  passed_over_.clear();
+  admit(now);
+  if (passed_over_.empty()) return;
+  blocked_ = !waiting_.empty();
+  waiting_.insert(waiting_.begin(), passed_over_.begin(), passed_over_.end());
+}
+
+void VllmV1Scheduler::admit(Picoseconds now) {
   while (!waiting_.empty() && budget_ > 0 && running() < config_.max_num_seqs) {
     const std::int32_t slot = waiting_.front();
     Sequence& s = sequences_[slot];
     if (s.token_in_flight)
       break;  // preempted in a pipeline: its next token isn't known before this one is out
+    if (adapter_waits(s.request.adapter)) {
+      waiting_.pop_front();
+      passed_over_.push_back(slot);
+      continue;
+    }
     const bool swapped = !s.host_blocks.empty();
     find_hits(s);  // none where its tokens are in host memory
     const auto hit_blocks = static_cast<std::int64_t>(hits_.size());
@@ -151,6 +192,7 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
     }
     waiting_.pop_front();
     running_.push_back(slot);
+    add_distinct(running_adapters_, s.request.adapter);
     s.state = Sequence::State::kRunning;
     s.computed = static_cast<std::int32_t>(computed);
     s.entered_blocks = static_cast<std::int32_t>(hit_blocks);
@@ -174,6 +216,7 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   s.computed += n;
   budget_ -= n;
   counts_.scheduled += n;
+  add_distinct(batch_adapters_, s.request.adapter);
   const bool samples = s.computed == s.num_tokens;
   if (s.decoding) {
     ++batch_.decode_sequences;
@@ -297,10 +340,12 @@ void VllmV1Scheduler::swap_in(Sequence& s) {
 //   evicted turns into a block to compute; what a swapped sequence takes is fixed. Without
 //   reserve_full_prompt the test is made with the next chunk alone, and losing hits may make that one fit;
 //   then (fragile_) the decision is made every step.
+// - Waiting for an adapter: the running set, and with it the adapters, is the same.
 // For the same reason a request that joins a blocked queue changes nothing (arrival_matters): it queues
 // behind.
 std::int64_t VllmV1Scheduler::hold() const {
-  if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies()) return 1;
+  if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies() || !adapter_loads_.empty())
+    return 1;
   const std::int64_t scheduled = batch_.decode_sequences;
   if (scheduled == 0) {
     return waiting_.empty() && running_.empty() && arrived_.empty() ? std::numeric_limits<std::int64_t>::max()
@@ -331,7 +376,8 @@ std::int64_t VllmV1Scheduler::hold() const {
 }
 
 bool VllmV1Scheduler::arrival_matters() const {
-  return waiting_.empty() && running() < config_.max_num_seqs && budget_ > 0;
+  // Nobody waits, or all who wait do so for their adapters: who comes may overtake them.
+  return (waiting_.empty() || !blocked_) && running() < config_.max_num_seqs && budget_ > 0;
 }
 
 // Takes blocks exactly as single steps would: step by step, in running order within a step, so that the free

@@ -56,7 +56,9 @@ class VllmV1Scheduler : public Scheduler {
   void schedule_arrived();
   void schedule_waiting(Picoseconds now);
   std::int32_t end_of(const Request& request) const;
+  void admit(Picoseconds now);
   void take(std::int32_t slot, std::int32_t tokens);
+  bool adapter_waits(std::int32_t adapter);
   void preempt(std::int32_t slot);
   bool swap_out(Sequence& s);
   void swap_in(Sequence& s);
@@ -92,6 +94,14 @@ class VllmV1Scheduler : public Scheduler {
   bool preempted_ = false;
   bool skipped_ = false;  // a running sequence had nothing to compute: its token is in flight
   bool fragile_ = false;  // the head of the queue is blocked in a way that evictions may undo
+
+  // Low-rank adapters (max_loras above 0).
+  AdapterSlots adapter_slots_;
+  std::vector<std::int32_t> running_adapters_;  // distinct ones of the running sequences
+  std::vector<std::int32_t> batch_adapters_;    // of the batch
+  std::vector<AdapterLoad> adapter_loads_;
+  std::vector<std::int32_t> passed_over_;  // waiting for a running adapter to end
+  bool blocked_ = false;                   // the queue ended at a request that can't be admitted
 
   std::vector<KvBlockPool::Block> hits_;  // scratch of find_hits
   std::int64_t free_hits_ = 0;

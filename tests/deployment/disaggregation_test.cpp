@@ -117,6 +117,9 @@ TEST(Disaggregation, WhatCannotBeIsSaidByName) {
   s.engine.behavior = "trtllm-1.2";
   EXPECT_THAT(error(s), HasSubstr("vLLM's scheduler alone"));
   s = split_scenario();
+  s.engine.lora.emplace();
+  EXPECT_THAT(error(s), HasSubstr("s.json:/engine/lora: adapters with prefill and decode"));
+  s = split_scenario();
   s.cluster.kv_link.emplace();
   s.cluster.kv_link->bandwidth = "0 GB/s";
   EXPECT_THAT(error(s), HasSubstr("/cluster/kv_link"));

@@ -203,6 +203,58 @@ TEST(Resolve, LinksOfTheScenario) {
   EXPECT_EQ(error(s), "s.json:/hardware/scaleup_bandwidth: \"0 GB/s\" is not a positive bandwidth");
 }
 
+// Llama-3.1-8B, rank 16 on all projections, 32 layers: q and o 4096 + 4096, k and v 4096 + 1024, gate, up and
+// down 4096 + 14336.
+TEST(Resolve, AdaptersTakeTheirSlots) {
+  Scenario s = scenario_on("H100");
+  const MemoryPlan base = deployment_of(result(s)).memory;
+  s.engine.lora.emplace();
+  s.engine.lora->max_loras = 4;
+  const Deployment d = deployment_of(result(s));
+  const double one = 2.0 * 32 * 16 * (2 * 8192 + 2 * 5120 + 3 * 18432);
+  EXPECT_DOUBLE_EQ(d.memory.weights_bytes - base.weights_bytes, 4 * one);
+  EXPECT_LT(d.memory.num_gpu_blocks, base.num_gpu_blocks);
+  EXPECT_EQ(d.scheduler.lora.max_loras, 4);
+  EXPECT_EQ(d.scheduler.lora.num_adapters, 4);
+  EXPECT_EQ(d.scenario.engine.lora->target_modules.size(), 7u);
+  s.engine.lora->target_modules = {"q_proj", "v_proj"};
+  EXPECT_DOUBLE_EQ(deployment_of(result(s)).memory.weights_bytes - base.weights_bytes,
+                   4 * 2.0 * 32 * 16 * (8192 + 5120));
+  // A of outputs split over ranks is whole on each, B of inputs split over them too.
+  s.engine.lora->target_modules = {"o_proj"};
+  s.engine.tensor_parallel_size = 2;
+  Scenario plain = scenario_on("H100", 2);
+  s.hardware.count = plain.hardware.count = 2;
+  plain.engine.tensor_parallel_size = 2;
+  EXPECT_DOUBLE_EQ(
+      deployment_of(result(s)).memory.weights_bytes - deployment_of(result(plain)).memory.weights_bytes,
+      4 * 2.0 * 32 * 16 * (2048 + 4096));
+}
+
+TEST(Resolve, AdaptersThatCanNotBeAreRefused) {
+  const auto refused = [](auto change, const ModelConfig& model = llama_8b()) {
+    Scenario s = scenario_on("H100");
+    s.engine.lora.emplace();
+    change(s);
+    return error(s, model);
+  };
+  EXPECT_NE(refused([](Scenario& s) { s.engine.behavior = "sglang"; }).find("vLLM's rules alone"),
+            std::string::npos);
+  EXPECT_NE(refused([](Scenario& s) {
+              s.engine.lora->target_modules = {"q_proj", "lm_head"};
+            }).find("/engine/lora/target_modules/1: \"lm_head\" can have no adapters"),
+            std::string::npos);
+  EXPECT_NE(refused([](Scenario& s) {
+              s.engine.lora->num_adapters = 9, s.engine.lora->max_cpu_loras = 8;
+            }).find("8 of 9 adapters fit host memory"),
+            std::string::npos);
+  EXPECT_NE(refused([](Scenario& s) {
+              s.engine.lora->max_loras = 9, s.engine.lora->max_cpu_loras = 8;
+            }).find("8 is below max_loras 9"),
+            std::string::npos);
+  EXPECT_NE(refused([](Scenario&) {}, deepseek_v3()).find("no projection of all layers"), std::string::npos);
+}
+
 TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
   const auto engine = [](RawJson EngineSection::*member, const char* text) {
     Scenario s = scenario_on("H100");
@@ -213,7 +265,7 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/engine/speculative_config: speculative_config is not modelled by this build (one token "
             "a sequence "
             "and step is); leave it out");
-  for (auto member : {&EngineSection::lora, &EngineSection::kv_tiers})
+  for (auto member : {&EngineSection::kv_tiers})
     EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
   EXPECT_EQ(engine(&EngineSection::speculative_config, "null"), "no error");
   Scenario s = scenario_on("H100");

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "../base/mutated.h"
+#include "base/error.h"
 #include "base/json_full.h"
 #include "models.h"
 
@@ -133,6 +135,26 @@ TEST(Scenario, SchemaSaysWhatTheReaderAccepts) {
   EXPECT_EQ(engine["properties"]["dtype"]["enum"].size(), 4u);
   EXPECT_FALSE(engine["properties"]["max_model_len"]["description"].get<std::string>().empty());
   EXPECT_EQ(schema["type"], "object");
+}
+
+// What is read is written and read as the same; what is not is an Error and nothing else.
+TEST(Scenario, MutatedFilesAreRefusedOrRead) {
+  int refused = 0, accepted = 0;
+  for (std::uint64_t i = 0; i < 10000; ++i) {
+    const std::string text = test::mutated(kExample, test::kBrokenPieces, i);
+    try {
+      const Json json = parse_json(text, "s.json");
+      const std::string once = dump_json(json);
+      ASSERT_EQ(dump_json(parse_json(once, "again")), once) << text;
+      const Json scenario = scenario_to_json(scenario_from_json(json, "s.json:"));
+      ASSERT_EQ(scenario_to_json(scenario_from_json(scenario, "s.json:")), scenario) << text;
+      ++accepted;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 5000);
+  EXPECT_GT(accepted, 500);
 }
 
 }  // namespace

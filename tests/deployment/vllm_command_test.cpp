@@ -56,6 +56,17 @@ TEST(VllmCommand, ExpertParallelAndItsLimits) {
       << command;
 }
 
+TEST(VllmCommand, AdaptersByTheirFlags) {
+  EXPECT_EQ(patch("vllm serve m --enable-lora --max-loras 4 --max-lora-rank=32 --lora-modules a=x b=y c=z"),
+            R"({"model":"m","engine":{"lora":{"max_loras":4,"max_lora_rank":32,"num_adapters":3}}})");
+  EXPECT_EQ(patch("vllm serve m --max-loras 4"), R"({"model":"m"})") << "without --enable-lora";
+  Scenario s = scenario_on("H100");
+  s.engine.lora.emplace();
+  s.engine.lora->max_loras = 4, s.engine.lora->num_adapters = 20;
+  EXPECT_EQ(vllm_command(deploy(s, llama_8b(), h100())),
+            "vllm serve llama-3.1-8b --enable-lora --max-loras 4 --max-cpu-loras 20");
+}
+
 TEST(VllmCommand, RoundTrip) {
   Scenario s = scenario_on("H100", 4);
   s.model.text = "\"meta-llama/Llama-3.1-70B\"";

@@ -35,6 +35,16 @@ Json scenario(const std::string& family, const Json& engine = Json::object(),
                        {"decoder_sparse_step", 1},
                        {"mlp_only_layers", Json::array()},
                        {"head_dim", 16}});
+  if (family == "linear")  // every second layer has a recurrent state
+    config.update(Json{{"model_type", "qwen3_next"},
+                       {"head_dim", 16},
+                       {"full_attention_interval", 2},
+                       {"num_experts", 0},
+                       {"linear_num_key_heads", 2},
+                       {"linear_num_value_heads", 4},
+                       {"linear_key_head_dim", 16},
+                       {"linear_value_head_dim", 16},
+                       {"linear_conv_kernel_dim", 4}});
   if (family == "latent")
     config.update(Json{{"model_type", "deepseek_v3"},
                        {"q_lora_rank", 32},
@@ -437,6 +447,97 @@ TEST(ExecutedBackend, BatchesFollowEachOtherThroughAPipeline) {
   EXPECT_GT(overlapping * 2, e.recording.steps.size());
 }
 
+// States of sequences that end, wait again or start are told apart.
+TEST(RecurrentStates, WhateverTheSchedulerDoesTokensStayTheSame) {
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 40}}}};
+  const auto run = [&](const Json& engine) { return execute(scenario("linear", engine, many)); };
+  const Executed plain = run(Json::object());
+  EXPECT_EQ(plain.tokens.size(), 16u);
+  EXPECT_EQ(plain.tokens, run({{"max_num_seqs", 1}}).tokens) << "one after the other";
+  EXPECT_EQ(plain.tokens, run({{"max_num_batched_tokens", 16}}).tokens) << "short chunks";
+  const Executed tight = run({{"num_gpu_blocks_override", 20}});
+  std::int64_t preemptions = 0;
+  for (const RequestRecord& r : tight.result.served.records) preemptions += r.preemptions;
+  EXPECT_GT(preemptions, 0);
+  EXPECT_EQ(plain.tokens, tight.tokens);
+  EXPECT_EQ(plain.tokens, run({{"layer_streaming", {{"layers", 2}, {"prefetch_depth", 1}}}}).tokens);
+  EXPECT_THAT(error_of([&] { run({{"enable_prefix_caching", true}}); }), HasSubstr("recurrent"));
+  EXPECT_THAT(error_of([&] {
+                run({{"preemption_mode", "swap"}, {"swap_space_gib", 0.001}});
+              }),
+              HasSubstr("swapping of a model with recurrent layers"));
+  EXPECT_THAT(error_of([&] {
+                run({{"behavior", "trtllm-1.2"}, {"enable_chunked_context", true}});
+              }),
+              HasSubstr("recurrent"));
+}
+
+// Eight adapters, two in a batch: what a request says depends on its adapter and on nothing else that the
+// scheduler does.
+TEST(Adapters, WhoElseIsServedDoesNotChangeTokens) {
+  const auto lora = [](std::int64_t max_loras, const Json& engine = Json::object()) {
+    Json e{{"lora", {{"max_loras", max_loras}, {"max_lora_rank", 4}, {"num_adapters", 6}}}};
+    e.update(engine);
+    return e;
+  };
+  const Executed two = execute(scenario("dense", lora(2)));
+  EXPECT_EQ(two.tokens.size(), 12u);
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(6))).tokens) << "all adapters resident";
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(1))).tokens) << "one after the other";
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"max_num_seqs", 1}}))).tokens);
+  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"num_gpu_blocks_override", 14}}))).tokens)
+      << "preempted";
+  const Executed swapped = execute(scenario(
+      "dense",
+      lora(2, {{"num_gpu_blocks_override", 14}, {"preemption_mode", "swap"}, {"swap_space_gib", 0.001}})));
+  EXPECT_GT(swapped.result.served.swapped_in_blocks, 0);
+  EXPECT_EQ(two.tokens, swapped.tokens);
+  EXPECT_EQ(two.tokens,
+            execute(scenario("dense", lora(2, {{"layer_streaming", {{"layers", 2}, {"prefetch_depth", 1}}}})))
+                .tokens);
+  EXPECT_NE(two.tokens, execute(scenario("dense")).tokens) << "the base model";
+  std::int64_t loads = 0, most = 0;
+  for (const StepRun& s : two.steps) {
+    loads += s.work.adapter_loads;
+    most = std::max(most, s.work.adapters);
+  }
+  EXPECT_EQ(most, 2);
+  EXPECT_GE(loads, 4);
+}
+
+// Prompts that begin alike share blocks, but only under the same adapter.
+TEST(Adapters, AHitInThePrefixCacheIsAColdPrompt) {
+  const Json shared{{"shared_prefix", {{"groups", 1}, {"users_per_group", 4}, {"prefix_len", 48}}},
+                    {"input_len", {{"value", 70}}}};
+  const auto run = [&](bool caching, std::int64_t adapters) {
+    return execute(scenario("dense",
+                            {{"enable_prefix_caching", caching},
+                             {"lora", {{"max_loras", 3}, {"max_lora_rank", 4}, {"num_adapters", adapters}}}},
+                            shared));
+  };
+  const Executed hit = run(true, 3), cold = run(false, 3), same = run(true, 1);
+  EXPECT_EQ(hit.tokens, cold.tokens);
+  EXPECT_GT(hit.result.served.reused_tokens, 0);
+  EXPECT_LT(hit.result.served.reused_tokens, same.result.served.reused_tokens);
+}
+
+TEST(Adapters, TheExecutedScheduleIsTheSimulatedOne) {
+  const Json json =
+      scenario("dense", {{"lora", {{"max_loras", 2}, {"num_adapters", 5}, {"assignment", "zipf"}}}});
+  const Executed e = execute(json);
+  const Scenario s = test_scenario(json.dump());
+  const Deployment d = resolve_or_fail(s, 100, 120);
+  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
+  ReplayBackend replay(e.recording);
+  SimulateOptions o;
+  o.use_spans = false, o.keep_records = true;
+  const Simulation again = serve_with(replay, *workload, d, o);
+  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
+  for (std::size_t i = 0; i < again.served.records.size(); ++i)
+    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
+  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
+}
+
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
   const auto refused = [](const Json& engine, const Json& hardware = Json::object()) {
     Json j = scenario("dense", engine);
@@ -447,6 +548,37 @@ TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
                       {{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "1 GB/s"}}),
               HasSubstr("pipeline"));
   EXPECT_THAT(refused({{"num_gpu_blocks_override", 2000000000}}), HasSubstr("GiB"));
+  const Json lora{{"max_loras", 2}, {"max_lora_rank", 4}};
+  const auto linear = [](Json engine) { return on_devices(scenario("linear", engine), 2); };
+  const auto adapted = [&](Json engine, const char* family = "dense") {
+    engine["lora"] = lora;
+    return on_devices(scenario(family, engine), 2);
+  };
+  const auto why = [](const Json& json) { return error_of([&] { execute(json); }); };
+  const Json stages{{"pipeline_parallel_size", 2}};
+  EXPECT_THAT(why(linear(stages)), HasSubstr("recurrent layers in a pipeline"));
+  EXPECT_THAT(why(adapted(stages)), HasSubstr("adapters in a pipeline"));
+  const Json alone{{"data_parallel_size", 2}};
+  EXPECT_THAT(why(linear(alone)), HasSubstr("recurrent layers on several engines"));
+  EXPECT_THAT(why(adapted(alone)), HasSubstr("adapters on several engines"));
+  const Json sharing{{"data_parallel_size", 2}, {"enable_expert_parallel", true}};
+  EXPECT_THAT(why(adapted(sharing, "moe")), HasSubstr("adapters on data-parallel ranks"));
+  const Json rows{{"tensor_parallel_size", 2}, {"enable_sequence_parallelism", true}};
+  EXPECT_THAT(why(linear(rows)), HasSubstr("recurrent layers with sequence parallelism"));
+  EXPECT_THAT(why(adapted(rows)), HasSubstr("adapters with sequence parallelism"));
+  EXPECT_THAT(why(split(scenario("linear"), Json::object(), Json::object())),
+              HasSubstr("recurrent layers on several engines"));
+  struct Job final : Processes {  // refused before anything is exchanged
+    int rank() const override { return 0; }
+    int size() const override { return 2; }
+    void all_gather(std::span<const float>, float*) override {}
+    void maximum(std::span<double>) override {}
+  } job;
+  ExecutorOptions processes;
+  processes.processes = &job;
+  const Json two{{"tensor_parallel_size", 2}};
+  EXPECT_THAT(error_of([&] { execute(linear(two), processes); }), HasSubstr("ranks that are processes"));
+  EXPECT_THAT(error_of([&] { execute(adapted(two), processes); }), HasSubstr("ranks that are processes"));
   ExecutorOptions odd;
   odd.isa = "sse9";
   EXPECT_THAT(error_of([&] { execute(scenario("dense"), odd); }), HasSubstr("sse9"));

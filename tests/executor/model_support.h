@@ -52,6 +52,13 @@ inline Json latent_config() {
   c["moe_layer_freq"] = 1;
   return c;
 }
+inline Json linear_config() {  // gated delta rule but for every third layer, with experts
+  Json c = moe_config();
+  c["model_type"] = "qwen3_next", c["shared_expert_intermediate_size"] = 32, c["full_attention_interval"] = 3;
+  c["partial_rotary_factor"] = 0.5, c["linear_num_key_heads"] = 4, c["linear_num_value_heads"] = 8;
+  c["linear_key_head_dim"] = 12, c["linear_value_head_dim"] = 16, c["linear_conv_kernel_dim"] = 4;
+  return c;
+}
 inline Json windowed_config() {
   Json c = dense_config();
   c["model_type"] = "mistral", c["sliding_window"] = 24;
@@ -86,10 +93,12 @@ class Runner {
   struct Sequence {
     std::vector<std::int32_t> blocks;
     std::int64_t cached = 0;
+    std::int32_t state = 0;  // of recurrent layers
   };
   // stride, first: which blocks the sequence gets.
-  Sequence sequence(std::int32_t first, std::int32_t stride, std::int64_t tokens) const {
+  Sequence sequence(std::int32_t first, std::int32_t stride, std::int64_t tokens) {
     Sequence s;
+    s.state = next_state_++ % 16;
     for (std::int64_t b = 0; b * block_size_ < tokens; ++b)
       s.blocks.push_back(first + static_cast<std::int32_t>(b) * stride);
     return s;
@@ -103,7 +112,8 @@ class Runner {
   std::vector<std::vector<float>> step(std::vector<Part> parts) {
     std::vector<StepSequence> all;
     for (const Part& p : parts)
-      all.push_back({p.tokens, p.sequence->cached, p.sequence->blocks.data(), p.decode, true});
+      all.push_back(
+          {p.tokens, p.sequence->cached, p.sequence->blocks.data(), p.decode, true, -1, p.sequence->state});
     const auto logits = transformer_.step(all);
     std::vector<std::vector<float>> result;
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -119,6 +129,7 @@ class Runner {
   Threads pool_;
   Transformer transformer_;
   std::int64_t vocab_, block_size_;
+  std::int32_t next_state_ = 0;
 };
 
 }  // namespace foretoken::test

@@ -76,16 +76,22 @@ def families():
     yield "opt", tf.OPTConfig(vocab_size=VOCAB, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48,
                               num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=48, pad_token_id=1,
                               bos_token_id=2, eos_token_id=2), "float16"
+    yield "qwen3_next", tf.Qwen3NextConfig(
+        **SMALL, head_dim=12, partial_rotary_factor=0.5, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=24, norm_topk_prob=True, mlp_only_layers=[1], linear_conv_kernel_dim=4,
+        linear_key_head_dim=8, linear_value_head_dim=6, linear_num_key_heads=2, linear_num_value_heads=4,
+        layer_types=["linear_attention", "full_attention", "linear_attention"]), "bfloat16"
 
 
 def fill(model, generator, dtype):
     """Non-trivial values everywhere, rounded to the type that they are stored in."""
-    offset_one = model.config.model_type.startswith("gemma")
+    offset_one = model.config.model_type.startswith("gemma") or model.config.model_type == "qwen3_next"
     with torch.no_grad():
         for name, value in model.state_dict().items():
             random = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             if "norm" in name or ".ln_" in name:
-                random = 0.2 * random + (0 if offset_one or name.endswith("bias") else 1)
+                zero = offset_one and "linear_attn.norm" not in name  # added to one
+                random = 0.2 * random + (0 if zero or name.endswith("bias") else 1)
             elif "e_score_correction_bias" in name:
                 random = 0.1 * random
             elif "bias" in name:

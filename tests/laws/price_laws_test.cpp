@@ -122,6 +122,44 @@ TEST_P(PriceLaws, NoCollectiveOnOneDevice) {
   }
 }
 
+// More adapters in a batch, or higher ranks, read more: never faster. None at all costs what it always did.
+TEST(LoraLaws, MoreAdaptersAreNeverFaster) {
+  const auto with = [](std::int64_t rank) {
+    return resolve_or_fail(R"({"model": "llama-3.1-8b", "hardware": {"device": "h200"}, "engine": {"lora": {
+        "max_loras": 64, "max_lora_rank": )" +
+                           std::to_string(rank) + "}}}");
+  };
+  const auto time = [](const Deployment& d, std::int64_t decode, std::int32_t adapters, std::size_t loads) {
+    const KernelTable none;
+    const CostModel cost(d.device, d.topology, none);
+    PredictedBackend backend(d, cost);
+    Batch b;
+    b.decode_sequences = b.sampled_rows = static_cast<std::int32_t>(decode);
+    b.contexts[0] = decode * 1000;
+    b.adapters = adapters;
+    const std::vector<AdapterLoad> loaded(loads);
+    b.adapter_loads = loaded;
+    return backend.run({0, 0, {&b, 1}}).tokens_out;
+  };
+  const Deployment d = with(16), base = on_h200("llama-3.1-8b");
+  for (const std::int64_t decode : {64, 128, 500}) {
+    Picoseconds before = time(d, decode, 0, 0);
+    EXPECT_EQ(before, time(base, decode, 0, 0));
+    for (const std::int32_t adapters : {1, 2, 4, 8, 16, 32, 64}) {
+      const Picoseconds t = time(d, decode, adapters, 0);
+      EXPECT_GE(t, before) << decode << " sequences, " << adapters << " adapters";
+      EXPECT_LE(t, time(with(64), decode, adapters, 0)) << adapters;
+      before = t;
+    }
+    EXPECT_GT(time(d, decode, 4, 2), time(d, decode, 4, 1));
+    EXPECT_GT(time(d, decode, 4, 1), time(d, decode, 4, 0));
+  }
+  // One load moves one adapter over PCIe: 2 bytes a value.
+  const double bytes = 2.0 * 32 * 16 * (2 * 8192 + 2 * 5120 + 3 * 18432);
+  EXPECT_NEAR(to_seconds(time(d, 64, 4, 2) - time(d, 64, 4, 1)).value,
+              bytes / (0.85 * d.device.pcie_bandwidth.value), 1e-7);
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, PriceLaws, ::testing::ValuesIn(kModels));
 
 // Weights are read once a step: no decode step beats weight bytes over bandwidth. Llama-3.1-8B, batch 1

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "../../base/mutated.h"
+#include "base/file.h"
 #include "serving/trace_reader.h"
 #include "support.h"
 
@@ -126,6 +128,36 @@ TEST(TraceErrors, VllmWithoutDetails) {
   EXPECT_THAT(message("{\"input_lens\": [1]}\n{\"input_lens\": [1]}\n"), HasSubstr("t.csv"));
   EXPECT_THAT(message("{\"input_lens\": [-1], \"output_lens\": [1]}\n"),
               HasSubstr("/input_lens/0: input_lens is -1"));
+}
+
+// From the last moment of the clock back to its first: more than a signed count of picoseconds holds.
+TEST(TraceErrors, BackOverTheWholeClock) {
+  EXPECT_THAT(message("TIMESTAMP,ContextTokens,GeneratedTokens\n2000-01-01 00:00:00,3,4\n"
+                      "2000-04-13 00:00:00,3,4\n1990-01-01 00:00:00,3,4\n"),
+              HasSubstr("t.csv:4: the request arrives 17899200 s before the one above it"));
+}
+
+// Every format, damaged: an Error or a trace, and nothing else.
+TEST(TraceErrors, MutatedTracesAreRefusedOrRead) {
+  const TemporaryFolder folder;
+  int refused = 0, accepted = 0, files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(FORETOKEN_SOURCE_DIR "/tests/fuzz/traces")) {
+    ++files;
+    const std::string good = read_file(entry.path());
+    scan_trace(entry.path(), false);
+    for (std::uint64_t i = 0; i < 500; ++i) {
+      const auto path = folder.write("t", test::mutated(good, test::kBrokenPieces, i));
+      try {
+        scan_trace(path, i % 2 == 0);
+        ++accepted;
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+  }
+  EXPECT_EQ(files, 11);
+  EXPECT_GT(refused, 2000);
+  EXPECT_GT(accepted, 300);
 }
 
 }  // namespace

@@ -1,8 +1,5 @@
-// libFuzzer target of the reader of tensor files. By hand, with clang:
-//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -I. tests/executor/safetensors_fuzz.cpp
-//     executor/safetensors.cpp base/*.cpp -lfmt -lz -o safetensors_fuzz
-//   ./safetensors_fuzz -max_len=600 CORPUS
-// The test MutatedFilesAreRefusedOrRead does a little of the same in every run of the tests.
+// libFuzzer target of the reader of tensor files; scripts/fuzz builds and runs it. The test
+// SafetensorsTest.MutatedFilesAreRefusedOrRead does a little of the same in every run of the tests.
 #include <cstdint>
 #include <cstdlib>
 
