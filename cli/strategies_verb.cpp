@@ -41,7 +41,8 @@ constexpr Strategy kStrategies[] = {
     {"memory", "KV cache quantization", "kv_cache_dtype", "bytes a token; bandwidth of decode attention",
      "KV cache laws"},
     {"memory", "contiguous KV cache", "kv_layout, kv_reservation",
-     "a region for each sequence's longest length, a guess or the truth; fewer run at once, none is preempted",
+     "a region for each sequence's longest length, a guess or the truth; fewer run at once, none is "
+     "preempted",
      "paged and contiguous execution say the same; the order of waste in Kwon et al. 2023"},
     {"memory", "offloaded weights", "cpu_offload_gib, host_link_bandwidth",
      "the first layers' weights are read over the link to host memory each step; room for more cache",
