@@ -50,6 +50,10 @@ constexpr Field<T, M> field(std::string_view name, M T::*member, std::string_vie
 template <class T>
 inline constexpr std::tuple<> fields_of{};
 
+// The key that a plain number in the object's place stands for; empty where it has to be an object.
+template <class T>
+inline constexpr std::string_view shorthand_of{};
+
 template <class T>
 concept HasFields = std::tuple_size_v<std::remove_cvref_t<decltype(fields_of<T>)>> >
 0;

@@ -32,9 +32,14 @@ template <class T>
 void read_value(const Json& j, T& out, const Limits& limits, const std::string& where);
 
 // Reads an object over the values that `out` already has; unknown keys are errors with the nearest known one.
+// A number stands for the key that shorthand_of names, and leaves nothing of what was there.
 template <HasFields T>
 void read_fields(const Json& j, T& out, const std::string& where) {
-  if (!j.is_object()) fail_type(j, where, "an object");
+  if (!shorthand_of<T>.empty() && j.is_number()) {
+    out = T();
+    return read_fields(Json{{std::string(shorthand_of<T>), j}}, out, where);
+  }
+  if (!j.is_object()) fail_type(j, where, shorthand_of<T>.empty() ? "an object" : "a number or an object");
   for (const auto& item : j.items()) {
     const std::string& key = item.key();
     bool known = false;
@@ -156,6 +161,10 @@ Json schema_of(const Limits& limits = {}) {
       p["description"] = std::string(f.help);
       s["properties"][std::string(f.name)] = std::move(p);
     });
+    if (!shorthand_of<T>.empty()) {
+      Json number = s["properties"][std::string(shorthand_of<T>)];
+      return Json{{"anyOf", Json::array({std::move(number), std::move(s)})}};
+    }
   }
   return s;
 }

@@ -35,6 +35,8 @@ inline constexpr auto fields_of<LengthDistribution> = std::tuple{
     field("mean", &LengthDistribution::mean, "mean tokens (lognormal)", above(0)),
     field("p99", &LengthDistribution::p99, "99th percentile of tokens (lognormal)", above(0)),
     field("file", &LengthDistribution::file, "file of lengths (empirical)")};
+template <>
+inline constexpr std::string_view shorthand_of<LengthDistribution> = "value";
 
 struct RateStage {
   double request_rate = 0;

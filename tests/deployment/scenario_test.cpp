@@ -157,5 +157,19 @@ TEST(Scenario, MutatedFilesAreRefusedOrRead) {
   EXPECT_GT(accepted, 500);
 }
 
+TEST(Scenario, ANumberStandsForALengthThatIsFixed) {
+  const auto read = [](const char* text) { return scenario_from_json(Json::parse(text), "s.json"); };
+  const Scenario number = read(R"({"workload": {"input_len": 512}})"),
+                 object = read(R"({"workload": {"input_len": {"distribution": "fixed", "value": 512}}})");
+  EXPECT_EQ(number.workload.input_len->value, 512);
+  EXPECT_EQ(scenario_to_json(number), scenario_to_json(object));
+  EXPECT_EQ(error(R"({"workload": {"input_len": 0}})"), "s.json:/workload/input_len/value: 0 is below 1");
+  EXPECT_EQ(error(R"({"workload": {"input_len": "long"}})"),
+            "s.json:/workload/input_len: a number or an object is expected, not the string \"long\"");
+  const Json length = scenario_schema()["properties"]["workload"]["properties"]["input_len"]["anyOf"][0];
+  EXPECT_EQ(length["anyOf"][0]["minimum"], 1);
+  EXPECT_EQ(length["anyOf"][1]["type"], "object");
+}
+
 }  // namespace
 }  // namespace foretoken
