@@ -103,6 +103,12 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
         where + "/engine/lora",
         "adapters with prefill and decode on engines of their own are not modelled by this build; leave "
         "it out");
+  if (scenario.engine.preemption_mode.value_or("") == "swap")
+    throw Error(where + "/engine/preemption_mode",
+                "swap is not modelled for engines that do prefill or decode alone; use \"recompute\"");
+  if (scenario.engine.kv_layout.value_or("") == "contiguous")
+    throw Error(where + "/engine/kv_layout",
+                "contiguous is not modelled for engines that do prefill or decode alone; use \"paged\"");
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";

@@ -120,6 +120,12 @@ TEST(Disaggregation, WhatCannotBeIsSaidByName) {
   s.engine.lora.emplace();
   EXPECT_THAT(error(s), HasSubstr("s.json:/engine/lora: adapters with prefill and decode"));
   s = split_scenario();
+  s.engine.preemption_mode = "swap";
+  EXPECT_THAT(error(s), HasSubstr("s.json:/engine/preemption_mode: swap is not modelled"));
+  s = split_scenario();
+  s.engine.kv_layout = "contiguous";
+  EXPECT_THAT(error(s), HasSubstr("s.json:/engine/kv_layout: contiguous is not modelled"));
+  s = split_scenario();
   s.cluster.kv_link.emplace();
   s.cluster.kv_link->bandwidth = "0 GB/s";
   EXPECT_THAT(error(s), HasSubstr("/cluster/kv_link"));

@@ -163,11 +163,12 @@ TEST(Scenario, ANumberStandsForALengthThatIsFixed) {
                  object = read(R"({"workload": {"input_len": {"distribution": "fixed", "value": 512}}})");
   EXPECT_EQ(number.workload.input_len->value, 512);
   EXPECT_EQ(scenario_to_json(number), scenario_to_json(object));
-  EXPECT_EQ(error(R"({"workload": {"input_len": 0}})"), "s.json:/workload/input_len/value: 0 is below 1");
+  EXPECT_EQ(error(R"({"workload": {"input_len": 0}})"),
+            "s.json:/workload/input_len/value: 0 is too small; at least 1 is accepted");
   EXPECT_EQ(error(R"({"workload": {"input_len": "long"}})"),
             "s.json:/workload/input_len: a number or an object is expected, not the string \"long\"");
   const Json length = scenario_schema()["properties"]["workload"]["properties"]["input_len"]["anyOf"][0];
-  EXPECT_EQ(length["anyOf"][0]["minimum"], 1);
+  EXPECT_EQ(length["anyOf"][0]["anyOf"][0]["minimum"], 1);
   EXPECT_EQ(length["anyOf"][1]["type"], "object");
 }
 

@@ -146,6 +146,8 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   const int decode_ranks = chance(0.3) ? 2 : 1, depth = chance(0.3) ? 2 : 1;
   const bool ahead = chance(0.4);
   for (EngineConfig& e : s.options.engines) {
+    e.scheduler.num_host_blocks = 0;  // swap and contiguous regions are refused there
+    e.scheduler.reservation = KvReservation::kPaged;
     if (e.role == EngineRole::kPrefill) {
       e.scheduler.pipeline_depth = depth;
       continue;
