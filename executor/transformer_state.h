@@ -114,7 +114,7 @@ struct Transformer::State {
   std::size_t scratch_bytes = 0;
   struct PerRank {
     float *qkv = nullptr, *heads_out = nullptr, *inter = nullptr, *act = nullptr, *partial = nullptr,
-          *logits = nullptr;
+          *shared = nullptr, *logits = nullptr;
     float *linear = nullptr, *linear_gates = nullptr, *convolved = nullptr;
     float* low_rank = nullptr;  // between an adapter's two products
     float *absorbed = nullptr, *attended = nullptr, *up = nullptr, *up_keys = nullptr, *up_values = nullptr;
@@ -286,6 +286,7 @@ struct Transformer::State {
     for (PerRank& w : work) {
       take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
+      if (widths.experts > 0) take(w.shared, n, h);
       take(w.logits, s, vocabulary_width());
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);

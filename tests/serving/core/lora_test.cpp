@@ -120,7 +120,7 @@ TEST(LoraScheduling, NeverMoreThanMaxLorasAndEveryBatchFindsItsAdapters) {
     EXPECT_LE(log.most, static_cast<std::size_t>(max_loras));
     EXPECT_GE(log.loads, 8);
     EXPECT_TRUE(max_loras < 8 || log.loads == 8) << "room for all: each is loaded once";
-    EXPECT_TRUE(max_loras > 1 || log.loads > 50);
+    EXPECT_TRUE(max_loras > 1 || log.loads > 12);
   }
 }
 
@@ -141,7 +141,7 @@ TEST(LoraScheduling, OneAtATimeServesLast) {
 }
 
 TEST(LoraScheduling, WhoeverWaitsForAnAdapterIsPassedOver) {
-  ServeOptions o = toy::options(100, 4, 8, 64);
+  ServeOptions o = toy::options(100, 4, 64, 8);
   o.engines[0].scheduler.lora = config(1, 2);
   const AdapterDraw draw(o.engines[0].scheduler.lora);
   ListWorkload w;
