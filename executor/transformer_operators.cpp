@@ -129,13 +129,13 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   if (name == "shared_gate_up") return gemm(weights.shared_gate_up, normed, rows, w.inter);
   if (name == "shared_down") {
     // A gate, the list's next operator, weighs the shared experts before they join the others.
-    if (std::get<MoeMlp>(kind.mlp).shared_gate) return gemm(weights.shared_down, w.act, rows, moe_out);
+    if (std::get<MoeMlp>(kind.mlp).shared_gate) return gemm(weights.shared_down, w.act, rows, w.shared);
     return gemm(weights.shared_down, w.act, weights.shared_down.w.k, rows, w.partial, model.hidden, true);
   }
   if (name == "shared_gate") {
     gemm(weights.shared_mix, normed, rows, mix);
-    kernels.sigmoid_gate(mix, 1, rows, model.hidden, moe_out);
-    return kernels.add(moe_out, rows * model.hidden, w.partial);
+    kernels.sigmoid_gate(mix, 1, rows, model.hidden, w.shared);
+    return kernels.add(w.shared, rows * model.hidden, w.partial);
   }
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) return grouped_query(op, layer, r, *a);
   if (const auto* a = std::get_if<MlaAttention>(&kind.mixer)) return latent_operator(op, layer, r, *a);

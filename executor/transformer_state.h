@@ -104,7 +104,7 @@ struct Transformer::State {
   std::size_t scratch_bytes = 0;
   struct PerRank {
     float *qkv = nullptr, *heads_out = nullptr, *inter = nullptr, *act = nullptr, *partial = nullptr,
-          *logits = nullptr;
+          *shared = nullptr, *logits = nullptr;
     float *absorbed = nullptr, *attended = nullptr, *up = nullptr, *up_keys = nullptr, *up_values = nullptr;
   };
   std::vector<PerRank> work;
@@ -255,6 +255,7 @@ struct Transformer::State {
     for (PerRank& w : work) {
       take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
+      if (widths.experts > 0) take(w.shared, n, h);
       take(w.logits, s, vocabulary_width());
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);

@@ -28,7 +28,7 @@ class EveryFamily : public testing::TestWithParam<Family> {
 };
 INSTANTIATE_TEST_SUITE_P(Families, EveryFamily,
                          testing::Values(Family{"Dense", dense_config}, Family{"Moe", moe_config},
-                                         Family{"Latent", latent_config},
+                                         Family{"Gated", gated_config}, Family{"Latent", latent_config},
                                          Family{"Windowed", windowed_config}),
                          [](const auto& family) { return std::string(family.param.name); });
 
