@@ -1,21 +1,11 @@
 #include "executor/replica.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "executor/transformer_state.h"
 
 namespace foretoken {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-}  // namespace
-
 Replica::Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
                  const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads,
                  const AdapterSource* adapters)

@@ -3,22 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "base/error.h"
 #include "executor/transformer_state.h"
 
 namespace foretoken {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-}  // namespace
-
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <string_view>
@@ -10,6 +11,11 @@
 #include "executor/transformer.h"
 
 namespace foretoken {
+
+using Clock = std::chrono::steady_clock;
+inline double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 inline std::size_t count_of(std::int64_t rows, std::int64_t width) {
   return static_cast<std::size_t>(rows * width);

@@ -42,6 +42,13 @@ inline Json moe_config() {
   c["head_dim"] = 16;
   return c;
 }
+// Shared experts behind a gate of their own.
+inline Json gated_config() {
+  Json c = moe_config();
+  c["model_type"] = "qwen2_moe", c["shared_expert_intermediate_size"] = 64, c["qkv_bias"] = true;
+  c.erase("head_dim");
+  return c;
+}
 inline Json latent_config() {
   Json c = dense_config();
   c["model_type"] = "deepseek_v2", c["q_lora_rank"] = 24, c["kv_lora_rank"] = 32, c["qk_nope_head_dim"] = 16;

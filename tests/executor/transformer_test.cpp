@@ -28,8 +28,8 @@ class EveryFamily : public testing::TestWithParam<Family> {
 };
 INSTANTIATE_TEST_SUITE_P(Families, EveryFamily,
                          testing::Values(Family{"Dense", dense_config}, Family{"Moe", moe_config},
-                                         Family{"Latent", latent_config}, Family{"Windowed", windowed_config},
-                                         Family{"Linear", linear_config}),
+                                         Family{"Gated", gated_config}, Family{"Latent", latent_config},
+                                         Family{"Windowed", windowed_config}, Family{"Linear", linear_config}),
                          [](const auto& family) { return std::string(family.param.name); });
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
