@@ -22,7 +22,18 @@ void require(bool ok, const char* key, const std::string& message) {
 
 // What the policies other than vLLM's need to make progress.
 void check_policy(const SchedulerConfig& c) {
-  if (c.policy == SchedulerPolicy::kVllmV1) return;
+  if (c.policy == SchedulerPolicy::kVllmV1) {
+    require(c.draft_tokens == 0 || c.pipeline_depth == 1, "speculative_config",
+            "speculative decoding is modelled without a pipeline; use pipeline_parallel_size 1");
+    require(c.draft_tokens >= 0 && c.draft_tokens < c.max_num_batched_tokens, "num_speculative_tokens",
+            fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
+                        c.draft_tokens, c.max_num_batched_tokens));
+    require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
+            "num_speculative_tokens", "must be from 0 to 32767");
+    return;
+  }
+  require(c.draft_tokens == 0, "speculative_config",
+          "speculative decoding is modelled for vLLM's scheduler alone");
   require(c.pipeline_depth == 1, "pipeline_parallel_size",
           "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
@@ -242,6 +253,7 @@ class Loop {
       result_.scheduled_tokens += c.scheduled;
       result_.reused_tokens += c.reused;
       result_.discarded_tokens += c.discarded;
+      result_.unaccepted_tokens += c.unaccepted;
       m.num_steps += engine->num_steps();
       m.peak_kv_usage = std::max(m.peak_kv_usage, engine->peak_kv_usage());
       busy += engine->busy();

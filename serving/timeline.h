@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,8 @@ class TimelineWriter {
     std::int64_t prefill_tokens = 0, decode_tokens = 0;  // of one step, all ranks
     std::int32_t running = 0, waiting = 0;
     double kv_usage = 0;
+    // What sequences got in a step of speculative decoding, rank after rank; valid during the call alone.
+    std::span<const Verification> verified;
   };
   virtual void step(const StepEvent& event) = 0;
   virtual void request(const RequestRecord& record) = 0;
@@ -55,9 +58,17 @@ class PerfettoWriter : public TimelineWriter {
 // Keeps steps in memory; ReplayBackend gives their durations back and must reproduce the timeline exactly.
 class Recording : public TimelineWriter {
  public:
-  void step(const StepEvent& event) override { steps.push_back(event); }
+  void step(const StepEvent& event) override {
+    if (!event.verified.empty()) {
+      verified.resize(steps.size() + 1);
+      verified.back().assign(event.verified.begin(), event.verified.end());
+    }
+    steps.push_back(event);
+    steps.back().verified = {};
+  }
   void request(const RequestRecord& record) override { requests.push_back(record); }
   std::vector<StepEvent> steps;
+  std::vector<std::vector<Verification>> verified;  // of each step up to the last that has any
   std::vector<RequestRecord> requests;
 };
 
@@ -68,6 +79,7 @@ class ReplayBackend : public Backend {
   // Throw Error when the step differs from the recorded one.
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
  private:
   const TimelineWriter::StepEvent& match(const Step& step) const;
@@ -78,6 +90,7 @@ class ReplayBackend : public Backend {
   std::vector<std::vector<std::size_t>> events_;  // per engine: its steps in the recording
   std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
+  std::span<const Verification> answers_;  // of the step that ran last
 };
 
 }  // namespace foretoken

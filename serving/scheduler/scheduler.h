@@ -15,11 +15,13 @@
 
 namespace foretoken {
 
-// Tokens of one rank so far: scheduled + reused = needed + discarded, over requests that have left.
+// Tokens of one rank so far: scheduled + reused = needed + discarded + unaccepted, over requests that have
+// left.
 struct TokenCounts {
   std::int64_t scheduled = 0;         // prefill and decode tokens computed
   std::int64_t reused = 0;            // found in the prefix cache instead
   std::int64_t discarded = 0;         // in the cache when their sequence was preempted
+  std::int64_t unaccepted = 0;        // drafted tokens that were scheduled and not used (the engine counts)
   std::int64_t queried = 0, hit = 0;  // prompt tokens looked up and found, at first admission only
 };
 
