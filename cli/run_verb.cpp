@@ -63,15 +63,21 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
   Priced p;
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
   for (const StepRun& s : steps) {
-    std::vector<std::int64_t> key{s.work.decode_sequences, s.work.sampled_rows};
-    for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
-    key.push_back(-1);
-    for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));
-    auto [at, added] = known.try_emplace(key);
-    if (added) at->second = price_work(d, cost, s.work);
-    const WorkPrice& w = at->second;
-    if (!s.polluted) p.step_errors.push_back(std::fabs(w.seconds / s.seconds - 1));
-    for (const auto& [name, seconds] : w.operators) p.operator_seconds[name] += seconds;
+    double predicted = 0;
+    const auto add = [&](const Work& work, const Deployment& model, const char* prefix) {
+      std::vector<std::int64_t> key{*prefix, work.decode_sequences, work.decode_queries, work.sampled_rows};
+      for (const PrefillChunk& c : work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
+      key.push_back(-1);
+      for (const double c : work.contexts) key.push_back(static_cast<std::int64_t>(c));
+      auto [at, added] = known.try_emplace(key);
+      if (added) at->second = price_work(model, cost, work);
+      const WorkPrice& w = at->second;
+      predicted += w.seconds;
+      for (const auto& [name, seconds] : w.operators) p.operator_seconds[prefix + name] += seconds;
+    };
+    add(s.work, d, "");
+    for (const Work& work : s.drafting) add(work, *d.speculation->draft, "draft ");
+    if (!s.polluted) p.step_errors.push_back(std::fabs(predicted / s.seconds - 1));
   }
   return p;
 }

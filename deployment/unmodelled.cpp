@@ -20,7 +20,6 @@ void refuse(const RawJson& value, const std::string& where, std::string_view sec
 
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const EngineSection& e = scenario.engine;
-  refuse(e.speculative_config, where, "engine", "speculative_config", "one token a sequence and step is");
   refuse(e.preemption_mode, where, "engine", "preemption_mode", "recompute is", "\"recompute\"");
   refuse(e.kv_layout, where, "engine", "kv_layout", "paged is", "\"paged\"");
   refuse(e.swap_space_gib, where, "engine", "swap_space_gib", "preemption by recomputing is", "0");

@@ -87,12 +87,20 @@ Layout layout_of(const Deployment& deployment) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  if (s.draft_tokens == 0) return l;
+  // Verified rows all have logits. A draft model runs the levels of every sequence's tree, and a prompt that
+  // ends with its first token beside it.
+  const std::int64_t drafted = s.max_num_seqs * s.draft_tokens;
+  l.max_tokens = std::max(l.max_tokens, drafted);
+  l.max_sampled = std::min(l.max_tokens, drafted + s.max_num_seqs);
+  l.max_sequences = 2 * s.max_num_seqs;
   return l;
 }
 
 }  // namespace
 
-Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options)
+Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
+                       std::size_t beside)
     : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
   check(deployment);
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
@@ -100,8 +108,8 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
                                      : safetensors_checkpoint(options.weights, deployment.model, numerics_);
   const Layout layout = layout_of(deployment);
-  const std::size_t needed =
-      Transformer::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layout);
+  bytes_ = Transformer::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layout);
+  const std::size_t needed = bytes_ + beside;
   if (const std::size_t room = physical_memory(); room > 0 && needed > room)
     throw Error("model",
                 fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "

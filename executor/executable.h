@@ -11,8 +11,9 @@
 namespace foretoken {
 
 struct ExecutorOptions {
-  std::string weights;     // a safetensors file or folder; empty: synthetic
-  std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
+  std::string weights;        // a safetensors file or folder; empty: synthetic
+  std::string draft_weights;  // the draft model's, likewise
+  std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
   int threads = 1;
   std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
                     // "avx512-bf16"
@@ -23,7 +24,10 @@ class Executable {
  public:
   // Refuses by name what the executor does not do, and what does not fit this machine's memory before
   // anything is allocated. The deployment must outlive it.
-  Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options);
+  // beside: bytes that are taken already.
+  Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
+             std::size_t beside = 0);
+  std::size_t bytes() const { return bytes_; }
   Transformer& transformer() { return *transformer_; }
   const Kernels& kernels() const { return *kernels_; }
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, ..."
@@ -32,6 +36,7 @@ class Executable {
   const Kernels* kernels_;
   Threads threads_;
   bool synthetic_;
+  std::size_t bytes_ = 0;
   Numerics numerics_;
   std::unique_ptr<Transformer> transformer_;
 };

@@ -18,9 +18,10 @@ namespace foretoken {
 // One step as it ran.
 struct StepRun {
   Work work;
-  double seconds = 0;     // ranks side by side, as on a machine of usual speed
-  double speed = 1;       // of the machine at the time: usual seconds of a probe over its seconds
-  bool polluted = false;  // another process took the processor meanwhile
+  double seconds = 0;               // ranks side by side, as on a machine of usual speed
+  double speed = 1;                 // of the machine at the time: usual seconds of a probe over its seconds
+  bool polluted = false;            // another process took the processor meanwhile
+  std::vector<Work> drafting = {};  // what the draft model ran after it
 };
 
 class ExecutedBackend final : public Backend {
@@ -37,6 +38,7 @@ class ExecutedBackend final : public Backend {
   std::span<const std::int64_t> windows() const override;
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
   std::span<const StepRun> steps() const;
   // Seconds of each operator by name, all steps.

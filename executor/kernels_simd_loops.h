@@ -103,10 +103,13 @@ void load_tile(const AttendTask& t, Index first, Index last, Index d, Index v_st
         __builtin_memset(value, 0, static_cast<std::size_t>(v_stride) * 4);
         continue;
       }
+      const Index place = t.sequence->branch && token >= t.sequence->branch_from
+                              ? t.sequence->branch[token - t.sequence->branch_from]
+                              : token;
       const Index slot =
-          (static_cast<Index>(t.sequence->blocks[token / cache.block_size]) * cache.heads + t.cache_head) *
+          (static_cast<Index>(t.sequence->blocks[place / cache.block_size]) * cache.heads + t.cache_head) *
               cache.block_size +
-          token % cache.block_size;
+          place % cache.block_size;
       load_row(cache.storage, cache.keys + slot * cache.k_dim * key_width,
                cache.key_scales ? cache.key_scales[slot] : 1.0f, cache.k_dim, row);
       if (cache.v_dim)

@@ -25,7 +25,9 @@ struct Layout {
   std::int64_t num_blocks = 1;
   std::int64_t max_tokens = 1;     // rows of a step
   std::int64_t max_sequences = 1;  // of a step
+  std::int64_t max_sampled = 0;    // rows of a step whose logits are wanted; 0: one a sequence
   std::int64_t max_length = 1;     // tokens of a sequence
+  std::int64_t sampled() const { return max_sampled > 0 ? max_sampled : max_sequences; }
 };
 
 // A matrix with the bias of its outputs.
@@ -66,6 +68,8 @@ class Rank {
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
+  // Copies what all layers cached of one place of a sequence to another.
+  void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
   const Linear& lm_head() const { return lm_head_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.
   struct Slice {

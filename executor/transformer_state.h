@@ -108,6 +108,8 @@ struct Transformer::State {
   // The step at hand.
   std::int64_t rows = 0;
   std::vector<SequenceRows> sequences;
+  std::vector<SequenceRows> attending;  // decoding ones as attention sees them, where some form trees
+  std::vector<std::int32_t> branches;   // of attending
   std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
   std::size_t first_decode = 0;  // sequences[first_decode...] decode
   Work asked;
@@ -178,7 +180,7 @@ struct Transformer::State {
   };
 
   void plan(Plan& take) {
-    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
+    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.sampled();
     take(hidden, n, h), take(normed, n, h), take(delta, n, h);
     take(sampled, s, h), take(logits, s, model.vocab);
     if (widths.experts > 0) {
@@ -359,6 +361,7 @@ struct Transformer::State {
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
   std::span<const SequenceRows> sequences_of(const AttentionShape& shape, std::size_t chunk) const {
     const std::span<const SequenceRows> all = sequences;
+    if (shape.decode && !attending.empty()) return attending;
     if (shape.decode) return all.subspan(first_decode);
     const auto [first, count] = chunk_sequences[chunk];
     return all.subspan(first, count);
@@ -370,6 +373,7 @@ struct Transformer::State {
   void experts(int layer, std::size_t r);
 
   void prepare(std::span<const StepSequence> asked_sequences);
+  void branch_out(std::span<const StepSequence> asked_sequences);
   void execute();
 };
 

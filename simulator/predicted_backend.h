@@ -25,6 +25,8 @@ class PredictedBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  // Draws from the scenario's acceptance, a draw for each place of a request, whatever it is served beside.
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
   TimeBasis basis() const;
 
  private:
@@ -36,6 +38,8 @@ class PredictedBackend : public Backend {
     Picoseconds increment() const { return rise[0] + rise[1] + rise[2] + rise[3]; }
   };
   StagePrice price_stage(StageModel& stage, const Step& step, bool decode_only, std::int64_t max_steps);
+  // The draft model's passes after the step: device time into `sum`, host time returned.
+  Picoseconds price_drafts(const Step& step, StagePrice& sum);
   Picoseconds host_time(const Step& step, Picoseconds device_floor) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
@@ -44,7 +48,10 @@ class PredictedBackend : public Backend {
   const Deployment* deployment_;
   double scale_;
   std::vector<std::int64_t> windows_;
-  std::vector<StageModel> stages_;
+  std::vector<StageModel> stages_, draft_stages_;
+  std::vector<std::vector<DraftPass>> passes_;  // by rank; scratch of price_drafts
+  std::vector<Batch> pass_batches_;
+  std::int32_t drafts_ = 0;
   std::vector<StagePrice> rank_prices_;  // scratch of price_stage
   // Latest step or span of each engine: booked when the next one shows how many of its steps were run.
   struct Pending {

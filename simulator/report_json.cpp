@@ -33,6 +33,17 @@ Json basis_json(const std::array<double, 4>& share) {
       {"measured", share[0]}, {"interpolated", share[1]}, {"transferred", share[2]}, {"roofline", share[3]}};
 }
 
+// vLLM's keys and units: acceptance_rate in percent, rates by position as shares.
+void put_speculation(Json& out, const SpeculationCounts& s) {
+  if (s.verifications == 0) return;
+  out["spec_decode_num_drafts"] = s.verifications;
+  out["spec_decode_draft_tokens"] = s.drafted;
+  out["spec_decode_accepted_tokens"] = s.accepted;
+  out["spec_decode_acceptance_rate"] = 100 * s.acceptance_rate();
+  out["spec_decode_acceptance_length"] = s.tokens_per_step();
+  out["spec_decode_per_position_acceptance_rates"] = s.rates();
+}
+
 void put_metrics(Json& out, const ServingMetrics& m) {
   out["completed"] = m.completed;
   out["duration"] = m.duration;
@@ -61,6 +72,7 @@ void put_metrics(Json& out, const ServingMetrics& m) {
   out["mean_running"] = m.mean_running;
   out["mean_waiting"] = m.mean_waiting;
   out["busy_share"] = m.busy_share;
+  put_speculation(out, m.speculation);
 }
 
 Json candidate_json(const Candidate& c) {
@@ -116,18 +128,23 @@ Json context_json(const ReportContext& context, const Scenario& resolved) {
 }
 
 Json memory_json(const MemoryPlan& m) {
-  return Json{{"device_bytes", m.device_bytes},
-              {"budget_bytes", m.budget_bytes},
-              {"weights_bytes", m.weights_bytes},
-              {"activation_peak_bytes", m.activation_peak_bytes},
-              {"overhead_bytes", m.overhead_bytes},
-              {"kv_cache_bytes", m.kv_cache_bytes},
-              {"block_bytes", m.block_bytes},
-              {"block_size", m.block_size},
-              {"num_gpu_blocks", m.num_gpu_blocks},
-              {"kv_cache_tokens", m.kv_cache_tokens},
-              {"fits", m.fits},
-              {"reason", m.reason}};
+  Json j{{"device_bytes", m.device_bytes},
+         {"budget_bytes", m.budget_bytes},
+         {"weights_bytes", m.weights_bytes},
+         {"activation_peak_bytes", m.activation_peak_bytes},
+         {"overhead_bytes", m.overhead_bytes},
+         {"kv_cache_bytes", m.kv_cache_bytes},
+         {"block_bytes", m.block_bytes},
+         {"block_size", m.block_size},
+         {"num_gpu_blocks", m.num_gpu_blocks},
+         {"kv_cache_tokens", m.kv_cache_tokens},
+         {"fits", m.fits},
+         {"reason", m.reason}};
+  if (m.draft_weights_bytes > 0) {
+    j["draft_weights_bytes"] = m.draft_weights_bytes;
+    j["draft_block_bytes"] = m.draft_block_bytes;
+  }
+  return j;
 }
 
 Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sensitivity>& what_if) {
@@ -166,6 +183,7 @@ Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sen
     j["sensitivity"].push_back(Json{{"part", w.part}, {"factor", w.factor}, {"change", std::move(changes)}});
   }
   j["expected_sequences"] = e.expected_sequences;
+  if (d.speculation) j["tokens_per_step"] = e.tokens_per_step;
   j["utilization"] = e.utilization;
   j["ttft_ms"] = e.ttft_ms;
   j["tpot_ms"] = e.tpot_ms;

@@ -74,11 +74,15 @@ PricedPart& PricedPart::operator+=(const PricedPart& o) {
   return *this;
 }
 
-Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
-                         bool decode_only, std::int64_t kernels, Picoseconds device_floor) {
+void PricedPart::add(const PricedPart& o, std::int64_t times) {
+  time += times * o.time;
+  for (std::size_t i = 0; i < by_basis.size(); ++i) by_basis[i] += times * o.by_basis[i];
+  variance += static_cast<double>(times * times) * o.variance;
+}
+
+Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
+                             std::int64_t kernels, Picoseconds device_floor) {
   const Behavior& behavior = deployment.behavior;
-  const Picoseconds schedule =
-      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
   const bool captured =
       decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
   Picoseconds dispatch =
@@ -95,14 +99,26 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
                  to_picoseconds((pieces ? kShareOutsidePieces : 1.0) *
                                 (behavior.prefill_layer + doublings * behavior.prefill_layer_doubling));
   }
-  dispatch += layers;
+  return dispatch + layers;
+}
+
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor) {
+  const Behavior& behavior = deployment.behavior;
+  const Picoseconds schedule =
+      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
+  const Picoseconds dispatch = exposed_dispatch(deployment, rows, decode_only, kernels, device_floor);
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;
   const bool hidden = deployment.scenario.engine.async_scheduling.value_or(false);
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
 }
 
 StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
-    : deployment_(&deployment), cost_(&cost), shard_(shard) {
+    : deployment_(&deployment),
+      cost_(&cost),
+      shard_(shard),
+      groups_count_(
+          std::clamp<std::size_t>(deployment.model.attention_windows().size(), 1, kMaxAttentionGroups)) {
   Work one;
   one.prefill = {{1, 0, 1}};
   one.sampled_rows = 1;
@@ -165,10 +181,12 @@ const PricedPart& StageModel::sampled(std::int64_t rows) {
   return interpolated(sampled_, sampled_known_, rows, OpScope::kSampled);
 }
 
-const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context) {
+const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context,
+                                       std::int64_t queries) {
   const int i = context_piece(sequences, context);
   auto& pieces = decode_[static_cast<std::size_t>(attention_group)];
-  const std::uint64_t key = static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
+  const std::uint64_t key = static_cast<std::uint64_t>(queries) << 48 |
+                            static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
   if (const auto found = pieces.find(key); found != pieces.end()) return found->second;
 
   ContextPiece piece;
@@ -177,6 +195,7 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
   auto at = [&](std::int64_t sum) {
     Work w;
     w.decode_sequences = sequences;
+    w.decode_queries = queries;
     w.contexts.assign(deployment_->model.attention_windows().size(), static_cast<double>(sum));
     return price_scope(w, OpScope::kDecodeAttention, attention_group);
   };

@@ -20,6 +20,7 @@ struct PricedPart {
   std::array<Picoseconds, 4> by_basis{};  // sums to time
   double variance = 0;                    // of the 90 % half-width, ps squared; independent operators add
   PricedPart& operator+=(const PricedPart& o);
+  void add(const PricedPart& o, std::int64_t times);
 };
 
 // Decode attention of one group for a fixed number of sequences: `base` at `from` cached tokens, `slope` a
@@ -43,6 +44,9 @@ std::int64_t eager_kernels(const Op& op);
 // under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
 // their execution. device_floor: device time without decode attention, so that the result is constant over a
 // span.
+// The part of it that dispatches kernels.
+Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
+                             std::int64_t kernels, Picoseconds device_floor);
 Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
                          bool decode_only, std::int64_t kernels, Picoseconds device_floor);
 
@@ -55,9 +59,12 @@ class StageModel {
   const PricedPart& tokens(std::int64_t rows);
   const PricedPart& group(std::int64_t group_rows);
   const PricedPart& sampled(std::int64_t rows);
-  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context);
+  // queries: tokens that each sequence attends for (1 + drafted ones).
+  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context,
+                             std::int64_t queries = 1);
   PricedPart prefill(std::int64_t new_tokens, std::int64_t cached);
   std::int64_t kernels_per_step() const { return kernels_; }
+  std::size_t attention_groups() const { return groups_count_; }
 
  private:
   PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
@@ -73,6 +80,7 @@ class StageModel {
   std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_;
   std::unordered_map<std::uint32_t, PricedPart> prefill_;
   std::int64_t kernels_ = 0;
+  std::size_t groups_count_ = 1;
 };
 
 }  // namespace foretoken
