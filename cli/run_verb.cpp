@@ -39,6 +39,11 @@ constexpr Metric kMetrics[] = {
     {"mean_e2el_ms", "end to end mean, ms", [](const ServingMetrics& m) { return m.e2el.mean; }},
     {"output_throughput", "output tokens/s", [](const ServingMetrics& m) { return m.output_throughput; }},
     {"num_steps", "steps", [](const ServingMetrics& m) { return static_cast<double>(m.num_steps); }}};
+constexpr Metric kSpeculation[] = {
+    {"spec_decode_acceptance_rate", "drafted tokens accepted, %",
+     [](const ServingMetrics& m) { return 100 * m.speculation.acceptance_rate(); }},
+    {"spec_decode_acceptance_length", "tokens of a sequence a step",
+     [](const ServingMetrics& m) { return m.speculation.tokens_per_step(); }}};
 
 Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predicted) {
   Table t;
@@ -47,10 +52,13 @@ Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predic
                {"measured", "measured", 4},
                {"predicted", "predicted", 4},
                {"error", "error %", 3}};
-  for (const Metric& m : kMetrics) {
+  const auto add = [&](const Metric& m) {
     const double a = m.value(measured), b = m.value(predicted);
     t.add({std::string(m.title), a, b, a > 0 ? 100 * (b / a - 1) : 0.0});
-  }
+  };
+  for (const Metric& m : kMetrics) add(m);
+  if (measured.speculation.verifications > 0)
+    for (const Metric& m : kSpeculation) add(m);
   return t;
 }
 
@@ -130,6 +138,18 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
   return t;
 }
 
+// By position: of the drafts that were accepted up to there, how many were there, too.
+std::vector<double> measured_acceptance(const SpeculationCounts& counts, const Speculation& speculation) {
+  std::vector<double> rates;
+  double before = 1;
+  for (double reached : counts.rates()) {
+    rates.push_back(before > 0 ? std::min(1.0, reached / before) : 0.0);
+    before = reached;
+  }
+  rates.resize(speculation.widths.size());
+  return rates;
+}
+
 Answer run_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
@@ -139,12 +159,13 @@ Answer run_answer(const Invocation& invocation) {
   const std::string title = "Run: " + input.scenario.name;
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
     return infeasible_answer(title, *no, input.scenario, world);
-  const Deployment& d = std::get<Deployment>(p.verdict);
+  Deployment d = std::get<Deployment>(p.verdict);
   if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   print_warnings(d.warnings);
 
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
+  executor.draft_weights = invocation.value("draft-weights").value_or("");
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
@@ -162,6 +183,9 @@ Answer run_answer(const Invocation& invocation) {
     options.progress = [&](double share) { bar.update(share); };
     measured = serve_with(backend, *workload, d, options);
   }
+  const bool takes_acceptance = d.speculation && d.speculation->acceptance.empty();
+  if (takes_acceptance)
+    d.speculation->acceptance = measured_acceptance(measured.served.metrics.speculation, *d.speculation);
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
@@ -193,6 +217,8 @@ Answer run_answer(const Invocation& invocation) {
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
+  if (takes_acceptance)
+    lines.push_back("The prediction takes the measured acceptance; acceptance_rate sets it.");
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");

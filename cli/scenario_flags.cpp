@@ -194,7 +194,8 @@ Json default_search() {
 }
 
 bool searchable(const ScenarioKey& key) {
-  return key.section == "engine" || key.section == "cluster" || key.section == "hardware";
+  return (key.section == "engine" || key.section == "cluster" || key.section == "hardware") &&
+         std::count(key.pointer.begin(), key.pointer.end(), '/') == 2;
 }
 
 // Where the flag's values go in `plan`; false when they belong to the scenario itself.
@@ -228,6 +229,7 @@ std::vector<ScenarioKey> scenario_keys() {
   for (const ScenarioKey& k : keys)
     if (k.type != "object" && !yields(k)) ++uses[last_name(k.pointer)];
   for (ScenarioKey& k : keys) {
+    if (k.pointer == "/engine/speculative_config") k.type = "json";  // as a whole, too: vLLM's own flag
     const std::string name = last_name(k.pointer);
     k.flag = dashes(name);
     if (uses[name] > (yields(k) ? 0 : 1) || taken(k.flag)) {

@@ -78,7 +78,7 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
     // What calibration found this machine's steps to take beside their operators.
     if (d->behavior.own_executor)
       if (const auto t = p.kernels.find(step_overhead()); t && t->basis == Basis::kMeasured)
-        d->behavior.host_step = t->time;
+        set_step_overhead(*d, t->time);
   }
   return p;
 }

@@ -127,6 +127,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
 ModelText scenario_model_text(const Scenario& scenario, const Resources& resources);
 
+// What a step takes beside its operators, of the draft model's passes too.
+void set_step_overhead(Deployment& deployment, Seconds time);
+
 // Parts of resolve(), usable alone.
 // Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.
 std::vector<int> split_layers(int layers, int stages);

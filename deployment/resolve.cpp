@@ -294,6 +294,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     throw Error(
         where + "/hardware/host_memory",
         fmt::format("the memory of {} is not known; give that of a node, such as \"512 GiB\"", device.name));
+  d.fusion.sorts_logits = scenario.workload.sorts_logits();
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);
@@ -379,6 +380,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     auto draft = std::make_shared<Deployment>(*d.speculation->draft);
     draft->memory = d.memory;
     draft->scheduler = d.scheduler;
+    draft->preset_folder = resources.preset_folder;  // its name in commands
     d.speculation->draft = std::move(draft);
   }
   d.preset_folder = resources.preset_folder;

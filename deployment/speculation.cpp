@@ -66,6 +66,7 @@ std::variant<std::shared_ptr<Deployment>, Infeasible> draft_deployment(
     const std::string& where, const std::string& at, std::vector<std::string>& warnings) {
   auto d = std::make_shared<Deployment>(target);
   d->speculation.reset();
+  d->fusion.sorts_logits = false;  // drafts are the likeliest tokens
   d->warnings.clear();
   d->model = load_model_of(s.model, "draft", at + "/model", resources);
   const std::int64_t longest = *target.scenario.engine.max_model_len;
@@ -77,6 +78,10 @@ std::variant<std::shared_ptr<Deployment>, Infeasible> draft_deployment(
   if (d->model.max_positions > 0 && d->model.max_positions < longest)
     throw Error(at + "/model", fmt::format("{} has {} positions, max_model_len is {}; lower max_model_len",
                                            d->model.name, d->model.max_positions, longest));
+  if (d->model.attention_windows().size() > kMaxAttentionGroups)
+    throw Error(at + "/model",
+                fmt::format("{} has {} different attention windows; at most {} are modelled", d->model.name,
+                            d->model.attention_windows().size(), kMaxAttentionGroups));
   if (has_state(d->model))
     throw Error(at + "/model",
                 fmt::format("{} keeps recurrent states, which can't be rolled back to the last "
@@ -130,6 +135,14 @@ void require_acceptance(const Speculation& s) {
     throw Error("/engine/speculative_config/acceptance_rate",
                 "how often drafted tokens are accepted is needed to predict; give it, such as [0.7] "
                 "(`foretoken run` measures it)");
+}
+
+void set_step_overhead(Deployment& d, Seconds time) {
+  d.behavior.host_step = time;
+  if (!d.speculation || !d.speculation->draft) return;
+  auto draft = std::make_shared<Deployment>(*d.speculation->draft);
+  draft->behavior.host_step = time;
+  d.speculation->draft = std::move(draft);
 }
 
 double expected_tokens(const Speculation& s) {

@@ -17,7 +17,7 @@ struct ExecutorOptions {
   int threads = 1;
   std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
                     // "avx512-bf16"
-  SamplingArgs sampling;  // greedy
+  SamplingArgs sampling;  // greedy; a backend takes the workload's
 };
 
 class Executable {

@@ -31,7 +31,7 @@ long involuntary_switches() {
 struct ExecutedBackend::State {
   const Deployment& deployment;
   const Workload& workload;
-  const ExecutorOptions options;
+  ExecutorOptions options;
   Executable executable;
   std::optional<MachineProbe> probe;
   double usual_probe = 0;
@@ -64,6 +64,10 @@ struct ExecutedBackend::State {
         executable(d, model, o),
         windows(d.model.attention_windows()) {
     if (windows.empty()) windows.push_back(0);
+    const WorkloadConfig& asked = d.scenario.workload;
+    options.sampling.temperature = static_cast<float>(asked.temperature.value_or(0));
+    options.sampling.top_k = asked.top_k.value_or(0);
+    options.sampling.top_p = static_cast<float>(asked.top_p.value_or(1));
     if (!d.speculation) return;
     tree.emplace(d.speculation->widths);
     drafter = make_drafter(*d.speculation, *tree, o, executable.bytes());

@@ -209,10 +209,6 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
     (s.engine.*member).text = text;
     return error(s);
   };
-  EXPECT_EQ(engine(&EngineSection::speculative_config, R"({"method":"eagle"})"),
-            "s.json:/engine/speculative_config: speculative_config is not modelled by this build (one token "
-            "a sequence "
-            "and step is); leave it out");
   EXPECT_EQ(engine(&EngineSection::preemption_mode, "\"swap\""),
             "s.json:/engine/preemption_mode: preemption_mode is not modelled by this build (recompute is); "
             "leave it "
@@ -222,7 +218,6 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
         &EngineSection::layer_streaming, &EngineSection::lora, &EngineSection::kv_tiers})
     EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
   EXPECT_EQ(engine(&EngineSection::preemption_mode, "\"recompute\""), "no error");
-  EXPECT_EQ(engine(&EngineSection::speculative_config, "null"), "no error");
   EXPECT_EQ(engine(&EngineSection::swap_space_gib, "0"), "no error");
   Scenario s = scenario_on("H100");
   s.cluster.prefill.text = "{}";

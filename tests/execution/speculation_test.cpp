@@ -158,14 +158,18 @@ TEST_P(Drafting, PagingPreemptionAndThePrefixCacheChangeNothing) {
 }
 
 TEST_P(Drafting, SampledTokensAreThoseOfPlainSampling) {
-  ExecutorOptions options;
-  options.sampling.temperature = 0.8f;
-  options.sampling.top_k = 20;
-  options.sampling.top_p = 0.95f;
-  const auto plain = execute(scenario(GetParam()), nullptr, options).tokens;
+  const Json drawn =
+      scenario(GetParam(), Json::object(), {{"temperature", 0.8}, {"top_k", 20}, {"top_p", 0.95}});
+  const auto plain = execute(drawn).tokens;
   EXPECT_NE(plain, execute(scenario(GetParam())).tokens);
-  EXPECT_EQ(plain, execute(scenario(GetParam()), itself(GetParam(), 4), options).tokens);
-  EXPECT_EQ(plain, execute(scenario(GetParam()), tree(itself(GetParam(), 4), {3, 2, 1}), options).tokens);
+  EXPECT_EQ(plain, execute(drawn, itself(GetParam(), 4)).tokens);
+  EXPECT_EQ(plain, execute(drawn, tree(itself(GetParam(), 4), {3, 2, 1})).tokens);
+  Json one = drawn;
+  one["workload"]["top_k"] = 1;
+  EXPECT_EQ(execute(one).tokens, execute(scenario(GetParam())).tokens) << "one token to draw from: greedy";
+  one["engine"]["max_num_seqs"] = 1;
+  one["workload"]["top_k"] = 20;
+  EXPECT_EQ(plain, execute(one).tokens) << "draws don't depend on the batch";
 }
 
 TEST_P(Drafting, TheExecutedScheduleIsTheSimulatedOne) {
