@@ -28,6 +28,7 @@ Json config_of(const std::string& family, int layers = 2) {
     c.update(Json::parse(R"({"model_type": "qwen3_moe", "moe_intermediate_size": 32, "num_experts": 8,
       "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
       "head_dim": 16})"));
+  if (family == "window") c["model_type"] = "mistral", c["sliding_window"] = 24;
   if (family == "latent")
     c.update(Json::parse(R"({"model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 32,
       "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "num_key_value_heads": 4,
@@ -96,7 +97,7 @@ Executed execute(Json json, const Json& speculative = nullptr, ExecutorOptions o
 }
 
 class Drafting : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Families, Drafting, testing::Values("dense", "moe", "latent"));
+INSTANTIATE_TEST_SUITE_P(Families, Drafting, testing::Values("dense", "moe", "latent", "window"));
 
 TEST_P(Drafting, TokensAreThoseOfPlainDecodingBitForBit) {
   const auto plain = execute(scenario(GetParam())).tokens;
