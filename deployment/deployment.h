@@ -90,6 +90,9 @@ struct Deployment {
   MemoryPlan memory;
   SchedulerConfig scheduler;
   std::vector<std::int64_t> graph_sizes;  // empty: eager
+  // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
+  // a step in one call of variable length.
+  bool one_attention_call = false;
   std::optional<Speculation> speculation;
   double usd_per_device_hour = 0;
   bool has_price = false;

@@ -343,6 +343,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.scenario.cluster.replicas = d.mapping.replicas;
   if (!d.scenario.hardware.count) d.scenario.hardware.count = d.mapping.devices();
   d.graph_sizes = *e.cuda_graph_sizes;
+  d.one_attention_call = d.behavior.policy == SchedulerPolicy::kVllmV1 && d.device.vendor == "NVIDIA" &&
+                         d.precision.kv == d.precision.activation &&
+                         (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
 
   auto speculation = make_speculation(d, scenario, resources, where);
   if (auto* verdict = std::get_if<Infeasible>(&speculation)) return std::move(*verdict);

@@ -41,6 +41,8 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
   w.sampled_rows = batch.sampled_rows;
   w.padded_tokens = padded_rows(batch.tokens(), batch.prefill.empty(), deployment);
   w.group_tokens = group_tokens;
+  w.one_attention_call =
+      deployment.one_attention_call && !batch.prefill.empty() && batch.decode_sequences > 0;
   return w;
 }
 

@@ -50,7 +50,14 @@ void GemmModel::set(const Parameters& p) {
   split_ = std::exp(p[4]) * 1e-6;
   const double processor = peak_ * peak_share_ / processors_;
   for (std::size_t i = 0; i < std::size(kTiles); ++i)
-    tile_step_[i] = std::max(2 * kTiles[i].rows * kTiles[i].columns / (processor * kTiles[i].share), step_);
+    tile_step_[i] = std::max(
+        2 * kTiles[i].rows * kTiles[i].columns / (processor * std::min(1.0, kTiles[i].share * slack_)),
+        step_);
+}
+
+void GemmModel::borrow(const GemmModel& donor) {
+  slack_ = std::max(1.0, donor.peak_ / donor.processors_ / (peak_ / processors_));
+  set(donor.parameters_);
 }
 
 double GemmModel::limit(double m, double n, double k, double batch) const {

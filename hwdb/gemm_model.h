@@ -33,12 +33,16 @@ class GemmModel {
   using Parameters = std::array<double, kParameters>;
   const Parameters& parameters() const { return parameters_; }
   void set(const Parameters& p);
+  // Takes the efficiencies that were fitted on another device of the architecture. What holds a small tile
+  // back is latency, which slower multipliers don't lengthen: where a multiprocessor is slower than there,
+  // small tiles come nearer to its peak.
+  void borrow(const GemmModel& donor);
 
  private:
   double peak_ = 0, bandwidth_ = 0, processors_ = 1;
   double weight_bytes_ = 0, input_bytes_ = 0, output_bytes_ = 0;  // of an element
   Parameters parameters_{};
-  double floor_ = 0, bandwidth_share_ = 1, peak_share_ = 1, step_ = 0, split_ = 0;
+  double floor_ = 0, bandwidth_share_ = 1, peak_share_ = 1, step_ = 0, split_ = 0, slack_ = 1;
   std::array<double, 8> tile_step_{};  // s for one step of k of each tile
 };
 

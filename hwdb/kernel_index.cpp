@@ -326,7 +326,10 @@ void KernelTable::Index::borrow(const Index& donor) {
   const GemmTable& table = most->table;
   Donor d{GemmModel(device, like), table};
   if (!d.model.ready() || device.peak(DType::kBf16).value <= 0) return;
-  d.model.set(table.model().parameters());
+  if (device.architecture == donor.device.architecture)
+    d.model.borrow(table.model());
+  else
+    d.model.set(table.model().parameters());
   gemm_donors[type].push_back(std::move(d));
 }
 

@@ -26,6 +26,9 @@ struct OperatorTime {
 // Physical limit of an operator on a device: the larger of FLOPs over peak and bytes over bandwidth
 // (collectives: the link's). No prediction is below it.
 Seconds speed_of_light(const Op& op, const Device& device, const Topology& topology);
+// Time to stream an element-wise operator's activations, of which half of the last-level cache is read and
+// written there and the rest at memory_share of memory's bandwidth.
+Seconds activation_stream(Bytes bytes, const Device& device, double memory_share);
 
 class KernelTable {
  public:

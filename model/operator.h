@@ -63,6 +63,9 @@ struct AttentionShape {
       0;                 // stored bytes of one token in this layer on this rank (MLA stores the latent once)
   bool mla = false;      // latent attention: absorbed if decode (or kv_heads is 1), up-projected if prefill
   bool chunked = false;  // the window is a fixed chunk: prefill pairs restart at multiples of it
+  // Prompts and decoding rows run in one kernel, which splits no keys among multiprocessors: every query head
+  // of a decoding row is a tile of its own that reads its keys.
+  bool in_shared_call = false;
   std::int64_t compress_ratio =
       0;  // DeepSeek-V4: one more key for every so many tokens, at most top_k of them
   bool operator==(const AttentionShape&) const = default;

@@ -46,6 +46,7 @@ struct Work {
   std::int64_t sampled_rows = 0;
   std::int64_t group_tokens = 0;  // tokens of all ranks that share the experts; 0: own tokens x data_parallel
   double expert_imbalance = 1.0;
+  bool one_attention_call = false;  // prompts and decoding sequences in one attention kernel
 
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences * decode_queries;

@@ -57,6 +57,7 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
     a.sequences = chunk.count;
     a.new_tokens = chunk.new_tokens;
     a.cached = chunk.cached;
+    a.in_shared_call = work_.one_attention_call && !a.mla;
     if (fusion_.attention)
       add("attention", a, OpScope::kPrefillAttention, 1, group);
     else
@@ -65,6 +66,7 @@ void OpBuilder::causal_attention(const AttentionShape& prefill, const AttentionS
   if (!has_decode()) return;
   AttentionShape a = decode;
   a.decode = true;
+  a.in_shared_call = work_.one_attention_call && !a.mla;
   a.sequences = work_.decode_sequences;
   a.new_tokens = work_.decode_queries;
   a.kv_tokens = decode_context(group, a.window);

@@ -54,7 +54,8 @@ struct Batch {
   std::array<std::int64_t, kMaxAttentionGroups> contexts{};
   // How many decoding sequences still grow in that group: the context sums rise by this much a step.
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
-  std::int32_t sampled_rows = 0;  // decoding sequences + drafted rows + finishing prompts
+  std::int32_t longest_context = 0;  // of a decoding sequence
+  std::int32_t sampled_rows = 0;     // decoding sequences + drafted rows + finishing prompts
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;

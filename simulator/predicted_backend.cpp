@@ -55,31 +55,14 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
     r.first += stage.tokens(decoding ? most : std::max<std::int64_t>(b.tokens(), 1));
     if (!b.empty()) {
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
-      for (const PrefillPart& p : b.prefill) r.first += stage.prefill(p.new_tokens, p.cached);
-      if (b.decode_sequences > 0) {
-        for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
-          const ContextPiece& piece =
-              stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], queries_of(b));
-          PricedPart part = piece.base;
-          const Picoseconds rise = piece.slope * (b.contexts[g] - piece.from);
-          // The slope rests on what the piece rests on; book it to the larger share.
-          const auto main =
-              std::max_element(part.by_basis.begin(), part.by_basis.end()) - part.by_basis.begin();
-          part.by_basis[static_cast<std::size_t>(main)] += rise;
-          part.time += rise;
-          r.first += part;
-          if (b.growing[g] > 0) {
-            r.rise[static_cast<std::size_t>(main)] += piece.slope * b.growing[g];
-            r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
-          }
-        }
-      }
+      r.first += attention(stage, b, r);
     }
     ranks.push_back(r);
     if (first_rank || r.first.time > best.first.time ||
         (r.first.time == best.first.time && r.increment() > best.increment())) {
       best.first = r.first;
       best.rise = r.rise;
+      best.excess = r.excess;
     }
     best.steps = std::min(best.steps, r.steps);
     first_rank = false;
@@ -94,7 +77,54 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(StageModel& stage, co
   return best;
 }
 
-Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_floor) const {
+// Adds the decoding rows' rise to `r`.
+PricedPart PredictedBackend::attention(StageModel& stage, const Batch& b, StagePrice& r) {
+  const bool one_call = deployment_->one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
+  PricedPart sum;
+  Picoseconds longest = 0,
+              apart = 0;  // a prompt's chunk in a call of its own; all of them and the decoding rows
+  for (const PrefillPart& p : b.prefill) {
+    const PricedPart alone = stage.prefill(p.new_tokens, p.cached, false);
+    sum += one_call ? stage.prefill(p.new_tokens, p.cached, true) : alone;
+    longest = std::max(longest, alone.time);
+    apart += alone.time;
+  }
+  if (b.decode_sequences == 0) return sum;
+  for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
+    const auto at = [&](const ContextPiece& piece) {
+      return piece.base.time + piece.slope * (b.contexts[g] - piece.from);
+    };
+    const ContextPiece& piece =
+        stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], one_call, queries_of(b));
+    PricedPart part = piece.base;
+    // The slope rests on what the piece rests on; book it to the larger share.
+    const std::size_t main = part.main_basis();
+    const Picoseconds skew =
+        b.prefill.empty() && b.longest_context > 0 && windows_[g] == 0
+            ? stage.skew(static_cast<int>(g), b.decode_sequences, b.contexts[g], b.longest_context)
+            : 0;
+    part.by_basis[main] += at(piece) + skew - part.time;
+    part.time = at(piece) + skew;
+    sum += part;
+    if (one_call)
+      apart += at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, queries_of(b)));
+    if (b.growing[g] > 0) {
+      r.rise[main] += piece.slope * b.growing[g];
+      r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
+    }
+  }
+  if (!one_call) return sum;
+  // The call ends no sooner than its longest chunk would alone.
+  if (longest > sum.time) {
+    sum.by_basis[sum.main_basis()] += longest - sum.time;
+    sum.time = longest;
+  }
+  r.excess = std::max<Picoseconds>(0, sum.time - apart);
+  return sum;
+}
+
+Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_floor,
+                                        Picoseconds excess) const {
   std::int64_t sequences = 0, rows = 0;
   for (const Batch& b : step.ranks) {
     sequences =
@@ -102,7 +132,7 @@ Picoseconds PredictedBackend::host_time(const Step& step, Picoseconds device_flo
     rows = std::max(rows, b.tokens());
   }
   return exposed_host(*deployment_, sequences, rows, decode_only(step), stages_.front().kernels_per_step(),
-                      device_floor);
+                      device_floor, excess);
 }
 
 void PredictedBackend::Booked::add(const Pending& p, std::int64_t steps) {
@@ -160,7 +190,7 @@ Picoseconds PredictedBackend::price_drafts(const Step& step, StagePrice& sum) {
     host += times * (draft.behavior.own_executor
                          ? to_picoseconds(draft.behavior.host_step)
                          : exposed_dispatch(draft, rows, decoding, stage.kernels_per_step(),
-                                            price.first.time - context_part(pass, stage)));
+                                            price.first.time - context_part(pass, stage), price.excess));
   }
   return host;
 }
@@ -187,10 +217,11 @@ StepTime PredictedBackend::run(const Step& step) {
   for (StageModel& stage : stages_) {
     const StagePrice p = price_stage(stage, step, decoding, 1);
     sum.first += p.first;
+    sum.excess += p.excess;
     slowest = std::max(slowest, p.first.time);
     floor = std::max(floor, p.first.time - context_part(step, stage));
   }
-  Picoseconds host = host_time(step, floor);
+  Picoseconds host = host_time(step, floor, sum.excess);
   if (!draft_stages_.empty()) host += price_drafts(step, sum);
   StepTime t;
   t.tokens_out = scaled(sum.first.time + host);
@@ -203,7 +234,7 @@ StepTime PredictedBackend::run(const Step& step) {
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   if (stages_.size() > 1 || !decode_only(step)) return {};
   const StagePrice p = price_stage(stages_.front(), step, true, max_steps);
-  const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()));
+  const Picoseconds host = host_time(step, p.first.time - context_part(step, stages_.front()), 0);
   const SpanTime span{std::max<std::int64_t>(1, p.steps), scaled(p.first.time + host), scaled(p.increment())};
   book(step, p, host, span);
   return span;
@@ -217,8 +248,8 @@ Picoseconds PredictedBackend::context_part(const Step& step, StageModel& stage) 
     Picoseconds t = 0;
     if (b.decode_sequences > 0)
       for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
-        const ContextPiece& piece =
-            stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], queries_of(b));
+        const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g],
+                                                 !b.prefill.empty(), queries_of(b));
         t += piece.base.time + piece.slope * (b.contexts[g] - piece.from);
       }
     most = std::max(most, t);

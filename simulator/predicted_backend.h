@@ -35,12 +35,14 @@ class PredictedBackend : public Backend {
     PricedPart first;
     std::array<Picoseconds, 4> rise{};  // by basis
     std::int64_t steps = 0;
+    Picoseconds excess = 0;  // of one attention call for prompts and decoding rows over one for each
     Picoseconds increment() const { return rise[0] + rise[1] + rise[2] + rise[3]; }
   };
   StagePrice price_stage(StageModel& stage, const Step& step, bool decode_only, std::int64_t max_steps);
+  PricedPart attention(StageModel& stage, const Batch& batch, StagePrice& r);
   // The draft model's passes after the step: device time into `sum`, host time returned.
   Picoseconds price_drafts(const Step& step, StagePrice& sum);
-  Picoseconds host_time(const Step& step, Picoseconds device_floor) const;
+  Picoseconds host_time(const Step& step, Picoseconds device_floor, Picoseconds excess) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
   void book(const Step& step, const StagePrice& price, Picoseconds host, const SpanTime& span);

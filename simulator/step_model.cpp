@@ -29,6 +29,12 @@ int context_piece(std::int64_t sequences, std::int64_t context) {
 // Of the host time of a layer. Found with runs of vLLM 0.15.1 under load in view (docs/validation.md).
 constexpr double kShareOutsidePieces = 0.1;
 
+// FlashAttention-2 gives a tile (a sequence's KV head) to one multiprocessor unless tiles are fewer than 0.8
+// of two waves; then it splits keys evenly. Unsplit, the last wave waits for its longest tile: this share of
+// what that has beyond the mean, chosen on decode batches of unequal length on RTX PRO 6000
+// (docs/cost-model.md).
+constexpr double kUnsplitWaves = 1.6, kSkewShare = 0.7;
+
 // Cached tokens of prefill chunks: 0, then 64 x 2^(j/2).
 std::int64_t cached_knot(int j) { return j <= 0 ? 0 : std::llround(64 * std::exp2((j - 1) / 2.0)); }
 // New tokens of prefill chunks: 1, 2, 3, ... doubling every four knots from 8 on.
@@ -80,8 +86,12 @@ void PricedPart::add(const PricedPart& o, std::int64_t times) {
   variance += static_cast<double>(times * times) * o.variance;
 }
 
+std::size_t PricedPart::main_basis() const {
+  return static_cast<std::size_t>(std::max_element(by_basis.begin(), by_basis.end()) - by_basis.begin());
+}
+
 Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
-                             std::int64_t kernels, Picoseconds device_floor) {
+                             std::int64_t kernels, Picoseconds device_floor, Picoseconds shared_call_excess) {
   const Behavior& behavior = deployment.behavior;
   const bool captured =
       decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
@@ -99,15 +109,17 @@ Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bo
                  to_picoseconds((pieces ? kShareOutsidePieces : 1.0) *
                                 (behavior.prefill_layer + doublings * behavior.prefill_layer_doubling));
   }
-  return dispatch + layers;
+  return dispatch + std::max<Picoseconds>(0, layers - shared_call_excess);
 }
 
 Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
-                         bool decode_only, std::int64_t kernels, Picoseconds device_floor) {
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
+                         Picoseconds shared_call_excess) {
   const Behavior& behavior = deployment.behavior;
   const Picoseconds schedule =
       to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
-  const Picoseconds dispatch = exposed_dispatch(deployment, rows, decode_only, kernels, device_floor);
+  const Picoseconds dispatch =
+      exposed_dispatch(deployment, rows, decode_only, kernels, device_floor, shared_call_excess);
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;
   const bool hidden = deployment.scenario.engine.async_scheduling.value_or(false);
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
@@ -124,6 +136,30 @@ StageModel::StageModel(const Deployment& deployment, const CostModel& cost, cons
   one.sampled_rows = 1;
   for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops)
     kernels_ += op.count * eager_kernels(op);
+  if (!deployment.one_attention_call) return;
+  one.decode_sequences = 1;
+  one.contexts.assign(deployment.model.attention_windows().size(), 1);
+  const double units = deployment.device.sm_count;
+  for (const Op& op : operators(deployment.model, shard_, one, deployment.precision, deployment.fusion).ops) {
+    const auto* a = std::get_if<AttentionShape>(&op.shape);
+    if (!a || !a->decode || a->mla || a->window > 0) continue;
+    const double head_token = a->kv_bytes_per_token / static_cast<double>(a->kv_heads);
+    tails_.push_back(
+        {op.attention_group,
+         kSkewShare * static_cast<double>(op.count) * head_token * units /
+             deployment.device.memory_bandwidth.value,
+         static_cast<std::int64_t>(std::ceil(kUnsplitWaves * units / static_cast<double>(a->kv_heads)))});
+  }
+}
+
+Picoseconds StageModel::skew(int attention_group, std::int64_t sequences, std::int64_t context,
+                             std::int64_t longest) const {
+  double seconds = 0;
+  for (const Tail& t : tails_)
+    if (t.group == attention_group && sequences >= t.unsplit_from) seconds += t.seconds_per_token;
+  // Constant while every sequence grows.
+  const std::int64_t beyond = std::max<std::int64_t>(0, longest * sequences - context);
+  return to_picoseconds(Seconds(seconds * static_cast<double>(beyond) / static_cast<double>(sequences)));
 }
 
 PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group) const {
@@ -182,9 +218,10 @@ const PricedPart& StageModel::sampled(std::int64_t rows) {
 }
 
 const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context,
-                                       std::int64_t queries) {
+                                       bool mixed, std::int64_t queries) {
   const int i = context_piece(sequences, context);
-  auto& pieces = decode_[static_cast<std::size_t>(attention_group)];
+  const bool one_call = mixed && deployment_->one_attention_call;
+  auto& pieces = (one_call ? decode_mixed_ : decode_)[static_cast<std::size_t>(attention_group)];
   const std::uint64_t key = static_cast<std::uint64_t>(queries) << 48 |
                             static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
   if (const auto found = pieces.find(key); found != pieces.end()) return found->second;
@@ -196,6 +233,7 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
     Work w;
     w.decode_sequences = sequences;
     w.decode_queries = queries;
+    w.one_attention_call = one_call;
     w.contexts.assign(deployment_->model.attention_windows().size(), static_cast<double>(sum));
     return price_scope(w, OpScope::kDecodeAttention, attention_group);
   };
@@ -206,15 +244,18 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
   return pieces.emplace(key, piece).first->second;
 }
 
-PricedPart StageModel::prefill_knot(int q_index, int c_index) {
+PricedPart StageModel::prefill_knot(int q_index, int c_index, bool one_call) {
+  auto& knots = one_call ? prefill_mixed_ : prefill_;
   const std::uint32_t key = static_cast<std::uint32_t>(q_index) << 16 | static_cast<std::uint32_t>(c_index);
-  if (const auto found = prefill_.find(key); found != prefill_.end()) return found->second;
+  if (const auto found = knots.find(key); found != knots.end()) return found->second;
   Work w;
   w.prefill = {{chunk_knot(q_index), cached_knot(c_index), 1}};
-  return prefill_.emplace(key, price_scope(w, OpScope::kPrefillAttention)).first->second;
+  w.one_attention_call = one_call;
+  return knots.emplace(key, price_scope(w, OpScope::kPrefillAttention)).first->second;
 }
 
-PricedPart StageModel::prefill(std::int64_t new_tokens, std::int64_t cached) {
+PricedPart StageModel::prefill(std::int64_t new_tokens, std::int64_t cached, bool mixed) {
+  const bool one_call = mixed && deployment_->one_attention_call;
   const double q = static_cast<double>(new_tokens), c = static_cast<double>(cached);
   const int i = knot_at_or_below(
       new_tokens, chunk_knot,
@@ -224,11 +265,11 @@ PricedPart StageModel::prefill(std::int64_t new_tokens, std::int64_t cached) {
   const double q0 = static_cast<double>(chunk_knot(i)), q1 = static_cast<double>(chunk_knot(i + 1));
   const double c0 = static_cast<double>(cached_knot(j)), c1 = static_cast<double>(cached_knot(j + 1));
   const double u = (q - q0) / (q1 - q0), v = (c - c0) / (c1 - c0);
-  PricedPart low = prefill_knot(i, j);
-  if (u > 0) low = blend(low, prefill_knot(i + 1, j), u);
+  PricedPart low = prefill_knot(i, j, one_call);
+  if (u > 0) low = blend(low, prefill_knot(i + 1, j, one_call), u);
   if (v <= 0) return low;
-  PricedPart high = prefill_knot(i, j + 1);
-  if (u > 0) high = blend(high, prefill_knot(i + 1, j + 1), u);
+  PricedPart high = prefill_knot(i, j + 1, one_call);
+  if (u > 0) high = blend(high, prefill_knot(i + 1, j + 1, one_call), u);
   return blend(low, high, v);
 }
 

@@ -21,6 +21,7 @@ struct PricedPart {
   double variance = 0;                    // of the 90 % half-width, ps squared; independent operators add
   PricedPart& operator+=(const PricedPart& o);
   void add(const PricedPart& o, std::int64_t times);
+  std::size_t main_basis() const;  // that most of the time rests on
 };
 
 // Decode attention of one group for a fixed number of sequences: `base` at `from` cached tokens, `slope` a
@@ -46,9 +47,11 @@ std::int64_t eager_kernels(const Op& op);
 // span.
 // The part of it that dispatches kernels.
 Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
-                             std::int64_t kernels, Picoseconds device_floor);
+                             std::int64_t kernels, Picoseconds device_floor,
+                             Picoseconds shared_call_excess = 0);
 Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
-                         bool decode_only, std::int64_t kernels, Picoseconds device_floor);
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
+                         Picoseconds shared_call_excess = 0);
 
 // Prices steps of one pipeline stage on one rank. Not thread-safe (it remembers); one for each simulation.
 class StageModel {
@@ -59,10 +62,15 @@ class StageModel {
   const PricedPart& tokens(std::int64_t rows);
   const PricedPart& group(std::int64_t group_rows);
   const PricedPart& sampled(std::int64_t rows);
-  // queries: tokens that each sequence attends for (1 + drafted ones).
-  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context,
+  // mixed: beside prompts. queries: tokens that each sequence attends for (1 + drafted ones).
+  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context, bool mixed,
                              std::int64_t queries = 1);
-  PricedPart prefill(std::int64_t new_tokens, std::int64_t cached);
+  PricedPart prefill(std::int64_t new_tokens, std::int64_t cached, bool mixed);
+  // What decode attention of a group takes beyond that of as many sequences of mean length, the longest
+  // having `longest` of `context` cached tokens; unchanged while all grow. Priced where one kernel splits no
+  // keys.
+  Picoseconds skew(int attention_group, std::int64_t sequences, std::int64_t context,
+                   std::int64_t longest) const;
   std::int64_t kernels_per_step() const { return kernels_; }
   std::size_t attention_groups() const { return groups_count_; }
 
@@ -70,17 +78,25 @@ class StageModel {
   PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
   const PricedPart& interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
                                  std::int64_t rows, OpScope scope);
-  PricedPart prefill_knot(int q_index, int c_index);
+  PricedPart prefill_knot(int q_index, int c_index, bool one_call);
 
   const Deployment* deployment_;
   const CostModel* cost_;
   Shard shard_;
   std::vector<PricedPart> tokens_, group_, sampled_;
   std::vector<std::uint8_t> tokens_known_, group_known_, sampled_known_;
-  std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_;
-  std::unordered_map<std::uint32_t, PricedPart> prefill_;
+  std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_, decode_mixed_;
+  std::unordered_map<std::uint32_t, PricedPart> prefill_, prefill_mixed_;
   std::int64_t kernels_ = 0;
   std::size_t groups_count_ = 1;
+  // An attention operator without a window: seconds that a tile takes for a token of one sequence, and the
+  // sequences from which on the kernel no longer splits keys.
+  struct Tail {
+    int group;
+    double seconds_per_token;
+    std::int64_t unsplit_from;
+  };
+  std::vector<Tail> tails_;
 };
 
 }  // namespace foretoken

@@ -1,6 +1,7 @@
 // Collects the batch of one decision: its parts, the context sums that cost models read, who gets a token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -55,6 +56,7 @@ class BatchBuilder {
  private:
   void add_row(std::int32_t slot, RequestId request, std::int32_t context) {
     ++batch_.decode_sequences;
+    batch_.longest_context = std::max(batch_.longest_context, context);
     for (std::size_t g = 0; g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || context < windows_[g];
       batch_.contexts[g] += grows ? context : windows_[g];

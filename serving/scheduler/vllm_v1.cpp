@@ -145,6 +145,7 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
     const std::int32_t drafted = n - 1;
     ++batch_.decode_sequences;
     batch_.drafted += drafted;
+    batch_.longest_context = std::max(batch_.longest_context, s.computed);
     for (std::size_t g = 0; g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || s.computed < windows_[g];
       batch_.contexts[g] += grows ? s.computed : windows_[g];

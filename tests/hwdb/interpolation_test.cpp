@@ -143,6 +143,26 @@ TEST_F(GemmModels, TimesGrowWithEachSideAndExceedTheLimit) {
   }
 }
 
+// Of a device whose multiprocessors are half as fast, else the same: a single row's time is memory's, and a
+// small tile's latency is not doubled.
+TEST_F(GemmModels, ASlowerMultiplierOfTheArchitectureDoesNotSlowSmallTiles) {
+  const GemmModel donor(h100, like);
+  GemmModel same(h100, like);
+  same.borrow(donor);
+  Device half = h100;
+  half.fp16_peak = half.fp16_peak * 0.5;
+  GemmModel slower(half, like), scaled(half, like);
+  slower.borrow(donor);
+  scaled.set(donor.parameters());
+  for (double m = 1; m <= 8192; m *= 2)
+    for (const double n : {512.0, 4096.0, 28672.0}) {
+      EXPECT_DOUBLE_EQ(same.time(m, n, 4096, 1), donor.time(m, n, 4096, 1));
+      EXPECT_GE(slower.time(m, n, 4096, 1), donor.time(m, n, 4096, 1) * (1 - 1e-12));
+      EXPECT_LE(slower.time(m, n, 4096, 1), scaled.time(m, n, 4096, 1) * (1 + 1e-12));
+    }
+  EXPECT_LT(slower.time(1, 28672, 4096, 1), scaled.time(1, 28672, 4096, 1));
+}
+
 // Every engine's times are the first one's times a factor that is the same for all shapes.
 TEST_F(GemmModels, AnotherEnginesRowTimesHowTheEnginesDiffer) {
   const GemmModel truth(h100, like);

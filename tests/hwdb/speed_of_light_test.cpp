@@ -27,6 +27,28 @@ TEST_F(SpeedOfLight, OneRowIsBoundByItsWeights) {
   EXPECT_DOUBLE_EQ(limit(gemm(1, 8192, 8192)), bytes / 3350e9);
 }
 
+// L40S: 142 multiprocessors at 2520 MHz move 14 bytes a clock to and from a cache of 96 MB, of which half
+// holds a step's activations.
+TEST_F(SpeedOfLight, ActivationsThatFitTheCacheAreNotReadFromMemory) {
+  const Device l40s = built_in().device("l40s");
+  const double cache = 142 * 2520e6 * 14, held = l40s.last_level_cache.value / 2;
+  const auto seconds = [&](double bytes, double share = 1) {
+    return activation_stream(Bytes(bytes), l40s, share).value;
+  };
+  EXPECT_DOUBLE_EQ(seconds(1e6), 1e6 / cache);
+  EXPECT_DOUBLE_EQ(seconds(1e6, 0.8), 1e6 / cache);
+  EXPECT_DOUBLE_EQ(seconds(held + 864e6, 0.5), held / cache + 2e-3);
+  for (double bytes = 1e3; bytes < 1e12; bytes *= 2) {
+    EXPECT_LT(seconds(bytes), seconds(2 * bytes));
+    EXPECT_LT(seconds(bytes), bytes / 864e9);
+  }
+  Device without = l40s;
+  without.last_level_cache = Bytes(0);
+  EXPECT_DOUBLE_EQ(activation_stream(Bytes(1e6), without, 1).value, 1e6 / 864e9);
+  const Op norm = op_with(ElementwiseShape{.rows = 100, .bytes_per_row = 1e4});
+  EXPECT_DOUBLE_EQ(speed_of_light(norm, l40s, node).value, 1e6 / cache);
+}
+
 TEST_F(SpeedOfLight, CollectivesAreBoundByOneLink) {
   CollectiveShape c{.kind = Collective::kAllGather, .message_bytes = 8e9, .ranks = 8};
   EXPECT_DOUBLE_EQ(limit(op_with(c)), 7e9 / 450e9);

@@ -16,6 +16,7 @@ const char* const kScenarios[] = {
     R"({"model": "qwen3-30b-a3b", "hardware": {"device": "h100"}, "engine": {"tensor_parallel_size": 2}})",
     R"({"model": "deepseek-v3", "hardware": {"device": "h200"},
         "engine": {"tensor_parallel_size": 1, "data_parallel_size": 16, "expert_parallel_size": 16}})",
+    R"({"model": "qwen3-30b-a3b", "hardware": {"device": "l40s"}, "engine": {"tensor_parallel_size": 2}})",
 };
 
 // Decode batches of every rank, advanced by one step.
@@ -39,6 +40,7 @@ struct Decoding {
       b.decode_sequences = b.sampled_rows = static_cast<std::int32_t>(contexts[r].size());
       for (std::size_t g = 0; g < windows.size(); ++g)
         for (const std::int64_t c : contexts[r]) {
+          b.longest_context = std::max(b.longest_context, static_cast<std::int32_t>(c));
           b.contexts[g] += windows[g] > 0 ? std::min(c, windows[g]) : c;
           b.growing[g] += windows[g] == 0 || c < windows[g] ? 1 : 0;
         }
@@ -143,6 +145,61 @@ TEST_P(StepPrice, ChunksCostAtLeastTheWholePrompt) {
   EXPECT_GT(prefill(1024, 0) + prefill(1024, 1024) + prefill(1024, 2048) + prefill(1024, 3072),
             prefill(4096, 0));
   EXPECT_GT(prefill(1024, 3072), prefill(1024, 0));
+}
+
+// vLLM on L40S: FlashAttention-2 takes the prompts and decoding rows of a step in one call.
+class OneAttentionCall : public ::testing::Test {
+ protected:
+  Priced priced{resolve_or_fail(kScenarios[6]), true};
+  Priced apart{[] {
+                 Deployment d = resolve_or_fail(kScenarios[6]);
+                 d.one_attention_call = false;
+                 return d;
+               }(),
+               true};
+  static Picoseconds step(const Priced& p, std::int32_t decodes, std::int32_t context, std::int32_t longest,
+                          std::int32_t tokens = 0, std::int32_t cached = 0) {
+    PredictedBackend backend(p.deployment, p.cost);
+    const PrefillPart part{0, 0, tokens, cached, true};
+    Batch b;
+    if (tokens > 0) b.prefill = {&part, 1};
+    b.decode_sequences = decodes;
+    b.contexts[0] = static_cast<std::int64_t>(decodes) * context;
+    b.longest_context = longest;
+    b.sampled_rows = decodes + (tokens > 0 ? 1 : 0);
+    return backend.run({0, 0, {&b, 1}}).tokens_out;
+  }
+};
+
+TEST_F(OneAttentionCall, IsThatOfVllmBeforeAndBesideHopper) {
+  EXPECT_TRUE(priced.deployment.one_attention_call);
+  EXPECT_FALSE(resolve_or_fail(kScenarios[0]).one_attention_call);  // H100
+  EXPECT_FALSE(resolve_or_fail(R"({"model": "llama-3.1-8b", "hardware": {"device": "l40s"},
+                                   "engine": {"behavior": "sglang-0.5"}})")
+                   .one_attention_call);
+}
+
+TEST_F(OneAttentionCall, DecodingRowsCostMoreBesideAPrompt) {
+  EXPECT_GT(step(priced, 64, 4000, 4000, 256), step(apart, 64, 4000, 4000, 256));
+  // Steps of one kind are what they were.
+  EXPECT_EQ(step(priced, 64, 2000, 2000), step(apart, 64, 2000, 2000));
+  EXPECT_EQ(step(priced, 0, 0, 0, 512, 64), step(apart, 0, 0, 0, 512, 64));
+}
+
+TEST_F(OneAttentionCall, CostsNoLessThanItsLongestChunkAlone) {
+  EXPECT_GE(step(priced, 1, 16, 16, 16, 30000), step(priced, 0, 0, 0, 16, 30000));
+  EXPECT_GE(step(priced, 33, 1000, 1000, 512), step(priced, 32, 1000, 1000, 512));
+  EXPECT_GE(step(priced, 32, 1010, 1010, 512), step(priced, 32, 1000, 1000, 512));
+}
+
+TEST_F(OneAttentionCall, UnequalLengthsWaitForTheLongestWhereKeysAreNotSplit) {
+  // 128 sequences x 2 KV heads are 1.8 waves over 142 multiprocessors; 64 are 0.9, so that keys are split.
+  EXPECT_GT(step(priced, 128, 1000, 4000), step(priced, 128, 1000, 2000));
+  EXPECT_GT(step(priced, 128, 1000, 2000), step(priced, 128, 1000, 1000));
+  EXPECT_EQ(step(priced, 64, 1000, 4000), step(priced, 64, 1000, 1000));
+  EXPECT_EQ(step(apart, 128, 1000, 4000), step(apart, 128, 1000, 1000));
+  // By no more than if all were as long.
+  EXPECT_LT(step(priced, 128, 1000, 2000), step(priced, 128, 2000, 2000));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, StepPrice, ::testing::ValuesIn(kScenarios));
