@@ -41,7 +41,8 @@ constexpr Strategy kStrategies[] = {
     {"memory", "KV cache quantization", "kv_cache_dtype", "bytes a token; bandwidth of decode attention",
      "KV cache laws"},
     {"memory", "contiguous KV cache", "kv_layout, kv_reservation",
-     "a region for each sequence's longest length, a guess or the truth; fewer run at once, none is preempted",
+     "a region for each sequence's longest length, a guess or the truth; fewer run at once, none is "
+     "preempted",
      "paged and contiguous execution say the same; the order of waste in Kwon et al. 2023"},
     {"memory", "offloaded weights", "cpu_offload_gib, host_link_bandwidth",
      "the first layers' weights are read over the link to host memory each step; room for more cache",
@@ -74,6 +75,13 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"decoding", "speculative decoding", "speculative_config",
+     "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
+     "ones are rolled back; slots, weights, cache and passes of the draft model",
+     "expected tokens a step (Leviathan et al. 2023); executed: the tokens of plain decoding, bit for bit"},
+    {"decoding", "sampling", "temperature, top_k, top_p",
+     "logits ordered where few tokens may be drawn; executed with a draw for each place of a request",
+     "executed: the same tokens in every batch"},
     {"cluster", "routing", "router, replicas", "round robin or least outstanding requests over replicas",
      "one replica equals no router"},
     {"workload", "arrivals", "request_rate, arrival, burstiness, stages",

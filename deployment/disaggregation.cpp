@@ -97,6 +97,10 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
     throw Error(
         where + "/cluster/replicas",
         "each side of a disaggregated deployment has its own: give prefill.replicas and decode.replicas");
+  if (scenario.engine.speculative_config)
+    throw Error(where + "/engine/speculative_config",
+                "speculative decoding is not modelled where prefill and decode are split, for the draft "
+                "model's cache would have to move, too; leave it out");
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";

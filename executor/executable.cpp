@@ -60,8 +60,18 @@ std::size_t physical_memory() {
   return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size) : 0;
 }
 
-void check(const Deployment& deployment) {
+void check(const Deployment& deployment, const ExecutorOptions& options) {
   const Mapping& m = deployment.mapping;
+  if (deployment.speculation) {
+    const auto refuse = [](const char* what) {
+      throw Error("speculative_config",
+                  fmt::format("with {} is not executed yet; `foretoken simulate` predicts it", what));
+    };
+    if (m.ranks_per_engine() > 1) refuse("data-parallel ranks that share experts");
+    if (m.stages.front().sequence_parallel) refuse("sequence parallelism");
+    if (options.processes != nullptr)
+      throw Error("speculative_config", "is executed by one process; start it without mpirun");
+  }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     throw Error(
         "layer_streaming",
@@ -114,12 +124,20 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  if (s.draft_tokens == 0) return l;
+  // Verified rows all have logits. A draft model runs the levels of every sequence's tree, and a prompt that
+  // ends with its first token beside it.
+  const std::int64_t drafted = s.max_num_seqs * s.draft_tokens;
+  l.max_tokens = std::max(l.max_tokens, drafted);
+  l.max_sampled = std::min(l.max_tokens, drafted + s.max_num_seqs);
+  l.max_sequences = 2 * s.max_num_seqs;
   return l;
 }
 
 }  // namespace
 
-Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options)
+Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
+                       std::size_t beside)
     : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
@@ -129,15 +147,15 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
   std::vector<Layout> layouts;
   for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options));
-  for (const Deployment* d : pools) check(*d);
+  for (const Deployment* d : pools) check(*d, options);
   for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
-  std::size_t needed = 0;
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    needed += bytes_needed(*pools[i], *checkpoint, layouts[i]);
-    if (i > 0 && alike) needed -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
+    bytes_ += bytes_needed(*pools[i], *checkpoint, layouts[i]);
+    if (i > 0 && alike) bytes_ -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
   }
+  const std::size_t needed = bytes_ + beside;
   if (const std::size_t room = physical_memory(); room > 0 && needed > room)
     throw Error("model",
                 fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "

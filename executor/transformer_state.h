@@ -113,6 +113,8 @@ struct Transformer::State {
   std::int64_t rows = 0;
   std::vector<SequenceRows> sequences;
   Swaps swaps;
+  std::vector<SequenceRows> attending;  // decoding ones as attention sees them, where some form trees
+  std::vector<std::int32_t> branches;   // of attending
   std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
   std::size_t first_decode = 0;  // sequences[first_decode...] decode
   Work asked;
@@ -233,7 +235,7 @@ struct Transformer::State {
   };
 
   void plan(Plan& take) {
-    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
+    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.sampled();
     for (float*& stage : stage_hidden) take(stage, n, h);
     if (stages.front().sequence_parallel) take(scattered, n + layout.ranks, h);
     take(normed, n, h), take(delta, n, h);
@@ -449,6 +451,7 @@ struct Transformer::State {
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
   std::span<const SequenceRows> sequences_of(const AttentionShape& shape, std::size_t chunk) const {
     const std::span<const SequenceRows> all = sequences;
+    if (shape.decode && !attending.empty()) return attending;
     if (shape.decode) return all.subspan(first_decode);
     const auto [first, count] = chunk_sequences[chunk];
     return all.subspan(first, count);
@@ -467,6 +470,7 @@ struct Transformer::State {
 
   // group_tokens: rows of all ranks that share the experts; 0: there are no others.
   void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
+  void branch_out(std::span<const StepSequence> asked_sequences);
   void order_launches();
   // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
   // there is such an exchange.
