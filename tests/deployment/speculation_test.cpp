@@ -136,6 +136,7 @@ TEST(Speculation, IsRefusedByName) {
   const auto beside = [](const Json& engine, const char* speculative = R"({"num_speculative_tokens": 3})") {
     Json j = scenario_to_json(speculating(speculative));
     j["engine"].update(engine);
+    j["hardware"]["host_link_bandwidth"] = "64 GB/s";
     return error_of([&] { resolved(scenario_from_json(j, "test.json")); });
   };
   EXPECT_THAT(beside({{"preemption_mode", "swap"}}),

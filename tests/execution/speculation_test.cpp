@@ -8,6 +8,7 @@
 
 #include "executor/drafter.h"
 #include "executor/executed_backend.h"
+#include "executor/processes.h"
 #include "expect_error.h"
 #include "fixtures.h"
 #include "serving/timeline.h"
