@@ -17,6 +17,7 @@
 namespace foretoken {
 namespace {
 
+using test::error_of;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
