@@ -48,6 +48,20 @@ std::string csv_of(const std::vector<Measurement>& rows) {
   return text;
 }
 
+// Rows of the draft model that the target's lack.
+void add_rows(Calibration& c, const Calibration& draft) {
+  const auto same = [](const Measurement& a, const Measurement& b) {
+    return a.series == b.series && a.point.shape == b.point.shape;
+  };
+  const std::size_t own = c.rows.size();
+  for (const Measurement& m : draft.rows)
+    if (std::none_of(c.rows.begin(), c.rows.begin() + static_cast<std::ptrdiff_t>(own),
+                     [&](const Measurement& other) { return same(m, other); }))
+      c.rows.push_back(m);
+  c.steps += draft.steps;
+  c.polluted += draft.polluted;
+}
+
 // Absolute errors of the held-out steps' prices.
 std::vector<double> errors_of(const Calibration& c, const Deployment& d, const CostModel& cost) {
   std::vector<double> errors;
@@ -99,7 +113,10 @@ int run_calibrate(const Invocation& invocation) {
   {
     ProgressBar bar("measuring");
     options.progress = [&](double share) { bar.update(share); };
+    const bool drafts = d.speculation && d.speculation->draft;
+    if (drafts) options.budget_seconds /= 2;
     c = calibrate(d, scenario_model_text(d.scenario, world.resources), executor, options);
+    if (drafts) add_rows(c, calibrate(*d.speculation->draft, d.speculation->draft_text, executor, options));
   }
   const std::vector<double> before = errors_of(c, d, make_cost_model(d, p.kernels));
   const ImportReport report = import_rows(world.database, world.paths.user, c.rows);

@@ -115,6 +115,7 @@ std::vector<OptionSpec> model_show_options() {
 std::vector<OptionSpec> run_options() {
   return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
           file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
+          file_option("draft-weights", "the same for the draft model of speculative decoding"),
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                        {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),

@@ -39,6 +39,11 @@ constexpr Metric kMetrics[] = {
     {"mean_e2el_ms", "end to end mean, ms", [](const ServingMetrics& m) { return m.e2el.mean; }},
     {"output_throughput", "output tokens/s", [](const ServingMetrics& m) { return m.output_throughput; }},
     {"num_steps", "steps", [](const ServingMetrics& m) { return static_cast<double>(m.num_steps); }}};
+constexpr Metric kSpeculation[] = {
+    {"spec_decode_acceptance_rate", "drafted tokens accepted, %",
+     [](const ServingMetrics& m) { return 100 * m.speculation.acceptance_rate(); }},
+    {"spec_decode_acceptance_length", "tokens of a sequence a step",
+     [](const ServingMetrics& m) { return m.speculation.tokens_per_step(); }}};
 
 Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predicted) {
   Table t;
@@ -47,10 +52,13 @@ Table metrics_table(const ServingMetrics& measured, const ServingMetrics& predic
                {"measured", "measured", 4},
                {"predicted", "predicted", 4},
                {"error", "error %", 3}};
-  for (const Metric& m : kMetrics) {
+  const auto add = [&](const Metric& m) {
     const double a = m.value(measured), b = m.value(predicted);
     t.add({std::string(m.title), a, b, a > 0 ? 100 * (b / a - 1) : 0.0});
-  }
+  };
+  for (const Metric& m : kMetrics) add(m);
+  if (measured.speculation.verifications > 0)
+    for (const Metric& m : kSpeculation) add(m);
   return t;
 }
 
@@ -64,22 +72,30 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
   for (const StepRun& s : steps) {
     const Deployment& of = d.of_engine(s.engine);
-    std::vector<std::int64_t> key{&of == &d || &of == &d.pools->decode,
-                                  s.work.group_tokens,
-                                  s.work.decode_sequences,
-                                  s.work.sampled_rows,
-                                  s.work.adapters,
-                                  s.work.adapter_loads,
-                                  s.work.swap_out_tokens,
-                                  s.work.swap_in_tokens};
-    for (const PrefillChunk& c : s.work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
-    key.push_back(-1);
-    for (const double c : s.work.contexts) key.push_back(static_cast<std::int64_t>(c));
-    auto [at, added] = known.try_emplace(key);
-    if (added) at->second = price_work(of, cost, s.work);
-    const WorkPrice& w = at->second;
-    if (!s.polluted) p.step_errors.push_back(std::fabs(w.seconds / s.seconds - 1));
-    for (const auto& [name, seconds] : w.operators) p.operator_seconds[name] += seconds;
+    double predicted = 0;
+    const auto add = [&](const Work& work, const Deployment& model, const char* prefix) {
+      std::vector<std::int64_t> key{&of == &d || &of == &d.pools->decode,
+                                    *prefix,
+                                    work.group_tokens,
+                                    work.decode_sequences,
+                                    work.decode_queries,
+                                    work.sampled_rows,
+                                    work.adapters,
+                                    work.adapter_loads,
+                                    work.swap_out_tokens,
+                                    work.swap_in_tokens};
+      for (const PrefillChunk& c : work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
+      key.push_back(-1);
+      for (const double c : work.contexts) key.push_back(static_cast<std::int64_t>(c));
+      auto [at, added] = known.try_emplace(key);
+      if (added) at->second = price_work(model, cost, work);
+      const WorkPrice& w = at->second;
+      predicted += w.seconds;
+      for (const auto& [name, seconds] : w.operators) p.operator_seconds[prefix + name] += seconds;
+    };
+    add(s.work, of, "");
+    for (const Work& work : s.drafting) add(work, *of.speculation->draft, "draft ");
+    if (!s.polluted) p.step_errors.push_back(std::fabs(predicted / s.seconds - 1));
   }
   return p;
 }
@@ -134,6 +150,18 @@ Table steps_table(std::span<const StepRun> steps, Priced& priced) {
 
 Processes* processes = nullptr;  // of this program's job
 
+// By position: of the drafts that were accepted up to there, how many were there, too.
+std::vector<double> measured_acceptance(const SpeculationCounts& counts, const Speculation& speculation) {
+  std::vector<double> rates;
+  double before = 1;
+  for (double reached : counts.rates()) {
+    rates.push_back(before > 0 ? std::min(1.0, reached / before) : 0.0);
+    before = reached;
+  }
+  rates.resize(speculation.widths.size());
+  return rates;
+}
+
 Answer run_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
@@ -143,13 +171,14 @@ Answer run_answer(const Invocation& invocation) {
   const std::string title = "Run: " + input.scenario.name;
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
     return infeasible_answer(title, *no, input.scenario, world);
-  const Deployment& d = std::get<Deployment>(p.verdict);
+  Deployment d = std::get<Deployment>(p.verdict);
   if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   print_warnings(d.warnings);
 
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
   executor.processes = processes;
+  executor.draft_weights = invocation.value("draft-weights").value_or("");
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
@@ -167,6 +196,9 @@ Answer run_answer(const Invocation& invocation) {
     options.progress = [&](double share) { bar.update(share); };
     measured = serve_with(backend, *workload, d, options);
   }
+  const bool takes_acceptance = d.speculation && d.speculation->acceptance.empty();
+  if (takes_acceptance)
+    d.speculation->acceptance = measured_acceptance(measured.served.metrics.speculation, *d.speculation);
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
@@ -206,6 +238,8 @@ Answer run_answer(const Invocation& invocation) {
         fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
                     "(kv_link.bandwidth).",
                     moved.count, moved.bytes / moved.seconds / 1e9, d.pools->link.bandwidth.value / 1e9));
+  if (takes_acceptance)
+    lines.push_back("The prediction takes the measured acceptance; acceptance_rate sets it.");
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");

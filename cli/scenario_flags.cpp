@@ -86,7 +86,9 @@ std::string dashes(std::string s) {
 }
 
 // Names that options of the program already have.
-bool taken(const std::string& name) { return name == "trace"; }
+bool taken(const std::string& name) { return name == "trace" || name == "method"; }
+// A technique's own keys leave the short names to keys that every scenario has.
+bool yields(const ScenarioKey& key) { return key.pointer.starts_with("/engine/speculative_config/"); }
 
 Json one_value(const ScenarioKey& key, const std::string& text) {
   const std::string where = "--" + key.flag;
@@ -192,7 +194,8 @@ Json default_search() {
 }
 
 bool searchable(const ScenarioKey& key) {
-  return key.section == "engine" || key.section == "cluster" || key.section == "hardware";
+  return (key.section == "engine" || key.section == "cluster" || key.section == "hardware") &&
+         std::count(key.pointer.begin(), key.pointer.end(), '/') == 2;
 }
 
 // Where the flag's values go in `plan`; false when they belong to the scenario itself.
@@ -228,11 +231,12 @@ std::vector<ScenarioKey> scenario_keys() {
     return k.section == "cluster" && std::count(k.pointer.begin(), k.pointer.end(), '/') > 2;
   };
   for (const ScenarioKey& k : keys)
-    if (k.type != "object" && !of_part(k)) ++uses[last_name(k.pointer)];
+    if (k.type != "object" && !of_part(k) && !yields(k)) ++uses[last_name(k.pointer)];
   for (ScenarioKey& k : keys) {
+    if (k.pointer == "/engine/speculative_config") k.type = "json";  // as a whole, too: vLLM's own flag
     const std::string name = last_name(k.pointer);
     k.flag = dashes(name);
-    if (of_part(k) || uses[name] > 1 || taken(k.flag)) {
+    if (of_part(k) || uses[name] > (yields(k) ? 0 : 1) || taken(k.flag)) {
       const std::string parent = k.pointer.substr(0, k.pointer.rfind('/'));
       k.flag = dashes(last_name(parent) + "_" + name);
     }
@@ -256,7 +260,7 @@ std::vector<OptionSpec> scenario_option_specs() {
     if (k.type == "text") o.value = k.choices.empty() ? "TEXT" : "NAME";
     if (k.type == "length") o.value = "LENGTH";
     if (k.type == "json") o.value = "JSON";
-    o.completes_files = k.flag == "workload-trace" || k.flag == "model";
+    o.completes_files = k.flag == "workload-trace" || last_name(k.pointer) == "model";
     specs.push_back(std::move(o));
   }
   return specs;
@@ -287,8 +291,8 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
       return k.flag == given->first && k.type != "object";
     });
     if (key == keys.end()) continue;
-    const bool path =
-        key->pointer == "/workload/trace" || key->pointer == "/model" || last_name(key->pointer) == "file";
+    const bool path = key->pointer == "/workload/trace" || last_name(key->pointer) == "model" ||
+                      last_name(key->pointer) == "file";
     std::vector<Json> values = flag_values(*key, path && file_given ? absolute_if_file(text) : text);
     if (key->list) {
       if (key->type != "json") values = {Json(values)};

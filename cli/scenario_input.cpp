@@ -78,9 +78,7 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
     // What calibration found this machine's steps to take beside their operators.
     if (d->behavior.own_executor)
       if (const auto t = p.kernels.find(step_overhead()); t && t->basis == Basis::kMeasured)
-        for (Behavior* b : {&d->behavior, d->pools ? &d->pools->prefill.behavior : nullptr,
-                            d->pools ? &d->pools->decode.behavior : nullptr})
-          if (b) b->host_step = t->time;
+        set_step_overhead(*d, t->time);
   }
   return p;
 }

@@ -80,6 +80,13 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"decoding", "speculative decoding", "speculative_config",
+     "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
+     "ones are rolled back; slots, weights, cache and passes of the draft model",
+     "expected tokens a step (Leviathan et al. 2023); executed: the tokens of plain decoding, bit for bit"},
+    {"decoding", "sampling", "temperature, top_k, top_p",
+     "logits ordered where few tokens may be drawn; executed with a draw for each place of a request",
+     "executed: the same tokens in every batch"},
     {"cluster", "routing", "router, replicas", "round robin or least outstanding requests over replicas",
      "one replica equals no router"},
     {"workload", "arrivals", "request_rate, arrival, burstiness, stages",

@@ -40,6 +40,8 @@ struct MemoryPlan {
   double overhead_bytes = 0;         // CUDA context, captured graphs, communication buffers
   double kv_cache_bytes = 0;         // what is left for blocks
   double block_bytes = 0;            // of one block on that device
+  double draft_weights_bytes = 0;    // of the draft model, part of weights_bytes
+  double draft_block_bytes = 0;      // its part of block_bytes
   std::int64_t num_gpu_blocks = 0;   // one of them is the null block
   std::int64_t kv_cache_tokens = 0;  // (num_gpu_blocks - 1) x block_size
   int block_size = 16;
@@ -56,7 +58,36 @@ struct WeightStreaming {
   bool overlap = true;       // fetched while earlier layers compute
 };
 
+// The config.json that a model is read from, as text, and where it stands.
+struct ModelText {
+  std::string text, where;
+};
+
+struct Deployment;
 struct Disaggregation;
+
+// Speculative decoding, resolved. Drafted tokens form a tree whose root is the sequence's newest token: every
+// token of level i has widths[i] children, nodes are numbered level by level, parents first. A chain has
+// width 1.
+struct Speculation {
+  enum class Method : std::uint8_t { kDraftModel, kNgram };
+  Method method = Method::kDraftModel;
+  std::vector<int> widths;
+  std::vector<double> acceptance;           // by level: that one of its tokens is accepted; empty: not known
+  int lookup_max = 0, lookup_min = 0;       // ngram
+  std::shared_ptr<const Deployment> draft;  // the draft model on the same devices; null for ngram
+  ModelText draft_text;
+  int levels() const { return static_cast<int>(widths.size()); }
+  int nodes(int level) const;  // of the level, 0: the first
+  int tokens() const;          // of all levels
+  // Levels whose nodes are all among the first `drafted` ones.
+  int whole_levels(int drafted) const;
+};
+// Tokens that a sequence gets a step: 1 + a1 + a1 a2 + ... (Leviathan et al. 2023 for equal rates). Throws
+// Error where acceptance isn't known.
+double expected_tokens(const Speculation& speculation);
+// Throws Error where it isn't known.
+void require_acceptance(const Speculation& speculation);
 
 struct Deployment {
   Scenario scenario;                    // resolved: every optional of the sections filled
@@ -76,6 +107,7 @@ struct Deployment {
   // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
   // a step in one call of variable length.
   bool one_attention_call = false;
+  std::optional<Speculation> speculation;
   double usd_per_device_hour = 0;
   bool has_price = false;
   std::vector<std::string> warnings;  // with remedies
@@ -128,11 +160,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                                                 const Topology& topology, double mean_tokens,
                                                 std::int64_t longest);
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
-// The config.json that it is read from, as text, and where it stands.
-struct ModelText {
-  std::string text, where;
-};
 ModelText scenario_model_text(const Scenario& scenario, const Resources& resources);
+
+// What a step takes beside its operators, of the draft model's passes too.
+void set_step_overhead(Deployment& deployment, Seconds time);
 
 // Parts of resolve(), usable alone.
 // Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.
@@ -152,6 +183,7 @@ struct MemoryLimits {
   std::int64_t num_gpu_blocks_override = 0;  // 0: none
   double shared_bytes = 0;                   // of host memory, where it is the device's own
   std::int64_t stream_buffers = 2;           // of a shard's streamed layers
+  const Deployment* draft = nullptr;         // a draft model, whose weights and cache share the device
 };
 MemoryPlan plan_memory(const ModelConfig& model, const Mapping& mapping, const Precision& precision,
                        Bytes device_memory, const MemoryLimits& limits);
@@ -162,6 +194,14 @@ double weights_outside(const ModelConfig& model, const Shard& shard, const Preci
 // Alone turns a batch into work: padding to captured graph sizes, sampled rows, mixed prefill and decode.
 // group_tokens: (padded) tokens of all ranks of the engine that share the experts.
 Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_tokens);
+// What the draft model runs after a step of the target, each pass `times` times with contexts of the middle
+// one: it takes the step's prompts and the sampled sequences' newest tokens, then level by level what it
+// drafted. Empty without a draft model.
+struct DraftPass {
+  Batch batch;
+  std::int64_t times = 1;
+};
+void draft_passes(const Batch& batch, const Deployment& deployment, std::vector<DraftPass>& passes);
 // Rows that token-wise operators compute for a step of `tokens` (decode-only steps are padded to a captured
 // size).
 std::int64_t padded_rows(std::int64_t tokens, bool decode_only, const Deployment& deployment);

@@ -109,6 +109,10 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   if (scenario.engine.kv_layout.value_or("") == "contiguous")
     throw Error(where + "/engine/kv_layout",
                 "contiguous is not modelled for engines that do prefill or decode alone; use \"paged\"");
+  if (scenario.engine.speculative_config)
+    throw Error(where + "/engine/speculative_config",
+                "speculative decoding is not modelled where prefill and decode are split, for the draft "
+                "model's cache would have to move, too; leave it out");
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";

@@ -91,6 +91,10 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   m.weights_bytes =
       weight_bytes(model, shard, precision).value - m.outside_bytes +
       static_cast<double>(shard.lora.slots * adapter_elements(model, shard)) * bytes_of(precision.activation);
+  if (const Deployment* draft = limits.draft) {
+    m.draft_weights_bytes = weight_bytes(draft->model, draft->mapping.stages.front(), draft->precision).value;
+    m.weights_bytes += m.draft_weights_bytes;
+  }
   const std::int64_t tokens = std::max<std::int64_t>(limits.max_num_batched_tokens, 1);
   const std::int64_t sampled =
       shard.has_head ? std::min(limits.sampled_rows > 0 ? limits.sampled_rows : limits.max_num_seqs, tokens)
@@ -103,6 +107,7 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   const double outside = kNonTorch + (ranks > 1 ? kCommunication : 0);
   m.overhead_bytes = outside + rotary_table_bytes(model, precision) +
                      kCapturedGraph * static_cast<double>(limits.captured_graphs) + limits.shared_bytes;
+  if (limits.draft) m.overhead_bytes += rotary_table_bytes(limits.draft->model, limits.draft->precision);
   share_memory(m, limits, outside);
 
   // Windowed layers stop growing and constant states never grow: a block is charged the average at the length
@@ -110,12 +115,19 @@ StagePlan plan_stage(const ModelConfig& model, const Shard& shard, const Precisi
   const std::int64_t reference =
       std::clamp<std::int64_t>(limits.reference_tokens > 0 ? limits.reference_tokens : limits.max_model_len,
                                1, std::max<std::int64_t>(limits.max_model_len, 1));
+  // The draft model's cache is in blocks of the same numbers.
+  const auto draft_bytes = [&](std::int64_t length) {
+    return limits.draft == nullptr ? 0.0
+                                   : kv_bytes(limits.draft->model, limits.draft->mapping.stages.front(),
+                                              limits.draft->precision.kv, length, limits.block_size);
+  };
   const auto sequence_bytes = [&](std::int64_t length) {
     return kv_bytes(model, shard, precision.kv, length, limits.block_size) +
-           recurrent_state_bytes(model, shard);
+           recurrent_state_bytes(model, shard) + draft_bytes(length);
   };
   const std::int64_t blocks = (reference + limits.block_size - 1) / limits.block_size;
   m.block_bytes = sequence_bytes(reference) / static_cast<double>(blocks);
+  m.draft_block_bytes = draft_bytes(reference) / static_cast<double>(blocks);
   s.longest_bytes = sequence_bytes(std::max<std::int64_t>(limits.max_model_len, 1));
 
   if (limits.num_gpu_blocks_override > 0) {

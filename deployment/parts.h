@@ -51,6 +51,17 @@ LoraConfig lora_config(const Scenario& scenario);
 
 std::string model_id(const Deployment& deployment);
 
+// Fills the scenario's speculative_config and gives what it means; the draft's deployment lacks memory and
+// scheduler, which are the target's. nullopt: no speculation.
+std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment& deployment,
+                                                                      const Scenario& asked,
+                                                                      const Resources& resources,
+                                                                      const std::string& where);
+// A model given as a name, a path or {"config": ...}.
+ModelConfig load_model_of(const RawJson& model, const std::string& name, const std::string& where,
+                          const Resources& resources);
+ModelText model_text_of(const RawJson& model, const std::string& where, const Resources& resources);
+
 // Element types and weight format. Fills the engine section with what was chosen.
 std::variant<Precision, Infeasible> choose_precision(EngineSection& engine, const ModelConfig& model,
                                                      const Device& device, const Behavior& behavior,

@@ -93,7 +93,9 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
   if (!e.long_prefill_token_threshold) e.long_prefill_token_threshold = 0;
   check_range(*e.long_prefill_token_threshold, 0, kMostTokens, at + "long_prefill_token_threshold");
   if (!e.scheduler_reserve_full_isl) e.scheduler_reserve_full_isl = behavior.reserve_full_prompt;
-  if (!e.async_scheduling) e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size);
+  if (!e.async_scheduling)  // vLLM turns it off where drafts are looked up on the host
+    e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size) &&
+                         !(e.speculative_config && e.speculative_config->method == "ngram");
   if (e.num_gpu_blocks_override)
     check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
 }
@@ -188,6 +190,10 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
   s.lora = lora_config(d.scenario);
+  if (d.speculation) {
+    s.draft_tokens = d.speculation->tokens();
+    s.lookahead = d.speculation->draft ? s.draft_tokens : 0;
+  }
   set_policy(s, e, d.behavior);
   return s;
 }
@@ -216,21 +222,24 @@ bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model) 
          });
 }
 
-ModelText scenario_model_text(const Scenario& scenario, const Resources& resources) {
-  const std::string where = prefix_of(resources) + "/model";
-  const Json json = parse_json(scenario.model.text, where);
+ModelText model_text_of(const RawJson& model, const std::string& where, const Resources& resources) {
+  const Json json = parse_json(model.text, where);
   if (!json.is_string()) return {json.at("config").dump(), where + "/config"};
   const auto file = model_file(json.get<std::string>(), resources.preset_folder, resources.scenario_folder);
   return {read_file(file), file.string()};
 }
 
-ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources) {
-  const std::string where = prefix_of(resources) + "/model";
-  if (scenario.model.text.empty())
+ModelText scenario_model_text(const Scenario& scenario, const Resources& resources) {
+  return model_text_of(scenario.model, prefix_of(resources) + "/model", resources);
+}
+
+ModelConfig load_model_of(const RawJson& model, const std::string& name, const std::string& where,
+                          const Resources& resources) {
+  if (model.text.empty())
     throw Error(where,
                 "a model is needed: a preset (`foretoken model list`), a path to a config.json, or "
                 "{\"config\": {...}}");
-  const Json json = parse_json(scenario.model.text, where);
+  const Json json = parse_json(model.text, where);
   if (json.is_string()) {
     const auto given = json.get<std::string>();
     try {
@@ -242,16 +251,21 @@ ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resou
     }
   }
   if (!json.is_object()) fail_type(json, where, "a name, a path or an object with \"config\"");
-  std::string name = scenario.name.empty() ? "custom" : scenario.name;
+  std::string own = name;
   for (const auto& [key, value] : json.items()) {
     if (key == "config") continue;
     if (key != "name") fail_unknown_key(key, where + "/" + key, {"config", "name"});
     if (!value.is_string()) fail_type(value, where + "/name", "a string");
-    name = value.get<std::string>();
+    own = value.get<std::string>();
   }
   if (!json.contains("config"))
     throw Error(where, "\"config\" is missing: it holds the keys of a config.json");
-  return read_hf_config(json["config"], where + "/config", name);
+  return read_hf_config(json["config"], where + "/config", own);
+}
+
+ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources) {
+  return load_model_of(scenario.model, scenario.name.empty() ? "custom" : scenario.name,
+                       prefix_of(resources) + "/model", resources);
 }
 
 std::variant<Deployment, Infeasible> resolve(const Scenario& scenario, const Resources& resources,
@@ -290,6 +304,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     throw Error(
         where + "/hardware/host_memory",
         fmt::format("the memory of {} is not known; give that of a node, such as \"512 GiB\"", device.name));
+  d.fusion.sorts_logits = scenario.workload.sorts_logits();
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);
@@ -350,6 +365,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   read_swap(d, where);
   place_weights(d, where);
 
+  auto speculation = make_speculation(d, scenario, resources, where);
+  if (auto* verdict = std::get_if<Infeasible>(&speculation)) return std::move(*verdict);
+  d.speculation = std::move(std::get<std::optional<Speculation>>(speculation));
+
   MemoryLimits limits;
   limits.rule = d.behavior.memory_rule;
   limits.gpu_memory_utilization = *e.gpu_memory_utilization;
@@ -359,6 +378,9 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (own_limits)
     limits.sampled_rows =
         std::max<std::int64_t>(1, *e.max_num_batched_tokens / std::max<std::int64_t>(*e.max_model_len, 1));
+  // vLLM profiles its rejection sampler with one drafted token a sequence.
+  if (d.speculation) limits.sampled_rows = 2 * limits.max_num_seqs;
+  if (d.speculation) limits.draft = d.speculation->draft.get();
   limits.max_model_len = *e.max_model_len;
   limits.block_size = static_cast<int>(*e.block_size);
   limits.reference_tokens =
@@ -379,6 +401,13 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     fill_running_requests(e, d.memory.kv_cache_tokens);
   fill_price(d, where);
   d.scheduler = scheduler_of(d);
+  if (d.speculation && d.speculation->draft) {
+    auto draft = std::make_shared<Deployment>(*d.speculation->draft);
+    draft->memory = d.memory;
+    draft->scheduler = d.scheduler;
+    draft->preset_folder = resources.preset_folder;  // its name in commands
+    d.speculation->draft = std::move(draft);
+  }
   d.preset_folder = resources.preset_folder;
   warn_about_checkpoint(d);
   if (!model.not_counted.empty())

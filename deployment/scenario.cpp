@@ -44,6 +44,7 @@ Scenario scenario_from_json(const Json& json, const std::string& where) {
   read_fields(json, scenario, where);
   drop_nulls(scenario);
   drop_nulls(scenario.engine);
+  if (scenario.engine.speculative_config) drop_nulls(*scenario.engine.speculative_config);
   drop_nulls(scenario.cluster);
   drop_nulls(scenario.plan);
   return scenario;
@@ -55,6 +56,7 @@ Json scenario_to_json(const Scenario& scenario) {
   for (auto& [key, section] : json.items()) {
     if (key == "model" || !section.is_object()) continue;
     erase_nulls(section);
+    if (section.contains("speculative_config")) erase_nulls(section["speculative_config"]);
     if (key != "workload" && key != "cluster") continue;
     for (auto& [name, value] : section.items())
       if (value.is_object()) erase_nulls(value);

@@ -125,6 +125,40 @@ inline constexpr auto fields_of<LoraSection> = std::tuple{
           one_of(kAdapterAssignmentNames)),
     field("zipf_exponent", &LoraSection::zipf_exponent,
           "zipf: adapter i is asked for in proportion to i to the power of minus this", above_up_to(0, 10))};
+// vLLM's --speculative-config, with the acceptance that a prediction needs and the tree that is drafted.
+struct SpeculativeSection {
+  std::optional<std::string> method;  // default: draft_model if there is a model
+  RawJson model;
+  std::optional<std::string> quantization;
+  std::optional<std::int64_t> num_speculative_tokens, draft_tensor_parallel_size;
+  std::optional<std::vector<double>> acceptance_rate;
+  std::optional<std::vector<std::int64_t>> tree_widths;
+  std::optional<std::int64_t> prompt_lookup_max, prompt_lookup_min;
+};
+template <>
+inline constexpr auto fields_of<SpeculativeSection> = std::tuple{
+    field("method", &SpeculativeSection::method,
+          "who drafts: draft_model, or ngram (eagle, mtp, medusa and others are not modelled yet)"),
+    field("model", &SpeculativeSection::model,
+          "the draft model: preset, path of a Hugging Face config.json, or {\"config\": {...}}"),
+    field("quantization", &SpeculativeSection::quantization,
+          "weight format of the draft model; null takes the model's own", one_of(kQuantizationNames)),
+    field("num_speculative_tokens", &SpeculativeSection::num_speculative_tokens,
+          "tokens drafted for each sequence and step", between(1, 1024)),
+    field("draft_tensor_parallel_size", &SpeculativeSection::draft_tensor_parallel_size,
+          "devices that split the draft model; must be tensor_parallel_size", at_least(1)),
+    field("acceptance_rate", &SpeculativeSection::acceptance_rate,
+          "probability that the token drafted at each position is accepted if those before it were; the last "
+          "number holds for the positions after it. `run` measures it",
+          between(0, 1)),
+    field(
+        "tree_widths", &SpeculativeSection::tree_widths,
+        "branches drafted after every token of each level, such as 3,2,1: 3 + 6 + 6 tokens; default: a chain",
+        between(1, 64)),
+    field("prompt_lookup_max", &SpeculativeSection::prompt_lookup_max,
+          "ngram: most tokens that must repeat before what followed them is drafted", between(1, 64)),
+    field("prompt_lookup_min", &SpeculativeSection::prompt_lookup_min, "ngram: fewest such tokens",
+          between(1, 64))};
 
 struct EngineSection {
   std::string behavior = "vllm";
@@ -165,8 +199,9 @@ struct EngineSection {
   std::optional<std::string> kv_layout, kv_reservation;
   LayerStreaming layer_streaming;
   std::optional<LoraSection> lora;
+  std::optional<SpeculativeSection> speculative_config;
   // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson speculative_config, kv_tiers;
+  RawJson kv_tiers;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -254,7 +289,7 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "TensorRT-LLM: share of max_num_tokens that ends that wait", between(0, 1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
-          "speculative decoding (not modelled yet)"),
+          "speculative decoding: a cheap guess at several tokens, verified in one step"),
     field("preemption_mode", &EngineSection::preemption_mode,
           "what a sequence that is preempted for want of KV blocks does with them (default: recompute)",
           one_of(kPreemptionNames)),

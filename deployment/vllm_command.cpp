@@ -248,6 +248,23 @@ class CommandReader {
 
 }  // namespace
 
+namespace {
+
+// Acceptance is a prediction's, not the server's.
+std::string speculative_json(const Speculation& speculation, const SpeculativeSection& s) {
+  Json j{{"method", *s.method}, {"num_speculative_tokens", *s.num_speculative_tokens}};
+  if (speculation.draft) {
+    j["model"] = model_id(*speculation.draft);
+    j["draft_tensor_parallel_size"] = *s.draft_tensor_parallel_size;
+  } else {
+    j["prompt_lookup_max"] = *s.prompt_lookup_max;
+    j["prompt_lookup_min"] = *s.prompt_lookup_min;
+  }
+  return j.dump();
+}
+
+}  // namespace
+
 std::string vllm_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   const Behavior& b = d.behavior;
@@ -290,6 +307,10 @@ std::string vllm_command(const Deployment& d) {
          *e.long_prefill_token_threshold);
   add_switch(*e.scheduler_reserve_full_isl, b.reserve_full_prompt, "scheduler-reserve-full-isl");
   add_switch(*e.async_scheduling, default_async_scheduling(b, m.pipeline_parallel), "async-scheduling");
+  if (d.speculation) {
+    add("--speculative-config", shell_quote(speculative_json(*d.speculation, *e.speculative_config)));
+    if (e.speculative_config->tree_widths) note = "vLLM verifies trees of EAGLE's drafts alone";
+  }
   add_if(*e.watermark != 0, "--watermark", *e.watermark);
   add_switch(e.enforce_eager, false, "enforce-eager");
   if (!e.enforce_eager && d.graph_sizes != default_graph_sizes(b, *e.max_num_seqs)) {

@@ -20,6 +20,7 @@ namespace {
 struct Size {
   std::int64_t prompts = 0, new_tokens = 0, cached = 0;
   std::int64_t decoding = 0, context = 0;
+  std::int64_t queries = 1;  // tokens that each decoding sequence verifies
 };
 
 std::vector<std::int64_t> powers(std::int64_t first, std::int64_t last, std::int64_t factor) {
@@ -29,7 +30,7 @@ std::vector<std::int64_t> powers(std::int64_t first, std::int64_t last, std::int
   return all;
 }
 
-std::vector<Size> measured_sizes(const Layout& l) {
+std::vector<Size> measured_sizes(const Layout& l, std::int64_t drafts) {
   std::vector<Size> all;
   const std::int64_t most = std::min(l.max_tokens, l.max_length), room = (l.num_blocks - 1) * l.block_size;
   for (const std::int64_t q : powers(1, most, 2))
@@ -39,7 +40,11 @@ std::vector<Size> measured_sizes(const Layout& l) {
     }
   for (const std::int64_t b : powers(1, l.max_sequences, 2))
     for (const std::int64_t context : powers(16, l.max_length - 1, 4))
-      if (b * (context + 1) <= room) all.push_back({0, 0, 0, b, context});
+      if (b * (context + 1) <= room) {
+        all.push_back({0, 0, 0, b, context});
+        if (drafts > 0 && context > drafts && b * (1 + drafts) <= l.sampled())
+          all.push_back({0, 0, 0, b, context, 1 + drafts});
+      }
   return all;
 }
 
@@ -97,7 +102,10 @@ class Sweep {
     tokens_.reserve(static_cast<std::size_t>(l.max_sequences)),
         blocks_.reserve(static_cast<std::size_t>(l.max_sequences));
     for (std::int64_t i = 0; i < size.prompts; ++i) add(size.new_tokens, size.cached, false);
-    for (std::int64_t i = 0; i < size.decoding; ++i) add(1, size.context - 1, true);
+    for (std::int64_t i = 0; i < size.decoding; ++i) {
+      add(size.queries, size.context - size.queries, true);
+      sequences_.back().every_row = size.queries > 1;
+    }
     const long before = involuntary_switches();
     const auto start = std::chrono::steady_clock::now();
     executable_.transformer().step(sequences_);
@@ -113,7 +121,8 @@ class Sweep {
     Work w;
     if (size.prompts > 0) w.prefill = {{size.new_tokens, size.cached, size.prompts}};
     w.decode_sequences = size.decoding;
-    w.sampled_rows = size.prompts + size.decoding;
+    w.decode_queries = size.queries;
+    w.sampled_rows = size.prompts + size.decoding * size.queries;
     std::vector<std::int64_t> windows = deployment_.model.attention_windows();
     if (windows.empty()) windows.push_back(0);
     for (const std::int64_t window : windows)
@@ -225,7 +234,9 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
   Executable executable(in_turns, model, executor);
   Sweep sweep(deployment, executable);
   const Layout& layout = executable.transformer().layout();
-  const std::vector<Size> sizes = measured_sizes(layout), others = other_sizes(layout);
+  const std::vector<Size> sizes = measured_sizes(
+                              layout, deployment.speculation ? deployment.scheduler.draft_tokens : 0),
+                          others = other_sizes(layout);
   std::map<std::pair<MeasurementSeries, std::array<std::int64_t, kMaxShapeColumns>>, std::vector<double>>
       times;
   std::vector<std::vector<double>> held_out(others.size());

@@ -67,6 +67,13 @@ void check(const Deployment& deployment, bool apart, bool processes) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
   const bool several = apart || m.engines() > 1;
+  if (deployment.speculation) {
+    if (m.ranks_per_engine() > 1)
+      refuse("speculative_config", "with data-parallel ranks that share experts");
+    if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
+    if (processes)
+      throw Error("speculative_config", "is executed by one process; start it without mpirun");
+  }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
   const bool recurrent =
@@ -139,12 +146,20 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
   l.max_length = s.max_model_len;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
+  if (s.draft_tokens == 0) return l;
+  // Verified rows all have logits. A draft model runs the levels of every sequence's tree, and a prompt that
+  // ends with its first token beside it.
+  const std::int64_t drafted = s.max_num_seqs * s.draft_tokens;
+  l.max_tokens = std::max(l.max_tokens, drafted);
+  l.max_sampled = std::min(l.max_tokens, drafted + s.max_num_seqs);
+  l.max_sequences = 2 * s.max_num_seqs;
   return l;
 }
 
 }  // namespace
 
-Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options)
+Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
+                       std::size_t beside)
     : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
@@ -158,11 +173,11 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
-  std::size_t needed = 0;
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    needed += bytes_needed(*pools[i], *checkpoint, layouts[i]);
-    if (i > 0 && alike) needed -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
+    bytes_ += bytes_needed(*pools[i], *checkpoint, layouts[i]);
+    if (i > 0 && alike) bytes_ -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
   }
+  const std::size_t needed = bytes_ + beside;
   if (const std::size_t room = physical_memory(); room > 0 && needed > room)
     throw Error("model",
                 fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "

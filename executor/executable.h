@@ -12,12 +12,13 @@
 namespace foretoken {
 
 struct ExecutorOptions {
-  std::string weights;     // a safetensors file or folder; empty: synthetic
-  std::uint64_t seed = 0;  // of synthetic weights and of the prompts' tokens
+  std::string weights;        // a safetensors file or folder; empty: synthetic
+  std::string draft_weights;  // the draft model's, likewise
+  std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
   int threads = 1;
   std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
                     // "avx512-bf16"
-  SamplingArgs sampling;                  // greedy
+  SamplingArgs sampling;                  // greedy; a backend takes the workload's
   std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
   Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all
 };
@@ -26,7 +27,10 @@ class Executable {
  public:
   // Refuses by name what the executor does not do, and what does not fit this machine's memory before
   // anything is allocated. The deployment must outlive it.
-  Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options);
+  // beside: bytes that are taken already.
+  Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
+             std::size_t beside = 0);
+  std::size_t bytes() const { return bytes_; }
   // In the order of the serving loop: those that prefill before those that decode.
   Replica& engine(std::size_t i) { return *engines_[i]; }
   Transformer& transformer() { return engines_.front()->rank(0); }
@@ -39,6 +43,7 @@ class Executable {
   const Kernels* kernels_;
   Threads threads_;
   bool synthetic_;
+  std::size_t bytes_ = 0;
   Numerics numerics_;
   std::vector<std::unique_ptr<Replica>> engines_;
 };

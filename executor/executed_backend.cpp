@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json_full.h"
 #include "base/random.h"
+#include "executor/drafter.h"
 #include "executor/probe.h"
 #include "serving/content.h"
 #include "serving/sequence.h"
@@ -30,7 +31,7 @@ long involuntary_switches() {
 struct ExecutedBackend::State {
   const Deployment& deployment;
   const Workload& workload;
-  const ExecutorOptions options;
+  ExecutorOptions options;
   Executable executable;
   std::optional<MachineProbe> probe;
   double usual_probe = 0;
@@ -38,8 +39,13 @@ struct ExecutedBackend::State {
   std::vector<StepRun> steps;
   std::map<std::string, double> operator_seconds;
 
-  // Tokens of each request: its prompt and what it has produced.
-  std::unordered_map<RequestId, std::vector<std::int32_t>> histories;
+  // Tokens of a request: its prompt and what it has produced.
+  struct History {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::int32_t> drafts;  // proposed for its next step
+    std::int32_t accepted = 0;         // in its last step
+  };
+  std::unordered_map<RequestId, History> histories;
   // Whose each recurrent state is, by engine and data-parallel rank; `states_each` of them, 0 where the model
   // has none.
   struct StateOwner {
@@ -51,12 +57,17 @@ struct ExecutedBackend::State {
   std::unordered_map<RequestId, std::vector<std::int32_t>> outputs;
   // Of the step at hand, by data-parallel rank; and whose they are.
   std::vector<std::vector<StepSequence>> sequences;
-  std::vector<std::vector<const Request*>> owners;
+  std::vector<std::vector<std::int32_t>> slots;
   std::vector<Transformer::Swaps> swaps;
   std::vector<float> scratch;
   std::vector<std::vector<Picoseconds>>
       stage_free;  // by engine: when each stage of its pipeline is free again
   Moved moved;
+  // Speculative decoding; null without.
+  std::optional<DraftTree> tree;
+  std::unique_ptr<Drafter> drafter;
+  std::vector<DraftedSequence> drafted;
+  std::vector<int> path;
 
   State(const Deployment& d, const Workload& w, const ModelText& model, const ExecutorOptions& o)
       : deployment(d),
@@ -68,6 +79,13 @@ struct ExecutedBackend::State {
     for (const LayerKind& kind : d.model.kinds)
       if (std::holds_alternative<RecurrentMixer>(kind.mixer))
         states_each = static_cast<std::size_t>(executable.transformer().layout().max_sequences);
+    const WorkloadConfig& asked = d.scenario.workload;
+    options.sampling.temperature = static_cast<float>(asked.temperature.value_or(0));
+    options.sampling.top_k = asked.top_k.value_or(0);
+    options.sampling.top_p = static_cast<float>(asked.top_p.value_or(1));
+    if (!d.speculation) return;
+    tree.emplace(d.speculation->widths);
+    drafter = make_drafter(*d.speculation, *tree, o, executable.bytes());
   }
 
   std::int32_t token_of(std::uint64_t content, std::int64_t offset) const {
@@ -115,48 +133,108 @@ struct ExecutedBackend::State {
     return free;
   }
 
+  // verified: of its drafts, that follow the newest token in this step.
   void add(std::int32_t engine, std::size_t rank, const SequenceTable& table, std::int32_t slot,
-           std::int64_t cached, std::int64_t count, bool decode, bool sample) {
+           std::int64_t cached, std::int64_t count, bool decode, bool sample, std::int32_t verified = 0) {
     const Sequence& s = table[slot];
-    std::vector<std::int32_t>& h = histories[s.request.id];
-    if (h.empty()) begin(h, s.request);
-    if (cached + count > static_cast<std::int64_t>(h.size()))
+    History& h = histories[s.request.id];
+    if (h.tokens.empty()) begin(h.tokens, s.request);
+    h.accepted = 0;
+    if (verified > 0) {
+      h.tokens.insert(h.tokens.end(), h.drafts.begin(), h.drafts.begin() + verified);
+      count += verified;
+    }
+    if (cached + count > static_cast<std::int64_t>(h.tokens.size()))
       throw std::logic_error("a step asks for a token that was not produced yet");
-    sequences[rank].push_back({{h.data() + cached, static_cast<std::size_t>(count)},
+    sequences[rank].push_back({{h.tokens.data() + cached, static_cast<std::size_t>(count)},
                                cached,
                                s.blocks.data(),
                                decode,
                                sample,
                                s.request.adapter,
                                state_of(engine, rank, table, slot)});
-    owners[rank].push_back(&s.request);
+    slots[rank].push_back(slot);
+    if (verified == 0) return;
+    sequences[rank].back().every_row = true;
+    sequences[rank].back().parents = tree->parents();
   }
 
-  void sample(Replica& engine, std::size_t rank) {
-    const auto logits = engine.logits(rank);
-    const std::int64_t vocab = deployment.model.vocab;
-    std::int64_t row = 0;
+  // The token that follows: a draw of its request and place, the same whatever runs beside it and whether it
+  // was drafted.
+  std::int32_t draw(RequestId request, const History& h, const float* logits) {
+    const double uniform =
+        (static_cast<double>(
+             mix64(options.seed ^ mix64(static_cast<std::uint64_t>(request)) ^ h.tokens.size()) >> 11) +
+         0.5) *
+        0x1p-53;
+    return executable.kernels().sample(options.sampling, logits, deployment.model.vocab, uniform,
+                                       scratch.data());
+  }
+
+  // at: the engine.
+  void sample(std::size_t at, std::size_t rank, const SequenceTable& table) {
+    const float* logits = executable.engine(at).logits(rank).data();
     for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
       const StepSequence& asked = sequences[rank][i];
       if (!asked.sample) continue;
-      const Request& request = *owners[rank][i];
-      std::vector<std::int32_t>& h = histories[request.id];
-      // A prompt that is computed again makes its token again.
-      const auto known = static_cast<std::size_t>(asked.cached) + asked.tokens.size();
-      h.resize(known);
-      std::vector<std::int32_t>& out = outputs[request.id];
-      out.resize(known - static_cast<std::size_t>(request.input_len));
-      const double uniform =
-          (static_cast<double>(mix64(options.seed ^ mix64(static_cast<std::uint64_t>(request.id)) ^ known) >>
-                               11) +
-           0.5) *
-          0x1p-53;
-      const std::int32_t token = executable.kernels().sample(options.sampling, logits.data() + row * vocab,
-                                                             vocab, uniform, scratch.data());
-      ++row;
-      h.push_back(token);
-      out.push_back(token);
+      take_tokens(at, rank, table[slots[rank][i]], asked, logits);
+      logits +=
+          (asked.every_row ? static_cast<std::int64_t>(asked.tokens.size()) : 1) * deployment.model.vocab;
     }
+  }
+
+  // Takes the tokens that the step yields for a sequence: the target's own choice after its newest token, and
+  // after each drafted one that was that choice. Drafts are proposed without chance, so this is rejection
+  // sampling (Leviathan et al. 2023, A.1): a token with probability p is accepted with p.
+  void take_tokens(std::size_t at, std::size_t rank, const Sequence& s, const StepSequence& step,
+                   const float* logits) {
+    History& h = histories[s.request.id];
+    const std::size_t rows = step.every_row ? step.tokens.size() : 1;
+    // A prompt that is computed again makes its token again.
+    const std::size_t known = static_cast<std::size_t>(step.cached) + step.tokens.size() - (rows - 1);
+    const auto drafts = std::span(h.drafts).first(rows - 1);
+    h.tokens.resize(known);
+    std::vector<std::int32_t>& output = outputs[s.request.id];
+    output.resize(known - static_cast<std::size_t>(s.request.input_len));
+    path.clear();
+    for (int node = 0; node >= 0;) {
+      const std::int32_t token = draw(s.request.id, h, logits + node * deployment.model.vocab);
+      h.tokens.push_back(token);
+      if (static_cast<std::int64_t>(output.size()) < s.end_tokens - s.request.input_len)
+        output.push_back(token);
+      node = rows > 1 ? tree->follow(node, token, drafts) : -1;
+      if (node > 0) path.push_back(node);
+    }
+    h.accepted = static_cast<std::int32_t>(path.size());
+    if (path.empty()) return;
+    // Accepted tokens of a tree move behind one another.
+    const auto root = static_cast<std::int64_t>(known) - 1;
+    for (std::size_t i = 0; i < path.size(); ++i)
+      if (path[i] != static_cast<int>(i) + 1)
+        executable.engine(at).rank(rank).move_cached(s.blocks.data(), root + path[i],
+                                                     root + static_cast<std::int64_t>(i) + 1);
+    drafter->accepted(at, s.blocks.data(), root, path);
+  }
+
+  // Of the one data-parallel rank that there is.
+  void propose(std::size_t at, const SequenceTable& table) {
+    drafted.clear();
+    std::size_t prompts = 0;
+    for (std::size_t i = 0; i < sequences.front().size(); ++i) {
+      const Sequence& own = table[slots.front()[i]];
+      History& h = histories[own.request.id];
+      StepSequence& s = sequences.front()[i];
+      if (!s.decode) {  // what was sampled may have moved the tokens
+        s.tokens = {h.tokens.data() + s.cached, s.tokens.size()};
+        ++prompts;
+      }
+      if (!s.sample) continue;
+      drafted.push_back({&h.tokens, own.blocks.data(), own.capacity,
+                         std::max<std::int64_t>(0, deployment.scheduler.max_model_len - 1 -
+                                                       static_cast<std::int64_t>(h.tokens.size())),
+                         !s.decode, &h.drafts});
+    }
+    drafter->propose(at, std::span(sequences.front()).first(prompts), drafted);
   }
 
   // Each stage takes the step when the one before has sent it and it is done with the step before.
@@ -190,20 +268,22 @@ std::span<const std::int64_t> ExecutedBackend::windows() const { return state_->
 StepTime ExecutedBackend::run(const Step& step) {
   State& s = *state_;
   const std::size_t ranks = step.ranks.size();
-  s.sequences.resize(ranks), s.owners.resize(ranks), s.swaps.resize(ranks);
+  s.sequences.resize(ranks), s.slots.resize(ranks), s.swaps.resize(ranks);
   bool any = false;
   for (std::size_t r = 0; r < ranks; ++r) {
     const Batch& batch = step.ranks[r];
     const SequenceTable& table = *batch.sequences;
-    s.sequences[r].clear(), s.owners[r].clear();
+    s.sequences[r].clear(), s.slots[r].clear();
     for (const PrefillPart& p : batch.prefill)
       s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
     for (const DecodePart& p : batch.decode)
-      if (p.slot >= 0) s.add(step.engine, r, table, p.slot, p.context - 1, 1, true, true);
+      if (p.slot >= 0)
+        s.add(step.engine, r, table, p.slot, p.context - 1 - p.drafted, 1, true, true, p.drafted);
     s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads};
     any |= !s.sequences[r].empty() || batch.copies();
   }
-  Replica& engine = s.executable.engine(static_cast<std::size_t>(step.engine));
+  const auto at = static_cast<std::size_t>(step.engine);
+  Replica& engine = s.executable.engine(at);
   StepRun run;
   run.engine = step.engine;
   const Deployment& deployment = s.deployment.of_engine(step.engine);
@@ -213,12 +293,14 @@ StepTime ExecutedBackend::run(const Step& step) {
   const auto start = std::chrono::steady_clock::now();
   if (any) {
     engine.step(s.sequences, s.swaps);
-    for (std::size_t r = 0; r < ranks; ++r) s.sample(engine, r);
+    for (std::size_t r = 0; r < ranks; ++r) s.sample(at, r, *step.ranks[r].sequences);
+    if (s.drafter) s.propose(at, *step.ranks.front().sequences);
     for (const OperatorRun& o : engine.operators_run()) {
       saved += o.all_seconds - o.seconds;
       launched += o.seconds;
       stages[static_cast<std::size_t>(o.stage)] += o.seconds;
     }
+    if (s.drafter) saved += s.drafter->saved;
   }
   const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.seconds = std::max(1e-9, wall - saved);
@@ -238,6 +320,11 @@ StepTime ExecutedBackend::run(const Step& step) {
   if (any)
     for (const OperatorRun& o : engine.operators_run())
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
+  if (s.drafter && any) {
+    for (const auto& [name, seconds] : s.drafter->operator_seconds)
+      s.operator_seconds["draft " + name] += seconds * run.speed;
+    run.drafting = s.drafter->work;
+  }
   run.polluted = involuntary_switches() != before;
   const Batch& fullest =
       *std::max_element(step.ranks.begin(), step.ranks.end(),
@@ -252,6 +339,8 @@ StepTime ExecutedBackend::run(const Step& step) {
       run.work.contexts[g] +=
           static_cast<double>(s.windows[g] > 0 ? std::min<std::int64_t>(p.context, s.windows[g]) : p.context);
   }
+  if (fullest.drafted > 0)
+    run.work.decode_queries = 1 + (fullest.drafted + fullest.decode_sequences - 1) / fullest.decode_sequences;
   run.work.sampled_rows = fullest.sampled_rows -
                           (fullest.decode_sequences - static_cast<std::int32_t>(run.work.decode_sequences));
   const std::int64_t block = deployment.scheduler.block_size;
@@ -265,6 +354,14 @@ StepTime ExecutedBackend::run(const Step& step) {
   if (stages.size() > 1) return s.through_stages(step, stages);
   const Picoseconds t = to_picoseconds(Seconds(s.steps.back().seconds));
   return {t, t};
+}
+
+void ExecutedBackend::verify(const Step&, std::size_t, std::span<Verification> sequences) {
+  for (Verification& v : sequences) {
+    const State::History& h = state_->histories.at(v.request);
+    v.accepted = h.accepted;
+    v.drafts = static_cast<std::int32_t>(h.drafts.size());
+  }
 }
 
 Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
@@ -282,6 +379,7 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
 }
 
 ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
+
 std::span<const StepRun> ExecutedBackend::steps() const { return state_->steps; }
 std::map<std::string, double> ExecutedBackend::operator_seconds() const { return state_->operator_seconds; }
 std::vector<std::int32_t> ExecutedBackend::output(RequestId request) const {

@@ -17,10 +17,11 @@ namespace foretoken {
 
 // One step as it ran.
 struct StepRun {
-  Work work;              // of the fullest data-parallel rank
-  double seconds = 0;     // ranks side by side, as on a machine of usual speed
-  double speed = 1;       // of the machine at the time: usual seconds of a probe over its seconds
-  bool polluted = false;  // another process took the processor meanwhile
+  Work work;                        // of the fullest data-parallel rank
+  double seconds = 0;               // ranks side by side, as on a machine of usual speed
+  double speed = 1;                 // of the machine at the time: usual seconds of a probe over its seconds
+  bool polluted = false;            // another process took the processor meanwhile
+  std::vector<Work> drafting = {};  // what the draft model ran after it
   std::int32_t engine = 0;
 };
 
@@ -40,6 +41,7 @@ class ExecutedBackend final : public Backend {
   StepTime run(const Step& step) override;
   // Copies the blocks from the one engine's cache to the other's.
   Picoseconds transfer(const KvTransfer& transfer) override;
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
   std::span<const StepRun> steps() const;
   // Caches that were moved: their number, seconds, and bytes through the busiest device (moved_bytes).

@@ -45,6 +45,11 @@ struct CacheLayer {
 struct SequenceRows {
   std::int64_t first_row = 0, new_tokens = 0, cached = 0;
   const std::int32_t* blocks = nullptr;
+  // For attention of a token in a tree of drafts: positions from branch_from on lie at the cache's places
+  // branch[position - branch_from], so that keys are summed in the order of a chain. Null: everywhere at
+  // their own.
+  const std::int32_t* branch = nullptr;
+  std::int64_t branch_from = 0;
 };
 
 enum class Activation : std::uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kClampedSwiglu };

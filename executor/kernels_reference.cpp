@@ -20,6 +20,10 @@ std::int64_t scales_of_row(Storage storage, std::int64_t k) {
   return storage == Storage::kInt8 || storage == Storage::kFp8 ? 1 : 0;
 }
 
+std::int64_t place_of(const SequenceRows& s, std::int64_t position) {
+  return s.branch && position >= s.branch_from ? s.branch[position - s.branch_from] : position;
+}
+
 class ReferenceKernels final : public SharedKernels {
  public:
   const char* name() const override { return "reference"; }
@@ -127,7 +131,7 @@ class ReferenceKernels final : public SharedKernels {
           const float* query = q + (s.first_row + r) * q_stride + h * a.qk_dim;
           double top = a.sinks ? a.sinks[h] : -INFINITY;
           for (std::int64_t t = first; t <= position; ++t) {
-            read_cached(cache, false, cache_slot(cache, s.blocks, t, kv_head), vector);
+            read_cached(cache, false, cache_slot(cache, s.blocks, place_of(s, t), kv_head), vector);
             double score = 0;
             for (std::int64_t i = 0; i < a.qk_dim; ++i)
               score += double{exact ? query[i] : round_to_bf16(query[i])} * vector[i];
@@ -141,7 +145,8 @@ class ReferenceKernels final : public SharedKernels {
           for (std::int64_t t = first; t <= position; ++t) {
             const double weight = std::exp(weights[t] - top);
             total += weight;
-            read_cached(cache, cache.v_dim != 0, cache_slot(cache, s.blocks, t, kv_head), vector);
+            read_cached(cache, cache.v_dim != 0, cache_slot(cache, s.blocks, place_of(s, t), kv_head),
+                        vector);
             for (std::int64_t i = 0; i < a.v_dim; ++i) sums[i] += weight * vector[i];
           }
           float* to = out + (s.first_row + r) * out_stride + h * a.v_dim;

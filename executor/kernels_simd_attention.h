@@ -113,6 +113,15 @@ struct Attend {
         to.values[i] = c.v_dim ? c.values + slot * v_bytes : to.keys[i];
       }
     }
+    if (const SequenceRows& s = *task.sequence; s.branch)
+      for (Index i = most(0, s.branch_from - first); i < count; ++i) {
+        const Index place = s.branch[first + i - s.branch_from];
+        const Index slot = (s.blocks[place / c.block_size] * c.heads + task.cache_head) * c.block_size +
+                           place % c.block_size;
+        to.slots[i] = slot;
+        to.keys[i] = c.keys + slot * k_bytes;
+        to.values[i] = c.v_dim ? c.values + slot * v_bytes : to.keys[i];
+      }
     for (Index i = count; i < kKeyTile; ++i) {
       to.keys[i] = to.keys[count - 1], to.values[i] = to.values[count - 1];
       to.slots[i] = to.slots[count - 1];

@@ -389,6 +389,27 @@ void Rank::load_recurrent(Loader& in, const RecurrentMixer& r, std::int64_t l, L
   in.append_rows(Role::kLinearConv, l, {2 * k + own.first * r.v_dim, own_v}, conv);
 }
 
+void Rank::move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to) {
+  const auto slot = [&](const CacheLayer& c, std::int64_t place, std::int64_t head) {
+    return (std::int64_t{blocks[place / c.block_size]} * c.heads + head) * c.block_size +
+           place % c.block_size;
+  };
+  for (const CacheLayer& c : cache_)
+    for (std::int64_t h = 0; h < c.heads; ++h) {
+      const std::int64_t a = slot(c, from, h), b = slot(c, to, h);
+      const auto copy = [&](std::byte* entries, std::int64_t dims) {
+        const std::size_t size = cache_bytes(c.storage, dims);
+        if (entries)
+          std::memcpy(entries + static_cast<std::size_t>(b) * size,
+                      entries + static_cast<std::size_t>(a) * size, size);
+      };
+      copy(c.keys, c.k_dim);
+      copy(c.values, c.v_dim);
+      if (c.key_scales) c.key_scales[b] = c.key_scales[a];
+      if (c.value_scales) c.value_scales[b] = c.value_scales[a];
+    }
+}
+
 std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Arena* arena,
                                  std::vector<CacheLayer>& cache,
                                  std::vector<RecurrentState>* recurrent) const {

@@ -38,9 +38,11 @@ struct Layout {
   WeightStreamOptions stream;
   std::int64_t max_tokens = 1;     // rows of a step
   std::int64_t max_sequences = 1;  // of a step
+  std::int64_t max_sampled = 0;    // rows of a step whose logits are wanted; 0: one a sequence
   std::int64_t max_length = 1;     // tokens of a sequence
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory
+  std::int64_t sampled() const { return max_sampled > 0 ? max_sampled : max_sequences; }
 };
 
 // A matrix with the bias of its outputs.
@@ -104,6 +106,8 @@ class Rank {
   void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
   void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
   const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
+  // Copies what all layers cached of one place of a sequence to another.
+  void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
   const Linear& lm_head() const { return lm_head_; }
   int index() const { return index_; }
   // Query heads, KV heads, dense width and vocabulary rows of this rank; the first of each.

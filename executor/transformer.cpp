@@ -9,10 +9,48 @@
 #include "executor/transformer_state.h"
 
 namespace foretoken {
+namespace {
+
+std::int64_t depth_of(const StepSequence& s, std::int64_t node) {
+  std::int64_t depth = 0;
+  for (; s.parents[node] >= 0; node = s.parents[node]) ++depth;
+  return depth;
+}
+
+}  // namespace
+
+// Every token of a tree attends as a sequence of its own, over its own branch.
+void Transformer::State::branch_out(std::span<const StepSequence> all) {
+  for (std::size_t i = first_decode; i < all.size(); ++i) {
+    const StepSequence& s = all[i];
+    if (!s.parents) {
+      attending.push_back(sequences[i]);
+      continue;
+    }
+    const std::int64_t root = s.cached - s.first_node;
+    for (std::int64_t t = 0; t < sequences[i].new_tokens; ++t) {
+      const std::int64_t node = s.first_node + t, depth = depth_of(s, node);
+      std::int32_t up = static_cast<std::int32_t>(node);
+      const std::size_t end = branches.size() + static_cast<std::size_t>(depth);
+      branches.resize(end);
+      for (std::int64_t d = 1; d <= depth; ++d, up = s.parents[up])
+        branches[end - static_cast<std::size_t>(d)] = static_cast<std::int32_t>(root + up);
+      attending.push_back({sequences[i].first_row + t, 1, root + depth, s.blocks, nullptr, root + 1});
+    }
+  }
+  // Their places are known once the list no longer grows.
+  std::size_t next = 0;
+  for (SequenceRows& s : attending) {
+    if (s.branch_from == 0) continue;
+    s.branch = branches.data() + next;
+    next += static_cast<std::size_t>(s.cached - s.branch_from + 1);
+  }
+}
+
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
-  chunk_sequences.clear();
+  chunk_sequences.clear(), attending.clear(), branches.clear();
   asked = Work();
   first_decode = 0;
   rows = 0;
@@ -35,15 +73,21 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
       throw Error("sequence", fmt::format("a recurrent state from 0 to {} is needed, not {}",
                                           layout.max_sequences - 1, s.state));
     state_of.push_back(s.state);
+    const std::int64_t root = s.cached - s.first_node;
     for (std::int64_t t = 0; t < n; ++t) {
       const std::int32_t token = s.tokens[static_cast<std::size_t>(t)];
       if (token < 0 || token >= model.vocab)
         throw Error("token", fmt::format("{} is not in a vocabulary of {}", token, model.vocab));
       row_tokens.push_back(token);
-      row_positions.push_back(static_cast<std::int32_t>(s.cached + t));
+      row_positions.push_back(
+          static_cast<std::int32_t>(s.parents ? root + depth_of(s, s.first_node + t) : s.cached + t));
     }
     rows += n;
-    if (s.sample) sampled_rows.push_back(static_cast<std::int32_t>(rows - 1));
+    if (s.sample)
+      for (std::int64_t row = s.every_row ? rows - n : rows - 1; row < rows; ++row)
+        sampled_rows.push_back(static_cast<std::int32_t>(row));
+    if (static_cast<std::int64_t>(sampled_rows.size()) > layout.sampled())
+      throw Error("step", fmt::format("logits of more than {} rows", layout.sampled()));
     if (s.decode) {
       ++asked.decode_sequences;
       asked.decode_queries = std::max(asked.decode_queries, n);
@@ -64,6 +108,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
     }
   }
   group_by_adapter(all);
+  if (std::any_of(all.begin(), all.end(), [](const StepSequence& s) { return s.parents != nullptr; }))
+    branch_out(all);
   asked.padded_tokens = rows;
   asked.group_tokens = group_tokens;
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
@@ -248,6 +294,10 @@ std::span<const float> Transformer::step(std::span<const StepSequence> sequences
   s.prepare(sequences);
   s.execute();
   return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
+}
+
+void Transformer::move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to) {
+  for (Rank& rank : state_->ranks) rank.move_cached(blocks, from, to);
 }
 
 std::span<const OperatorRun> Transformer::operators_run() const { return state_->runs; }

@@ -27,6 +27,12 @@ struct StepSequence {
   // Where a model with recurrent layers keeps the sequence's state, below Layout::max_sequences; emptied by a
   // step without cached tokens.
   std::int32_t state = -1;
+  bool every_row = false;                // of all its rows
+  // Drafted tokens that form a tree: the parent of each, the root's is -1, parents before children. The new
+  // ones are tokens [first_node, first_node + n), token i lies at the cache's place root + i with root =
+  // cached - first_node, and follows those on its way to the root alone. Null: each token follows all others.
+  const std::int32_t* parents = nullptr;
+  std::int64_t first_node = 0;
 };
 
 // One operator of the step as it ran.
@@ -60,13 +66,15 @@ class Transformer {
     std::span<const BlockCopy> out, in;
     std::span<const AdapterLoad> loads = {};
   };
-  // Runs one step; sequences that decode come last. Logits [sampled sequences in order][vocab], valid until
-  // the next step.
+  // Runs one step; sequences that decode come last. Logits [sampled rows in order][vocab], valid until the
+  // next step.
   std::span<const float> step(std::span<const StepSequence> sequences, const Swaps& swaps);
   std::span<const float> step(std::span<const StepSequence> sequences,
                               std::span<const AdapterLoad> loads = {}) {
     return step(sequences, Swaps{{}, {}, loads});
   }
+  // Copies what is cached at one place of a sequence to another (a branch's tokens behind one another).
+  void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
   // Operators of the last step in the order in which they ran.
   std::span<const OperatorRun> operators_run() const;
   const Layout& layout() const;

@@ -134,6 +134,8 @@ struct Transformer::State {
   std::int64_t rows = 0;
   std::vector<SequenceRows> sequences;
   Swaps swaps;
+  std::vector<SequenceRows> attending;  // decoding ones as attention sees them, where some form trees
+  std::vector<std::int32_t> branches;   // of attending
   std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
   std::vector<std::int32_t> state_of;  // of each sequence; models with recurrent layers
   std::vector<float*> states;          // of the operator's sequences
@@ -270,7 +272,7 @@ struct Transformer::State {
   };
 
   void plan(Plan& take) {
-    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.max_sequences;
+    const std::int64_t n = layout.max_tokens, h = model.hidden, s = layout.sampled();
     for (float*& stage : stage_hidden) take(stage, n, h);
     if (stages.front().sequence_parallel) take(scattered, n + layout.ranks, h);
     take(normed, n, h), take(delta, n, h);
@@ -510,7 +512,8 @@ struct Transformer::State {
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
   std::span<const SequenceRows> sequences_of(bool decode, std::size_t chunk) const {
     const std::span<const SequenceRows> all = sequences;
-    if (decode) return all.subspan(first_decode);
+    if (shape.decode && !attending.empty()) return attending;
+    if (shape.decode) return all.subspan(first_decode);
     const auto [first, count] = chunk_sequences[chunk];
     return all.subspan(first, count);
   }
@@ -535,6 +538,7 @@ struct Transformer::State {
 
   // group_tokens: rows of all ranks that share the experts; 0: there are no others.
   void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
+  void branch_out(std::span<const StepSequence> asked_sequences);
   void order_launches();
   // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
   // there is such an exchange.

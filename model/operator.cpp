@@ -164,7 +164,10 @@ Bytes bytes(const Op& op) {
             return Bytes(2.0 * as_double(s.sequences) * s.state_bytes + rows);
           },
           [](const ElementwiseShape& s) { return Bytes(as_double(s.rows) * s.bytes_per_row); },
-          [](const SamplingShape& s) { return Bytes(8.0 * as_double(s.rows) * as_double(s.vocab)); },
+          // Sorted: the values, places, sums and masks that the memory plan counts, written and read once.
+          [](const SamplingShape& s) {
+            return Bytes((s.sorted ? 56.0 : 8.0) * as_double(s.rows) * as_double(s.vocab));
+          },
           [](const CollectiveShape& s) { return Bytes(2.0 * s.message_bytes); },
           [](const CopyShape& s) { return Bytes(s.bytes); },
       },

@@ -79,6 +79,7 @@ struct Fusion {
   // Attention in one kernel. Otherwise scores are a matrix product into memory, scaled, masked and normalised
   // there, and multiplied with the values (eager PyTorch; prompts only).
   bool attention = true;
+  bool sorts_logits = false;  // the sampler finds the likeliest tokens (top-k, top-p)
   bool activation = true;  // one kernel, also where the framework composes it (DenseMlp::activation_kernels)
 };
 

@@ -28,7 +28,19 @@ struct PrefillPart {
 struct DecodePart {
   std::int32_t slot = 0;  // -1: the request has ended, an overlapped scheduler learns of it a step late
   RequestId request = 0;
-  std::int32_t context = 0;  // tokens attended, the new one included
+  std::int32_t context = 0;  // tokens attended, the new ones included
+  std::int32_t drafted = 0;  // drafted tokens that it verifies beside its newest one
+};
+
+// A sequence that gets tokens in a step of speculative decoding (Leviathan et al. 2023). The last two members
+// are the backend's answer, the others what it is asked about.
+struct Verification {
+  std::int32_t slot = 0;
+  RequestId request = 0;
+  std::int32_t tokens = 0;    // prompt and output before the step
+  std::int32_t drafted = 0;   // verified in the step
+  std::int32_t accepted = 0;  // the sequence gets 1 + accepted tokens
+  std::int32_t drafts = 0;    // drafted for its next step
 };
 
 // One KV block copied between the device and host memory. Blocks of the host are numbered on their own.
@@ -44,22 +56,23 @@ struct Batch {
   std::span<const PrefillPart> prefill;
   std::span<const DecodePart> decode;  // filled only if the backend asks for it (Backend::wants_sequences)
   std::int32_t decode_sequences = 0;
+  std::int32_t drafted = 0;  // rows of drafted tokens that decoding sequences verify beside their newest one
   // Sum over decoding sequences of min(context, window) for each of the backend's windows (0: no window).
   std::array<std::int64_t, kMaxAttentionGroups> contexts{};
   // How many decoding sequences still grow in that group: the context sums rise by this much a step.
   std::array<std::int32_t, kMaxAttentionGroups> growing{};
   std::int32_t longest_context = 0;  // of a decoding sequence
-  std::int32_t sampled_rows = 0;     // decoding sequences + finishing prompts
   // Preemption by swapping: blocks that go to host memory and come back before anything is computed, in this
   // order. A step may consist of copies alone.
   std::span<const BlockCopy> swap_out, swap_in;
   std::int32_t adapters = 0;                   // distinct low-rank adapters
   std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
+  std::int32_t sampled_rows = 0;  // decoding sequences + drafted rows + finishing prompts
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
   std::int64_t tokens() const {
-    std::int64_t n = decode_sequences;
+    std::int64_t n = std::int64_t{decode_sequences} + drafted;
     for (const auto& p : prefill) n += p.new_tokens;
     return n;
   }
@@ -117,6 +130,13 @@ class Backend {
   virtual Picoseconds transfer(const KvTransfer& transfer) {
     (void)transfer;
     throw std::logic_error("this backend moves no KV cache between engines");
+  }
+  // Asked after run() where the engine speculates: what each sequence of a rank that gets tokens in the step
+  // gets. A backend that doesn't answer accepts nothing and drafts nothing.
+  virtual void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) {
+    (void)step;
+    (void)rank;
+    (void)sequences;
   }
 };
 

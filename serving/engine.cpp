@@ -56,9 +56,10 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
   }
   // The last token is never put into the cache.
   const std::int64_t output = c.prefill_only ? 1 : request.output_len;
-  const std::int64_t most = c.reservation == KvReservation::kPaged
-                                ? std::min<std::int64_t>(request.input_len + output, c.max_model_len) - 1
-                                : reserved_tokens(c, request);
+  std::int64_t most = c.reservation == KvReservation::kPaged
+                          ? std::min<std::int64_t>(request.input_len + output, c.max_model_len) - 1
+                          : reserved_tokens(c, request);
+  if (c.draft_tokens > 0) most = std::min(most + c.draft_tokens + c.lookahead, c.max_model_len);
   // TensorRT-LLM reserves a place for it all the same.
   const std::int64_t need = cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
   if (need > c.num_blocks - 1) {
@@ -192,14 +193,57 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector
     }
     if (flight.event.steps > 1) note_usage();
     last_start_ = flight.event.start + length(flight.event, flight.event.steps - 1);
-    if (context_.options.timeline != nullptr) context_.options.timeline->step(flight.event);
-    for (std::size_t r = 0; r < ranks_.size(); ++r) give_tokens(flight, r, finished, computed);
+    if (context_.options.timeline != nullptr) {
+      flight.event.verified = flight.verified;
+      context_.options.timeline->step(flight.event);
+    }
+    std::size_t asked = 0;
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      if (speculates()) {
+        take_accepted(std::span(flight.verified).subspan(asked, flight.sampled[r].size()), *ranks_[r]);
+        asked += flight.sampled[r].size();
+      }
+      give_tokens(flight, r, finished, computed);
+    }
     num_steps_ += flight.event.steps;
     busy_ += std::max<Picoseconds>(0, flight.end - std::max(flight.event.start, busy_until_));
     busy_until_ = std::max(busy_until_, flight.end);
     head_ = head_ + 1 == flights_.size() ? 0 : head_ + 1;
     --in_flight_;
     next_try_ = std::max(now, ready_at_);
+  }
+}
+
+// What the step that just ran gave to the sequences that it sampled for.
+void Engine::ask_for_tokens(const Step& step, InFlight& flight) {
+  flight.verified.clear();
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    const std::size_t first = flight.verified.size();
+    for (const std::int32_t slot : flight.sampled[r]) {
+      const Sequence& s = ranks_[r]->sequences[slot];
+      flight.verified.push_back({slot, s.request.id, s.num_tokens, s.computed - s.num_tokens, 0, 0});
+    }
+    const auto sequences = std::span(flight.verified).subspan(first);
+    if (!sequences.empty()) context_.backend.verify(step, r, sequences);
+    for (const Verification& v : sequences) {
+      if (v.accepted < 0 || v.accepted > v.drafted || v.drafts < 0 ||
+          v.drafts > config_.scheduler.draft_tokens)
+        throw std::logic_error("Backend::verify accepted or drafted more than it could");
+    }
+  }
+}
+
+// Accepted tokens are out, slots of the others are free to be written again; the token that follows them is
+// counted by give_tokens. What lies beyond a request's end is dropped, but counts as accepted, as in vLLM.
+void Engine::take_accepted(std::span<const Verification> verified, Rank& rank) {
+  for (const Verification& v : verified) {
+    Sequence& s = rank.sequences[v.slot];
+    context_.metrics.add_verification(v.drafted, v.accepted);
+    const std::int32_t before = s.computed;
+    s.num_tokens += std::min(v.accepted, s.end_tokens - s.num_tokens - 1);
+    s.computed = s.num_tokens;
+    unaccepted_ += before - s.computed;
+    s.drafts = static_cast<std::int16_t>(v.drafts);
   }
 }
 
@@ -330,7 +374,7 @@ void Engine::launch(Picoseconds now) {
     const Scheduler& scheduler = *ranks_[r]->scheduler;
     const auto sampled = scheduler.sampled();
     flight.sampled[r].assign(sampled.begin(), sampled.end());
-    e.decode_tokens += batches_[r].decode_sequences;
+    e.decode_tokens += batches_[r].decode_sequences + batches_[r].drafted;
     for (const PrefillPart& part : batches_[r].prefill) e.prefill_tokens += part.new_tokens;
     if (hold > 1) hold = std::min(hold, scheduler.hold());
   }
@@ -352,6 +396,7 @@ void Engine::launch(Picoseconds now) {
     ready_at_ = flight.end;
   } else {
     e.time = context_.backend.run(step);
+    if (speculates()) ask_for_tokens(step, flight);
     e.first = e.time.tokens_out;
     flight.end = now + e.time.tokens_out;
     if (in_flight_ > 0) {  // tokens come out in the order of the steps
@@ -397,6 +442,7 @@ void Engine::note_usage() { peak_kv_usage_ = std::max(peak_kv_usage_, kv_usage()
 
 TokenCounts Engine::counts() const {
   TokenCounts sum;
+  sum.unaccepted = unaccepted_;
   for (const auto& rank : ranks_) {
     const TokenCounts& c = rank->scheduler->counts();
     sum.scheduled += c.scheduled;

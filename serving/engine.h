@@ -78,7 +78,8 @@ class Engine {
     TimelineWriter::StepEvent event;
     Picoseconds end = 0;                             // its (last) tokens are out
     std::vector<std::vector<std::int32_t>> sampled;  // by rank
-    std::int64_t advanced = 0;  // steps of a span that the schedulers know of beside the first
+    std::int64_t advanced = 0;           // steps of a span that the schedulers know of beside the first
+    std::vector<Verification> verified;  // of all ranks' sampled, where the engine speculates
   };
 
   InFlight& front() { return flights_[head_]; }
@@ -86,6 +87,9 @@ class Engine {
   static Picoseconds length(const TimelineWriter::StepEvent& event, std::int64_t steps) {
     return event.first * steps + event.increment * (steps * (steps - 1) / 2);
   }
+  bool speculates() const { return config_.scheduler.draft_tokens > 0; }
+  void ask_for_tokens(const Step& step, InFlight& flight);
+  void take_accepted(std::span<const Verification> verified, Rank& rank);
   void truncate(Picoseconds arrival);
   void cut(Picoseconds now);
   void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished,
@@ -112,7 +116,7 @@ class Engine {
   Picoseconds ready_at_ = 0;       // when the newest step lets the next one start
   Picoseconds next_try_ = kNever;  // when to ask the schedulers again
   Picoseconds busy_until_ = 0, busy_ = 0;
-  std::int64_t num_steps_ = 0;
+  std::int64_t num_steps_ = 0, unaccepted_ = 0;
   double peak_kv_usage_ = 0;
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;

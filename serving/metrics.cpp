@@ -24,6 +24,19 @@ Distribution from_histogram(const LogHistogram& h) {
 
 }  // namespace
 
+double SpeculationCounts::acceptance_rate() const {
+  return drafted > 0 ? static_cast<double>(accepted) / static_cast<double>(drafted) : 0;
+}
+double SpeculationCounts::tokens_per_step() const {
+  return verifications > 0 ? 1 + static_cast<double>(accepted) / static_cast<double>(verifications) : 1;
+}
+std::vector<double> SpeculationCounts::rates() const {
+  std::vector<double> rates;
+  for (const std::int64_t n : accepted_at)
+    rates.push_back(static_cast<double>(n) / static_cast<double>(std::max<std::int64_t>(verifications, 1)));
+  return rates;
+}
+
 void MetricsCollector::Samples::add(Picoseconds value, std::size_t most) {
   if (exact && values.size() == most) {
     for (const Picoseconds v : values) histogram.add(v);
@@ -143,6 +156,7 @@ ServingMetrics MetricsCollector::summarize() const {
   m.transfers.count = moved_;
   if (moved_ > 0) m.transfers.mean_ms = static_cast<double>(moving_) / static_cast<double>(moved_) / 1e9;
   m.preemptions = preemptions_;
+  m.speculation = speculation_;
   if (input_tokens_ > 0) {
     m.prefix_cache_hit_rate = static_cast<double>(cached_tokens_) / static_cast<double>(input_tokens_);
   }

@@ -43,6 +43,16 @@ struct Distribution {
   bool exact = true;  // else from the 0.1 % histogram
 };
 
+// Speculative decoding. vLLM's counters: what is drafted beyond a request's end counts too.
+struct SpeculationCounts {
+  std::int64_t verifications = 0, drafted = 0, accepted = 0;
+  std::vector<std::int64_t> accepted_at;  // [i]: verifications that accepted more than i tokens
+  double acceptance_rate() const;         // accepted over drafted
+  double tokens_per_step() const;         // 1 + accepted over verifications: "acceptance length"
+  // Share of verifications that accepted the token at position i.
+  std::vector<double> rates() const;
+};
+
 struct ServingMetrics {
   std::int64_t completed = 0, total_input_tokens = 0, total_output_tokens = 0;
   double duration = 0;  // s, first arrival to last token
@@ -64,7 +74,8 @@ struct ServingMetrics {
   double prefix_cache_hit_rate = 0;           // hit prompt tokens over queried prompt tokens
   double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
   double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
-  double busy_share = 0;                      // engine time in steps over duration x engines
+  SpeculationCounts speculation;
+  double busy_share = 0;  // engine time in steps over duration x engines
 };
 
 // Collects records; keeps values exactly for up to 1,000,000 requests, a histogram beyond. All sums are
@@ -79,6 +90,16 @@ class MetricsCollector {
   void add(const RequestRecord& record);
   void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
                 std::int64_t sequences);  // ITL ramps
+  // A sequence verified so many drafted tokens; none: nothing is counted.
+  void add_verification(std::int32_t drafted, std::int32_t accepted) {
+    if (drafted <= 0) return;
+    ++speculation_.verifications;
+    speculation_.drafted += drafted;
+    speculation_.accepted += accepted;
+    if (speculation_.accepted_at.size() < static_cast<std::size_t>(accepted))
+      speculation_.accepted_at.resize(static_cast<std::size_t>(accepted));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(accepted); ++i) ++speculation_.accepted_at[i];
+  }
   // Fills what follows from the records; the loop fills the rest (num_steps, peak_kv_usage, mean_running,
   // mean_waiting, busy_share).
   ServingMetrics summarize() const;
@@ -103,6 +124,7 @@ class MetricsCollector {
   std::vector<RequestRecord> records_;
   Samples ttft_, tpot_, e2el_;
   LogHistogram itl_;
+  SpeculationCounts speculation_;
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
                preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;

@@ -34,8 +34,8 @@ const TimelineWriter::StepEvent& ReplayBackend::match(const Step& step) const {
   if (start != step.start) fail(fmt::format("the recorded step starts at {} ps", start));
   std::int64_t prefill = 0, decode = 0;
   for (const Batch& batch : step.ranks) {
-    decode += batch.decode_sequences;
-    prefill += batch.tokens() - batch.decode_sequences;
+    decode += batch.decode_sequences + batch.drafted;
+    prefill += batch.tokens() - batch.decode_sequences - batch.drafted;
   }
   if (prefill != event.prefill_tokens || decode != event.decode_tokens) {
     fail(fmt::format("{} prefill and {} decode tokens, recorded are {} and {}", prefill, decode,
@@ -56,6 +56,9 @@ StepTime ReplayBackend::run(const Step& step) {
   const TimelineWriter::StepEvent& event = match(step);
   const auto engine = static_cast<std::size_t>(step.engine);
   const Picoseconds duration = event.first + event.increment * step_in_span_[engine];
+  const std::size_t index = events_[engine][next_[engine]];
+  answers_ = index < recording_.verified.size() ? std::span<const Verification>(recording_.verified[index])
+                                                : std::span<const Verification>();
   const StepTime time = event.steps == 1 ? event.time : StepTime{duration, duration};
   consume(engine, event, 1);
   return time;
@@ -76,6 +79,19 @@ Picoseconds ReplayBackend::transfer(const KvTransfer& t) {
                                  : std::string("no more")));
   ++next_transfer_;
   return recorded.duration;
+}
+
+void ReplayBackend::verify(const Step& step, std::size_t, std::span<Verification> sequences) {
+  const auto same = [](const Verification& a, const Verification& b) {
+    return a.request == b.request && a.tokens == b.tokens && a.drafted == b.drafted;
+  };
+  if (answers_.size() < sequences.size() ||
+      !std::equal(sequences.begin(), sequences.end(), answers_.begin(), same))
+    throw Error("timeline", fmt::format("the run leaves the recording at engine {}, {} ps: other sequences "
+                                        "get tokens; replay it with the scenario that it was recorded with",
+                                        step.engine, step.start));
+  std::copy_n(answers_.begin(), sequences.size(), sequences.begin());
+  answers_ = answers_.subspan(sequences.size());
 }
 
 SpanTime ReplayBackend::run_span(const Step& step, std::int64_t max_steps) {

@@ -24,6 +24,7 @@ struct alignas(64) Sequence {
   bool decoding = false;         // everything but the newest token is in the cache
   bool token_in_flight = false;  // sampled in a step whose tokens aren't out yet
   bool first_token_out = false;
+  std::int16_t drafts = 0;          // drafted tokens that its next step verifies
   std::int32_t shared_blocks = 0;   // leading blocks whose content other requests may share
   std::int32_t entered_blocks = 0;  // leading blocks that are in the prefix cache's table
   std::int32_t preemptions = 0;

@@ -34,9 +34,23 @@ void check_policy(const SchedulerConfig& c) {
             "contiguous regions share nothing; turn it off");
     require(c.num_host_blocks == 0, "preemption_mode",
             "nobody is preempted whose memory is reserved; use recompute");
+    require(c.draft_tokens == 0, "kv_layout", "contiguous has no room for drafted tokens; use paged");
   }
-  if (c.policy == SchedulerPolicy::kVllmV1) return;
+  if (c.policy == SchedulerPolicy::kVllmV1) {
+    require(c.draft_tokens == 0 || c.pipeline_depth == 1, "speculative_config",
+            "speculative decoding is modelled without a pipeline; use pipeline_parallel_size 1");
+    require(c.draft_tokens == 0 || c.num_host_blocks == 0, "preemption_mode",
+            "the draft model's cache is not swapped; use recompute beside speculative decoding");
+    require(c.draft_tokens >= 0 && c.draft_tokens < c.max_num_batched_tokens, "num_speculative_tokens",
+            fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
+                        c.draft_tokens, c.max_num_batched_tokens));
+    require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
+            "num_speculative_tokens", "must be from 0 to 32767");
+    return;
+  }
   require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
+  require(c.draft_tokens == 0, "speculative_config",
+          "speculative decoding is modelled for vLLM's scheduler alone");
   require(c.pipeline_depth == 1, "pipeline_parallel_size",
           "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
@@ -356,6 +370,7 @@ class Loop {
       result_.scheduled_tokens += c.scheduled;
       result_.reused_tokens += c.reused;
       result_.discarded_tokens += c.discarded;
+      result_.unaccepted_tokens += c.unaccepted;
       result_.reserved_tokens += c.reserved;
       result_.filled_tokens += c.filled;
       result_.swapped_out_blocks += c.swapped_out;

@@ -74,6 +74,9 @@ struct SchedulerConfig {
   KvReservation reservation = KvReservation::kPaged;  // without prefix caching where it is not paged
   bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;                             // batches in flight
+  // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
+  // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
+  int draft_tokens = 0, lookahead = 0;
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
   // the step after. Used with pipeline_depth 1.
   bool schedules_ahead = false;
@@ -124,8 +127,9 @@ struct ServeResult {
   std::int64_t rejected = 0;  // prompts longer than max_model_len or than the whole pool
   std::string rejected_reason;
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each)
-  // are scheduled + reused - discarded: computed in steps, found in the prefix cache, lost to preemption.
-  std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0;
+  // are scheduled + reused - discarded - unaccepted: computed in steps, found in the prefix cache, lost to
+  // preemption, drafted and not used.
+  std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0, unaccepted_tokens = 0;
   // Copied to host memory and back. Fewer come back than went only where a sequence ended meanwhile.
   // Over requests that have left and were not paged: the tokens of their regions, and those of them that were
   // ever filled.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,8 @@ class TimelineWriter {
     std::int64_t prefill_tokens = 0, decode_tokens = 0;  // of one step, all ranks
     std::int32_t running = 0, waiting = 0;
     double kv_usage = 0;
+    // What sequences got in a step of speculative decoding, rank after rank; valid during the call alone.
+    std::span<const Verification> verified;
   };
   struct TransferEvent {
     RequestId request = 0;
@@ -65,10 +68,18 @@ class PerfettoWriter : public TimelineWriter {
 // Keeps steps in memory; ReplayBackend gives their durations back and must reproduce the timeline exactly.
 class Recording : public TimelineWriter {
  public:
-  void step(const StepEvent& event) override { steps.push_back(event); }
+  void step(const StepEvent& event) override {
+    if (!event.verified.empty()) {
+      verified.resize(steps.size() + 1);
+      verified.back().assign(event.verified.begin(), event.verified.end());
+    }
+    steps.push_back(event);
+    steps.back().verified = {};
+  }
   void transfer(const TransferEvent& event) override { transfers.push_back(event); }
   void request(const RequestRecord& record) override { requests.push_back(record); }
   std::vector<StepEvent> steps;
+  std::vector<std::vector<Verification>> verified;  // of each step up to the last that has any
   std::vector<TransferEvent> transfers;
   std::vector<RequestRecord> requests;
 };
@@ -81,6 +92,7 @@ class ReplayBackend : public Backend {
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
   Picoseconds transfer(const KvTransfer& transfer) override;
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
  private:
   const TimelineWriter::StepEvent& match(const Step& step) const;
@@ -92,6 +104,7 @@ class ReplayBackend : public Backend {
   std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
   std::size_t next_transfer_ = 0;
+  std::span<const Verification> answers_;  // of the step that ran last
 };
 
 }  // namespace foretoken

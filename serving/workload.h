@@ -87,6 +87,13 @@ struct WorkloadConfig {
   std::optional<SharedPrefix> shared_prefix;
   std::int64_t seed = 0;
   bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
+  // How requests sample, as clients ask for it; absent: greedily, and no token is left out.
+  std::optional<double> temperature, top_p;
+  std::optional<std::int64_t> top_k;
+  // Probabilities must be ordered to find the tokens that may be drawn.
+  bool sorts_logits() const {
+    return temperature.value_or(0) > 0 && (top_k.value_or(0) > 0 || top_p.value_or(1) < 1);
+  }
 };
 template <>
 inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
@@ -106,7 +113,12 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("output_len", &WorkloadConfig::output_len, "tokens to produce"),
     field("shared_prefix", &WorkloadConfig::shared_prefix, "prompts that begin alike, and conversations"),
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
-    field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0")};
+    field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0"),
+    field("temperature", &WorkloadConfig::temperature,
+          "logits are divided by it; 0 takes the likeliest token", at_least(0)),
+    field("top_p", &WorkloadConfig::top_p, "draws from the likeliest tokens that have this probability",
+          above_up_to(0, 1)),
+    field("top_k", &WorkloadConfig::top_k, "draws from so many likeliest tokens; 0 is all", at_least(0))};
 
 // A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
 // one's end (closed loop, next turn of a conversation) is released by finished(), which every popped request

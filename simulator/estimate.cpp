@@ -29,13 +29,16 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   StepPricer pricer(d, cost);
   const double input = std::max(1.0, load.input_len), output = std::max(1.0, load.output_len);
   const double context = input + output / 2;
+  e.tokens_per_step = d.speculation ? expected_tokens(*d.speculation) : 1;
+  const double steps = output / e.tokens_per_step;  // that decode a request
   const double ranks = static_cast<double>(d.mapping.engines() * d.mapping.ranks_per_engine());
   // Sequences whose mean context the KV cache holds.
   const double by_memory = std::max(1.0, static_cast<double>(d.memory.kv_cache_tokens) / context);
-  const double most =
-      std::max(1.0, std::floor(std::min(static_cast<double>(d.scheduler.max_num_seqs), by_memory)));
-
   const std::int64_t budget = d.scheduler.max_num_batched_tokens;
+  // Drafted tokens count against the budget of a step.
+  const std::int64_t seats = std::min(d.scheduler.max_num_seqs, budget / (1 + d.scheduler.draft_tokens));
+  const double most = std::max(1.0, std::floor(std::min(static_cast<double>(seats), by_memory)));
+
   const Probe prompt = prefill_probe(input, budget);
   const double prompt_steps = std::ceil(input / static_cast<double>(budget));
   const StepEstimate prompt_step = pricer.estimate("prefill", prompt, with_operators);
@@ -44,13 +47,14 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
     Probe p;
     p.sequences = std::max<std::int64_t>(1, std::llround(n));
     p.context = context;
+    p.drafted = d.speculation ? d.speculation->tokens() : 0;
     return p;
   };
-  // A running request costs `output` decode steps and its share of everybody's prefills: in the time that one
-  // request spends (T), each of the n running ones is replaced once, so T = output x step(n) + n x prefill.
+  // A running request costs `steps` decode steps and its share of everybody's prefills: in the time that one
+  // request spends (T), each of the n running ones is replaced once, so T = steps x step(n) + n x prefill.
   StepEstimate one = pricer.estimate("decode_1", decode(1), with_operators);
   StepEstimate full = pricer.estimate("decode_max", decode(most), with_operators);
-  auto residence = [&](double n, double step) { return output * step + n * prefill_s; };
+  auto residence = [&](double n, double step) { return steps * step + n * prefill_s; };
   const double full_residence = residence(most, full.seconds);
   e.capacity_requests_per_s = ranks * most / full_residence;
   double n = most;
@@ -63,8 +67,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
       double n0 = 1, t0 = one.seconds, n1 = most, t1 = full.seconds;
       for (int round = 0; round < 2; ++round) {
         const double slope = n1 > n0 ? (t1 - t0) / (n1 - n0) : 0;
-        const double rest = 1 - rate * (output * slope + prefill_s);
-        n = rest > 0 ? rate * output * (t0 - slope * n0) / rest : most;
+        const double rest = 1 - rate * (steps * slope + prefill_s);
+        n = rest > 0 ? rate * steps * (t0 - slope * n0) / rest : most;
         n = std::clamp(n, std::min(1.0, rate * residence(1, one.seconds)), most);
         if (n <= 1 || round == 1) break;
         const double t = pricer.seconds(decode(n));
@@ -85,8 +89,8 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   const double around = d.behavior.ingress.value + d.behavior.egress.value;
   e.ttft_ms = 1e3 * (prefill_s + around);
   // Decoding is held up by the prefills of the requests that start meanwhile: one for each of the n in
-  // `output` steps.
-  e.tpot_ms = 1e3 * (step + n * prefill_s / output);
+  // `steps` steps.
+  e.tpot_ms = 1e3 * (step / e.tokens_per_step + n * prefill_s / output);
   e.e2el_ms = e.ttft_ms + (output - 1) * e.tpot_ms;
   e.output_throughput = ranks * n * output / residence(n, step);
   if (load.request_rate > 0) e.output_throughput = std::min(e.output_throughput, load.request_rate * output);

@@ -33,6 +33,7 @@ struct StepEstimate {
 
 struct Estimate {
   std::vector<StepEstimate> steps;
+  double tokens_per_step = 1;     // of a decoding sequence; above 1 with speculative decoding
   double expected_sequences = 0;  // running on each rank: Little's law, or the closed loop's concurrency
   double utilization = 0;  // offered load over what the replicas can serve; >= 1 is overload; 0: closed loop
   double ttft_ms = 0, tpot_ms = 0, e2el_ms = 0;  // without queueing, at the expected batch

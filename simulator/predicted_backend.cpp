@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/random.h"
+
 namespace foretoken {
 namespace {
 
@@ -11,6 +13,11 @@ bool decode_only(const Step& step) {
   for (const Batch& b : step.ranks)
     if (!b.prefill.empty()) return false;
   return true;
+}
+
+// Tokens that a decoding sequence attends for, of the mean where their number differs.
+std::int64_t queries_of(const Batch& b) {
+  return b.drafted > 0 ? 1 + (b.drafted + b.decode_sequences - 1) / b.decode_sequences : 1;
 }
 
 }  // namespace
@@ -25,6 +32,11 @@ PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel
   } else {
     add_pool(deployment, cost);
   }
+  if (!deployment.speculation) return;
+  require_acceptance(*deployment.speculation);
+  drafts_ = deployment.speculation->tokens();
+  if (const Deployment* draft = deployment.speculation->draft.get())
+    for (const Shard& shard : draft->mapping.stages) draft_stages_.emplace_back(*draft, cost, shard);
 }
 
 void PredictedBackend::add_pool(const Deployment& deployment, const CostModel& cost) {
@@ -110,23 +122,24 @@ PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel&
     apart += alone.time;
   }
   if (b.decode_sequences == 0) return sum;
-  for (std::size_t g = 0; g < windows_.size(); ++g) {
+  for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
     const auto at = [&](const ContextPiece& piece) {
       return piece.base.time + piece.slope * (b.contexts[g] - piece.from);
     };
     const ContextPiece& piece =
-        stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], one_call);
+        stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], one_call, queries_of(b));
     PricedPart part = piece.base;
     // The slope rests on what the piece rests on; book it to the larger share.
     const std::size_t main = part.main_basis();
     const Picoseconds skew =
-        b.prefill.empty() && windows_[g] == 0
+        b.prefill.empty() && b.longest_context > 0 && windows_[g] == 0
             ? stage.skew(static_cast<int>(g), b.decode_sequences, b.contexts[g], b.longest_context)
             : 0;
     part.by_basis[main] += at(piece) + skew - part.time;
     part.time = at(piece) + skew;
     sum += part;
-    if (one_call) apart += at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false));
+    if (one_call)
+      apart += at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, queries_of(b)));
     if (b.growing[g] > 0) {
       r.rise[main] += piece.slope * b.growing[g];
       r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
@@ -184,6 +197,51 @@ void PredictedBackend::book(const Step& step, const StagePrice& price, Picosecon
   p = {price, step.start, host, span};
 }
 
+Picoseconds PredictedBackend::price_drafts(const Step& step, StagePrice& sum) {
+  const Deployment& draft = *deployment_->speculation->draft;
+  StageModel& stage = draft_stages_.front();
+  passes_.resize(step.ranks.size());
+  std::size_t count = 0;
+  for (std::size_t r = 0; r < step.ranks.size(); ++r) {
+    draft_passes(step.ranks[r], *deployment_, passes_[r]);
+    count = std::max(count, passes_[r].size());
+  }
+  Picoseconds host = 0;
+  for (std::size_t p = 0; p < count; ++p) {
+    std::int64_t times = 1, rows = 0;
+    pass_batches_.clear();
+    for (const std::vector<DraftPass>& own : passes_) {
+      pass_batches_.push_back(p < own.size() ? own[p].batch : Batch());
+      if (p < own.size()) times = own[p].times;
+      rows = std::max(rows, pass_batches_.back().tokens());
+    }
+    const Step pass{step.engine, step.start, pass_batches_};
+    const bool decoding = decode_only(pass);
+    const StagePrice price = price_stage(draft, stage, pass, decoding, 1);
+    sum.first.add(price.first, times);
+    host += times * (draft.behavior.own_executor
+                         ? to_picoseconds(draft.behavior.host_step)
+                         : exposed_dispatch(draft, rows, decoding, stage.kernels_per_step(),
+                                            price.first.time - context_part(pass, stage), price.excess));
+  }
+  return host;
+}
+
+void PredictedBackend::verify(const Step&, std::size_t, std::span<Verification> sequences) {
+  constexpr std::uint64_t kAcceptance = 0xacce97;
+  const Speculation& s = *deployment_->speculation;
+  const auto seed = static_cast<std::uint64_t>(deployment_->scenario.workload.seed);
+  for (Verification& v : sequences) {
+    v.drafts = drafts_;
+    const int levels = s.whole_levels(v.drafted);
+    for (; v.accepted < levels; ++v.accepted) {
+      const auto place = static_cast<std::uint64_t>(v.tokens + v.accepted);
+      CounterRandom random(seed, kAcceptance, static_cast<std::uint64_t>(v.request) << 32 | place);
+      if (random.uniform() >= s.acceptance[static_cast<std::size_t>(v.accepted)]) break;
+    }
+  }
+}
+
 StepTime PredictedBackend::run(const Step& step) {
   const bool decoding = decode_only(step);
   StagePrice sum;
@@ -196,7 +254,8 @@ StepTime PredictedBackend::run(const Step& step) {
     slowest = std::max(slowest, p.first.time);
     floor = std::max(floor, p.first.time - context_part(step, stage));
   }
-  const Picoseconds host = host_time(pool, step, floor, sum.excess);
+  Picoseconds host = host_time(pool, step, floor, sum.excess);
+  if (!draft_stages_.empty()) host += price_drafts(step, sum);
   StepTime t;
   t.tokens_out = scaled(sum.first.time + host);
   // A pipeline takes the next batch as soon as its slowest stage is free.
@@ -225,9 +284,9 @@ Picoseconds PredictedBackend::context_part(const Step& step, StageModel& stage) 
   for (const Batch& b : step.ranks) {
     Picoseconds t = 0;
     if (b.decode_sequences > 0)
-      for (std::size_t g = 0; g < windows_.size(); ++g) {
-        const ContextPiece& piece =
-            stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], !b.prefill.empty());
+      for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
+        const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g],
+                                                 !b.prefill.empty(), queries_of(b));
         t += piece.base.time + piece.slope * (b.contexts[g] - piece.from);
       }
     most = std::max(most, t);

@@ -26,6 +26,8 @@ class PredictedBackend : public Backend {
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
   Picoseconds transfer(const KvTransfer& transfer) override;
+  // Draws from the scenario's acceptance, a draw for each place of a request, whatever it is served beside.
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
   TimeBasis basis() const;
 
  private:
@@ -49,6 +51,8 @@ class PredictedBackend : public Backend {
   StagePrice price_stage(const Deployment& deployment, StageModel& stage, const Step& step, bool decode_only,
                          std::int64_t max_steps);
   PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r);
+  // The draft model's passes after the step: device time into `sum`, host time returned.
+  Picoseconds price_drafts(const Step& step, StagePrice& sum);
   Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,
                         Picoseconds excess) const;
   Picoseconds context_part(const Step& step, StageModel& stage);
@@ -60,6 +64,10 @@ class PredictedBackend : public Backend {
   std::vector<std::int64_t> windows_;
   std::vector<Pool> pools_;  // prefill, decode; or the one
   std::int32_t first_pool_engines_ = 0;
+  std::vector<StageModel> draft_stages_;
+  std::vector<std::vector<DraftPass>> passes_;  // by rank; scratch of price_drafts
+  std::vector<Batch> pass_batches_;
+  std::int32_t drafts_ = 0;
   std::vector<StagePrice> rank_prices_;  // scratch of price_stage
   // Latest step or span of each engine: booked when the next one shows how many of its steps were run.
   struct Pending {

@@ -33,6 +33,17 @@ Json basis_json(const std::array<double, 4>& share) {
       {"measured", share[0]}, {"interpolated", share[1]}, {"transferred", share[2]}, {"roofline", share[3]}};
 }
 
+// vLLM's keys and units: acceptance_rate in percent, rates by position as shares.
+void put_speculation(Json& out, const SpeculationCounts& s) {
+  if (s.verifications == 0) return;
+  out["spec_decode_num_drafts"] = s.verifications;
+  out["spec_decode_draft_tokens"] = s.drafted;
+  out["spec_decode_accepted_tokens"] = s.accepted;
+  out["spec_decode_acceptance_rate"] = 100 * s.acceptance_rate();
+  out["spec_decode_acceptance_length"] = s.tokens_per_step();
+  out["spec_decode_per_position_acceptance_rates"] = s.rates();
+}
+
 void put_metrics(Json& out, const ServingMetrics& m) {
   out["completed"] = m.completed;
   out["duration"] = m.duration;
@@ -66,6 +77,7 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                             {"mean_transfer_ms", m.transfers.mean_ms},
                             {"mean_link_ms", m.transfers.link_ms},
                             {"mean_moving", m.transfers.mean_moving}};
+  put_speculation(out, m.speculation);
 }
 
 Json candidate_json(const Candidate& c) {
@@ -135,6 +147,10 @@ Json memory_json(const MemoryPlan& m) {
          {"reason", m.reason}};
   if (m.outside_bytes > 0) j["outside_bytes"] = m.outside_bytes;
   if (m.host_bytes > 0) j["host_bytes"] = m.host_bytes;
+  if (m.draft_weights_bytes > 0) {
+    j["draft_weights_bytes"] = m.draft_weights_bytes;
+    j["draft_block_bytes"] = m.draft_block_bytes;
+  }
   return j;
 }
 
@@ -174,6 +190,7 @@ Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sen
     j["sensitivity"].push_back(Json{{"part", w.part}, {"factor", w.factor}, {"change", std::move(changes)}});
   }
   j["expected_sequences"] = e.expected_sequences;
+  if (d.speculation) j["tokens_per_step"] = e.tokens_per_step;
   j["utilization"] = e.utilization;
   j["ttft_ms"] = e.ttft_ms;
   j["tpot_ms"] = e.tpot_ms;

@@ -123,6 +123,7 @@ std::vector<Table> memory_tables(const Deployment& d) {
   row("budget", m.budget_bytes);
   row("weights", m.weights_bytes);
   if (m.outside_bytes > 0) row("weights outside the device", m.outside_bytes);
+  if (m.draft_weights_bytes > 0) row("  the draft model's", m.draft_weights_bytes);
   row("activations at their peak", m.activation_peak_bytes);
   row("context, graphs, buffers", m.overhead_bytes);
   row("KV cache", m.kv_cache_bytes);
@@ -159,6 +160,7 @@ std::vector<Table> estimate_tables(const Deployment& d, const Estimate& e,
   summary.add({std::string("running sequences on each rank"), e.expected_sequences});
   if (e.utilization > 0) summary.add({std::string("load over capacity"), e.utilization});
   summary.add({std::string("requests/s that it can serve"), e.capacity_requests_per_s});
+  if (d.speculation) summary.add({std::string("tokens of a sequence a step"), e.tokens_per_step});
   summary.add({std::string("TTFT (ms)"), e.ttft_ms});
   summary.add({std::string("TPOT (ms)"), e.tpot_ms});
   summary.add({std::string("E2EL (ms)"), e.e2el_ms});
@@ -261,6 +263,10 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   if (s.served.reserved_tokens > 0)
     load.add({std::string("reserved KV memory never filled"), percent(s.served.unfilled_share())});
   load.add({std::string("steps"), m.num_steps});
+  if (m.speculation.verifications > 0) {
+    load.add({std::string("drafted tokens accepted"), percent(m.speculation.acceptance_rate())});
+    load.add({std::string("tokens of a sequence a step"), m.speculation.tokens_per_step()});
+  }
   if (s.served.rejected > 0)
     load.notes.push_back(
         fmt::format("{} requests were rejected: {}.", s.served.rejected, s.served.rejected_reason));

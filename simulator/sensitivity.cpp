@@ -6,7 +6,7 @@ namespace foretoken {
 namespace {
 
 // The batch that an estimated step stands for.
-Probe probe_of(const StepEstimate& s) {
+Probe probe_of(const StepEstimate& s, const Deployment& d) {
   Probe p;
   p.context = s.context;
   if (s.name == "prefill") {
@@ -17,6 +17,7 @@ Probe probe_of(const StepEstimate& s) {
     p.prefill.push_back(part);
   } else {
     p.sequences = s.sequences;
+    p.drafted = d.speculation ? d.speculation->tokens() : 0;
   }
   return p;
 }
@@ -49,7 +50,7 @@ std::vector<Sensitivity> sensitivities(const Deployment& d, const CostModel& cos
     StepPricer pricer(changed, cost, &what_if);
     Sensitivity s{name, factor, {}};
     for (const StepEstimate& step : e.steps)
-      s.change.push_back(pricer.seconds(probe_of(step)) / step.seconds - 1);
+      s.change.push_back(pricer.seconds(probe_of(step, d)) / step.seconds - 1);
     all.push_back(std::move(s));
   }
   return all;

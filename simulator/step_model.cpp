@@ -80,16 +80,19 @@ PricedPart& PricedPart::operator+=(const PricedPart& o) {
   return *this;
 }
 
+void PricedPart::add(const PricedPart& o, std::int64_t times) {
+  time += times * o.time;
+  for (std::size_t i = 0; i < by_basis.size(); ++i) by_basis[i] += times * o.by_basis[i];
+  variance += static_cast<double>(times * times) * o.variance;
+}
+
 std::size_t PricedPart::main_basis() const {
   return static_cast<std::size_t>(std::max_element(by_basis.begin(), by_basis.end()) - by_basis.begin());
 }
 
-Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
-                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
-                         Picoseconds shared_call_excess) {
+Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
+                             std::int64_t kernels, Picoseconds device_floor, Picoseconds shared_call_excess) {
   const Behavior& behavior = deployment.behavior;
-  const Picoseconds schedule =
-      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
   const bool captured =
       decode_only && !deployment.graph_sizes.empty() && rows <= deployment.graph_sizes.back();
   Picoseconds dispatch =
@@ -106,7 +109,17 @@ Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, s
                  to_picoseconds((pieces ? kShareOutsidePieces : 1.0) *
                                 (behavior.prefill_layer + doublings * behavior.prefill_layer_doubling));
   }
-  dispatch += std::max<Picoseconds>(0, layers - shared_call_excess);
+  return dispatch + std::max<Picoseconds>(0, layers - shared_call_excess);
+}
+
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
+                         Picoseconds shared_call_excess) {
+  const Behavior& behavior = deployment.behavior;
+  const Picoseconds schedule =
+      to_picoseconds(behavior.host_step) + sequences * to_picoseconds(behavior.host_per_sequence);
+  const Picoseconds dispatch =
+      exposed_dispatch(deployment, rows, decode_only, kernels, device_floor, shared_call_excess);
   if (deployment.scheduler.pipeline_depth > 1) return dispatch;
   const bool hidden = deployment.scenario.engine.async_scheduling.value_or(false);
   return dispatch + (hidden ? std::max<Picoseconds>(0, schedule - device_floor) : schedule);
@@ -123,7 +136,11 @@ Picoseconds streaming_stall(const WeightStreaming& streaming, std::int64_t layer
 }
 
 StageModel::StageModel(const Deployment& deployment, const CostModel& cost, const Shard& shard)
-    : deployment_(&deployment), cost_(&cost), shard_(shard) {
+    : deployment_(&deployment),
+      cost_(&cost),
+      shard_(shard),
+      groups_count_(
+          std::clamp<std::size_t>(deployment.model.attention_windows().size(), 1, kMaxAttentionGroups)) {
   Work one;
   one.prefill = {{1, 0, 1}};
   one.sampled_rows = 1;
@@ -250,11 +267,12 @@ const PricedPart& StageModel::sampled(std::int64_t rows) {
 }
 
 const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context,
-                                       bool mixed) {
+                                       bool mixed, std::int64_t queries) {
   const int i = context_piece(sequences, context);
   const bool one_call = mixed && deployment_->one_attention_call;
   auto& pieces = (one_call ? decode_mixed_ : decode_)[static_cast<std::size_t>(attention_group)];
-  const std::uint64_t key = static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
+  const std::uint64_t key = static_cast<std::uint64_t>(queries) << 48 |
+                            static_cast<std::uint64_t>(sequences) << 16 | static_cast<std::uint64_t>(i + 1);
   if (const auto found = pieces.find(key); found != pieces.end()) return found->second;
 
   ContextPiece piece;
@@ -263,6 +281,7 @@ const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequenc
   auto at = [&](std::int64_t sum) {
     Work w;
     w.decode_sequences = sequences;
+    w.decode_queries = queries;
     w.one_attention_call = one_call;
     w.contexts.assign(deployment_->model.attention_windows().size(), static_cast<double>(sum));
     return price_scope(w, OpScope::kDecodeAttention, attention_group);

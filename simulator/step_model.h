@@ -20,6 +20,7 @@ struct PricedPart {
   std::array<Picoseconds, 4> by_basis{};  // sums to time
   double variance = 0;                    // of the 90 % half-width, ps squared; independent operators add
   PricedPart& operator+=(const PricedPart& o);
+  void add(const PricedPart& o, std::int64_t times);
   std::size_t main_basis() const;  // that most of the time rests on
 };
 
@@ -44,6 +45,10 @@ std::int64_t eager_kernels(const Op& op);
 // under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
 // their execution. device_floor: device time without decode attention, so that the result is constant over a
 // span.
+// The part of it that dispatches kernels.
+Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
+                             std::int64_t kernels, Picoseconds device_floor,
+                             Picoseconds shared_call_excess = 0);
 Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
                          bool decode_only, std::int64_t kernels, Picoseconds device_floor,
                          Picoseconds shared_call_excess = 0);
@@ -67,8 +72,9 @@ class StageModel {
   const PricedPart& tokens(std::int64_t rows);
   const PricedPart& group(std::int64_t group_rows);
   const PricedPart& sampled(std::int64_t rows);
-  // mixed: beside prompts.
-  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context, bool mixed);
+  // mixed: beside prompts. queries: tokens that each sequence attends for (1 + drafted ones).
+  const ContextPiece& decode(int attention_group, std::int64_t sequences, std::int64_t context, bool mixed,
+                             std::int64_t queries = 1);
   PricedPart prefill(std::int64_t new_tokens, std::int64_t cached, bool mixed);
   // Products of low-rank adapters for `rows` tokens of `adapters` distinct ones; loads of so many.
   const PricedPart& adapters(std::int64_t rows, std::int64_t adapters);
@@ -84,6 +90,7 @@ class StageModel {
   PricedPart stall(Picoseconds computation, Picoseconds outside) const;
   bool streams() const { return streamed_layers_ > 0; }
   std::int64_t kernels_per_step() const { return kernels_; }
+  std::size_t attention_groups() const { return groups_count_; }
 
  private:
   PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
@@ -100,6 +107,7 @@ class StageModel {
   std::unordered_map<std::uint32_t, PricedPart> prefill_, prefill_mixed_;
   std::unordered_map<std::uint64_t, PricedPart> adapters_;  // by rows and adapters; by loads above bit 62
   std::int64_t kernels_ = 0;
+  std::size_t groups_count_ = 1;
   // An attention operator without a window: seconds that a tile takes for a token of one sequence, and the
   // sequences from which on the kernel no longer splits keys.
   struct Tail {

@@ -10,7 +10,8 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
   Batch b;
   b.prefill = probe.prefill;
   b.decode_sequences = static_cast<std::int32_t>(probe.sequences);
-  b.sampled_rows = b.decode_sequences;
+  b.drafted = static_cast<std::int32_t>(probe.sequences * probe.drafted);
+  b.sampled_rows = b.decode_sequences + b.drafted;
   for (const PrefillPart& p : probe.prefill) b.sampled_rows += p.last ? 1 : 0;
   for (std::size_t g = 0; g < windows.size() && g < b.contexts.size(); ++g) {
     const double c =
@@ -119,16 +120,16 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   b.adapters = static_cast<std::int32_t>(std::min({lora.max_loras, lora.num_adapters, s.sequences}));
   const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
 
-  double total = 0, attention = 0, variance = 0, limit = 0;
+  double total = 0, attention = 0, variance = 0, limit = 0, drafting_host = 0;
   std::int64_t kernels = 0;
   std::array<double, 4> by_bound{};
   constexpr std::array<std::string_view, 4> kBounds = {"compute", "memory", "link", "latency"};
-  for (const Shard& shard : deployment_.mapping.stages) {
+  const auto add = [&](const Deployment& d, const Shard& shard, const Work& asked, std::int64_t times,
+                       const char* prefix) {
     Streamed streamed;
-    for (const Op& op :
-         operators(deployment_.model, shard, w, deployment_.precision, deployment_.fusion).ops) {
+    for (const Op& op : operators(d.model, shard, asked, d.precision, d.fusion).ops) {
       const Price p = price(op);
-      const double n = static_cast<double>(op.count), t = n * p.time.value;
+      const double n = static_cast<double>(op.count * times), t = n * p.time.value;
       streamed.add(op, t);
       if (op.scope == OpScope::kStreaming) continue;
       total += t;
@@ -140,11 +141,11 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
       for (std::size_t i = 0; i < kBounds.size(); ++i)
         if (p.bound_by == kBounds[i]) by_bound[i] += t;
       if (with_operators)
-        s.operators.push_back({std::string(op.name), op.count, t, n * flops(op).value, n * bytes(op).value,
-                               p.basis, p.relative_error, std::string(p.bound_by)});
+        s.operators.push_back({prefix + std::string(op.name), op.count * times, t, n * flops(op).value,
+                               n * bytes(op).value, p.basis, p.relative_error, std::string(p.bound_by)});
     }
-    const double stall = streamed.stall(deployment_);
-    if (stall <= 0) continue;
+    const double stall = streamed.stall(d);
+    if (stall <= 0) return;
     total += stall;
     variance += stall * stall * kStallError * kStallError;
     basis_[static_cast<std::size_t>(Basis::kRoofline)] += stall;
@@ -152,13 +153,35 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
     if (with_operators)
       s.operators.push_back(
           {"weight_fetch", streamed.layers, stall, 0, 0, Basis::kRoofline, kStallError, "link"});
-  }
+  };
+  for (const Shard& shard : deployment_.mapping.stages) add(deployment_, shard, w, 1, "");
   kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
+  const std::int64_t own_kernels = kernels;
+  const double own_floor = total - attention;
+  std::vector<DraftPass> passes;
+  draft_passes(b, deployment_, passes);
+  for (const DraftPass& pass : passes) {
+    const Deployment& draft = *deployment_.speculation->draft;
+    const bool decoding = pass.batch.prefill.empty();
+    const std::int64_t pass_rows = padded_rows(pass.batch.tokens(), decoding, draft);
+    const double before = total - attention;
+    kernels = 0;
+    add(draft, draft.mapping.stages.front(),
+        work(pass.batch, draft, pass_rows * deployment_.mapping.ranks_per_engine()), pass.times, "draft ");
+    const double times = static_cast<double>(pass.times);
+    const Seconds floor((total - attention - before) / times);
+    drafting_host += times * (draft.behavior.own_executor
+                                  ? draft.behavior.host_step
+                                  : to_seconds(exposed_dispatch(draft, pass.batch.tokens(), decoding, kernels,
+                                                                to_picoseconds(floor))))
+                                 .value;
+  }
   s.bound_by = kBounds[static_cast<std::size_t>(std::max_element(by_bound.begin(), by_bound.end()) -
                                                 by_bound.begin())];
-  s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, kernels,
-                                           to_picoseconds(Seconds(total - attention))))
-                       .value;
+  s.host_seconds = to_seconds(exposed_host(deployment_, s.sequences, b.tokens(), decode_only, own_kernels,
+                                           to_picoseconds(Seconds(own_floor))))
+                       .value +
+                   drafting_host;
   s.seconds = total + s.host_seconds;
   s.roofline_fraction = s.seconds > 0 ? limit / s.seconds : 0;
   const double half = std::sqrt(variance);

@@ -16,11 +16,13 @@
 
 namespace foretoken {
 
-// Tokens of one rank so far: scheduled + reused = needed + discarded, over requests that have left.
+// Tokens of one rank so far: scheduled + reused = needed + discarded + unaccepted, over requests that have
+// left.
 struct TokenCounts {
   std::int64_t scheduled = 0;                    // prefill and decode tokens computed
   std::int64_t reused = 0;                       // found in the prefix cache instead
   std::int64_t discarded = 0;                    // in the cache when their sequence was preempted
+  std::int64_t unaccepted = 0;                   // drafted tokens scheduled and not used (the engine counts)
   std::int64_t queried = 0, hit = 0;             // prompt tokens looked up and found, at first admission only
   std::int64_t reserved = 0, filled = 0;         // tokens of contiguous regions, of sequences that have left
   std::int64_t swapped_out = 0, swapped_in = 0;  // blocks copied to host memory and back

@@ -76,7 +76,7 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   batch_.decode = decode_;
   batch_.swap_out = swap_out_;
   batch_.swap_in = swap_in_;
-  batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size());
+  batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + batch_.drafted;
   if (config_.lora.max_loras > 0) adapter_slots_.use(batch_adapters_, adapter_loads_);
   batch_.adapters = static_cast<std::int32_t>(batch_adapters_.size());
   batch_.adapter_loads = adapter_loads_;
@@ -87,15 +87,16 @@ void VllmV1Scheduler::schedule_running() {
   for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     const std::int32_t slot = running_[i];
     Sequence& s = sequences_[slot];
-    std::int64_t n = s.num_tokens - s.computed;
+    std::int64_t n = s.num_tokens + s.drafts - s.computed;
     if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
     n = std::min({n, budget_, config_.max_model_len - 1 - s.computed});
     if (n <= 0) {
       skipped_ = true;
       continue;
     }
-    if (config_.caches_tokens && s.computed + n > s.capacity) {
-      const std::int64_t need = blocks_for(s.computed + n) - static_cast<std::int64_t>(s.blocks.size());
+    const std::int64_t slots = with_lookahead(s.computed + n);
+    if (config_.caches_tokens && slots > s.capacity) {
+      const std::int64_t need = blocks_for(slots) - static_cast<std::int64_t>(s.blocks.size());
       while (need > pool_.free()) {
         const std::int32_t victim = running_.back();
         running_.pop_back();
@@ -178,7 +179,9 @@ void VllmV1Scheduler::admit(Picoseconds now) {
               : static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
       // Hits on free blocks leave the free queue, so they count against it.
       const std::int64_t available = pool_.free() - free_hits_ - watermark;
-      need = blocks_for(computed + n) - hit_blocks;
+      // A prompt that ends in this step is drafted for at once. (vLLM takes those slots a step later.)
+      const bool samples = computed + n == s.num_tokens;
+      need = blocks_for(samples ? with_lookahead(computed + n) : computed + n) - hit_blocks;
       const std::int64_t need_in_full = blocks_for(s.num_tokens) - hit_blocks;
       if (need > available || (config_.reserve_full_prompt && need_in_full > available)) {
         fragile_ = free_hits_ > 0 && !config_.reserve_full_prompt;
@@ -217,16 +220,18 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   budget_ -= n;
   counts_.scheduled += n;
   add_distinct(batch_adapters_, s.request.adapter);
-  const bool samples = s.computed == s.num_tokens;
+  const bool samples = s.computed >= s.num_tokens;
   if (s.decoding) {
+    const std::int32_t drafted = n - 1;
     ++batch_.decode_sequences;
+    batch_.drafted += drafted;
     batch_.longest_context = std::max(batch_.longest_context, s.computed);
     for (std::size_t g = 0; g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || s.computed < windows_[g];
       batch_.contexts[g] += grows ? s.computed : windows_[g];
       batch_.growing[g] += grows;
     }
-    if (list_decodes_) decode_.push_back({slot, s.request.id, s.computed});
+    if (list_decodes_) decode_.push_back({slot, s.request.id, s.computed, drafted});
   } else {
     prefill_.push_back({slot, s.request.id, n, before, samples});
     s.decoding = samples;
@@ -238,9 +243,11 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);
 }
 
-// Enters the blocks that are full by now (vLLM: when the step that fills them is scheduled).
+// Enters the blocks that are full by now (vLLM: when the step that fills them is scheduled), but none that
+// holds a drafted token, which may yet be rejected.
 void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
-  const std::int64_t full = std::min<std::int64_t>(s.computed / config_.block_size, limit);
+  const std::int64_t full =
+      std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
   for (; s.entered_blocks < full; ++s.entered_blocks) {
@@ -293,6 +300,7 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
     s.decoding = false;
   }
   s.entered_blocks = 0;
+  s.drafts = 0;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
   waiting_.push_front(slot);
@@ -351,6 +359,7 @@ std::int64_t VllmV1Scheduler::hold() const {
     return waiting_.empty() && running_.empty() && arrived_.empty() ? std::numeric_limits<std::int64_t>::max()
                                                                     : 1;
   }
+  if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   std::int64_t steps = std::numeric_limits<std::int64_t>::max();
   std::fill(needs_.begin(), needs_.end(), 0);
   for (std::int64_t i = 0; i < scheduled; ++i) {

@@ -2,6 +2,7 @@
 // recompute, block-hash prefix caching; and V0's preemption by swapping for those who ask for it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <deque>
 
@@ -51,6 +52,10 @@ class VllmV1Scheduler : public Scheduler {
   bool caching() const { return config_.caches_tokens && config_.enable_prefix_caching; }
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
+  }
+  // Slots of a step that ends with so many tokens in the cache, those of the draft model included.
+  std::int64_t with_lookahead(std::int64_t tokens) const {
+    return config_.lookahead == 0 ? tokens : std::min(tokens + config_.lookahead, config_.max_model_len);
   }
   void schedule_running();
   void schedule_arrived();

@@ -123,7 +123,7 @@ TEST(Scenario, NullOfAFreeMemberIsAbsent) {
   const Scenario s =
       parse(R"({"model": null, "engine": {"speculative_config": null}, "cluster": {"pools": null}})");
   EXPECT_TRUE(s.model.text.empty());
-  EXPECT_TRUE(s.engine.speculative_config.text.empty());
+  EXPECT_FALSE(s.engine.speculative_config);
   EXPECT_TRUE(s.cluster.pools.text.empty());
 }
 

@@ -114,6 +114,49 @@ TEST_P(EverySet, LatentAttention) {
   compare(*kernels, {6, 576, 512, 0.07f}, 1, Storage::kInt8, 16, 67, true);
 }
 
+// A token at the end of a branch whose tokens lie scattered in the cache is computed as at the end of a
+// chain.
+TEST_P(EverySet, BranchesAreSummedInTheOrderOfAChain) {
+  const std::int64_t from = 120, tokens = 150;
+  std::vector<std::int32_t> branch(static_cast<std::size_t>(tokens - from));
+  for (std::size_t i = 0; i < branch.size(); ++i)
+    branch[i] = static_cast<std::int32_t>(from + 3 * static_cast<std::int64_t>(i) + (i % 2));
+  for (const Kernels* set : {kernels, &reference_kernels()})
+    for (const auto storage : {Storage::kF32, Storage::kF16, Storage::kBf16, Storage::kInt8, Storage::kFp8})
+      for (const std::int64_t group : {2, 9})
+        for (const std::int64_t window : {0, 20, 70})
+          for (const bool latent : {false, true}) {
+            AttentionArgs args{3 * group, 40, latent ? 32 : 40, 0.15f};
+            args.window = window;
+            const std::int64_t kv_heads = 3, last = tokens - 1;
+            const Problem p(args, kv_heads, tokens);
+            Threads threads(2);
+            const std::int64_t v_dim = latent ? 0 : args.v_dim, width = args.heads * args.v_dim;
+            Cache chain(storage, 16, kv_heads, args.qk_dim, v_dim, 20, 5);
+            Cache tree(storage, 16, kv_heads, args.qk_dim, v_dim, 20, 6);
+            const auto write = [&](Cache& to, std::int64_t first, std::int64_t count, std::int64_t place) {
+              const SequenceRows rows{first, count, place, to.blocks.data()};
+              set->cache_write(to.layer, {&rows, 1}, p.k.data(), kv_heads * args.qk_dim, p.v.data(),
+                               kv_heads * v_dim);
+            };
+            write(chain, 0, tokens, 0);
+            write(tree, 0, from, 0);
+            for (std::int64_t t = from; t < tokens; ++t)
+              write(tree, t, 1, branch[static_cast<std::size_t>(t - from)]);
+            const auto last_row = [&](const Cache& cache, const std::int32_t* places) {
+              const SequenceRows rows{last, 1, last, cache.blocks.data(), places, places ? from : 0};
+              Floats out(static_cast<std::size_t>(tokens * width), kPoison);
+              Memory scratch(set->attention_scratch(args, cache.layer, 1, tokens, threads.count()));
+              set->attention(args, cache.layer, {&rows, 1}, p.q.data(), args.heads * args.qk_dim, out.data(),
+                             width, scratch.data(), threads);
+              return Floats(out.end() - width, out.end());
+            };
+            const Floats got = last_row(tree, branch.data());
+            EXPECT_TRUE(same_bits(last_row(chain, nullptr), got));
+            EXPECT_FALSE(same_bits(last_row(tree, nullptr), got)) << "places between branches hold others";
+          }
+}
+
 TEST_P(EverySet, WindowsOfRoundedCaches) {
   for (const auto storage : {Storage::kBf16, Storage::kInt8})
     for (const bool chunked : {false, true}) {

@@ -141,6 +141,17 @@ SpanTime ToyBackend::run_span(const Step& step, std::int64_t max_steps) {
   return span;
 }
 
+void SpeculatingBackend::verify(const Step&, std::size_t, std::span<Verification> sequences) {
+  for (Verification& v : sequences) {
+    v.drafts = drafts_;
+    const auto accepts = [&](std::int32_t place) {
+      return CounterRandom(seed_, static_cast<std::uint64_t>(v.request), static_cast<std::uint64_t>(place))
+                 .uniform() < acceptance_;
+    };
+    while (v.accepted < v.drafted && accepts(v.tokens + v.accepted)) ++v.accepted;
+  }
+}
+
 StepTime BatchLog::run(const Step& step) {
   std::string text;
   for (const Batch& batch : step.ranks) {
@@ -148,7 +159,10 @@ StepTime BatchLog::run(const Step& step) {
     for (const PrefillPart& p : batch.prefill) {
       text += fmt::format("p{}:{}/{}{} ", p.request, p.new_tokens, p.cached, p.last ? "!" : "");
     }
-    for (const DecodePart& d : batch.decode) text += fmt::format("d{}@{} ", d.request, d.context);
+    for (const DecodePart& d : batch.decode) {
+      text += fmt::format("d{}@{}", d.request, d.context);
+      text += d.drafted > 0 ? fmt::format("+{} ", d.drafted) : " ";
+    }
   }
   if (!text.empty()) text.pop_back();
   batches.push_back(text);

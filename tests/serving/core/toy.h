@@ -1,6 +1,7 @@
 // Workloads and a priced backend small enough to compute by hand what serving them must give.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <queue>
 #include <string>
@@ -115,13 +116,21 @@ class ToyBackend : public Backend {
 };
 
 // Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with
-// which its prompt is complete, and a decode of request 2 with a context of 17.
+// which its prompt is complete, and a decode of request 2 with a context of 17; "d2@20+3" verifies three
+// drafted tokens.
 class BatchLog : public Backend {
  public:
   explicit BatchLog(Picoseconds step = 1000, double share = 1) : step_(step), share_(share) {}
   std::span<const std::int64_t> windows() const override { return windows_; }
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
+  void verify(const Step&, std::size_t, std::span<Verification> sequences) override {
+    for (Verification& v : sequences) {
+      v.accepted = std::min(accepted, v.drafted);
+      v.drafts = drafts;
+    }
+  }
+  int drafts = 0, accepted = 0;  // of every verification
   std::vector<std::string> batches;
   std::vector<Picoseconds> starts;
 
@@ -153,6 +162,20 @@ class ShadowMemory : public Backend {
   int block_size_;
   Picoseconds step_;
   std::vector<std::int64_t> windows_{0};
+};
+
+// A priced backend that drafts `drafts` tokens for every sequence and accepts the one that would stand at a
+// place of a request by a draw of that place alone, so that a higher rate accepts all that a lower one does.
+class SpeculatingBackend : public ToyBackend {
+ public:
+  SpeculatingBackend(ToyBackend backend, int drafts, double acceptance, std::uint64_t seed = 1)
+      : ToyBackend(std::move(backend)), drafts_(drafts), acceptance_(acceptance), seed_(seed) {}
+  void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
+
+ private:
+  int drafts_;
+  double acceptance_;
+  std::uint64_t seed_;
 };
 
 struct Served {

@@ -1,0 +1,302 @@
+// Speculative decoding executed: whoever drafts, a request's tokens are those of plain decoding, through
+// batches, paging, preemption and the prefix cache; a perfect draft is accepted whole; and the simulator's
+// loop, told durations and accepted counts, decides the same schedule.
+#include <gmock/gmock.h>
+
+#include <map>
+#include <set>
+
+#include "executor/drafter.h"
+#include "executor/executed_backend.h"
+#include "executor/processes.h"
+#include "expect_error.h"
+#include "fixtures.h"
+#include "serving/timeline.h"
+#include "simulator/simulate.h"
+
+namespace foretoken {
+namespace {
+
+using test::error_of;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Json config_of(const std::string& family, int layers = 2) {
+  Json c = Json::parse(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+    "torch_dtype": "float32"})");
+  c["num_hidden_layers"] = layers;
+  if (family == "moe")
+    c.update(Json::parse(R"({"model_type": "qwen3_moe", "moe_intermediate_size": 32, "num_experts": 8,
+      "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
+      "head_dim": 16})"));
+  if (family == "window") c["model_type"] = "mistral", c["sliding_window"] = 24;
+  if (family == "latent")
+    c.update(Json::parse(R"({"model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 32,
+      "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "num_key_value_heads": 4,
+      "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+      "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, "topk_method": "noaux_tc",
+      "scoring_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 2.5, "moe_layer_freq": 1})"));
+  return c;
+}
+
+Json scenario(const std::string& family, const Json& engine = Json::object(),
+              const Json& workload = Json::object()) {
+  Json s = Json::parse(R"({"name": "small",
+    "hardware": {"device": "epyc-9654", "count": 1, "host_memory": "64 GiB"},
+    "engine": {"behavior": "foretoken", "dtype": "float32", "max_model_len": 256, "max_num_seqs": 8,
+               "max_num_batched_tokens": 96, "block_size": 16, "num_gpu_blocks_override": 200},
+    "workload": {"request_rate": 1000000, "num_prompts": 12, "seed": 3,
+                 "input_len": {"distribution": "uniform", "min": 5, "max": 90},
+                 "output_len": {"distribution": "uniform", "min": 3, "max": 40}}})");
+  s["model"] = Json{{"config", config_of(family)}};
+  s["engine"].update(engine);
+  s["workload"].update(workload);
+  return s;
+}
+
+// The target itself, with rounded weights if so: a draft that is right, or often right.
+Json itself(const std::string& family, int tokens, const char* quantization = nullptr) {
+  Json s{{"model", {{"config", config_of(family)}}}, {"num_speculative_tokens", tokens}};
+  if (quantization) s["quantization"] = quantization;
+  return s;
+}
+// Another model, which is hardly ever right.
+Json another(int tokens) {
+  return {{"model", {{"config", config_of("dense", 1)}}}, {"num_speculative_tokens", tokens}};
+}
+Json tree(Json speculative, const std::vector<int>& widths) {
+  speculative.erase("num_speculative_tokens");
+  speculative["tree_widths"] = widths;
+  return speculative;
+}
+
+struct Executed {
+  std::map<RequestId, std::vector<std::int32_t>> tokens;
+  ServeResult served;
+  Recording recording;
+  SpeculationCounts counts;
+  std::int64_t drafting_passes = 0;
+};
+
+Executed execute(Json json, const Json& speculative = nullptr, ExecutorOptions options = {}) {
+  if (!speculative.is_null()) json["engine"]["speculative_config"] = speculative;
+  const Scenario s = test_scenario(json.dump());
+  const Resources resources = test_resources();
+  const auto workload = make_workload(s.workload, resources.scenario_folder, "test.json:/workload");
+  const Deployment d = resolve_or_fail(s, 100, 120);
+  options.seed = 5;
+  ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
+  Executed e;
+  SimulateOptions o;
+  o.use_spans = false, o.keep_records = true, o.timeline = &e.recording;
+  e.served = serve_with(backend, *workload, d, o).served;
+  for (const RequestRecord& r : e.served.records) e.tokens[r.id] = backend.output(r.id);
+  for (const StepRun& step : backend.steps())
+    e.drafting_passes += static_cast<std::int64_t>(step.drafting.size());
+  e.counts = e.served.metrics.speculation;
+  return e;
+}
+
+class Drafting : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Families, Drafting, testing::Values("dense", "moe", "latent", "window"));
+
+TEST_P(Drafting, TokensAreThoseOfPlainDecodingBitForBit) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  for (const int k : {1, 3, 7}) {
+    EXPECT_EQ(plain, execute(scenario(GetParam()), another(k)).tokens) << k;
+    EXPECT_EQ(plain, execute(scenario(GetParam()), itself(GetParam(), k)).tokens) << k;
+  }
+  const Executed rounded = execute(scenario(GetParam()), itself(GetParam(), 4, "int4_wo"));
+  EXPECT_EQ(plain, rounded.tokens);
+  EXPECT_GT(rounded.counts.acceptance_rate(), 0.05);
+  EXPECT_LT(rounded.counts.acceptance_rate(), 0.95) << "some drafts are rejected, some are not";
+}
+
+TEST_P(Drafting, TreesOfDraftsGiveTheSameTokens) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  const Json chain = itself(GetParam(), 3, "int4_wo");
+  const Executed narrow = execute(scenario(GetParam()), chain),
+                 wide = execute(scenario(GetParam()), tree(chain, {4, 3, 2}));
+  EXPECT_EQ(plain, wide.tokens);
+  EXPECT_EQ(plain, execute(scenario(GetParam()), tree(another(1), {8, 2})).tokens);
+  EXPECT_EQ(plain,
+            execute(scenario(GetParam(), {{"max_num_batched_tokens", 37}}), tree(chain, {2, 2, 2})).tokens)
+      << "cut by the token budget";
+  EXPECT_GT(wide.counts.tokens_per_step(), narrow.counts.tokens_per_step())
+      << "the second guess is right at times";
+}
+
+TEST_P(Drafting, ADraftEqualToTheTargetIsAcceptedWhole) {
+  for (const Json& speculative : {itself(GetParam(), 3), tree(itself(GetParam(), 1), {2, 1, 1})}) {
+    const Executed e = execute(scenario(GetParam()), speculative);
+    EXPECT_EQ(e.counts.tokens_per_step(), 4) << "three and the target's own";
+    EXPECT_THAT(e.counts.rates(), ElementsAre(1, 1, 1));
+  }
+}
+
+TEST_P(Drafting, PagingPreemptionAndThePrefixCacheChangeNothing) {
+  const Json drafts = itself(GetParam(), 3, "int4_wo"), branches = tree(drafts, {3, 2});
+  const Json many{{"num_prompts", 16}, {"output_len", {{"value", 60}}}};
+  const auto plain = execute(scenario(GetParam(), Json::object(), many)).tokens;
+  for (const Json& speculative : {drafts, branches}) {
+    const Executed tight =
+        execute(scenario(GetParam(), {{"num_gpu_blocks_override", 22}}, many), speculative);
+    EXPECT_GT(tight.served.metrics.preemptions, 0);
+    EXPECT_EQ(plain, tight.tokens);
+    EXPECT_EQ(plain,
+              execute(scenario(GetParam(), {{"block_size", 256}, {"num_gpu_blocks_override", 20}}, many),
+                      speculative)
+                  .tokens);
+  }
+  const Json shared{{"shared_prefix", {{"groups", 2}, {"users_per_group", 4}, {"prefix_len", 48}}},
+                    {"input_len", {{"value", 70}}}};
+  const auto cold = execute(scenario(GetParam(), {{"enable_prefix_caching", false}}, shared)).tokens;
+  const Executed hit = execute(scenario(GetParam(), {{"enable_prefix_caching", true}}, shared), drafts);
+  EXPECT_GT(hit.served.reused_tokens, 0);
+  EXPECT_EQ(cold, hit.tokens);
+  const Executed whole =
+      execute(scenario(GetParam(), {{"enable_prefix_caching", true}}, shared), itself(GetParam(), 3));
+  EXPECT_EQ(whole.counts.tokens_per_step(), 4) << "the draft model's cache is hit with the target's";
+}
+
+TEST_P(Drafting, SampledTokensAreThoseOfPlainSampling) {
+  const Json drawn =
+      scenario(GetParam(), Json::object(), {{"temperature", 0.8}, {"top_k", 20}, {"top_p", 0.95}});
+  const auto plain = execute(drawn).tokens;
+  EXPECT_NE(plain, execute(scenario(GetParam())).tokens);
+  EXPECT_EQ(plain, execute(drawn, itself(GetParam(), 4)).tokens);
+  EXPECT_EQ(plain, execute(drawn, tree(itself(GetParam(), 4), {3, 2, 1})).tokens);
+  Json one = drawn;
+  one["workload"]["top_k"] = 1;
+  EXPECT_EQ(execute(one).tokens, execute(scenario(GetParam())).tokens) << "one token to draw from: greedy";
+  one["engine"]["max_num_seqs"] = 1;
+  one["workload"]["top_k"] = 20;
+  EXPECT_EQ(plain, execute(one).tokens) << "draws don't depend on the batch";
+}
+
+TEST_P(Drafting, TheExecutedScheduleIsTheSimulatedOne) {
+  Json json = scenario(GetParam(), {{"num_gpu_blocks_override", 34}});
+  json["engine"]["speculative_config"] = itself(GetParam(), 3, "int4_wo");
+  const Executed e = execute(json);
+  const Scenario s = test_scenario(json.dump());
+  const Deployment d = resolve_or_fail(s, 100, 120);
+  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
+  ReplayBackend replay(e.recording);
+  SimulateOptions o;
+  o.use_spans = false, o.keep_records = true;
+  const Simulation again = serve_with(replay, *workload, d, o);
+  ASSERT_EQ(again.served.records.size(), e.served.records.size());
+  for (std::size_t i = 0; i < again.served.records.size(); ++i) {
+    EXPECT_EQ(again.served.records[i].first_token, e.served.records[i].first_token);
+    EXPECT_EQ(again.served.records[i].finish, e.served.records[i].finish);
+  }
+  EXPECT_EQ(again.served.metrics.num_steps, e.served.metrics.num_steps);
+  EXPECT_EQ(again.served.metrics.speculation.accepted, e.counts.accepted);
+}
+
+TEST(Speculation, StepsAreFewerAndPassesAreThoseOfTheModel) {
+  const Executed plain = execute(scenario("dense", {{"max_num_seqs", 1}})),
+                 drafting = execute(scenario("dense", {{"max_num_seqs", 1}}), itself("dense", 3));
+  EXPECT_LT(drafting.served.metrics.num_steps * 2, plain.served.metrics.num_steps);
+  // Each step that samples runs three passes, each other one the draft's part of its prompt.
+  EXPECT_GT(drafting.drafting_passes, drafting.served.metrics.num_steps * 2);
+  EXPECT_LE(drafting.drafting_passes, drafting.served.metrics.num_steps * 3);
+}
+
+// What a prompt says twice is looked up, and tokens stay what they are.
+TEST(Speculation, LooksUpNgrams) {
+  const Json ngram{
+      {"method", "ngram"}, {"num_speculative_tokens", 4}, {"prompt_lookup_min", 1}, {"prompt_lookup_max", 3}};
+  const Json longer{{"output_len", {{"value", 120}}}};
+  const Executed plain = execute(scenario("dense", Json::object(), longer)),
+                 looked = execute(scenario("dense", Json::object(), longer), ngram);
+  EXPECT_EQ(plain.tokens, looked.tokens);
+  EXPECT_GT(looked.counts.drafted, 0);
+  EXPECT_GT(looked.counts.accepted, 0);
+  EXPECT_LT(looked.counts.verifications, looked.served.metrics.total_output_tokens) << "not always";
+}
+
+TEST(Speculation, RanksAndThreadsAgree) {
+  Json two = scenario("dense", {{"tensor_parallel_size", 2}});
+  two["hardware"].update(Json{{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "10 GB/s"}});
+  ExecutorOptions threads;
+  threads.threads = 3;
+  for (const Json& speculative : {itself("dense", 3), tree(itself("dense", 1), {3, 2})}) {
+    EXPECT_EQ(execute(two).tokens, execute(two, speculative).tokens);
+    EXPECT_EQ(execute(scenario("dense"), speculative).tokens,
+              execute(scenario("dense"), speculative, threads).tokens);
+  }
+  ExecutorOptions reference;
+  reference.isa = "float64";
+  EXPECT_EQ(execute(scenario("latent"), nullptr, reference).tokens,
+            execute(scenario("latent"), tree(itself("latent", 1), {2, 2}), reference).tokens);
+}
+
+// Each engine's sequences are drafted for from a cache of the draft model of its own.
+TEST(Speculation, SeveralEnginesDraftForTheirOwn) {
+  Json two = scenario("dense");
+  two["hardware"].update(Json{{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "10 GB/s"}});
+  two["cluster"]["replicas"] = 2;
+  const auto plain = execute(scenario("dense")).tokens;
+  for (const Json& speculative : {itself("dense", 3), tree(itself("dense", 1), {2, 1, 1})}) {
+    const Executed e = execute(two, speculative);
+    EXPECT_EQ(plain, e.tokens);
+    EXPECT_EQ(e.counts.tokens_per_step(), 4) << "the target's own drafts are right, whichever engine it is";
+    std::set<std::int32_t> engines;
+    for (const auto& step : e.recording.steps) engines.insert(step.engine);
+    EXPECT_EQ(engines.size(), 2u);
+  }
+  EXPECT_EQ(plain, execute(two, itself("dense", 3, "int4_wo")).tokens);
+}
+
+TEST(Speculation, IsRefusedByNameWhereItIsNotExecuted) {
+  Json two = scenario("moe");
+  two["hardware"].update(Json{{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "10 GB/s"}});
+  Json sharing = two;
+  sharing["engine"].update(Json{{"data_parallel_size", 2}, {"enable_expert_parallel", true}});
+  EXPECT_THAT(error_of([&] { execute(sharing, itself("moe", 2)); }), HasSubstr("data-parallel ranks"));
+  EXPECT_THAT(error_of([&] {
+                Json ngram{{"method", "ngram"}, {"num_speculative_tokens", 2}};
+                execute(sharing, ngram);
+              }),
+              HasSubstr("data-parallel ranks"));
+  Json along = two;
+  along["engine"].update(Json{{"tensor_parallel_size", 2}, {"enable_sequence_parallelism", true}});
+  EXPECT_THAT(error_of([&] { execute(along, itself("moe", 2)); }), HasSubstr("sequence parallelism"));
+  Json ranks = two;
+  ranks["engine"]["tensor_parallel_size"] = 2;
+  struct Job final : Processes {
+    int rank() const override { return 0; }
+    int size() const override { return 2; }
+    void all_gather(std::span<const float>, float*) override {}
+    void maximum(std::span<double>) override {}
+  } job;
+  ExecutorOptions processes;
+  processes.processes = &job;
+  EXPECT_THAT(error_of([&] { execute(ranks, itself("moe", 2), processes); }),
+              AllOf(HasSubstr("speculative_config"), HasSubstr("mpirun")));
+}
+
+TEST(DraftTree, NumbersLevelByLevelAndFollowsTokens) {
+  const std::vector<int> widths{2, 3};
+  const DraftTree t{widths};
+  EXPECT_EQ(t.nodes(), 9);
+  EXPECT_FALSE(t.is_chain());
+  EXPECT_EQ(t.first_child(0), 1);
+  EXPECT_EQ(t.first_child(1), 3);
+  EXPECT_EQ(t.first_child(2), 6);
+  EXPECT_EQ(t.first_child(5), 9);
+  const std::vector<std::int32_t> drafts{10, 11, 20, 21, 22, 30, 31, 20};
+  EXPECT_EQ(t.follow(0, 11, drafts), 2);
+  EXPECT_EQ(t.follow(2, 20, drafts), 8);
+  EXPECT_EQ(t.follow(1, 20, drafts), 3);
+  EXPECT_EQ(t.follow(0, 20, drafts), -1);
+  EXPECT_EQ(t.follow(2, 20, std::span(drafts).first(6)), -1) << "cut off";
+  EXPECT_EQ(t.follow(8, 20, drafts), -1) << "a leaf";
+}
+
+}  // namespace
+}  // namespace foretoken
