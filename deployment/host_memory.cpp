@@ -148,11 +148,10 @@ void read_swap(Deployment& d, const std::string& where) {
   if (d.behavior.policy != SchedulerPolicy::kVllmV1)
     throw Error(at, fmt::format("swap is a mode of vLLM's scheduler, and the behaviour is {}; use recompute",
                                 d.behavior.name));
-  for (const LayerKind& kind : d.model.kinds)
-    if (std::holds_alternative<RecurrentMixer>(kind.mixer))
-      throw Error(at, fmt::format("swap is not modelled for {}, whose recurrent states lie in no block; use "
-                                  "recompute",
-                                  d.model.name));
+  if (d.model.is_recurrent())
+    throw Error(at, fmt::format("swap is not modelled for {}, whose recurrent states lie in no block; use "
+                                "recompute",
+                                d.model.name));
   if (!e.swap_space_gib) e.swap_space_gib = kDefaultSwapGib;
   use_host_link(d, where);
 }

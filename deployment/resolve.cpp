@@ -216,10 +216,7 @@ void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) 
 
 bool default_prefix_caching(const Behavior& behavior, const ModelConfig& model) {
   // vLLM leaves it off where a recurrent state would have to be kept for every block.
-  return behavior.prefix_caching &&
-         !std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
-           return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
-         });
+  return behavior.prefix_caching && !model.is_recurrent();
 }
 
 ModelText model_text_of(const RawJson& model, const std::string& where, const Resources& resources) {

@@ -13,12 +13,6 @@ namespace {
 
 constexpr int kMostDrafts = 1024;
 
-bool has_state(const ModelConfig& model) {
-  return std::any_of(model.layers.begin(), model.layers.end(), [&](std::uint8_t kind) {
-    return std::holds_alternative<RecurrentMixer>(model.kinds[kind].mixer);
-  });
-}
-
 // vLLM finds the method from the model's name where none is given.
 Speculation::Method method_of(SpeculativeSection& s, const std::string& at) {
   if (!s.method && (s.model.text == "\"ngram\"" || s.model.text == "\"[ngram]\"")) {
@@ -83,7 +77,7 @@ std::variant<std::shared_ptr<Deployment>, Infeasible> draft_deployment(
     throw Error(at + "/model",
                 fmt::format("{} has {} different attention windows; at most {} are modelled", d->model.name,
                             d->model.attention_windows().size(), kMaxAttentionGroups));
-  if (has_state(d->model))
+  if (d->model.is_recurrent())
     throw Error(at + "/model",
                 fmt::format("{} keeps recurrent states, which can't be rolled back to the last "
                             "accepted token; choose another draft model",
@@ -185,7 +179,7 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
         where + "/engine/layer_streaming",
         "is not modelled beside a draft model, during whose passes layers would be fetched; leave one "
         "of them out");
-  if (has_state(d.model))
+  if (d.model.is_recurrent())
     throw Error(at, fmt::format("{} keeps recurrent states, which can't be rolled back to the last accepted "
                                 "token; leave it out",
                                 d.model.name));

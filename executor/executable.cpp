@@ -68,25 +68,18 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   };
   const bool several = apart || m.engines() > 1;
   if (deployment.speculation) {
-    if (m.ranks_per_engine() > 1)
-      refuse("speculative_config", "with data-parallel ranks that share experts");
+    if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
-    if (processes)
-      throw Error("speculative_config", "is executed by one process; start it without mpirun");
+    if (processes) throw Error("speculative_config", "is executed by one process; start it without mpirun");
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
-  const bool recurrent =
-      std::any_of(deployment.model.layers.begin(), deployment.model.layers.end(), [&](std::uint8_t kind) {
-        return std::holds_alternative<RecurrentMixer>(deployment.model.kinds[kind].mixer);
-      });
+  const bool recurrent = deployment.model.is_recurrent();
   if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
     refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
   if (recurrent && deployment.scheduler.enable_prefix_caching)
     refuse("enable_prefix_caching",
            "a prefix cache of a model with recurrent layers, whose states it has not,");
-  if (recurrent && deployment.scheduler.num_host_blocks > 0)
-    refuse("preemption_mode", "swapping of a model with recurrent layers, whose states stay behind,");
   const bool adapted = m.stages.front().lora.rank > 0;
   if (!recurrent && !adapted) return;
   const std::string what = recurrent ? "a model with recurrent layers" : "a model with low-rank adapters";

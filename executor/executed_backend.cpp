@@ -76,9 +76,8 @@ struct ExecutedBackend::State {
         executable(d, model, o),
         windows(d.model.attention_windows()) {
     if (windows.empty()) windows.push_back(0);
-    for (const LayerKind& kind : d.model.kinds)
-      if (std::holds_alternative<RecurrentMixer>(kind.mixer))
-        states_each = static_cast<std::size_t>(executable.transformer().layout().max_sequences);
+    if (d.model.is_recurrent())
+      states_each = static_cast<std::size_t>(executable.transformer().layout().max_sequences);
     const WorkloadConfig& asked = d.scenario.workload;
     options.sampling.temperature = static_cast<float>(asked.temperature.value_or(0));
     options.sampling.top_k = asked.top_k.value_or(0);

@@ -512,8 +512,8 @@ struct Transformer::State {
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
   std::span<const SequenceRows> sequences_of(bool decode, std::size_t chunk) const {
     const std::span<const SequenceRows> all = sequences;
-    if (shape.decode && !attending.empty()) return attending;
-    if (shape.decode) return all.subspan(first_decode);
+    if (decode && !attending.empty()) return attending;
+    if (decode) return all.subspan(first_decode);
     const auto [first, count] = chunk_sequences[chunk];
     return all.subspan(first, count);
   }

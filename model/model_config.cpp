@@ -19,6 +19,12 @@ std::vector<std::int64_t> ModelConfig::attention_windows() const {
   return windows;
 }
 
+bool ModelConfig::is_recurrent() const {
+  return std::any_of(layers.begin(), layers.end(), [&](std::uint8_t kind) {
+    return std::holds_alternative<RecurrentMixer>(kinds[kind].mixer);
+  });
+}
+
 ModelConfig prediction_model(const ModelConfig& model) {
   if (model.mtp_layers <= 0 || model.mtp_kind < 0)
     throw Error(model.name, "has no multi-token-prediction layers; draft with another model or from n-grams");

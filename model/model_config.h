@@ -144,6 +144,8 @@ struct ModelConfig {
   // Distinct windows of softmax attention over the kinds, full attention (0) first, in order of first use.
   // Attention operators refer to them by index (Op::attention_group).
   std::vector<std::int64_t> attention_windows() const;
+  // Whether layers keep a recurrent state of each sequence.
+  bool is_recurrent() const;
 };
 
 // The multi-token-prediction layers as a model that drafts: its operators project the previous hidden state

@@ -465,7 +465,7 @@ TEST(RecurrentStates, WhateverTheSchedulerDoesTokensStayTheSame) {
   EXPECT_THAT(error_of([&] {
                 run({{"preemption_mode", "swap"}, {"swap_space_gib", 0.001}});
               }),
-              HasSubstr("swapping of a model with recurrent layers"));
+              HasSubstr("recurrent states lie in no block"));
   EXPECT_THAT(error_of([&] {
                 run({{"behavior", "trtllm-1.2"}, {"enable_chunked_context", true}});
               }),
@@ -485,11 +485,14 @@ TEST(Adapters, WhoElseIsServedDoesNotChangeTokens) {
   EXPECT_EQ(two.tokens, execute(scenario("dense", lora(6))).tokens) << "all adapters resident";
   EXPECT_EQ(two.tokens, execute(scenario("dense", lora(1))).tokens) << "one after the other";
   EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"max_num_seqs", 1}}))).tokens);
-  EXPECT_EQ(two.tokens, execute(scenario("dense", lora(2, {{"num_gpu_blocks_override", 14}}))).tokens)
+  EXPECT_EQ(
+      two.tokens,
+      execute(scenario("dense", lora(2, {{"max_model_len", 200}, {"num_gpu_blocks_override", 14}}))).tokens)
       << "preempted";
-  const Executed swapped = execute(scenario(
-      "dense",
-      lora(2, {{"num_gpu_blocks_override", 14}, {"preemption_mode", "swap"}, {"swap_space_gib", 0.001}})));
+  const Executed swapped = execute(scenario("dense", lora(2, {{"max_model_len", 200},
+                                                              {"num_gpu_blocks_override", 14},
+                                                              {"preemption_mode", "swap"},
+                                                              {"swap_space_gib", 0.001}})));
   EXPECT_GT(swapped.result.served.swapped_in_blocks, 0);
   EXPECT_EQ(two.tokens, swapped.tokens);
   EXPECT_EQ(two.tokens,

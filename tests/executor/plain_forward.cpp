@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 namespace foretoken {
 namespace {
@@ -35,6 +36,8 @@ class Forward {
       Rows y = norm(x, Role::kInputNorm, Role::kInputNormBias);
       if (const auto* a = std::get_if<GqaAttention>(&kind.mixer))
         y = attention(*a, y);
+      else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer))
+        y = gated_delta(*r, y);
       else
         y = latent_attention(std::get<MlaAttention>(kind.mixer), y);
       if (n_.sandwich_norms) y = norm(y, Role::kAttnOutputNorm);
@@ -182,13 +185,84 @@ class Forward {
   Rows attention(const GqaAttention& a, const Rows& x) const {
     Rows q = linear(x, Role::kQ, Role::kQBias), k = linear(x, Role::kK, Role::kKBias);
     const Rows v = linear(x, Role::kV, Role::kVBias);
+    Rows gates(x.size());
+    if (a.output_gate)  // of each head, behind its query
+      for (std::size_t t = 0; t < x.size(); ++t) {
+        const Row both = std::exchange(q[t], {});
+        for (auto at = both.begin(); at != both.end(); at += 2 * a.head_dim) {
+          q[t].insert(q[t].end(), at, at + a.head_dim);
+          gates[t].insert(gates[t].end(), at + a.head_dim, at + 2 * a.head_dim);
+        }
+      }
     norm_heads(q, Role::kQNorm);
     norm_heads(k, Role::kKNorm);
     turn(q, a.head_dim, 0);
     turn(k, a.head_dim, 0);
-    const Rows out = attend(q, k, v, static_cast<std::size_t>(a.heads), static_cast<std::size_t>(a.kv_heads),
-                            a.window, a.chunked, vector(Role::kSinks));
+    Rows out = attend(q, k, v, static_cast<std::size_t>(a.heads), static_cast<std::size_t>(a.kv_heads),
+                      a.window, a.chunked, vector(Role::kSinks));
+    for (std::size_t t = 0; t < x.size(); ++t)
+      for (std::size_t i = 0; i < gates[t].size(); ++i) out[t][i] *= sigmoid(gates[t][i]);
     return linear(out, Role::kO, Role::kOBias);
+  }
+
+  // Yang et al. 2024, equation 10, with the layer around it that Qwen3-Next has.
+  Rows gated_delta(const RecurrentMixer& r, const Rows& x) const {
+    const auto groups = static_cast<std::size_t>(r.k_heads), heads = static_cast<std::size_t>(r.v_heads),
+               dk = static_cast<std::size_t>(r.k_dim), dv = static_cast<std::size_t>(r.v_dim),
+               each = heads / groups, taps = static_cast<std::size_t>(r.conv_kernel);
+    const Rows in = linear(x, Role::kLinearIn), gates = linear(x, Role::kLinearGates);
+    const Rows filters = matrix(Role::kLinearConv);
+    const Row decay = vector(Role::kLinearDecay), step = vector(Role::kLinearStep),
+              weight = vector(Role::kLinearNorm);
+    const std::size_t group = 2 * dk + 2 * each * dv, keys = groups * dk, channels = 2 * keys + heads * dv;
+    const auto filtered = [&](std::size_t t, std::size_t channel) {
+      const std::size_t part = channel < 2 * keys ? channel % keys : channel - 2 * keys;
+      const std::size_t width = channel < 2 * keys ? dk : each * dv;
+      const std::size_t offset = channel < keys ? 0 : channel < 2 * keys ? dk : 2 * dk;
+      double sum = 0;
+      for (std::size_t tap = 0; tap < taps; ++tap)
+        if (t + tap + 1 >= taps)
+          sum += filters[channel][tap] * in[t + tap + 1 - taps][part / width * group + offset + part % width];
+      return sum * sigmoid(sum);
+    };
+    const auto of_length_one = [](Row v) {
+      const double squares = std::inner_product(v.begin(), v.end(), v.begin(), 0.0);
+      for (double& e : v) e /= std::sqrt(squares + 1e-6);
+      return v;
+    };
+    Rows out(x.size(), Row(heads * dv));
+    for (std::size_t h = 0; h < heads; ++h) {
+      const std::size_t g = h / each, own = h % each;
+      Rows state(dk, Row(dv, 0.0));
+      for (std::size_t t = 0; t < x.size(); ++t) {
+        Row c(channels);
+        for (std::size_t i = 0; i < channels; ++i) c[i] = filtered(t, i);
+        const auto slice = [&](std::size_t at, std::size_t n) {
+          return Row(c.begin() + static_cast<std::ptrdiff_t>(at),
+                     c.begin() + static_cast<std::ptrdiff_t>(at + n));
+        };
+        const Row q = of_length_one(slice(g * dk, dk)), k = of_length_one(slice(keys + g * dk, dk)),
+                  v = slice(2 * keys + h * dv, dv);
+        const double beta = sigmoid(gates[t][2 * g * each + own]),
+                     a = gates[t][2 * g * each + each + own] + step[h],
+                     kept = std::exp(-std::exp(decay[h]) * std::log1p(std::exp(a)));
+        Row read(dv, 0.0), o(dv, 0.0);
+        for (std::size_t i = 0; i < dk; ++i)
+          for (std::size_t j = 0; j < dv; ++j) read[j] += k[i] * (state[i][j] *= kept);
+        for (std::size_t i = 0; i < dk; ++i)
+          for (std::size_t j = 0; j < dv; ++j) {
+            state[i][j] += k[i] * beta * (v[j] - read[j]);
+            o[j] += q[i] * state[i][j] / std::sqrt(static_cast<double>(dk));
+          }
+        const double squares = std::inner_product(o.begin(), o.end(), o.begin(), 0.0);
+        for (std::size_t j = 0; j < dv; ++j) {
+          const double z = in[t][g * group + 2 * dk + (each + own) * dv + j];
+          out[t][h * dv + j] = o[j] / std::sqrt(squares / static_cast<double>(dv) + n_.norm_epsilon) *
+                               weight[j] * z * sigmoid(z);
+        }
+      }
+    }
+    return linear(out, Role::kLinearOut);
   }
 
   Rows latent_attention(const MlaAttention& a, const Rows& x) const {

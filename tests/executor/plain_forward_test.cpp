@@ -14,13 +14,6 @@
 namespace foretoken {
 namespace {
 
-// The plain loops know softmax attention alone.
-std::vector<std::string> plain_names() {
-  std::vector<std::string> names = golden_names();
-  std::erase(names, "qwen3_next");
-  return names;
-}
-
 class PlainForward : public testing::TestWithParam<std::string> {};
 
 TEST_P(PlainForward, ComputesTheLogitsOfHuggingFace) {
@@ -41,7 +34,7 @@ TEST_P(PlainForward, ComputesTheLogitsOfHuggingFace) {
   RecordProperty("largest_difference", std::to_string(worst));
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, PlainForward, testing::ValuesIn(plain_names()),
+INSTANTIATE_TEST_SUITE_P(Families, PlainForward, testing::ValuesIn(golden_names()),
                          [](const auto& family) { return family.param; });
 
 double difference(const Rows& a, const Rows& b) {
@@ -168,7 +161,7 @@ TEST(PlainForwardTest, EveryFeatureShowsInTheLogits) {
     EXPECT_GT(difference(plain_forward(model, numerics, *checkpoint, golden.tokens), golden.logits), kSeen)
         << mistake.golden << ": " << mistake.name;
   }
-  for (const std::string& name : plain_names()) {
+  for (const std::string& name : golden_names()) {
     const Golden golden(name);
     const auto checkpoint = golden.checkpoint();
     Numerics numerics = golden.numerics;

@@ -29,7 +29,8 @@ class EveryFamily : public testing::TestWithParam<Family> {
 INSTANTIATE_TEST_SUITE_P(Families, EveryFamily,
                          testing::Values(Family{"Dense", dense_config}, Family{"Moe", moe_config},
                                          Family{"Gated", gated_config}, Family{"Latent", latent_config},
-                                         Family{"Windowed", windowed_config}, Family{"Linear", linear_config}),
+                                         Family{"Windowed", windowed_config},
+                                         Family{"Linear", linear_config}),
                          [](const auto& family) { return std::string(family.param.name); });
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
@@ -206,8 +207,10 @@ TEST_P(EveryFamily, StagesAndSplitRowsChangeNoBit) {
   }
 }
 
-// A cache that moved is the cache: windows, latents, scales and all.
+// A cache that moved is the cache: windows, latents, scales and all. Recurrent states lie in no cache; what
+// would move them is refused by Executable.
 TEST_P(EveryFamily, AMovedCacheGoesOnAsTheOneItWas) {
+  if (model.config.is_recurrent()) return;
   for (const Storage cache : {Storage::kF32, Storage::kInt8}) {
     Runner a(model, small_layout(Storage::kF32, cache), *cpu_kernels()),
         b(model, small_layout(Storage::kF32, cache), *cpu_kernels());
