@@ -27,7 +27,7 @@ struct StepSequence {
   // Where a model with recurrent layers keeps the sequence's state, below Layout::max_sequences; emptied by a
   // step without cached tokens.
   std::int32_t state = -1;
-  bool every_row = false;                // of all its rows
+  bool every_row = false;  // of all its rows
   // Drafted tokens that form a tree: the parent of each, the root's is -1, parents before children. The new
   // ones are tokens [first_node, first_node + n), token i lies at the cache's place root + i with root =
   // cached - first_node, and follows those on its way to the root alone. Null: each token follows all others.

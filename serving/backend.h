@@ -67,7 +67,7 @@ struct Batch {
   std::span<const BlockCopy> swap_out, swap_in;
   std::int32_t adapters = 0;                   // distinct low-rank adapters
   std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
-  std::int32_t sampled_rows = 0;  // decoding sequences + drafted rows + finishing prompts
+  std::int32_t sampled_rows = 0;               // decoding sequences + drafted rows + finishing prompts
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
