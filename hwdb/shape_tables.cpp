@@ -35,6 +35,9 @@ struct MlaWeights {
   double heads, batch, work;
 };
 constexpr MlaWeights kMlaPrefillWeights{1.0, 0.3, 2.0}, kMlaDecodeWeights{0.6, 3.0, 0.3};
+// More heads fill the kernel's tile of 64 query heads, then a second one: they err far more than few do, and
+// have an error of their own, that of what is far.
+constexpr std::int64_t kMlaFewHeads = 16;
 constexpr double kMlaRange = 20.0, kMlaNugget = 0.005, kMlaFarthest = 8.0;
 constexpr double kUntunedShare = 1.5;  // how much slower than its parts, or than the whole, a shard may be
 constexpr std::size_t kFewNeighbours = 8;
@@ -338,6 +341,7 @@ std::optional<Reading> AttentionTable::nearest(const Near& near, double tokens, 
     sum += near.weight[i] * above_trend(trend_, at(near.shape[i], near.at[i], tokens));
   r.log_utilisation = r.log_limit - trend_.log_time(r.log_limit) - sum;
   r.distance = near.nearest;
+  if (decode_ && near.key[2] == kMlaDim && near.key[0] > kMlaFewHeads) r.distance = INFINITY;
   r.low_seconds = 0;
   r.high_seconds = INFINITY;
   return r;
