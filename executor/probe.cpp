@@ -2,12 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 namespace foretoken {
 namespace {
 
-constexpr std::int64_t kDense = 512, kRows = 16;             // arithmetic: a square matrix, some rows
-constexpr std::int64_t kWideRows = 4096, kWideDepth = 1024;  // reading: 8 MB, one row
+// Arithmetic: a square matrix and rows small enough for the nearest cache, some times.
+constexpr std::int64_t kDense = 128, kRows = 64, kTimes = 4;
+// Reading: one row by 8 MB, each time another of 16 such matrices, so that it comes from memory whatever the
+// step before left in the caches.
+constexpr std::int64_t kWideRows = 4096, kWideDepth = 1024;
+constexpr std::size_t kWide = 16;
 
 }  // namespace
 
@@ -16,9 +21,9 @@ MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
                     wide = kernels.packed_bytes(Storage::kBf16, kWideRows, kWideDepth);
   Matrix a{Storage::kF32, kDense, kDense, nullptr}, b{Storage::kBf16, kWideRows, kWideDepth, nullptr};
   const std::size_t scratch = std::max(kernels.gemm_scratch(a, kRows), kernels.gemm_scratch(b, 1));
-  memory_ =
-      Arena(Arena::padded(dense) + Arena::padded(wide) + Arena::padded(scratch) +
-            Arena::padded(kRows * kDense * sizeof(float)) + Arena::padded(kRows * kDense * sizeof(float)));
+  constexpr std::size_t kFloats = std::max({kRows * kDense, kWideRows, kWideDepth});
+  memory_ = Arena(Arena::padded(dense) + kWide * Arena::padded(wide) + Arena::padded(scratch) +
+                  2 * Arena::padded(kFloats * sizeof(float)));
   const auto some = [](std::int64_t width) {
     return [width](std::int64_t row, float* out) {
       for (std::int64_t i = 0; i < width; ++i)
@@ -26,17 +31,24 @@ MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
     };
   };
   dense_ = kernels.pack(Storage::kF32, kDense, kDense, some(kDense), memory_.bytes(dense));
-  wide_ = kernels.pack(Storage::kBf16, kWideRows, kWideDepth, some(kWideDepth), memory_.bytes(wide));
+  wide_.push_back(kernels.pack(Storage::kBf16, kWideRows, kWideDepth, some(kWideDepth), memory_.bytes(wide)));
+  while (wide_.size() < kWide) {
+    wide_.push_back(wide_.front());
+    std::byte* const copy = memory_.bytes(wide);
+    std::memcpy(copy, wide_.front().packed, wide);
+    wide_.back().packed = copy;
+  }
   scratch_ = memory_.bytes(scratch);
-  x_ = memory_.array<float>(kRows * kDense);
-  y_ = memory_.array<float>(kRows * kDense);
-  std::fill_n(x_, kRows * kDense, 0.5f);
+  x_ = memory_.array<float>(kFloats);
+  y_ = memory_.array<float>(kFloats);
+  std::fill_n(x_, kFloats, 0.5f);
 }
 
 double MachineProbe::run() {
   const auto start = std::chrono::steady_clock::now();
-  kernels_.gemm(dense_, x_, kDense, kRows, nullptr, false, y_, kDense, scratch_, one_);
-  kernels_.gemm(wide_, x_, kWideDepth, 1, nullptr, false, y_, kWideRows, scratch_, one_);
+  for (std::int64_t i = 0; i < kTimes; ++i)
+    kernels_.gemm(dense_, x_, kDense, kRows, nullptr, false, y_, kDense, scratch_, one_);
+  kernels_.gemm(wide_[runs_ % kWide], x_, kWideDepth, 1, nullptr, false, y_, kWideRows, scratch_, one_);
   latest_[runs_++ % kLatest] =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::array<double, kLatest> sorted = latest_;
@@ -52,7 +64,8 @@ Op MachineProbe::op() {
   op.shape = ElementwiseShape{
       .rows = 1,
       .bytes_per_row = static_cast<double>(4 * kDense * kDense + 2 * kWideRows * kWideDepth),
-      .flops_per_row = static_cast<double>(2 * kRows * kDense * kDense + 2 * kWideRows * kWideDepth)};
+      .flops_per_row =
+          static_cast<double>(2 * kTimes * kRows * kDense * kDense + 2 * kWideRows * kWideDepth)};
   return op;
 }
 

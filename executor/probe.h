@@ -23,7 +23,8 @@ class MachineProbe {
   const Kernels& kernels_;
   Threads one_{1};
   Arena memory_;
-  Matrix dense_, wide_;
+  Matrix dense_;
+  std::vector<Matrix> wide_;
   float *x_ = nullptr, *y_ = nullptr;
   std::byte* scratch_ = nullptr;
   std::array<double, kLatest> latest_{};
