@@ -169,7 +169,9 @@ def main():
                       f"{statistics.median(rate[1]):.1f} (best {max(rate[1]):.1f}) tokens/s | "
                       f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
                       f"of best {max(rate[0]) / max(rate[1]):.2f}, "
-                      f"of processor time {statistics.median(work):.2f}", flush=True)
+                      f"of processor time {statistics.median(work):.2f}"
+                      + (f"; ours of what memory gives {statistics.median(r[0]['of_memory_read'] for r in rounds):.2f}"
+                         if what == "token" else ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "benchmarks/memory_reader.h"
 #include "executor/arena.h"
 #include "executor/kernels.h"
 #ifdef FORETOKEN_WITH_ONEDNN
@@ -22,10 +23,6 @@ namespace {
 
 using Index = std::int64_t;
 constexpr int kCopies = 4;  // of the weights, in turn: more than a cache holds
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // As the executor holds weights and caches.
 struct Aligned {
@@ -134,33 +131,9 @@ void product(benchmark::State& state, Storage storage) {
 #endif
 }
 
-// Bytes a second of one pass over 128 MiB.
-class Reader {
- public:
-  Reader() : memory_(kWords * 8), sums_(kWords / kShare) {}
-  double read(Threads& threads) {
-    const double start = now();
-    threads.run(kWords / kShare, [&](Index i) {
-      std::uint64_t s[32] = {};
-      const auto* words = reinterpret_cast<const std::uint64_t*>(memory_.data()) + i * kShare;
-      for (Index j = 0; j < kShare; j += 32)
-        for (Index l = 0; l < 32; ++l) s[l] += words[j + l];
-      for (Index l = 1; l < 32; ++l) s[0] += s[l];
-      sums_[static_cast<std::size_t>(i)] = s[0];
-    });
-    benchmark::DoNotOptimize(sums_.data());
-    return static_cast<double>(kWords) * 8 / (now() - start);
-  }
-
- private:
-  static constexpr Index kWords = Index{1} << 24, kShare = 1 << 16;
-  Aligned memory_;
-  std::vector<std::uint64_t> sums_;
-};
-
 void memory_read(benchmark::State& state) {
   Threads threads(static_cast<int>(state.range(0)));
-  Reader reader;
+  MemoryReader reader;
   std::vector<double> rates;
   for (auto _ : state) {
     const double start = now();
@@ -196,7 +169,7 @@ void attention(benchmark::State& state, Storage storage, Index dim) {
   std::vector<float> out(q.size());
   Aligned scratch(kernels.attention_scratch(args, cache, sequences * fresh, tokens, threads.count()));
   std::vector<double> times, memory;
-  Reader reader;
+  MemoryReader reader;
   for (auto _ : state) {
     if (fresh == 1) memory.push_back(reader.read(threads));
     const double start = now();

@@ -6,9 +6,9 @@
 // loads synthetic weights of the config's shape (FORMAT: float32, bfloat16, float16, int8, int4_wo or fp8;
 // the cache in bfloat16, for float32 and float16 weights like them). Each line of stdin runs one prompt and
 // then decodes, greedily; each answer is a line of JSON: seconds of the prompt, seconds a token, the last
-// token, milliseconds by operator.
+// token, milliseconds by operator, and the rate at which a token's weights were read over what the same
+// threads read from memory between the tokens.
 #include <algorithm>
-#include <chrono>
 #include <ctime>
 #include <fstream>
 #include <iostream>
@@ -19,9 +19,11 @@
 #include <vector>
 
 #include "base/json_full.h"
+#include "benchmarks/memory_reader.h"
 #include "executor/checkpoint.h"
 #include "executor/transformer.h"
 #include "model/hf_config.h"
+#include "model/parameters.h"
 
 namespace foretoken {
 namespace {
@@ -40,9 +42,6 @@ constexpr Format kFormats[] = {
     {"int4_wo", Storage::kInt4, Storage::kBf16, DType::kBf16, WeightFormat::kInt4Wo},
     {"fp8", Storage::kFp8, Storage::kBf16, DType::kBf16, WeightFormat::kFp8}};
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 double processor_time() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 struct Timed {
@@ -63,8 +62,15 @@ int run(const std::string& file, const Format& format, int thread_count, std::in
   layout.num_blocks = (longest + layout.block_size - 1) / layout.block_size;
   layout.max_tokens = prompt, layout.max_sequences = 1, layout.max_length = longest;
   Threads threads(thread_count);
+  const Precision precision{format.activation, format.activation, format.listed};
   Transformer transformer(config, numerics, *synthetic_checkpoint(config, numerics, 1), *cpu_kernels(),
-                          layout, Precision{format.activation, format.activation, format.listed}, threads);
+                          layout, precision, threads);
+  // A table of embeddings that is no output matrix is hardly read.
+  double token_bytes = weight_bytes(config, Shard{}, precision).value;
+  if (!config.tied_embeddings)
+    token_bytes -= static_cast<double>(config.vocab * config.hidden) * bytes_of(format.activation);
+  MemoryReader memory;
+  std::vector<double> rates;
   std::vector<std::int32_t> blocks(static_cast<std::size_t>(layout.num_blocks)), tokens;
   std::iota(blocks.begin(), blocks.end(), 0);
   for (std::int64_t i = 0; i < prompt; ++i)
@@ -85,13 +91,19 @@ int run(const std::string& file, const Format& format, int thread_count, std::in
   for (std::string line; std::getline(std::cin, line);) {
     Timed whole, one;
     std::int32_t token = step(tokens, 0, whole);
-    for (std::int64_t i = 0; i < output; ++i) token = step({&token, 1}, prompt + i, one);
+    for (std::int64_t i = 0; i < output; ++i) {
+      token = step({&token, 1}, prompt + i, one);
+      rates.push_back(memory.read(threads));
+    }
+    const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
+    std::nth_element(rates.begin(), middle, rates.end());
     for (auto& [name, ms] : one.operators) ms /= static_cast<double>(output);
     const Json answer{{"prompt_seconds", whole.seconds},
                       {"token_seconds", one.seconds / static_cast<double>(output)},
                       {"prompt_processor", whole.processor},
                       {"token_processor", one.processor / static_cast<double>(output)},
                       {"last_token", token},
+                      {"of_memory_read", token_bytes * static_cast<double>(output) / one.seconds / *middle},
                       {"prompt_ms", whole.operators},
                       {"token_ms", one.operators}};
     std::cout << answer.dump() << std::endl;
