@@ -20,7 +20,8 @@ namespace {
 struct Size {
   std::int64_t prompts = 0, new_tokens = 0, cached = 0;
   std::int64_t decoding = 0, context = 0;
-  std::int64_t queries = 1;  // tokens that each decoding sequence verifies
+  std::int64_t queries = 1;   // tokens that each decoding sequence verifies
+  std::int64_t adapters = 1;  // low-rank ones of the sequences, in turn, where the deployment has them
 };
 
 std::vector<std::int64_t> powers(std::int64_t first, std::int64_t last, std::int64_t factor) {
@@ -28,6 +29,11 @@ std::vector<std::int64_t> powers(std::int64_t first, std::int64_t last, std::int
   for (std::int64_t v = first; v < last; v *= factor) all.push_back(v);
   if (last >= first) all.push_back(last);
   return all;
+}
+
+// Adapters that may share a batch; 1 where there are none.
+std::int64_t most_adapters(const Layout& l) {
+  return std::max<std::int64_t>(1, std::min(l.lora.slots, l.num_adapters));
 }
 
 std::vector<Size> measured_sizes(const Layout& l, std::int64_t drafts) {
@@ -41,7 +47,8 @@ std::vector<Size> measured_sizes(const Layout& l, std::int64_t drafts) {
   for (const std::int64_t b : powers(1, l.max_sequences, 2))
     for (const std::int64_t context : powers(16, l.max_length - 1, 4))
       if (b * (context + 1) <= room) {
-        all.push_back({0, 0, 0, b, context});
+        for (const std::int64_t adapters : powers(1, std::min(b, most_adapters(l)), 2))
+          all.push_back({0, 0, 0, b, context, 1, adapters});
         if (drafts > 0 && context > drafts && b * (1 + drafts) <= l.sampled())
           all.push_back({0, 0, 0, b, context, 1 + drafts});
       }
@@ -58,7 +65,7 @@ std::vector<Size> other_sizes(const Layout& l) {
   for (const std::int64_t b : {1, 3, 6, 12, 24})
     for (const std::int64_t context : {23, 90, 181, 450})
       if (b <= l.max_sequences && context < l.max_length && b * (context + 1) <= room)
-        all.push_back({0, 0, 0, b, context});
+        all.push_back({0, 0, 0, b, context, 1, std::min(b, most_adapters(l))});
   for (const std::int64_t b : {2, 5})
     if (b <= l.max_sequences && b + 70 <= most && (b + 1) * 130 <= room) all.push_back({1, 70, 30, b, 100});
   return all;
@@ -72,7 +79,11 @@ long involuntary_switches() {
 
 class Sweep {
  public:
-  Sweep(const Deployment& d, Executable& e) : deployment_(d), executable_(e) {}
+  Sweep(const Deployment& d, Executable& e) : deployment_(d), executable_(e) {
+    const Layout& l = e.transformer().layout();
+    if (l.lora.rank > 0)
+      for (std::int32_t i = 0; i < most_adapters(l); ++i) loads_.push_back({i, i});
+  }
 
   struct Timed {
     double seconds, beside;  // beside: of them, what no operator took
@@ -94,8 +105,9 @@ class Sweep {
       for (std::int64_t t = 0; t < tokens; ++t)
         tokens_[used].push_back(
             static_cast<std::int32_t>(mix64(++draws_) % static_cast<std::uint64_t>(deployment_.model.vocab)));
-      sequences_.push_back(
-          {tokens_[used], cached, blocks_[used].data(), decode, true, -1, static_cast<std::int32_t>(used)});
+      const auto i = static_cast<std::int32_t>(used);
+      const std::int32_t adapter = l.lora.rank > 0 ? i % static_cast<std::int32_t>(size.adapters) : -1;
+      sequences_.push_back({tokens_[used], cached, blocks_[used].data(), decode, true, adapter, i});
       ++used;
     };
     // Vectors of vectors move when they grow: sequences refer to what no longer grows.
@@ -108,12 +120,13 @@ class Sweep {
     }
     const long before = involuntary_switches();
     const auto start = std::chrono::steady_clock::now();
-    executable_.transformer().step(sequences_);
+    executable_.transformer().step(sequences_, loads_);
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const OperatorRun& o : executable_.transformer().operators_run())
       seconds -= o.all_seconds - o.seconds;
     double operators = 0;
     for (const OperatorRun& o : executable_.transformer().operators_run()) operators += o.seconds;
+    loads_.clear();  // they stay
     return {seconds, seconds - operators, involuntary_switches() != before};
   }
 
@@ -122,6 +135,8 @@ class Sweep {
     if (size.prompts > 0) w.prefill = {{size.new_tokens, size.cached, size.prompts}};
     w.decode_sequences = size.decoding;
     w.decode_queries = size.queries;
+    if (executable_.transformer().layout().lora.rank > 0)
+      w.adapters = std::min(size.adapters, size.prompts + size.decoding);
     w.sampled_rows = size.prompts + size.decoding * size.queries;
     std::vector<std::int64_t> windows = deployment_.model.attention_windows();
     if (windows.empty()) windows.push_back(0);
@@ -136,6 +151,7 @@ class Sweep {
   Executable& executable_;
   std::vector<StepSequence> sequences_;
   std::vector<std::vector<std::int32_t>> tokens_, blocks_;
+  std::vector<AdapterLoad> loads_;  // before the first step
   std::uint64_t draws_ = 0;
 };
 
