@@ -197,8 +197,14 @@ Answer run_answer(const Invocation& invocation) {
     measured = serve_with(backend, *workload, d, options);
   }
   const bool takes_acceptance = d.speculation && d.speculation->acceptance.empty();
-  if (takes_acceptance)
-    d.speculation->acceptance = measured_acceptance(measured.served.metrics.speculation, *d.speculation);
+  if (takes_acceptance) {
+    const SpeculationCounts& counts = measured.served.metrics.speculation;
+    d.speculation->acceptance = measured_acceptance(counts, *d.speculation);
+    const auto& section = *d.scenario.engine.speculative_config;
+    if (d.speculation->method == Speculation::Method::kNgram && !section.proposal_rate && counts.asked > 0)
+      d.speculation->proposal =
+          static_cast<double>(counts.proposed) / static_cast<double>(counts.asked);
+  }
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
@@ -239,7 +245,12 @@ Answer run_answer(const Invocation& invocation) {
                     "(kv_link.bandwidth).",
                     moved.count, moved.bytes / moved.seconds / 1e9, d.pools->link.bandwidth.value / 1e9));
   if (takes_acceptance)
-    lines.push_back("The prediction takes the measured acceptance; acceptance_rate sets it.");
+    lines.push_back(
+        d.speculation->method == Speculation::Method::kNgram
+            ? fmt::format("The prediction takes the measured acceptance, and that something was drafted for "
+                          "{:.3g} % of the steps; acceptance_rate and proposal_rate set them.",
+                          100 * d.speculation->proposal)
+            : "The prediction takes the measured acceptance; acceptance_rate sets it.");
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");

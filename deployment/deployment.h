@@ -74,6 +74,7 @@ struct Speculation {
   Method method = Method::kDraftModel;
   std::vector<int> widths;
   std::vector<double> acceptance;           // by level: that one of its tokens is accepted; empty: not known
+  double proposal = 1;                      // ngram: share of steps after which something is drafted
   int lookup_max = 0, lookup_min = 0;       // ngram
   std::shared_ptr<const Deployment> draft;  // the draft model on the same devices; null for ngram
   ModelText draft_text;
@@ -83,7 +84,8 @@ struct Speculation {
   // Levels whose nodes are all among the first `drafted` ones.
   int whole_levels(int drafted) const;
 };
-// Tokens that a sequence gets a step: 1 + a1 + a1 a2 + ... (Leviathan et al. 2023 for equal rates). Throws
+// Tokens that a sequence gets a step: 1 + a1 + a1 a2 + ... (Leviathan et al. 2023 for equal rates) where
+// something was drafted. Throws
 // Error where acceptance isn't known.
 double expected_tokens(const Speculation& speculation);
 // Throws Error where it isn't known.

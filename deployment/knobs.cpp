@@ -176,7 +176,10 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
   if (!e.block_size) e.block_size = behavior.block_size;
   check_positive(*e.block_size, kMostBlockSize, at + "block_size");
   if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(behavior, model);
-  if (!e.async_scheduling) e.async_scheduling = behavior.async_scheduling;
+  if (e.speculative_config && e.async_scheduling.value_or(false))
+    throw Error(at + "async_scheduling",
+                fmt::format("{} drafts tokens without its overlap scheduler; leave it out", behavior.name));
+  if (!e.async_scheduling) e.async_scheduling = behavior.async_scheduling && !e.speculative_config;
   if (is_sglang) {
     fill_sglang(e, limits.max_num_batched_tokens, at);
     if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;

@@ -132,6 +132,7 @@ struct SpeculativeSection {
   std::optional<std::string> quantization;
   std::optional<std::int64_t> num_speculative_tokens, draft_tensor_parallel_size;
   std::optional<std::vector<double>> acceptance_rate;
+  std::optional<double> proposal_rate;
   std::optional<std::vector<std::int64_t>> tree_widths;
   std::optional<std::int64_t> prompt_lookup_max, prompt_lookup_min;
 };
@@ -150,6 +151,10 @@ inline constexpr auto fields_of<SpeculativeSection> = std::tuple{
     field("acceptance_rate", &SpeculativeSection::acceptance_rate,
           "probability that the token drafted at each position is accepted if those before it were; the last "
           "number holds for the positions after it. `run` measures it",
+          between(0, 1)),
+    field("proposal_rate", &SpeculativeSection::proposal_rate,
+          "ngram: share of a sequence's steps after which there is something to draft (default: 1). `run` "
+          "measures it",
           between(0, 1)),
     field(
         "tree_widths", &SpeculativeSection::tree_widths,

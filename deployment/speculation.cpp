@@ -144,7 +144,7 @@ void set_step_overhead(Deployment& d, Seconds time) {
 double expected_tokens(const Speculation& s) {
   require_acceptance(s);
   double tokens = 1, reached = 1;
-  for (const double a : s.acceptance) tokens += reached *= a;
+  for (const double a : s.acceptance) tokens += s.proposal * (reached *= a);
   return tokens;
 }
 
@@ -157,10 +157,9 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
   const std::string at = where + "/engine/speculative_config";
   Speculation result;
   result.method = method_of(s, at);
-  if (d.behavior.policy != SchedulerPolicy::kVllmV1)
-    throw Error(at, fmt::format("speculative decoding is modelled for vLLM's scheduler, not for {}; use "
-                                "behavior vllm or leave it out",
-                                d.behavior.name));
+  if (d.scenario.engine.enable_mixed_chunk.value_or(false))
+    throw Error(where + "/engine/enable_mixed_chunk",
+                "SGLang drafts tokens without it; leave it out beside speculative decoding");
   if (d.mapping.pipeline_parallel > 1)
     throw Error(at, "speculative decoding is not modelled with pipeline_parallel_size above 1; use 1");
   const EngineSection& e = d.scenario.engine;
@@ -187,8 +186,10 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
   if (ngram && s.tree_widths) throw Error(at + "/tree_widths", "ngram drafts a chain; leave it out");
   if (ngram && !s.model.text.empty()) throw Error(at + "/model", "ngram needs no model; leave it out");
   if (ngram && s.quantization) throw Error(at + "/quantization", "ngram needs no model; leave it out");
-  if (!ngram && (s.prompt_lookup_max || s.prompt_lookup_min))
-    throw Error(at + (s.prompt_lookup_max ? "/prompt_lookup_max" : "/prompt_lookup_min"),
+  if (!ngram && (s.prompt_lookup_max || s.prompt_lookup_min || s.proposal_rate))
+    throw Error(at + (s.prompt_lookup_max   ? "/prompt_lookup_max"
+                      : s.prompt_lookup_min ? "/prompt_lookup_min"
+                                            : "/proposal_rate"),
                 "is ngram's; leave it out");
   result.widths = widths_of(s, at);
   if (s.acceptance_rate) {
@@ -214,6 +215,7 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
                                                          *s.prompt_lookup_min, *s.prompt_lookup_max));
     result.lookup_max = static_cast<int>(*s.prompt_lookup_max);
     result.lookup_min = static_cast<int>(*s.prompt_lookup_min);
+    result.proposal = s.proposal_rate.value_or(1);
     return std::optional(std::move(result));
   }
   if (s.model.text.empty())

@@ -238,7 +238,7 @@ void Engine::ask_for_tokens(const Step& step, InFlight& flight) {
 void Engine::take_accepted(std::span<const Verification> verified, Rank& rank) {
   for (const Verification& v : verified) {
     Sequence& s = rank.sequences[v.slot];
-    context_.metrics.add_verification(v.drafted, v.accepted);
+    context_.metrics.add_verification(v.drafted, v.accepted, v.drafts);
     const std::int32_t before = s.computed;
     s.num_tokens += std::min(v.accepted, s.end_tokens - s.num_tokens - 1);
     s.computed = s.num_tokens;

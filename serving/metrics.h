@@ -46,6 +46,7 @@ struct Distribution {
 // Speculative decoding. vLLM's counters: what is drafted beyond a request's end counts too.
 struct SpeculationCounts {
   std::int64_t verifications = 0, drafted = 0, accepted = 0;
+  std::int64_t asked = 0, proposed = 0;   // sampled sequences; those for which something was drafted then
   std::vector<std::int64_t> accepted_at;  // [i]: verifications that accepted more than i tokens
   double acceptance_rate() const;         // accepted over drafted
   double tokens_per_step() const;         // 1 + accepted over verifications: "acceptance length"
@@ -90,8 +91,10 @@ class MetricsCollector {
   void add(const RequestRecord& record);
   void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
                 std::int64_t sequences);  // ITL ramps
-  // A sequence verified so many drafted tokens; none: nothing is counted.
-  void add_verification(std::int32_t drafted, std::int32_t accepted) {
+  // A sequence verified so many drafted tokens and has so many drafts for its next step.
+  void add_verification(std::int32_t drafted, std::int32_t accepted, std::int32_t drafts) {
+    ++speculation_.asked;
+    speculation_.proposed += drafts > 0;
     if (drafted <= 0) return;
     ++speculation_.verifications;
     speculation_.drafted += drafted;

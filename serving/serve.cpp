@@ -36,21 +36,17 @@ void check_policy(const SchedulerConfig& c) {
             "nobody is preempted whose memory is reserved; use recompute");
     require(c.draft_tokens == 0, "kv_layout", "contiguous has no room for drafted tokens; use paged");
   }
-  if (c.policy == SchedulerPolicy::kVllmV1) {
-    require(c.draft_tokens == 0 || c.pipeline_depth == 1, "speculative_config",
-            "speculative decoding is modelled without a pipeline; use pipeline_parallel_size 1");
-    require(c.draft_tokens == 0 || c.num_host_blocks == 0, "preemption_mode",
-            "the draft model's cache is not swapped; use recompute beside speculative decoding");
-    require(c.draft_tokens >= 0 && c.draft_tokens < c.max_num_batched_tokens, "num_speculative_tokens",
-            fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
-                        c.draft_tokens, c.max_num_batched_tokens));
-    require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
-            "num_speculative_tokens", "must be from 0 to 32767");
-    return;
-  }
+  require(c.draft_tokens == 0 || c.pipeline_depth == 1, "speculative_config",
+          "speculative decoding is modelled without a pipeline; use pipeline_parallel_size 1");
+  require(c.draft_tokens == 0 || c.num_host_blocks == 0, "preemption_mode",
+          "the draft model's cache is not swapped; use recompute beside speculative decoding");
+  require(c.draft_tokens >= 0 && c.draft_tokens < c.max_num_batched_tokens, "num_speculative_tokens",
+          fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
+                      c.draft_tokens, c.max_num_batched_tokens));
+  require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
+          "num_speculative_tokens", "must be from 0 to 32767");
+  if (c.policy == SchedulerPolicy::kVllmV1) return;
   require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
-  require(c.draft_tokens == 0, "speculative_config",
-          "speculative decoding is modelled for vLLM's scheduler alone");
   require(c.pipeline_depth == 1, "pipeline_parallel_size",
           "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
@@ -59,6 +55,8 @@ void check_policy(const SchedulerConfig& c) {
             fmt::format("{} is no multiple of the page size {}", s.chunked_prefill_size, c.block_size));
     require(s.max_prefill_tokens >= 1, "max_prefill_tokens", "must be at least 1");
     require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
+    require(c.draft_tokens == 0 || (!s.overlap && !s.enable_mixed_chunk), "speculative_config",
+            "SGLang drafts tokens without its overlap scheduler and mixed chunks");
     return;
   }
   const std::int64_t unit = c.trtllm.chunk_unit_size > 0 ? c.trtllm.chunk_unit_size : c.block_size;

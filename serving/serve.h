@@ -2,6 +2,7 @@
 // how long steps take, all in virtual time. Simulator and executor differ in the backend alone.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -77,6 +78,10 @@ struct SchedulerConfig {
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
   // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
   int draft_tokens = 0, lookahead = 0;
+  // Slots of a step that ends with so many tokens in the cache, those of the draft model included.
+  std::int64_t with_lookahead(std::int64_t tokens) const {
+    return lookahead == 0 ? tokens : std::min(tokens + lookahead, max_model_len);
+  }
   // Asynchronous: a step is decided when the one before it starts, so that what arrives meanwhile waits for
   // the step after. Used with pipeline_depth 1.
   bool schedules_ahead = false;

@@ -228,11 +228,16 @@ Picoseconds PredictedBackend::price_drafts(const Step& step, StagePrice& sum) {
 }
 
 void PredictedBackend::verify(const Step&, std::size_t, std::span<Verification> sequences) {
-  constexpr std::uint64_t kAcceptance = 0xacce97;
+  constexpr std::uint64_t kAcceptance = 0xacce97, kProposal = 0x9209051;
   const Speculation& s = *deployment_->speculation;
   const auto seed = static_cast<std::uint64_t>(deployment_->scenario.workload.seed);
   for (Verification& v : sequences) {
     v.drafts = drafts_;
+    if (s.proposal < 1) {
+      CounterRandom random(seed, kProposal,
+                           static_cast<std::uint64_t>(v.request) << 32 | static_cast<std::uint64_t>(v.tokens));
+      if (random.uniform() >= s.proposal) v.drafts = 0;
+    }
     const int levels = s.whole_levels(v.drafted);
     for (; v.accepted < levels; ++v.accepted) {
       const auto place = static_cast<std::uint64_t>(v.tokens + v.accepted);

@@ -29,9 +29,9 @@ class BatchBuilder {
         {slot, request, static_cast<std::int32_t>(tokens), static_cast<std::int32_t>(cached), last});
     if (last) sampled_.push_back(slot);
   }
-  // context: tokens attended, the new one included.
-  void add_decode(std::int32_t slot, RequestId request, std::int32_t context) {
-    add_row(slot, request, context);
+  // context: tokens attended, the new one and those drafted included.
+  void add_decode(std::int32_t slot, RequestId request, std::int32_t context, std::int32_t drafted = 0) {
+    add_row(slot, request, context, drafted);
     sampled_.push_back(slot);
   }
   // A row whose token nobody gets.
@@ -42,7 +42,7 @@ class BatchBuilder {
   const Batch& build() {
     batch_.prefill = prefill_;
     batch_.decode = decode_;
-    batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_;
+    batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_ + batch_.drafted;
     return batch_;
   }
 
@@ -54,15 +54,16 @@ class BatchBuilder {
   bool empty() const { return prefill_.empty() && batch_.decode_sequences == 0; }
 
  private:
-  void add_row(std::int32_t slot, RequestId request, std::int32_t context) {
+  void add_row(std::int32_t slot, RequestId request, std::int32_t context, std::int32_t drafted = 0) {
     ++batch_.decode_sequences;
+    batch_.drafted += drafted;
     batch_.longest_context = std::max(batch_.longest_context, context);
     for (std::size_t g = 0; g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || context < windows_[g];
       batch_.contexts[g] += grows ? context : windows_[g];
       batch_.growing[g] += grows;
     }
-    if (list_decodes_) decode_.push_back({slot, request, context});
+    if (list_decodes_) decode_.push_back({slot, request, context, drafted});
   }
 
   std::vector<std::int64_t> windows_;

@@ -75,8 +75,9 @@ void SglangScheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   // A request ends at the model's length, and before its tokens alone would fill the memory (SGLang lowers
   // its max_new_tokens).
-  s.end_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(
-      {std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len, total_ - 1}));
+  s.end_tokens = static_cast<std::int32_t>(
+      std::min<std::int64_t>({std::int64_t{s.request.input_len} + s.request.output_len, config_.max_model_len,
+                              total_ - 1 - config_.draft_tokens - config_.lookahead}));
   if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
   held(slot) = Held();
   (config_.sglang.scheduler_recv_interval > 1 ? arrived_ : waiting_).push_back(slot);
@@ -143,8 +144,15 @@ void SglangScheduler::settle_last_batch() {
 
 // Tokens that the next token of every running request takes, in whole pages.
 std::int64_t SglangScheduler::next_tokens_need() const {
-  if (page_ == 1) return static_cast<std::int64_t>(running_.size() + ended_.size());
   std::int64_t need = 0;
+  if (config_.draft_tokens > 0) {
+    for (const std::int32_t slot : running_) {
+      const Sequence& s = sequences_[slot];
+      need += std::max<std::int64_t>(0, pages(config_.with_lookahead(s.computed + generated(s))) - taken(s));
+    }
+    return need;
+  }
+  if (page_ == 1) return static_cast<std::int64_t>(running_.size() + ended_.size());
   for (const std::int32_t slot : running_) need += sequences_[slot].computed % page_ == 0 ? page_ : 0;
   for (const Ended& e : ended_) need += e.computed % page_ == 0 ? page_ : 0;
   return need;
@@ -173,19 +181,28 @@ bool SglangScheduler::form_decode() {
 void SglangScheduler::add_decode_rows() {
   for (const std::int32_t slot : running_) {
     Sequence& s = sequences_[slot];
-    take_pages(s.blocks, s.computed, 1);
-    ++s.computed;
+    const std::int32_t n = generated(s);
+    take(s, s.computed + n);
+    s.computed += n;
     s.token_in_flight = true;
     held(slot).sampled_at = decision_;
-    batch_.add_decode(slot, s.request.id, s.computed);
+    batch_.add_decode(slot, s.request.id, s.computed, n - 1);
+    counts_.scheduled += n;
   }
   for (Ended& e : ended_) {
     take_pages(e.blocks, e.computed, 1);
     e.row = true;
     batch_.add_wasted(e.request, e.computed + 1);
     ++counts_.discarded;
+    ++counts_.scheduled;
   }
-  counts_.scheduled += batch_.decodes();
+}
+
+void SglangScheduler::take(Sequence& s, std::int64_t tokens) {
+  if (config_.draft_tokens == 0) return take_pages(s.blocks, s.computed, tokens - s.computed);
+  const std::int64_t before = std::max(taken(s), pages(s.computed)), after = config_.with_lookahead(tokens);
+  if (after > before) take_pages(s.blocks, before, after - before);
+  s.capacity = static_cast<std::int32_t>(std::max(before, pages(after)));
 }
 
 // Least output first, among equals longest input first, until twenty more tokens fit for each that stays.
@@ -235,8 +252,10 @@ void SglangScheduler::retract() {
 void SglangScheduler::put_back(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   Held& h = held(slot);
-  give_pages(s.blocks, h.prefix, pages(s.computed));
+  give_pages(s.blocks, h.prefix, std::max(taken(s), pages(s.computed)));
   s.blocks.clear();
+  s.capacity = 0;
+  s.drafts = 0;
   tree_.unlock(h.node);
   h = Held();
   forget_prompt(slot);
@@ -268,7 +287,7 @@ void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens) {
 }
 
 void SglangScheduler::release(Ended& e) {
-  const std::int64_t taken = pages(e.computed + (e.row ? 1 : 0));
+  const std::int64_t taken = e.row ? pages(e.computed + 1) : e.taken;
   if (caching()) {
     const RadixCache::Inserted in = tree_.insert(e.key, e.computed, e.blocks);
     give_pages(e.blocks, e.held.prefix, in.existing);
@@ -302,6 +321,8 @@ void SglangScheduler::finish(std::span<const std::int32_t> slots) {
     std::swap(e.blocks, s.blocks);
     e.request = s.request.id;
     e.computed = s.computed;
+    e.taken = taken(s);
+    s.capacity = 0;
     e.max_new_tokens = s.end_tokens - s.request.input_len;
     e.row = false;
     if (caching()) token_key(s.request, workload_.content(s.request), s.computed, e.key);
@@ -331,6 +352,7 @@ std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
   if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
   if (!waiting_.empty() && !full_) return 1;
+  if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
   if (!arrived_.empty()) steps = std::min(steps, config_.sglang.scheduler_recv_interval - since_received_);
   if (!config_.caches_tokens) return steps;

@@ -51,6 +51,7 @@ class SglangScheduler : public Scheduler {
     std::vector<RadixCache::Page> blocks;
     RequestId request = 0;
     std::int32_t computed = 0, max_new_tokens = 0;
+    std::int64_t taken = 0;
     bool row = false;  // computed once more, in vain
     std::vector<TokenRun> key;
   };
@@ -76,7 +77,23 @@ class SglangScheduler : public Scheduler {
   void order_waiting();
   void add_chunked();
   Verdict add_waiting(std::int32_t slot);
-  void charge(std::int64_t tokens, std::int64_t max_new_tokens);
+  void charge(std::int64_t tokens, std::int64_t max_new_tokens, std::int64_t drafted);
+  // Tokens that its next decode step computes: the newest one and its drafts.
+  std::int32_t generated(const Sequence& s) const {
+    return static_cast<std::int32_t>(
+        std::min<std::int64_t>(1 + s.drafts, config_.max_model_len - s.computed));
+  }
+  // Tokens, in whole pages, that it holds: where tokens are drafted (Sequence::capacity) more than it has.
+  std::int64_t taken(const Sequence& s) const {
+    return config_.draft_tokens > 0 ? s.capacity : pages(s.computed);
+  }
+  // Tokens in whole pages that a prompt's last chunk takes beside its own, for what is drafted after it.
+  std::int64_t ahead(const Sequence& s, std::int64_t tokens) const {
+    const std::int64_t end = s.num_tokens - s.computed;
+    return tokens < end ? 0 : pages(s.computed + tokens + config_.lookahead) - pages(s.computed + tokens);
+  }
+  // Takes the pages of a step that ends with so many tokens, and those that its drafts are written to.
+  void take(Sequence& s, std::int64_t tokens);
   double rem_total() const { return static_cast<double>(available()) - total_offset_; }
   void admit(std::int32_t slot, const RadixCache::Match& hit, Picoseconds now);
   void run_prefill(Picoseconds now);

@@ -80,10 +80,10 @@ void SglangScheduler::order_waiting() {
   for (std::size_t i = 0; i < order.size(); ++i) waiting_[i] = order[i].second;
 }
 
-void SglangScheduler::charge(std::int64_t tokens, std::int64_t max_new_tokens) {
+void SglangScheduler::charge(std::int64_t tokens, std::int64_t max_new_tokens, std::int64_t drafted) {
   tokens = pages(tokens);
-  total_offset_ += static_cast<double>(tokens + max_new_tokens + page_);
-  current_offset_ += static_cast<double>(tokens + page_);
+  total_offset_ += static_cast<double>(tokens + max_new_tokens + page_ + drafted);
+  current_offset_ += static_cast<double>(tokens + page_ + drafted);
   rem_input_ -= tokens;
   if (rem_chunk_ < kUnlimited) rem_chunk_ -= tokens;
 }
@@ -95,13 +95,13 @@ void SglangScheduler::add_chunked() {
   std::int64_t most = std::min(rem_chunk_, static_cast<std::int64_t>(std::max(rem_total(), 0.0)));
   if (most < page_) most = rem_chunk_;
   // Decodes of a mixed batch may have taken what was reserved; SGLang itself stops with an error there.
-  most = std::min(most, available() / page_ * page_);
+  most = std::min(most, (available() - ahead(s, extend)) / page_ * page_);
   std::int64_t n = extend;
   if (extend > most) n = most / page_ * page_;
   if (n <= 0) return;
   chosen_.push_back({chunked_, n});
   const bool whole = n == extend;
-  charge(n, whole ? std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens) : 0);
+  charge(n, whole ? std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens) : 0, ahead(s, n));
 }
 
 SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
@@ -115,7 +115,9 @@ SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
   const std::int64_t extend = s.num_tokens - hit.tokens;
   const std::int64_t to_come = std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens);
   const std::int64_t input = pages(extend);
-  const auto needed = static_cast<double>(extend + to_come);
+  // The prefix isn't its own yet: a chunk that ends the prompt is as long as what is left.
+  const std::int64_t drafted = pages(s.num_tokens + config_.lookahead) - pages(s.num_tokens);
+  const auto needed = static_cast<double>(extend + to_come + drafted);
   if (needed >= rem_total()) return Verdict::kNoToken;
   if (input >= rem_input_ && !chosen_.empty()) return Verdict::kOther;
   tree_.lock(hit.node);
@@ -124,13 +126,13 @@ SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
     return verdict;
   };
   // The prefix can't be evicted any more. (The second test can fail only beside decodes of a mixed batch.)
-  if (needed >= rem_total() ||
-      static_cast<double>(std::min(input, rem_chunk_)) + current_offset_ > static_cast<double>(available())) {
+  if (needed >= rem_total() || static_cast<double>(std::min(input, rem_chunk_) + drafted) + current_offset_ >
+                                   static_cast<double>(available())) {
     return give_up(Verdict::kNoToken);
   }
   if (input <= rem_chunk_) {
     chosen_.push_back({slot, extend});
-    charge(extend, to_come);
+    charge(extend, to_come, drafted);
   } else {
     const std::int64_t n = rem_chunk_ / page_ * page_;
     // Two prompts are never in chunks at once: the one before must end with this batch.
@@ -139,7 +141,7 @@ SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
       return give_up(Verdict::kOther);
     }
     chosen_.push_back({slot, std::min(n, extend)});
-    charge(std::min(n, extend), 0);
+    charge(std::min(n, extend), 0, 0);
   }
   hits_.push_back(hit);
   ++from_waiting_;
@@ -172,7 +174,7 @@ void SglangScheduler::run_prefill(Picoseconds now) {
     const auto& [slot, tokens] = chosen_[i];
     if (slot != chunked_) admit(slot, hits_[i - (chosen_.size() - hits_.size())], now);
     const Sequence& s = sequences_[slot];
-    need += pages(s.computed + tokens) - pages(s.computed);
+    need += pages(s.computed + tokens) - pages(s.computed) + ahead(s, tokens);
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + from_waiting_);
   // With larger pages SGLang makes room for a page more of each request.
@@ -182,10 +184,13 @@ void SglangScheduler::run_prefill(Picoseconds now) {
   for (const auto& [slot, tokens] : chosen_) {
     Sequence& s = sequences_[slot];
     const std::int32_t before = s.computed;
+    const bool last = before + tokens == s.num_tokens;
+    if (last)
+      take(s, before + tokens);
+    else
+      take_pages(s.blocks, before, tokens);
     s.computed += static_cast<std::int32_t>(tokens);
-    take_pages(s.blocks, before, tokens);
     counts_.scheduled += tokens;
-    const bool last = s.computed == s.num_tokens;
     batch_.add_prefill(slot, s.request.id, tokens, before, last);
     if (!last) {
       chunked_ = slot;

@@ -76,9 +76,9 @@ void TrtllmScheduler::pick_micro_batch() {
   for (const std::int32_t slot : fitting_) {
     const Sequence& s = sequences_[slot];
     if (s.decoding) {
-      if (tokens + 1 > most) break;
+      if (tokens + generated(s) > most) break;
       generations_.push_back(slot);
-      ++tokens;
+      tokens += generated(s);
     } else {
       const std::int64_t left = s.num_tokens - s.computed;
       if (config_.enable_chunked_prefill) {
@@ -99,7 +99,8 @@ bool TrtllmScheduler::wait_for_company() {
   const TrtllmConfig& c = config_.trtllm;
   if (c.batch_wait_timeout_iters <= 0 && c.batch_wait_max_tokens_ratio <= 0) return false;
   if (contexts_.empty() || generations_.empty()) return false;
-  std::int64_t tokens = static_cast<std::int64_t>(generations_.size());
+  std::int64_t tokens = 0;
+  for (const std::int32_t slot : generations_) tokens += generated(sequences_[slot]);
   for (const Context& context : contexts_) tokens += sequences_[context.slot].num_tokens;
   const bool waits = delay_ < c.batch_wait_timeout_iters &&
                      static_cast<double>(tokens) <
@@ -137,11 +138,13 @@ void TrtllmScheduler::cut_contexts(std::int64_t capacity) {
 
 void TrtllmScheduler::run_generation(std::int32_t slot) {
   Sequence& s = sequences_[slot];
-  if (config_.caches_tokens && s.computed + 1 > s.capacity) append_blocks(s, 1);
-  ++s.computed;
+  const std::int32_t n = generated(s);
+  const std::int64_t slots = config_.with_lookahead(s.computed + n);
+  if (config_.caches_tokens && slots > s.capacity) append_blocks(s, blocks_for(slots) - held(s));
+  s.computed += n;
   s.token_in_flight = true;
-  ++counts_.scheduled;
-  batch_.add_decode(slot, s.request.id, s.computed);
+  counts_.scheduled += n;
+  batch_.add_decode(slot, s.request.id, s.computed, n - 1);
 }
 
 void TrtllmScheduler::run_context(const Context& context, Picoseconds now) {
@@ -172,7 +175,7 @@ void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
     for (const KvBlockPool::Block block : hits_) pool_.touch(block);
     s.blocks.assign(hits_.begin(), hits_.end());
     s.capacity = static_cast<std::int32_t>(hits * config_.block_size);
-    append_blocks(s, blocks_for(s.num_tokens) - hits);
+    append_blocks(s, blocks_for(config_.with_lookahead(s.num_tokens)) - hits);
   }
   s.computed = static_cast<std::int32_t>(hits * config_.block_size);
   s.entered_blocks = static_cast<std::int32_t>(hits);
@@ -232,6 +235,7 @@ std::int64_t TrtllmScheduler::hold() const {
   const auto running = static_cast<std::int64_t>(generations_.size());
   if (running == 0) return active_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
   if (running < started_ || (caching() && candidates_ > 1)) return 1;
+  if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   const bool for_next_step =
       config_.trtllm.capacity_scheduler_policy == TrtllmConfig::Capacity::kMaxUtilization;
   if (for_next_step && fitting_.size() > generations_.size()) return 1;  // blocks promised, not taken

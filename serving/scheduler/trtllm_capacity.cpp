@@ -5,16 +5,19 @@
 
 namespace foretoken {
 
-// Blocks that the request still needs until its last token.
+// Blocks that the request still needs until its last token, and for what is drafted beyond it.
 std::int64_t TrtllmScheduler::blocks_to_completion(const Sequence& s) const {
-  return config_.caches_tokens ? blocks_for(s.end_tokens) - held(s) : 0;
+  if (!config_.caches_tokens) return 0;
+  const std::int64_t end = s.end_tokens + config_.draft_tokens + config_.lookahead;
+  return blocks_for(std::min(end, config_.max_model_len)) - held(s);
 }
 
 // A prompt gets all of its blocks with its first chunk.
 std::int64_t TrtllmScheduler::blocks_for_next_step(const Sequence& s) const {
   if (!config_.caches_tokens) return 0;
-  if (!started(s)) return blocks_for(s.num_tokens);
-  return s.decoding ? std::max<std::int64_t>(0, blocks_for(s.computed + 1) - held(s)) : 0;
+  if (!started(s)) return blocks_for(config_.with_lookahead(s.num_tokens));
+  if (!s.decoding) return 0;
+  return std::max<std::int64_t>(0, blocks_for(config_.with_lookahead(s.computed + generated(s))) - held(s));
 }
 
 // GUARANTEED_NO_EVICT and STATIC_BATCH: generation in progress always goes on, and what it needs to its end
@@ -117,6 +120,7 @@ void TrtllmScheduler::pause(std::int32_t slot) {
   counts_.discarded += s.computed;
   s.computed = 0;
   s.decoding = false;
+  s.drafts = 0;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
   --started_;

@@ -94,7 +94,7 @@ void VllmV1Scheduler::schedule_running() {
       skipped_ = true;
       continue;
     }
-    const std::int64_t slots = with_lookahead(s.computed + n);
+    const std::int64_t slots = config_.with_lookahead(s.computed + n);
     if (config_.caches_tokens && slots > s.capacity) {
       const std::int64_t need = blocks_for(slots) - static_cast<std::int64_t>(s.blocks.size());
       while (need > pool_.free()) {
@@ -181,7 +181,7 @@ void VllmV1Scheduler::admit(Picoseconds now) {
       const std::int64_t available = pool_.free() - free_hits_ - watermark;
       // A prompt that ends in this step is drafted for at once. (vLLM takes those slots a step later.)
       const bool samples = computed + n == s.num_tokens;
-      need = blocks_for(samples ? with_lookahead(computed + n) : computed + n) - hit_blocks;
+      need = blocks_for(samples ? config_.with_lookahead(computed + n) : computed + n) - hit_blocks;
       const std::int64_t need_in_full = blocks_for(s.num_tokens) - hit_blocks;
       if (need > available || (config_.reserve_full_prompt && need_in_full > available)) {
         fragile_ = free_hits_ > 0 && !config_.reserve_full_prompt;

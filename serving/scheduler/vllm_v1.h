@@ -53,10 +53,6 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
-  // Slots of a step that ends with so many tokens in the cache, those of the draft model included.
-  std::int64_t with_lookahead(std::int64_t tokens) const {
-    return config_.lookahead == 0 ? tokens : std::min(tokens + config_.lookahead, config_.max_model_len);
-  }
   void schedule_running();
   void schedule_arrived();
   void schedule_waiting(Picoseconds now);

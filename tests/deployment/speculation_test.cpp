@@ -123,13 +123,19 @@ TEST(Speculation, IsRefusedByName) {
   EXPECT_THAT(refused(R"({"num_speculative_tokens": 3, "tree_widths": [2, 2]})"), HasSubstr("contradicts"));
   EXPECT_THAT(refused(R"({"tree_widths": [64, 64]})"), HasSubstr("lower its widths"));
   EXPECT_THAT(refused(R"({"num_speculative_tokens": 3, "prompt_lookup_max": 2})"), HasSubstr("ngram"));
+  EXPECT_THAT(refused(R"({"num_speculative_tokens": 3, "proposal_rate": 0.5})"), HasSubstr("ngram"));
   EXPECT_THAT(refused(R"({"method": "draft_model", "num_speculative_tokens": 3})"), HasSubstr("draft model"));
   EXPECT_THAT(refused(R"({"method": "ngram", "num_speculative_tokens": 3, "tree_widths": [2]})"),
               HasSubstr("chain"));
   EXPECT_THAT(refused(R"({"num_speculative_tokens": 3, "medusa": 1})"), HasSubstr("medusa"));
   Scenario other = speculating(R"({"num_speculative_tokens": 3})");
   other.engine.behavior = "sglang-0.5";
-  EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("sglang"));
+  other.engine.enable_mixed_chunk = true;
+  EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("enable_mixed_chunk"));
+  other.engine.enable_mixed_chunk.reset();
+  other.engine.async_scheduling = true;
+  EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("overlap"));
+  other.engine.async_scheduling.reset();
   other.engine.behavior = "vllm";
   other.engine.pipeline_parallel_size = 2;
   EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("pipeline_parallel_size"));

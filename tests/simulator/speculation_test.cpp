@@ -127,6 +127,19 @@ TEST(Speculation, LookedUpDraftsCostTheirVerificationAlone) {
   EXPECT_GT(looked_up, run(scenario("")).simulation.served.metrics.tpot.mean);
 }
 
+// Of n steps each drafts with p and then yields 1 + a more.
+TEST(Speculation, WhatIsNotFoundIsNotDrafted) {
+  std::string json =
+      scenario(R"("num_speculative_tokens": 1, "acceptance_rate": [0.5], "proposal_rate": 0.3)");
+  const std::string model = R"("model": "llama-3.2-1b")", method = R"("method": "ngram")";
+  json.replace(json.find(model), model.size(), method);
+  const SpeculationCounts n = run(json).simulation.served.metrics.speculation;
+  ASSERT_GT(n.asked, 1000);
+  EXPECT_NEAR(static_cast<double>(n.proposed) / static_cast<double>(n.asked), 0.3, 0.03);
+  EXPECT_NEAR(n.acceptance_rate(), 0.5, 0.05);
+  EXPECT_LT(std::abs(n.verifications - n.proposed), n.proposed / 10) << "but for those at an end";
+}
+
 // Top-k and top-p order the logits; a temperature alone and greedy sampling don't.
 TEST(Sampling, CostsMoreWhereLogitsAreOrdered) {
   const auto tpot = [](const char* keys) {
