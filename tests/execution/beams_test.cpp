@@ -217,6 +217,10 @@ TEST_P(BeamSearch, ThreadsAndRanksAgree) {
   Json two = scenario(GetParam(), 3, {{"data_parallel_size", 2}});
   two["hardware"].update(Json{{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "10 GB/s"}});
   EXPECT_EQ(tokens, execute(two).tokens) << "two engines";
+  if (std::string(GetParam()) == "moe") {
+    two["engine"]["enable_expert_parallel"] = true;
+    EXPECT_EQ(tokens, execute(two).tokens) << "two ranks that share experts";
+  }
   two["engine"] = scenario(GetParam(), 3, {{"tensor_parallel_size", 2}})["engine"];
   std::size_t same = 0;  // sums over two ranks differ in their last bits
   for (const auto& [id, t] : execute(two).tokens) same += t == tokens.at(id);
