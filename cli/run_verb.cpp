@@ -232,6 +232,10 @@ Answer run_answer(const Invocation& invocation) {
   const ExecutedBackend::Moved moved = backend.moved();
   const bool moves = moved.count > 0 && moved.seconds > 0;
   if (moves) json["kv_link_bytes_per_s"] = moved.bytes / moved.seconds;
+  const ExecutedBackend::BeamSharing beams = backend.beam_sharing();
+  if (beams.unshared > 0)
+    json["beam_blocks"] =
+        Json{{"read", beams.blocks}, {"unshared", beams.unshared}, {"shared_share", beams.share()}};
   Json predicted_operators = Json::object();
   for (const auto& [name, seconds] : priced.operator_seconds) predicted_operators[name] = seconds;
   json["predicted_operator_seconds"] = predicted_operators;
@@ -244,6 +248,11 @@ Answer run_answer(const Invocation& invocation) {
         fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
                     "(kv_link.bandwidth).",
                     moved.count, moved.bytes / moved.seconds / 1e9, d.pools->link.bandwidth.value / 1e9));
+  if (beams.unshared > 0)
+    lines.push_back(fmt::format(
+        "Beams shared {:.1f} % of the KV blocks that they read, prompts and what they had in common; "
+        "sharing prompts alone kept {:.1f} % from being held.",
+        100 * beams.share(), 100 * measured.served.shared_block_share()));
   if (takes_acceptance)
     lines.push_back(
         d.speculation->method == Speculation::Method::kNgram

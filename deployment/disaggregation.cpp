@@ -109,6 +109,11 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   if (scenario.engine.kv_layout.value_or("") == "contiguous")
     throw Error(where + "/engine/kv_layout",
                 "contiguous is not modelled for engines that do prefill or decode alone; use \"paged\"");
+  if (scenario.workload.beam_width.value_or(1) > 1)
+    throw Error(
+        where + "/workload/beam_width",
+        "beam search is not modelled where prefill and decode are split, for the prompt's cache would "
+        "arrive without its beams; use 1");
   if (scenario.engine.speculative_config)
     throw Error(where + "/engine/speculative_config",
                 "speculative decoding is not modelled where prefill and decode are split, for the draft "

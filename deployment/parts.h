@@ -47,6 +47,8 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
 // Fills engine.lora; what ranks hold of adapters. Throws Error for what can't have adapters.
 Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& behavior,
                const std::string& where);
+// Throws Error for what beam search is not modelled with.
+void refuse_with_beams(const Deployment& deployment, const std::string& where);
 LoraConfig lora_config(const Scenario& scenario);
 
 std::string model_id(const Deployment& deployment);

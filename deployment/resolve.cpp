@@ -190,6 +190,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
   s.lora = lora_config(d.scenario);
+  s.beam_width = static_cast<int>(d.scenario.workload.beam_width.value_or(1));
   if (d.speculation) {
     s.draft_tokens = d.speculation->tokens();
     s.lookahead = d.speculation->draft ? s.draft_tokens : 0;
@@ -302,6 +303,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
         where + "/hardware/host_memory",
         fmt::format("the memory of {} is not known; give that of a node, such as \"512 GiB\"", device.name));
   d.fusion.sorts_logits = scenario.workload.sorts_logits();
+  d.fusion.ranks_beams = scenario.workload.beam_width.value_or(1) > 1;
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);
@@ -361,6 +363,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
   read_swap(d, where);
   place_weights(d, where);
+
+  refuse_with_beams(d, where);
 
   auto speculation = make_speculation(d, scenario, resources, where);
   if (auto* verdict = std::get_if<Infeasible>(&speculation)) return std::move(*verdict);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json_full.h"
 #include "base/random.h"
+#include "executor/beams.h"
 #include "executor/drafter.h"
 #include "executor/probe.h"
 #include "serving/content.h"
@@ -44,8 +45,14 @@ struct ExecutedBackend::State {
     std::vector<std::int32_t> tokens;
     std::vector<std::int32_t> drafts;  // proposed for its next step
     std::int32_t accepted = 0;         // in its last step
+    std::size_t prompt = 0;            // tokens of it
   };
   std::unordered_map<RequestId, History> histories;
+  // Beam search (beam_width above 1); histories then hold prompts alone.
+  std::unordered_map<RequestId, Beams> beams;
+  std::vector<std::vector<BlockCopy>> copies;  // of the step at hand, by data-parallel rank
+  std::vector<Continuation> best;
+  BeamSharing beam_sharing;
   // Whose each recurrent state is, by engine and data-parallel rank; `states_each` of them, 0 where the model
   // has none.
   struct StateOwner {
@@ -82,6 +89,7 @@ struct ExecutedBackend::State {
     options.sampling.temperature = static_cast<float>(asked.temperature.value_or(0));
     options.sampling.top_k = asked.top_k.value_or(0);
     options.sampling.top_p = static_cast<float>(asked.top_p.value_or(1));
+    best.resize(static_cast<std::size_t>(d.scheduler.beam_width));
     if (!d.speculation) return;
     tree.emplace(d.speculation->widths);
     drafter = make_drafter(*d.speculation, *tree, o, executable.bytes());
@@ -137,7 +145,13 @@ struct ExecutedBackend::State {
            std::int64_t cached, std::int64_t count, bool decode, bool sample, std::int32_t verified = 0) {
     const Sequence& s = table[slot];
     History& h = histories[s.request.id];
-    if (h.tokens.empty()) begin(h.tokens, s.request);
+    if (h.tokens.empty()) {
+      begin(h.tokens, s.request);
+      h.prompt = h.tokens.size();
+      if (searches())
+        beams.try_emplace(s.request.id, deployment.scheduler.beam_width, deployment.scheduler.block_size,
+                          s.request.input_len);
+    }
     h.accepted = 0;
     if (verified > 0) {
       h.tokens.insert(h.tokens.end(), h.drafts.begin(), h.drafts.begin() + verified);
@@ -158,6 +172,33 @@ struct ExecutedBackend::State {
     sequences[rank].back().parents = tree->parents();
   }
 
+  bool searches() const { return deployment.scheduler.beam_width > 1; }
+
+  // Tokens of one beam after its prompt; the first beam's part comes first.
+  void add_beam(std::size_t rank, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
+                std::int64_t count, bool decode, bool sample, int beam) {
+    const Sequence& s = table[slot];
+    Beams& b = beams.at(s.request.id);
+    if (beam == 0) {
+      b.prepare(s.blocks, cached, count, copies[rank]);
+      beam_sharing.blocks += b.distinct_blocks();
+      beam_sharing.unshared += deployment.scheduler.beam_width * b.columns();
+    }
+    sequences[rank].push_back(
+        {b.tokens(beam), cached, b.blocks(beam), decode, sample, s.request.adapter, -1});
+    slots[rank].push_back(slot);
+  }
+
+  // Rows that were taken: one after the prompt, then one a beam.
+  std::size_t take_beams(const Sequence& s, const float* logits) {
+    Beams& b = beams.at(s.request.id);
+    const std::size_t rows = b.log_probabilities().size();
+    executable.kernels().select_beams(logits, deployment.model.vocab, b.log_probabilities(), best);
+    b.take(best);
+    b.best(outputs[s.request.id]);
+    return rows;
+  }
+
   // The token that follows: a draw of its request and place, the same whatever runs beside it and whether it
   // was drafted.
   std::int32_t draw(RequestId request, const History& h, const float* logits) {
@@ -176,6 +217,12 @@ struct ExecutedBackend::State {
     for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
       const StepSequence& asked = sequences[rank][i];
       if (!asked.sample) continue;
+      if (searches()) {
+        const std::size_t rows = take_beams(table[slots[rank][i]], logits);
+        logits += static_cast<std::int64_t>(rows) * deployment.model.vocab;
+        i += rows - 1;
+        continue;
+      }
       take_tokens(at, rank, table[slots[rank][i]], asked, logits);
       logits +=
           (asked.every_row ? static_cast<std::int64_t>(asked.tokens.size()) : 1) * deployment.model.vocab;
@@ -267,16 +314,21 @@ std::span<const std::int64_t> ExecutedBackend::windows() const { return state_->
 StepTime ExecutedBackend::run(const Step& step) {
   State& s = *state_;
   const std::size_t ranks = step.ranks.size();
-  s.sequences.resize(ranks), s.slots.resize(ranks), s.swaps.resize(ranks);
+  s.sequences.resize(ranks), s.slots.resize(ranks), s.swaps.resize(ranks), s.copies.resize(ranks);
   bool any = false;
   for (std::size_t r = 0; r < ranks; ++r) {
     const Batch& batch = step.ranks[r];
     const SequenceTable& table = *batch.sequences;
-    s.sequences[r].clear(), s.slots[r].clear();
+    s.sequences[r].clear(), s.slots[r].clear(), s.copies[r].clear();
     for (const PrefillPart& p : batch.prefill)
-      s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
+      if (s.searches() && p.cached >= table[p.slot].request.input_len)
+        s.add_beam(r, table, p.slot, p.cached, p.new_tokens, false, p.last, p.beam);
+      else
+        s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
     for (const DecodePart& p : batch.decode)
-      if (p.slot >= 0)
+      if (s.searches())
+        s.add_beam(r, table, p.slot, p.context - 1, 1, true, true, p.beam);
+      else if (p.slot >= 0)
         s.add(step.engine, r, table, p.slot, p.context - 1 - p.drafted, 1, true, true, p.drafted);
     s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads};
     any |= !s.sequences[r].empty() || batch.copies();
@@ -291,6 +343,10 @@ StepTime ExecutedBackend::run(const Step& step) {
   const long before = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
   if (any) {
+    for (std::size_t r = 0; r < ranks; ++r)
+      for (const BlockCopy& c : s.copies[r])
+        Transformer::copy_cache(engine.rank(r), {&c.from, 1}, engine.rank(r), {&c.to, 1},
+                                deployment.scheduler.block_size);
     engine.step(s.sequences, s.swaps);
     for (std::size_t r = 0; r < ranks; ++r) s.sample(at, r, *step.ranks[r].sequences);
     if (s.drafter) s.propose(at, *step.ranks.front().sequences);
@@ -303,7 +359,7 @@ StepTime ExecutedBackend::run(const Step& step) {
   }
   const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.seconds = std::max(1e-9, wall - saved);
-  stages.back() += run.seconds - launched;  // what is no operator: sampling, mostly
+  stages.back() += run.seconds - launched;  // what is no operator: sampling or copies of beams, mostly
   if (s.probe) {
     run.speed = s.usual_probe / s.probe->run();
     run.seconds *= run.speed;
@@ -385,6 +441,14 @@ std::vector<std::int32_t> ExecutedBackend::output(RequestId request) const {
   const auto at = state_->outputs.find(request);
   return at == state_->outputs.end() ? std::vector<std::int32_t>{} : at->second;
 }
+
+std::vector<std::int32_t> ExecutedBackend::prompt(RequestId request) const {
+  const auto at = state_->histories.find(request);
+  if (at == state_->histories.end()) return {};
+  const State::History& h = at->second;
+  return {h.tokens.begin(), h.tokens.begin() + static_cast<std::ptrdiff_t>(h.prompt)};
+}
+ExecutedBackend::BeamSharing ExecutedBackend::beam_sharing() const { return state_->beam_sharing; }
 
 std::string ExecutedBackend::description() const { return state_->executable.description(); }
 

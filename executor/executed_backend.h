@@ -54,6 +54,16 @@ class ExecutedBackend final : public Backend {
   std::map<std::string, double> operator_seconds() const;
   // Token ids that a request produced so far; empty for an unknown one.
   std::vector<std::int32_t> output(RequestId request) const;
+  std::vector<std::int32_t> prompt(RequestId request) const;
+  // Beam search, over its steps: KV blocks that a request's beams read, and those that they would read if
+  // they shared none.
+  struct BeamSharing {
+    std::int64_t blocks = 0, unshared = 0;
+    double share() const {
+      return unshared > 0 ? 1 - static_cast<double>(blocks) / static_cast<double>(unshared) : 0;
+    }
+  };
+  BeamSharing beam_sharing() const;
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, bf16 weights, ..."
 
  private:

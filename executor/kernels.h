@@ -101,6 +101,12 @@ struct SamplingArgs {
   float top_p = 1;
 };
 
+// One of the token sequences that beam search keeps: what it adds to a sequence that was kept before.
+struct Continuation {
+  std::int32_t parent = 0, token = 0;
+  double log_probability = 0;  // of the whole sequence
+};
+
 // Linear attention of one layer: for each new token, with state S[head][k_dim][v_dim] and g the natural
 // logarithm of the decay (at most 0),
 //   S = exp(g) S; S += k^T (beta (v - k S)); out = q S     delta_rule (Yang et al. 2024, Gated DeltaNet, eq.
@@ -194,6 +200,14 @@ class Kernels {
   // One token from logits[vocab]; uniform in (0, 1). Ties: the lower index. scratch: 2 x vocab floats.
   virtual std::int32_t sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
                               double uniform, float* scratch) const = 0;
+
+  // Beam search: of all pairs of a row of logits[rows][vocab] and a token those best.size() whose
+  // log_probabilities[row] + log softmax(logits[row])[token] are largest, best first; ties: the lower row,
+  // then the lower token. There are at least as many pairs; logits may be -inf.
+  void select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
+                    std::span<Continuation> best) const;
+  // log sum exp x; -inf where all x are.
+  virtual double log_sum_exp(const float* x, std::int64_t count) const = 0;
 };
 
 const Kernels& reference_kernels();

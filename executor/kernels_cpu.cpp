@@ -2,6 +2,7 @@
 // this processor runs. Compiled for any processor; kernels_simd.h is the border.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string_view>
 #include <vector>
@@ -186,6 +187,12 @@ class CpuKernels final : public SharedKernels {
       t.y_stride = y_stride;
       ops_.gemm(t);
     });
+  }
+
+  double log_sum_exp(const float* x, std::int64_t count) const override {
+    float top, sum;
+    ops_.exponentials(x, count, &top, &sum);
+    return std::isinf(top) ? double{top} : double{top} + std::log(double{sum});
   }
 
   void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,

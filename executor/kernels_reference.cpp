@@ -108,6 +108,13 @@ class ReferenceKernels final : public SharedKernels {
                   float* y) const override {
     plain_activation(args, x, rows, width, y);
   }
+  double log_sum_exp(const float* x, std::int64_t count) const override {
+    const double top = *std::max_element(x, x + count);
+    if (std::isinf(top)) return top;
+    double sum = 0;
+    for (std::int64_t i = 0; i < count; ++i) sum += std::exp(x[i] - top);
+    return top + std::log(sum);
+  }
   std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t,
                                 std::int64_t longest, int) const override {
     return static_cast<std::size_t>(longest + args.v_dim + 1) * sizeof(double) +

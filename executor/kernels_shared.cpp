@@ -297,6 +297,23 @@ std::int32_t SharedKernels::sample(const SamplingArgs& args, const float* logits
   return order[kept - 1];
 }
 
+void Kernels::select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
+                           std::span<Continuation> best) const {
+  std::size_t kept = 0;
+  for (std::size_t row = 0; row < log_probabilities.size(); ++row, logits += vocab) {
+    const double all = log_sum_exp(logits, vocab);
+    const double base = std::isinf(all) ? -INFINITY : log_probabilities[row] - all;
+    for (std::int64_t token = 0; token < vocab; ++token) {
+      const double value = base + logits[token];
+      if (kept == best.size() && !(value > best[kept - 1].log_probability)) continue;
+      // Behind its equals, which have a lower row or token.
+      std::size_t at = kept < best.size() ? kept++ : kept - 1;
+      for (; at > 0 && value > best[at - 1].log_probability; --at) best[at] = best[at - 1];
+      best[at] = {static_cast<std::int32_t>(row), static_cast<std::int32_t>(token), value};
+    }
+  }
+}
+
 void plain_norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                 std::int64_t width, float* y, std::int64_t y_stride) {
   for (std::int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {

@@ -57,6 +57,8 @@ struct SimdOps {
   // All but kGelu.
   void (*activation)(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
                      float* y) = nullptr;
+  // The largest of x, and the sum of exp(x - largest) where it is finite.
+  void (*exponentials)(const float* x, std::int64_t count, float* largest, float* sum) = nullptr;
 };
 
 // Floats that attend() needs for itself. Dims are padded to what a vector of bf16 holds.

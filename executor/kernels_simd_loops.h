@@ -87,9 +87,27 @@ void activation(const ActivationArgs& args, const float* x, Index rows, Index wi
     });
 }
 
+void exponentials(const float* x, Index count, float* largest, float* total) {
+  const V none = all(-__builtin_inff());
+  const auto rest = [&](Index i, int n) {  // lanes beyond the end add nothing
+    V v = load_some(x + i, n);
+    for (int j = n; j < kLanes; ++j) v[j] = -__builtin_inff();
+    return v;
+  };
+  V top = none;
+  for_vectors(count, [&](Index i, int n) { top = larger(top, rest(i, n)); });
+  top = largest_everywhere(top);
+  *largest = top[0];
+  V sums = V{};
+  if (*largest > -__builtin_inff())
+    for_vectors(count, [&](Index i, int n) { sums += exponential(rest(i, n) - top); });
+  *total = sum(sums);
+}
+
 }  // namespace
 
 extern const SimdOps FORETOKEN_OPS;
-const SimdOps FORETOKEN_OPS = {FORETOKEN_NAME, rounded_stride, round_rows, gemm, attend, norm, activation};
+const SimdOps FORETOKEN_OPS = {FORETOKEN_NAME, rounded_stride, round_rows, gemm,
+                               attend,         norm,           activation, exponentials};
 
 }  // namespace foretoken

@@ -165,8 +165,13 @@ Bytes bytes(const Op& op) {
           },
           [](const ElementwiseShape& s) { return Bytes(as_double(s.rows) * s.bytes_per_row); },
           // Sorted: the values, places, sums and masks that the memory plan counts, written and read once.
+          // Beams: log-softmax (read and written), then the best 2 w of each row by radix selection, a pass
+          // for each byte of a number.
           [](const SamplingShape& s) {
-            return Bytes((s.sorted ? 56.0 : 8.0) * as_double(s.rows) * as_double(s.vocab));
+            return Bytes((s.sorted  ? 56.0
+                          : s.beams ? 8.0 + 16.0
+                                    : 8.0) *
+                         as_double(s.rows) * as_double(s.vocab));
           },
           [](const CollectiveShape& s) { return Bytes(2.0 * s.message_bytes); },
           [](const CopyShape& s) { return Bytes(s.bytes); },

@@ -104,6 +104,7 @@ struct ElementwiseShape {
 struct SamplingShape {
   std::int64_t rows = 0, vocab = 0;
   bool sorted = false;  // top-k or top-p
+  bool beams = false;   // beam search
 };
 
 enum class Collective : std::uint8_t { kAllReduce, kAllGather, kReduceScatter, kAllToAll, kSendRecv };

@@ -259,7 +259,8 @@ OpList OpBuilder::build() {
       gemm("lm_head", sampled, split(model_.vocab), width, WeightFormat::kPlain, 1, OpScope::kSampled);
       collective("logits_gather", Collective::kAllGather, d(sampled) * d(model_.vocab) * element_,
                  shard_.tensor_parallel, OpScope::kSampled);
-      add("sampling", SamplingShape{sampled, model_.vocab, fusion_.sorts_logits}, OpScope::kSampled);
+      add("sampling", SamplingShape{sampled, model_.vocab, fusion_.sorts_logits, fusion_.ranks_beams},
+          OpScope::kSampled);
     }
   }
   if (shard_.pipeline_parallel > 1 && !heads)

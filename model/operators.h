@@ -80,6 +80,7 @@ struct Fusion {
   // there, and multiplied with the values (eager PyTorch; prompts only).
   bool attention = true;
   bool sorts_logits = false;  // the sampler finds the likeliest tokens (top-k, top-p)
+  bool ranks_beams = false;   // beam search: log probabilities, and the likeliest of each row
   bool activation = true;  // one kernel, also where the framework composes it (DenseMlp::activation_kernels)
 };
 

@@ -22,6 +22,7 @@ struct PrefillPart {
   std::int32_t new_tokens = 0;
   std::int32_t cached = 0;  // tokens already in the KV cache
   bool last = false;        // a token is sampled at its end
+  std::int32_t beam = 0;    // whose generated tokens are computed again; of a prompt 0
 };
 
 // A sequence that produces tokens in this step.
@@ -30,6 +31,7 @@ struct DecodePart {
   RequestId request = 0;
   std::int32_t context = 0;  // tokens attended, the new ones included
   std::int32_t drafted = 0;  // drafted tokens that it verifies beside its newest one
+  std::int32_t beam = 0;     // beam search: a part for each of the request's beams
 };
 
 // A sequence that gets tokens in a step of speculative decoding (Leviathan et al. 2023). The last two members
@@ -43,7 +45,8 @@ struct Verification {
   std::int32_t drafts = 0;    // drafted for its next step
 };
 
-// One KV block copied between the device and host memory. Blocks of the host are numbered on their own.
+// One KV block copied to another, or between the device and host memory. Blocks of the host are numbered on
+// their own.
 struct BlockCopy {
   std::int32_t from = 0, to = 0;
 };
@@ -55,7 +58,7 @@ class SequenceTable;
 struct Batch {
   std::span<const PrefillPart> prefill;
   std::span<const DecodePart> decode;  // filled only if the backend asks for it (Backend::wants_sequences)
-  std::int32_t decode_sequences = 0;
+  std::int32_t decode_sequences = 0;   // every beam is one
   std::int32_t drafted = 0;  // rows of drafted tokens that decoding sequences verify beside their newest one
   // Sum over decoding sequences of min(context, window) for each of the backend's windows (0: no window).
   std::array<std::int64_t, kMaxAttentionGroups> contexts{};

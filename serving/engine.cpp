@@ -61,10 +61,13 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
                           : reserved_tokens(c, request);
   if (c.draft_tokens > 0) most = std::min(most + c.draft_tokens + c.lookahead, c.max_model_len);
   // TensorRT-LLM reserves a place for it all the same.
-  const std::int64_t need = cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
+  const std::int64_t need = c.beam_width > 1
+                                ? blocks_of_beams(c, request.input_len, most)
+                                : cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
   if (need > c.num_blocks - 1) {
-    return fmt::format("request of {} tokens needs {} KV blocks of {} tokens, the engine has {}", most, need,
-                       c.block_size, c.num_blocks - 1);
+    return fmt::format("request of {} tokens{} needs {} KV blocks of {} tokens, the engine has {}", most,
+                       c.beam_width > 1 ? fmt::format(" and {} beams", c.beam_width) : "", need, c.block_size,
+                       c.num_blocks - 1);
   }
   return std::nullopt;
 }
@@ -452,6 +455,8 @@ TokenCounts Engine::counts() const {
     sum.hit += c.hit;
     sum.reserved += c.reserved;
     sum.filled += c.filled;
+    sum.beam_blocks += c.beam_blocks;
+    sum.unshared_beam_blocks += c.unshared_beam_blocks;
     sum.swapped_out += c.swapped_out;
     sum.swapped_in += c.swapped_in;
   }

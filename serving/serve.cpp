@@ -371,6 +371,8 @@ class Loop {
       result_.unaccepted_tokens += c.unaccepted;
       result_.reserved_tokens += c.reserved;
       result_.filled_tokens += c.filled;
+      result_.beam_blocks += c.beam_blocks;
+      result_.unshared_beam_blocks += c.unshared_beam_blocks;
       result_.swapped_out_blocks += c.swapped_out;
       result_.swapped_in_blocks += c.swapped_in;
       result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine->peak_host_blocks());

@@ -88,6 +88,9 @@ struct SchedulerConfig {
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
   LoraConfig lora;  // of vLLM's policy alone
+  // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
+  // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
+  int beam_width = 1;
 };
 
 // What an engine does of a request: all of it, or, in a disaggregated deployment, the prompt or the rest.
@@ -131,9 +134,9 @@ struct ServeResult {
   std::string abort_reason;
   std::int64_t rejected = 0;  // prompts longer than max_model_len or than the whole pool
   std::string rejected_reason;
-  // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each)
-  // are scheduled + reused - discarded - unaccepted: computed in steps, found in the prefix cache, lost to
-  // preemption, drafted and not used.
+  // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each,
+  // input + beams x (output - 1) in beam search) are scheduled + reused - discarded - unaccepted: computed in
+  // steps, found in the prefix cache, lost to preemption, drafted and not used.
   std::int64_t scheduled_tokens = 0, reused_tokens = 0, discarded_tokens = 0, unaccepted_tokens = 0;
   // Copied to host memory and back. Fewer come back than went only where a sequence ended meanwhile.
   // Over requests that have left and were not paged: the tokens of their regions, and those of them that were
@@ -142,6 +145,14 @@ struct ServeResult {
   double unfilled_share() const {
     return reserved_tokens > 0 ? 1 - static_cast<double>(filled_tokens) / static_cast<double>(reserved_tokens)
                                : 0;
+  }
+  // Beam search, over requests that have left: KV blocks that they held at their end, and those that their
+  // beams would have held apart.
+  std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
+  double shared_block_share() const {
+    return unshared_beam_blocks > 0
+               ? 1 - static_cast<double>(beam_blocks) / static_cast<double>(unshared_beam_blocks)
+               : 0;
   }
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
 };

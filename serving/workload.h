@@ -90,6 +90,7 @@ struct WorkloadConfig {
   // How requests sample, as clients ask for it; absent: greedily, and no token is left out.
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k;
+  std::optional<std::int64_t> beam_width;  // absent: 1, no beam search
   // Probabilities must be ordered to find the tokens that may be drawn.
   bool sorts_logits() const {
     return temperature.value_or(0) > 0 && (top_k.value_or(0) > 0 || top_p.value_or(1) < 1);
@@ -118,7 +119,11 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
           "logits are divided by it; 0 takes the likeliest token", at_least(0)),
     field("top_p", &WorkloadConfig::top_p, "draws from the likeliest tokens that have this probability",
           above_up_to(0, 1)),
-    field("top_k", &WorkloadConfig::top_k, "draws from so many likeliest tokens; 0 is all", at_least(0))};
+    field("top_k", &WorkloadConfig::top_k, "draws from so many likeliest tokens; 0 is all", at_least(0)),
+    field("beam_width", &WorkloadConfig::beam_width,
+          "beam search: a request keeps so many likeliest continuations and answers with the best one (vLLM; "
+          "default: 1)",
+          between(1, 1024))};
 
 // A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
 // one's end (closed loop, next turn of a conversation) is released by finished(), which every popped request

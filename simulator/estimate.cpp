@@ -32,11 +32,14 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   e.tokens_per_step = d.speculation ? expected_tokens(*d.speculation) : 1;
   const double steps = output / e.tokens_per_step;  // that decode a request
   const double ranks = static_cast<double>(d.mapping.engines() * d.mapping.ranks_per_engine());
-  // Sequences whose mean context the KV cache holds.
-  const double by_memory = std::max(1.0, static_cast<double>(d.memory.kv_cache_tokens) / context);
+  // Requests whose mean context the KV cache holds, the prompt once for all beams.
+  const std::int64_t beams = d.scheduler.beam_width;
+  const double by_memory = std::max(
+      1.0, static_cast<double>(d.memory.kv_cache_tokens) / (input + static_cast<double>(beams) * output / 2));
   const std::int64_t budget = d.scheduler.max_num_batched_tokens;
   // Drafted tokens count against the budget of a step.
-  const std::int64_t seats = std::min(d.scheduler.max_num_seqs, budget / (1 + d.scheduler.draft_tokens));
+  const std::int64_t seats =
+      std::min(d.scheduler.max_num_seqs / beams, budget / (1 + d.scheduler.draft_tokens));
   const double most = std::max(1.0, std::floor(std::min(static_cast<double>(seats), by_memory)));
 
   const Probe prompt = prefill_probe(input, budget);
@@ -45,7 +48,7 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
   const double prefill_s = prompt_step.seconds * prompt_steps;
   auto decode = [&](double n) {
     Probe p;
-    p.sequences = std::max<std::int64_t>(1, std::llround(n));
+    p.sequences = beams * std::max<std::int64_t>(1, std::llround(n));
     p.context = context;
     p.drafted = d.speculation ? d.speculation->tokens() : 0;
     return p;

@@ -216,6 +216,11 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
     j["kv_reservation"] = Json{{"reserved_tokens", s.served.reserved_tokens},
                                {"filled_tokens", s.served.filled_tokens},
                                {"unfilled_share", s.served.unfilled_share()}};
+  if (s.served.unshared_beam_blocks > 0)
+    j["beam_search"] = Json{{"beam_width", d.scheduler.beam_width},
+                            {"blocks", s.served.beam_blocks},
+                            {"unshared_blocks", s.served.unshared_beam_blocks},
+                            {"shared_block_share", s.served.shared_block_share()}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
   j["aborted"] = s.served.aborted;

@@ -262,6 +262,8 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("KV blocks swapped out"), s.served.swapped_out_blocks});
   if (s.served.reserved_tokens > 0)
     load.add({std::string("reserved KV memory never filled"), percent(s.served.unfilled_share())});
+  if (s.served.unshared_beam_blocks > 0)
+    load.add({std::string("KV blocks saved as beams share prompts"), percent(s.served.shared_block_share())});
   load.add({std::string("steps"), m.num_steps});
   if (m.speculation.verifications > 0) {
     load.add({std::string("drafted tokens accepted"), percent(m.speculation.acceptance_rate())});

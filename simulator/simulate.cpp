@@ -65,6 +65,7 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
 void judge_stability(Simulation& s, const Deployment& d) {
   const ServingMetrics& m = s.served.metrics;
   const double engines = static_cast<double>(d.engines());
+  const double seats = engines * static_cast<double>(d.scheduler.max_num_seqs / d.scheduler.beam_width);
   if (m.completed == 0 && s.served.rejected > 0) {
     s.stability = "rejected";
     s.stability_reason = "every request was rejected: " + s.served.rejected_reason;
@@ -74,8 +75,7 @@ void judge_stability(Simulation& s, const Deployment& d) {
   } else if (d.scenario.workload.max_concurrency || d.scenario.workload.all_at_once) {
     s.stability = "stable";
     s.stability_reason = "the number of requests in flight is fixed";
-  } else if (m.mean_waiting > engines * static_cast<double>(d.scheduler.max_num_seqs) * 0.5 ||
-             m.mean_waiting > 2 * m.mean_running) {
+  } else if (m.mean_waiting > seats * 0.5 || m.mean_waiting > 2 * m.mean_running) {
     s.stability = "overloaded";
     s.stability_reason =
         fmt::format("{:.0f} requests wait on average while {:.0f} run", m.mean_waiting, m.mean_running);

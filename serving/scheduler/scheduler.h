@@ -26,6 +26,8 @@ struct TokenCounts {
   std::int64_t queried = 0, hit = 0;             // prompt tokens looked up and found, at first admission only
   std::int64_t reserved = 0, filled = 0;         // tokens of contiguous regions, of sequences that have left
   std::int64_t swapped_out = 0, swapped_in = 0;  // blocks copied to host memory and back
+  // Of beams that have left: blocks held at their end, and those of as many sequences that share nothing.
+  std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
 };
 
 class Scheduler {

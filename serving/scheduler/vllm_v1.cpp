@@ -15,6 +15,13 @@ std::int64_t reserved_tokens(const SchedulerConfig& c, const Request& request) {
   return std::min(request.input_len + static_cast<std::int64_t>(std::bit_ceil(output)), c.max_model_len);
 }
 
+std::int64_t blocks_of_beams(const SchedulerConfig& c, std::int64_t input_len, std::int64_t tokens) {
+  const std::int64_t blocks = (tokens + c.block_size - 1) / c.block_size;
+  if (tokens <= input_len) return blocks;
+  const std::int64_t shared = input_len / c.block_size;
+  return shared + c.beam_width * (blocks - shared);
+}
+
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& sequences, KvBlockPool& pool,
                                  const Workload& workload, std::span<const std::int64_t> windows,
                                  bool list_decodes)
@@ -76,11 +83,27 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   batch_.decode = decode_;
   batch_.swap_out = swap_out_;
   batch_.swap_in = swap_in_;
-  batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + batch_.drafted;
+  batch_.sampled_rows += batch_.drafted;
   if (config_.lora.max_loras > 0) adapter_slots_.use(batch_adapters_, adapter_loads_);
   batch_.adapters = static_cast<std::int32_t>(batch_adapters_.size());
   batch_.adapter_loads = adapter_loads_;
   return batch_;
+}
+
+std::int32_t VllmV1Scheduler::capacity_of_beams(const Sequence& s) const {
+  const auto size = static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t shared = prompt_blocks(s), block = config_.block_size;
+  return static_cast<std::int32_t>(size < shared + beams()
+                                       ? std::min<std::int64_t>(size * block, s.request.input_len)
+                                       : (shared + (size - shared) / beams()) * block);
+}
+
+// Of n tokens after `computed` ones. No step takes the end of a prompt together with what its beams have
+// generated (they are computed again): each beam goes on from a copy of the prompt's last block.
+std::int64_t VllmV1Scheduler::within_budget(const Sequence& s, std::int64_t computed, std::int64_t n) const {
+  if (beams() == 1) return std::min(n, budget_);
+  const std::int64_t prompt = s.request.input_len - computed;
+  return prompt > 0 ? std::min({n, prompt, budget_}) : std::min(n, budget_ / beams());
 }
 
 void VllmV1Scheduler::schedule_running() {
@@ -89,14 +112,14 @@ void VllmV1Scheduler::schedule_running() {
     Sequence& s = sequences_[slot];
     std::int64_t n = s.num_tokens + s.drafts - s.computed;
     if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
-    n = std::min({n, budget_, config_.max_model_len - 1 - s.computed});
+    n = within_budget(s, s.computed, std::min(n, config_.max_model_len - 1 - s.computed));
     if (n <= 0) {
       skipped_ = true;
       continue;
     }
     const std::int64_t slots = config_.with_lookahead(s.computed + n);
     if (config_.caches_tokens && slots > s.capacity) {
-      const std::int64_t need = blocks_for(slots) - static_cast<std::int64_t>(s.blocks.size());
+      const std::int64_t need = blocks_for(s, slots) - static_cast<std::int64_t>(s.blocks.size());
       while (need > pool_.free()) {
         const std::int32_t victim = running_.back();
         running_.pop_back();
@@ -111,7 +134,7 @@ void VllmV1Scheduler::schedule_running() {
 
 // They hold what their next token takes, so they go before those that wait for blocks.
 void VllmV1Scheduler::schedule_arrived() {
-  while (!arrived_.empty() && budget_ > 0 && running() < config_.max_num_seqs) {
+  while (!arrived_.empty() && budget_ > 0 && running() < most_running()) {
     const std::int32_t slot = arrived_.front();
     arrived_.pop_front();
     running_.push_back(slot);
@@ -150,7 +173,7 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
 }
 
 void VllmV1Scheduler::admit(Picoseconds now) {
-  while (!waiting_.empty() && budget_ > 0 && running() < config_.max_num_seqs) {
+  while (!waiting_.empty() && budget_ > 0 && running() < most_running()) {
     const std::int32_t slot = waiting_.front();
     Sequence& s = sequences_[slot];
     if (s.token_in_flight)
@@ -166,8 +189,15 @@ void VllmV1Scheduler::admit(Picoseconds now) {
     const std::int64_t computed = swapped ? s.computed : hit_blocks * config_.block_size;
     std::int64_t n = s.num_tokens - computed;
     if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
-    if (!config_.enable_chunked_prefill && n > budget_) break;
-    n = std::min(n, budget_);
+    if (beams() > 1 && computed < s.request.input_len) n = std::min(n, s.request.input_len - computed);
+    // What beams have generated is cut all the same: all of it may be more than any step takes.
+    if (!config_.enable_chunked_prefill && n > budget_ && (beams() == 1 || computed < s.request.input_len))
+      break;
+    n = within_budget(s, computed, n);
+    if (n == 0) {  // a row for each beam is more than what is left; its prompt, once evicted, might fit
+      fragile_ = free_hits_ > 0;
+      break;
+    }
 
     std::int64_t need = 0;
     if (contiguous()) {
@@ -181,8 +211,8 @@ void VllmV1Scheduler::admit(Picoseconds now) {
       const std::int64_t available = pool_.free() - free_hits_ - watermark;
       // A prompt that ends in this step is drafted for at once. (vLLM takes those slots a step later.)
       const bool samples = computed + n == s.num_tokens;
-      need = blocks_for(samples ? config_.with_lookahead(computed + n) : computed + n) - hit_blocks;
-      const std::int64_t need_in_full = blocks_for(s.num_tokens) - hit_blocks;
+      need = blocks_for(s, samples ? config_.with_lookahead(computed + n) : computed + n) - hit_blocks;
+      const std::int64_t need_in_full = blocks_for(s, s.num_tokens) - hit_blocks;
       if (need > available || (config_.reserve_full_prompt && need_in_full > available)) {
         fragile_ = free_hits_ > 0 && !config_.reserve_full_prompt;
         break;  // admission never preempts
@@ -217,26 +247,31 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   Sequence& s = sequences_[slot];
   const std::int32_t before = s.computed;
   s.computed += n;
-  budget_ -= n;
-  counts_.scheduled += n;
+  const std::int64_t count = rows(s, s.computed) - rows(s, before);
+  budget_ -= count;
+  counts_.scheduled += count;
   add_distinct(batch_adapters_, s.request.adapter);
   const bool samples = s.computed >= s.num_tokens;
+  const auto sequences = static_cast<std::int32_t>(before < s.request.input_len ? 1 : beams());
   if (s.decoding) {
     const std::int32_t drafted = n - 1;
-    ++batch_.decode_sequences;
+    batch_.decode_sequences += sequences;
     batch_.drafted += drafted;
     batch_.longest_context = std::max(batch_.longest_context, s.computed);
     for (std::size_t g = 0; g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || s.computed < windows_[g];
-      batch_.contexts[g] += grows ? s.computed : windows_[g];
-      batch_.growing[g] += grows;
+      batch_.contexts[g] += sequences * (grows ? s.computed : windows_[g]);
+      batch_.growing[g] += grows ? sequences : 0;
     }
-    if (list_decodes_) decode_.push_back({slot, s.request.id, s.computed, drafted});
+    for (std::int32_t beam = 0; list_decodes_ && beam < sequences; ++beam)
+      decode_.push_back({slot, s.request.id, s.computed, drafted, beam});
   } else {
-    prefill_.push_back({slot, s.request.id, n, before, samples});
+    for (std::int32_t beam = 0; beam < sequences; ++beam)
+      prefill_.push_back({slot, s.request.id, n, before, samples, beam});
     s.decoding = samples;
   }
   if (samples) {
+    batch_.sampled_rows += sequences;
     s.token_in_flight = true;
     sampled_.push_back(slot);
   }
@@ -246,6 +281,7 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
 // Enters the blocks that are full by now (vLLM: when the step that fills them is scheduled), but none that
 // holds a drafted token, which may yet be rejected.
 void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
+  if (beams() > 1) limit = std::min(limit, prompt_blocks(s));
   const std::int64_t full =
       std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
   if (s.entered_blocks >= full) return;
@@ -263,6 +299,7 @@ void VllmV1Scheduler::find_hits(Sequence& s) {
   if (!caching() || !s.host_blocks.empty()) return;
   std::int64_t most = (s.num_tokens - 1) / config_.block_size;
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  if (beams() > 1) most = std::min(most, prompt_blocks(s));
   for (std::int64_t b = 0; b < most; ++b) {
     if (s.hashes.size() <= b) {
       s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
@@ -295,7 +332,7 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
   } else {
     if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
     release_blocks(s);
-    counts_.discarded += s.computed;
+    counts_.discarded += rows(s, s.computed);
     s.computed = 0;
     s.decoding = false;
   }
@@ -354,7 +391,7 @@ void VllmV1Scheduler::swap_in(Sequence& s) {
 std::int64_t VllmV1Scheduler::hold() const {
   if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies() || !adapter_loads_.empty())
     return 1;
-  const std::int64_t scheduled = batch_.decode_sequences;
+  const std::int64_t scheduled = batch_.decode_sequences / beams();
   if (scheduled == 0) {
     return waiting_.empty() && running_.empty() && arrived_.empty() ? std::numeric_limits<std::int64_t>::max()
                                                                     : 1;
@@ -371,9 +408,9 @@ std::int64_t VllmV1Scheduler::hold() const {
     }
   }
   if (!config_.caches_tokens || contiguous()) return steps;  // a region is never too short
-  // Step j (the next one is 1) needs a block for each sequence with room for j - 1 more tokens, modulo
-  // block_size.
-  std::int64_t left = pool_.free();
+  // Step j (the next one is 1) needs a block (a group of them, one a beam) for each sequence with room for
+  // j - 1 more tokens, modulo block_size.
+  std::int64_t left = pool_.free() / beams();
   const std::int64_t cycles = left / scheduled;
   left -= cycles * scheduled;
   std::int64_t more = cycles * config_.block_size;
@@ -386,16 +423,16 @@ std::int64_t VllmV1Scheduler::hold() const {
 
 bool VllmV1Scheduler::arrival_matters() const {
   // Nobody waits, or all who wait do so for their adapters: who comes may overtake them.
-  return (waiting_.empty() || !blocked_) && running() < config_.max_num_seqs && budget_ > 0;
+  return (waiting_.empty() || !blocked_) && running() < most_running() && budget_ > 0;
 }
 
 // Takes blocks exactly as single steps would: step by step, in running order within a step, so that the free
 // queue and the prefix cache end up the same.
 void VllmV1Scheduler::advance(std::int64_t steps) {
-  const std::int64_t scheduled = batch_.decode_sequences;
+  const std::int64_t scheduled = batch_.decode_sequences / beams();
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
-  counts_.scheduled += scheduled * steps;
+  counts_.scheduled += batch_.decode_sequences * steps;
   if (config_.caches_tokens && !contiguous()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
@@ -413,7 +450,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
       for (const std::int32_t slot : order_) {
         Sequence& s = sequences_[slot];
         if (s.capacity - s.computed >= steps) break;  // capacity rises with the cycles, so this holds in each
-        append_blocks(s, 1);
+        append_blocks(s, beams());
       }
     }
   }
@@ -429,6 +466,10 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
   if (slots.empty()) return;
   for (const std::int32_t slot : slots) {
     Sequence& s = sequences_[slot];
+    if (beams() > 1) {
+      counts_.beam_blocks += static_cast<std::int64_t>(s.blocks.size());
+      counts_.unshared_beam_blocks += beams() * blocks_for(s.computed);
+    }
     release_blocks(s);
     if (s.state == Sequence::State::kWaiting) {  // preempted while its last token was in flight
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
@@ -452,7 +493,7 @@ void VllmV1Scheduler::park(std::span<const std::int32_t> slots) {
 // of the next token is part of it, so that whoever has arrived can go on whatever the others hold.
 bool VllmV1Scheduler::reserve(std::int32_t slot) {
   if (!waiting_.empty() ||
-      running() + static_cast<std::int64_t>(arrived_.size()) + reserved_ >= config_.max_num_seqs)
+      running() + static_cast<std::int64_t>(arrived_.size()) + reserved_ >= most_running())
     return false;
   Sequence& s = sequences_[slot];
   if (config_.caches_tokens) {

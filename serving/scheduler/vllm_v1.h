@@ -15,6 +15,11 @@ namespace foretoken {
 // Tokens of the region that a request gets where KV memory is contiguous.
 std::int64_t reserved_tokens(const SchedulerConfig& config, const Request& request);
 
+// KV blocks of a request whose beams have `tokens` tokens each, prompt included: the prompt's full blocks
+// once, a group of beam_width blocks for every block after them; and a prompt that is not yet over, or has
+// just become so, in blocks of one sequence.
+std::int64_t blocks_of_beams(const SchedulerConfig& config, std::int64_t input_len, std::int64_t tokens);
+
 class VllmV1Scheduler : public Scheduler {
  public:
   // All references must outlive the scheduler. windows: Backend::windows().
@@ -53,6 +58,19 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
+  // Of a sequence, with all its beams, of so many tokens.
+  std::int64_t blocks_for(const Sequence& s, std::int64_t tokens) const {
+    return beams() == 1 ? blocks_for(tokens) : blocks_of_beams(config_, s.request.input_len, tokens);
+  }
+  std::int64_t beams() const { return config_.beam_width; }
+  std::int64_t most_running() const { return config_.max_num_seqs / beams(); }
+  // Rows that compute a sequence's first `tokens` tokens, those after its prompt in each beam.
+  std::int64_t rows(const Sequence& s, std::int64_t tokens) const {
+    return tokens + (beams() - 1) * std::max<std::int64_t>(0, tokens - s.request.input_len);
+  }
+  // Full blocks that beams share; the others are not found again.
+  std::int64_t prompt_blocks(const Sequence& s) const { return s.request.input_len / config_.block_size; }
+  std::int64_t within_budget(const Sequence& s, std::int64_t computed, std::int64_t n) const;
   void schedule_running();
   void schedule_arrived();
   void schedule_waiting(Picoseconds now);
@@ -67,8 +85,12 @@ class VllmV1Scheduler : public Scheduler {
   void enter_blocks(Sequence& s, std::int64_t limit);
   void append_blocks(Sequence& s, std::int64_t count) {
     pool_.allocate(count, s.blocks);
-    s.capacity += static_cast<std::int32_t>(count * config_.block_size);
+    if (beams() == 1)
+      s.capacity += static_cast<std::int32_t>(count * config_.block_size);
+    else
+      s.capacity = capacity_of_beams(s);
   }
+  std::int32_t capacity_of_beams(const Sequence& s) const;
   void release_blocks(Sequence& s);
 
   const SchedulerConfig config_;

@@ -137,6 +137,37 @@ TEST_P(Drafting, ADraftEqualToTheTargetIsAcceptedWhole) {
   }
 }
 
+// Tight pools, so that sequences are retracted and paused with drafts that they lose.
+TEST_P(Drafting, WhoeverSchedulesTokensAreThoseOfPlainDecoding) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  const Json sglang{{"behavior", "sglang-0.5"}},
+      pages{{"behavior", "sglang-0.5"}, {"page_size", 16}, {"block_size", 16}},
+      trtllm{{"behavior", "trtllm-1.2"}, {"enable_chunked_context", true}, {"max_num_tokens", 96}};
+  const auto with = [](Json engine, const Json& more) {
+    engine.update(more);
+    return engine;
+  };
+  const Json engines[] = {
+      with(sglang, {{"block_size", 1}, {"num_gpu_blocks_override", 3000}}),
+      with(sglang, {{"block_size", 1}, {"num_gpu_blocks_override", 280}, {"disable_radix_cache", true}}),
+      with(pages, {{"num_gpu_blocks_override", 200}}),
+      with(pages, {{"num_gpu_blocks_override", 20}, {"schedule_conservativeness", 0.1}}),
+      with(trtllm, {{"num_gpu_blocks_override", 200}}),
+      with(trtllm, {{"num_gpu_blocks_override", 20}, {"capacity_scheduler_policy", "max_utilization"}})};
+  std::int64_t preemptions = 0;
+  for (const Json& engine : engines) {
+    SCOPED_TRACE(engine.dump());
+    for (const Json& speculative : {another(3), itself(GetParam(), 3), itself(GetParam(), 4, "int4_wo"),
+                                    tree(itself(GetParam(), 1, "int4_wo"), {2, 2})}) {
+      const Executed e = execute(scenario(GetParam(), engine), speculative);
+      EXPECT_EQ(plain, e.tokens);
+      preemptions += e.served.metrics.preemptions;
+    }
+    EXPECT_EQ(execute(scenario(GetParam(), engine), itself(GetParam(), 3)).counts.tokens_per_step(), 4);
+  }
+  EXPECT_GT(preemptions, 0);
+}
+
 TEST_P(Drafting, PagingPreemptionAndThePrefixCacheChangeNothing) {
   const Json drafts = itself(GetParam(), 3, "int4_wo"), branches = tree(drafts, {3, 2});
   const Json many{{"num_prompts", 16}, {"output_len", {{"value", 60}}}};

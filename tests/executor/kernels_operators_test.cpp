@@ -1,4 +1,6 @@
 // Norms and activations of every set against the reference; the operators that all share by hand.
+#include <algorithm>
+
 #include "tests/executor/kernels_testing.h"
 
 namespace foretoken {
@@ -40,6 +42,69 @@ TEST_P(EverySet, Activations) {
         expected.pop_back();
         EXPECT_LE(distance(got, expected), 1e-6) << static_cast<int>(kind) << " " << width;
       }
+}
+
+// All pairs sorted: what beams are to be selected from. Rows as many as log_probabilities.
+std::vector<Continuation> every_continuation(const Kernels& kernels, const Floats& logits, std::int64_t vocab,
+                                             const std::vector<double>& log_probabilities) {
+  std::vector<Continuation> all;
+  for (std::size_t row = 0; row < log_probabilities.size(); ++row) {
+    const float* x = logits.data() + static_cast<std::int64_t>(row) * vocab;
+    const double sum = kernels.log_sum_exp(x, vocab);
+    for (std::int64_t t = 0; t < vocab; ++t)
+      all.push_back({static_cast<std::int32_t>(row), static_cast<std::int32_t>(t),
+                     std::isinf(sum) ? -INFINITY : log_probabilities[row] - sum + x[t]});
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Continuation& a, const Continuation& b) {
+    return a.log_probability > b.log_probability;
+  });
+  return all;
+}
+
+TEST_P(EverySet, BeamsAreTheBestOfAllPairs) {
+  const float none = -std::numeric_limits<float>::infinity();
+  for (const std::int64_t vocab : {1, 5, 16, 33, 257, 1000})
+    for (const std::size_t rows : {1u, 2u, 4u})
+      for (const bool coarse : {false, true}) {  // coarse: many equal logits
+        Floats logits = normal(rows * static_cast<std::size_t>(vocab), 7);
+        for (float& l : logits) {
+          if (coarse) l = std::round(l);
+          if (vocab > 5 && l > 2) l = none;
+        }
+        const std::vector<double> before = {-1.5, -1.5, -0.25, -std::numeric_limits<double>::infinity()};
+        const std::vector<double> sums(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(rows));
+        const auto all = every_continuation(*kernels, logits, vocab, sums);
+        for (const std::size_t width : {1u, 3u, 8u}) {
+          if (width > all.size()) continue;
+          std::vector<Continuation> got(width + 1, {-7, -7, kPoison});
+          kernels->select_beams(logits.data(), vocab, sums, std::span(got).first(width));
+          EXPECT_TRUE(std::isnan(got.back().log_probability));
+          for (std::size_t i = 0; i < width; ++i) {
+            EXPECT_EQ(got[i].parent, all[i].parent);
+            EXPECT_EQ(got[i].token, all[i].token) << vocab << " " << i;
+            EXPECT_EQ(got[i].log_probability, all[i].log_probability);
+          }
+        }
+        // The likelihoods themselves, of rows with anything likely in them.
+        for (std::size_t r = 0; r < rows; ++r) {
+          const float* x = logits.data() + static_cast<std::int64_t>(r) * vocab;
+          EXPECT_NEAR(kernels->log_sum_exp(x, vocab), reference.log_sum_exp(x, vocab), 3e-6);
+        }
+      }
+  const Floats nothing(20, none);
+  EXPECT_EQ(kernels->log_sum_exp(nothing.data(), 20), -INFINITY);
+  std::vector<Continuation> got(2);
+  kernels->select_beams(nothing.data(), 20, std::vector<double>{0.0}, got);
+  EXPECT_EQ(got[1].token, 1) << "nothing is likely: the lowest tokens";
+}
+
+TEST_P(EverySet, OneBeamIsTheLikeliestToken) {
+  for (const std::int64_t vocab : {7, 256, 1001}) {
+    const Floats logits = normal(static_cast<std::size_t>(vocab), static_cast<unsigned>(vocab));
+    Continuation best;
+    kernels->select_beams(logits.data(), vocab, std::vector<double>{-3.0}, {&best, 1});
+    EXPECT_EQ(best.token, kernels->sample({}, logits.data(), vocab, 0.5, nullptr));
+  }
 }
 
 FORETOKEN_EVERY_SET();
@@ -123,6 +188,22 @@ TEST(Operators, RecurrenceByHand) {
                      decay.data(), beta.data(), out.data(), threads);
     EXPECT_FLOAT_EQ(out[0], delta ? 3 : 3.5f);
   }
+}
+
+TEST(Operators, BeamsByHand) {
+  // Probabilities 1/2, 1/4, 1/4 after a sequence of 1/2; 3/4, 1/8, 1/8 after one of 1/4.
+  const Floats logits = {std::log(2.0f), 0, 0, std::log(6.0f), 0, 0};
+  const std::vector<double> before = {std::log(0.5), std::log(0.25)};
+  std::vector<Continuation> best(3);
+  plain.select_beams(logits.data(), 3, before, best);
+  EXPECT_EQ(best[0].parent, 0);
+  EXPECT_EQ(best[0].token, 0);
+  EXPECT_EQ(best[1].parent, 1);
+  EXPECT_NEAR(std::exp(best[0].log_probability), 1.0 / 4, 1e-6);
+  EXPECT_NEAR(std::exp(best[1].log_probability), 3.0 / 16, 1e-6);
+  EXPECT_EQ(best[2].parent, 0);
+  EXPECT_EQ(best[2].token, 1) << "of equals the lower";
+  EXPECT_NEAR(std::exp(best[2].log_probability), 1.0 / 8, 1e-6);
 }
 
 TEST(Operators, SampleFollowsTheDistribution) {

@@ -164,6 +164,24 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   return s;
 }
 
+// Beam search of two to five beams, in pools that hold a request's.
+Scenario beam_scenario(std::uint64_t seed) {
+  Scenario s = random_scenario(seed);
+  CounterRandom random(seed, 15);
+  const std::int64_t width = random.uniform_int(2, 5);
+  for (EngineConfig& e : s.options.engines) {
+    SchedulerConfig& c = e.scheduler;
+    c.beam_width = static_cast<int>(width);
+    c.max_num_seqs = std::max(c.max_num_seqs, width);
+    c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, width);
+    c.num_blocks += random.uniform_int(0, width) * c.max_model_len / c.block_size;
+    c.num_host_blocks = 0;  // swap and contiguous regions are refused
+    c.reservation = KvReservation::kPaged;
+    c.caches_tokens = true;
+  }
+  return s;
+}
+
 struct Reached {
   std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0;
 };
@@ -204,7 +222,8 @@ void expect_the_same_times(Make make, Reached& reached) {
     ASSERT_EQ(x.swapped_in_blocks, x.swapped_out_blocks) << seed;
     // Tokens are conserved: computed + found in the cache - lost to preemption is what the requests needed.
     std::int64_t needed = 0;
-    for (const RequestRecord& r : x.records) needed += std::max(0, r.input_len + r.output_len - 1);
+    const int beams = a.options.engines[0].scheduler.beam_width;
+    for (const RequestRecord& r : x.records) needed += r.input_len + beams * std::max(0, r.output_len - 1);
     ASSERT_EQ(x.scheduled_tokens + x.reused_tokens - x.discarded_tokens, needed) << seed;
     std::int64_t in_steps = 0, in_single_steps = 0;
     for (const auto& e : with.steps) in_steps += e.steps * (e.prefill_tokens + e.decode_tokens);
@@ -250,6 +269,14 @@ TEST(Spans, OfDisaggregatedEnginesToo) {
   EXPECT_GT(reached.hits, 10000);
   EXPECT_GT(reached.moved, 10000);
   EXPECT_LT(reached.events, reached.steps);
+}
+
+TEST(Spans, OfBeamSearchToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(beam_scenario, reached));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.hits, 10000);
+  EXPECT_LT(reached.events * 2, reached.steps);
 }
 
 // Blocks that nobody else can name are entered into the prefix cache only when their request is preempted.
