@@ -202,8 +202,7 @@ Answer run_answer(const Invocation& invocation) {
     d.speculation->acceptance = measured_acceptance(counts, *d.speculation);
     const auto& section = *d.scenario.engine.speculative_config;
     if (d.speculation->method == Speculation::Method::kNgram && !section.proposal_rate && counts.asked > 0)
-      d.speculation->proposal =
-          static_cast<double>(counts.proposed) / static_cast<double>(counts.asked);
+      d.speculation->proposal = static_cast<double>(counts.proposed) / static_cast<double>(counts.asked);
   }
   SimulateOptions quiet;
   quiet.intervals = false;

@@ -234,8 +234,9 @@ void PredictedBackend::verify(const Step&, std::size_t, std::span<Verification> 
   for (Verification& v : sequences) {
     v.drafts = drafts_;
     if (s.proposal < 1) {
-      CounterRandom random(seed, kProposal,
-                           static_cast<std::uint64_t>(v.request) << 32 | static_cast<std::uint64_t>(v.tokens));
+      CounterRandom random(
+          seed, kProposal,
+          static_cast<std::uint64_t>(v.request) << 32 | static_cast<std::uint64_t>(v.tokens));
       if (random.uniform() >= s.proposal) v.drafts = 0;
     }
     const int levels = s.whole_levels(v.drafted);
