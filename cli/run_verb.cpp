@@ -173,6 +173,9 @@ Answer run_answer(const Invocation& invocation) {
     return infeasible_answer(title, *no, input.scenario, world);
   Deployment d = std::get<Deployment>(p.verdict);
   if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
+  if (invocation.value("draft-weights") && !(d.speculation && d.speculation->draft))
+    throw Error("--draft-weights",
+                "there is no draft model; give speculative_config a model or leave it out");
   print_warnings(d.warnings);
 
   ExecutorOptions executor = executor_options(invocation);
@@ -197,11 +200,13 @@ Answer run_answer(const Invocation& invocation) {
     measured = serve_with(backend, *workload, d, options);
   }
   const bool takes_acceptance = d.speculation && d.speculation->acceptance.empty();
-  if (takes_acceptance) {
+  bool takes_proposal = false;
+  if (d.speculation) {
     const SpeculationCounts& counts = measured.served.metrics.speculation;
-    d.speculation->acceptance = measured_acceptance(counts, *d.speculation);
-    const auto& section = *d.scenario.engine.speculative_config;
-    if (d.speculation->method == Speculation::Method::kNgram && !section.proposal_rate && counts.asked > 0)
+    if (takes_acceptance) d.speculation->acceptance = measured_acceptance(counts, *d.speculation);
+    takes_proposal = d.speculation->method == Speculation::Method::kNgram && counts.asked > 0 &&
+                     !d.scenario.engine.speculative_config->proposal_rate;
+    if (takes_proposal)
       d.speculation->proposal = static_cast<double>(counts.proposed) / static_cast<double>(counts.asked);
   }
   SimulateOptions quiet;
@@ -253,12 +258,12 @@ Answer run_answer(const Invocation& invocation) {
         "sharing prompts alone kept {:.1f} % from being held.",
         100 * beams.share(), 100 * measured.served.shared_block_share()));
   if (takes_acceptance)
+    lines.push_back("The prediction takes the measured acceptance; acceptance_rate sets it.");
+  if (takes_proposal)
     lines.push_back(
-        d.speculation->method == Speculation::Method::kNgram
-            ? fmt::format("The prediction takes the measured acceptance, and that something was drafted for "
-                          "{:.3g} % of the steps; acceptance_rate and proposal_rate set them.",
-                          100 * d.speculation->proposal)
-            : "The prediction takes the measured acceptance; acceptance_rate sets it.");
+        fmt::format("The prediction takes it that something was drafted after {:.3g} % of the steps, as "
+                    "measured; proposal_rate sets it.",
+                    100 * d.speculation->proposal));
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");

@@ -72,6 +72,7 @@ struct Disaggregation;
 struct Speculation {
   enum class Method : std::uint8_t { kDraftModel, kNgram };
   Method method = Method::kDraftModel;
+  std::string where;  // its section, for errors
   std::vector<int> widths;
   std::vector<double> acceptance;           // by level: that one of its tokens is accepted; empty: not known
   double proposal = 1;                      // ngram: share of steps after which something is drafted
@@ -81,6 +82,8 @@ struct Speculation {
   int levels() const { return static_cast<int>(widths.size()); }
   int nodes(int level) const;  // of the level, 0: the first
   int tokens() const;          // of all levels
+  // That a sequence verifies in a step on the average.
+  double mean_drafted() const { return proposal * tokens(); }
   // Levels whose nodes are all among the first `drafted` ones.
   int whole_levels(int drafted) const;
 };

@@ -108,7 +108,13 @@ void place_weights(Deployment& d, const std::string& where) {
 
 double host_bytes(const Deployment& d) {
   double weights = 0;
-  for (const Shard& shard : d.mapping.stages) weights = std::max(weights, weights_on_host(d, shard));
+  for (const Shard& shard : d.mapping.stages) {
+    double own = weights_on_host(d, shard);
+    if (shard.lora.rank > 0)
+      own += static_cast<double>(*d.scenario.engine.lora->max_cpu_loras * adapter_elements(d.model, shard)) *
+             bytes_of(d.precision.activation);
+    weights = std::max(weights, own);
+  }
   const bool swaps = d.scenario.engine.preemption_mode.value_or("") == "swap";
   return weights + (swaps ? *d.scenario.engine.swap_space_gib * kGiB : 0);
 }

@@ -10,6 +10,8 @@
 namespace foretoken {
 
 bool has_experts(const ModelConfig& model);
+// Whether drafts are looked up in the text; vLLM takes the method from the model's name, too.
+bool looks_up_drafts(const EngineSection& engine);
 
 // Throws Error for techniques that the scenario asks for and this build does not model.
 void refuse_unmodelled(const Scenario& scenario, const std::string& where);

@@ -93,9 +93,11 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
   if (!e.long_prefill_token_threshold) e.long_prefill_token_threshold = 0;
   check_range(*e.long_prefill_token_threshold, 0, kMostTokens, at + "long_prefill_token_threshold");
   if (!e.scheduler_reserve_full_isl) e.scheduler_reserve_full_isl = behavior.reserve_full_prompt;
-  if (!e.async_scheduling)  // vLLM turns it off where drafts are looked up on the host
-    e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size) &&
-                         !(e.speculative_config && e.speculative_config->method == "ngram");
+  // vLLM looks drafts up between steps, so it schedules none ahead.
+  if (looks_up_drafts(e) && e.async_scheduling.value_or(false))
+    throw Error(at + "async_scheduling", "vLLM does not schedule ahead where ngram drafts; leave it out");
+  if (!e.async_scheduling)
+    e.async_scheduling = default_async_scheduling(behavior, e.pipeline_parallel_size) && !looks_up_drafts(e);
   if (e.num_gpu_blocks_override)
     check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
 }

@@ -34,6 +34,14 @@ bool needs_checkpoint(const Deployment& d) {
   return format != d.model.quantization.format && format != WeightFormat::kPlain;
 }
 
+// The servers' own flags for it differ between their versions.
+void note_speculation(const Deployment& d, CommandText& c) {
+  if (!d.speculation) return;
+  const Speculation& s = *d.speculation;
+  c.note(fmt::format("turn speculative decoding on, {} drafted tokens a step from {}", s.tokens(),
+                     s.draft ? model_id(*s.draft) : "n-grams"));
+}
+
 std::string sglang_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   const Behavior& b = d.behavior;
@@ -89,6 +97,7 @@ std::string sglang_command(const Deployment& d) {
   }
   if (e.num_gpu_blocks_override)
     c.add_if(true, "--max-total-tokens", (*e.num_gpu_blocks_override - 1) * *e.block_size);
+  note_speculation(d, c);
   return c.text();
 }
 
@@ -135,6 +144,7 @@ std::string trtllm_command(const Deployment& d) {
     options.push_back(fmt::format("batch_wait_max_tokens_ratio: {}", *e.batch_wait_max_tokens_ratio));
   if (b.major >= 1 && !*e.async_scheduling) options.emplace_back("disable_overlap_scheduler: true");
   if (b.major >= 1 && d.graph_sizes.empty()) options.emplace_back("cuda_graph_config: null");
+  note_speculation(d, c);
   if (!options.empty()) c.note("in --extra_llm_api_options FILE: " + join(options, ", "));
   return c.text();
 }

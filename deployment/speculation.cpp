@@ -13,9 +13,13 @@ namespace {
 
 constexpr int kMostDrafts = 1024;
 
+bool names_ngram(const SpeculativeSection& s) {
+  return s.model.text == "\"ngram\"" || s.model.text == "\"[ngram]\"";
+}
+
 // vLLM finds the method from the model's name where none is given.
 Speculation::Method method_of(SpeculativeSection& s, const std::string& at) {
-  if (!s.method && (s.model.text == "\"ngram\"" || s.model.text == "\"[ngram]\"")) {
+  if (!s.method && names_ngram(s)) {
     s.method = "ngram";
     s.model.text.clear();
   }
@@ -107,6 +111,11 @@ std::int64_t window_sum(std::int64_t full, std::int64_t sequences, std::int64_t 
 
 }  // namespace
 
+bool looks_up_drafts(const EngineSection& engine) {
+  const auto& s = engine.speculative_config;
+  return s && (s->method ? *s->method == "ngram" : names_ngram(*s));
+}
+
 int Speculation::nodes(int level) const {
   int n = 1;
   for (int i = 0; i <= level; ++i) n *= widths[static_cast<std::size_t>(i)];
@@ -127,7 +136,7 @@ int Speculation::whole_levels(int drafted) const {
 
 void require_acceptance(const Speculation& s) {
   if (s.acceptance.empty())
-    throw Error("/engine/speculative_config/acceptance_rate",
+    throw Error(s.where + "/acceptance_rate",
                 "how often drafted tokens are accepted is needed to predict; give it, such as [0.7] "
                 "(`foretoken run` measures it)");
 }
@@ -156,6 +165,7 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
   SpeculativeSection& s = *section;
   const std::string at = where + "/engine/speculative_config";
   Speculation result;
+  result.where = at;
   result.method = method_of(s, at);
   if (d.scenario.engine.enable_mixed_chunk.value_or(false))
     throw Error(where + "/engine/enable_mixed_chunk",

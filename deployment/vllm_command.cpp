@@ -246,10 +246,6 @@ class CommandReader {
   bool enable_lora_ = false;
 };
 
-}  // namespace
-
-namespace {
-
 // Acceptance is a prediction's, not the server's.
 std::string speculative_json(const Speculation& speculation, const SpeculativeSection& s) {
   Json j{{"method", *s.method}, {"num_speculative_tokens", *s.num_speculative_tokens}};

@@ -30,9 +30,7 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
   w.prefill.resize(kept);
 
   w.decode_sequences = batch.decode_sequences;
-  // Where the token budget cut some sequences' drafts, attention is that of the mean, rounded up.
-  if (batch.drafted > 0)
-    w.decode_queries = 1 + (batch.drafted + batch.decode_sequences - 1) / batch.decode_sequences;
+  w.decode_queries = batch.decode_queries();
   if (batch.decode_sequences > 0) {
     const std::size_t groups =
         std::clamp<std::size_t>(deployment.model.attention_windows().size(), 1, kMaxAttentionGroups);

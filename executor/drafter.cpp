@@ -1,6 +1,7 @@
 #include "executor/drafter.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace foretoken {
 
@@ -125,6 +126,7 @@ class ModelDrafter final : public Drafter {
     const float* row = logits.data();
     const int width = tree_.width(level);
     best_.resize(static_cast<std::size_t>(width));
+    const auto computed = std::chrono::steady_clock::now();
     for (const Drafting& d : drafting_)
       for (int r = 0; r < d.rows; ++r, row += vocab) {
         std::vector<std::int32_t>& drafts = *d.sequence->drafts;
@@ -134,6 +136,8 @@ class ModelDrafter final : public Drafter {
         best_tokens(row, vocab, count, best_.data());
         std::copy_n(best_.begin(), count, drafts.begin() + child - 1);
       }
+    operator_seconds["sampling"] +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - computed).count();
     Work w;
     for (std::size_t i = 0; i < step_.size(); ++i) {
       const StepSequence& s = step_[i];

@@ -339,7 +339,7 @@ StepTime ExecutedBackend::run(const Step& step) {
   run.engine = step.engine;
   const Deployment& deployment = s.deployment.of_engine(step.engine);
   std::vector<double> stages(deployment.mapping.stages.size(), 0.0);
-  double saved = 0, launched = 0;
+  double saved = 0, launched = 0, sampling = 0;
   const long before = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
   if (any) {
@@ -348,7 +348,9 @@ StepTime ExecutedBackend::run(const Step& step) {
         Transformer::copy_cache(engine.rank(r), {&c.from, 1}, engine.rank(r), {&c.to, 1},
                                 deployment.scheduler.block_size);
     engine.step(s.sequences, s.swaps);
+    const auto computed = std::chrono::steady_clock::now();
     for (std::size_t r = 0; r < ranks; ++r) s.sample(at, r, *step.ranks[r].sequences);
+    sampling = std::chrono::duration<double>(std::chrono::steady_clock::now() - computed).count();
     if (s.drafter) s.propose(at, *step.ranks.front().sequences);
     for (const OperatorRun& o : engine.operators_run()) {
       saved += o.all_seconds - o.seconds;
@@ -372,9 +374,11 @@ StepTime ExecutedBackend::run(const Step& step) {
     run.seconds = stages.back();
     stages.pop_back();
   }
-  if (any)
+  if (any) {
     for (const OperatorRun& o : engine.operators_run())
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
+    s.operator_seconds["sampling"] += sampling * run.speed;  // the operator's, whose logits these are
+  }
   if (s.drafter && any) {
     for (const auto& [name, seconds] : s.drafter->operator_seconds)
       s.operator_seconds["draft " + name] += seconds * run.speed;
@@ -394,8 +398,7 @@ StepTime ExecutedBackend::run(const Step& step) {
       run.work.contexts[g] +=
           static_cast<double>(s.windows[g] > 0 ? std::min<std::int64_t>(p.context, s.windows[g]) : p.context);
   }
-  if (fullest.drafted > 0)
-    run.work.decode_queries = 1 + (fullest.drafted + fullest.decode_sequences - 1) / fullest.decode_sequences;
+  run.work.decode_queries = fullest.decode_queries();
   run.work.sampled_rows = fullest.sampled_rows -
                           (fullest.decode_sequences - static_cast<std::int32_t>(run.work.decode_sequences));
   const std::int64_t block = deployment.scheduler.block_size;

@@ -165,12 +165,22 @@ void Transformer::State::run(const Launch& launch) {
       run_shared(op, launch.layer);
     result.seconds = result.all_seconds = seconds_since(start);
   } else {
+    double projected = 0, all_projected = 0;
     for (std::size_t r = 0; r < ranks.size(); ++r) {
+      projecting = 0;
       const auto start = Clock::now();
       run_rank(op, launch.layer, r);
-      const double seconds = seconds_since(start);
+      const double seconds = seconds_since(start) - projecting;
       result.seconds = std::max(result.seconds, seconds);
       result.all_seconds += seconds;
+      projected = std::max(projected, projecting);
+      all_projected += projecting;
+    }
+    if (all_projected > 0) {
+      const auto own = std::find_if(runs.rbegin(), runs.rend(),
+                                    [](const OperatorRun& o) { return o.op.name == kUpProjection; });
+      own->seconds += projected;
+      own->all_seconds += all_projected;
     }
   }
   if (is_split(op.name)) end_norm(op, launch.layer);

@@ -219,7 +219,8 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
     return;
   }
   if (name == "kv_write") return kernels.cache_write(rank.cache(layer), sequences, latent, row, nullptr, 0);
-  if (name == "kv_b_proj") return;  // runs with each prompt's attention, below: its rows are a prompt's alone
+  if (name == kUpProjection)
+    return;  // runs with each prompt's attention, below: its rows are a prompt's alone
   if (name == "absorb_k") {
     for (std::int64_t h = 0; h < heads; ++h)
       gemm(weights.absorb_k[static_cast<std::size_t>(h)], w.qkv + first * heads * qk + h * qk, heads * qk,
@@ -265,7 +266,9 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
   for (const SequenceRows& s : chunk) {
     const std::int64_t tokens = s.cached + s.new_tokens;
     kernels.cache_read(rank.cache(layer), s.blocks, tokens, up_latent, nullptr);
+    const auto start = Clock::now();
     gemm(rank.layer(layer).kv_b, up_latent, row, tokens, w.up, heads * up);
+    projecting += seconds_since(start);
     for (std::int64_t h = 0; h < heads; ++h)
       for (std::int64_t t = 0; t < tokens; ++t) {
         const float* from = w.up + (t * heads + h) * up;

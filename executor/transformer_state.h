@@ -162,6 +162,9 @@ struct Transformer::State {
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
+  // Seconds that a prompt's attention spent on projecting latents up, which is an operator of its own.
+  double projecting = 0;
+  static constexpr std::string_view kUpProjection = "kv_b_proj";
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
         const Layout& l, const Precision& p, Threads& t, const AdapterSource* source)

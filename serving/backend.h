@@ -74,6 +74,10 @@ struct Batch {
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
+  // Tokens that a decoding sequence attends for: of the mean, rounded up, where their number differs.
+  std::int64_t decode_queries() const {
+    return drafted > 0 ? 1 + (drafted + decode_sequences - 1) / decode_sequences : 1;
+  }
   std::int64_t tokens() const {
     std::int64_t n = std::int64_t{decode_sequences} + drafted;
     for (const auto& p : prefill) n += p.new_tokens;

@@ -61,9 +61,10 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
                           : reserved_tokens(c, request);
   if (c.draft_tokens > 0) most = std::min(most + c.draft_tokens + c.lookahead, c.max_model_len);
   // TensorRT-LLM reserves a place for it all the same.
-  const std::int64_t need = c.beam_width > 1
-                                ? blocks_of_beams(c, request.input_len, most)
-                                : cdiv(most + (c.policy == SchedulerPolicy::kTrtllm ? 1 : 0), c.block_size);
+  const std::int64_t reserved =
+      c.policy == SchedulerPolicy::kTrtllm ? std::min(most + 1, c.max_model_len) : most;
+  const std::int64_t need =
+      c.beam_width > 1 ? blocks_of_beams(c, request.input_len, most) : cdiv(reserved, c.block_size);
   if (need > c.num_blocks - 1) {
     return fmt::format("request of {} tokens{} needs {} KV blocks of {} tokens, the engine has {}", most,
                        c.beam_width > 1 ? fmt::format(" and {} beams", c.beam_width) : "", need, c.block_size,

@@ -78,6 +78,10 @@ struct SchedulerConfig {
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
   // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
   int draft_tokens = 0, lookahead = 0;
+  // Tokens of a sequence's next decode step under SGLang and TensorRT-LLM: the newest one and its drafts.
+  std::int32_t generated(std::int64_t computed, std::int64_t drafts) const {
+    return static_cast<std::int32_t>(std::min(1 + drafts, max_model_len - computed));
+  }
   // Slots of a step that ends with so many tokens in the cache, those of the draft model included.
   std::int64_t with_lookahead(std::int64_t tokens) const {
     return lookahead == 0 ? tokens : std::min(tokens + lookahead, max_model_len);

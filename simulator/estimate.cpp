@@ -38,8 +38,9 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
       1.0, static_cast<double>(d.memory.kv_cache_tokens) / (input + static_cast<double>(beams) * output / 2));
   const std::int64_t budget = d.scheduler.max_num_batched_tokens;
   // Drafted tokens count against the budget of a step.
-  const std::int64_t seats =
-      std::min(d.scheduler.max_num_seqs / beams, budget / (1 + d.scheduler.draft_tokens));
+  const double drafted = d.speculation ? d.speculation->mean_drafted() : 0;
+  const std::int64_t seats = std::min(d.scheduler.max_num_seqs / beams,
+                                      static_cast<std::int64_t>(static_cast<double>(budget) / (1 + drafted)));
   const double most = std::max(1.0, std::floor(std::min(static_cast<double>(seats), by_memory)));
 
   const Probe prompt = prefill_probe(input, budget);
@@ -50,7 +51,7 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
     Probe p;
     p.sequences = beams * std::max<std::int64_t>(1, std::llround(n));
     p.context = context;
-    p.drafted = d.speculation ? d.speculation->tokens() : 0;
+    p.drafted = drafted;
     return p;
   };
   // A running request costs `steps` decode steps and its share of everybody's prefills: in the time that one

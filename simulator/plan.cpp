@@ -284,6 +284,9 @@ class Planner {
   }
 
   void simulate_all() {
+    // Here, as an error can't leave a parallel loop.
+    for (const Configuration& c : configurations_)
+      if (c.deployment.speculation) require_acceptance(*c.deployment.speculation);
     const int threads = options_.threads;
     std::unique_ptr<tbb::global_control> limit;
     if (threads > 0)

@@ -15,11 +15,6 @@ bool decode_only(const Step& step) {
   return true;
 }
 
-// Tokens that a decoding sequence attends for, of the mean where their number differs.
-std::int64_t queries_of(const Batch& b) {
-  return b.drafted > 0 ? 1 + (b.drafted + b.decode_sequences - 1) / b.decode_sequences : 1;
-}
-
 }  // namespace
 
 PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale)
@@ -127,7 +122,7 @@ PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel&
       return piece.base.time + piece.slope * (b.contexts[g] - piece.from);
     };
     const ContextPiece& piece =
-        stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], one_call, queries_of(b));
+        stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], one_call, b.decode_queries());
     PricedPart part = piece.base;
     // The slope rests on what the piece rests on; book it to the larger share.
     const std::size_t main = part.main_basis();
@@ -139,7 +134,8 @@ PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel&
     part.time = at(piece) + skew;
     sum += part;
     if (one_call)
-      apart += at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, queries_of(b)));
+      apart +=
+          at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, b.decode_queries()));
     if (b.growing[g] > 0) {
       r.rise[main] += piece.slope * b.growing[g];
       r.steps = std::min(r.steps, (piece.to - b.contexts[g] + b.growing[g] - 1) / b.growing[g]);
@@ -292,7 +288,7 @@ Picoseconds PredictedBackend::context_part(const Step& step, StageModel& stage) 
     if (b.decode_sequences > 0)
       for (std::size_t g = 0; g < stage.attention_groups(); ++g) {
         const ContextPiece& piece = stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g],
-                                                 !b.prefill.empty(), queries_of(b));
+                                                 !b.prefill.empty(), b.decode_queries());
         t += piece.base.time + piece.slope * (b.contexts[g] - piece.from);
       }
     most = std::max(most, t);

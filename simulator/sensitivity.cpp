@@ -17,7 +17,7 @@ Probe probe_of(const StepEstimate& s, const Deployment& d) {
     p.prefill.push_back(part);
   } else {
     p.sequences = s.sequences;
-    p.drafted = d.speculation ? d.speculation->tokens() : 0;
+    p.drafted = d.speculation ? d.speculation->mean_drafted() : 0;
   }
   return p;
 }
@@ -26,6 +26,10 @@ void speed_up_arithmetic(Device& d, double factor) {
   for (FlopsPerSecond* peak :
        {&d.fp32_peak, &d.tf32_peak, &d.fp16_peak, &d.fp8_peak, &d.int8_peak, &d.int4_peak, &d.fp4_peak})
     *peak *= factor;
+}
+
+void speed_up_host(Behavior& b, double factor) {
+  for (Seconds* t : {&b.host_step, &b.host_per_sequence, &b.launch_eager, &b.launch_graph}) *t *= 1 / factor;
 }
 
 }  // namespace
@@ -43,10 +47,14 @@ std::vector<Sensitivity> sensitivities(const Deployment& d, const CostModel& cos
       what_if.topology.intra_node.bandwidth *= factor;
       what_if.topology.inter_node.bandwidth *= factor;
     }
-    if (name == "host")
-      for (Seconds* t : {&changed.behavior.host_step, &changed.behavior.host_per_sequence,
-                         &changed.behavior.launch_eager, &changed.behavior.launch_graph})
-        *t *= 1 / factor;
+    if (name == "host") {
+      speed_up_host(changed.behavior, factor);
+      if (changed.speculation && changed.speculation->draft) {
+        auto draft = std::make_shared<Deployment>(*changed.speculation->draft);
+        speed_up_host(draft->behavior, factor);
+        changed.speculation->draft = std::move(draft);
+      }
+    }
     StepPricer pricer(changed, cost, &what_if);
     Sensitivity s{name, factor, {}};
     for (const StepEstimate& step : e.steps)

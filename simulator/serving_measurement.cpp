@@ -437,7 +437,8 @@ RowScenario scenario_of(const ServingMeasurement& m) {
   e.max_num_seqs = m.max_num_seqs;
   e.max_num_batched_tokens = m.max_num_batched_tokens;
   e.enable_prefix_caching = m.enable_prefix_caching;
-  if (m.num_speculative_tokens.value_or(0) > 0) r.refusal = "speculative decoding is not modelled";
+  if (m.num_speculative_tokens.value_or(0) > 0)
+    r.refusal = "speculative decoding with a method and an acceptance that the row does not say";
   const std::int64_t replica = e.tensor_parallel_size * e.pipeline_parallel_size * e.data_parallel_size;
   if (m.num_devices) {
     if (*m.num_devices % replica != 0)

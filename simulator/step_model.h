@@ -45,13 +45,13 @@ std::int64_t eager_kernels(const Op& op);
 // under an asynchronous one; and the dispatch of kernels outside captured graphs where it is slower than
 // their execution. device_floor: device time without decode attention, so that the result is constant over a
 // span.
+Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
+                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
+                         Picoseconds shared_call_excess = 0);
 // The part of it that dispatches kernels.
 Picoseconds exposed_dispatch(const Deployment& deployment, std::int64_t rows, bool decode_only,
                              std::int64_t kernels, Picoseconds device_floor,
                              Picoseconds shared_call_excess = 0);
-Picoseconds exposed_host(const Deployment& deployment, std::int64_t sequences, std::int64_t rows,
-                         bool decode_only, std::int64_t kernels, Picoseconds device_floor,
-                         Picoseconds shared_call_excess = 0);
 
 // What a step waits for streamed weights beyond its computation, of which `outside` is no layer's. The layers
 // count as equal: each computes and is fetched in the mean time. With a ring of n >= 2 of K layers, steps

@@ -10,7 +10,7 @@ Batch batch_of(const Probe& probe, std::span<const std::int64_t> windows) {
   Batch b;
   b.prefill = probe.prefill;
   b.decode_sequences = static_cast<std::int32_t>(probe.sequences);
-  b.drafted = static_cast<std::int32_t>(probe.sequences * probe.drafted);
+  b.drafted = static_cast<std::int32_t>(std::lround(static_cast<double>(probe.sequences) * probe.drafted));
   b.sampled_rows = b.decode_sequences + b.drafted;
   for (const PrefillPart& p : probe.prefill) b.sampled_rows += p.last ? 1 : 0;
   for (std::size_t g = 0; g < windows.size() && g < b.contexts.size(); ++g) {
@@ -117,7 +117,9 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   const std::int64_t rows = padded_rows(b.tokens(), decode_only, deployment_);
   // Sequences of as many adapters as a batch may have.
   const LoraConfig& lora = deployment_.scheduler.lora;
-  b.adapters = static_cast<std::int32_t>(std::min({lora.max_loras, lora.num_adapters, s.sequences}));
+  const std::int64_t requests =
+      s.sequences - probe.sequences + probe.sequences / deployment_.scheduler.beam_width;
+  b.adapters = static_cast<std::int32_t>(std::min({lora.max_loras, lora.num_adapters, requests}));
   const Work w = work(b, deployment_, rows * deployment_.mapping.ranks_per_engine());
 
   double total = 0, attention = 0, variance = 0, limit = 0, drafting_host = 0;

@@ -14,7 +14,7 @@ namespace foretoken {
 struct Probe {
   std::int64_t sequences = 0;  // decoding
   double context = 0;          // mean attended tokens
-  std::int64_t drafted = 0;    // tokens that each decoding sequence verifies beside its newest
+  double drafted = 0;          // mean of the tokens that a decoding sequence verifies beside its newest
   std::vector<PrefillPart> prefill;
 };
 

@@ -79,10 +79,7 @@ class SglangScheduler : public Scheduler {
   Verdict add_waiting(std::int32_t slot);
   void charge(std::int64_t tokens, std::int64_t max_new_tokens, std::int64_t drafted);
   // Tokens that its next decode step computes: the newest one and its drafts.
-  std::int32_t generated(const Sequence& s) const {
-    return static_cast<std::int32_t>(
-        std::min<std::int64_t>(1 + s.drafts, config_.max_model_len - s.computed));
-  }
+  std::int32_t generated(const Sequence& s) const { return config_.generated(s.computed, s.drafts); }
   // Tokens, in whole pages, that it holds: where tokens are drafted (Sequence::capacity) more than it has.
   std::int64_t taken(const Sequence& s) const {
     return config_.draft_tokens > 0 ? s.capacity : pages(s.computed);

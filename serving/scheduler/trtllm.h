@@ -41,10 +41,7 @@ class TrtllmScheduler : public Scheduler {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
   // Tokens of its next generation step: the newest one and its drafts.
-  std::int32_t generated(const Sequence& s) const {
-    return static_cast<std::int32_t>(
-        std::min<std::int64_t>(1 + s.drafts, config_.max_model_len - s.computed));
-  }
+  std::int32_t generated(const Sequence& s) const { return config_.generated(s.computed, s.drafts); }
   std::int64_t held(const Sequence& s) const { return static_cast<std::int64_t>(s.blocks.size()); }
   static bool started(const Sequence& s) { return s.state == Sequence::State::kRunning; }
 

@@ -241,15 +241,16 @@ TEST(ValidateEndToEnd, EveryRefusedRowIsCountedByName) {
   EXPECT_EQ(v.rows, 10);
   EXPECT_EQ(v.predicted, 1);
   EXPECT_EQ(v.refused, 9);
-  EXPECT_EQ(v.refusals, (std::map<std::string, std::int64_t>{
-                            {"behavior \"abacus\" is not modelled", 2},
-                            {"device \"warp9\" is not known", 1},
-                            {"does not fit in memory", 1},
-                            {"a static batch with a concurrency or a rate besides", 1},
-                            {"model \"gpt-9\" is not known", 1},
-                            {"no load: max_concurrency, request_rate and batch_size are empty", 1},
-                            {"num_devices is no multiple of tensor x pipeline x data-parallel size", 1},
-                            {"speculative decoding is not modelled", 1}}));
+  EXPECT_EQ(v.refusals,
+            (std::map<std::string, std::int64_t>{
+                {"behavior \"abacus\" is not modelled", 2},
+                {"device \"warp9\" is not known", 1},
+                {"does not fit in memory", 1},
+                {"a static batch with a concurrency or a rate besides", 1},
+                {"model \"gpt-9\" is not known", 1},
+                {"no load: max_concurrency, request_rate and batch_size are empty", 1},
+                {"num_devices is no multiple of tensor x pipeline x data-parallel size", 1},
+                {"speculative decoding with a method and an acceptance that the row does not say", 1}}));
 }
 
 TEST(ValidateEndToEnd, LoadsAreClosedLoopsRatesAndStaticBatches) {
