@@ -136,6 +136,8 @@ TEST(Speculation, IsRefusedByName) {
   other.engine.async_scheduling = true;
   EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("overlap"));
   other.engine.async_scheduling.reset();
+  EXPECT_THAT(serve_command(deployed(other)),
+              HasSubstr("3 drafted tokens a step from meta-llama/Llama-3.2-1B"));
   other.engine.behavior = "vllm";
   other.engine.pipeline_parallel_size = 2;
   EXPECT_THAT(error_of([&] { resolved(other); }), HasSubstr("pipeline_parallel_size"));
@@ -159,7 +161,18 @@ TEST(Speculation, IsRefusedByName) {
   split["cluster"]["decode"] = Json{{"replicas", 1}};
   EXPECT_THAT(error_of([&] { resolved(scenario_from_json(split, "test.json")); }),
               AllOf(HasSubstr("speculative_config"), HasSubstr("prefill and decode")));
-  EXPECT_THAT(error_of([&] { require_acceptance(Speculation{}); }), HasSubstr("acceptance_rate"));
+  EXPECT_THAT(error_of([&] {
+                require_acceptance(*deployed(speculating(R"({"num_speculative_tokens": 3})")).speculation);
+              }),
+              HasSubstr("test.json:/engine/speculative_config/acceptance_rate"));
+  // Both ways to say ngram are one.
+  for (const char* ngram : {R"({"method": "ngram", "num_speculative_tokens": 3})",
+                            R"({"model": "ngram", "num_speculative_tokens": 3})"}) {
+    Scenario s = speculating(ngram);
+    EXPECT_FALSE(*deployed(s).scenario.engine.async_scheduling) << ngram;
+    s.engine.async_scheduling = true;
+    EXPECT_THAT(error_of([&] { resolved(s); }), HasSubstr("async_scheduling")) << ngram;
+  }
 }
 
 TEST(Speculation, IsReadFromAVllmCommandAndWrittenToOne) {

@@ -140,6 +140,27 @@ TEST(Speculation, WhatIsNotFoundIsNotDrafted) {
   EXPECT_LT(std::abs(n.verifications - n.proposed), n.proposed / 10) << "but for those at an end";
 }
 
+// Where nothing is ever found an estimate is that of plain decoding.
+TEST(Speculation, AnEstimatePaysForWhatIsDraftedAlone) {
+  const auto estimated = [](const char* rate) {
+    std::string json = scenario(
+        fmt::format(R"("num_speculative_tokens": 5, "acceptance_rate": [0.5], "proposal_rate": {})", rate));
+    const std::string model = R"("model": "llama-3.2-1b")", method = R"("method": "ngram")";
+    json.replace(json.find(model), model.size(), method);
+    return run(json).estimate;
+  };
+  std::string plain = scenario("");
+  const std::string tp = R"("tensor_parallel_size": 2)";
+  plain.replace(plain.find(tp), tp.size(), tp + R"(, "async_scheduling": false)");
+  const Estimate none = estimated("0"), half = estimated("0.5"), all = estimated("1"),
+                 without = run(plain).estimate;
+  EXPECT_DOUBLE_EQ(none.tpot_ms, without.tpot_ms);
+  EXPECT_NEAR(none.capacity_requests_per_s / without.capacity_requests_per_s, 1, 0.01)
+      << "logits of drafts take memory all the same";
+  EXPECT_LT(all.tpot_ms, half.tpot_ms);
+  EXPECT_LT(half.tpot_ms, none.tpot_ms);
+}
+
 // Top-k and top-p order the logits; a temperature alone and greedy sampling don't.
 TEST(Sampling, CostsMoreWhereLogitsAreOrdered) {
   const auto tpot = [](const char* keys) {

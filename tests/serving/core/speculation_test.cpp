@@ -134,6 +134,21 @@ TEST(Speculation, MoreAcceptanceIsNeverSlower) {
   }
 }
 
+// A request that fills the memory exactly fits, whatever it may draft beyond its end.
+TEST(Speculation, WhatFitsPlainlyFitsWithDrafts) {
+  for (const SchedulerPolicy policy : {SchedulerPolicy::kVllmV1, SchedulerPolicy::kTrtllm}) {
+    ServeOptions o = speculating(4, 9, 32, 16, 64);
+    SchedulerConfig& c = o.engines[0].scheduler;
+    c.policy = policy, c.block_size = 4, c.max_model_len = 32, c.lookahead = 4;
+    ListWorkload w;
+    w.add(0, 20, 12);
+    SpeculatingBackend backend(ToyBackend(1000), 4, 0.5);
+    const ServeResult r = serve(w, backend, o);
+    EXPECT_EQ(r.rejected, 0) << static_cast<int>(policy) << " " << r.rejected_reason;
+    EXPECT_EQ(r.metrics.completed, 1);
+  }
+}
+
 // Small pools and budgets, so that preemption, eviction and cut drafts are common.
 struct Random {
   ListWorkload workload;
