@@ -4,11 +4,8 @@
 
 #include <map>
 
-#include "executor/executed_backend.h"
 #include "expect_error.h"
-#include "fixtures.h"
-#include "serving/timeline.h"
-#include "simulator/simulate.h"
+#include "served.h"
 
 namespace foretoken {
 namespace {
@@ -16,75 +13,9 @@ namespace {
 using test::error_of;
 using testing::HasSubstr;
 
-// A model of 64 dimensions; `engine` and `workload` are merged into the scenario.
 Json scenario(const std::string& family, const Json& engine = Json::object(),
               const Json& workload = Json::object()) {
-  Json config{{"model_type", "llama"},    {"hidden_size", 64},
-              {"intermediate_size", 96},  {"num_hidden_layers", 2},
-              {"num_attention_heads", 4}, {"num_key_value_heads", 2},
-              {"vocab_size", 256},        {"max_position_embeddings", 512},
-              {"rms_norm_eps", 1e-5},     {"rope_theta", 10000.0},
-              {"hidden_act", "silu"},     {"tie_word_embeddings", false},
-              {"torch_dtype", "float32"}};
-  if (family == "moe")
-    config.update(Json{{"model_type", "qwen3_moe"},
-                       {"moe_intermediate_size", 32},
-                       {"num_experts", 8},
-                       {"num_experts_per_tok", 2},
-                       {"norm_topk_prob", true},
-                       {"decoder_sparse_step", 1},
-                       {"mlp_only_layers", Json::array()},
-                       {"head_dim", 16}});
-  if (family == "linear")  // every second layer has a recurrent state
-    config.update(Json{{"model_type", "qwen3_next"},
-                       {"head_dim", 16},
-                       {"full_attention_interval", 2},
-                       {"num_experts", 0},
-                       {"linear_num_key_heads", 2},
-                       {"linear_num_value_heads", 4},
-                       {"linear_key_head_dim", 16},
-                       {"linear_value_head_dim", 16},
-                       {"linear_conv_kernel_dim", 4}});
-  if (family == "latent")
-    config.update(Json{{"model_type", "deepseek_v3"},
-                       {"q_lora_rank", 32},
-                       {"kv_lora_rank", 32},
-                       {"qk_nope_head_dim", 16},
-                       {"qk_rope_head_dim", 8},
-                       {"v_head_dim", 16},
-                       {"num_key_value_heads", 4},
-                       {"n_routed_experts", 8},
-                       {"n_shared_experts", 1},
-                       {"num_experts_per_tok", 2},
-                       {"moe_intermediate_size", 32},
-                       {"first_k_dense_replace", 1},
-                       {"n_group", 4},
-                       {"topk_group", 2},
-                       {"topk_method", "noaux_tc"},
-                       {"scoring_func", "sigmoid"},
-                       {"norm_topk_prob", true},
-                       {"routed_scaling_factor", 2.5},
-                       {"moe_layer_freq", 1}});
-  Json s{{"name", "small"},
-         {"model", {{"config", config}}},
-         {"hardware", {{"device", "epyc-9654"}, {"count", 1}, {"host_memory", "64 GiB"}}},
-         {"engine",
-          {{"behavior", "foretoken"},
-           {"dtype", "float32"},
-           {"max_model_len", 256},
-           {"max_num_seqs", 8},
-           {"max_num_batched_tokens", 64},
-           {"block_size", 16},
-           {"num_gpu_blocks_override", 200}}},
-         {"workload",
-          {{"request_rate", 1000000},
-           {"num_prompts", 12},
-           {"seed", 3},
-           {"input_len", {{"distribution", "uniform"}, {"min", 5}, {"max", 90}}},
-           {"output_len", {{"distribution", "uniform"}, {"min", 3}, {"max", 30}}}}}};
-  s["engine"].update(engine);
-  s["workload"].update(workload);
-  return s;
+  return small_scenario(small_config(family, 256), engine, workload);
 }
 
 struct Executed {
@@ -94,19 +25,13 @@ struct Executed {
   std::vector<StepRun> steps;
 };
 
-Executed execute(const Json& json, ExecutorOptions options = {}) {
-  const Scenario s = test_scenario(json.dump());
-  const Resources resources = test_resources();
-  const auto workload = make_workload(s.workload, resources.scenario_folder, "test.json:/workload");
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  options.seed = 5;
-  ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
+Executed execute(const Json& json, const ExecutorOptions& options = {}) {
   Executed e;
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true, o.timeline = &e.recording;
-  e.result = serve_with(backend, *workload, d, o);
-  for (const RequestRecord& r : e.result.served.records) e.tokens[r.id] = backend.output(r.id);
-  e.steps.assign(backend.steps().begin(), backend.steps().end());
+  execute_scenario(json, options, e.recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    e.result = result;
+    for (const RequestRecord& r : result.served.records) e.tokens[r.id] = backend.output(r.id);
+    e.steps.assign(backend.steps().begin(), backend.steps().end());
+  });
   return e;
 }
 
@@ -122,29 +47,9 @@ Json split(Json json, const Json& prefill, const Json& decode, int devices = 2) 
   return on_devices(std::move(json), devices);
 }
 
-// Told how long the steps and the moves took, the loop decides the same at the same times.
-void expect_the_same_schedule(const Executed& e, const Json& json) {
-  const Scenario s = test_scenario(json.dump());
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(e.recording);
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true;
-  const Simulation again = serve_with(replay, *workload, d, o);
-  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
-  for (std::size_t i = 0; i < again.served.records.size(); ++i) {
-    EXPECT_EQ(again.served.records[i].first_token, e.result.served.records[i].first_token);
-    EXPECT_EQ(again.served.records[i].moved, e.result.served.records[i].moved);
-    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
-  }
-  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
-  EXPECT_EQ(again.served.discarded_tokens, e.result.served.discarded_tokens);
-  EXPECT_EQ(again.served.swapped_out_blocks, e.result.served.swapped_out_blocks);
-}
-
 void expect_the_simulated_schedule(const Json& json) {
   const Executed e = execute(json);
-  expect_the_same_schedule(e, json);
+  expect_the_same_schedule(e.result.served, e.recording, json);
   EXPECT_EQ(static_cast<std::int64_t>(e.steps.size()), e.result.served.metrics.num_steps);
 }
 
@@ -346,13 +251,13 @@ TEST_P(Strategies, ADisaggregatedRequestGetsTheTokensOfAColocatedOne) {
   for (const auto& t : apart.recording.transfers) EXPECT_GT(t.duration, 0);
   for (const auto& s : apart.recording.steps)
     EXPECT_EQ(s.engine == 0 ? s.decode_tokens : s.prefill_tokens, 0) << "nothing is computed again";
-  expect_the_same_schedule(apart, one);
+  expect_the_same_schedule(apart.result.served, apart.recording, one);
   const Json several = split(scenario(GetParam()), {{"replicas", 2}}, {{"replicas", 2}}, 4);
   EXPECT_EQ(plain, execute(several).tokens);
   Json late = one;
   late["cluster"]["first_token"] = "decode";
   const Executed again = execute(late);
-  expect_the_same_schedule(again, late);
+  expect_the_same_schedule(again.result.served, again.recording, late);
   // Latent attention projects prompts up and absorbs when it decodes: other sums, so near ties may differ.
   if (std::string(GetParam()) != "latent") {
     EXPECT_EQ(plain, again.tokens);
@@ -395,12 +300,12 @@ TEST_P(Strategies, StagesAndEnginesAndDataParallelRanksChangeNoToken) {
   const Json pipeline = on_devices(scenario(GetParam(), {{"pipeline_parallel_size", 2}}), 2);
   const Executed stages = execute(pipeline);
   EXPECT_EQ(plain, stages.tokens);
-  expect_the_same_schedule(stages, pipeline);
+  expect_the_same_schedule(stages.result.served, stages.recording, pipeline);
   Json replicas = on_devices(scenario(GetParam()), 3);
   replicas["cluster"]["replicas"] = 3;
   const Executed engines = execute(replicas);
   EXPECT_EQ(plain, engines.tokens);
-  expect_the_same_schedule(engines, replicas);
+  expect_the_same_schedule(engines.result.served, engines.recording, replicas);
   std::set<std::int32_t> used;
   for (const auto& s : engines.recording.steps) used.insert(s.engine);
   EXPECT_EQ(used.size(), 3u);
@@ -411,7 +316,7 @@ TEST_P(Strategies, StagesAndEnginesAndDataParallelRanksChangeNoToken) {
   const Json together = on_devices(scenario(GetParam(), shared), 2);
   const Executed ranks = execute(together);
   EXPECT_EQ(plain, ranks.tokens) << "ranks that share the experts";
-  expect_the_same_schedule(ranks, together);
+  expect_the_same_schedule(ranks.result.served, ranks.recording, together);
   EXPECT_EQ(plain, execute(on_devices(scenario(GetParam(), {{"data_parallel_size", 2},
                                                             {"enable_expert_parallel", true},
                                                             {"pipeline_parallel_size", 2}}),
@@ -525,20 +430,8 @@ TEST(Adapters, AHitInThePrefixCacheIsAColdPrompt) {
 }
 
 TEST(Adapters, TheExecutedScheduleIsTheSimulatedOne) {
-  const Json json =
-      scenario("dense", {{"lora", {{"max_loras", 2}, {"num_adapters", 5}, {"assignment", "zipf"}}}});
-  const Executed e = execute(json);
-  const Scenario s = test_scenario(json.dump());
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(e.recording);
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true;
-  const Simulation again = serve_with(replay, *workload, d, o);
-  ASSERT_EQ(again.served.records.size(), e.result.served.records.size());
-  for (std::size_t i = 0; i < again.served.records.size(); ++i)
-    EXPECT_EQ(again.served.records[i].finish, e.result.served.records[i].finish);
-  EXPECT_EQ(again.served.metrics.num_steps, e.result.served.metrics.num_steps);
+  expect_the_simulated_schedule(
+      scenario("dense", {{"lora", {{"max_loras", 2}, {"num_adapters", 5}, {"assignment", "zipf"}}}}));
 }
 
 TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {

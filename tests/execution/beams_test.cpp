@@ -9,10 +9,7 @@
 #include <cmath>
 #include <map>
 
-#include "executor/executed_backend.h"
-#include "fixtures.h"
-#include "serving/timeline.h"
-#include "simulator/simulate.h"
+#include "served.h"
 #include "tests/executor/plain_forward.h"
 
 namespace foretoken {
@@ -21,41 +18,14 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr std::uint64_t kSeed = 5;
-
-Json config_of(const std::string& family) {
-  Json c = Json::parse(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64,
-    "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
-    "tie_word_embeddings": false, "torch_dtype": "float32"})");
-  if (family == "moe")
-    c.update(Json::parse(R"({"model_type": "qwen3_moe", "moe_intermediate_size": 32, "num_experts": 8,
-      "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
-      "head_dim": 16})"));
-  if (family == "window") c["model_type"] = "mistral", c["sliding_window"] = 24;
-  if (family == "latent")
-    c.update(Json::parse(R"({"model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 32,
-      "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "num_key_value_heads": 4,
-      "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-      "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, "topk_method": "noaux_tc",
-      "scoring_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 2.5, "moe_layer_freq": 1})"));
-  return c;
-}
-
 Json scenario(const std::string& family, int width, const Json& engine = Json::object(),
               const Json& workload = Json::object()) {
-  Json s = Json::parse(R"({"name": "small",
-    "hardware": {"device": "epyc-9654", "count": 1, "host_memory": "64 GiB"},
-    "engine": {"behavior": "foretoken", "dtype": "float32", "max_model_len": 256, "max_num_seqs": 24,
-               "max_num_batched_tokens": 64, "block_size": 8, "num_gpu_blocks_override": 700},
-    "workload": {"request_rate": 1000000, "num_prompts": 12, "seed": 3,
-                 "input_len": {"distribution": "uniform", "min": 5, "max": 60},
-                 "output_len": {"distribution": "uniform", "min": 3, "max": 30}}})");
-  s["model"] = Json{{"config", config_of(family)}};
-  if (width > 0) s["workload"]["beam_width"] = width;
-  s["engine"].update(engine);
-  s["workload"].update(workload);
-  return s;
+  Json room{{"max_num_seqs", 24}, {"block_size", 8}, {"num_gpu_blocks_override", 700}};
+  room.update(engine);
+  Json asked{{"input_len", {{"distribution", "uniform"}, {"min", 5}, {"max", 60}}}};
+  if (width > 0) asked["beam_width"] = width;
+  asked.update(workload);
+  return small_scenario(small_config(family), room, asked);
 }
 
 using Tokens = std::vector<std::int32_t>;
@@ -67,24 +37,18 @@ struct Executed {
   ExecutedBackend::BeamSharing sharing;
 };
 
-Executed execute(const Json& json, ExecutorOptions options = {}) {
-  const Scenario s = test_scenario(json.dump());
-  const Resources resources = test_resources();
-  const auto workload = make_workload(s.workload, resources.scenario_folder, "test.json:/workload");
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  options.seed = kSeed;
-  ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
+Executed execute(const Json& json, const ExecutorOptions& options = {}) {
   Executed e;
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true, o.timeline = &e.recording;
-  e.served = serve_with(backend, *workload, d, o).served;
-  for (const RequestRecord& r : e.served.records) {
-    e.tokens[r.id] = backend.output(r.id);
-    e.prompts[r.id] = backend.prompt(r.id);
-    EXPECT_EQ(static_cast<std::int64_t>(e.tokens[r.id].size()), r.output_len);
-    EXPECT_EQ(static_cast<std::int64_t>(e.prompts[r.id].size()), r.input_len);
-  }
-  e.sharing = backend.beam_sharing();
+  execute_scenario(json, options, e.recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    e.served = result.served;
+    for (const RequestRecord& r : e.served.records) {
+      e.tokens[r.id] = backend.output(r.id);
+      e.prompts[r.id] = backend.prompt(r.id);
+      EXPECT_EQ(static_cast<std::int64_t>(e.tokens[r.id].size()), r.output_len);
+      EXPECT_EQ(static_cast<std::int64_t>(e.prompts[r.id].size()), r.input_len);
+    }
+    e.sharing = backend.beam_sharing();
+  });
   return e;
 }
 
@@ -92,9 +56,9 @@ Executed execute(const Json& json, ExecutorOptions options = {}) {
 class PlainSearch {
  public:
   explicit PlainSearch(const std::string& family)
-      : model_(read_hf_config(config_of(family), "test", "small")),
-        numerics_(read_numerics(config_of(family), model_, 256, "test")),
-        weights_(synthetic_checkpoint(model_, numerics_, kSeed)) {}
+      : model_(read_hf_config(small_config(family), "test", "small")),
+        numerics_(read_numerics(small_config(family), model_, 256, "test")),
+        weights_(synthetic_checkpoint(model_, numerics_, kWeightSeed)) {}
 
   Tokens best(const Tokens& prompt, std::size_t width, std::int64_t output) const {
     std::vector<Hypothesis> kept{{prompt, 0}};
@@ -232,21 +196,7 @@ TEST_P(BeamSearch, TheExecutedScheduleIsTheSimulatedOne) {
                              {{"num_prompts", 16}, {"output_len", {{"value", 40}}}});
   const Executed e = execute(json);
   EXPECT_GT(e.served.metrics.preemptions, 0);
-  const Scenario s = test_scenario(json.dump());
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(e.recording);
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true;
-  const ServeResult again = serve_with(replay, *workload, d, o).served;
-  ASSERT_EQ(again.records.size(), e.served.records.size());
-  for (std::size_t i = 0; i < again.records.size(); ++i) {
-    EXPECT_EQ(again.records[i].first_token, e.served.records[i].first_token);
-    EXPECT_EQ(again.records[i].finish, e.served.records[i].finish);
-  }
-  EXPECT_EQ(again.metrics.num_steps, e.served.metrics.num_steps);
-  EXPECT_EQ(again.discarded_tokens, e.served.discarded_tokens);
-  EXPECT_EQ(again.beam_blocks, e.served.beam_blocks);
+  expect_the_same_schedule(e.served, e.recording, json);
 }
 
 // Sharing prompts alone is what the scheduler counts on; beams have more in common than that.

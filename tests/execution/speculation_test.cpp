@@ -7,12 +7,9 @@
 #include <set>
 
 #include "executor/drafter.h"
-#include "executor/executed_backend.h"
 #include "executor/processes.h"
 #include "expect_error.h"
-#include "fixtures.h"
-#include "serving/timeline.h"
-#include "simulator/simulate.h"
+#include "served.h"
 
 namespace foretoken {
 namespace {
@@ -22,50 +19,24 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-Json config_of(const std::string& family, int layers = 2) {
-  Json c = Json::parse(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
-    "torch_dtype": "float32"})");
-  c["num_hidden_layers"] = layers;
-  if (family == "moe")
-    c.update(Json::parse(R"({"model_type": "qwen3_moe", "moe_intermediate_size": 32, "num_experts": 8,
-      "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
-      "head_dim": 16})"));
-  if (family == "window") c["model_type"] = "mistral", c["sliding_window"] = 24;
-  if (family == "latent")
-    c.update(Json::parse(R"({"model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 32,
-      "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "num_key_value_heads": 4,
-      "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-      "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, "topk_method": "noaux_tc",
-      "scoring_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 2.5, "moe_layer_freq": 1})"));
-  return c;
-}
-
 Json scenario(const std::string& family, const Json& engine = Json::object(),
-              const Json& workload = Json::object()) {
-  Json s = Json::parse(R"({"name": "small",
-    "hardware": {"device": "epyc-9654", "count": 1, "host_memory": "64 GiB"},
-    "engine": {"behavior": "foretoken", "dtype": "float32", "max_model_len": 256, "max_num_seqs": 8,
-               "max_num_batched_tokens": 96, "block_size": 16, "num_gpu_blocks_override": 200},
-    "workload": {"request_rate": 1000000, "num_prompts": 12, "seed": 3,
-                 "input_len": {"distribution": "uniform", "min": 5, "max": 90},
-                 "output_len": {"distribution": "uniform", "min": 3, "max": 40}}})");
-  s["model"] = Json{{"config", config_of(family)}};
-  s["engine"].update(engine);
-  s["workload"].update(workload);
-  return s;
+              Json workload = Json::object()) {
+  if (!workload.contains("output_len"))
+    workload["output_len"] = Json{{"distribution", "uniform"}, {"min", 3}, {"max", 40}};
+  Json room{{"max_num_batched_tokens", 96}};
+  room.update(engine);
+  return small_scenario(small_config(family), room, workload);
 }
 
 // The target itself, with rounded weights if so: a draft that is right, or often right.
 Json itself(const std::string& family, int tokens, const char* quantization = nullptr) {
-  Json s{{"model", {{"config", config_of(family)}}}, {"num_speculative_tokens", tokens}};
+  Json s{{"model", {{"config", small_config(family)}}}, {"num_speculative_tokens", tokens}};
   if (quantization) s["quantization"] = quantization;
   return s;
 }
 // Another model, which is hardly ever right.
 Json another(int tokens) {
-  return {{"model", {{"config", config_of("dense", 1)}}}, {"num_speculative_tokens", tokens}};
+  return {{"model", {{"config", small_config("dense", 64, 1)}}}, {"num_speculative_tokens", tokens}};
 }
 Json tree(Json speculative, const std::vector<int>& widths) {
   speculative.erase("num_speculative_tokens");
@@ -81,21 +52,15 @@ struct Executed {
   std::int64_t drafting_passes = 0;
 };
 
-Executed execute(Json json, const Json& speculative = nullptr, ExecutorOptions options = {}) {
+Executed execute(Json json, const Json& speculative = nullptr, const ExecutorOptions& options = {}) {
   if (!speculative.is_null()) json["engine"]["speculative_config"] = speculative;
-  const Scenario s = test_scenario(json.dump());
-  const Resources resources = test_resources();
-  const auto workload = make_workload(s.workload, resources.scenario_folder, "test.json:/workload");
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  options.seed = 5;
-  ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
   Executed e;
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true, o.timeline = &e.recording;
-  e.served = serve_with(backend, *workload, d, o).served;
-  for (const RequestRecord& r : e.served.records) e.tokens[r.id] = backend.output(r.id);
-  for (const StepRun& step : backend.steps())
-    e.drafting_passes += static_cast<std::int64_t>(step.drafting.size());
+  execute_scenario(json, options, e.recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    e.served = result.served;
+    for (const RequestRecord& r : e.served.records) e.tokens[r.id] = backend.output(r.id);
+    for (const StepRun& step : backend.steps())
+      e.drafting_passes += static_cast<std::int64_t>(step.drafting.size());
+  });
   e.counts = e.served.metrics.speculation;
   return e;
 }
@@ -212,20 +177,7 @@ TEST_P(Drafting, TheExecutedScheduleIsTheSimulatedOne) {
   Json json = scenario(GetParam(), {{"num_gpu_blocks_override", 34}});
   json["engine"]["speculative_config"] = itself(GetParam(), 3, "int4_wo");
   const Executed e = execute(json);
-  const Scenario s = test_scenario(json.dump());
-  const Deployment d = resolve_or_fail(s, 100, 120);
-  const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(e.recording);
-  SimulateOptions o;
-  o.use_spans = false, o.keep_records = true;
-  const Simulation again = serve_with(replay, *workload, d, o);
-  ASSERT_EQ(again.served.records.size(), e.served.records.size());
-  for (std::size_t i = 0; i < again.served.records.size(); ++i) {
-    EXPECT_EQ(again.served.records[i].first_token, e.served.records[i].first_token);
-    EXPECT_EQ(again.served.records[i].finish, e.served.records[i].finish);
-  }
-  EXPECT_EQ(again.served.metrics.num_steps, e.served.metrics.num_steps);
-  EXPECT_EQ(again.served.metrics.speculation.accepted, e.counts.accepted);
+  expect_the_same_schedule(e.served, e.recording, json);
 }
 
 TEST(Speculation, StepsAreFewerAndPassesAreThoseOfTheModel) {
