@@ -107,10 +107,7 @@ class ModelDrafter final : public Drafter {
   void accepted(std::size_t engine, const std::int32_t* blocks, std::int64_t root,
                 std::span<const int> path) override {
     // The last one is computed again in the next pass.
-    for (std::size_t i = 0; i + 1 < path.size(); ++i)
-      if (path[i] != static_cast<int>(i) + 1)
-        executable_.engine(engine).rank(0).move_cached(blocks, root + path[i],
-                                                       root + static_cast<std::int64_t>(i) + 1);
+    executable_.engine(engine).rank(0).move_path(blocks, root, path.first(path.size() - 1));
   }
 
  private:

@@ -255,10 +255,7 @@ struct ExecutedBackend::State {
     if (path.empty()) return;
     // Accepted tokens of a tree move behind one another.
     const auto root = static_cast<std::int64_t>(known) - 1;
-    for (std::size_t i = 0; i < path.size(); ++i)
-      if (path[i] != static_cast<int>(i) + 1)
-        executable.engine(at).rank(rank).move_cached(s.blocks.data(), root + path[i],
-                                                     root + static_cast<std::int64_t>(i) + 1);
+    executable.engine(at).rank(rank).move_path(s.blocks.data(), root, path);
     drafter->accepted(at, s.blocks.data(), root, path);
   }
 

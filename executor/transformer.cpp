@@ -306,8 +306,11 @@ std::span<const float> Transformer::step(std::span<const StepSequence> sequences
   return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
 }
 
-void Transformer::move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to) {
-  for (Rank& rank : state_->ranks) rank.move_cached(blocks, from, to);
+void Transformer::move_path(const std::int32_t* blocks, std::int64_t root, std::span<const int> nodes) {
+  std::int64_t place = 0;
+  for (const int node : nodes)
+    if (node != ++place)
+      for (Rank& rank : state_->ranks) rank.move_cached(blocks, root + node, root + place);
 }
 
 std::span<const OperatorRun> Transformer::operators_run() const { return state_->runs; }

@@ -73,8 +73,9 @@ class Transformer {
                               std::span<const AdapterLoad> loads = {}) {
     return step(sequences, Swaps{{}, {}, loads});
   }
-  // Copies what is cached at one place of a sequence to another (a branch's tokens behind one another).
-  void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
+  // Copies what is cached of a tree's branch, whose nodes lie at root + node, so that they lie behind one
+  // another from root + 1 on.
+  void move_path(const std::int32_t* blocks, std::int64_t root, std::span<const int> nodes);
   // Operators of the last step in the order in which they ran.
   std::span<const OperatorRun> operators_run() const;
   const Layout& layout() const;

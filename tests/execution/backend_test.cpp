@@ -197,13 +197,7 @@ TEST_P(Strategies, AHitInThePrefixCacheIsAColdPrompt) {
 // One conversation after the other: with several at once their order, and with it who is who, depends on how
 // fast they are served.
 TEST_P(Strategies, AConversationRepeatsWhatWasSaid) {
-  const Json turns{
-      {"request_rate", 400},
-      {"num_prompts", 6},
-      {"shared_prefix",
-       {{"groups", 1}, {"users_per_group", 1}, {"prefix_len", 16}, {"multi_turn", true}, {"turns", 3}}},
-      {"input_len", {{"value", 24}}},
-      {"output_len", {{"value", 12}}}};
+  const Json turns = one_conversation();
   const Executed hit = execute(scenario(GetParam(), {{"enable_prefix_caching", true}}, turns)),
                  cold = execute(scenario(GetParam(), {{"enable_prefix_caching", false}}, turns));
   EXPECT_GT(hit.result.served.reused_tokens, 0);
@@ -464,12 +458,7 @@ TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
   EXPECT_THAT(why(adapted(rows)), HasSubstr("adapters with sequence parallelism"));
   EXPECT_THAT(why(split(scenario("linear"), Json::object(), Json::object())),
               HasSubstr("recurrent layers on several engines"));
-  struct Job final : Processes {  // refused before anything is exchanged
-    int rank() const override { return 0; }
-    int size() const override { return 2; }
-    void all_gather(std::span<const float>, float*) override {}
-    void maximum(std::span<double>) override {}
-  } job;
+  SilentJob job;
   ExecutorOptions processes;
   processes.processes = &job;
   const Json two{{"tensor_parallel_size", 2}};

@@ -161,13 +161,7 @@ TEST_P(BeamSearch, AHitInThePrefixCacheIsAColdPrompt) {
   EXPECT_GT(hit.served.reused_tokens, 0);
   EXPECT_EQ(hit.tokens, cold.tokens);
   // A conversation repeats the best beam.
-  const Json turns{
-      {"request_rate", 400},
-      {"num_prompts", 6},
-      {"shared_prefix",
-       {{"groups", 1}, {"users_per_group", 1}, {"prefix_len", 16}, {"multi_turn", true}, {"turns", 3}}},
-      {"input_len", {{"value", 24}}},
-      {"output_len", {{"value", 12}}}};
+  const Json turns = one_conversation();
   const Executed again = execute(scenario(GetParam(), 3, {{"enable_prefix_caching", true}}, turns));
   EXPECT_GT(again.served.reused_tokens, 0);
   EXPECT_EQ(again.tokens, execute(scenario(GetParam(), 3, {{"enable_prefix_caching", false}}, turns)).tokens);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "executor/executed_backend.h"
+#include "executor/processes.h"
 #include "fixtures.h"
 #include "serving/timeline.h"
 #include "simulator/simulate.h"
@@ -50,6 +51,21 @@ inline Json small_scenario(const Json& config, const Json& engine, const Json& w
   s["workload"].update(workload);
   return s;
 }
+
+// Three turns of one user; each prompt repeats what was said.
+inline Json one_conversation() {
+  return Json::parse(R"({"request_rate": 400, "num_prompts": 6,
+    "shared_prefix": {"groups": 1, "users_per_group": 1, "prefix_len": 16, "multi_turn": true, "turns": 3},
+    "input_len": {"value": 24}, "output_len": {"value": 12}})");
+}
+
+// A job of two that exchanges nothing: what is asked of it is refused first.
+struct SilentJob final : Processes {
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  void all_gather(std::span<const float>, float*) override {}
+  void maximum(std::span<double>) override {}
+};
 
 inline constexpr std::uint64_t kWeightSeed = 5;
 

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "executor/drafter.h"
-#include "executor/processes.h"
 #include "expect_error.h"
 #include "served.h"
 
@@ -251,12 +250,7 @@ TEST(Speculation, IsRefusedByNameWhereItIsNotExecuted) {
   EXPECT_THAT(error_of([&] { execute(along, itself("moe", 2)); }), HasSubstr("sequence parallelism"));
   Json ranks = two;
   ranks["engine"]["tensor_parallel_size"] = 2;
-  struct Job final : Processes {
-    int rank() const override { return 0; }
-    int size() const override { return 2; }
-    void all_gather(std::span<const float>, float*) override {}
-    void maximum(std::span<double>) override {}
-  } job;
+  SilentJob job;
   ExecutorOptions processes;
   processes.processes = &job;
   EXPECT_THAT(error_of([&] { execute(ranks, itself("moe", 2), processes); }),
