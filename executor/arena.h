@@ -2,13 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "executor/kernel_memory.h"
 
 namespace foretoken {
 
@@ -18,23 +15,16 @@ class Arena {
   static constexpr std::size_t padded(std::size_t bytes) {
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
+  // kHost: memory that is copied to the kernels' own and back.
+  enum class Place { kKernels, kHost };
 
   Arena() = default;
-  // Throws std::bad_alloc. Large blocks ask for large pages, with which weights and caches are read a third
-  // faster. Every page is written once: a step that is the first to write to a cache block would wait for the
-  // system to clear the page, which took more of a prompt than its attention.
-  explicit Arena(std::size_t bytes) : size_(padded(bytes)) {
+  // Throws std::bad_alloc.
+  explicit Arena(std::size_t bytes, const KernelMemory& memory = host_memory(), Place place = Place::kKernels)
+      : size_(padded(bytes)) {
     if (size_ == 0) return;
-    constexpr std::size_t kLargePage = std::size_t{2} << 20;
-    const std::size_t unit = size_ >= 2 * kLargePage ? kLargePage : kAlignment,
-                      whole = (size_ + unit - 1) / unit * unit;
-    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(unit, whole)));
-    if (!memory_) throw std::bad_alloc();
-#if defined(__linux__)
-    if (unit == kLargePage) madvise(memory_.get(), whole, MADV_HUGEPAGE);  // a wish
-#endif
-    constexpr std::size_t kPage = 4096;
-    for (std::size_t at = 0; at < size_; at += kPage) memory_.get()[at] = std::byte{0};
+    memory_ = {place == Place::kHost ? memory.allocate_host(size_) : memory.allocate(size_),
+               Release{&memory, place}};
   }
   std::byte* bytes(std::size_t count) {
     std::byte* at = memory_.get() + used_;
@@ -50,10 +40,17 @@ class Arena {
   void reset() { used_ = 0; }  // what was handed out is handed out again
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+  struct Release {
+    const KernelMemory* memory = nullptr;
+    Place place = Place::kKernels;
+    void operator()(std::byte* p) const {
+      if (place == Place::kHost)
+        memory->release_host(p);
+      else
+        memory->release(p);
+    }
   };
-  std::unique_ptr<std::byte, Free> memory_;
+  std::unique_ptr<std::byte, Release> memory_;
   std::size_t size_ = 0, used_ = 0;
 };
 

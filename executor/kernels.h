@@ -1,11 +1,17 @@
-// The operators as the executor's host code runs them: plain shapes and pointers, no model. Two sets
-// implement them, the reference (plain loops, sums in float64) and the processor's own. Activations are
-// float32, row-major and dense unless a stride is given; weights and cache entries are stored in the formats
-// below. Nothing here allocates.
+// The operators as the executor's host code launches them: plain shapes and pointers, no model. Three sets
+// implement them, the reference (plain loops, sums in float64), the processor's own and a CUDA device's.
+// Activations are float32, row-major and dense unless a stride is given; weights and cache entries are stored
+// in the formats below. Nothing here allocates.
 //
-// Every output element is rounded and summed in an order that depends on nothing but its own inputs: not on
-// the number of rows, of sequences or of threads. So a sequence's values are the same bits in every batch,
-// and however its prompt was cut. (A bf16 matrix rounds x to bf16 at one row as at a thousand.)
+// Pointers, and the elements of spans of indices, are of the set's own memory(), which the host may not be
+// able to read; what the host reads, or is given, says so. Operators run in the order of their calls, but
+// may be done only once memory().wait() returns. Those of a step that is recorded and run again (StepGraphs)
+// get the same pointers and sizes each time, and must read lengths from the device's tables.
+//
+// Processor and reference: every output element is rounded and summed in an order that depends on nothing but
+// its own inputs: not on the number of rows, of sequences or of threads. So a sequence's values are the same
+// bits in every batch, and however its prompt was cut. (A bf16 matrix rounds x to bf16 at one row as at a
+// thousand.)
 #pragma once
 
 #include <cstddef>
@@ -14,6 +20,7 @@
 #include <memory>
 #include <span>
 
+#include "executor/kernel_memory.h"
 #include "executor/threads.h"
 
 namespace foretoken {
@@ -50,6 +57,45 @@ struct SequenceRows {
   // their own.
   const std::int32_t* branch = nullptr;
   std::int64_t branch_from = 0;
+};
+
+// The sequences that an operator takes: for the host, to size launches by, and where the kernels read them.
+struct Sequences {
+  Sequences(std::span<const SequenceRows> rows) : host(rows), own(rows.data()) {}
+  Sequences(std::span<const SequenceRows> rows, const SequenceRows* where) : host(rows), own(where) {}
+  std::size_t size() const { return host.size(); }
+  bool empty() const { return host.empty(); }
+  Sequences part(std::size_t first, std::size_t count) const {
+    return {host.subspan(first, count), own + first};
+  }
+  std::span<const SequenceRows> host;
+  const SequenceRows* own;
+};
+
+// What recurrent layers keep of each sequence: state i of the operator's sequences is at first + values x
+// slots[i]. A sequence without cached tokens starts from zeros.
+struct States {
+  float* first = nullptr;
+  std::int64_t values = 0;
+  const std::int32_t* slots = nullptr;
+};
+
+// The matrices of a rank's experts, which lie behind one another, `stride` bytes apart, and so do their
+// biases.
+struct Experts {
+  Matrix gate_up, down;  // of the first
+  const float *gate_up_bias = nullptr, *down_bias = nullptr;
+  std::size_t stride = 0;
+  std::int64_t first = 0, count = 0;  // of the layer's
+};
+
+// Memory of a mixture of experts: pairs of row and choice in the order of the experts, each with the widths
+// of the products; where each pair went (-1: to another rank), whose row each is, and the first row of each
+// expert
+// ([count + 1]).
+struct ExpertRows {
+  float *in = nullptr, *mid = nullptr, *act = nullptr, *out = nullptr;
+  std::int32_t *place = nullptr, *order = nullptr, *begin = nullptr;
 };
 
 enum class Activation : std::uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kClampedSwiglu };
@@ -116,18 +162,57 @@ struct RecurrenceArgs {
   bool delta_rule = true;
 };
 
+// Gated delta rule (Yang et al. 2024): what the recurrence reads of one layer, for rows [first, first +
+// rows). A row of x holds queries and keys [groups][k_dim], then values [heads][v_dim]; a row of gates write
+// strengths and decays [heads] each.
+struct DeltaArgs {
+  std::int64_t groups = 0, heads = 0, k_dim = 0, v_dim = 0;
+  const float *decay = nullptr, *step = nullptr;  // [heads]
+};
+
+// Latents projected up (latent attention in its first form): keys [head][length][nope + rope], of which the
+// rope part is the latent's, and values [head][length][v].
+struct LatentArgs {
+  std::int64_t heads = 0, nope = 0, rope = 0, v = 0, rank = 0, length = 0;
+};
+
+// Times at places in the order of kernels.
+class Stopwatch {
+ public:
+  virtual ~Stopwatch() = default;
+  virtual void restart() = 0;  // forgets all places
+  virtual int mark() = 0;      // this place's number: 0, 1, ...
+  // Between two places, once memory().wait() has returned after the later one.
+  virtual double seconds(int from, int to) = 0;
+};
+
+// Steps that were recorded once and are run again whole.
+class StepGraphs {
+ public:
+  virtual ~StepGraphs() = default;
+  // Does `launches` the first time that it sees a key, and afterwards what they did.
+  virtual void run(std::uint64_t key, const std::function<void()>& launches) = 0;
+};
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
-  virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar"
+  virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
+  virtual const KernelMemory& memory() const { return host_memory(); }
+  virtual std::unique_ptr<Stopwatch> stopwatch() const;
+  // Null where steps aren't recorded.
+  virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }
+  // Of a step's sizes and longest context, alike for those that may run one recording.
+  virtual std::int64_t context_bucket(std::int64_t longest) const { return longest; }
 
-  // Weights. read(row, out) gives row `row` of w as k floats.
+  // Weights. read(row, out) gives row `row` of w as k of the host's floats.
   virtual std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const = 0;
   virtual Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
                       const std::function<void(std::int64_t row, float* out)>& read,
                       std::byte* memory) const = 0;
-  // One row of w, as stored (embedding tables).
-  virtual void unpack_row(const Matrix& w, std::int64_t row, float* out) const = 0;
+  // out[i] (+)= scale x row ids[i] + offset of w, as stored (embedding tables). scratch: w.k floats.
+  virtual void embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
+                     bool accumulate, float* out, std::byte* scratch) const = 0;
   // y[m, n] = x[m, k] w^T (+ bias[n]) (+ y if accumulate). scratch: gemm_scratch(w, m) bytes, 64-aligned.
   virtual std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const = 0;
   virtual void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
@@ -136,13 +221,21 @@ class Kernels {
 
   virtual void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                     std::int64_t width, float* y, std::int64_t y_stride) const = 0;
+  // Each head of head_dim of x[row][head], in place.
+  virtual void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
+                          std::int64_t heads, std::int64_t head_dim) const = 0;
   virtual void add(const float* x, std::int64_t values, float* y) const = 0;  // y += x
+  virtual void softcap(float cap, std::int64_t values, float* y) const = 0;   // y = cap tanh(y / cap)
+  // to[row] = from[row], `width` values each.
+  virtual void copy_rows(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width,
+                         float* to, std::int64_t to_stride) const = 0;
   // x[rows, width or 2 width] -> y[rows, width].
   virtual void activation(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
                           float* y) const = 0;
-  // y[row] *= sigmoid(gate[row]): a gate a value, or one a row where gate_width is 1.
-  virtual void sigmoid_gate(const float* gate, std::int64_t gate_width, std::int64_t rows, std::int64_t width,
-                            float* y) const = 0;
+  // y[row] *= sigmoid(gate[row]): a gate a value, or one a row where gate_width is 1. silu: y *= gate x
+  // sigmoid(gate).
+  virtual void sigmoid_gate(const float* gate, std::int64_t gate_stride, std::int64_t gate_width,
+                            std::int64_t rows, std::int64_t width, bool silu, float* y) const = 0;
 
   // Turns `heads` heads of head_dim in each row by the row's position. cosines, sines: [position][pairs];
   // dims beyond 2 x pairs stay. interleaved: pairs (2i, 2i+1); else (i, i + pairs). first: where the turned
@@ -153,9 +246,8 @@ class Kernels {
 
   // Writes each sequence's new rows: keys[row][head][k_dim] and values[row][head][v_dim] (null where v_dim is
   // 0) into its blocks.
-  virtual void cache_write(const CacheLayer& cache, std::span<const SequenceRows> sequences,
-                           const float* keys, std::int64_t key_stride, const float* values,
-                           std::int64_t value_stride) const = 0;
+  virtual void cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
+                           std::int64_t key_stride, const float* values, std::int64_t value_stride) const = 0;
   // Reads tokens [0, tokens) of one sequence back as floats: keys[token][head][k_dim], values likewise (may
   // be null).
   virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
@@ -166,48 +258,74 @@ class Kernels {
   // out[row][head][v_dim]. scratch: attention_scratch(...) bytes, 64-aligned.
   virtual std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,
                                         std::int64_t longest, int threads) const = 0;
-  virtual void attention(const AttentionArgs& args, const CacheLayer& cache,
-                         std::span<const SequenceRows> sequences, const float* q, std::int64_t q_stride,
-                         float* out, std::int64_t out_stride, std::byte* scratch, Threads& threads) const = 0;
+  virtual void attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& sequences,
+                         const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
+                         std::byte* scratch, Threads& threads) const = 0;
+  // up[token][head][nope + v] and latent[token][rank + rope] -> keys and values.
+  virtual void expand_latents(const LatentArgs& args, const float* up, const float* latent,
+                              std::int64_t tokens, float* keys, float* values) const = 0;
 
   // logits[rows][experts] -> chosen[rows][top_k] (best first; ties: the lower index) and their weights.
   virtual void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,
                      float* weights) const = 0;
 
-  // out[row] = x[rows_of[row]]: tokens gathered by expert.
-  virtual void gather_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of,
-                           float* out) const = 0;
+  // Rows x[row][hidden] to the experts that they chose (those of `experts` alone) and through them; what
+  // comes of each pair stands in to.out[place[pair]]. scratch: expert_scratch(...) bytes, 64-aligned.
+  virtual std::size_t expert_scratch(const Experts& experts, std::int64_t pairs) const = 0;
+  virtual void run_experts(const Experts& experts, const ActivationArgs& activation, const float* x,
+                           const std::int32_t* chosen, std::int64_t rows, std::int64_t top_k,
+                           const ExpertRows& to, std::byte* scratch, Threads& threads) const = 0;
   // out[row] (+)= sum over j < top_k, in that order, of weights[row][j] * x[place[row][j]]; place -1: nothing
   // (an expert of another rank).
   virtual void combine_rows(const float* x, std::int64_t width, const std::int32_t* place,
                             const float* weights, std::int64_t rows, std::int64_t top_k, bool accumulate,
                             float* out) const = 0;
+  // out[pair] (+)= x[place[pair]], where that isn't -1.
+  virtual void place_rows(const float* x, std::int64_t width, const std::int32_t* place, std::int64_t pairs,
+                          bool accumulate, float* out) const = 0;
+
+  // out[row] = x[rows_of[row]]: rows gathered by adapter, rows that are sampled.
+  virtual void gather_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of,
+                           float* out) const = 0;
+  // y[rows_of[row]] += x[row].
+  virtual void add_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of, float* y,
+                        std::int64_t y_stride) const = 0;
 
   // Depthwise causal convolution over each sequence's new rows: y[row][c] = act(sum_t w[c][t] x[row - taps +
   // 1
   // + t][c] (+ bias[c])), rows before the first new one from the state [taps - 1][channels] of the sequence,
   // which is brought up to date.
-  virtual void causal_conv(std::span<const SequenceRows> sequences, std::span<float* const> states,
-                           const float* x, std::int64_t x_stride, std::int64_t channels, std::int64_t taps,
+  virtual void causal_conv(const Sequences& sequences, const States& states, const float* x,
+                           std::int64_t x_stride, std::int64_t channels, std::int64_t taps,
                            const float* weight, const float* bias, bool silu, float* y,
                            std::int64_t y_stride) const = 0;
-  // Every sequence's new rows in order; states: one pointer a sequence, [heads][k_dim][v_dim]. q, k
-  // [row][head][k_dim] (normalised by the caller), v [row][head][v_dim], decay g and beta [row][head].
-  virtual void recurrence(const RecurrenceArgs& args, std::span<const SequenceRows> sequences,
-                          std::span<float* const> states, const float* q, const float* k, const float* v,
-                          const float* decay, const float* beta, float* out, Threads& threads) const = 0;
+  // Rows [first, first + rows): queries and keys of length 1 (queries over the root of k_dim) for every head
+  // of a group, values, write strengths and decays -> q, k [row][head][k_dim], v [row][head][v_dim], beta and
+  // decay [row][head].
+  virtual void delta_inputs(const DeltaArgs& args, const float* x, const float* gates, std::int64_t first,
+                            std::int64_t rows, float* q, float* k, float* v, float* decay,
+                            float* beta) const = 0;
+  // Every sequence's new rows in order; states [heads][k_dim][v_dim]. q, k [row][head][k_dim] (normalised by
+  // the caller), v [row][head][v_dim], decay g and beta [row][head].
+  virtual void recurrence(const RecurrenceArgs& args, const Sequences& sequences, const States& states,
+                          const float* q, const float* k, const float* v, const float* decay,
+                          const float* beta, float* out, Threads& threads) const = 0;
 
-  // One token from logits[vocab]; uniform in (0, 1). Ties: the lower index. scratch: 2 x vocab floats.
-  virtual std::int32_t sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
-                              double uniform, float* scratch) const = 0;
-
-  // Beam search: of all pairs of a row of logits[rows][vocab] and a token those best.size() whose
+  // What follows reads logits[rows][vocab] and answers to the host, so it waits. scratch:
+  // sampling_scratch(rows, vocab) bytes.
+  virtual std::size_t sampling_scratch(std::int64_t rows, std::int64_t vocab) const = 0;
+  // A token of each row; uniforms: the host's, in (0, 1). Ties: the lower index.
+  virtual void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                      std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const = 0;
+  // The `count` likeliest of each row, likeliest first; ties: the lower index. -1 where there are no more.
+  virtual void best_tokens(const float* logits, std::int64_t rows, std::int64_t vocab, int count,
+                           std::int32_t* tokens, std::byte* scratch) const = 0;
+  // Beam search: of all pairs of a row and a token those best.size() whose
   // log_probabilities[row] + log softmax(logits[row])[token] are largest, best first; ties: the lower row,
   // then the lower token. There are at least as many pairs; logits may be -inf.
-  void select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
-                    std::span<Continuation> best) const;
-  // log sum exp x; -inf where all x are.
-  virtual double log_sum_exp(const float* x, std::int64_t count) const = 0;
+  virtual void select_beams(const float* logits, std::int64_t vocab,
+                            std::span<const double> log_probabilities, std::span<Continuation> best,
+                            std::byte* scratch) const = 0;
 };
 
 const Kernels& reference_kernels();

@@ -213,9 +213,10 @@ class CpuKernels final : public SharedKernels {
     return static_cast<std::size_t>(round_up(attend_floats(args.qk_dim, args.v_dim), 16) * 4 * threads);
   }
 
-  void attention(const AttentionArgs& args, const CacheLayer& cache, std::span<const SequenceRows> sequences,
-                 const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
-                 std::byte* scratch, Threads& threads) const override {
+  void attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& of, const float* q,
+                 std::int64_t q_stride, float* out, std::int64_t out_stride, std::byte* scratch,
+                 Threads& threads) const override {
+    const std::span<const SequenceRows> sequences = of.host;
     const std::int64_t group = args.heads / cache.heads,
                        floats = round_up(attend_floats(args.qk_dim, args.v_dim), 16);
     // How a sequence is cut: by rows and heads that share a key, or, where those are few, by cache heads, as

@@ -120,11 +120,11 @@ class ReferenceKernels final : public SharedKernels {
     return static_cast<std::size_t>(longest + args.v_dim + 1) * sizeof(double) +
            static_cast<std::size_t>(std::max(cache.k_dim, cache.v_dim)) * sizeof(float);
   }
-  void attention(const AttentionArgs& a, const CacheLayer& cache, std::span<const SequenceRows> sequences,
-                 const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
-                 std::byte* scratch, Threads&) const override {
+  void attention(const AttentionArgs& a, const CacheLayer& cache, const Sequences& of, const float* q,
+                 std::int64_t q_stride, float* out, std::int64_t out_stride, std::byte* scratch,
+                 Threads&) const override {
     const bool exact = cache.storage == Storage::kF32 || cache.storage == Storage::kF16;
-    for (const auto& s : sequences) {
+    for (const auto& s : of.host) {
       auto* weights = reinterpret_cast<double*>(scratch);
       double* sums = weights + s.cached + s.new_tokens;
       auto* vector = reinterpret_cast<float*>(sums + a.v_dim);

@@ -2,9 +2,11 @@
 #include "executor/kernels_shared.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "executor/storage.h"
 
@@ -13,6 +15,17 @@ namespace foretoken {
 namespace {
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+float single_sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+
+// x / |x| x scale. Epsilon: of the squared length, as in the kernels that the models were trained with.
+void normalise(const float* x, std::int64_t n, float scale, float* out) {
+  constexpr float kLengthEpsilon = 1e-6f;
+  float sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i] * x[i];
+  const float by = scale / std::sqrt(sum + kLengthEpsilon);
+  for (std::int64_t i = 0; i < n; ++i) out[i] = by * x[i];
+}
 
 void write_cached(const CacheLayer& cache, bool value, std::int64_t slot, const float* from) {
   const std::int64_t dims = value ? cache.v_dim : cache.k_dim;
@@ -87,15 +100,46 @@ void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* 
   for (std::int64_t i = 0; i < dims; ++i) out[i] = stored_value(cache.storage, from + i * width) * scale;
 }
 
+void SharedKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset,
+                          float scale, bool accumulate, float* out, std::byte* scratch) const {
+  auto* row = reinterpret_cast<float*>(scratch);
+  for (const std::int32_t id : ids) {
+    float* to = accumulate ? row : out;
+    unpack_row(w, id + offset, to);
+    if (scale != 1)
+      for (std::int64_t i = 0; i < w.k; ++i) to[i] *= scale;
+    if (accumulate) add(row, w.k, out);
+    out += w.k;
+  }
+}
+
+void SharedKernels::norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
+                               std::int64_t heads, std::int64_t head_dim) const {
+  for (std::int64_t row = 0; row < rows; ++row, x += x_stride)
+    norm(args, x, head_dim, heads, head_dim, x, head_dim);
+}
+
+void SharedKernels::softcap(float cap, std::int64_t values, float* y) const {
+  for (std::int64_t i = 0; i < values; ++i) y[i] = cap * std::tanh(y[i] / cap);
+}
+
+void SharedKernels::copy_rows(const float* from, std::int64_t from_stride, std::int64_t rows,
+                              std::int64_t width, float* to, std::int64_t to_stride) const {
+  for (std::int64_t row = 0; row < rows; ++row, from += from_stride, to += to_stride)
+    std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(float));
+}
+
 void SharedKernels::add(const float* x, std::int64_t values, float* y) const {
   for (std::int64_t i = 0; i < values; ++i) y[i] += x[i];
 }
 
-void SharedKernels::sigmoid_gate(const float* gate, std::int64_t gate_width, std::int64_t rows,
-                                 std::int64_t width, float* y) const {
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < width; ++i)
-      y[r * width + i] *= static_cast<float>(sigmoid(gate[r * gate_width + (gate_width == 1 ? 0 : i)]));
+void SharedKernels::sigmoid_gate(const float* gate, std::int64_t gate_stride, std::int64_t gate_width,
+                                 std::int64_t rows, std::int64_t width, bool silu, float* y) const {
+  for (std::int64_t r = 0; r < rows; ++r, gate += gate_stride, y += width)
+    for (std::int64_t i = 0; i < width; ++i) {
+      const float g = gate[gate_width == 1 ? 0 : i];
+      y[i] *= silu ? g * single_sigmoid(g) : static_cast<float>(sigmoid(g));
+    }
 }
 
 void SharedKernels::rope(const float* cosines, const float* sines, std::int64_t pairs, bool interleaved,
@@ -114,10 +158,10 @@ void SharedKernels::rope(const float* cosines, const float* sines, std::int64_t 
     }
 }
 
-void SharedKernels::cache_write(const CacheLayer& cache, std::span<const SequenceRows> sequences,
-                                const float* keys, std::int64_t key_stride, const float* values,
+void SharedKernels::cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
+                                std::int64_t key_stride, const float* values,
                                 std::int64_t value_stride) const {
-  for (const auto& s : sequences)
+  for (const auto& s : sequences.host)
     for (std::int64_t i = 0; i < s.new_tokens; ++i)
       for (std::int64_t h = 0; h < cache.heads; ++h) {
         const std::int64_t slot = cache_slot(cache, s.blocks, s.cached + i, h), row = s.first_row + i;
@@ -133,6 +177,19 @@ void SharedKernels::cache_read(const CacheLayer& cache, const std::int32_t* bloc
       const std::int64_t slot = cache_slot(cache, blocks, i, h);
       if (keys) read_cached(cache, false, slot, keys + (i * cache.heads + h) * cache.k_dim);
       if (values && cache.v_dim) read_cached(cache, true, slot, values + (i * cache.heads + h) * cache.v_dim);
+    }
+}
+
+void SharedKernels::expand_latents(const LatentArgs& a, const float* up, const float* latent,
+                                   std::int64_t tokens, float* keys, float* values) const {
+  const std::int64_t each = a.nope + a.v, qk = a.nope + a.rope, row = a.rank + a.rope;
+  for (std::int64_t h = 0; h < a.heads; ++h)
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const float* from = up + (t * a.heads + h) * each;
+      float* key = keys + (h * a.length + t) * qk;
+      std::copy_n(from, a.nope, key);
+      std::copy_n(latent + t * row + a.rank, a.rope, key + a.nope);
+      std::copy_n(from + a.nope, a.v, values + (h * a.length + t) * a.v);
     }
 }
 
@@ -194,6 +251,70 @@ void SharedKernels::route(const RoutingArgs& args, const float* logits, std::int
   }
 }
 
+std::size_t SharedKernels::expert_scratch(const Experts& experts, std::int64_t pairs) const {
+  return std::max(gemm_scratch(experts.gate_up, pairs), gemm_scratch(experts.down, pairs));
+}
+
+// Rows are gathered expert after expert.
+void SharedKernels::run_experts(const Experts& experts, const ActivationArgs& args, const float* x,
+                                const std::int32_t* chosen, std::int64_t rows, std::int64_t top_k,
+                                const ExpertRows& to, std::byte* scratch, Threads& threads) const {
+  const std::int64_t pairs = rows * top_k, count = experts.count;
+  std::int32_t* const begin = to.begin;
+  std::fill_n(begin, count + 1, 0);
+  const auto own = [&](std::int64_t p) {
+    const std::int64_t e = chosen[p] - experts.first;
+    return e >= 0 && e < count ? e : -1;
+  };
+  for (std::int64_t p = 0; p < pairs; ++p)
+    if (const std::int64_t e = own(p); e >= 0) ++begin[e + 1];
+  for (std::int64_t e = 0; e < count; ++e) begin[e + 1] += begin[e];
+  for (std::int64_t p = 0; p < pairs; ++p) {
+    const std::int64_t e = own(p);
+    to.place[p] = e < 0 ? -1 : begin[e]++;
+    if (e >= 0) to.order[to.place[p]] = static_cast<std::int32_t>(p / top_k);
+  }
+  for (std::int64_t e = count; e > 0; --e) begin[e] = begin[e - 1];
+  begin[0] = 0;
+  const std::int64_t hidden = experts.gate_up.k;
+  gather_rows(x, hidden, {to.order, static_cast<std::size_t>(begin[count])}, to.in);
+  for (std::int64_t e = 0; e < count; ++e) {
+    const std::int64_t first = begin[e], m = begin[e + 1] - first;
+    if (m == 0) continue;
+    const std::size_t at = experts.stride * static_cast<std::size_t>(e);
+    Matrix gate_up = experts.gate_up, down = experts.down;
+    gate_up.packed += at, down.packed += at;
+    const auto bias = [&](const float* of_first) {
+      return of_first ? of_first + at / sizeof(float) : nullptr;
+    };
+    gemm(gate_up, to.in + first * hidden, hidden, m, bias(experts.gate_up_bias), false, to.mid, gate_up.n,
+         scratch, threads);
+    activation(args, to.mid, m, down.k, to.act);
+    gemm(down, to.act, down.k, m, bias(experts.down_bias), false, to.out + first * hidden, hidden, scratch,
+         threads);
+  }
+}
+
+void SharedKernels::place_rows(const float* x, std::int64_t width, const std::int32_t* place,
+                               std::int64_t pairs, bool accumulate, float* out) const {
+  for (std::int64_t p = 0; p < pairs; ++p, out += width) {
+    if (place[p] < 0) continue;
+    const float* from = x + place[p] * width;
+    if (accumulate)
+      add(from, width, out);
+    else
+      std::copy_n(from, width, out);
+  }
+}
+
+void SharedKernels::add_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of,
+                             float* y, std::int64_t y_stride) const {
+  for (const std::int32_t row : rows_of) {
+    add(x, width, y + row * y_stride);
+    x += width;
+  }
+}
+
 void SharedKernels::gather_rows(const float* x, std::int64_t width, std::span<const std::int32_t> rows_of,
                                 float* out) const {
   for (const auto row : rows_of) {
@@ -215,13 +336,24 @@ void SharedKernels::combine_rows(const float* x, std::int64_t width, const std::
   }
 }
 
-void SharedKernels::causal_conv(std::span<const SequenceRows> sequences, std::span<float* const> states,
-                                const float* x, std::int64_t x_stride, std::int64_t channels,
-                                std::int64_t taps, const float* weight, const float* bias, bool silu,
-                                float* y, std::int64_t y_stride) const {
+namespace {
+
+float* state_of(const States& states, const Sequences& sequences, std::size_t i, std::int64_t part,
+                std::int64_t values) {
+  float* state = states.first + states.values * states.slots[i] + part * values;
+  if (sequences.host[i].cached == 0) std::fill_n(state, values, 0.0f);
+  return state;
+}
+
+}  // namespace
+
+void SharedKernels::causal_conv(const Sequences& sequences, const States& states, const float* x,
+                                std::int64_t x_stride, std::int64_t channels, std::int64_t taps,
+                                const float* weight, const float* bias, bool silu, float* y,
+                                std::int64_t y_stride) const {
   for (std::size_t n = 0; n < sequences.size(); ++n) {
-    const auto& s = sequences[n];
-    float* state = states[n];
+    const auto& s = sequences.host[n];
+    float* state = state_of(states, sequences, n, 0, states.values);
     for (std::int64_t r = 0; r < s.new_tokens; ++r) {
       const float* now = x + (s.first_row + r) * x_stride;
       float* out = y + (s.first_row + r) * y_stride;
@@ -239,14 +371,34 @@ void SharedKernels::causal_conv(std::span<const SequenceRows> sequences, std::sp
   }
 }
 
-void SharedKernels::recurrence(const RecurrenceArgs& args, std::span<const SequenceRows> sequences,
-                               std::span<float* const> states, const float* q, const float* k, const float* v,
-                               const float* decay, const float* beta, float* out, Threads& threads) const {
+void SharedKernels::delta_inputs(const DeltaArgs& a, const float* x, const float* gates, std::int64_t first,
+                                 std::int64_t rows, float* q, float* k, float* v, float* decay,
+                                 float* beta) const {
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(a.k_dim)));
+  const std::int64_t each = a.heads / a.groups, channels = 2 * a.groups * a.k_dim + a.heads * a.v_dim;
+  for (std::int64_t row = first; row < first + rows; ++row) {
+    const float *queries = x + row * channels, *keys = queries + a.groups * a.k_dim;
+    const float* gate = gates + row * 2 * a.heads;
+    for (std::int64_t h = 0; h < a.heads; ++h) {
+      const std::int64_t at = row * a.heads + h;
+      normalise(queries + h / each * a.k_dim, a.k_dim, scale, q + at * a.k_dim);
+      normalise(keys + h / each * a.k_dim, a.k_dim, 1, k + at * a.k_dim);
+      beta[at] = single_sigmoid(gate[h]);
+      decay[at] = -std::exp(a.decay[h]) * softplus(gate[a.heads + h] + a.step[h]);
+    }
+    std::copy_n(keys + a.groups * a.k_dim, a.heads * a.v_dim, v + row * a.heads * a.v_dim);
+  }
+}
+
+void SharedKernels::recurrence(const RecurrenceArgs& args, const Sequences& sequences, const States& states,
+                               const float* q, const float* k, const float* v, const float* decay,
+                               const float* beta, float* out, Threads& threads) const {
   const auto count = static_cast<std::int64_t>(sequences.size());
   threads.run(count * args.heads, [&](std::int64_t task) {
-    const auto& s = sequences[static_cast<std::size_t>(task / args.heads)];
+    const auto sequence = static_cast<std::size_t>(task / args.heads);
+    const auto& s = sequences.host[sequence];
     const std::int64_t h = task % args.heads, dk = args.k_dim, dv = args.v_dim;
-    float* state = states[static_cast<std::size_t>(task / args.heads)] + h * dk * dv;
+    float* state = state_of(states, sequences, sequence, h, dk * dv);
     for (std::int64_t row = s.first_row; row < s.first_row + s.new_tokens; ++row) {
       const std::int64_t at = row * args.heads + h;
       const float keep = std::exp(decay[at]), rate = beta[at];
@@ -267,8 +419,11 @@ void SharedKernels::recurrence(const RecurrenceArgs& args, std::span<const Seque
   });
 }
 
-std::int32_t SharedKernels::sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
-                                   double uniform, float* scratch) const {
+namespace {
+
+// scratch: 2 x vocab floats.
+std::int32_t sample_row(const SamplingArgs& args, const float* logits, std::int64_t vocab, double uniform,
+                        float* scratch) {
   const auto greedy = static_cast<std::int32_t>(std::max_element(logits, logits + vocab) - logits);
   if (args.temperature <= 0) return greedy;
   // Indices in the second half, best first.
@@ -297,8 +452,37 @@ std::int32_t SharedKernels::sample(const SamplingArgs& args, const float* logits
   return order[kept - 1];
 }
 
-void Kernels::select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
-                           std::span<Continuation> best) const {
+}  // namespace
+
+std::size_t SharedKernels::sampling_scratch(std::int64_t, std::int64_t vocab) const {
+  return static_cast<std::size_t>(2 * vocab) * sizeof(float);
+}
+
+void SharedKernels::sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                           std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const {
+  for (const double uniform : uniforms) {
+    *tokens++ = sample_row(args, logits, vocab, uniform, reinterpret_cast<float*>(scratch));
+    logits += vocab;
+  }
+}
+
+void SharedKernels::best_tokens(const float* logits, std::int64_t rows, std::int64_t vocab, int count,
+                                std::int32_t* tokens, std::byte*) const {
+  for (std::int64_t row = 0; row < rows; ++row, logits += vocab, tokens += count) {
+    std::fill_n(tokens, count, -1);
+    for (std::int64_t t = 0; t < vocab; ++t) {
+      int at = count;
+      while (at > 0 && (tokens[at - 1] < 0 || logits[tokens[at - 1]] < logits[t])) --at;
+      if (at == count) continue;
+      std::move_backward(tokens + at, tokens + count - 1, tokens + count);
+      tokens[at] = static_cast<std::int32_t>(t);
+    }
+  }
+}
+
+void SharedKernels::select_beams(const float* logits, std::int64_t vocab,
+                                 std::span<const double> log_probabilities, std::span<Continuation> best,
+                                 std::byte*) const {
   std::size_t kept = 0;
   for (std::size_t row = 0; row < log_probabilities.size(); ++row, logits += vocab) {
     const double all = log_sum_exp(logits, vocab);
@@ -313,6 +497,28 @@ void Kernels::select_beams(const float* logits, std::int64_t vocab, std::span<co
     }
   }
 }
+
+namespace {
+
+class HostStopwatch final : public Stopwatch {
+ public:
+  void restart() override { places_.clear(); }
+  int mark() override {
+    places_.push_back(std::chrono::steady_clock::now());
+    return static_cast<int>(places_.size()) - 1;
+  }
+  double seconds(int from, int to) override {
+    const auto at = [&](int i) { return places_[static_cast<std::size_t>(i)]; };
+    return std::chrono::duration<double>(at(to) - at(from)).count();
+  }
+
+ private:
+  std::vector<std::chrono::steady_clock::time_point> places_;
+};
+
+}  // namespace
+
+std::unique_ptr<Stopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
 
 void plain_norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                 std::int64_t width, float* y, std::int64_t y_stride) {
