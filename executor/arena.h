@@ -41,8 +41,8 @@ class Arena {
 
  private:
   struct Release {
-    const KernelMemory* memory = nullptr;
-    Place place = Place::kKernels;
+    const KernelMemory* memory;
+    Place place;
     void operator()(std::byte* p) const {
       if (place == Place::kHost)
         memory->release_host(p);
@@ -50,7 +50,7 @@ class Arena {
         memory->release(p);
     }
   };
-  std::unique_ptr<std::byte, Release> memory_;
+  std::unique_ptr<std::byte, Release> memory_{nullptr, Release{nullptr, Place::kKernels}};
   std::size_t size_ = 0, used_ = 0;
 };
 

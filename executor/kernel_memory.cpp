@@ -36,6 +36,10 @@ class HostMemory final : public KernelMemory {
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
   void copy_later(void* to, const void* from, std::size_t bytes) const override { copy(to, from, bytes); }
   void wait() const override {}
+  std::uint64_t place() const override { return 0; }
+  void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t) const override {
+    copy(to, from, bytes);
+  }
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace foretoken {
 
@@ -21,6 +22,10 @@ class KernelMemory {
   // The same, but host memory (of allocate_host) is read or written some time before wait() returns.
   virtual void copy_later(void* to, const void* from, std::size_t bytes) const = 0;
   virtual void wait() const = 0;  // until all that was asked for is done
+  // Beside the kernels, from any thread: to the kernels' memory from the host's (of allocate_host), once what
+  // was asked for before `after` is done; done on return.
+  virtual std::uint64_t place() const = 0;  // this place in the order of the kernels' calls
+  virtual void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t after) const = 0;
 };
 
 const KernelMemory& host_memory();

@@ -28,7 +28,7 @@ class Rank::Loader {
     if (!out) return nullptr;
     row_.resize(static_cast<std::size_t>(e.columns));
     checkpoint_.read(role, layer, expert, 0, 1, row_.data());
-    std::copy_n(row_.data() + part.first, part.count, out);
+    put(row_.data() + part.first, part.count, out);
     return out;
   }
   const float* whole(Role role, std::int64_t layer) {
@@ -38,8 +38,11 @@ class Rank::Loader {
   // Rows [rows.first, ...) of a matrix, one below the other.
   void append_rows(Role role, std::int64_t layer, Slice rows, float*& out) {
     if (!out) return;
-    checkpoint_.read(role, layer, 0, rows.first, rows.count, out);
-    out += rows.count * checkpoint_.extent(role, layer).columns;
+    const std::int64_t values = rows.count * checkpoint_.extent(role, layer).columns;
+    row_.resize(static_cast<std::size_t>(values));
+    checkpoint_.read(role, layer, 0, rows.first, rows.count, row_.data());
+    put(row_.data(), values, out);
+    out += values;
   }
   float* floats(std::int64_t count) { return take(count, arena_); }
 
@@ -85,13 +88,9 @@ class Rank::Loader {
     result.bias = bias;
     for (const Part& p : parts) {
       const Extent e = checkpoint_.extent(p.bias, layer, expert);
-      if (p.add_bias && e.rows > 0) {
-        row_.resize(static_cast<std::size_t>(e.columns));
-        checkpoint_.read(p.bias, layer, expert, 0, 1, row_.data());
-        std::copy_n(row_.data() + p.rows.first, p.rows.count, bias);
-      } else {
-        std::fill_n(bias, p.rows.count, 0.0f);
-      }
+      row_.assign(static_cast<std::size_t>(std::max(e.columns, p.rows.first + p.rows.count)), 0.0f);
+      if (p.add_bias && e.rows > 0) checkpoint_.read(p.bias, layer, expert, 0, 1, row_.data());
+      put(row_.data() + p.rows.first, p.rows.count, bias);
       bias += p.rows.count;
     }
     return result;
@@ -110,6 +109,9 @@ class Rank::Loader {
   const ModelConfig& model() const { return model_; }
 
  private:
+  void put(const float* values, std::int64_t count, float* to) const {
+    kernels_.memory().copy(to, values, static_cast<std::size_t>(count) * sizeof(float));
+  }
   float* take(std::int64_t count, Arena* from) {
     const auto n = static_cast<std::size_t>(count);
     bytes_ += Arena::padded(n * sizeof(float));
@@ -171,37 +173,49 @@ Rank::Slice Rank::kv_heads(std::int64_t all) const {
 
 Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
            const Layout& layout, int index)
-    : layout_(layout), index_(index) {
+    : Rank(layout, index, kernels.memory()) {
   Loader measure(model, checkpoint, kernels, nullptr);
   load(measure);
   std::size_t resident = measure.bytes();
   for (const std::size_t bytes : streamed_bytes_) resident -= bytes;
-  const Sizes needed = sizes(model, checkpoint, kernels, layout, index);
-  weights_ = std::make_shared<Arena>(resident);
-  cache_memory_ = Arena(needed.cache);
-  if (!streamed_bytes_.empty()) stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream);
+  weights_ = std::make_shared<Arena>(resident, *memory_);
+  if (!streamed_bytes_.empty())
+    stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream, *memory_);
   Loader loader(model, checkpoint, kernels, weights_.get());
   load(loader);
-  allocate_cache(model, layout.num_blocks, &cache_memory_, cache_, &recurrent_);
-  allocate_cache(model, layout.num_host_blocks, &cache_memory_, host_cache_);
+  allocate_caches(model);
+}
+
+void Rank::allocate_caches(const ModelConfig& model) {
+  cache_memory_ = Arena(allocate_cache(model, layout_.num_blocks, nullptr, cache_, &recurrent_), *memory_);
+  host_cache_memory_ = Arena(allocate_cache(model, layout_.num_host_blocks, nullptr, host_cache_), *memory_,
+                             Arena::Place::kHost);
+  allocate_cache(model, layout_.num_blocks, &cache_memory_, cache_, &recurrent_);
+  allocate_cache(model, layout_.num_host_blocks, &host_cache_memory_, host_cache_);
+}
+
+Experts Rank::experts_of(std::int64_t i, std::int64_t all) const {
+  const std::vector<ExpertWeights>& own = layer(i).experts;
+  const Slice slice = experts(all);
+  Experts e{own.front().gate_up.w, own.front().down.w, own.front().gate_up.bias, own.front().down.bias, 0,
+            slice.first,           slice.count};
+  if (own.size() > 1)
+    e.stride = static_cast<std::size_t>(own[1].gate_up.w.packed - own.front().gate_up.w.packed);
+  return e;
 }
 
 Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
-  Rank rank(layout, index_);
+  Rank rank(layout, index_, *memory_);
   rank.weights_ = weights_;
   rank.layers_ = layers_;
   rank.lm_head_ = lm_head_;
-  rank.cache_memory_ =
-      Arena(rank.allocate_cache(model, layout.num_blocks, nullptr, rank.cache_, &rank.recurrent_) +
-            rank.allocate_cache(model, layout.num_host_blocks, nullptr, rank.host_cache_));
-  rank.allocate_cache(model, layout.num_blocks, &rank.cache_memory_, rank.cache_, &rank.recurrent_);
-  rank.allocate_cache(model, layout.num_host_blocks, &rank.cache_memory_, rank.host_cache_);
+  rank.allocate_caches(model);
   return rank;
 }
 
 Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
                         const Layout& layout, int index) {
-  Rank plan(layout, index);
+  Rank plan(layout, index, kernels.memory());
   Loader loader(model, checkpoint, kernels, nullptr);
   plan.load(loader);
   std::size_t weights = loader.bytes();
@@ -221,7 +235,7 @@ void Rank::load(Loader& in) {
   layers_.assign(static_cast<std::size_t>(m.num_layers), {});
   streamed_.assign(layout_.streamed_layers > 0 ? layers_.size() : 0, 0);
   bases_.assign(streamed_.size(), nullptr);
-  Arena packed(stream_ ? *std::max_element(streamed_bytes_.begin(), streamed_bytes_.end()) : 0);
+  Arena packed(stream_ ? *std::max_element(streamed_bytes_.begin(), streamed_bytes_.end()) : 0, *memory_);
   std::size_t streamed = 0;
   for (std::int64_t l = 0; l < m.num_layers; ++l) {
     if (layout_.streamed_layers == 0 || !is_streamed(m, shard, static_cast<int>(l))) {
@@ -397,16 +411,15 @@ void Rank::move_cached(const std::int32_t* blocks, std::int64_t from, std::int64
   for (const CacheLayer& c : cache_)
     for (std::int64_t h = 0; h < c.heads; ++h) {
       const std::int64_t a = slot(c, from, h), b = slot(c, to, h);
-      const auto copy = [&](std::byte* entries, std::int64_t dims) {
-        const std::size_t size = cache_bytes(c.storage, dims);
+      const auto copy = [&](std::byte* entries, std::size_t size) {
         if (entries)
-          std::memcpy(entries + static_cast<std::size_t>(b) * size,
-                      entries + static_cast<std::size_t>(a) * size, size);
+          memory_->copy_later(entries + static_cast<std::size_t>(b) * size,
+                              entries + static_cast<std::size_t>(a) * size, size);
       };
-      copy(c.keys, c.k_dim);
-      copy(c.values, c.v_dim);
-      if (c.key_scales) c.key_scales[b] = c.key_scales[a];
-      if (c.value_scales) c.value_scales[b] = c.value_scales[a];
+      copy(c.keys, cache_bytes(c.storage, c.k_dim));
+      copy(c.values, cache_bytes(c.storage, c.v_dim));
+      copy(reinterpret_cast<std::byte*>(c.key_scales), 4),
+          copy(reinterpret_cast<std::byte*>(c.value_scales), 4);
     }
 }
 
@@ -459,16 +472,16 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Aren
 
 // Heads and tokens of a block lie together, so that each of its parts is one piece.
 void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-                const std::vector<CacheLayer>& to) {
+                const std::vector<CacheLayer>& to) const {
   for (std::size_t l = 0; l < from.size(); ++l) {
     const CacheLayer &a = from[l], &b = to[l];
     const std::int64_t entries = a.heads * a.block_size;
     const auto part = [&](const void* source, void* target, std::size_t size) {
       if (source == nullptr || size == 0) return;
       for (const BlockCopy& block : blocks)
-        std::memcpy(static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
-                    static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size,
-                    size);
+        memory_->copy_later(
+            static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
+            static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size, size);
     };
     const std::size_t scales = static_cast<std::size_t>(entries) * sizeof(float);
     part(a.keys, b.keys, cache_bytes(a.storage, entries * a.k_dim));

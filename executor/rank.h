@@ -65,7 +65,7 @@ struct LayerWeights {
   Linear qkv, o, gate_up, down, router, shared_gate_up, shared_down, shared_mix;
   Linear q_a, q_b, kv_a, kv_b;             // latent attention
   std::vector<Linear> absorb_k, absorb_v;  // one a head
-  std::vector<ExpertWeights> experts;      // local ones
+  std::vector<ExpertWeights> experts;      // local ones, evenly apart
   // Gated delta rule: queries, keys, values, output gates; write strengths, decays.
   Linear linear_in, linear_gates, linear_out;
   const float *conv = nullptr, *decay = nullptr, *step = nullptr, *linear_norm = nullptr;
@@ -85,6 +85,7 @@ class Rank {
 
   // The same weights, not copied, with a cache of its own.
   Rank twin(const ModelConfig& model, const Layout& layout) const;
+  Experts experts_of(std::int64_t layer, std::int64_t all) const;
 
   // Memory of weights and cache, before anything is allocated.
   struct Sizes {
@@ -131,7 +132,8 @@ class Rank {
 
  private:
   class Loader;
-  Rank(const Layout& layout, int index) : layout_(layout), index_(index) {}
+  Rank(const Layout& layout, int index, const KernelMemory& memory)
+      : layout_(layout), index_(index), memory_(&memory) {}
   int expert_index() const {
     return layout_.data_parallel > 1 ? layout_.group * layout_.ranks + index_ : index_;
   }
@@ -143,13 +145,15 @@ class Rank {
   std::size_t allocate_cache(const ModelConfig& model, std::int64_t blocks, Arena* arena,
                              std::vector<CacheLayer>& cache,
                              std::vector<RecurrentState>* recurrent = nullptr) const;
-  static void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-                   const std::vector<CacheLayer>& to);
+  void allocate_caches(const ModelConfig& model);
+  void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
+            const std::vector<CacheLayer>& to) const;
 
   Layout layout_;
   int index_;
+  const KernelMemory* memory_;
   std::shared_ptr<Arena> weights_;
-  Arena cache_memory_;
+  Arena cache_memory_, host_cache_memory_;
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_, host_cache_;
   std::vector<RecurrentState> recurrent_;

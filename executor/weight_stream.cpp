@@ -73,9 +73,12 @@ struct WeightStream::State {
   const std::vector<std::size_t> bytes;
   const WeightStreamOptions options;
   const std::size_t buffer_size;
+  const KernelMemory& memory;
   std::vector<std::size_t> offsets;
+  // host: the store, or what was read of it where kernels don't work in the host's memory.
   Arena ring, host;
-  std::byte *ring_memory = nullptr, *host_memory = nullptr;
+  std::byte *ring_bytes = nullptr, *host_bytes = nullptr;
+  std::vector<std::uint64_t> places;  // where each buffer was last released
   std::unique_ptr<UnnamedFile> file;
 
   // Fetches, acquisitions and releases so far; the n-th concerns layer n % layers in buffer n % buffers.
@@ -85,27 +88,29 @@ struct WeightStream::State {
   bool stop = false, failed = false;
   std::thread thread;
 
-  State(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& o)
-      : bytes(layer_bytes), options(o), buffer_size(buffer_bytes(layer_bytes)) {
+  State(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& o, const KernelMemory& m)
+      : bytes(layer_bytes), options(o), buffer_size(buffer_bytes(layer_bytes)), memory(m) {
     for (std::size_t at = 0; const std::size_t b : bytes) offsets.push_back(at), at += b;
-    ring = Arena(buffer_size * static_cast<std::size_t>(options.buffers));
-    ring_memory = ring.bytes(ring.size());
-    if (options.from_storage) {
-      file = std::make_unique<UnnamedFile>(options.folder);
-    } else {
-      host = Arena(sum(bytes));
-      host_memory = host.bytes(host.size());
-    }
+    ring = Arena(buffer_size * static_cast<std::size_t>(options.buffers), memory);
+    ring_bytes = ring.bytes(ring.size());
+    places.assign(static_cast<std::size_t>(options.buffers), 0);
+    if (options.from_storage) file = std::make_unique<UnnamedFile>(options.folder);
+    if (options.from_storage && memory.host_reads()) return;
+    host = Arena(options.from_storage ? buffer_size : sum(bytes), memory, Arena::Place::kHost);
+    host_bytes = host.bytes(host.size());
   }
 
   std::byte* buffer(std::uint64_t n) const {
-    return ring_memory + n % static_cast<std::uint64_t>(options.buffers) * buffer_size;
+    return ring_bytes + n % static_cast<std::uint64_t>(options.buffers) * buffer_size;
   }
+  std::uint64_t& place(std::uint64_t n) { return places[n % places.size()]; }
 
-  bool fetch(std::uint64_t n) const {
+  // after: where the buffer was last released.
+  bool fetch(std::uint64_t n, std::uint64_t after) const {
     const std::size_t layer = n % bytes.size();
-    if (file) return file->read(buffer(n), bytes[layer], offsets[layer]);
-    std::memcpy(buffer(n), host_memory + offsets[layer], bytes[layer]);
+    if (file && memory.host_reads()) return file->read(buffer(n), bytes[layer], offsets[layer]);
+    if (file && !file->read(host_bytes, bytes[layer], offsets[layer])) return false;
+    memory.copy_beside(buffer(n), file ? host_bytes : host_bytes + offsets[layer], bytes[layer], after);
     return true;
   }
 
@@ -115,9 +120,9 @@ struct WeightStream::State {
       changed.wait(lock,
                    [&] { return stop || fetched < released + static_cast<std::uint64_t>(options.buffers); });
       if (stop) return;
-      const std::uint64_t n = fetched;
+      const std::uint64_t n = fetched, after = place(n);
       lock.unlock();
-      const bool ok = fetch(n);
+      const bool ok = fetch(n, after);
       lock.lock();
       failed = !ok;
       ++fetched;
@@ -127,8 +132,9 @@ struct WeightStream::State {
   }
 };
 
-WeightStream::WeightStream(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& options)
-    : state_(std::make_unique<State>(layer_bytes, options)) {}
+WeightStream::WeightStream(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& options,
+                           const KernelMemory& memory)
+    : state_(std::make_unique<State>(layer_bytes, options, memory)) {}
 
 WeightStream::~WeightStream() {
   State& s = *state_;
@@ -149,17 +155,17 @@ std::size_t WeightStream::bytes_needed(const std::vector<std::size_t>& layer_byt
 
 void WeightStream::store(std::size_t layer, const std::byte* packed) {
   State& s = *state_;
-  if (s.file)
-    s.file->write(packed, s.bytes[layer], s.offsets[layer]);
-  else
-    std::memcpy(s.host_memory + s.offsets[layer], packed, s.bytes[layer]);
+  if (!s.file) return s.memory.copy(s.host_bytes + s.offsets[layer], packed, s.bytes[layer]);
+  const std::byte* from = packed;
+  if (!s.memory.host_reads()) s.memory.copy(s.host_bytes, packed, s.bytes[layer]), from = s.host_bytes;
+  s.file->write(from, s.bytes[layer], s.offsets[layer]);
 }
 
 const std::byte* WeightStream::acquire() {
   State& s = *state_;
   const std::uint64_t n = s.acquired;
   if (!s.options.overlap) {
-    if (!s.fetch(n)) throw Error(s.options.folder, "can't read streamed weights back");
+    if (!s.fetch(n, s.place(n))) throw Error(s.options.folder, "can't read streamed weights back");
     ++s.acquired;
     return s.buffer(n);
   }
@@ -174,6 +180,7 @@ const std::byte* WeightStream::acquire() {
 void WeightStream::release() {
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
+  s.place(s.released) = s.memory.place();
   ++s.released;
   s.changed.notify_all();
 }

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "executor/kernel_memory.h"
+
 namespace foretoken {
 
 struct WeightStreamOptions {
@@ -21,7 +23,9 @@ class WeightStream {
  public:
   // layer_bytes: of each streamed layer in order. Allocates the ring and the store. Throws Error for a file
   // that can't be made, std::bad_alloc.
-  WeightStream(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& options);
+  // memory: where the ring is; must outlive the stream.
+  WeightStream(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& options,
+               const KernelMemory& memory = host_memory());
   ~WeightStream();
   WeightStream(const WeightStream&) = delete;
   WeightStream& operator=(const WeightStream&) = delete;
@@ -30,11 +34,11 @@ class WeightStream {
   static std::size_t bytes_needed(const std::vector<std::size_t>& layer_bytes,
                                   const WeightStreamOptions& options);
 
-  // Puts packed layer i into the store. All layers, before the first acquire().
+  // Puts packed layer i, of the kernels' memory, into the store. All layers, before the first acquire().
   void store(std::size_t layer, const std::byte* packed);
   // The next layer in order, once it is there; it stays until release(). Throws Error where a read failed.
   const std::byte* acquire();
-  void release();
+  void release();  // what was launched before may still read it
 
  private:
   struct State;
