@@ -161,7 +161,7 @@ void attention(benchmark::State& state, Storage storage, Index dim) {
   std::vector<SequenceRows> rows;
   for (Index i = 0; i < sequences; ++i) {
     const SequenceRows all{0, tokens, 0, table.data() + i * blocks};
-    kernels.cache_write(cache, {&all, 1}, kv.data(), kKvHeads * dim, kv.data(), kKvHeads * dim);
+    kernels.cache_write(cache, std::span(&all, 1), kv.data(), kKvHeads * dim, kv.data(), kKvHeads * dim);
     rows.push_back({i * fresh, fresh, cached, all.blocks});
   }
   const AttentionArgs args{kHeads, dim, dim, 0.088f};
@@ -173,8 +173,8 @@ void attention(benchmark::State& state, Storage storage, Index dim) {
   for (auto _ : state) {
     if (fresh == 1) memory.push_back(reader.read(threads));
     const double start = now();
-    kernels.attention(args, cache, rows, q.data(), kHeads * dim, out.data(), kHeads * dim, scratch.data(),
-                      threads);
+    kernels.attention(args, cache, std::span<const SequenceRows>(rows), q.data(), kHeads * dim, out.data(),
+                      kHeads * dim, scratch.data(), threads);
     times.push_back(now() - start);
     state.SetIterationTime(times.back());
   }

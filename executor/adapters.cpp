@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/random.h"
 
@@ -81,9 +80,10 @@ std::size_t RankAdapters::bytes_needed(const ModelConfig& model, const Kernels& 
 
 RankAdapters::RankAdapters(const ModelConfig& model, const AdapterSource& source, const Kernels& kernels,
                            const Layout& layout, const Rank& rank) {
+  memory_ = &kernels.memory();
   slot_bytes_ = one_adapter(model, kernels, layout);
-  host_ = Arena(slot_bytes_ * static_cast<std::size_t>(layout.num_adapters));
-  slots_ = Arena(slot_bytes_ * static_cast<std::size_t>(layout.lora.slots));
+  host_ = Arena(slot_bytes_ * static_cast<std::size_t>(layout.num_adapters), *memory_, Arena::Place::kHost);
+  slots_ = Arena(slot_bytes_ * static_cast<std::size_t>(layout.lora.slots), *memory_);
   host_begin_ = host_.bytes(slot_bytes_ * static_cast<std::size_t>(layout.num_adapters));
   slots_begin_ = slots_.bytes(slot_bytes_ * static_cast<std::size_t>(layout.lora.slots));
   const std::int64_t low = layout.lora.rank;
@@ -128,10 +128,12 @@ RankAdapters::RankAdapters(const ModelConfig& model, const AdapterSource& source
       for (LoraProduct& p : lora_products(kind, model.hidden, shard_of(layout))) {
         Product product;
         const auto pack = [&](std::int64_t n, std::int64_t k, const auto& read) {
-          Matrix m = kernels.pack(layout.plain, n, k, read,
-                                  host_begin_ + slot_bytes_ * static_cast<std::size_t>(adapter) + offset);
-          m.packed = slots_begin_ + offset;
-          offset += Arena::padded(kernels.packed_bytes(layout.plain, n, k));
+          // In the first slot, then put away.
+          const std::size_t size = kernels.packed_bytes(layout.plain, n, k);
+          const Matrix m = kernels.pack(layout.plain, n, k, read, slots_begin_ + offset);
+          memory_->copy(host_begin_ + slot_bytes_ * static_cast<std::size_t>(adapter) + offset, m.packed,
+                        size);
+          offset += Arena::padded(size);
           return m;
         };
         const auto [column, width] = input(kind, p.module);
@@ -156,8 +158,8 @@ RankAdapters::RankAdapters(const ModelConfig& model, const AdapterSource& source
 }
 
 void RankAdapters::load(std::int64_t adapter, std::int64_t slot) {
-  std::memcpy(slots_begin_ + slot_bytes_ * static_cast<std::size_t>(slot),
-              host_begin_ + slot_bytes_ * static_cast<std::size_t>(adapter), slot_bytes_);
+  memory_->copy_later(slots_begin_ + slot_bytes_ * static_cast<std::size_t>(slot),
+                      host_begin_ + slot_bytes_ * static_cast<std::size_t>(adapter), slot_bytes_);
 }
 
 const RankAdapters::Product* RankAdapters::product(std::int64_t layer, LoraModule module) const {

@@ -50,6 +50,7 @@ class RankAdapters {
   const std::vector<Product>& all() const { return products_; }
 
  private:
+  const KernelMemory* memory_ = nullptr;
   std::size_t slot_bytes_ = 0;
   Arena host_, slots_;
   std::byte *host_begin_ = nullptr, *slots_begin_ = nullptr;

@@ -36,23 +36,17 @@ int DraftTree::follow(int node, std::int32_t token, std::span<const std::int32_t
 
 namespace {
 
-// The likeliest tokens, likeliest first; ties: the lower index, as greedy sampling has it.
-void best_tokens(const float* logits, std::int64_t vocab, int count, std::int32_t* out) {
-  for (int i = 0; i < count; ++i) out[i] = -1;
-  for (std::int64_t t = 0; t < vocab; ++t) {
-    int at = count;
-    while (at > 0 && (out[at - 1] < 0 || logits[out[at - 1]] < logits[t])) --at;
-    if (at == count) continue;
-    std::move_backward(out + at, out + count - 1, out + count);
-    out[at] = static_cast<std::int32_t>(t);
-  }
-}
-
 class ModelDrafter final : public Drafter {
  public:
   ModelDrafter(const Speculation& s, const DraftTree& tree, const ExecutorOptions& options,
                std::size_t bytes_taken)
-      : deployment_(*s.draft), tree_(tree), executable_(deployment_, s.draft_text, options, bytes_taken) {}
+      : deployment_(*s.draft), tree_(tree), executable_(deployment_, s.draft_text, options, bytes_taken) {
+    const Kernels& kernels = executable_.kernels();
+    scratch_ =
+        Arena(kernels.sampling_scratch(executable_.transformer().layout().sampled(), deployment_.model.vocab),
+              kernels.memory());
+    scratch_bytes_ = scratch_.bytes(scratch_.size());
+  }
 
   // The first pass takes the step's prompts and the newest tokens: of a sequence that decoded two, because
   // the cache has no entry of the last draft, should that have been accepted.
@@ -119,19 +113,20 @@ class ModelDrafter final : public Drafter {
   // Runs a pass and takes the children of the nodes of its sequences, which begin at step_[first].
   void run(std::size_t first, int level) {
     const auto logits = model_->step(step_);
-    const std::int64_t vocab = deployment_.model.vocab;
-    const float* row = logits.data();
+    const std::int64_t vocab = deployment_.model.vocab,
+                       rows = static_cast<std::int64_t>(logits.size()) / vocab;
     const int width = tree_.width(level);
-    best_.resize(static_cast<std::size_t>(width));
+    best_.resize(static_cast<std::size_t>(rows * width));
     const auto computed = std::chrono::steady_clock::now();
+    executable_.kernels().best_tokens(logits.data(), rows, vocab, width, best_.data(), scratch_bytes_);
+    const std::int32_t* best = best_.data();
     for (const Drafting& d : drafting_)
-      for (int r = 0; r < d.rows; ++r, row += vocab) {
+      for (int r = 0; r < d.rows; ++r, best += width) {
         std::vector<std::int32_t>& drafts = *d.sequence->drafts;
         const int child = tree_.first_child(d.first_node + r);
         const int count = std::min(width, static_cast<int>(drafts.size()) + 1 - child);
         if (count <= 0) continue;
-        best_tokens(row, vocab, count, best_.data());
-        std::copy_n(best_.begin(), count, drafts.begin() + child - 1);
+        std::copy_n(best, count, drafts.begin() + child - 1);
       }
     operator_seconds["sampling"] +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - computed).count();
@@ -165,6 +160,8 @@ class ModelDrafter final : public Drafter {
   std::vector<StepSequence> step_;
   std::vector<Drafting> drafting_;
   std::vector<std::int32_t> best_;
+  Arena scratch_;  // of sampling
+  std::byte* scratch_bytes_ = nullptr;
 };
 
 // Prompt lookup: what followed the longest of the last tokens' runs when it first occurred (vLLM's ngram).

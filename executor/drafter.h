@@ -22,7 +22,8 @@ class DraftTree {
   int levels() const { return static_cast<int>(first_.size()) - 1; }
   int first(int level) const { return first_[static_cast<std::size_t>(level)]; }  // level 0: the root
   int width(int level) const { return widths_[static_cast<std::size_t>(level)]; }
-  int first_child(int node) const;  // nodes() where it has none
+  int level(int node) const { return level_[static_cast<std::size_t>(node)]; }  // 0: the root
+  int first_child(int node) const;                                              // nodes() where it has none
   // As StepSequence has them; null where the tree is a chain, which needs none.
   const std::int32_t* parents() const { return is_chain() ? nullptr : parents_.data(); }
   // The node that continues `node` with `token`, of the first `drafted` ones; -1: none.

@@ -66,7 +66,9 @@ struct ExecutedBackend::State {
   std::vector<std::vector<StepSequence>> sequences;
   std::vector<std::vector<std::int32_t>> slots;
   std::vector<Transformer::Swaps> swaps;
-  std::vector<float> scratch;
+  Arena scratch;  // of sampling
+  std::vector<double> uniforms;
+  std::vector<std::int32_t> sampled;  // one of each row that has logits
   std::vector<std::vector<Picoseconds>>
       stage_free;  // by engine: when each stage of its pipeline is free again
   Moved moved;
@@ -90,6 +92,9 @@ struct ExecutedBackend::State {
     options.sampling.top_k = asked.top_k.value_or(0);
     options.sampling.top_p = static_cast<float>(asked.top_p.value_or(1));
     best.resize(static_cast<std::size_t>(d.scheduler.beam_width));
+    const Kernels& kernels = executable.kernels();
+    scratch = Arena(kernels.sampling_scratch(executable.transformer().layout().sampled(), d.model.vocab),
+                    kernels.memory());
     if (!d.speculation) return;
     tree.emplace(d.speculation->widths);
     drafter = make_drafter(*d.speculation, *tree, o, executable.bytes());
@@ -193,58 +198,81 @@ struct ExecutedBackend::State {
   std::size_t take_beams(const Sequence& s, const float* logits) {
     Beams& b = beams.at(s.request.id);
     const std::size_t rows = b.log_probabilities().size();
-    executable.kernels().select_beams(logits, deployment.model.vocab, b.log_probabilities(), best);
+    executable.kernels().select_beams(logits, deployment.model.vocab, b.log_probabilities(), best,
+                                      scratch_bytes());
     b.take(best);
     b.best(outputs[s.request.id]);
     return rows;
   }
 
-  // The token that follows: a draw of its request and place, the same whatever runs beside it and whether it
-  // was drafted.
-  std::int32_t draw(RequestId request, const History& h, const float* logits) {
-    const double uniform =
-        (static_cast<double>(
-             mix64(options.seed ^ mix64(static_cast<std::uint64_t>(request)) ^ h.tokens.size()) >> 11) +
-         0.5) *
-        0x1p-53;
-    return executable.kernels().sample(options.sampling, logits, deployment.model.vocab, uniform,
-                                       scratch.data());
+  // What decides about the token at a place of a request: the same whatever runs beside it and whether it was
+  // drafted.
+  double uniform(RequestId request, std::size_t place) const {
+    return (static_cast<double>(mix64(options.seed ^ mix64(static_cast<std::uint64_t>(request)) ^ place) >>
+                                11) +
+            0.5) *
+           0x1p-53;
+  }
+
+  static std::size_t rows_of(const StepSequence& s) { return s.every_row ? s.tokens.size() : 1; }
+  // Tokens of a sequence that the step knew, without drafts.
+  static std::size_t known_of(const StepSequence& s) {
+    return static_cast<std::size_t>(s.cached) + s.tokens.size() - (rows_of(s) - 1);
   }
 
   // at: the engine.
   void sample(std::size_t at, std::size_t rank, const SequenceTable& table) {
     const float* logits = executable.engine(at).logits(rank).data();
+    const std::int64_t vocab = deployment.model.vocab;
+    if (searches()) {
+      for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
+        if (!sequences[rank][i].sample) continue;
+        const std::size_t rows = take_beams(table[slots[rank][i]], logits);
+        logits += static_cast<std::int64_t>(rows) * vocab;
+        i += rows - 1;
+      }
+      return;
+    }
+    uniforms.clear();
     for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
       const StepSequence& asked = sequences[rank][i];
       if (!asked.sample) continue;
-      if (searches()) {
-        const std::size_t rows = take_beams(table[slots[rank][i]], logits);
-        logits += static_cast<std::int64_t>(rows) * deployment.model.vocab;
-        i += rows - 1;
-        continue;
-      }
-      take_tokens(at, rank, table[slots[rank][i]], asked, logits);
-      logits +=
-          (asked.every_row ? static_cast<std::int64_t>(asked.tokens.size()) : 1) * deployment.model.vocab;
+      for (std::size_t row = 0; row < rows_of(asked); ++row)
+        uniforms.push_back(uniform(table[slots[rank][i]].request.id,
+                                   known_of(asked) + (row == 0 ? 0 : tree->level(static_cast<int>(row)))));
     }
+    sampled.resize(uniforms.size());
+    executable.kernels().sample(options.sampling, logits, vocab, uniforms, sampled.data(), scratch_bytes());
+    const std::int32_t* tokens = sampled.data();
+    for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
+      const StepSequence& asked = sequences[rank][i];
+      if (!asked.sample) continue;
+      take_tokens(at, rank, table[slots[rank][i]], asked, tokens);
+      tokens += rows_of(asked);
+    }
+  }
+
+  std::byte* scratch_bytes() {
+    scratch.reset();
+    return scratch.bytes(scratch.size());
   }
 
   // Takes the tokens that the step yields for a sequence: the target's own choice after its newest token, and
   // after each drafted one that was that choice. Drafts are proposed without chance, so this is rejection
   // sampling (Leviathan et al. 2023, A.1): a token with probability p is accepted with p.
   void take_tokens(std::size_t at, std::size_t rank, const Sequence& s, const StepSequence& step,
-                   const float* logits) {
+                   const std::int32_t* tokens) {
     History& h = histories[s.request.id];
-    const std::size_t rows = step.every_row ? step.tokens.size() : 1;
+    const std::size_t rows = rows_of(step);
     // A prompt that is computed again makes its token again.
-    const std::size_t known = static_cast<std::size_t>(step.cached) + step.tokens.size() - (rows - 1);
+    const std::size_t known = known_of(step);
     const auto drafts = std::span(h.drafts).first(rows - 1);
     h.tokens.resize(known);
     std::vector<std::int32_t>& output = outputs[s.request.id];
     output.resize(known - static_cast<std::size_t>(s.request.input_len));
     path.clear();
     for (int node = 0; node >= 0;) {
-      const std::int32_t token = draw(s.request.id, h, logits + node * deployment.model.vocab);
+      const std::int32_t token = tokens[node];
       h.tokens.push_back(token);
       if (static_cast<std::int64_t>(output.size()) < s.end_tokens - s.request.input_len)
         output.push_back(token);
@@ -295,9 +323,7 @@ struct ExecutedBackend::State {
 
 ExecutedBackend::ExecutedBackend(const Deployment& deployment, const Workload& workload,
                                  const ModelText& model, const ExecutorOptions& options)
-    : state_(std::make_unique<State>(deployment, workload, model, options)) {
-  state_->scratch.resize(2 * static_cast<std::size_t>(deployment.model.vocab));
-}
+    : state_(std::make_unique<State>(deployment, workload, model, options)) {}
 
 ExecutedBackend::~ExecutedBackend() = default;
 

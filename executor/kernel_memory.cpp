@@ -35,6 +35,7 @@ class HostMemory final : public KernelMemory {
   bool host_reads() const override { return true; }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
   void copy_later(void* to, const void* from, std::size_t bytes) const override { copy(to, from, bytes); }
+  void clear(void* to, std::size_t bytes) const override { std::memset(to, 0, bytes); }
   void wait() const override {}
   std::uint64_t place() const override { return 0; }
   void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t) const override {

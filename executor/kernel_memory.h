@@ -21,7 +21,8 @@ class KernelMemory {
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
   // The same, but host memory (of allocate_host) is read or written some time before wait() returns.
   virtual void copy_later(void* to, const void* from, std::size_t bytes) const = 0;
-  virtual void wait() const = 0;  // until all that was asked for is done
+  virtual void clear(void* to, std::size_t bytes) const = 0;  // zeros, likewise in order
+  virtual void wait() const = 0;                              // until all that was asked for is done
   // Beside the kernels, from any thread: to the kernels' memory from the host's (of allocate_host), once what
   // was asked for before `after` is done; done on return.
   virtual std::uint64_t place() const = 0;  // this place in the order of the kernels' calls

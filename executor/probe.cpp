@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <vector>
 
 namespace foretoken {
 namespace {
@@ -23,7 +23,8 @@ MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
   const std::size_t scratch = std::max(kernels.gemm_scratch(a, kRows), kernels.gemm_scratch(b, 1));
   constexpr std::size_t kFloats = std::max({kRows * kDense, kWideRows, kWideDepth});
   memory_ = Arena(Arena::padded(dense) + kWide * Arena::padded(wide) + Arena::padded(scratch) +
-                  2 * Arena::padded(kFloats * sizeof(float)));
+                      2 * Arena::padded(kFloats * sizeof(float)),
+                  kernels.memory());
   const auto some = [](std::int64_t width) {
     return [width](std::int64_t row, float* out) {
       for (std::int64_t i = 0; i < width; ++i)
@@ -35,13 +36,14 @@ MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
   while (wide_.size() < kWide) {
     wide_.push_back(wide_.front());
     std::byte* const copy = memory_.bytes(wide);
-    std::memcpy(copy, wide_.front().packed, wide);
+    kernels.memory().copy(copy, wide_.front().packed, wide);
     wide_.back().packed = copy;
   }
   scratch_ = memory_.bytes(scratch);
   x_ = memory_.array<float>(kFloats);
   y_ = memory_.array<float>(kFloats);
-  std::fill_n(x_, kFloats, 0.5f);
+  const std::vector<float> halves(kFloats, 0.5f);
+  kernels.memory().copy(x_, halves.data(), kFloats * sizeof(float));
 }
 
 double MachineProbe::run() {
@@ -49,6 +51,7 @@ double MachineProbe::run() {
   for (std::int64_t i = 0; i < kTimes; ++i)
     kernels_.gemm(dense_, x_, kDense, kRows, nullptr, false, y_, kDense, scratch_, one_);
   kernels_.gemm(wide_[runs_ % kWide], x_, kWideDepth, 1, nullptr, false, y_, kWideRows, scratch_, one_);
+  kernels_.memory().wait();
   latest_[runs_++ % kLatest] =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::array<double, kLatest> sorted = latest_;

@@ -9,7 +9,7 @@ namespace foretoken {
 Replica::Replica(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
                  const Kernels& kernels, const Layout& layout, const Precision& precision, Threads& threads,
                  const AdapterSource* adapters)
-    : Replica(layout, model) {
+    : Replica(layout, model, kernels) {
   for (int g = 0; g < layout.data_parallel; ++g) {
     Layout of_rank = layout;
     of_rank.group = g;
@@ -20,7 +20,7 @@ Replica::Replica(const ModelConfig& model, const Numerics& numerics, const Check
 }
 
 std::unique_ptr<Replica> Replica::twin(const Layout& layout) const {
-  auto other = std::unique_ptr<Replica>(new Replica(layout, model_));
+  auto other = std::unique_ptr<Replica>(new Replica(layout, model_, kernels_));
   for (int g = 0; g < layout.data_parallel; ++g) {
     Layout of_rank = layout;
     of_rank.group = g;
@@ -34,11 +34,17 @@ void Replica::allocate() {
   const Widths widths(model_, layout_.ranks);
   if (layout_.data_parallel == 1 || widths.experts == 0) return;
   const std::int64_t rows = layout_.max_tokens * layout_.data_parallel;
-  rows_.resize(count_of(rows, model_.hidden));
-  routed_.resize(count_of(rows, widths.experts));
-  pairs_.resize(count_of(rows * widths.top_k, model_.hidden));
-  order_.resize(count_of(rows, widths.top_k));
-  std::iota(order_.begin(), order_.end(), 0);
+  const std::size_t hidden = count_of(rows, model_.hidden), routed = count_of(rows, widths.experts),
+                    chosen = count_of(rows, widths.top_k),
+                    pairs = chosen * static_cast<std::size_t>(model_.hidden);
+  const KernelMemory& memory = kernels_.memory();
+  memory_ = Arena(
+      Arena::padded(hidden * 4) + Arena::padded(routed * 4) + Arena::padded(pairs * 4) + chosen * 4, memory);
+  rows_ = memory_.array<float>(hidden), routed_ = memory_.array<float>(routed);
+  pairs_ = memory_.array<float>(pairs), order_ = memory_.array<std::int32_t>(chosen);
+  std::vector<std::int32_t> order(chosen);
+  std::iota(order.begin(), order.end(), 0);
+  memory.copy(order_, order.data(), chosen * sizeof(std::int32_t));
 }
 
 void Replica::step(std::span<const std::vector<StepSequence>> ranks,
@@ -70,8 +76,11 @@ void Replica::run_apart() {
   double longest = -1, all = 0;
   for (const auto& rank : ranks_) {
     Transformer::State& s = *rank->state_;
-    s.runs.clear();
+    s.runs.clear(), s.timed.clear();
+    s.stopwatch->restart();
     s.run_to_exchange();
+    s.kernels.memory().wait();
+    s.read_times();
     double seconds = 0;
     for (const OperatorRun& o : s.runs) seconds += o.seconds, all += o.all_seconds;
     if (seconds > longest) longest = seconds, slowest = &s;
@@ -100,35 +109,32 @@ void Replica::exchange() {
     runs_.push_back(std::move(run));
   };
 
+  const KernelMemory& memory = kernels_.memory();
+  const std::int64_t hidden = model_.hidden;
   auto start = Clock::now();
   std::int64_t total = 0;
   for (const auto& rank : ranks_) {
     const Transformer::State& s = *rank->state_;
-    std::copy_n(s.normed, count_of(s.rows, model_.hidden), rows_.data() + count_of(total, model_.hidden));
-    std::copy_n(s.router_logits, count_of(s.rows, e.experts), routed_.data() + count_of(total, e.experts));
+    kernels_.copy_rows(s.normed, hidden, s.rows, hidden, rows_ + count_of(total, hidden), hidden);
+    kernels_.copy_rows(s.router_logits, e.experts, s.rows, e.experts, routed_ + count_of(total, e.experts),
+                       e.experts);
     total += s.rows;
   }
+  memory.wait();
   double seconds = seconds_since(start);
   record(0, seconds, seconds);
 
-  const std::size_t width = static_cast<std::size_t>(model_.hidden);
+  // Ranks that share experts add up what they compute of each pair, others hold pairs of their own.
   const bool shares = layout_.moe_tensor_parallel > 1;
-  if (shares) std::fill_n(pairs_.begin(), count_of(total * e.top_k, model_.hidden), 0.0f);
+  if (shares) memory.clear(pairs_, count_of(total * e.top_k, hidden) * sizeof(float));
   double slowest = 0, all = 0;
   for (const auto& rank : ranks_) {
     Transformer::State& s = *rank->state_;
     for (const Rank& r : s.ranks) {
       start = Clock::now();
-      s.multiply_experts(layer, r, rows_.data(), routed_.data(), total);
-      for (std::int64_t p = 0; p < total * e.top_k; ++p) {
-        if (s.place[p] < 0) continue;
-        const float* from = s.moe_out + count_of(s.place[p], model_.hidden);
-        float* to = pairs_.data() + count_of(p, model_.hidden);
-        if (shares)
-          s.kernels.add(from, model_.hidden, to);
-        else
-          std::copy_n(from, width, to);
-      }
+      s.multiply_experts(layer, r, rows_, routed_, total);
+      kernels_.place_rows(s.moe_out, hidden, s.place, total * e.top_k, shares, pairs_);
+      memory.wait();
       seconds = seconds_since(start);
       slowest = std::max(slowest, seconds);
       all += seconds;
@@ -142,15 +148,15 @@ void Replica::exchange() {
   for (const auto& rank : ranks_) {
     Transformer::State& s = *rank->state_;
     if (s.rows == 0) continue;
-    s.kernels.combine_rows(pairs_.data() + count_of(at * e.top_k, model_.hidden), model_.hidden,
-                           order_.data(), weights + at * e.top_k, s.rows, e.top_k, false,
-                           s.work.front().partial);
+    kernels_.combine_rows(pairs_ + count_of(at * e.top_k, hidden), hidden, order_, weights + at * e.top_k,
+                          s.rows, e.top_k, false, s.work.front().partial);
     for (std::size_t r = 1; r < s.work.size(); ++r)
-      std::fill_n(s.work[r].partial, count_of(s.rows, model_.hidden), 0.0f);
+      memory.clear(s.work[r].partial, count_of(s.rows, hidden) * sizeof(float));
     s.pending = true;
     s.next_launch += 3;
     at += s.rows;
   }
+  memory.wait();
   seconds = seconds_since(start);
   record(2, seconds, seconds);
 }

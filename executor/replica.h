@@ -23,25 +23,28 @@ class Replica {
   // One step: a list of sequences for each rank, empty for one that has nothing to do but its experts' part,
   // and what each copies before.
   void step(std::span<const std::vector<StepSequence>> ranks, std::span<const Transformer::Swaps> swaps = {});
-  // Of a rank's sampled sequences in order, valid until the next step.
+  // Of a rank's sampled sequences in order, in the kernels' memory, valid until the next step.
   std::span<const float> logits(std::size_t rank) const;
   // Operators of the last step; between two exchanges those of the rank that took longest.
   std::span<const OperatorRun> operators_run() const;
   Transformer& rank(std::size_t i) { return *ranks_[i]; }
 
  private:
-  Replica(const Layout& layout, const ModelConfig& model) : layout_(layout), model_(model) {}
+  Replica(const Layout& layout, const ModelConfig& model, const Kernels& kernels)
+      : layout_(layout), model_(model), kernels_(kernels) {}
   void allocate();
   void run_apart();
   void exchange();
 
   Layout layout_;
   const ModelConfig& model_;
+  const Kernels& kernels_;
   std::vector<std::unique_ptr<Transformer>> ranks_;
   // All rows of the group at an exchange: their hidden states and router's outputs, and a result for each
   // pair of row and chosen expert.
-  std::vector<float> rows_, routed_, pairs_;
-  std::vector<std::int32_t> order_;  // 0, 1, 2, ...
+  Arena memory_;
+  float *rows_ = nullptr, *routed_ = nullptr, *pairs_ = nullptr;
+  std::int32_t* order_ = nullptr;  // 0, 1, 2, ...
   std::vector<OperatorRun> runs_;
 };
 

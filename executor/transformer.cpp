@@ -35,22 +35,38 @@ void Transformer::State::branch_out(std::span<const StepSequence> all) {
       branches.resize(end);
       for (std::int64_t d = 1; d <= depth; ++d, up = s.parents[up])
         branches[end - static_cast<std::size_t>(d)] = static_cast<std::int32_t>(root + up);
-      attending.push_back({sequences[i].first_row + t, 1, root + depth, s.blocks, nullptr, root + 1});
+      attending.push_back(
+          {sequences[i].first_row + t, 1, root + depth, sequences[i].blocks, nullptr, root + 1});
     }
   }
   // Their places are known once the list no longer grows.
   std::size_t next = 0;
   for (SequenceRows& s : attending) {
     if (s.branch_from == 0) continue;
-    s.branch = branches.data() + next;
+    s.branch = branches.own() + next;
     next += static_cast<std::size_t>(s.cached - s.branch_from + 1);
   }
+}
+
+const std::int32_t* Transformer::State::list_blocks(const std::int32_t* of, std::int64_t tokens) {
+  if (kernels.memory().host_reads()) return of;
+  const std::size_t first = blocks.size();
+  const std::int64_t count = (tokens + layout.block_size - 1) / layout.block_size;
+  for (std::int64_t i = 0; i < count; ++i) blocks.push_back(of[i]);
+  return blocks.own() + first;
+}
+
+void Transformer::State::publish() {
+  sequences.publish(), attending.publish(), projected.publish(), branches.publish(), blocks.publish();
+  row_positions.publish(), row_tokens.publish(), sampled_rows.publish(), state_of.publish();
+  adapted_rows.publish();
 }
 
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
-  chunk_sequences.clear(), attending.clear(), branches.clear();
+  chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();
+  blocks.push_back(0);
   asked = Work();
   first_decode = 0;
   rows = 0;
@@ -68,7 +84,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
       throw Error("step", fmt::format("more than {} rows", layout.max_tokens));
     if (static_cast<std::int64_t>(i) >= layout.max_sequences)
       throw Error("step", fmt::format("more than {} sequences", layout.max_sequences));
-    sequences.push_back({rows, n, s.cached, s.blocks});
+    sequences.push_back({rows, n, s.cached, list_blocks(s.blocks, s.cached + n)});
+    if (widths.latent > 0) projected.push_back({rows, n, s.cached, blocks.own()});
     if (widths.linear > 0 && (s.state < 0 || s.state >= layout.max_sequences))
       throw Error("sequence", fmt::format("a recurrent state from 0 to {} is needed, not {}",
                                           layout.max_sequences - 1, s.state));
@@ -117,7 +134,9 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
   for (std::size_t i = 0; i < stages.size(); ++i) lists[i] = operators(model, stages[i], asked, precision);
   order_launches();
-  runs.clear();
+  publish();
+  runs.clear(), timed.clear();
+  stopwatch->restart();
   next_launch = 0;
   hidden = stage_hidden.front();
 }
@@ -154,38 +173,55 @@ void Transformer::State::order_launches() {
 
 void Transformer::State::run(const Launch& launch) {
   const Op& op = *launch.op;
-  OperatorRun result{op, launch.layer, launch.stage};
-  result.op.count = 1;
+  runs.push_back({op, launch.layer, launch.stage});
+  runs.back().op.count = 1;
   next_chunk = launch.chunk;
   if (is_shared(op.name) && !is_split(op.name)) {
-    const auto start = Clock::now();
+    const int start = stopwatch->mark();
     if (op.name == "stage_send")
       send(launch.stage);
     else
       run_shared(op, launch.layer);
-    result.seconds = result.all_seconds = seconds_since(start);
+    time(Timed::Kind::kShared, start);
   } else {
-    double projected = 0, all_projected = 0;
     for (std::size_t r = 0; r < ranks.size(); ++r) {
-      projecting = 0;
-      const auto start = Clock::now();
+      const int start = stopwatch->mark();
       run_rank(op, launch.layer, r);
-      const double seconds = seconds_since(start) - projecting;
-      result.seconds = std::max(result.seconds, seconds);
-      result.all_seconds += seconds;
-      projected = std::max(projected, projecting);
-      all_projected += projecting;
-    }
-    if (all_projected > 0) {
-      const auto own = std::find_if(runs.rbegin(), runs.rend(),
-                                    [](const OperatorRun& o) { return o.op.name == kUpProjection; });
-      own->seconds += projected;
-      own->all_seconds += all_projected;
+      time(Timed::Kind::kRank, start);
     }
   }
   if (is_split(op.name)) end_norm(op, launch.layer);
   pending |= op.name == "o_proj" || op.name == "out_proj" || op.name == "down_proj" || op.name == "experts";
-  runs.push_back(std::move(result));
+}
+
+// A rank's time is without its projecting, which comes before it in the list and is of the operator that
+// stands for it.
+void Transformer::State::read_times() {
+  double projecting = 0, most_projecting = 0, all_projecting = 0;
+  std::size_t run = 0;
+  const auto give_projecting = [&] {
+    if (all_projecting <= 0) return;
+    std::size_t own = run;
+    while (runs[own].op.name != kUpProjection) --own;
+    runs[own].seconds += most_projecting, runs[own].all_seconds += all_projecting;
+    most_projecting = all_projecting = 0;
+  };
+  for (const Timed& t : timed) {
+    if (t.run != run) give_projecting();
+    run = t.run;
+    const double seconds = stopwatch->seconds(t.from, t.to);
+    if (t.kind == Timed::Kind::kProjecting) {
+      projecting += seconds;
+      continue;
+    }
+    OperatorRun& o = runs[run];
+    o.seconds = std::max(o.seconds, seconds - projecting);
+    o.all_seconds += seconds - projecting;
+    most_projecting = std::max(most_projecting, projecting), all_projecting += projecting;
+    projecting = 0;
+  }
+  give_projecting();
+  timed.clear();
 }
 
 void Transformer::State::send(int stage) {
@@ -195,7 +231,7 @@ void Transformer::State::send(int stage) {
     add_pending({0, rows});
   pending = false;
   float* const next = stage_hidden[static_cast<std::size_t>(stage) + 1];
-  std::memcpy(next, hidden, count_of(rows, model.hidden) * sizeof(float));
+  kernels.copy_rows(hidden, model.hidden, rows, model.hidden, next, model.hidden);
   hidden = next;
 }
 
@@ -218,8 +254,10 @@ bool Transformer::State::run_to_exchange() {
 
 void Transformer::State::finish() {
   if (numerics.final_softcap > 0)
-    for (std::size_t l = 0; l < sampled_rows.size() * static_cast<std::size_t>(model.vocab); ++l)
-      logits[l] = numerics.final_softcap * std::tanh(logits[l] / numerics.final_softcap);
+    kernels.softcap(numerics.final_softcap, static_cast<std::int64_t>(sampled_rows.size()) * model.vocab,
+                    logits);
+  kernels.memory().wait();
+  read_times();
 }
 
 namespace {

@@ -58,8 +58,8 @@ void Transformer::State::adapter_operator(std::string_view name, int layer, std:
                                  : module == LoraModule::kGateUp ? weights.gate_up.w.n
                                                                  : model.hidden;
     for (const AdapterGroup& g : adapter_groups) {
-      const std::span<const std::int32_t> own_rows{adapted_rows.data() + g.first,
-                                                   static_cast<std::size_t>(g.count)};
+      const auto own_rows =
+          adapted_rows.own(static_cast<std::size_t>(g.first), static_cast<std::size_t>(g.count));
       float* between = w.low_rank + g.first * width;
       if (shrink) {
         kernels.gather_rows(x, p.a.k, own_rows, lora_in);
@@ -71,8 +71,7 @@ void Transformer::State::adapter_operator(std::string_view name, int layer, std:
         const Matrix b = RankAdapters::in_slot(p.b[static_cast<std::size_t>(part)], own.slot_bytes(), g.slot);
         gemm({b, nullptr}, between + part * low, width, g.count, lora_out, b.n);
         const std::int64_t column = p.shape.outputs[static_cast<std::size_t>(part)].column;
-        for (std::int64_t i = 0; i < g.count; ++i)
-          kernels.add(lora_out + i * b.n, b.n, y + own_rows[static_cast<std::size_t>(i)] * y_width + column);
+        kernels.add_rows(lora_out, b.n, own_rows, y + column, y_width);
       }
     }
     return;

@@ -1,6 +1,5 @@
 // The operators of a transformer by name: what each computes, on one rank or alike on all.
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 #include "executor/transformer_state.h"
@@ -28,14 +27,18 @@ bool Transformer::State::is_split(std::string_view name) const {
 void Transformer::State::norm_rows(const Op& op, int layer, Rank::Slice own) {
   add_pending(own);
   if (op.name != "final_norm") return input_norm(layer, op.name == "input_norm", own);
-  const std::size_t width = static_cast<std::size_t>(model.hidden);
-  for (std::size_t i = 0; i < sampled_rows.size(); ++i) {
-    const std::int64_t row = sampled_rows[i];
-    if (row < own.first || row >= own.first + own.count) continue;
-    float* to = sampled + i * width;
-    std::memcpy(to, hidden + static_cast<std::size_t>(row) * width, width * sizeof(float));
-    kernels.norm(norm_args(final_norm, final_norm_bias), to, model.hidden, 1, model.hidden, to, model.hidden);
-  }
+  // The sampled rows ascend; those of `own` are normed.
+  const auto at = [&](std::int64_t row) {
+    return std::lower_bound(sampled_rows.begin(), sampled_rows.end(), row);
+  };
+  const std::int32_t *first = at(own.first), *end = at(own.first + own.count);
+  if (first == end) return;
+  const auto skipped = static_cast<std::size_t>(first - sampled_rows.begin()),
+             count = static_cast<std::size_t>(end - first);
+  float* to = sampled + count_of(static_cast<std::int64_t>(skipped), model.hidden);
+  kernels.gather_rows(hidden, model.hidden, sampled_rows.own(skipped, count), to);
+  kernels.norm(norm_args(final_norm, final_norm_bias), to, model.hidden, static_cast<std::int64_t>(count),
+               model.hidden, to, model.hidden);
 }
 
 // The rows that every rank has normed become whole.
@@ -45,7 +48,8 @@ void Transformer::State::gather_rows() {
   if (p != nullptr)
     layout.processes->all_gather(
         {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)}, gathered);
-  std::memcpy(normed, p != nullptr ? gathered : scattered, count_of(rows, model.hidden) * sizeof(float));
+  kernels.copy_rows(p != nullptr ? gathered : scattered, model.hidden, rows, model.hidden, normed,
+                    model.hidden);
 }
 
 // Those of the sampled rows, each from the rank whose row it is.
@@ -56,9 +60,8 @@ void Transformer::State::gather_sampled() {
   const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
   const auto width = static_cast<std::size_t>(model.hidden);
   for (std::size_t i = 0; i < sampled_rows.size(); ++i)
-    std::memcpy(sampled + i * width,
-                gathered + static_cast<std::size_t>(sampled_rows[i] / each) * size + i * width,
-                width * sizeof(float));
+    kernels.copy_rows(gathered + static_cast<std::size_t>(sampled_rows[i] / each) * size + i * width,
+                      model.hidden, 1, model.hidden, sampled + i * width, model.hidden);
 }
 
 void Transformer::State::run_shared(const Op& op, int layer) {
@@ -87,10 +90,8 @@ void Transformer::State::run_shared(const Op& op, int layer) {
       const Rank::Slice v = Rank::slice(model.vocab, r, layout.ranks);
       const float* from = layout.processes != nullptr ? gathered + static_cast<std::size_t>(r) * each
                                                       : work[static_cast<std::size_t>(r)].logits;
-      for (std::size_t i = 0; i < sampled_rows.size(); ++i)
-        std::memcpy(logits + i * static_cast<std::size_t>(model.vocab) + v.first,
-                    from + i * static_cast<std::size_t>(v.count),
-                    static_cast<std::size_t>(v.count) * sizeof(float));
+      kernels.copy_rows(from, v.count, static_cast<std::int64_t>(sampled_rows.size()), v.count,
+                        logits + v.first, model.vocab);
     }
     return;
   }
@@ -135,7 +136,7 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   }
   if (name == "shared_gate") {
     gemm(weights.shared_mix, normed, rows, mix);
-    kernels.sigmoid_gate(mix, 1, rows, model.hidden, w.shared);
+    kernels.sigmoid_gate(mix, 1, 1, rows, model.hidden, false, w.shared);
     return kernels.add(w.shared, rows * model.hidden, w.partial);
   }
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) return grouped_query(op, layer, r, *a);
@@ -155,17 +156,14 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
                      width = gate_at + (a.output_gate ? heads * a.v_head_dim : 0);
   if (name == "qkv_proj") return gemm(weights.qkv, normed, rows, w.qkv);
   if (name == "qk_norm") {
-    const bool whole = a.qk_norm == GqaAttention::QkNorm::kFull;
-    for (std::int64_t row = 0; row < rows; ++row) {
-      float *q = w.qkv + row * width, *k = q + k_at;
-      const auto norm = [&](const float* weight, float* x, std::int64_t count) {
-        const std::int64_t each = whole ? count * a.head_dim : a.head_dim;
-        kernels.norm(norm_args(weight, nullptr), x, each, whole ? 1 : count, each, x, each);
-      };
-      norm(weights.q_norm, q, heads);
-      norm(weights.k_norm, k, kv);
-    }
-    return;
+    const auto norm = [&](const float* weight, float* x, std::int64_t count) {
+      const NormArgs args = norm_args(weight, nullptr);
+      if (a.qk_norm == GqaAttention::QkNorm::kFull)
+        return kernels.norm(args, x, width, rows, count * a.head_dim, x, width);
+      kernels.norm_heads(args, x, width, rows, count, a.head_dim);
+    };
+    norm(weights.q_norm, w.qkv, heads);
+    return norm(weights.k_norm, w.qkv + k_at, kv);
   }
   if (name == "rope") {
     const RopeTable* t = rope_of(layer);
@@ -174,7 +172,8 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
     return rope(*t, w.qkv + k_at, width, kv, a.head_dim, 0);
   }
   if (name == "kv_write")
-    return kernels.cache_write(rank.cache(layer), sequences, w.qkv + k_at, width, w.qkv + v_at, width);
+    return kernels.cache_write(rank.cache(layer), {sequences.host(), sequences.own()}, w.qkv + k_at, width,
+                               w.qkv + v_at, width);
   if (name == "attention") {
     const auto& shape = std::get<AttentionShape>(op.shape);
     kernels.attention(attention_args(layer, rank, heads), rank.cache(layer),
@@ -184,9 +183,7 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
   }
   if (name == "output_gate") {
     const std::int64_t out = heads * a.v_head_dim;
-    for (std::int64_t row = 0; row < rows; ++row)
-      kernels.sigmoid_gate(w.qkv + row * width + gate_at, out, 1, out, w.heads_out + row * out);
-    return;
+    return kernels.sigmoid_gate(w.qkv + gate_at, width, out, rows, out, false, w.heads_out);
   }
   if (name == "o_proj") return gemm(weights.o, w.heads_out, rows, w.partial);
   throw Error(std::string(name), "the executor has no such operator in attention");
@@ -199,8 +196,8 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
   const LayerWeights& weights = rank.layer(layer);
   const std::int64_t heads = rank.heads(a.heads).count, qk = a.nope_dim + a.rope_dim,
                      row = a.kv_lora_rank + a.rope_dim;
-  const auto decoding = std::span<const SequenceRows>(sequences).subspan(first_decode);
-  const std::int64_t first = decoding.empty() ? rows : decoding.front().first_row, decode_rows = rows - first;
+  const std::int64_t first = first_decode < sequences.size() ? sequences[first_decode].first_row : rows,
+                     decode_rows = rows - first;
   if (name == "qk_norm") {
     if (r != 0) return;  // latents are alike on all ranks
     NormArgs args = norm_args(weights.q_a_norm, nullptr);
@@ -218,19 +215,17 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
     if (r == 0) rope(*t, latent, row, 1, row, a.kv_lora_rank);
     return;
   }
-  if (name == "kv_write") return kernels.cache_write(rank.cache(layer), sequences, latent, row, nullptr, 0);
+  if (name == "kv_write")
+    return kernels.cache_write(rank.cache(layer), {sequences.host(), sequences.own()}, latent, row, nullptr,
+                               0);
   if (name == kUpProjection)
     return;  // runs with each prompt's attention, below: its rows are a prompt's alone
   if (name == "absorb_k") {
     for (std::int64_t h = 0; h < heads; ++h)
       gemm(weights.absorb_k[static_cast<std::size_t>(h)], w.qkv + first * heads * qk + h * qk, heads * qk,
            decode_rows, w.absorbed + first * heads * row + h * row, heads * row);
-    for (std::int64_t t = first; t < rows; ++t)
-      for (std::int64_t h = 0; h < heads; ++h)
-        std::memcpy(w.absorbed + (t * heads + h) * row + a.kv_lora_rank,
-                    w.qkv + (t * heads + h) * qk + a.nope_dim,
-                    static_cast<std::size_t>(a.rope_dim) * sizeof(float));
-    return;
+    return kernels.copy_rows(w.qkv + first * heads * qk + a.nope_dim, qk, decode_rows * heads, a.rope_dim,
+                             w.absorbed + first * heads * row + a.kv_lora_rank, row);
   }
   if (name == "attention") {
     const auto& shape = std::get<AttentionShape>(op.shape);
@@ -255,35 +250,27 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
 
 // Keys and values of every head are projected up from the cached latents, one prompt at a time.
 void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::size_t r,
-                                        std::span<const SequenceRows> chunk) {
+                                        const Sequences& chunk) {
   const Rank& rank = ranks[r];
   PerRank& w = work[r];
   const std::int64_t heads = rank.heads(a.heads).count, qk = a.nope_dim + a.rope_dim,
-                     row = a.kv_lora_rank + a.rope_dim, up = a.nope_dim + a.v_dim, length = layout.max_length;
+                     row = a.kv_lora_rank + a.rope_dim, up = a.nope_dim + a.v_dim;
   AttentionArgs args = attention_args(layer, rank, heads);
   args.qk_dim = qk, args.v_dim = a.v_dim;
   const CacheLayer cache = up_cache(a, rank, w);
-  for (const SequenceRows& s : chunk) {
+  const auto begin = static_cast<std::size_t>(chunk.own - sequences.own());
+  const Sequences whole{projected.host(), projected.own()};
+  for (std::size_t i = 0; i < chunk.size(); ++i) {
+    const SequenceRows& s = chunk.host[i];
     const std::int64_t tokens = s.cached + s.new_tokens;
     kernels.cache_read(rank.cache(layer), s.blocks, tokens, up_latent, nullptr);
-    const auto start = Clock::now();
+    const int start = stopwatch->mark();
     gemm(rank.layer(layer).kv_b, up_latent, row, tokens, w.up, heads * up);
-    projecting += seconds_since(start);
-    for (std::int64_t h = 0; h < heads; ++h)
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        const float* from = w.up + (t * heads + h) * up;
-        float* key = w.up_keys + (h * length + t) * qk;
-        std::memcpy(key, from, static_cast<std::size_t>(a.nope_dim) * sizeof(float));
-        std::memcpy(key + a.nope_dim, up_latent + t * row + a.kv_lora_rank,
-                    static_cast<std::size_t>(a.rope_dim) * sizeof(float));
-        std::memcpy(w.up_values + (h * length + t) * a.v_dim, from + a.nope_dim,
-                    static_cast<std::size_t>(a.v_dim) * sizeof(float));
-      }
-    constexpr std::int32_t kOnlyBlock = 0;
-    SequenceRows own = s;
-    own.blocks = &kOnlyBlock;
-    kernels.attention(args, cache, {&own, 1}, w.qkv, heads * qk, w.heads_out, heads * a.v_dim, scratch,
-                      threads);
+    time(Timed::Kind::kProjecting, start);
+    kernels.expand_latents({heads, a.nope_dim, a.rope_dim, a.v_dim, a.kv_lora_rank, layout.max_length}, w.up,
+                           up_latent, tokens, w.up_keys, w.up_values);
+    kernels.attention(args, cache, whole.part(begin + i, 1), w.qkv, heads * qk, w.heads_out, heads * a.v_dim,
+                      scratch, threads);
   }
 }
 
@@ -294,46 +281,17 @@ void Transformer::State::experts(int layer, std::size_t r) {
   kernels.combine_rows(moe_out, model.hidden, place, routing_weights, rows, e.top_k, false, work[r].partial);
 }
 
-// Rows are gathered expert after expert.
 void Transformer::State::multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
                                           std::int64_t count) {
-  const LayerWeights& weights = rank.layer(layer);
   const auto& e = std::get<MoeMlp>(kind_of(layer).mlp);
   RoutingArgs args = numerics.routing;
   args.experts = e.experts, args.top_k = e.top_k;
-  args.correction = weights.correction;
+  args.correction = rank.layer(layer).correction;
   kernels.route(args, routed, count, chosen, routing_weights);
-
-  const Rank::Slice local = rank.experts(e.experts);
-  const std::int64_t pairs = count * e.top_k;
-  std::fill_n(expert_rows, local.count + 1, 0);
-  const auto own = [&](std::int64_t p) {
-    const std::int64_t x = chosen[p] - local.first;
-    return x >= 0 && x < local.count ? x : -1;
-  };
-  for (std::int64_t p = 0; p < pairs; ++p)
-    if (const std::int64_t x = own(p); x >= 0) ++expert_rows[x + 1];
-  for (std::int64_t x = 0; x < local.count; ++x) expert_rows[x + 1] += expert_rows[x];
-  for (std::int64_t p = 0; p < pairs; ++p) {
-    const std::int64_t x = own(p);
-    place[p] = x < 0 ? -1 : expert_rows[x]++;
-    if (x >= 0) order[place[p]] = static_cast<std::int32_t>(p / e.top_k);
-  }
-  for (std::int64_t x = local.count; x > 0; --x) expert_rows[x] = expert_rows[x - 1];
-  expert_rows[0] = 0;
-  const std::int64_t taken = expert_rows[local.count];
-  kernels.gather_rows(in, model.hidden, {order, static_cast<std::size_t>(taken)}, moe_in);
-  for (std::int64_t x = 0; x < local.count; ++x) {
-    const std::int64_t first = expert_rows[x], m = expert_rows[x + 1] - first;
-    if (m == 0) continue;
-    const ExpertWeights& expert = weights.experts[static_cast<std::size_t>(x)];
-    const std::int64_t width = expert.down.w.k;
-    gemm(expert.gate_up, moe_in + first * model.hidden, m, moe_mid);
-    ActivationArgs activation = numerics.activation;
-    activation.gated = e.gated;
-    kernels.activation(activation, moe_mid, m, width, moe_act);
-    gemm(expert.down, moe_act, m, moe_out + first * model.hidden);
-  }
+  ActivationArgs activation = numerics.activation;
+  activation.gated = e.gated;
+  kernels.run_experts(experts_of(rank, layer), activation, in, chosen, count, e.top_k,
+                      {moe_in, moe_mid, moe_act, moe_out, place, order, expert_rows}, scratch, threads);
 }
 
 }  // namespace foretoken

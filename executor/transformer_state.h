@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "executor/step_table.h"
 #include "executor/transformer.h"
 
 namespace foretoken {
@@ -66,24 +67,32 @@ struct Widths {
 };
 
 struct RopeTable {
-  std::vector<float> cosines, sines;  // [position][pairs]
+  Arena memory;
+  const float *cosines = nullptr, *sines = nullptr;  // [position][pairs]
   std::int64_t pairs = 0;
   bool interleaved = false;
 };
 
-inline RopeTable rope_table(const Rope& rope, std::int64_t positions) {
+inline RopeTable rope_table(const Rope& rope, std::int64_t positions, const KernelMemory& memory) {
   RopeTable t;
   t.pairs = static_cast<std::int64_t>(rope.inverse_frequencies.size());
   t.interleaved = rope.interleaved;
-  t.cosines.resize(count_of(positions, t.pairs));
-  t.sines.resize(t.cosines.size());
+  const std::size_t size = count_of(positions, t.pairs);
+  std::vector<float> cosines(size), sines(size);
   for (std::int64_t p = 0; p < positions; ++p)
     for (std::int64_t i = 0; i < t.pairs; ++i) {
       const double angle = static_cast<double>(p) * rope.inverse_frequencies[static_cast<std::size_t>(i)];
       const auto at = static_cast<std::size_t>(p * t.pairs + i);
-      t.cosines[at] = static_cast<float>(std::cos(angle) * rope.scale);
-      t.sines[at] = static_cast<float>(std::sin(angle) * rope.scale);
+      cosines[at] = static_cast<float>(std::cos(angle) * rope.scale);
+      sines[at] = static_cast<float>(std::sin(angle) * rope.scale);
     }
+  t.memory = Arena(2 * Arena::padded(size * sizeof(float)), memory);
+  const auto put = [&](const std::vector<float>& from, const float*& to) {
+    float* out = t.memory.array<float>(size);
+    memory.copy(out, from.data(), size * sizeof(float));
+    to = out;
+  };
+  put(cosines, t.cosines), put(sines, t.sines);
   return t;
 }
 
@@ -132,17 +141,21 @@ struct Transformer::State {
 
   // The step at hand.
   std::int64_t rows = 0;
-  std::vector<SequenceRows> sequences;
+  StepTable<SequenceRows> sequences{kernels.memory()};
   Swaps swaps;
-  std::vector<SequenceRows> attending;  // decoding ones as attention sees them, where some form trees
-  std::vector<std::int32_t> branches;   // of attending
-  std::vector<std::int32_t> row_positions, row_tokens, sampled_rows;
-  std::vector<std::int32_t> state_of;  // of each sequence; models with recurrent layers
-  std::vector<float*> states;          // of the operator's sequences
-  std::size_t first_decode = 0;        // sequences[first_decode...] decode
+  // Decoding ones as attention sees them, where some form trees; each with its prompt's projected latents as
+  // its cache.
+  StepTable<SequenceRows> attending{kernels.memory()}, projected{kernels.memory()};
+  StepTable<std::int32_t> branches{kernels.memory()};  // of attending
+  // Of the sequences, where kernels can't read the callers'; the first is block 0 of a cache of one block.
+  StepTable<std::int32_t> blocks{kernels.memory()};
+  StepTable<std::int32_t> row_positions{kernels.memory()}, row_tokens{kernels.memory()},
+      sampled_rows{kernels.memory()};
+  StepTable<std::int32_t> state_of{kernels.memory()};  // of each sequence; models with recurrent layers
+  std::size_t first_decode = 0;                        // sequences[first_decode...] decode
   Work asked;
-  std::vector<std::int32_t> slot_adapters;  // what each slot holds, -1: nothing
-  std::vector<std::int32_t> adapted_rows;   // grouped by adapter, in the order of their first rows
+  std::vector<std::int32_t> slot_adapters;                 // what each slot holds, -1: nothing
+  StepTable<std::int32_t> adapted_rows{kernels.memory()};  // by adapter, in the order of their first rows
   struct AdapterGroup {
     std::int32_t slot = 0;
     std::int64_t first = 0, count = 0;  // of adapted_rows
@@ -162,8 +175,15 @@ struct Transformer::State {
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
-  // Seconds that a prompt's attention spent on projecting latents up, which is an operator of its own.
-  double projecting = 0;
+  std::unique_ptr<Stopwatch> stopwatch = kernels.stopwatch();
+  // Parts of operators by the stopwatch's places, whose seconds are read when the step is done. kProjecting:
+  // what a prompt's attention spent on projecting latents up, which is an operator of its own.
+  struct Timed {
+    enum class Kind { kShared, kRank, kProjecting } kind;
+    std::size_t run;
+    int from, to;
+  };
+  std::vector<Timed> timed;
   static constexpr std::string_view kUpProjection = "kv_b_proj";
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
@@ -174,11 +194,11 @@ struct Transformer::State {
     if (source != nullptr && l.lora.rank > 0) {
       for (const Rank& rank : ranks) adapters.emplace_back(m, *source, k, l, rank);
       slot_adapters.assign(static_cast<std::size_t>(l.lora.slots), -1);
-      adapted_rows.reserve(static_cast<std::size_t>(l.max_tokens));
       adapter_groups.reserve(static_cast<std::size_t>(l.lora.slots));
     }
     load_tables(checkpoint);
-    for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    for (const Rope& rope : numerics.ropes)
+      ropes.push_back(rope_table(rope, layout.max_length, kernels.memory()));
     prepare_workspace();
   }
 
@@ -197,7 +217,8 @@ struct Transformer::State {
         final_norm(o.final_norm),
         final_norm_bias(o.final_norm_bias) {
     for (const Rank& r : o.ranks) ranks.push_back(r.twin(model, l));
-    for (const Rope& rope : numerics.ropes) ropes.push_back(rope_table(rope, layout.max_length));
+    for (const Rope& rope : numerics.ropes)
+      ropes.push_back(rope_table(rope, layout.max_length, kernels.memory()));
     prepare_workspace();
   }
 
@@ -217,9 +238,16 @@ struct Transformer::State {
     stage_hidden.resize(stages.size());
     allocate();
     hidden = stage_hidden.front();
-    sequences.reserve(static_cast<std::size_t>(layout.max_sequences));
-    row_positions.reserve(static_cast<std::size_t>(layout.max_tokens));
-    row_tokens.reserve(static_cast<std::size_t>(layout.max_tokens));
+    const auto tokens = static_cast<std::size_t>(layout.max_tokens),
+               most = static_cast<std::size_t>(layout.max_sequences);
+    sequences.reserve(most), state_of.reserve(most);
+    row_positions.reserve(tokens), row_tokens.reserve(tokens);
+    sampled_rows.reserve(static_cast<std::size_t>(layout.sampled()));
+    if (widths.latent > 0) projected.reserve(most);
+    if (!adapters.empty()) adapted_rows.reserve(tokens);
+    const auto each =
+        static_cast<std::size_t>((layout.max_length + layout.block_size - 1) / layout.block_size);
+    blocks.reserve(kernels.memory().host_reads() ? 1 : 1 + most * each);
   }
 
   static std::pair<int, int> own_ranks(const Layout& l) {
@@ -240,7 +268,7 @@ struct Transformer::State {
   }
 
   void load_tables(const Checkpoint& checkpoint) {
-    tables = std::make_shared<Arena>(table_bytes(model, checkpoint, kernels, layout));
+    tables = std::make_shared<Arena>(table_bytes(model, checkpoint, kernels, layout), kernels.memory());
     const auto table = [&](Role role, Matrix& out) {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return;
@@ -254,8 +282,10 @@ struct Transformer::State {
     const auto vector = [&](Role role) -> const float* {
       const Extent e = checkpoint.extent(role);
       if (e.rows == 0) return nullptr;
-      float* out = tables->array<float>(static_cast<std::size_t>(e.columns));
-      checkpoint.read(role, 0, 0, 0, 1, out);
+      std::vector<float> values(static_cast<std::size_t>(e.columns));
+      checkpoint.read(role, 0, 0, 0, 1, values.data());
+      float* out = tables->array<float>(values.size());
+      kernels.memory().copy(out, values.data(), values.size() * sizeof(float));
       return out;
     };
     final_norm = vector(Role::kFinalNorm);
@@ -348,9 +378,9 @@ struct Transformer::State {
           gemm(*l, n);
         for (const Linear& l : w.absorb_k) gemm(l, n);
         for (const Linear& l : w.absorb_v) gemm(l, n);
-        for (const ExpertWeights& e : w.experts)
-          gemm(e.gate_up, n * layout.data_parallel * widths.top_k),
-              gemm(e.down, n * layout.data_parallel * widths.top_k);
+        if (!w.experts.empty())
+          most = std::max(
+              most, kernels.expert_scratch(experts_of(rank, i), n * layout.data_parallel * widths.top_k));
         const CacheLayer& c = rank.cache(i);
         if (c.heads == 0) continue;
         AttentionArgs a;
@@ -366,14 +396,13 @@ struct Transformer::State {
               most, kernels.attention_scratch(a, up, layout.max_tokens, layout.max_length, threads.count()));
         }
       }
-    most = std::max(most, static_cast<std::size_t>(model.vocab) * 8);
-    return most;
+    return std::max(most, static_cast<std::size_t>(model.hidden) * sizeof(float));
   }
 
   void allocate() {
     Plan measure{nullptr};
     plan(measure);
-    workspace = Arena(measure.bytes);
+    workspace = Arena(measure.bytes, kernels.memory());
     Plan take{&workspace};
     plan(take);
   }
@@ -390,6 +419,10 @@ struct Transformer::State {
   }
   const MlaAttention* latent_attention(std::int64_t layer) const {
     return std::get_if<MlaAttention>(&kind_of(layer).mixer);
+  }
+
+  Experts experts_of(const Rank& rank, std::int64_t layer) const {
+    return rank.experts_of(layer, std::get<MoeMlp>(kind_of(layer).mlp).experts);
   }
 
   void gemm(const Linear& l, const float* x, std::int64_t x_stride, std::int64_t m, float* y,
@@ -429,7 +462,7 @@ struct Transformer::State {
                              : work[static_cast<std::size_t>(r)].partial;
       return all + first;
     };
-    std::memcpy(delta + first, partial(0), size * sizeof(float));
+    kernels.copy_rows(partial(0), model.hidden, own.count, model.hidden, delta + first, model.hidden);
     for (int r = 1; r < layout.ranks; ++r)
       kernels.add(partial(r), static_cast<std::int64_t>(size), delta + first);
   }
@@ -474,16 +507,11 @@ struct Transformer::State {
   }
 
   void embed() {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* to = hidden + r * model.hidden;
-      kernels.unpack_row(embedding, row_tokens[static_cast<std::size_t>(r)], to);
-      if (numerics.embedding_scale != 1)
-        for (std::int64_t i = 0; i < model.hidden; ++i) to[i] *= numerics.embedding_scale;
-      if (positions.n == 0) continue;
-      kernels.unpack_row(positions, row_positions[static_cast<std::size_t>(r)] + numerics.position_offset,
-                         normed);
-      kernels.add(normed, model.hidden, to);
-    }
+    kernels.embed(embedding, row_tokens.own(0, row_tokens.size()), 0, numerics.embedding_scale, false, hidden,
+                  scratch);
+    if (positions.n > 0)
+      kernels.embed(positions, row_positions.own(0, row_positions.size()), numerics.position_offset, 1, true,
+                    hidden, scratch);
     pending = false;
   }
 
@@ -495,8 +523,8 @@ struct Transformer::State {
 
   void rope(const RopeTable& t, float* x, std::int64_t stride, std::int64_t heads, std::int64_t dim,
             std::int64_t first) {
-    kernels.rope(t.cosines.data(), t.sines.data(), t.pairs, t.interleaved, row_positions, x, stride, heads,
-                 dim, first);
+    kernels.rope(t.cosines, t.sines, t.pairs, t.interleaved, row_positions.own(0, row_positions.size()), x,
+                 stride, heads, dim, first);
   }
 
   AttentionArgs attention_args(int layer, const Rank& rank, std::int64_t heads) const {
@@ -513,28 +541,35 @@ struct Transformer::State {
   }
 
   // Sequences of the attention operator at hand: a group of equal chunks, or all that decode.
-  std::span<const SequenceRows> sequences_of(bool decode, std::size_t chunk) const {
-    const std::span<const SequenceRows> all = sequences;
-    if (decode && !attending.empty()) return attending;
-    if (decode) return all.subspan(first_decode);
+  Sequences sequences_of(bool decode, std::size_t chunk) const {
+    if (decode && !attending.empty()) return {attending.host(), attending.own()};
+    const Sequences all{sequences.host(), sequences.own()};
+    if (decode) return all.part(first_decode, all.size() - first_decode);
     const auto [first, count] = chunk_sequences[chunk];
-    return all.subspan(first, count);
+    return all.part(first, count);
   }
 
   void grouped_query(const Op& op, int layer, std::size_t r, const GqaAttention& a);
   void latent_operator(const Op& op, int layer, std::size_t r, const MlaAttention& a);
-  void prefill_latent(const MlaAttention& a, int layer, std::size_t r, std::span<const SequenceRows> chunk);
+  void prefill_latent(const MlaAttention& a, int layer, std::size_t r, const Sequences& chunk);
   void experts(int layer, std::size_t r);
   // Routes `count` rows, multiplies those of the rank's own experts, and leaves the results in moe_out, a row
   // for each pair of row and choice at place[pair]; place is -1 where the expert is another rank's.
   void multiply_experts(int layer, const Rank& rank, const float* in, const float* routed,
                         std::int64_t count);
+  // Where the blocks that hold a sequence's `tokens` tokens are listed for the kernels.
+  const std::int32_t* list_blocks(const std::int32_t* of, std::int64_t tokens);
+  void publish();
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
+  void time(Timed::Kind kind, int from) { timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()}); }
+  void read_times();
   // transformer_recurrent.cpp
   void recurrent_operator(const Op& op, int layer, std::size_t r, const RecurrentMixer& mixer);
-  std::span<float* const> states_of(std::span<const SequenceRows> chunk, float* first, std::int64_t values);
-  void recur(const RecurrentMixer& mixer, int layer, std::size_t r, std::span<const SequenceRows> chunk);
+  States states_of(const Sequences& chunk, float* first, std::int64_t values) const {
+    return {first, values, state_of.own() + (chunk.own - sequences.own())};
+  }
+  void recur(const RecurrentMixer& mixer, int layer, std::size_t r, const Sequences& chunk);
   // transformer_adapters.cpp
   void group_by_adapter(std::span<const StepSequence> all);
   void adapter_operator(std::string_view name, int layer, std::size_t r);

@@ -37,11 +37,11 @@ Floats attend(const Kernels& kernels, const AttentionArgs& args, Cache& cache, c
   for (const auto end : cuts) {
     const SequenceRows rows{cached, end - cached, cached, cache.blocks.data()};
     const auto& layer = cache.layer;
-    kernels.cache_write(layer, {&rows, 1}, k.data(), layer.heads * layer.k_dim, v.data(),
+    kernels.cache_write(layer, std::span(&rows, 1), k.data(), layer.heads * layer.k_dim, v.data(),
                         layer.heads * layer.v_dim);
     Memory scratch(kernels.attention_scratch(args, layer, rows.new_tokens, end, threads.count()));
-    kernels.attention(args, layer, {&rows, 1}, q.data(), args.heads * args.qk_dim, out.data() + width, width,
-                      scratch.data(), threads);
+    kernels.attention(args, layer, std::span(&rows, 1), q.data(), args.heads * args.qk_dim,
+                      out.data() + width, width, scratch.data(), threads);
     cached = end;
   }
   for (std::int64_t i = 0; i < width; ++i) {
@@ -136,7 +136,7 @@ TEST_P(EverySet, BranchesAreSummedInTheOrderOfAChain) {
             Cache tree(storage, 16, kv_heads, args.qk_dim, v_dim, 20, 6);
             const auto write = [&](Cache& to, std::int64_t first, std::int64_t count, std::int64_t place) {
               const SequenceRows rows{first, count, place, to.blocks.data()};
-              set->cache_write(to.layer, {&rows, 1}, p.k.data(), kv_heads * args.qk_dim, p.v.data(),
+              set->cache_write(to.layer, std::span(&rows, 1), p.k.data(), kv_heads * args.qk_dim, p.v.data(),
                                kv_heads * v_dim);
             };
             write(chain, 0, tokens, 0);
@@ -147,8 +147,8 @@ TEST_P(EverySet, BranchesAreSummedInTheOrderOfAChain) {
               const SequenceRows rows{last, 1, last, cache.blocks.data(), places, places ? from : 0};
               Floats out(static_cast<std::size_t>(tokens * width), kPoison);
               Memory scratch(set->attention_scratch(args, cache.layer, 1, tokens, threads.count()));
-              set->attention(args, cache.layer, {&rows, 1}, p.q.data(), args.heads * args.qk_dim, out.data(),
-                             width, scratch.data(), threads);
+              set->attention(args, cache.layer, std::span(&rows, 1), p.q.data(), args.heads * args.qk_dim,
+                             out.data(), width, scratch.data(), threads);
               return Floats(out.end() - width, out.end());
             };
             const Floats got = last_row(tree, branch.data());
@@ -202,9 +202,10 @@ TEST_P(EverySet, SequencesOfABatchDoNotMeet) {
     block += count / 16 + 1;
   }
   Floats out(static_cast<std::size_t>(first * 256), kPoison);
-  kernels->cache_write(shared.layer, rows, k.data(), 128, v.data(), 128);
+  kernels->cache_write(shared.layer, std::span<const SequenceRows>(rows), k.data(), 128, v.data(), 128);
   Memory scratch(kernels->attention_scratch(args, shared.layer, first, 90, 2));
-  kernels->attention(args, shared.layer, rows, q.data(), 256, out.data(), 256, scratch.data(), threads);
+  kernels->attention(args, shared.layer, std::span<const SequenceRows>(rows), q.data(), 256, out.data(), 256,
+                     scratch.data(), threads);
   for (std::size_t i = 0; i < rows.size(); ++i)
     EXPECT_TRUE(same_bits(alone[i], Floats(out.begin() + rows[i].first_row * 256,
                                            out.begin() + (rows[i].first_row + rows[i].new_tokens) * 256)));
@@ -229,7 +230,7 @@ TEST(Reference, CacheReturnsWhatWasWritten) {
   Cache cache(Storage::kInt8, 4, 2, 8, 8, 3, 1);
   const auto k = normal(9 * 16, 1), v = normal(9 * 16, 2);
   const SequenceRows rows{0, 9, 0, cache.blocks.data()};
-  reference_kernels().cache_write(cache.layer, {&rows, 1}, k.data(), 16, v.data(), 16);
+  reference_kernels().cache_write(cache.layer, std::span(&rows, 1), k.data(), 16, v.data(), 16);
   Floats keys(k.size(), kPoison), values(v.size(), kPoison);
   reference_kernels().cache_read(cache.layer, cache.blocks.data(), 9, keys.data(), values.data());
   EXPECT_LT(distance(keys, k), 1.5e-2);

@@ -1,6 +1,7 @@
 // Norms and activations of every set against the reference; the operators that all share by hand.
 #include <algorithm>
 
+#include "executor/kernels_shared.h"
 #include "tests/executor/kernels_testing.h"
 
 namespace foretoken {
@@ -44,13 +45,26 @@ TEST_P(EverySet, Activations) {
       }
 }
 
+double log_sum_exp(const Kernels& kernels, const float* x, std::int64_t count) {
+  return dynamic_cast<const SharedKernels&>(kernels).log_sum_exp(x, count);
+}
+
+std::int32_t sample_one(const Kernels& kernels, const SamplingArgs& args, const Floats& logits,
+                        double uniform) {
+  const auto vocab = static_cast<std::int64_t>(logits.size());
+  Memory scratch(kernels.sampling_scratch(1, vocab));
+  std::int32_t token = -1;
+  kernels.sample(args, logits.data(), vocab, {&uniform, 1}, &token, scratch.data());
+  return token;
+}
+
 // All pairs sorted: what beams are to be selected from. Rows as many as log_probabilities.
 std::vector<Continuation> every_continuation(const Kernels& kernels, const Floats& logits, std::int64_t vocab,
                                              const std::vector<double>& log_probabilities) {
   std::vector<Continuation> all;
   for (std::size_t row = 0; row < log_probabilities.size(); ++row) {
     const float* x = logits.data() + static_cast<std::int64_t>(row) * vocab;
-    const double sum = kernels.log_sum_exp(x, vocab);
+    const double sum = log_sum_exp(kernels, x, vocab);
     for (std::int64_t t = 0; t < vocab; ++t)
       all.push_back({static_cast<std::int32_t>(row), static_cast<std::int32_t>(t),
                      std::isinf(sum) ? -INFINITY : log_probabilities[row] - sum + x[t]});
@@ -77,7 +91,7 @@ TEST_P(EverySet, BeamsAreTheBestOfAllPairs) {
         for (const std::size_t width : {1u, 3u, 8u}) {
           if (width > all.size()) continue;
           std::vector<Continuation> got(width + 1, {-7, -7, kPoison});
-          kernels->select_beams(logits.data(), vocab, sums, std::span(got).first(width));
+          kernels->select_beams(logits.data(), vocab, sums, std::span(got).first(width), nullptr);
           EXPECT_TRUE(std::isnan(got.back().log_probability));
           for (std::size_t i = 0; i < width; ++i) {
             EXPECT_EQ(got[i].parent, all[i].parent);
@@ -88,13 +102,13 @@ TEST_P(EverySet, BeamsAreTheBestOfAllPairs) {
         // The likelihoods themselves, of rows with anything likely in them.
         for (std::size_t r = 0; r < rows; ++r) {
           const float* x = logits.data() + static_cast<std::int64_t>(r) * vocab;
-          EXPECT_NEAR(kernels->log_sum_exp(x, vocab), reference.log_sum_exp(x, vocab), 3e-6);
+          EXPECT_NEAR(log_sum_exp(*kernels, x, vocab), log_sum_exp(reference, x, vocab), 3e-6);
         }
       }
   const Floats nothing(20, none);
-  EXPECT_EQ(kernels->log_sum_exp(nothing.data(), 20), -INFINITY);
+  EXPECT_EQ(log_sum_exp(*kernels, nothing.data(), 20), -INFINITY);
   std::vector<Continuation> got(2);
-  kernels->select_beams(nothing.data(), 20, std::vector<double>{0.0}, got);
+  kernels->select_beams(nothing.data(), 20, std::vector<double>{0.0}, got, nullptr);
   EXPECT_EQ(got[1].token, 1) << "nothing is likely: the lowest tokens";
 }
 
@@ -102,8 +116,8 @@ TEST_P(EverySet, OneBeamIsTheLikeliestToken) {
   for (const std::int64_t vocab : {7, 256, 1001}) {
     const Floats logits = normal(static_cast<std::size_t>(vocab), static_cast<unsigned>(vocab));
     Continuation best;
-    kernels->select_beams(logits.data(), vocab, std::vector<double>{-3.0}, {&best, 1});
-    EXPECT_EQ(best.token, kernels->sample({}, logits.data(), vocab, 0.5, nullptr));
+    kernels->select_beams(logits.data(), vocab, std::vector<double>{-3.0}, {&best, 1}, nullptr);
+    EXPECT_EQ(best.token, sample_one(*kernels, {}, logits, 0.5));
   }
 }
 
@@ -166,26 +180,29 @@ TEST(Operators, RowsGoToExpertsAndBack) {
 TEST(Operators, ConvolutionGoesOnWhereItStopped) {
   const Floats x = normal(10 * 3, 1), w = normal(3 * 4, 2);
   Floats state(9, 0), whole(30), cut(30), states(9, 0);
-  float* pointers[] = {state.data()};
+  const std::int32_t slots[] = {0};
   const SequenceRows all{0, 10, 0, nullptr}, head{0, 4, 0, nullptr}, tail{4, 6, 4, nullptr};
-  plain.causal_conv({&all, 1}, pointers, x.data(), 3, 3, 4, w.data(), nullptr, false, whole.data(), 3);
+  plain.causal_conv(std::span(&all, 1), {state.data(), 9, slots}, x.data(), 3, 3, 4, w.data(), nullptr, false,
+                    whole.data(), 3);
   EXPECT_FLOAT_EQ(whole[3], w[3] * x[3] + w[2] * x[0]);  // channel 0 of the second token
-  pointers[0] = states.data();
-  plain.causal_conv({&head, 1}, pointers, x.data(), 3, 3, 4, w.data(), nullptr, false, cut.data(), 3);
-  plain.causal_conv({&tail, 1}, pointers, x.data(), 3, 3, 4, w.data(), nullptr, false, cut.data(), 3);
+  std::fill(states.begin(), states.end(), kPoison);      // a sequence's first rows start from zeros
+  plain.causal_conv(std::span(&head, 1), {states.data(), 9, slots}, x.data(), 3, 3, 4, w.data(), nullptr,
+                    false, cut.data(), 3);
+  plain.causal_conv(std::span(&tail, 1), {states.data(), 9, slots}, x.data(), 3, 3, 4, w.data(), nullptr,
+                    false, cut.data(), 3);
   EXPECT_TRUE(same_bits(whole, cut));
 }
 
 TEST(Operators, RecurrenceByHand) {
   // S = 2 at first, halved by the decay; k 1, v 5, beta 0.5: delta rule S = 1 + 0.5 (5 - 1) = 3, else 3.5.
   const Floats one = {1}, v = {5}, decay = {std::log(0.5f)}, beta = {0.5f};
-  const SequenceRows rows{0, 1, 0, nullptr};
+  const SequenceRows rows{0, 1, 1, nullptr};
+  const std::int32_t slots[] = {0};
   Threads threads;
   for (const bool delta : {true, false}) {
     Floats state = {2}, out = {kPoison};
-    float* pointer = state.data();
-    plain.recurrence({1, 1, 1, delta}, {&rows, 1}, {&pointer, 1}, one.data(), one.data(), v.data(),
-                     decay.data(), beta.data(), out.data(), threads);
+    plain.recurrence({1, 1, 1, delta}, std::span(&rows, 1), {state.data(), 1, slots}, one.data(), one.data(),
+                     v.data(), decay.data(), beta.data(), out.data(), threads);
     EXPECT_FLOAT_EQ(out[0], delta ? 3 : 3.5f);
   }
 }
@@ -195,7 +212,7 @@ TEST(Operators, BeamsByHand) {
   const Floats logits = {std::log(2.0f), 0, 0, std::log(6.0f), 0, 0};
   const std::vector<double> before = {std::log(0.5), std::log(0.25)};
   std::vector<Continuation> best(3);
-  plain.select_beams(logits.data(), 3, before, best);
+  plain.select_beams(logits.data(), 3, before, best, nullptr);
   EXPECT_EQ(best[0].parent, 0);
   EXPECT_EQ(best[0].token, 0);
   EXPECT_EQ(best[1].parent, 1);
@@ -208,10 +225,7 @@ TEST(Operators, BeamsByHand) {
 
 TEST(Operators, SampleFollowsTheDistribution) {
   const Floats logits = {std::log(1.0f), std::log(2.0f), std::log(5.0f), std::log(2.0f)};
-  Floats scratch(8);
-  const auto at = [&](SamplingArgs args, double u) {
-    return plain.sample(args, logits.data(), 4, u, scratch.data());
-  };
+  const auto at = [&](SamplingArgs args, double u) { return sample_one(plain, args, logits, u); };
   EXPECT_EQ(at({}, 0.9), 2);
   EXPECT_EQ(at({1}, 0.49), 2);
   EXPECT_EQ(at({1}, 0.51), 1);
