@@ -1,0 +1,65 @@
+// The CUDA execution model on the processor: grids whose kernels are plain C++ compiled by g++. Blocks run
+// one after another; the threads of a block are fibers that change at barriers and warp functions, in an
+// order that is a setting, so that tests find what only works in one order. One grid at a time in the
+// process.
+//
+// What is wrong in a kernel ends the grid with an Error that names kernel, block and thread: threads that
+// wait for a barrier or a warp function which others never reach, misaligned vectors, a thread that ends
+// without grid_dependency_wait() although its launch overlaps. Accesses beyond a buffer are
+// AddressSanitizer's.
+#pragma once
+
+#include <vector_types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <type_traits>
+
+namespace foretoken::cuda {
+
+// By their CUDA names, of the thread that runs.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+namespace emulation {
+
+// In which order threads run between barriers, and blocks. kShuffled: drawn from the seed, warps interleaved.
+enum class Order : std::uint8_t { kForward, kReverse, kShuffled };
+
+struct Settings {
+  Order threads = Order::kForward, blocks = Order::kForward;
+  std::uint64_t seed = 1;
+  // The device that runtime.h describes.
+  int compute_capability = 90;  // ten times
+  int multiprocessors = 4;
+  std::size_t shared_bytes = 227 * 1024;  // a block's most
+};
+Settings& settings();  // read by the next grid
+
+// Runs `body` in every thread of the grid. shared: bytes of dynamic shared memory, 0xFF before each block.
+void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared, bool overlaps,
+              const std::function<void()>& body);
+
+// ---- For device_emulated.h ------------------------------------------------------------------------------
+
+inline constexpr std::size_t kLaneBytes = 32;  // what a lane gives to an exchange, and gets
+
+void barrier();
+// Gives `bytes` at `in` to the warp function `name` and waits until all lanes have come to it; the last one
+// to come calls complete(in, out, context), which sees what each lane l gave at in + l * kLaneBytes and
+// writes what each gets to out likewise. Returns where this lane's result lies until its next exchange.
+using Complete = void (*)(const std::byte* in, std::byte* out, const void* context);
+const std::byte* exchange(const char* name, const void* in, std::size_t bytes, Complete complete,
+                          const void* context);
+std::byte* dynamic_shared();
+void copy_async(void* shared, const void* global, unsigned bytes, bool valid);
+void copy_async_commit();
+void copy_async_wait(unsigned newest);
+void grid_dependency_wait();
+[[noreturn]] void fail(const std::string& what);
+
+}  // namespace emulation
+}  // namespace foretoken::cuda
