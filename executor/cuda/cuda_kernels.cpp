@@ -1,0 +1,145 @@
+// What all groups of operators on the device share: its memory, the stream, times by events, recorded steps.
+#include "executor/cuda/cuda_kernels.h"
+
+#include <algorithm>
+#include <bit>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace foretoken::cuda {
+namespace {
+
+class Memory final : public KernelMemory {
+ public:
+  explicit Memory(Stream& stream) : stream_(stream) {}
+
+  std::byte* allocate(std::size_t bytes) const override {
+    DeviceMemory memory(bytes);
+    std::byte* const data = memory.data();
+    fill(stream_, data, 0, bytes);
+    const std::lock_guard lock(mutex_);
+    device_.emplace(data, std::move(memory));
+    return data;
+  }
+  void release(std::byte* memory) const noexcept override {
+    stream_.synchronize();  // what reads it
+    const std::lock_guard lock(mutex_);
+    device_.erase(memory);
+  }
+  std::byte* allocate_host(std::size_t bytes) const override {
+    PinnedMemory memory(bytes);
+    std::byte* const data = memory.data();
+    const std::lock_guard lock(mutex_);
+    pinned_.emplace(data, std::move(memory));
+    return data;
+  }
+  void release_host(std::byte* memory) const noexcept override {
+    stream_.synchronize();
+    const std::lock_guard lock(mutex_);
+    pinned_.erase(memory);
+  }
+  bool host_reads() const override { return false; }
+  void copy(void* to, const void* from, std::size_t bytes) const override {
+    if (bytes == 0) return;
+    cuda::copy(stream_, to, from, bytes);
+    stream_.synchronize();
+  }
+  void copy_later(void* to, const void* from, std::size_t bytes) const override {
+    if (bytes > 0) cuda::copy(stream_, to, from, bytes);
+  }
+  void clear(void* to, std::size_t bytes) const override {
+    if (bytes > 0) fill(stream_, to, 0, bytes);
+  }
+  void wait() const override { stream_.synchronize(); }
+  // Events of the last places; a ring of weights has few buffers, and each waits for its own last place.
+  std::uint64_t place() const override {
+    const std::lock_guard lock(mutex_);
+    const std::uint64_t place = ++places_;
+    events_[place % kPlaces].record(stream_);
+    return place;
+  }
+  void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t after) const override {
+    if (after > 0) {
+      const std::lock_guard lock(mutex_);
+      // One that was taken again is later than `after`, so what waits for it waits long enough.
+      beside_.wait(events_[after % kPlaces]);
+    }
+    cuda::copy(beside_, to, from, bytes);
+    beside_.synchronize();
+  }
+
+ private:
+  static constexpr std::size_t kPlaces = 64;
+  Stream& stream_;
+  mutable Stream beside_;
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::byte*, DeviceMemory> device_;
+  mutable std::unordered_map<std::byte*, PinnedMemory> pinned_;
+  mutable std::uint64_t places_ = 0;
+  mutable Event events_[kPlaces];
+};
+
+// Events are made once and recorded again and again: recorded steps hold them.
+class EventStopwatch final : public Stopwatch {
+ public:
+  explicit EventStopwatch(Stream& stream) : stream_(stream) {}
+  void restart() override { used_ = 0; }
+  int mark() override {
+    if (used_ == events_.size()) events_.push_back(std::make_unique<Event>());
+    events_[used_]->record(stream_);
+    return static_cast<int>(used_++);
+  }
+  double seconds(int from, int to) override {
+    const auto at = [&](int i) -> const Event& { return *events_[static_cast<std::size_t>(i)]; };
+    return at(to).milliseconds_since(at(from)) / 1000;
+  }
+
+ private:
+  Stream& stream_;
+  std::vector<std::unique_ptr<Event>> events_;
+  std::size_t used_ = 0;
+};
+
+class RecordedSteps final : public StepGraphs {
+ public:
+  explicit RecordedSteps(Stream& stream) : stream_(stream) {}
+  void run(std::uint64_t key, const std::function<void()>& launches) override {
+    Graph& graph = graphs_[key];
+    if (graph.empty()) graph.capture(stream_, launches);
+    graph.launch(stream_);
+  }
+
+ private:
+  Stream& stream_;
+  std::unordered_map<std::uint64_t, Graph> graphs_;
+};
+
+}  // namespace
+
+struct CudaKernels::State {
+  DeviceProperties device = device_properties();
+  Stream stream;
+  Memory memory{stream};
+};
+
+CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
+CudaKernels::~CudaKernels() = default;
+
+const char* CudaKernels::name() const { return "cuda"; }
+const KernelMemory& CudaKernels::memory() const { return state_->memory; }
+std::unique_ptr<Stopwatch> CudaKernels::stopwatch() const {
+  return std::make_unique<EventStopwatch>(state_->stream);
+}
+std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
+  return std::make_unique<RecordedSteps>(state_->stream);
+}
+// Powers of two from 256 on: at most twice the blocks that the longest context needs, and few recordings.
+std::int64_t CudaKernels::context_bucket(std::int64_t longest) const {
+  return static_cast<std::int64_t>(
+      std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(longest, 256))));
+}
+Stream& CudaKernels::stream() const { return state_->stream; }
+const DeviceProperties& CudaKernels::device() const { return state_->device; }
+
+}  // namespace foretoken::cuda
