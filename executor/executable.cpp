@@ -1,7 +1,6 @@
 #include "executor/executable.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -53,11 +52,6 @@ const Kernels& kernels_of(const std::string& isa) {
         "--isa",
         "\"" + isa + "\" is none of float64, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
   return *k;
-}
-
-std::size_t physical_memory() {
-  const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
-  return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size) : 0;
 }
 
 // apart: it is one side of prefill and decode on engines of their own.
@@ -171,12 +165,14 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
     if (i > 0 && alike) bytes_ -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
   }
   const std::size_t needed = bytes_ + beside;
-  if (const std::size_t room = physical_memory(); room > 0 && needed > room)
+  const KernelMemory& memory = kernels_->memory();
+  if (const std::size_t room = memory.room(); room > 0 && needed > room)
     throw Error("model",
-                fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "
+                fmt::format("needs {:.1f} GiB for weights and KV cache, {} has {:.1f} GiB; use a "
                             "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
-                            static_cast<double>(needed) / (1 << 30), static_cast<double>(room) / (1 << 30),
-                            layouts.back().num_blocks));
+                            static_cast<double>(needed) / (1 << 30),
+                            memory.host_reads() ? "this machine" : "the device",
+                            static_cast<double>(room) / (1 << 30), layouts.back().num_blocks));
   const auto adapters = synthetic_adapters(deployment.model, layouts.front().lora.rank, options.seed);
   for (std::size_t i = 0; i < pools.size(); ++i)
     for (int e = 0; e < pools[i]->mapping.engines(); ++e) {

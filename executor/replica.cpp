@@ -163,7 +163,7 @@ void Replica::exchange() {
 
 std::span<const float> Replica::logits(std::size_t rank) const {
   const Transformer::State& s = *ranks_[rank]->state_;
-  return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
+  return {s.logits, s.logit_rows * static_cast<std::size_t>(s.model.vocab)};
 }
 
 std::span<const OperatorRun> Replica::operators_run() const {

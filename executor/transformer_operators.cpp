@@ -264,7 +264,7 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
     const SequenceRows& s = chunk.host[i];
     const std::int64_t tokens = s.cached + s.new_tokens;
     kernels.cache_read(rank.cache(layer), s.blocks, tokens, up_latent, nullptr);
-    const int start = stopwatch->mark();
+    const int start = mark();
     gemm(rank.layer(layer).kv_b, up_latent, row, tokens, w.up, heads * up);
     time(Timed::Kind::kProjecting, start);
     kernels.expand_latents({heads, a.nope_dim, a.rope_dim, a.v_dim, a.kv_lora_rank, layout.max_length}, w.up,

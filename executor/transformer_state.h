@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "executor/step_table.h"
@@ -184,6 +185,13 @@ struct Transformer::State {
     int from, to;
   };
   std::vector<Timed> timed;
+  // Steps of decoding sequences that the kernels record: what is timed of each, by its key. A key is of what
+  // the launches depend on: padded rows and the longest context, as far as it matters.
+  std::unique_ptr<StepGraphs> graphs = layout.step_sizes.empty() ? nullptr : kernels.graphs();
+  std::unordered_map<std::uint64_t, std::vector<Timed>> recordings;
+  bool recorded = false;        // the step at hand
+  std::uint64_t recording = 0;  // its key
+  std::size_t logit_rows = 0;   // that were asked for
   static constexpr std::string_view kUpProjection = "kv_b_proj";
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
@@ -562,7 +570,12 @@ struct Transformer::State {
   void publish();
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
-  void time(Timed::Kind kind, int from) { timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()}); }
+  // A pipeline's stages and ranks that take turns are told apart by the times of their operators.
+  bool timing() const { return layout.operator_times || stages.size() > 1 || ranks.size() > 1; }
+  int mark() { return timing() ? stopwatch->mark() : 0; }
+  void time(Timed::Kind kind, int from) {
+    if (timing()) timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()});
+  }
   void read_times();
   // transformer_recurrent.cpp
   void recurrent_operator(const Op& op, int layer, std::size_t r, const RecurrentMixer& mixer);
@@ -577,17 +590,18 @@ struct Transformer::State {
   // group_tokens: rows of all ranks that share the experts; 0: there are no others.
   void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
   void branch_out(std::span<const StepSequence> asked_sequences);
+  bool can_record(std::span<const StepSequence> asked_sequences) const;
+  void pad();
   void order_launches();
   // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
   // there is such an exchange.
   void release_streamed(std::size_t launch);
   bool run_to_exchange();
   void run(const Launch& launch);
+  void begin_run(const Launch& launch);
+  void cap_logits();
   void finish();
-  void execute() {
-    run_to_exchange();
-    finish();
-  }
+  void execute();
 };
 
 }  // namespace foretoken

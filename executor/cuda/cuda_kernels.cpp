@@ -39,6 +39,7 @@ class Memory final : public KernelMemory {
     const std::lock_guard lock(mutex_);
     pinned_.erase(memory);
   }
+  std::size_t room() const override { return free_memory(); }
   bool host_reads() const override { return false; }
   void copy(void* to, const void* from, std::size_t bytes) const override {
     if (bytes == 0) return;
