@@ -44,7 +44,13 @@ Storage storage_of(WeightFormat format, DType plain) {
   }
 }
 
-const Kernels& kernels_of(const std::string& isa) {
+const Kernels& kernels_of(const ExecutorOptions& options) {
+  if (options.kernels) return *options.kernels;
+  const std::string& isa = options.isa;
+  if (options.backend == "cuda") {
+    if (!isa.empty()) throw Error("--isa", "is of the processor; leave it out with --backend cuda");
+    return cuda_device_kernels();
+  }
   if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());
   if (!k)
@@ -86,8 +92,10 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (processes) refuse("tensor_parallel_size", what + " on ranks that are processes");
 }
 
-void check(const Layout& l) {
+void check(const Layout& l, const Kernels& kernels) {
   if (l.processes == nullptr) return;
+  if (!kernels.memory().host_reads())
+    throw Error("--backend", "ranks of a device are computed by one process; start it without mpirun");
   const int n = l.processes->size();
   if (l.ranks != n)
     throw Error(
@@ -107,7 +115,7 @@ bool same_slices(const Layout& a, const Layout& b) {
          a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel;
 }
 
-Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
+Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, const Kernels& kernels) {
   const Shard& shard = deployment.mapping.stages.front();
   const SchedulerConfig& s = deployment.scheduler;
   Layout l;
@@ -131,6 +139,8 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  if (kernels.graphs()) l.step_sizes = deployment.graph_sizes;
+  l.operator_times = options.operator_times;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
   if (s.draft_tokens == 0) return l;
@@ -147,7 +157,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
 
 Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
                        std::size_t beside)
-    : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
+    : kernels_(&kernels_of(options)), threads_(options.threads), synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
@@ -155,9 +165,9 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   std::vector<const Deployment*> pools{&deployment};
   if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
   std::vector<Layout> layouts;
-  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options));
+  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options, *kernels_));
   for (const Deployment* d : pools) check(*d, pools.size() > 1, options.processes != nullptr);
-  for (const Layout& l : layouts) check(l);
+  for (const Layout& l : layouts) check(l, *kernels_);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
   for (std::size_t i = 0; i < pools.size(); ++i) {
