@@ -51,11 +51,9 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), branches.clear();
-  asked = Work();
+  asked.clear();
   first_decode = 0;
   rows = 0;
-  std::vector<std::int64_t> windows = model.attention_windows();
-  if (windows.empty()) windows.push_back(0);
   asked.contexts.assign(windows.size(), 0.0);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const StepSequence& s = all[i];
@@ -115,7 +113,7 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
-  for (std::size_t i = 0; i < stages.size(); ++i) lists[i] = operators(model, stages[i], asked, precision);
+  for (std::size_t i = 0; i < stages.size(); ++i) operators(model, stages[i], asked, precision, {}, lists[i]);
   order_launches();
   runs.clear();
   next_launch = 0;
@@ -185,7 +183,7 @@ void Transformer::State::run(const Launch& launch) {
   }
   if (is_split(op.name)) end_norm(op, launch.layer);
   pending |= op.name == "o_proj" || op.name == "out_proj" || op.name == "down_proj" || op.name == "experts";
-  runs.push_back(std::move(result));
+  runs.push_back(result);
 }
 
 void Transformer::State::send(int stage) {
