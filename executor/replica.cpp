@@ -106,7 +106,7 @@ void Replica::exchange() {
   const auto record = [&](std::size_t i, double seconds, double all_seconds) {
     OperatorRun run{*launches[i].op, layer, launches[i].stage, seconds, all_seconds};
     run.op.count = 1;
-    runs_.push_back(std::move(run));
+    runs_.push_back(run);
   };
 
   const KernelMemory& memory = kernels_.memory();

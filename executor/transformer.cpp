@@ -116,11 +116,9 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();
   blocks.push_back(0);
-  asked = Work();
+  asked.clear();
   first_decode = 0;
   rows = 0;
-  std::vector<std::int64_t> windows = model.attention_windows();
-  if (windows.empty()) windows.push_back(0);
   asked.contexts.assign(windows.size(), 0.0);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const StepSequence& s = all[i];
@@ -184,7 +182,7 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
-  for (std::size_t i = 0; i < stages.size(); ++i) lists[i] = operators(model, stages[i], asked, precision);
+  for (std::size_t i = 0; i < stages.size(); ++i) operators(model, stages[i], asked, precision, {}, lists[i]);
   order_launches();
   publish();
   runs.clear(), timed.clear();

@@ -105,6 +105,7 @@ struct Transformer::State {
   const Precision precision;
   Threads& threads;
   const Widths widths;
+  const std::vector<std::int64_t> windows = model.attention_windows();
 
   std::vector<Rank> ranks;             // those that this process computes
   std::vector<RankAdapters> adapters;  // of each; empty without adapters
@@ -140,7 +141,8 @@ struct Transformer::State {
   float *linear_decay = nullptr, *linear_beta = nullptr;
   float *lora_in = nullptr, *lora_out = nullptr;  // rows grouped by adapter
 
-  // The step at hand.
+  // The step at hand. Lists keep their memory from step to step, so that a step allocates nothing once one as
+  // large has run.
   std::int64_t rows = 0;
   StepTable<SequenceRows> sequences{kernels.memory()};
   Swaps swaps;

@@ -83,6 +83,20 @@ inline Layout small_layout(Storage weights = Storage::kF32, Storage cache = Stor
   return l;
 }
 
+// The shards of a pipeline.
+inline std::vector<Shard> stages_of(const ModelConfig& config, Shard shard, int stages) {
+  std::vector<Shard> all;
+  shard.pipeline_parallel = stages;
+  for (int s = 0; s < stages; ++s) {
+    shard.stage = s;
+    shard.first_layer = static_cast<int>(config.num_layers) * s / stages;
+    shard.last_layer = static_cast<int>(config.num_layers) * (s + 1) / stages;
+    shard.has_embedding = s == 0, shard.has_head = s == stages - 1;
+    all.push_back(shard);
+  }
+  return all;
+}
+
 inline std::vector<std::int32_t> some_tokens(std::int64_t n, std::int64_t vocab, int seed = 1) {
   std::vector<std::int32_t> t;
   for (std::int64_t i = 0; i < n; ++i)

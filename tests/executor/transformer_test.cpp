@@ -164,19 +164,6 @@ TEST_P(EveryFamily, RanksTogetherAreTheWholeModel) {
   }
 }
 
-std::vector<Shard> stages_of(const ModelConfig& config, Shard shard, int stages) {
-  std::vector<Shard> all;
-  shard.pipeline_parallel = stages;
-  for (int s = 0; s < stages; ++s) {
-    shard.stage = s;
-    shard.first_layer = static_cast<int>(config.num_layers) * s / stages;
-    shard.last_layer = static_cast<int>(config.num_layers) * (s + 1) / stages;
-    shard.has_embedding = s == 0, shard.has_head = s == stages - 1;
-    all.push_back(shard);
-  }
-  return all;
-}
-
 // Activations that are sent on, and norms of rows that are split over ranks, are the same numbers.
 TEST_P(EveryFamily, StagesAndSplitRowsChangeNoBit) {
   Runner one(model, small_layout(), tested_kernels());
