@@ -141,6 +141,8 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.max_length = s.max_model_len;
   if (kernels.graphs()) l.step_sizes = deployment.graph_sizes;
   l.operator_times = options.operator_times;
+  l.fusion.norm_residual = deployment.fusion.norm_residual;
+  l.fusion.rope_kv_write = deployment.fusion.rope_kv_write;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
   if (s.draft_tokens == 0) return l;

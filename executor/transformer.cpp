@@ -182,7 +182,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
-  for (std::size_t i = 0; i < stages.size(); ++i) operators(model, stages[i], asked, precision, {}, lists[i]);
+  for (std::size_t i = 0; i < stages.size(); ++i)
+    operators(model, stages[i], asked, precision, layout.fusion, lists[i]);
   order_launches();
   publish();
   runs.clear(), timed.clear();

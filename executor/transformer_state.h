@@ -448,14 +448,17 @@ struct Transformer::State {
   // Rows of the stream that are a rank's under sequence parallelism.
   Rank::Slice own_rows(const Rank& rank) const { return Rank::slice(rows, rank.index(), layout.ranks); }
 
-  // delta of the part of the layer that ran last joins the stream, in rows `own`.
+  // What the part of the layer that ran last adds to the stream, in rows `own`.
+  float* added(Rank::Slice own) {
+    return (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
+  }
   void add_pending(Rank::Slice own) {
     if (!pending || own.count <= 0) return;
-    float* added = (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
+    float* const rows_added = added(own);
     if (pending_norm)
-      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, own.count, model.hidden, added,
-                   model.hidden);
-    kernels.add(added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
+      kernels.norm(norm_args(pending_norm, nullptr), rows_added, model.hidden, own.count, model.hidden,
+                   rows_added, model.hidden);
+    kernels.add(rows_added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
   }
 
   // The partial results of other processes.
@@ -504,14 +507,17 @@ struct Transformer::State {
     const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
                                            : norm_args(w.post_norm, w.post_norm_bias);
     const std::size_t first = count_of(own.first, model.hidden);
-    float* to = stages.front().sequence_parallel ? scattered : normed;
-    if (own.count > 0)
-      kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to + first, model.hidden);
+    float* to = (stages.front().sequence_parallel ? scattered : normed) + first;
+    if (own.count <= 0) return;
+    if (pending && !pending_norm)
+      return kernels.add_norm(args, added(own), own.count, model.hidden, hidden + first, to);
+    add_pending(own);
+    kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to, model.hidden);
   }
   // Once all rows are normed.
   void end_norm(const Op& op, int layer) {
     pending = false;
-    if (op.name == "final_norm") return;
+    if (op.name == "final_norm" || op.name == "residual_add") return;
     const LayerWeights& w = ranks.front().layer(layer);
     pending_norm = op.name == "input_norm" ? w.attn_output_norm : w.mlp_output_norm;
   }
