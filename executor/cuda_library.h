@@ -19,7 +19,7 @@ class CudaLibrary {
   virtual int device_count() const = 0;
   virtual std::string no_device_reason() const = 0;  // empty where there is one
   virtual cuda::DeviceProperties properties(int device) const = 0;
-  virtual const Kernels* kernels() const = 0;  // null: this library has none
+  virtual const Kernels& kernels() const = 0;  // of the device in use; made when first asked for
 };
 
 struct CudaSearch {

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "base/json_full.h"
+#include "executor/cuda_library.h"
 
 namespace foretoken {
 namespace {
@@ -42,6 +44,14 @@ Storage storage_of(WeightFormat format, DType plain) {
       throw Error("quantization",
                   fmt::format("{} is not executed; use none, int8, int4_wo or fp8", name_of(format)));
   }
+}
+
+const Kernels& cuda_device_kernels() {
+  const char* given = std::getenv("FORETOKEN_CUDA_LIBRARY");
+  static const CudaSearch search = open_cuda_library(given ? given : "");
+  if (search.library == nullptr)
+    throw Error("--backend", search.why_not + "; --backend cpu executes on the processor");
+  return search.library->kernels();
 }
 
 const Kernels& kernels_of(const ExecutorOptions& options) {
@@ -212,14 +222,17 @@ std::size_t Executable::bytes_needed(const Deployment& d, const Checkpoint& chec
 std::string Executable::description() const {
   static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16", "int8", "int4", "fp8"};
   const Layout& l = engines_.front()->rank(0).layout();
-  const auto count = [](std::size_t n, const char* what) { return fmt::format(", {} {}s", n, what); };
+  const auto count = [](auto n, const char* what) {
+    return fmt::format(", {} {}{}", n, what, n == 1 ? "" : "s");
+  };
   std::string ranks = fmt::format("{} rank{}", l.ranks, l.ranks == 1 ? "" : "s");
   if (l.processes != nullptr) ranks += " as processes";
   if (l.stages.size() > 1) ranks += count(l.stages.size(), "stage");
   if (l.data_parallel > 1) ranks += count(static_cast<std::size_t>(l.data_parallel), "data-parallel rank");
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
-  return fmt::format("{} kernels, {} thread{}, {}; {} weights in {}, cache in {}", kernels_->name(),
-                     threads_.count(), threads_.count() == 1 ? "" : "s", ranks,
+  const std::string with =
+      kernels_->memory().host_reads() ? count(threads_.count(), "thread") : ", " + kernels_->machine();
+  return fmt::format("{} kernels{}, {}; {} weights in {}, cache in {}", kernels_->name(), with, ranks,
                      synthetic_ ? "synthetic" : "stored", kStorage[static_cast<int>(l.weights)],
                      kStorage[static_cast<int>(l.cache)]);
 }

@@ -19,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "executor/kernel_memory.h"
 #include "executor/threads.h"
@@ -205,6 +206,7 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
+  virtual std::string machine() const { return "this machine"; }  // "NVIDIA H200, driver 580.65"
   virtual const KernelMemory& memory() const { return host_memory(); }
   virtual std::unique_ptr<Stopwatch> stopwatch() const;
   // Null where steps aren't recorded.
