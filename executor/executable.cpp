@@ -46,12 +46,13 @@ Storage storage_of(WeightFormat format, DType plain) {
   }
 }
 
-const Kernels& cuda_device_kernels() {
+// rank: of this process; each takes a device of its own where there are as many.
+const Kernels& cuda_device_kernels(int rank) {
   const char* given = std::getenv("FORETOKEN_CUDA_LIBRARY");
   static const CudaSearch search = open_cuda_library(given ? given : "");
   if (search.library == nullptr)
     throw Error("--backend", search.why_not + "; --backend cpu executes on the processor");
-  return search.library->kernels();
+  return search.library->kernels(rank);
 }
 
 const Kernels& kernels_of(const ExecutorOptions& options) {
@@ -59,7 +60,7 @@ const Kernels& kernels_of(const ExecutorOptions& options) {
   const std::string& isa = options.isa;
   if (options.backend == "cuda") {
     if (!isa.empty()) throw Error("--isa", "is of the processor; leave it out with --backend cuda");
-    return cuda_device_kernels();
+    return cuda_device_kernels(options.processes ? options.processes->rank() : 0);
   }
   if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());
@@ -102,10 +103,8 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (processes) refuse("tensor_parallel_size", what + " on ranks that are processes");
 }
 
-void check(const Layout& l, const Kernels& kernels) {
+void check(const Layout& l) {
   if (l.processes == nullptr) return;
-  if (!kernels.memory().host_reads())
-    throw Error("--backend", "ranks of a device are computed by one process; start it without mpirun");
   const int n = l.processes->size();
   if (l.ranks != n)
     throw Error(
@@ -179,7 +178,7 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   std::vector<Layout> layouts;
   for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options, *kernels_));
   for (const Deployment* d : pools) check(*d, pools.size() > 1, options.processes != nullptr);
-  for (const Layout& l : layouts) check(l, *kernels_);
+  for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
   for (std::size_t i = 0; i < pools.size(); ++i) {

@@ -22,6 +22,7 @@
 #include <string>
 
 #include "executor/kernel_memory.h"
+#include "executor/processes.h"
 #include "executor/threads.h"
 
 namespace foretoken {
@@ -327,6 +328,11 @@ class Kernels {
   virtual void recurrence(const RecurrenceArgs& args, const Sequences& sequences, const States& states,
                           const float* q, const float* k, const float* v, const float* decay,
                           const float* beta, float* out, Threads& threads) const = 0;
+
+  // Processes::all_gather() of what lies in the kernels' memory.
+  virtual void all_gather(Processes& processes, std::span<const float> mine, float* all) const {
+    processes.all_gather(mine, all);
+  }
 
   // What follows reads logits[rows][vocab] and answers to the host, so it waits. scratch:
   // sampling_scratch(rows, vocab) bytes.

@@ -51,7 +51,8 @@ void Transformer::State::branch_out(std::span<const StepSequence> all) {
 // Steps whose launches depend on nothing but their number of sequences and longest context.
 bool Transformer::State::can_record(std::span<const StepSequence> all) const {
   if (!graphs || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back()) return false;
-  if (!swaps.out.empty() || !swaps.in.empty() || layout.streamed_layers > 0 || widths.linear > 0)
+  if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || layout.streamed_layers > 0 ||
+      widths.linear > 0)
     return false;
   return std::all_of(all.begin(), all.end(), [](const StepSequence& s) {
     return s.decode && s.sample && s.tokens.size() == 1 && s.parents == nullptr && s.adapter < 0;

@@ -49,8 +49,9 @@ void Transformer::State::gather_rows() {
   const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
   const Processes* p = layout.processes;
   if (p != nullptr)
-    layout.processes->all_gather(
-        {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)}, gathered);
+    kernels.all_gather(*layout.processes,
+                       {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)},
+                       gathered);
   kernels.copy_rows(p != nullptr ? gathered : scattered, model.hidden, rows, model.hidden, normed,
                     model.hidden);
 }
@@ -59,7 +60,7 @@ void Transformer::State::gather_rows() {
 void Transformer::State::gather_sampled() {
   if (layout.processes == nullptr) return;  // one memory
   const std::size_t size = count_of(static_cast<std::int64_t>(sampled_rows.size()), model.hidden);
-  layout.processes->all_gather({sampled, size}, gathered);
+  kernels.all_gather(*layout.processes, {sampled, size}, gathered);
   const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
   const auto width = static_cast<std::size_t>(model.hidden);
   for (std::size_t i = 0; i < sampled_rows.size(); ++i)
@@ -88,7 +89,8 @@ void Transformer::State::run_shared(const Op& op, int layer) {
   }
   if (name == "logits_gather") {
     const std::size_t each = sampled_rows.size() * static_cast<std::size_t>(vocabulary_width());
-    if (layout.processes != nullptr) layout.processes->all_gather({work.front().logits, each}, gathered);
+    if (layout.processes != nullptr)
+      kernels.all_gather(*layout.processes, {work.front().logits, each}, gathered);
     for (int r = 0; r < layout.ranks; ++r) {
       const Rank::Slice v = Rank::slice(model.vocab, r, layout.ranks);
       const float* from = layout.processes != nullptr ? gathered + static_cast<std::size_t>(r) * each

@@ -464,7 +464,7 @@ struct Transformer::State {
   // The partial results of other processes.
   void gather_partials() {
     if (layout.processes != nullptr)
-      layout.processes->all_gather({work.front().partial, count_of(rows, model.hidden)}, gathered);
+      kernels.all_gather(*layout.processes, {work.front().partial, count_of(rows, model.hidden)}, gathered);
   }
   // The sum of all ranks' partial results, in their order, of rows `own`.
   void reduce(Rank::Slice own) {

@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "executor/cuda/communicator.h"
+
 namespace foretoken::cuda {
 namespace {
 
@@ -122,6 +124,10 @@ struct CudaKernels::State {
   DeviceProperties device = device_properties();
   Stream stream;
   Memory memory{stream};
+  // Of the processes that met last.
+  const Processes* processes = nullptr;
+  std::unique_ptr<Communicator> communicator;
+  PinnedMemory gathered;
 };
 
 CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
@@ -144,6 +150,20 @@ std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
 std::int64_t CudaKernels::context_bucket(std::int64_t longest) const {
   return static_cast<std::int64_t>(
       std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(longest, 256))));
+}
+void CudaKernels::all_gather(Processes& processes, std::span<const float> mine, float* all) const {
+  State& s = *state_;
+  if (s.processes != &processes) {
+    s.processes = &processes;
+    s.communicator = make_communicator(processes);
+  }
+  if (s.communicator) return s.communicator->all_gather(mine, all, s.stream);
+  const std::size_t bytes = mine.size_bytes(), ranks = static_cast<std::size_t>(processes.size());
+  if (s.gathered.bytes() < (1 + ranks) * bytes) s.gathered = PinnedMemory((1 + ranks) * bytes);
+  auto* own = s.gathered.as<float>();
+  s.memory.copy(own, mine.data(), bytes);
+  processes.all_gather({own, mine.size()}, own + mine.size());
+  s.memory.copy(all, own + mine.size(), ranks * bytes);
 }
 Stream& CudaKernels::stream() const { return state_->stream; }
 const DeviceProperties& CudaKernels::device() const { return state_->device; }

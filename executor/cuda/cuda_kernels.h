@@ -94,6 +94,9 @@ class CudaKernels final : public Kernels {
   void select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
                     std::span<Continuation> best, std::byte* scratch) const override;
 
+  // By NCCL where each process has a device of its own, else through the host's memory.
+  void all_gather(Processes& processes, std::span<const float> mine, float* all) const override;
+
   Stream& stream() const;
   const DeviceProperties& device() const;
 

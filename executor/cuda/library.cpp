@@ -10,8 +10,12 @@ class Library : public CudaLibrary {
   int device_count() const override { return cuda::device_count(); }
   std::string no_device_reason() const override { return cuda::no_device_reason(); }
   DeviceProperties properties(int device) const override { return device_properties(device); }
-  const Kernels& kernels() const override {
-    static const CudaKernels kernels;
+  const Kernels& kernels(int rank) const override {
+    static const CudaKernels& kernels = [rank]() -> const CudaKernels& {
+      use_device(rank % cuda::device_count());
+      static const CudaKernels made;
+      return made;
+    }();
     return kernels;
   }
 };
