@@ -48,6 +48,7 @@ class Memory final : public KernelMemory {
     cuda::copy(stream_, to, from, bytes);
     stream_.synchronize();
   }
+  void copy_later(std::span<const CopyPiece> pieces) const override { copy_pieces(stream_, pieces); }
   void copy_later(void* to, const void* from, std::size_t bytes) const override {
     if (bytes > 0) cuda::copy(stream_, to, from, bytes);
   }
@@ -90,7 +91,7 @@ class EventStopwatch final : public Stopwatch {
   void restart() override { used_ = 0; }
   int mark() override {
     if (used_ == events_.size()) events_.push_back(std::make_unique<Event>());
-    events_[used_]->record(stream_);
+    events_[used_]->record_time(stream_);
     return static_cast<int>(used_++);
   }
   double seconds(int from, int to) override {
