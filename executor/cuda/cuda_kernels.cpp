@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "executor/cuda/sampling.h"
+
 namespace foretoken::cuda {
 namespace {
 
@@ -124,7 +126,8 @@ struct CudaKernels::State {
   Memory memory{stream};
 };
 
-CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
+CudaKernels::CudaKernels()
+    : state_(std::make_unique<State>()), sampling_(std::make_unique<SamplingBuffers>(state_->stream)) {}
 CudaKernels::~CudaKernels() = default;
 
 const char* CudaKernels::name() const { return "cuda"; }
