@@ -422,6 +422,7 @@ template <bool kSums>
 __global__ __launch_bounds__(kThreads) void find_groups(const float* logits, int vocab, unsigned groups,
                                                         Workspace w) {
   grid_dependency_wait();
+  grid_dependency_launch();
   const std::int64_t row = blockIdx.y;
   Item mine = 0;
   Sum sum;
@@ -511,6 +512,7 @@ __global__ __launch_bounds__(kThreads) void list_best(const float* logits, int v
 // Top and lowest logit of each slice (the lowest that is a number); clears the row's histogram.
 __global__ __launch_bounds__(kThreads) void find_range(const float* logits, int vocab, Workspace w) {
   grid_dependency_wait();
+  grid_dependency_launch();
   const std::int64_t row = blockIdx.y;
   for (unsigned i = blockIdx.x * threads() + thread(); i < kBins; i += gridDim.x * threads()) {
     w.bin_weights[row * kBins + i] = 0;
@@ -544,6 +546,7 @@ __device__ Range range_of_row(const float2* parts, float temperature) {
 __global__ __launch_bounds__(kThreads) void weigh_bins(const float* logits, int vocab, Choice choice,
                                                        Workspace w) {
   grid_dependency_wait();
+  grid_dependency_launch();
   __shared__ unsigned bins[3 * kBins];
   const std::int64_t row = blockIdx.y;
   for (unsigned i = thread(); i < 3 * kBins; i += threads()) bins[i] = 0;
