@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/sampling.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -131,7 +132,8 @@ struct CudaKernels::State {
   PinnedMemory gathered;
 };
 
-CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
+CudaKernels::CudaKernels()
+    : state_(std::make_unique<State>()), sampling_(std::make_unique<SamplingBuffers>(state_->stream)) {}
 CudaKernels::~CudaKernels() = default;
 
 const char* CudaKernels::name() const { return "cuda"; }

@@ -91,6 +91,8 @@ template <class T>
 FORETOKEN_DEVICE T warp_max(T value);
 template <class T>
 FORETOKEN_DEVICE T warp_min(T value);
+FORETOKEN_DEVICE unsigned warp_max(unsigned value);  // of these two an instruction
+FORETOKEN_DEVICE unsigned warp_min(unsigned value);
 // The same of `Lanes` neighbours (2, 4, 8, 16), each group its own.
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value);
@@ -108,6 +110,7 @@ FORETOKEN_DEVICE T block_max(T value);
 FORETOKEN_DEVICE int atomic_add(int* at, int value);
 FORETOKEN_DEVICE unsigned atomic_add(unsigned* at, unsigned value);
 FORETOKEN_DEVICE float atomic_add(float* at, float value);
+FORETOKEN_DEVICE unsigned long long atomic_add(unsigned long long* at, unsigned long long value);
 FORETOKEN_DEVICE int atomic_max(int* at, int value);
 FORETOKEN_DEVICE int atomic_min(int* at, int value);
 FORETOKEN_DEVICE unsigned atomic_or(unsigned* at, unsigned value);

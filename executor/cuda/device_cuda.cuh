@@ -35,6 +35,9 @@ FORETOKEN_DEVICE unsigned ballot(bool vote) { return __ballot_sync(0xffffffffu, 
 FORETOKEN_DEVICE bool warp_any(bool vote) { return __any_sync(0xffffffffu, vote); }
 FORETOKEN_DEVICE bool warp_all(bool vote) { return __all_sync(0xffffffffu, vote); }
 
+FORETOKEN_DEVICE unsigned warp_max(unsigned value) { return __reduce_max_sync(0xffffffffu, value); }
+FORETOKEN_DEVICE unsigned warp_min(unsigned value) { return __reduce_min_sync(0xffffffffu, value); }
+
 namespace detail {
 __device__ __forceinline__ void check_aligned(const void*, unsigned, const char*) {}
 
@@ -53,6 +56,9 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* shared) {
 FORETOKEN_DEVICE int atomic_add(int* at, int value) { return atomicAdd(at, value); }
 FORETOKEN_DEVICE unsigned atomic_add(unsigned* at, unsigned value) { return atomicAdd(at, value); }
 FORETOKEN_DEVICE float atomic_add(float* at, float value) { return atomicAdd(at, value); }
+FORETOKEN_DEVICE unsigned long long atomic_add(unsigned long long* at, unsigned long long value) {
+  return atomicAdd(at, value);
+}
 FORETOKEN_DEVICE int atomic_max(int* at, int value) { return atomicMax(at, value); }
 FORETOKEN_DEVICE int atomic_min(int* at, int value) { return atomicMin(at, value); }
 FORETOKEN_DEVICE unsigned atomic_or(unsigned* at, unsigned value) { return atomicOr(at, value); }

@@ -166,6 +166,12 @@ inline unsigned ballot(bool vote) {
     for (unsigned l = 0; l < kWarp; ++l) put(l, votes);
   });
 }
+inline unsigned warp_max(unsigned value) {
+  return detail::butterfly<kWarp>(value, [](unsigned a, unsigned b) { return std::max(a, b); });
+}
+inline unsigned warp_min(unsigned value) {
+  return detail::butterfly<kWarp>(value, [](unsigned a, unsigned b) { return std::min(a, b); });
+}
 inline bool warp_any(bool vote) { return ballot(vote) != 0; }
 inline bool warp_all(bool vote) { return ballot(vote) == 0xffffffffu; }
 
@@ -179,6 +185,9 @@ inline unsigned atomic_add(unsigned* at, unsigned value) {
 }
 inline float atomic_add(float* at, float value) {
   return detail::change(at, [value](float before) { return before + value; });
+}
+inline unsigned long long atomic_add(unsigned long long* at, unsigned long long value) {
+  return detail::change(at, [value](unsigned long long before) { return before + value; });
 }
 inline int atomic_max(int* at, int value) {
   return detail::change(at, [value](int before) { return std::max(before, value); });
