@@ -113,7 +113,7 @@ std::vector<OptionSpec> model_show_options() {
 }
 
 std::vector<OptionSpec> run_options() {
-  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
           file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
           file_option("draft-weights", "the same for the draft model of speculative decoding"),
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
@@ -124,7 +124,7 @@ std::vector<OptionSpec> run_options() {
 
 std::vector<OptionSpec> calibrate_options() {
   return {
-      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),

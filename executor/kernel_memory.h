@@ -15,7 +15,8 @@ class KernelMemory {
   // Memory of the host's that is copied from and to at full speed.
   virtual std::byte* allocate_host(std::size_t bytes) const = 0;
   virtual void release_host(std::byte* memory) const noexcept = 0;
-  virtual bool host_reads() const = 0;  // the host may read and write it as its own
+  virtual std::size_t room() const = 0;  // bytes that there are in all; 0: unknown
+  virtual bool host_reads() const = 0;   // the host may read and write it as its own
   // From and to either memory, in the order of the kernels' calls; the host's is read, or written, once it
   // returns.
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;

@@ -19,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "executor/kernel_memory.h"
 #include "executor/threads.h"
@@ -118,6 +119,13 @@ struct NormArgs {
   const float* bias = nullptr;    // null: none
 };
 
+// See Kernels::rope().
+struct RopeArgs {
+  const float *cosines = nullptr, *sines = nullptr;
+  std::int64_t pairs = 0;
+  bool interleaved = false;
+};
+
 struct AttentionArgs {
   std::int64_t heads = 0;  // query heads; heads / cache heads of them share a key
   std::int64_t qk_dim = 0, v_dim = 0;
@@ -198,6 +206,7 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
+  virtual std::string machine() const { return "this machine"; }  // "NVIDIA H200, driver 580.65"
   virtual const KernelMemory& memory() const { return host_memory(); }
   virtual std::unique_ptr<Stopwatch> stopwatch() const;
   // Null where steps aren't recorded.
@@ -221,6 +230,9 @@ class Kernels {
 
   virtual void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                     std::int64_t width, float* y, std::int64_t y_stride) const = 0;
+  // stream += added, then y = its norm, all of `width`: one pass where the set fuses them.
+  virtual void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                        float* stream, float* y) const;
   // Each head of head_dim of x[row][head], in place.
   virtual void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
                           std::int64_t heads, std::int64_t head_dim) const = 0;
@@ -248,6 +260,11 @@ class Kernels {
   // 0) into its blocks.
   virtual void cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
                            std::int64_t key_stride, const float* values, std::int64_t value_stride) const = 0;
+  // Queries and keys turned, and keys and values written to the cache: rope() twice and cache_write(), one
+  // pass where the set fuses them. Rows of q, keys and values are `stride` apart.
+  virtual void rope_and_write(const RopeArgs& args, std::span<const std::int32_t> positions, float* q,
+                              std::int64_t heads, float* keys, const float* values, std::int64_t stride,
+                              const CacheLayer& cache, const Sequences& sequences) const;
   // Reads tokens [0, tokens) of one sequence back as floats: keys[token][head][k_dim], values likewise (may
   // be null).
   virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,

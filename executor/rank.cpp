@@ -187,10 +187,11 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
 }
 
 void Rank::allocate_caches(const ModelConfig& model) {
-  cache_memory_ = Arena(allocate_cache(model, layout_.num_blocks, nullptr, cache_, &recurrent_), *memory_);
+  cache_memory_ =
+      Arena(allocate_cache(model, layout_.cache_blocks(), nullptr, cache_, &recurrent_), *memory_);
   host_cache_memory_ = Arena(allocate_cache(model, layout_.num_host_blocks, nullptr, host_cache_), *memory_,
                              Arena::Place::kHost);
-  allocate_cache(model, layout_.num_blocks, &cache_memory_, cache_, &recurrent_);
+  allocate_cache(model, layout_.cache_blocks(), &cache_memory_, cache_, &recurrent_);
   allocate_cache(model, layout_.num_host_blocks, &host_cache_memory_, host_cache_);
 }
 
@@ -221,10 +222,13 @@ Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, 
   std::size_t weights = loader.bytes();
   for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
-    weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream) +
+    weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream, kernels.memory()) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  return {weights, plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_, &plan.recurrent_) +
-                       plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_)};
+  std::size_t cache =
+      plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
+  if (kernels.memory().host_reads())  // else the host's blocks are in another memory
+    cache += plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_);
+  return {weights, cache};
 }
 
 // Without a stream sizes are added up, with one each streamed layer is packed in one place and put away.

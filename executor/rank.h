@@ -40,8 +40,15 @@ struct Layout {
   std::int64_t max_sequences = 1;  // of a step
   std::int64_t max_sampled = 0;    // rows of a step whose logits are wanted; 0: one a sequence
   std::int64_t max_length = 1;     // tokens of a sequence
+  // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
+  // one. Empty: none is recorded.
+  std::vector<std::int64_t> step_sizes;
+  Fusion fusion;               // norm_residual and rope_kv_write: which operators there are
+  bool operator_times = true;  // each operator is timed, and not the step alone
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory
+  // Blocks of the cache: one more for rows that pad a step.
+  std::int64_t cache_blocks() const { return num_blocks + (step_sizes.empty() ? 0 : 1); }
   std::int64_t sampled() const { return max_sampled > 0 ? max_sampled : max_sequences; }
 };
 

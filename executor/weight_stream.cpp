@@ -148,9 +148,9 @@ WeightStream::~WeightStream() {
 }
 
 std::size_t WeightStream::bytes_needed(const std::vector<std::size_t>& layer_bytes,
-                                       const WeightStreamOptions& options) {
+                                       const WeightStreamOptions& options, const KernelMemory& memory) {
   return buffer_bytes(layer_bytes) * static_cast<std::size_t>(options.buffers) +
-         (options.from_storage ? 0 : Arena::padded(sum(layer_bytes)));
+         (options.from_storage || !memory.host_reads() ? 0 : Arena::padded(sum(layer_bytes)));
 }
 
 void WeightStream::store(std::size_t layer, const std::byte* packed) {

@@ -39,6 +39,7 @@ class Memory final : public KernelMemory {
     const std::lock_guard lock(mutex_);
     pinned_.erase(memory);
   }
+  std::size_t room() const override { return free_memory(); }
   bool host_reads() const override { return false; }
   void copy(void* to, const void* from, std::size_t bytes) const override {
     if (bytes == 0) return;
@@ -127,6 +128,11 @@ CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
 CudaKernels::~CudaKernels() = default;
 
 const char* CudaKernels::name() const { return "cuda"; }
+std::string CudaKernels::machine() const {
+  const DeviceProperties& d = state_->device;
+  return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
+         std::to_string(d.driver_version % 1000 / 10);
+}
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
 std::unique_ptr<Stopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
