@@ -141,6 +141,8 @@ FORETOKEN_DEVICE float2 unpack_f16x2(std::uint32_t pair);
 FORETOKEN_DEVICE float4 unpack_e4m3x4(std::uint32_t four);
 FORETOKEN_DEVICE float4 unpack_int8x4(std::uint32_t four);
 FORETOKEN_DEVICE std::uint32_t e4m3x2_to_f16x2(std::uint16_t pair);  // exact
+// a * b + c of each of the two, rounded once.
+FORETOKEN_DEVICE std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c);
 
 // ---- Arithmetic: the processor's fast ones, 2 units in the last place or so ------------------------------
 
@@ -150,6 +152,7 @@ FORETOKEN_DEVICE float fast_log2(float x);
 FORETOKEN_DEVICE float fast_reciprocal(float x);
 FORETOKEN_DEVICE float fast_rsqrt(float x);
 FORETOKEN_DEVICE float fast_tanh(float x);  // error up to 2^-11
+FORETOKEN_DEVICE float multiply(float a, float b);  // rounded: never joined with an addition
 FORETOKEN_DEVICE float as_float(std::uint32_t bits);
 FORETOKEN_DEVICE std::uint32_t as_bits(float value);
 FORETOKEN_DEVICE int count_bits(unsigned bits);

@@ -78,6 +78,12 @@ FORETOKEN_DEVICE std::uint32_t pack_bf16x2(float first, float second) {
   return pair;
 }
 
+FORETOKEN_DEVICE std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 FORETOKEN_DEVICE float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -95,6 +101,7 @@ FORETOKEN_DEVICE float fast_tanh(float x) {
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+FORETOKEN_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 FORETOKEN_DEVICE float as_float(std::uint32_t bits) { return __uint_as_float(bits); }
 FORETOKEN_DEVICE std::uint32_t as_bits(float value) { return __float_as_uint(value); }
 FORETOKEN_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
