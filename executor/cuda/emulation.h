@@ -36,6 +36,8 @@ struct Settings {
   int compute_capability = 90;  // ten times
   int multiprocessors = 4;
   std::size_t shared_bytes = 227 * 1024;  // a block's most
+  // DeviceMemory allocated meanwhile is closed to the host: it may be touched by kernels and copies alone.
+  bool guard_memory = false;
 };
 Settings& settings();  // read by the next grid
 

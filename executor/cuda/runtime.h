@@ -118,6 +118,10 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream& stream);
+  // The same, but in a capture: a node of the graph that sets the event's time at every launch. (record()
+  // there only lets another stream wait, which is captured with this one from then on.) It must live as long
+  // as the graph.
+  void record_time(Stream& stream);
   void synchronize() const;                               // the host waits for it
   bool done() const;                                      // whether it has been reached
   double milliseconds_since(const Event& earlier) const;  // both have been reached

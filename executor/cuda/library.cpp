@@ -1,0 +1,23 @@
+// The entry of libforetoken_cuda.so (executor/cuda_library.h).
+#include "executor/cuda/runtime.h"
+#include "executor/cuda_library.h"
+
+namespace foretoken::cuda {
+namespace {
+
+class Library : public CudaLibrary {
+ public:
+  int device_count() const override { return cuda::device_count(); }
+  std::string no_device_reason() const override { return cuda::no_device_reason(); }
+  DeviceProperties properties(int device) const override { return device_properties(device); }
+  const Kernels* kernels() const override { return nullptr; }
+};
+
+}  // namespace
+}  // namespace foretoken::cuda
+
+extern "C" __attribute__((visibility("default"))) const foretoken::CudaLibrary* foretoken_cuda_library(
+    int version) {
+  static const foretoken::cuda::Library library;
+  return version == foretoken::kCudaLibraryVersion ? &library : nullptr;
+}

@@ -1,0 +1,267 @@
+// runtime.h and launch.h on the processor: memory is the process's, work runs when it is issued.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "executor/cuda/emulation.h"
+#include "executor/cuda/launch.h"
+#include "executor/cuda/runtime.h"
+
+namespace foretoken::cuda {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Recording {
+  std::vector<std::function<void()>> work;
+  bool ended = false;
+};
+
+// Captures that this thread has begun: meanwhile it may neither allocate nor wait.
+thread_local int captures = 0;
+
+void refuse_in_capture(const char* call) {
+  if (captures > 0) throw CudaError(call, "not permitted while a stream is captured", 900);
+}
+
+}  // namespace
+
+struct Stream::State {
+  std::shared_ptr<Recording> recording;
+  bool capturing() const { return recording != nullptr && !recording->ended; }
+};
+struct Event::State {
+  std::optional<Clock::time_point> reached;
+  std::shared_ptr<Recording> recording;
+};
+struct Graph::State {
+  std::vector<std::function<void()>> work;
+  bool captured = false;
+};
+
+namespace {
+
+void issue(Stream& stream, std::function<void()> work) {
+  Stream::State& state = stream.state();
+  if (state.capturing())
+    state.recording->work.push_back(std::move(work));
+  else
+    work();
+}
+
+// Memory that only the device reaches (Settings::guard_memory): pages that are closed but while kernels and
+// copies run. What lies in them ends where the next closed page begins.
+class GuardedMemory {
+ public:
+  std::byte* allocate(std::size_t bytes) {
+    const std::size_t pages = (bytes + kPage - 1) / kPage * kPage;
+    void* base =
+        ::mmap(nullptr, pages + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) throw std::bad_alloc();
+    std::byte* data = static_cast<std::byte*>(base) + (pages - bytes) / kAlignment * kAlignment;
+    const std::lock_guard lock(mutex_);
+    ranges_[data] = {base, pages};
+    if (open_ > 0) ::mprotect(base, pages, PROT_READ | PROT_WRITE);
+    return data;
+  }
+  bool release(std::byte* data) noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto range = ranges_.find(data);
+    if (range == ranges_.end()) return false;
+    ::munmap(range->second.base, range->second.bytes + kPage);
+    ranges_.erase(range);
+    return true;
+  }
+  void open() {
+    const std::lock_guard lock(mutex_);
+    if (open_++ == 0) protect(PROT_READ | PROT_WRITE);
+  }
+  void close() {
+    const std::lock_guard lock(mutex_);
+    if (--open_ == 0) protect(PROT_NONE);
+  }
+
+ private:
+  static constexpr std::size_t kPage = 4096, kAlignment = 256;
+  struct Range {
+    void* base;
+    std::size_t bytes;
+  };
+  void protect(int rights) {
+    for (const auto& [data, range] : ranges_) ::mprotect(range.base, range.bytes, rights);
+  }
+  std::mutex mutex_;
+  std::map<std::byte*, Range> ranges_;
+  int open_ = 0;
+};
+
+GuardedMemory& guarded() {
+  static GuardedMemory memory;
+  return memory;
+}
+
+// While one lives, the device is at work.
+struct DeviceAtWork {
+  DeviceAtWork() { guarded().open(); }
+  ~DeviceAtWork() { guarded().close(); }
+  DeviceAtWork(const DeviceAtWork&) = delete;
+};
+
+std::byte* allocate(std::size_t bytes, const char* call) {
+  refuse_in_capture(call);
+  if (bytes == 0) return nullptr;
+  // Of exactly this size, so that AddressSanitizer sees what lies beyond it.
+  auto* memory = static_cast<std::byte*>(::operator new(bytes, std::align_val_t(256)));
+  std::memset(memory, 0xff, bytes);
+  return memory;
+}
+
+}  // namespace
+
+int device_count() { return 1; }
+std::string no_device_reason() { return ""; }
+
+DeviceProperties device_properties(int device) {
+  if (device != 0) throw CudaError("device_properties", "there is no device " + std::to_string(device), 101);
+  const emulation::Settings& settings = emulation::settings();
+  DeviceProperties properties;
+  properties.name = "emulated on the processor";
+  properties.compute_capability = settings.compute_capability;
+  properties.multiprocessors = settings.multiprocessors;
+  properties.memory_bytes = std::size_t{1} << 32;
+  properties.shared_bytes = settings.shared_bytes;
+  properties.l2_bytes = std::size_t{1} << 25;
+  return properties;
+}
+
+void use_device(int device) {
+  if (device != 0) throw CudaError("use_device", "there is no device " + std::to_string(device), 101);
+}
+std::size_t free_memory() { return std::size_t{1} << 32; }
+void synchronize() { refuse_in_capture("synchronize"); }
+
+DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
+  if (bytes == 0 || !emulation::settings().guard_memory) {
+    data_ = allocate(bytes, "DeviceMemory");
+    return;
+  }
+  refuse_in_capture("DeviceMemory");
+  data_ = guarded().allocate(bytes);
+  const DeviceAtWork at_work;
+  std::memset(data_, 0xff, bytes);
+}
+void DeviceMemory::release() noexcept {
+  if (data_ != nullptr && !guarded().release(data_)) ::operator delete(data_, std::align_val_t(256));
+}
+PinnedMemory::PinnedMemory(std::size_t bytes) : data_(allocate(bytes, "PinnedMemory")), bytes_(bytes) {}
+void PinnedMemory::release() noexcept {
+  if (data_ != nullptr) ::operator delete(data_, std::align_val_t(256));
+}
+
+Stream::Stream() : state_(std::make_unique<State>()) {}
+Stream::~Stream() = default;
+void Stream::synchronize() { refuse_in_capture("Stream::synchronize"); }
+void Stream::wait(const Event& event) {
+  // A stream that waits for what is being captured is captured with it.
+  if (const auto& recording = event.state().recording; recording != nullptr && !recording->ended)
+    state_->recording = recording;
+}
+void* Stream::native() const { return nullptr; }
+
+Event::Event() : state_(std::make_unique<State>()) {}
+Event::~Event() = default;
+void Event::record(Stream& stream) {
+  if (stream.state().capturing()) {
+    state_->recording = stream.state().recording;
+  } else {
+    state_->recording = nullptr;
+    state_->reached = Clock::now();
+  }
+}
+void Event::record_time(Stream& stream) {
+  issue(stream, [state = state_.get()] { state->reached = Clock::now(); });
+}
+void Event::synchronize() const { refuse_in_capture("Event::synchronize"); }
+bool Event::done() const { return true; }
+double Event::milliseconds_since(const Event& earlier) const {
+  if (!state_->reached || !earlier.state_->reached)
+    throw CudaError("milliseconds_since", "an event that was not recorded", 400);
+  return std::chrono::duration<double, std::milli>(*state_->reached - *earlier.state_->reached).count();
+}
+
+void copy(Stream& stream, void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  issue(stream, [=] {
+    const DeviceAtWork at_work;
+    std::memcpy(to, from, bytes);
+  });
+}
+void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+               std::size_t row_bytes, std::size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  if (to_pitch < row_bytes || from_pitch < row_bytes)
+    throw CudaError("copy_rows", "rows that are longer than the pitch", 12);
+  issue(stream, [=] {
+    const DeviceAtWork at_work;
+    for (std::size_t row = 0; row < rows; ++row)
+      std::memcpy(static_cast<std::byte*>(to) + row * to_pitch,
+                  static_cast<const std::byte*>(from) + row * from_pitch, row_bytes);
+  });
+}
+void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
+  if (bytes == 0) return;
+  issue(stream, [=] {
+    const DeviceAtWork at_work;
+    std::memset(to, byte, bytes);
+  });
+}
+
+Graph::Graph() : state_(std::make_unique<State>()) {}
+Graph::~Graph() = default;
+Graph::Graph(Graph&&) noexcept = default;
+Graph& Graph::operator=(Graph&&) noexcept = default;
+
+void Graph::begin_capture(Stream& stream) {
+  if (stream.state().capturing()) throw CudaError("begin_capture", "the stream is captured already", 901);
+  stream.state().recording = std::make_shared<Recording>();
+  ++captures;
+}
+bool Graph::end_capture(Stream& stream) {
+  if (!stream.state().capturing()) throw CudaError("end_capture", "the stream is not captured", 901);
+  Recording& recording = *stream.state().recording;
+  recording.ended = true;
+  --captures;
+  const bool same = state_->captured && state_->work.size() == recording.work.size();
+  state_->work = std::move(recording.work);
+  state_->captured = true;
+  stream.state().recording = nullptr;
+  return same;
+}
+void Graph::abandon_capture(Stream& stream) noexcept {
+  if (!stream.state().capturing()) return;
+  stream.state().recording->ended = true;
+  stream.state().recording = nullptr;
+  --captures;
+}
+void Graph::launch(Stream& stream) {
+  if (empty()) throw CudaError("Graph::launch", "nothing was captured", 0);
+  for (const auto& work : state_->work) issue(stream, work);
+}
+bool Graph::empty() const { return !state_->captured; }
+std::size_t Graph::nodes() const { return state_->work.size(); }
+
+void launch_emulated(const Launch& launch, Stream& stream, std::function<void()> body) {
+  issue(stream, [launch, body = std::move(body)] {
+    const DeviceAtWork at_work;
+    emulation::run_grid(launch.name, launch.grid, launch.block, launch.shared, launch.overlaps, body);
+  });
+}
+
+}  // namespace foretoken::cuda
