@@ -16,6 +16,11 @@ namespace {
 
 constexpr int kRows = kGeneralWarpRows, kKStride = kGeneralKPiece + 4, kVStride = kGeneralVPiece;
 
+template <bool SplitKeys>
+inline constexpr int kUnitOf = general_unit(SplitKeys);
+template <bool SplitKeys>
+inline constexpr int kTileOf = general_rows(SplitKeys);
+
 // Caches of these hold bf16's numbers, or fewer, so queries are rounded too.
 template <class Element>
 inline constexpr bool kRounded = sizeof(Element) == 1;
@@ -72,7 +77,7 @@ FORETOKEN_DEVICE float as_query(float x) {
 // Quads: pieces of values that are summed at a time.
 template <class Element, bool SplitKeys, int Quads>
 __global__ void __launch_bounds__(32 * kGeneralWarps) general_attention(const AttentionParams p) {
-  constexpr int kUnit = general_unit(SplitKeys), kTile = general_rows(SplitKeys);
+  constexpr int kUnit = kUnitOf<SplitKeys>, kTile = kTileOf<SplitKeys>;
   constexpr bool kScaled = sizeof(Element) == 1;
   grid_dependency_wait();
   grid_dependency_launch();

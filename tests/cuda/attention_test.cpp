@@ -178,7 +178,9 @@ void expect_alike(const Batch& batch, const Shape& shape, const Floats& got, con
   const bool exact = shape.storage == Storage::kF32 || shape.storage == Storage::kF16;
   EXPECT_LT(distance(mine, theirs), exact ? 5e-6 : 2.5e-3) << what;
   for (std::size_t i = 0; i < got.size(); ++i)
-    if (!written[i]) ASSERT_TRUE(std::isnan(got[i])) << what << ": written beside its rows at " << i;
+    if (!written[i]) {
+      ASSERT_TRUE(std::isnan(got[i])) << what << ": written beside its rows at " << i;
+    }
 }
 
 void check(const Shape& shape, const std::vector<Length>& lengths, unsigned seed = 1) {
@@ -361,7 +363,9 @@ TEST(CudaAttention, AnyOrderOfThreads) {
           const Floats got = batch.got();
           settings = {};
           expect_alike(batch, shape, got, expected, "in some order");
-          if (first) EXPECT_TRUE(same_bits(*first, got));
+          if (first) {
+            EXPECT_TRUE(same_bits(*first, got));
+          }
           if (!first) first = got;
         }
       }
@@ -423,7 +427,9 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
                 chosen(args_of(8, k, v == 0 ? k : v), cache_of(storage, 2, k, v), tokens, d);
             EXPECT_LE(variant.shared, d.shared_bytes);
             EXPECT_LE(variant.blocks_per_processor * (variant.shared + 1024), d.shared_bytes + 1024);
-            if (variant.kernel != AttentionKernel::kGeneral) EXPECT_GE(variant.k, k);
+            if (variant.kernel != AttentionKernel::kGeneral) {
+              EXPECT_GE(variant.k, k);
+            }
             EXPECT_GE(variant.v, std::min<std::int64_t>(512, v == 0 ? k : v));
           }
 }
