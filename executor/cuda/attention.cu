@@ -106,8 +106,8 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   for (const SequenceRows& s : sequences.host) longest = std::max(longest, s.cached + s.new_tokens);
   if (longest > std::numeric_limits<int>::max() / 2)
     throw Error("attention", "a context of " + std::to_string(longest) + " tokens is too long");
-  const AttentionPlan plan = attention_plan(args, cache, sequences.host, context_bucket(longest),
-                                            attention_device(device()));
+  const AttentionPlan plan =
+      attention_plan(args, cache, sequences.host, context_bucket(longest), attention_device(device()));
   if (plan.items == 0) return;
 
   AttentionParams p;

@@ -17,12 +17,12 @@ struct AttentionParams {
   const float* q = nullptr;
   float* out = nullptr;
   std::int64_t q_stride = 0, out_stride = 0;
-  bool q_vectors = false, out_vectors = false;  // four numbers at a time are aligned
+  bool q_vectors = false, out_vectors = false;         // four numbers at a time are aligned
   const std::byte *keys = nullptr, *values = nullptr;  // values: the keys, where they are a part of them
   const float *key_scales = nullptr, *value_scales = nullptr;
   bool key_vectors = false, value_vectors = false;
-  int block_size = 1, block_shift = 0;  // shift: -1 where the size is no power of two
-  int heads = 1, group = 1;             // of the cache; query heads of each
+  int block_size = 1, block_shift = 0;      // shift: -1 where the size is no power of two
+  int heads = 1, group = 1;                 // of the cache; query heads of each
   int k_dim = 0, v_dim = 0, value_row = 0;  // value_row: elements of the cache's rows of values
   int v_first = 0, v_count = 0;             // of this launch, which may compute a part of v_dim
   float scale = 1, softcap = 0;
@@ -78,8 +78,9 @@ FORETOKEN_DEVICE Entry entry_of(const AttentionParams& p, long long at) {
   for (int base = 0; base < entries; base += 32) {
     const int e = base + static_cast<int>(lane());
     const long long own =
-        e < entries ? static_cast<long long>(key_units(p, p.sequences[e / p.tiles], e % p.tiles).count) * p.heads
-                    : 0;
+        e < entries
+            ? static_cast<long long>(key_units(p, p.sequences[e / p.tiles], e % p.tiles).count) * p.heads
+            : 0;
     long long upto = own;
     for (unsigned by = 1; by < 32; by *= 2) {
       const long long left = shuffle_up(upto, by);
@@ -153,8 +154,8 @@ class ItemWalk {
   // The item: rows [tile x p.rows, ...) of a sequence with one head of the cache.
   SequenceRows sequence;
   int index = 0, tile = 0, head = 0;
-  int unit = 0, end_unit = 0;         // of the keys, from the sequence's first on
-  bool begins = true, ends = true;    // whether the item's first and last units are among them
+  int unit = 0, end_unit = 0;       // of the keys, from the sequence's first on
+  bool begins = true, ends = true;  // whether the item's first and last units are among them
   FORETOKEN_DEVICE bool cut() const { return !begins || !ends; }
   FORETOKEN_DEVICE int part() const { return 2 * static_cast<int>(blockIdx.x) + (begins ? 1 : 0); }
 
@@ -235,7 +236,8 @@ FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const SequenceRows&
 }
 
 // Where the tile's row `row` of the output lies; null where the tile has no such row.
-FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const SequenceRows& s, int tile, int head, int row) {
+FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const SequenceRows& s, int tile, int head,
+                                int row) {
   const int packed = tile * p.rows + row;
   if (packed >= packed_rows(p, s)) return nullptr;
   const int token = packed / p.group;
@@ -265,7 +267,8 @@ FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, flo
   if (dim + 1 < dims) row[dim + 1] = x.y;
 }
 
-// ---- Softmax ------------------------------------------------------------------------------------------------
+// ---- Softmax
+// ------------------------------------------------------------------------------------------------
 
 // The product of a query and a key (times the key's scale) as an exponent of 2.
 FORETOKEN_DEVICE float exponent(const AttentionParams& p, float product) {

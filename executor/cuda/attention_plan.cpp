@@ -114,7 +114,8 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
 }
 
 std::int64_t slots_of(const AttentionVariant& variant, const AttentionDevice& device) {
-  return std::min<std::int64_t>(kMostBlocks, std::int64_t{variant.blocks_per_processor} * device.multiprocessors);
+  return std::min<std::int64_t>(kMostBlocks,
+                                std::int64_t{variant.blocks_per_processor} * device.multiprocessors);
 }
 
 }  // namespace

@@ -34,12 +34,12 @@ enum class AttentionKernel : std::uint8_t {
 // A kernel as it is compiled for some sizes.
 struct AttentionVariant {
   AttentionKernel kernel = AttentionKernel::kGeneral;
-  int k = 0, v = 0;            // the largest heads that it takes; kGeneral: v as it counts on
-  int rows = 0, unit = 0;      // of a tile; keys
-  int threads = 0;             // of a block
-  std::size_t shared = 0;      // bytes of a block
+  int k = 0, v = 0;        // the largest heads that it takes; kGeneral: v as it counts on
+  int rows = 0, unit = 0;  // of a tile; keys
+  int threads = 0;         // of a block
+  std::size_t shared = 0;  // bytes of a block
   int blocks_per_processor = 1;
-  int least_units = 1;         // a block's, so that what it costs to begin doesn't weigh
+  int least_units = 1;  // a block's, so that what it costs to begin doesn't weigh
 };
 
 struct AttentionPlan {

@@ -99,9 +99,8 @@ __global__ void __launch_bounds__(32 * kGeneralWarps) general_attention(const At
     for (int i = t; i < kTile * k_padded / 4; i += static_cast<int>(threads())) {
       const int row = i / (k_padded / 4), dim = i % (k_padded / 4) * 4;
       const float4 x = load_query(p, s, walk.tile, walk.head, row, dim);
-      *reinterpret_cast<float4*>(queries + row * k_padded + dim) =
-          make_float4(as_query<Element>(x.x), as_query<Element>(x.y), as_query<Element>(x.z),
-                      as_query<Element>(x.w));
+      *reinterpret_cast<float4*>(queries + row * k_padded + dim) = make_float4(
+          as_query<Element>(x.x), as_query<Element>(x.y), as_query<Element>(x.z), as_query<Element>(x.w));
     }
     Visible visible[kRows];
     float top[kRows], sum[kRows], sums[Quads][kRows][4] = {};
@@ -255,7 +254,7 @@ void launch_general(const AttentionPlan& plan, const AttentionParams& params, St
   const auto kernel = split_keys ? wide ? general_attention<Element, true, kGeneralMostV / kGeneralVPiece>
                                         : general_attention<Element, true, 1>
                       : wide ? general_attention<Element, false, kGeneralMostV / kGeneralVPiece>
-                             : general_attention<Element, false, 1>;
+                                 : general_attention<Element, false, 1>;
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(plan.blocks)),
           .block = dim3(static_cast<unsigned>(v.threads)),

@@ -60,7 +60,8 @@ class Batch {
       row += n.new_tokens;
     }
     rows_in_all_ = row;
-    point_into(rows_, [](const auto& v) { return v.empty() ? nullptr : v.data(); }, blocks_, branches_);
+    point_into(
+        rows_, [](const auto& v) { return v.empty() ? nullptr : v.data(); }, blocks_, branches_);
     q_stride_ = a.heads * a.qk_dim + 3 * (seed % 2), out_stride_ = a.heads * a.v_dim + 5 * (seed % 2);
     q_ = normal(static_cast<std::size_t>((row + 1) * q_stride_), seed + 1);
     if (a.sinks != nullptr) sinks_.assign(a.sinks, a.sinks + a.heads);
@@ -87,7 +88,8 @@ class Batch {
     for (const auto& b : blocks_) blocks.push_back(std::make_unique<OnDevice<std::int32_t>>(b));
     for (const auto& b : branches_) branches.push_back(std::make_unique<OnDevice<std::int32_t>>(b));
     std::vector<SequenceRows> rows = rows_;
-    point_into(rows, [](const auto& v) { return v->size() == 0 ? nullptr : v->data(); }, blocks, branches);
+    point_into(
+        rows, [](const auto& v) { return v->size() == 0 ? nullptr : v->data(); }, blocks, branches);
     const OnDevice<SequenceRows> own(rows);
     for (std::size_t i = 0; i < sized_by.size(); ++i)
       rows[i].cached = sized_by[i].cached, rows[i].new_tokens = sized_by[i].new_tokens;
@@ -145,8 +147,7 @@ class Batch {
                    v = normal(static_cast<std::size_t>(tokens * heads * a.v_dim),
                               static_cast<unsigned>(200 + i));
       for (std::int64_t t = 0; t < tokens; ++t) {
-        const std::int64_t place =
-            s.branch && t >= s.branch_from ? s.branch[t - s.branch_from] : t;
+        const std::int64_t place = s.branch && t >= s.branch_from ? s.branch[t - s.branch_from] : t;
         const SequenceRows one{t, 1, place, s.blocks};
         reference_kernels().cache_write(layer(), std::span(&one, 1), k.data(), heads * a.qk_dim, v.data(),
                                         heads * a.v_dim);
@@ -423,8 +424,7 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
       for (const std::int64_t k : {7, 64, 80, 96, 128, 192, 256, 576, 1024})
         for (const std::int64_t v : {std::int64_t{0}, k, k - 5})
           for (const std::int64_t tokens : {1, 4, 9, 1000}) {
-            const auto variant =
-                chosen(args_of(8, k, v == 0 ? k : v), cache_of(storage, 2, k, v), tokens, d);
+            const auto variant = chosen(args_of(8, k, v == 0 ? k : v), cache_of(storage, 2, k, v), tokens, d);
             EXPECT_LE(variant.shared, d.shared_bytes);
             EXPECT_LE(variant.blocks_per_processor * (variant.shared + 1024), d.shared_bytes + 1024);
             if (variant.kernel != AttentionKernel::kGeneral) {
@@ -461,7 +461,8 @@ TEST(CudaAttentionPlan, DependsOnTheBucketAlone) {
   for (const auto& cache : {cache_of(Storage::kBf16, 8, 128, 128), cache_of(Storage::kF32, 8, 128, 128)}) {
     std::vector<SequenceRows> rows(5, {0, 1, 0}), others = rows;
     for (std::size_t i = 0; i < rows.size(); ++i)
-      rows[i].cached = 300 + static_cast<std::int64_t>(i), others[i].cached = 510 - 3 * static_cast<std::int64_t>(i);
+      rows[i].cached = 300 + static_cast<std::int64_t>(i),
+      others[i].cached = 510 - 3 * static_cast<std::int64_t>(i);
     const std::int64_t bucket = cuda_set().context_bucket(303);
     ASSERT_EQ(bucket, cuda_set().context_bucket(510));
     const auto one = attention_plan(args, cache, rows, bucket, kDevice),
@@ -488,8 +489,13 @@ TEST(CudaAttentionPlan, PromptsFillTheDeviceWhole) {
 TEST(CudaAttentionPlan, ScratchIsEnoughForEveryPlan) {
   const std::int64_t rows = 300;
   for (const auto storage : kStorages)
-    for (const auto& [k, v] : {std::pair<std::int64_t, std::int64_t>{64, 64}, {128, 128}, {192, 128}, {7, 5},
-                               {256, 256}, {576, 0}, {40, 0}}) {
+    for (const auto& [k, v] : {std::pair<std::int64_t, std::int64_t>{64, 64},
+                               {128, 128},
+                               {192, 128},
+                               {7, 5},
+                               {256, 256},
+                               {576, 0},
+                               {40, 0}}) {
       const CacheLayer cache = cache_of(storage, v == 0 ? 1 : 2, k, v);
       AttentionArgs args = args_of(16, k, v == 0 ? k - k / 9 : v), asked = args;
       asked.v_dim = std::max(k, v);  // as who allocates asks
