@@ -40,6 +40,7 @@ class HostMemory final : public KernelMemory {
   }
   bool host_reads() const override { return true; }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
+  using KernelMemory::copy_later;
   void copy_later(void* to, const void* from, std::size_t bytes) const override { copy(to, from, bytes); }
   void clear(void* to, std::size_t bytes) const override { std::memset(to, 0, bytes); }
   void wait() const override {}

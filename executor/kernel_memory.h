@@ -3,8 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace foretoken {
+
+struct CopyPiece {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
 
 class KernelMemory {
  public:
@@ -22,6 +29,9 @@ class KernelMemory {
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
   // The same, but host memory (of allocate_host) is read or written some time before wait() returns.
   virtual void copy_later(void* to, const void* from, std::size_t bytes) const = 0;
+  virtual void copy_later(std::span<const CopyPiece> pieces) const {
+    for (const CopyPiece& p : pieces) copy_later(p.to, p.from, p.bytes);
+  }
   virtual void clear(void* to, std::size_t bytes) const = 0;  // zeros, likewise in order
   virtual void wait() const = 0;                              // until all that was asked for is done
   // Beside the kernels, from any thread: to the kernels' memory from the host's (of allocate_host), once what

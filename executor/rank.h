@@ -111,8 +111,8 @@ class Rank {
   void fetch(std::int64_t layer);
   void release() { stream_->release(); }
   // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
-  void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
-  void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
+  void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
+  void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }
   const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   // Copies what all layers cached of one place of a sequence to another.
   void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
@@ -154,7 +154,7 @@ class Rank {
                              std::vector<RecurrentState>* recurrent = nullptr) const;
   void allocate_caches(const ModelConfig& model);
   void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-            const std::vector<CacheLayer>& to) const;
+            const std::vector<CacheLayer>& to);
 
   Layout layout_;
   int index_;
@@ -164,6 +164,7 @@ class Rank {
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_, host_cache_;
   std::vector<RecurrentState> recurrent_;
+  std::vector<CopyPiece> pieces_;  // of the copy at hand
   Linear lm_head_;
   std::vector<char> streamed_;               // by layer; empty where none is
   std::vector<std::size_t> streamed_bytes_;  // of each streamed layer in order

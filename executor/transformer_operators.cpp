@@ -119,8 +119,8 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
     return;
   }
   if (name == "weight_fetch") return ranks[r].fetch(layer);
-  if (name == "swap_out") return rank.swap_out(swaps.out);
-  if (name == "swap_in") return rank.swap_in(swaps.in);
+  if (name == "swap_out") return ranks[r].swap_out(swaps.out);
+  if (name == "swap_in") return ranks[r].swap_in(swaps.in);
   if (name.starts_with("lora_")) return adapter_operator(name, layer, r);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);

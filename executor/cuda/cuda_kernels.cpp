@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/sampling.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -48,6 +49,7 @@ class Memory final : public KernelMemory {
     cuda::copy(stream_, to, from, bytes);
     stream_.synchronize();
   }
+  void copy_later(std::span<const CopyPiece> pieces) const override { copy_pieces(stream_, pieces); }
   void copy_later(void* to, const void* from, std::size_t bytes) const override {
     if (bytes > 0) cuda::copy(stream_, to, from, bytes);
   }
@@ -90,7 +92,7 @@ class EventStopwatch final : public Stopwatch {
   void restart() override { used_ = 0; }
   int mark() override {
     if (used_ == events_.size()) events_.push_back(std::make_unique<Event>());
-    events_[used_]->record(stream_);
+    events_[used_]->record_time(stream_);
     return static_cast<int>(used_++);
   }
   double seconds(int from, int to) override {
@@ -130,7 +132,8 @@ struct CudaKernels::State {
   PinnedMemory gathered;
 };
 
-CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
+CudaKernels::CudaKernels()
+    : state_(std::make_unique<State>()), sampling_(std::make_unique<SamplingBuffers>(state_->stream)) {}
 CudaKernels::~CudaKernels() = default;
 
 const char* CudaKernels::name() const { return "cuda"; }

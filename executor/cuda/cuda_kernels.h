@@ -16,6 +16,8 @@
 
 namespace foretoken::cuda {
 
+struct SamplingBuffers;
+
 class CudaKernels final : public Kernels {
  public:
   CudaKernels();
@@ -103,6 +105,7 @@ class CudaKernels final : public Kernels {
  private:
   struct State;
   std::unique_ptr<State> state_;
+  std::unique_ptr<SamplingBuffers> sampling_;
 };
 
 }  // namespace foretoken::cuda

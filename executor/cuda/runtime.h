@@ -5,10 +5,12 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "executor/kernel_memory.h"
 
 namespace foretoken::cuda {
 
@@ -138,6 +140,8 @@ void copy(Stream& stream, void* to, const void* from, std::size_t bytes);
 // `rows` rows of row_bytes, `pitch` bytes from one row's start to the next one's.
 void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                std::size_t row_bytes, std::size_t rows);
+// Copies in no order among themselves, in few calls.
+void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces);
 void fill(Stream& stream, void* to, int byte, std::size_t bytes);
 
 // Work of a stream, recorded once and launched often. Pointers and sizes are those of the recording.

@@ -215,6 +215,9 @@ void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from,
                   static_cast<const std::byte*>(from) + row * from_pitch, row_bytes);
   });
 }
+void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces) {
+  for (const CopyPiece& p : pieces) copy(stream, p.to, p.from, p.bytes);
+}
 void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
   if (bytes == 0) return;
   issue(stream, [=] {

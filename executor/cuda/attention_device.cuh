@@ -1,0 +1,314 @@
+// What the attention kernels share: which part of the work is a block's, where a position's keys lie, what a
+// row sees, and how a score becomes the exponent of 2 that its weight is.
+#pragma once
+
+#include "executor/cuda/attention_plan.h"
+#include "executor/cuda/device.cuh"
+
+namespace foretoken::cuda {
+
+// A launch, as kernels see it.
+struct AttentionParams {
+  const SequenceRows* sequences = nullptr;
+  int count = 0, tiles = 0;  // sequences; tiles of the one that has most
+  int rows = 0, unit = 0;    // of a tile; keys
+  int least_units = 1;
+  bool whole = false;
+  const float* q = nullptr;
+  float* out = nullptr;
+  std::int64_t q_stride = 0, out_stride = 0;
+  bool q_vectors = false, out_vectors = false;         // four numbers at a time are aligned
+  const std::byte *keys = nullptr, *values = nullptr;  // values: the keys, where they are a part of them
+  const float *key_scales = nullptr, *value_scales = nullptr;
+  bool key_vectors = false, value_vectors = false;
+  int block_size = 1, block_shift = 0;      // shift: -1 where the size is no power of two
+  int heads = 1, group = 1;                 // of the cache; query heads of each
+  int k_dim = 0, v_dim = 0, value_row = 0;  // value_row: elements of the cache's rows of values
+  int v_first = 0, v_count = 0;             // of this launch, which may compute a part of v_dim
+  float scale = 1, softcap = 0;
+  int window = 0;  // 0: all
+  bool chunked = false;
+  const float* sinks = nullptr;
+  // Of items that are cut: of block b the parts 2b (what began in an earlier block) and 2b + 1 (what goes on
+  // in a later one), each of `rows` rows: sums[part][row][v_pad], and the largest exponent and the sum of the
+  // weights at [part][row].
+  float* sums = nullptr;
+  float2* tops = nullptr;
+  int v_pad = 0;
+};
+
+inline constexpr float kLog2E = 1.44269504088896340736f;
+inline constexpr unsigned kNoSlot = 0xffffffffu;
+
+// ---- Which work is whose ----------------------------------------------------------------------------------
+
+// The first position that a query at `position` sees.
+FORETOKEN_DEVICE int first_visible(const AttentionParams& p, int position) {
+  if (p.window <= 0) return 0;
+  if (p.chunked) return position / p.window * p.window;
+  return position < p.window ? 0 : position - p.window + 1;
+}
+
+struct KeyUnits {
+  int first = 0, count = 0;
+};
+
+FORETOKEN_DEVICE int packed_rows(const AttentionParams& p, const SequenceRows& s) {
+  return static_cast<int>(s.new_tokens) * p.group;
+}
+
+// What the rows of a tile read. None where the sequence has no such tile.
+FORETOKEN_DEVICE KeyUnits key_units(const AttentionParams& p, const SequenceRows& s, int tile) {
+  const int rows = packed_rows(p, s), begin = tile * p.rows;
+  if (begin >= rows) return {};
+  const int end = begin + p.rows < rows ? begin + p.rows : rows, cached = static_cast<int>(s.cached);
+  const int first = first_visible(p, cached + begin / p.group) / p.unit;
+  return {first, (cached + (end - 1) / p.group) / p.unit - first + 1};
+}
+
+// Finds the entry (a tile of a sequence) in which unit `at` of all units lies, and where the entry begins.
+// Every lane gets the answer; p.heads items of each entry lie behind one another.
+struct Entry {
+  int index = 0;
+  long long begin = 0;
+};
+FORETOKEN_DEVICE Entry entry_of(const AttentionParams& p, long long at) {
+  const int entries = p.count * p.tiles;
+  long long before = 0;
+  for (int base = 0; base < entries; base += 32) {
+    const int e = base + static_cast<int>(lane());
+    const long long own =
+        e < entries
+            ? static_cast<long long>(key_units(p, p.sequences[e / p.tiles], e % p.tiles).count) * p.heads
+            : 0;
+    long long upto = own;
+    for (unsigned by = 1; by < 32; by *= 2) {
+      const long long left = shuffle_up(upto, by);
+      if (lane() >= by) upto += left;
+    }
+    if (const unsigned hit = ballot(at < before + upto); hit != 0) {
+      const auto first = static_cast<unsigned>(lowest_bit(hit));
+      return {base + static_cast<int>(first), before + shuffle(upto - own, first)};
+    }
+    before += shuffle(upto, 31);
+  }
+  return {entries, before};
+}
+
+// How many units there are, and how many of them a block takes. A block function.
+struct Shares {
+  long long units = 0, each = 1;
+};
+FORETOKEN_DEVICE Shares shares_of(const AttentionParams& p, int blocks) {
+  const int entries = p.count * p.tiles;
+  long long own = 0;
+  for (int e = static_cast<int>(thread()); e < entries; e += static_cast<int>(threads()))
+    own += key_units(p, p.sequences[e / p.tiles], e % p.tiles).count;
+  const long long units = block_sum(own) * p.heads, each = (units + blocks - 1) / blocks;
+  return {units, each < p.least_units ? p.least_units : each};
+}
+
+// The items of a block, one after another. All threads of the block walk together.
+class ItemWalk {
+ public:
+  FORETOKEN_DEVICE explicit ItemWalk(const AttentionParams& p) : p_(p) {
+    if (p.whole) {
+      end_ = 1;  // at_ 0
+      return;
+    }
+    const Shares shares = shares_of(p, static_cast<int>(gridDim.x));
+    at_ = blockIdx.x * shares.each;
+    end_ = at_ + shares.each < shares.units ? at_ + shares.each : shares.units;
+    if (at_ >= end_) return;
+    const Entry entry = entry_of(p, at_);
+    entry_ = entry.index, begin_ = entry.begin;
+  }
+
+  FORETOKEN_DEVICE bool next() {
+    if (at_ >= end_) return false;
+    if (p_.whole) {
+      whole_item();
+      at_ = end_;
+      return true;
+    }
+    KeyUnits units;
+    for (;; ++entry_) {
+      index = entry_ / p_.tiles, tile = entry_ % p_.tiles;
+      sequence = p_.sequences[index];
+      units = key_units(p_, sequence, tile);
+      const long long all = static_cast<long long>(units.count) * p_.heads;
+      if (at_ < begin_ + all) break;
+      begin_ += all;
+    }
+    const long long into = at_ - begin_;
+    head = static_cast<int>(into / units.count);
+    const int from = static_cast<int>(into % units.count);
+    const long long left = end_ - at_;
+    const int to = units.count - from <= left ? units.count : from + static_cast<int>(left);
+    begins = from == 0, ends = to == units.count;
+    unit = units.first + from, end_unit = units.first + to;
+    at_ += to - from;
+    return true;
+  }
+
+  // The item: rows [tile x p.rows, ...) of a sequence with one head of the cache.
+  SequenceRows sequence;
+  int index = 0, tile = 0, head = 0;
+  int unit = 0, end_unit = 0;       // of the keys, from the sequence's first on
+  bool begins = true, ends = true;  // whether the item's first and last units are among them
+  FORETOKEN_DEVICE bool cut() const { return !begins || !ends; }
+  FORETOKEN_DEVICE int part() const { return 2 * static_cast<int>(blockIdx.x) + (begins ? 1 : 0); }
+
+ private:
+  // The last tiles, which have most to read, come first.
+  FORETOKEN_DEVICE void whole_item() {
+    const auto item = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+    head = item % p_.heads;
+    const int wanted = item / p_.heads;
+    int before = 0;
+    for (int base = 0; base < p_.count; base += 32) {
+      const int i = base + static_cast<int>(lane());
+      const int own = i < p_.count ? (packed_rows(p_, p_.sequences[i]) + p_.rows - 1) / p_.rows : 0;
+      int upto = own;
+      for (unsigned by = 1; by < 32; by *= 2) {
+        const int left = shuffle_up(upto, by);
+        if (lane() >= by) upto += left;
+      }
+      if (const unsigned hit = ballot(wanted < before + upto); hit != 0) {
+        const auto first = static_cast<unsigned>(lowest_bit(hit));
+        index = base + static_cast<int>(first);
+        tile = wanted - before - shuffle(upto - own, first);
+        break;
+      }
+      before += shuffle(upto, 31);
+    }
+    sequence = p_.sequences[index];
+    const KeyUnits units = key_units(p_, sequence, tile);
+    unit = units.first, end_unit = units.first + units.count;
+  }
+
+  const AttentionParams& p_;
+  long long at_ = 0, end_ = 0, begin_ = 0;
+  int entry_ = 0;
+};
+
+// ---- Rows and keys ----------------------------------------------------------------------------------------
+
+// What row `row` of a tile sees: positions [first, last]; none where there is no such row.
+struct Visible {
+  int first = 0, last = -1;
+};
+FORETOKEN_DEVICE Visible visible_to(const AttentionParams& p, const SequenceRows& s, int tile, int row) {
+  const int packed = tile * p.rows + row;
+  if (packed >= packed_rows(p, s)) return {};
+  const int position = static_cast<int>(s.cached) + packed / p.group;
+  return {first_visible(p, position), position};
+}
+
+// Which vector of the cache holds a position; kNoSlot beyond the sequence.
+FORETOKEN_DEVICE unsigned slot_of(const AttentionParams& p, const SequenceRows& s, int head, int position) {
+  if (position >= s.cached + s.new_tokens) return kNoSlot;
+  int place = position;
+  if (s.branch != nullptr && position >= s.branch_from) place = s.branch[position - s.branch_from];
+  const int block = p.block_shift >= 0 ? place >> p.block_shift : place / p.block_size;
+  const int inside = place - block * p.block_size;
+  return (static_cast<unsigned>(s.blocks[block]) * static_cast<unsigned>(p.heads) +
+          static_cast<unsigned>(head)) *
+             static_cast<unsigned>(p.block_size) +
+         static_cast<unsigned>(inside);
+}
+
+// Four numbers of a row of q from dim `dim` on, zeros beyond it and where the tile has no such row.
+FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const SequenceRows& s, int tile, int head,
+                                   int row, int dim) {
+  float4 x = make_float4(0, 0, 0, 0);
+  const int packed = tile * p.rows + row;
+  if (packed >= packed_rows(p, s) || dim >= p.k_dim) return x;
+  const int token = packed / p.group;
+  const float* from = p.q + (s.first_row + token) * p.q_stride +
+                      static_cast<std::int64_t>(head * p.group + packed - token * p.group) * p.k_dim + dim;
+  if (p.q_vectors) return *reinterpret_cast<const float4*>(from);
+  x.x = from[0];
+  if (dim + 1 < p.k_dim) x.y = from[1];
+  if (dim + 2 < p.k_dim) x.z = from[2];
+  if (dim + 3 < p.k_dim) x.w = from[3];
+  return x;
+}
+
+// Where the tile's row `row` of the output lies; null where the tile has no such row.
+FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const SequenceRows& s, int tile, int head,
+                                int row) {
+  const int packed = tile * p.rows + row;
+  if (packed >= packed_rows(p, s)) return nullptr;
+  const int token = packed / p.group;
+  return p.out + (s.first_row + token) * p.out_stride +
+         static_cast<std::int64_t>(head * p.group + packed - token * p.group) * p.v_dim;
+}
+
+// 4 or 2 numbers from dim `dim` of a row of `dims` on; what lies beyond isn't written.
+FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, float4 x) {
+  if (dim >= dims) return;
+  if (vectors) {
+    *reinterpret_cast<float4*>(row + dim) = x;
+    return;
+  }
+  row[dim] = x.x;
+  if (dim + 1 < dims) row[dim + 1] = x.y;
+  if (dim + 2 < dims) row[dim + 2] = x.z;
+  if (dim + 3 < dims) row[dim + 3] = x.w;
+}
+FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, float2 x) {
+  if (dim >= dims) return;
+  if (vectors) {
+    *reinterpret_cast<float2*>(row + dim) = x;
+    return;
+  }
+  row[dim] = x.x;
+  if (dim + 1 < dims) row[dim + 1] = x.y;
+}
+
+// ---- Softmax
+// ------------------------------------------------------------------------------------------------
+
+// The product of a query and a key (times the key's scale) as an exponent of 2.
+FORETOKEN_DEVICE float exponent(const AttentionParams& p, float product) {
+  const float score = product * p.scale;
+  if (p.softcap == 0) return score * kLog2E;
+  // tanh(x) = 1 - 2 / (e^2x + 1)
+  const float tanh = 1 - 2 * fast_reciprocal(fast_exp2(score / p.softcap * (2 * kLog2E)) + 1);
+  return p.softcap * kLog2E * tanh;
+}
+
+// What exponents are taken relative to: the largest so far, or 0 where nothing was seen yet.
+FORETOKEN_DEVICE float base_of(float top) { return top == -INFINITY ? 0 : top; }
+
+// Takes a head's sink into account: a weight without a value. Changes the largest exponent and the sum, and
+// returns what the sums so far are to be multiplied by.
+FORETOKEN_DEVICE float add_sink(const AttentionParams& p, int head, float& top, float& sum) {
+  if (p.sinks == nullptr) return 1;
+  const float sink = p.sinks[head] * kLog2E, both = fmaxf(top, sink), base = base_of(both);
+  const float factor = fast_exp2(top - base);
+  sum = sum * factor + fast_exp2(sink - base);
+  top = both;
+  return factor;
+}
+
+// What the sums of a row's values are to be multiplied by, once all of its keys were seen.
+FORETOKEN_DEVICE float normaliser(const AttentionParams& p, int tile, int head, int row, float top,
+                                  float sum) {
+  const float factor = add_sink(p, head * p.group + (tile * p.rows + row) % p.group, top, sum);
+  return factor / sum;
+}
+
+// Leaves what a block found of a row that is cut: sums of 4 or 2 values; and, once a row, the rest.
+template <class Vector>
+FORETOKEN_DEVICE void store_part(const AttentionParams& p, int part, int row, int dim, Vector sums) {
+  if (dim < p.v_count)
+    *reinterpret_cast<Vector*>(p.sums + (static_cast<std::int64_t>(part) * p.rows + row) * p.v_pad + dim) =
+        sums;
+}
+FORETOKEN_DEVICE void store_top(const AttentionParams& p, int part, int row, float top, float sum) {
+  p.tops[static_cast<std::int64_t>(part) * p.rows + row] = make_float2(top, sum);
+}
+
+}  // namespace foretoken::cuda

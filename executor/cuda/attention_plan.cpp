@@ -1,0 +1,179 @@
+#include "executor/cuda/attention_plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "executor/kernels_shared.h"
+
+namespace foretoken::cuda {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+
+// The largest heads of what is compiled.
+struct Heads {
+  int k, v;
+};
+constexpr Heads kHeads[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
+
+const Heads* smallest(std::int64_t k, std::int64_t v) {
+  for (const Heads& heads : kHeads)
+    if (k <= heads.k && v <= heads.v) return &heads;
+  return nullptr;
+}
+
+// Rows of the cache are read by 16 bytes, and rounded to bf16.
+bool takes_products(const CacheLayer& cache) {
+  const Storage s = cache.storage;
+  if (s != Storage::kBf16 && s != Storage::kInt8 && s != Storage::kFp8) return false;
+  const std::int64_t width = cache_width(s);
+  return cache.k_dim * width % 16 == 0 && cache.v_dim * width % 16 == 0 && aligned(cache.keys) &&
+         (cache.v_dim == 0 || aligned(cache.values));
+}
+
+AttentionVariant reside(AttentionVariant variant, int by_registers, const AttentionDevice& device) {
+  const std::size_t each = variant.shared + 1024;
+  const auto fit = static_cast<int>((device.shared_bytes + 1024) / each);
+  variant.blocks_per_processor = std::clamp(fit, 1, by_registers);
+  return variant;
+}
+
+AttentionVariant general(const CacheLayer& cache, std::int64_t rows, std::int64_t v_dim,
+                         const AttentionDevice& device) {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kGeneral;
+  variant.k = static_cast<int>(cache.k_dim);
+  variant.v = v_dim <= kGeneralVPiece ? kGeneralVPiece : kGeneralMostV;
+  // Few rows: warps share them and each has keys of its own.
+  for (const bool split_keys : {rows <= 2 * kGeneralWarpRows, true}) {
+    variant.rows = general_rows(split_keys);
+    variant.unit = general_unit(split_keys);
+    variant.threads = 32 * kGeneralWarps;
+    variant.shared = static_cast<std::size_t>(general_shared_bytes(split_keys, cache.k_dim));
+    variant.least_units = split_keys ? 1 : 8;
+    if (variant.shared <= device.shared_bytes / 2 || (split_keys && variant.shared <= device.shared_bytes))
+      return reside(variant, variant.v > kGeneralVPiece ? 2 : 4, device);
+  }
+  throw Error("attention", "heads of more than " + std::to_string(cache.k_dim) + " dims are too large");
+}
+
+AttentionVariant decode(const Heads& heads, int width) {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kDecode;
+  variant.k = heads.k, variant.v = heads.v;
+  variant.rows = kDecodeRows, variant.unit = kDecodeWarps * kDecodeKeys;
+  variant.threads = 32 * kDecodeWarps;
+  variant.shared = static_cast<std::size_t>(decode_shared_bytes(heads.k, heads.v, width));
+  variant.least_units = 2;
+  return variant;
+}
+
+AttentionVariant prompt(const Heads& heads, int width) {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kPrompt;
+  variant.k = heads.k, variant.v = heads.v;
+  variant.rows = prompt_rows(heads.k), variant.unit = kPromptKeys;
+  variant.threads = 32 * prompt_warps(heads.k);
+  variant.shared = static_cast<std::size_t>(prompt_shared_bytes(heads.k, heads.v, width));
+  variant.least_units = 4;
+  return variant;
+}
+
+AttentionVariant latent(int rows, int width) {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kLatent;
+  variant.k = kLatentK, variant.v = kLatentV;
+  variant.rows = rows, variant.unit = kLatentKeys;
+  variant.threads = 32 * kLatentWarps;
+  variant.shared = static_cast<std::size_t>(latent_shared_bytes(rows, width));
+  variant.least_units = 1;
+  return variant;
+}
+
+// Whichever of a sequence's rows fill a tile: the variants in the order of their liking.
+AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
+                            const AttentionDevice& device) {
+  const auto fits = [&](const AttentionVariant& variant) { return variant.shared <= device.shared_bytes; };
+  if (!takes_products(cache)) return general(cache, rows, v_dim, device);
+  const auto width = static_cast<int>(cache_width(cache.storage));
+  if (cache.v_dim == 0) {
+    if (cache.k_dim > kLatentK || v_dim > kLatentV) return general(cache, rows, v_dim, device);
+    for (const int tile : {64, 32, 16}) {
+      const AttentionVariant variant = latent(tile, width);
+      if ((tile == 16 || rows > tile / 2) && fits(variant)) return reside(variant, 1, device);
+    }
+    return general(cache, rows, v_dim, device);
+  }
+  const Heads* heads = smallest(cache.k_dim, cache.v_dim);
+  if (heads == nullptr) return general(cache, rows, v_dim, device);
+  if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
+    return reside(prompt(*heads, width), heads->k > 128 ? 1 : 2, device);
+  if (fits(decode(*heads, width))) return reside(decode(*heads, width), heads->k > 128 ? 1 : 2, device);
+  return general(cache, rows, v_dim, device);
+}
+
+std::int64_t slots_of(const AttentionVariant& variant, const AttentionDevice& device) {
+  return std::min<std::int64_t>(kMostBlocks,
+                                std::int64_t{variant.blocks_per_processor} * device.multiprocessors);
+}
+
+}  // namespace
+
+AttentionVariant attention_variant(const AttentionArgs& args, const CacheLayer& cache,
+                                   std::int64_t most_tokens, const AttentionDevice& device) {
+  return variant_of(cache, args.v_dim, most_tokens * (args.heads / cache.heads), device);
+}
+
+AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
+                             std::span<const SequenceRows> sequences, std::int64_t longest,
+                             const AttentionDevice& device) {
+  const std::int64_t group = args.heads / cache.heads;
+  std::int64_t most = 0;
+  for (const SequenceRows& s : sequences) most = std::max(most, s.new_tokens);
+  AttentionPlan plan;
+  plan.variant = attention_variant(args, cache, most, device);
+  const AttentionVariant& v = plan.variant;
+  plan.tiles = ceil_div(most * group, v.rows);
+  std::int64_t tiles = 0;
+  for (const SequenceRows& s : sequences) tiles += ceil_div(s.new_tokens * group, v.rows);
+  plan.items = tiles * cache.heads;
+  if (plan.items == 0) return plan;
+  // The units of the longest item there may be: a window's may begin and end inside a unit.
+  const std::int64_t tokens = std::min(most, ceil_div(v.rows, group) + 1);
+  std::int64_t units = ceil_div(longest, v.unit);
+  if (args.window > 0) units = std::min(units, (args.window + tokens - 2) / v.unit + 2);
+  const std::int64_t slots = slots_of(v, device);
+  const std::int64_t shared_out = std::min(slots, ceil_div(plan.items * units, v.least_units));
+  // Rows that make many items fill the device by themselves, and few units aren't worth a second kernel.
+  // Sequences that decode are shared out wherever there is something to share: their lengths differ, and
+  // aren't known here.
+  const bool many = plan.items >= 3 * slots, little = shared_out < slots && shared_out <= plan.items;
+  plan.whole = units <= v.least_units || (most > 1 && (many || little));
+  plan.blocks = plan.whole ? plan.items : shared_out;
+  return plan;
+}
+
+std::size_t attention_part_bytes(const AttentionPlan& plan, std::int64_t v_dim) {
+  if (plan.whole) return 0;
+  return static_cast<std::size_t>(2 * plan.blocks * plan.variant.rows * ((v_dim + 3) / 4 * 4 + 2)) *
+         sizeof(float);
+}
+
+std::size_t attention_most_part_bytes(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,
+                                      const AttentionDevice& device) {
+  if (rows == 0) return 0;
+  const std::int64_t group = args.heads / cache.heads;
+  std::size_t most = 0;
+  // Every choice that up to so many rows may lead to, with the values' real size and with the size asked for.
+  for (std::int64_t packed = 1; packed < 2 * rows * group; packed *= 2)
+    for (const std::int64_t v_dim : {std::min<std::int64_t>(args.v_dim, cache.k_dim), std::int64_t{1}}) {
+      AttentionPlan plan;
+      plan.variant = variant_of(cache, v_dim, std::min(packed, rows * group), device);
+      plan.blocks = slots_of(plan.variant, device);
+      most = std::max(most, attention_part_bytes(plan, args.v_dim));
+    }
+  return most;
+}
+
+}  // namespace foretoken::cuda
