@@ -9,7 +9,8 @@
 // Each row says the clocks, power and heat before it and while its launches run (NVML).
 //
 // FORETOKEN_BENCHMARK_BACKEND=cpu runs the processor's kernels instead: to try this program, not to compare.
-// FORETOKEN_BENCHMARK_SECONDS is the time a row is measured for (0.15).
+// FORETOKEN_BENCHMARK_SECONDS is the time a row is measured for (0.15). --describe prints the device and its
+// clocks, and ends.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -774,11 +775,41 @@ void register_machine() {
   }
 }
 
+std::vector<std::pair<std::string, std::string>> facts(const cuda::DeviceProperties& d) {
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  std::vector<std::pair<std::string, std::string>> list{
+      {"device", d.name},
+      {"compute_capability",
+       std::to_string(d.compute_capability / 10) + "." + std::to_string(d.compute_capability % 10)},
+      {"multiprocessors", std::to_string(d.multiprocessors)},
+      {"memory_bytes", std::to_string(d.memory_bytes)},
+      {"l2_bytes", std::to_string(d.l2_bytes)},
+      {"driver_cuda", version(d.driver_version)},
+      {"runtime_cuda", version(d.runtime_version)}};
+  const cuda::Clocks c = cuda::ClockReader(d.pci_bus_id).read();
+  const auto add_if = [&](const char* key, const auto& value) {
+    if (value) list.emplace_back(key, std::to_string(*value));
+  };
+  add_if("sm_mhz", c.sm_mhz), add_if("memory_mhz", c.memory_mhz), add_if("watt", c.power_w);
+  add_if("celsius", c.temperature_c);
+  if (c.throttle_reasons) list.emplace_back("throttle", cuda::throttle_text(*c.throttle_reasons));
+  return list;
+}
+
+int describe() {
+  const ChosenKernels backend = open_backend("cuda");
+  if (!backend.device) std::cout << backend.why_not << "\n";
+  if (backend.device)
+    for (const auto& [key, value] : facts(*backend.device)) std::cout << key << ": " << value << "\n";
+  return 0;
+}
+
 }  // namespace
 }  // namespace foretoken
 
 int main(int count, char** arguments) {
   using namespace foretoken;
+  if (count == 2 && std::string(arguments[1]) == "--describe") return describe();
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 2;
   const ChosenKernels backend = open_backend(wanted_backend("cuda"));
@@ -790,15 +821,8 @@ int main(int count, char** arguments) {
   bench = &opened;
   benchmark::AddCustomContext("kernels", backend.kernels->name());
   benchmark::AddCustomContext("machine", backend.kernels->machine());
-  if (backend.device) {
-    const cuda::DeviceProperties& d = *backend.device;
-    benchmark::AddCustomContext("device", d.name);
-    benchmark::AddCustomContext("multiprocessors", std::to_string(d.multiprocessors));
-    benchmark::AddCustomContext("memory_bytes", std::to_string(d.memory_bytes));
-    benchmark::AddCustomContext("l2_bytes", std::to_string(d.l2_bytes));
-    benchmark::AddCustomContext("driver_version", std::to_string(d.driver_version));
-    benchmark::AddCustomContext("runtime_version", std::to_string(d.runtime_version));
-  }
+  if (backend.device)
+    for (const auto& [key, value] : facts(*backend.device)) benchmark::AddCustomContext(key, value);
   register_machine();
   register_products();
   register_attention();
