@@ -194,15 +194,13 @@ class ItemWalk {
 
 // ---- Rows and keys ----------------------------------------------------------------------------------------
 
-// What row `row` of a tile sees: positions [first, last]; none where there is no such row.
-struct Visible {
-  int first = 0, last = -1;
-};
-FORETOKEN_DEVICE Visible visible_to(const AttentionParams& p, const SequenceRows& s, int tile, int row) {
+// The last position that row `row` of a tile sees, its own; -1 where there is no such row.
+FORETOKEN_DEVICE int position_of(const AttentionParams& p, const SequenceRows& s, int tile, int row) {
   const int packed = tile * p.rows + row;
-  if (packed >= packed_rows(p, s)) return {};
-  const int position = static_cast<int>(s.cached) + packed / p.group;
-  return {first_visible(p, position), position};
+  return packed < packed_rows(p, s) ? static_cast<int>(s.cached) + packed / p.group : -1;
+}
+FORETOKEN_DEVICE bool sees(const AttentionParams& p, int position, int key) {
+  return key <= position && (p.window <= 0 || key >= first_visible(p, position));
 }
 
 // Which vector of the cache holds a position; kNoSlot beyond the sequence.

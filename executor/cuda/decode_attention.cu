@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
 #pragma unroll
       for (int k = 0; k < K / 16; ++k) ldmatrix_x4(q[k], query_row + k * 32);
     }
-    const Visible visible[2] = {visible_to(p, s, walk.tile, g), visible_to(p, s, walk.tile, g + 8)};
+    const int position[2] = {position_of(p, s, walk.tile, g), position_of(p, s, walk.tile, g + 8)};
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     float sums[V / 8][4] = {};
 
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
         for (int e = 0; e < 4; ++e) {
           const int column = n * 8 + e % 2, row = e / 2;
           float x = exponent(p, D::kScaled ? score[n][e] * scales[2 * t + column] : score[n][e]);
-          if (key + column < visible[row].first || key + column > visible[row].last) x = -INFINITY;
+          if (!sees(p, position[row], key + column)) x = -INFINITY;
           score[n][e] = x;
           next[row] = fmaxf(next[row], x);
         }

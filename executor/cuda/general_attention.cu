@@ -76,7 +76,7 @@ FORETOKEN_DEVICE float as_query(float x) {
 
 // Quads: pieces of values that are summed at a time.
 template <class Element, bool SplitKeys, int Quads>
-__global__ void __launch_bounds__(32 * kGeneralWarps) general_attention(const AttentionParams p) {
+__global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const AttentionParams p) {
   constexpr int kUnit = kUnitOf<SplitKeys>, kTile = kTileOf<SplitKeys>;
   constexpr bool kScaled = sizeof(Element) == 1;
   grid_dependency_wait();
@@ -102,11 +102,11 @@ __global__ void __launch_bounds__(32 * kGeneralWarps) general_attention(const At
       *reinterpret_cast<float4*>(queries + row * k_padded + dim) = make_float4(
           as_query<Element>(x.x), as_query<Element>(x.y), as_query<Element>(x.z), as_query<Element>(x.w));
     }
-    Visible visible[kRows];
+    int position[kRows];
     float top[kRows], sum[kRows], sums[Quads][kRows][4] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      visible[r] = visible_to(p, s, walk.tile, own_row + r);
+      position[r] = position_of(p, s, walk.tile, own_row + r);
       top[r] = -INFINITY, sum[r] = 0;
     }
 
@@ -142,13 +142,12 @@ __global__ void __launch_bounds__(32 * kGeneralWarps) general_attention(const At
         }
       }
 
-      const int position = first_key + own_key + l;
+      const int own_position = first_key + own_key + l;
       const float key_scale = kScaled ? key_scales[own_key + l] : 1,
                   value_scale = kScaled ? value_scales[own_key + l] : 1;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const bool seen = position >= visible[r].first && position <= visible[r].last;
-        const float x = seen ? exponent(p, score[r] * key_scale) : -INFINITY;
+        const float x = sees(p, position[r], own_position) ? exponent(p, score[r] * key_scale) : -INFINITY;
         const float next = fmaxf(top[r], warp_max(x)), base = base_of(next);
         const float factor = fast_exp2(top[r] - base), weight = fast_exp2(x - base);
         top[r] = next;

@@ -1,0 +1,338 @@
+// Attention over latents (MLA's decoding): one key for all query heads, and values that are its first dims.
+// With few heads bound by the cache's bytes, with many by the tensor cores and by what they read of shared
+// memory.
+//
+// A block has 8 warps and a tile of 16, 32 or 64 rows (query heads, and new tokens). It reads tiles of 64
+// keys once, for scores and for values; the next is copied while one is computed. Scores: a warp has 16 rows
+// and a part of the keys. Their largest exponents are exchanged and the weights written to shared memory as
+// bf16; then a warp has all or half of the rows and a part of the values' dims, so that what is read for a
+// product stays small (32 rows by 128 dims where there are 64). 16 rows of q stay in registers, more in
+// shared memory. Rows in shared memory are not padded, as there is no room: their pieces of 16 bytes change
+// places instead.
+#include "executor/cuda/attention_kernels.h"
+#include "executor/cuda/launch.h"
+#include "executor/cuda/products_device.cuh"
+
+namespace foretoken::cuda {
+namespace {
+
+template <class Element, int Rows>
+struct Latent {
+  static constexpr int kWidth = sizeof(Element);
+  static constexpr bool kScaled = kWidth == 1;
+  static constexpr int kThreads = 32 * kLatentWarps, kRow = kLatentK * 2, kStoredRow = kLatentK;
+  static constexpr bool kKeepQueries = Rows == 16;
+  // Scores: a warp has 16 rows and so many tiles of 8 keys.
+  static constexpr int kKeyGroups = latent_key_groups(Rows), kKeyTiles = kLatentKeys / kKeyGroups / 8;
+  // Values: so many tiles of 16 rows and of 8 dims.
+  static constexpr int kRowGroups = Rows == 64 ? 2 : 1, kRowTiles = Rows / 16 / kRowGroups;
+  static constexpr int kDimGroups = kLatentWarps / kRowGroups, kDimTiles = kLatentV / kDimGroups / 8;
+  // Shared memory: two tiles of keys; or one, and two as they are stored with their scales.
+  static constexpr int kTile = kLatentKeys * kRow, kStored = kLatentKeys * kStoredRow;
+  static constexpr int kScales = 2 * kTile, kQueries = kScales + (kScaled ? 2 * kLatentKeys * 4 : 0);
+  static constexpr int kWeights = kQueries + (kKeepQueries ? 0 : Rows * kRow);
+  static constexpr int kMost = kWeights + Rows * kLatentKeys * 2, kFactors = kMost + kKeyGroups * Rows * 4,
+                       kSlots = kFactors + Rows * 4, kBytes = kSlots + 2 * kLatentKeys * 4;
+  static_assert(kBytes == latent_shared_bytes(Rows, kWidth));
+};
+
+// Where piece `piece` of 16 bytes of a row of `Bytes` bytes lies: the pieces of 8 rows that ldmatrix reads at
+// a time lie in different banks.
+template <int Bytes>
+FORETOKEN_DEVICE int place_of(int row, int piece) {
+  return row * Bytes + (piece ^ (row & 7)) * 16;
+}
+
+// Starts to copy 64 keys, `pieces` pieces of 16 bytes each: a warp a key.
+template <class Element, int Rows>
+FORETOKEN_DEVICE void copy_keys(const AttentionParams& p, const unsigned* slots, int pieces, std::byte* to,
+                                std::byte* scales) {
+  using L = Latent<Element, Rows>;
+  const int row_bytes = p.k_dim * L::kWidth;
+#pragma unroll 2
+  for (int row = static_cast<int>(warp()); row < kLatentKeys; row += kLatentWarps) {
+    const unsigned slot = slots[row];
+    const std::byte* from = slot == kNoSlot ? p.keys : p.keys + static_cast<std::int64_t>(slot) * row_bytes;
+    for (int piece = static_cast<int>(lane()); piece < pieces; piece += 32) {
+      const bool valid = slot != kNoSlot && piece * 16 < row_bytes;
+      copy_async16(to + (L::kScaled ? row * L::kStoredRow + piece * 16 : place_of<L::kRow>(row, piece)),
+                   valid ? from + piece * 16 : p.keys, valid);
+    }
+  }
+  if constexpr (L::kScaled) {
+    if (const auto i = static_cast<int>(thread()); i < kLatentKeys) {
+      const unsigned slot = slots[i];
+      copy_async4(scales + i * 4, slot == kNoSlot ? p.key_scales : p.key_scales + slot, slot != kNoSlot);
+    }
+  }
+}
+
+// A tile from 8 bits to bf16.
+template <class Element, int Rows>
+FORETOKEN_DEVICE void widen(const std::byte* stored, int pieces, std::byte* to) {
+  using L = Latent<Element, Rows>;
+  for (int row = static_cast<int>(warp()); row < kLatentKeys; row += kLatentWarps)
+    for (int piece = static_cast<int>(lane()); piece < pieces; piece += 32) {
+      const uint4 x = load16(stored + row * L::kStoredRow + piece * 16);
+      const float4 f[4] = {unpack_four(x.x, Element{}), unpack_four(x.y, Element{}),
+                           unpack_four(x.z, Element{}), unpack_four(x.w, Element{})};
+      store16(to + place_of<L::kRow>(row, 2 * piece),
+              make_uint4(pack_bf16x2(f[0].x, f[0].y), pack_bf16x2(f[0].z, f[0].w),
+                         pack_bf16x2(f[1].x, f[1].y), pack_bf16x2(f[1].z, f[1].w)));
+      store16(to + place_of<L::kRow>(row, 2 * piece + 1),
+              make_uint4(pack_bf16x2(f[2].x, f[2].y), pack_bf16x2(f[2].z, f[2].w),
+                         pack_bf16x2(f[3].x, f[3].y), pack_bf16x2(f[3].z, f[3].w)));
+    }
+}
+
+template <class Element, int Rows>
+__global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
+    latent_attention(const AttentionParams p) {
+  using L = Latent<Element, Rows>;
+  constexpr int kMostSteps = kLatentK / 16;
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const int i_thread = static_cast<int>(thread()), w = static_cast<int>(warp()), l = static_cast<int>(lane());
+  const int g = l / 4, t = l % 4;
+  std::byte* tiles = dynamic_shared();
+  std::byte* stored = tiles + L::kTile;  // of 8-bit caches
+  std::byte* queries = tiles + (L::kKeepQueries ? (L::kScaled ? 0 : L::kTile) : L::kQueries);
+  std::byte* weights = tiles + L::kWeights;
+  auto* most = reinterpret_cast<float*>(tiles + L::kMost);        // [key group][row]
+  auto* factors = reinterpret_cast<float*>(tiles + L::kFactors);  // [row]
+  auto* slots = reinterpret_cast<unsigned*>(tiles + L::kSlots);   // [2][key]
+  const LaneRow a = lane_of_a(), b = lane_of_b();
+  const int steps = (p.k_dim + 15) / 16, pieces = L::kScaled ? steps : 2 * steps;
+  // What the warp has of the scores, and of the values.
+  const int key_group = w % L::kKeyGroups, score_row = w / L::kKeyGroups * 16,
+            score_key = key_group * L::kKeyTiles * 8;
+  const int value_row = w / L::kDimGroups * L::kRowTiles * 16,
+            first_dim = w % L::kDimGroups * L::kDimTiles * 8;
+
+  ItemWalk walk(p);
+  while (walk.next()) {
+    const SequenceRows& s = walk.sequence;
+    const int units = walk.end_unit - walk.unit, first_key = walk.unit * kLatentKeys;
+    sync_threads();  // the last item is done
+    const auto slot_of_tile = [&](int i) {
+      return i_thread < kLatentKeys ? slot_of(p, s, walk.head, first_key + i * kLatentKeys + i_thread)
+                                    : kNoSlot;
+    };
+    unsigned slot = slot_of_tile(2);  // two tiles ahead of the one that is computed
+    if (i_thread < kLatentKeys) {
+      slots[i_thread] = slot_of_tile(0);
+      slots[kLatentKeys + i_thread] = slot_of_tile(1);
+    }
+    load_queries<Rows, kLatentK, false>(p, s, walk.tile, walk.head, [&](int row, int dim) {
+      return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2;
+    });
+    sync_threads();
+    const auto copy_tile = [&](int i) {
+      copy_keys<Element, Rows>(p, slots + i % 2 * kLatentKeys, pieces,
+                               L::kScaled ? stored + i % 2 * L::kStored : tiles + i % 2 * L::kTile,
+                               tiles + L::kScales + i % 2 * kLatentKeys * 4);
+    };
+    copy_tile(0);
+    copy_async_commit();
+    std::uint32_t q[L::kKeepQueries ? kMostSteps : 1][4];
+    if constexpr (L::kKeepQueries) {  // before what lies in their place is copied, after a barrier
+#pragma unroll
+      for (int k = 0; k < kMostSteps; ++k)
+        ldmatrix_x4(q[k], queries + place_of<L::kRow>(a.row, 2 * k + a.half));
+    }
+    const int position[2] = {position_of(p, s, walk.tile, score_row + g),
+                             position_of(p, s, walk.tile, score_row + g + 8)};
+    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    float sums[L::kRowTiles][L::kDimTiles][4] = {};
+
+    for (int i = 0; i < units; ++i) {
+      copy_async_wait<0>();
+      sync_threads();
+      if (i + 1 < units) copy_tile(i + 1);
+      copy_async_commit();
+      if (i_thread < kLatentKeys) slots[i % 2 * kLatentKeys + i_thread] = slot;
+      slot = slot_of_tile(i + 3);
+      const std::byte* keys = L::kScaled ? tiles : tiles + i % 2 * L::kTile;
+      const auto* scales = reinterpret_cast<const float*>(tiles + L::kScales) + i % 2 * kLatentKeys;
+      if constexpr (L::kScaled) {
+        widen<Element, Rows>(stored + i % 2 * L::kStored, pieces, tiles);
+        sync_threads();
+      }
+
+      float score[L::kKeyTiles][4] = {};
+      if constexpr (L::kKeepQueries) {
+        static_assert(L::kKeyTiles == 1);
+#pragma unroll
+        for (int k = 0; k < kMostSteps; k += 2) {
+          if (k >= steps) break;
+          std::uint32_t x[4];  // 8 keys, 32 dims
+          ldmatrix_x4(x, keys + place_of<L::kRow>(score_key + l % 8, 2 * k + l / 8));
+          mma_bf16_16816(score[0], q[k], {x[0], x[1]});
+          if (k + 1 < steps) mma_bf16_16816(score[0], q[k + 1], {x[2], x[3]});
+        }
+      } else {
+#pragma unroll 4
+        for (int k = 0; k < steps; ++k) {
+          ldmatrix_x4(q[0], queries + place_of<L::kRow>(score_row + a.row, 2 * k + a.half));
+#pragma unroll
+          for (int n = 0; n < L::kKeyTiles; n += 2) {
+            std::uint32_t x[4];
+            ldmatrix_x4(x, keys + place_of<L::kRow>(score_key + n * 8 + b.row, 2 * k + b.half));
+            mma_bf16_16816(score[n], q[0], {x[0], x[1]});
+            mma_bf16_16816(score[n + 1], q[0], {x[2], x[3]});
+          }
+        }
+      }
+
+      const int own_key = score_key + 2 * t, key = first_key + i * kLatentKeys + own_key;
+      float next[2] = {top[0], top[1]};
+#pragma unroll
+      for (int n = 0; n < L::kKeyTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int column = n * 8 + e % 2, row = e / 2;
+          float x = exponent(p, L::kScaled ? score[n][e] * scales[own_key + column] : score[n][e]);
+          if (!sees(p, position[row], key + column)) x = -INFINITY;
+          score[n][e] = x;
+          next[row] = fmaxf(next[row], x);
+        }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        next[half] = group_max<4>(next[half]);
+        if (t == 0) most[key_group * Rows + score_row + g + 8 * half] = next[half];
+      }
+      sync_threads();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = score_row + g + 8 * half;
+#pragma unroll
+        for (int other = 0; other < L::kKeyGroups; ++other)
+          next[half] = fmaxf(next[half], most[other * Rows + row]);
+        const float base = base_of(next[half]), factor = fast_exp2(top[half] - base);
+        if (key_group == 0 && t == 0) factors[row] = factor;
+        top[half] = next[half];
+        sum[half] *= factor;
+#pragma unroll
+        for (int n = 0; n < L::kKeyTiles; ++n) {
+          float weight[2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            weight[e] = fast_exp2(score[n][2 * half + e] - base);
+            sum[half] += weight[e];
+            if (L::kScaled) weight[e] *= scales[own_key + n * 8 + e];
+          }
+          *reinterpret_cast<std::uint32_t*>(
+              weights + place_of<kLatentKeys * 2>(row, key_group * L::kKeyTiles + n) + t * 4) =
+              pack_bf16x2(weight[0], weight[1]);
+        }
+      }
+      sync_threads();
+
+      if (first_dim >= p.v_dim) continue;  // all lanes of the warp
+#pragma unroll
+      for (int m = 0; m < L::kRowTiles; ++m) {
+        const float factor[2] = {factors[value_row + m * 16 + g], factors[value_row + m * 16 + g + 8]};
+        if (warp_any(factor[0] != 1 || factor[1] != 1)) {
+#pragma unroll
+          for (int n = 0; n < L::kDimTiles; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[m][n][e] *= factor[e / 2];
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kLatentKeys / 16; ++j) {
+        std::uint32_t of[L::kRowTiles][4];
+#pragma unroll
+        for (int m = 0; m < L::kRowTiles; ++m)
+          ldmatrix_x4(of[m], weights + place_of<kLatentKeys * 2>(value_row + m * 16 + a.row, 2 * j + a.half));
+#pragma unroll
+        for (int n = 0; n < L::kDimTiles; n += 2) {
+          if (first_dim + n * 8 >= p.v_dim) break;
+          std::uint32_t x[4];
+          ldmatrix_x4_trans(x, keys + place_of<L::kRow>(j * 16 + a.row, first_dim / 8 + n + a.half));
+#pragma unroll
+          for (int m = 0; m < L::kRowTiles; ++m) {
+            mma_bf16_16816(sums[m][n], of[m], {x[0], x[1]});
+            mma_bf16_16816(sums[m][n + 1], of[m], {x[2], x[3]});
+          }
+        }
+      }
+    }
+
+    // Rows' sums of weights are those of all groups of keys.
+    copy_async_wait<0>();
+    sync_threads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = group_sum<4>(sum[half]);
+      const int row = score_row + g + 8 * half;
+      if (t == 0) most[key_group * Rows + row] = total;
+      if (key_group == 0 && t == 0) factors[row] = top[half];
+    }
+    sync_threads();
+#pragma unroll
+    for (int m = 0; m < L::kRowTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = value_row + m * 16 + half * 8 + g;
+        float* to = out_row(p, s, walk.tile, walk.head, row);
+        if (to == nullptr) continue;
+        float total = 0;
+#pragma unroll
+        for (int other = 0; other < L::kKeyGroups; ++other) total += most[other * Rows + row];
+        if (walk.cut()) {
+#pragma unroll
+          for (int n = 0; n < L::kDimTiles; ++n)
+            store_part(p, walk.part(), row, first_dim + n * 8 + 2 * t,
+                       make_float2(sums[m][n][2 * half], sums[m][n][2 * half + 1]));
+          if (first_dim == 0 && t == 0) store_top(p, walk.part(), row, factors[row], total);
+        } else {
+          const float factor = normaliser(p, walk.tile, walk.head, row, factors[row], total);
+#pragma unroll
+          for (int n = 0; n < L::kDimTiles; ++n)
+            store_out(to, first_dim + n * 8 + 2 * t, p.v_dim, p.out_vectors,
+                      make_float2(sums[m][n][2 * half] * factor, sums[m][n][2 * half + 1] * factor));
+        }
+      }
+  }
+}
+
+template <class Element, int Rows>
+void launch_rows(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
+  launch(latent_attention<Element, Rows>,
+         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
+          .block = dim3(static_cast<unsigned>(plan.variant.threads)),
+          .shared = plan.variant.shared,
+          .name = "latent_attention"},
+         stream, params);
+}
+
+template <class Element>
+void launch_latent(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
+  switch (plan.variant.rows) {
+    case 16:
+      return launch_rows<Element, 16>(plan, params, stream);
+    case 32:
+      return launch_rows<Element, 32>(plan, params, stream);
+    default:
+      return launch_rows<Element, 64>(plan, params, stream);
+  }
+}
+
+}  // namespace
+
+void launch_latent_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
+                             Stream& stream) {
+  switch (storage) {
+    case Storage::kBf16:
+      return launch_latent<bf16>(plan, params, stream);
+    case Storage::kInt8:
+      return launch_latent<std::int8_t>(plan, params, stream);
+    case Storage::kFp8:
+      return launch_latent<e4m3>(plan, params, stream);
+    default:
+      break;  // others have no products of bf16
+  }
+}
+
+}  // namespace foretoken::cuda

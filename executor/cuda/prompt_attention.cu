@@ -1,0 +1,327 @@
+// Attention of many rows: prompts, and heads of queries that share one of the cache by the dozen. Bound by
+// the tensor cores as mma.sync reaches them.
+//
+// After FlashAttention-2 (Dao 2023): a block has 128 or 256 rows of q in shared memory and walks over tiles
+// of 64 keys, of which the next is copied while one is computed; a warp has 16 or 32 rows for itself, whose
+// scores, weights and sums never leave its registers. 32 rows a warp halve what is read of shared memory for
+// each product, which would bound it otherwise. Rows are tokens x query heads of a group, so a short piece of
+// a prompt fills tiles too. Tiles of keys that no row of a warp sees are skipped, and masks are applied where
+// a tile needs them. 8-bit keys and values are copied as they are and become bf16 once for all warps.
+#include "executor/cuda/attention_kernels.h"
+#include "executor/cuda/launch.h"
+#include "executor/cuda/products_device.cuh"
+
+namespace foretoken::cuda {
+namespace {
+
+template <class Element, int K, int V>
+struct Prompt {
+  static constexpr int kWidth = sizeof(Element);
+  static constexpr bool kScaled = kWidth == 1;
+  static constexpr int kWarps = prompt_warps(K), kThreads = 32 * kWarps;
+  static constexpr int kTiles = prompt_row_tiles(K), kWarpRows = 16 * kTiles, kRows = prompt_rows(K);
+  static constexpr int kKeyRow = padded_row(K, 2), kValueRow = padded_row(V, 2);
+  // Shared memory: queries; tiles of keys and values as bf16 (one where the cache's are 8-bit, else two); two
+  // as they are stored with their scales, where they are 8-bit; two tables of slots.
+  static constexpr int kTile = kPromptKeys * (kKeyRow + kValueRow), kTileValues = kPromptKeys * kKeyRow;
+  static constexpr int kStored = kPromptKeys * (K + V + 8), kStoredValues = kPromptKeys * K,
+                       kStoredScales = kPromptKeys * (K + V);
+  static constexpr int kQueries = kRows * kKeyRow;
+  static constexpr int kSlots = kQueries + (kScaled ? kTile + 2 * kStored : 2 * kTile);
+};
+
+// Starts to copy the rows of a tile: `Row` elements of shared memory each, `row_bytes` bytes of the cache.
+template <int Chunks, int Stride, int Threads>
+FORETOKEN_DEVICE void copy_rows(const std::byte* cache, int row_bytes, const unsigned* slots, std::byte* to) {
+#pragma unroll
+  for (int first = 0; first < kPromptKeys * Chunks; first += Threads) {
+    const int i = first + static_cast<int>(thread()), row = i / Chunks, chunk = i % Chunks;
+    if (kPromptKeys * Chunks % Threads != 0 && row >= kPromptKeys) break;
+    const unsigned slot = slots[row];
+    const bool valid = slot != kNoSlot && chunk * 16 < row_bytes;
+    copy_async16(to + row * Stride + chunk * 16,
+                 valid ? cache + static_cast<std::int64_t>(slot) * row_bytes + chunk * 16 : cache, valid);
+  }
+}
+
+template <class Element, int K, int V>
+FORETOKEN_DEVICE void copy_tile(const AttentionParams& p, const unsigned* slots, std::byte* to) {
+  using P = Prompt<Element, K, V>;
+  if constexpr (P::kScaled) {
+    copy_rows<K / 16, K, P::kThreads>(p.keys, p.k_dim, slots, to);
+    copy_rows<V / 16, V, P::kThreads>(p.values, p.v_dim, slots, to + P::kStoredValues);
+    if (const auto i = static_cast<int>(thread()); i < 2 * kPromptKeys) {
+      const unsigned slot = slots[i % kPromptKeys];
+      const float* scales = i < kPromptKeys ? p.key_scales : p.value_scales;
+      copy_async4(to + P::kStoredScales + i * 4, slot == kNoSlot ? scales : scales + slot, slot != kNoSlot);
+    }
+  } else {
+    copy_rows<K / 8, P::kKeyRow, P::kThreads>(p.keys, p.k_dim * 2, slots, to);
+    copy_rows<V / 8, P::kValueRow, P::kThreads>(p.values, p.v_dim * 2, slots, to + P::kTileValues);
+  }
+}
+
+// Rows of a tile from 8 bits to bf16.
+template <class Element, int Dims, int Stride, int Threads>
+FORETOKEN_DEVICE void widen(const std::byte* stored, std::byte* to) {
+  for (int i = static_cast<int>(thread()); i < kPromptKeys * (Dims / 16); i += Threads) {
+    const uint4 x = load16(stored + i * 16);
+    const float4 f[4] = {unpack_four(x.x, Element{}), unpack_four(x.y, Element{}),
+                         unpack_four(x.z, Element{}), unpack_four(x.w, Element{})};
+    std::byte* row = to + i / (Dims / 16) * Stride + i % (Dims / 16) * 32;
+    store16(row, make_uint4(pack_bf16x2(f[0].x, f[0].y), pack_bf16x2(f[0].z, f[0].w),
+                            pack_bf16x2(f[1].x, f[1].y), pack_bf16x2(f[1].z, f[1].w)));
+    store16(row + 16, make_uint4(pack_bf16x2(f[2].x, f[2].y), pack_bf16x2(f[2].z, f[2].w),
+                                 pack_bf16x2(f[3].x, f[3].y), pack_bf16x2(f[3].z, f[3].w)));
+  }
+}
+
+template <class Element, int K, int V>
+__global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 : 1)
+    prompt_attention(const AttentionParams p) {
+  using P = Prompt<Element, K, V>;
+  constexpr int kTiles = P::kTiles, kKeyTiles = kPromptKeys / 8;
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const int i_thread = static_cast<int>(thread()), w = static_cast<int>(warp());
+  const int g = static_cast<int>(lane() / 4), t = static_cast<int>(lane() % 4);
+  std::byte* queries = dynamic_shared();
+  std::byte* tiles = queries + P::kQueries;
+  std::byte* stored = tiles + P::kTile;  // of 8-bit caches
+  auto* slots = reinterpret_cast<unsigned*>(queries + P::kSlots);
+  const LaneRow a = lane_of_a(), b = lane_of_b();
+  const int own_row = w * P::kWarpRows;
+  const std::byte* query_row = queries + (own_row + a.row) * P::kKeyRow + a.half * 16;
+  // Scores that are products times a number needn't be changed before their exponents are taken.
+  const bool plain = !P::kScaled && p.softcap == 0 && p.scale > 0;
+  const float by = plain ? p.scale * kLog2E : 1;
+
+  ItemWalk walk(p);
+  while (walk.next()) {
+    const SequenceRows& s = walk.sequence;
+    const int units = walk.end_unit - walk.unit, first_key = walk.unit * kPromptKeys;
+    sync_threads();  // the last item is done
+    const auto slot_of_tile = [&](int i) {
+      return i_thread < kPromptKeys ? slot_of(p, s, walk.head, first_key + i * kPromptKeys + i_thread)
+                                    : kNoSlot;
+    };
+    unsigned slot = slot_of_tile(2);  // two tiles ahead of the one that is computed
+    if (i_thread < kPromptKeys) {
+      slots[i_thread] = slot_of_tile(0);
+      slots[kPromptKeys + i_thread] = slot_of_tile(1);
+    }
+    load_queries<P::kRows, K, false>(p, s, walk.tile, walk.head,
+                                     [&](int row, int dim) { return queries + row * P::kKeyRow + dim * 2; });
+    sync_threads();
+    copy_tile<Element, K, V>(p, slots, P::kScaled ? stored : tiles);
+    copy_async_commit();
+
+    int position[kTiles][2];
+    float top[kTiles][2], sum[kTiles][2], sums[kTiles][V / 8][4] = {};
+#pragma unroll
+    for (int m = 0; m < kTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        position[m][half] = position_of(p, s, walk.tile, own_row + m * 16 + half * 8 + g);
+        top[m][half] = -INFINITY, sum[m][half] = 0;
+      }
+    // Of the warp's rows: what all of them see, [last_first, first], and what some do, [first_first, last].
+    const int rows_here = packed_rows(p, s) - walk.tile * p.rows - own_row;
+    const int first = position_of(p, s, walk.tile, own_row);
+    const int last = rows_here <= 0
+                         ? -1
+                         : position_of(p, s, walk.tile,
+                                       own_row + (rows_here < P::kWarpRows ? rows_here : P::kWarpRows) - 1);
+    const int first_first = rows_here <= 0 ? 0 : first_visible(p, first),
+              last_first = rows_here <= 0 ? 0 : first_visible(p, last);
+
+    for (int i = 0; i < units; ++i) {
+      copy_async_wait<0>();
+      sync_threads();
+      if (i + 1 < units)
+        copy_tile<Element, K, V>(
+            p, slots + (i + 1) % 2 * kPromptKeys,
+            P::kScaled ? stored + (i + 1) % 2 * P::kStored : tiles + (i + 1) % 2 * P::kTile);
+      copy_async_commit();
+      if (i_thread < kPromptKeys) slots[i % 2 * kPromptKeys + i_thread] = slot;
+      slot = slot_of_tile(i + 3);
+      const std::byte* keys = P::kScaled ? tiles : tiles + i % 2 * P::kTile;
+      const std::byte* values = keys + P::kTileValues;
+      const auto* scales = reinterpret_cast<const float*>(stored + i % 2 * P::kStored + P::kStoredScales);
+      if constexpr (P::kScaled) {
+        const std::byte* from = stored + i % 2 * P::kStored;
+        widen<Element, K, P::kKeyRow, P::kThreads>(from, tiles);
+        widen<Element, V, P::kValueRow, P::kThreads>(from + P::kStoredValues, tiles + P::kTileValues);
+        sync_threads();
+      }
+      const int key = first_key + i * kPromptKeys;
+      if (key > last || key + kPromptKeys <= first_first) continue;  // all lanes of the warp
+
+      float score[kTiles][kKeyTiles][4] = {};
+#pragma unroll
+      for (int k = 0; k < K / 16; ++k) {
+        std::uint32_t q[kTiles][4];
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) ldmatrix_x4(q[m], query_row + m * 16 * P::kKeyRow + k * 32);
+#pragma unroll
+        for (int n = 0; n < kKeyTiles; n += 2) {
+          std::uint32_t x[4];
+          ldmatrix_x4(x, keys + (n * 8 + b.row) * P::kKeyRow + b.half * 16 + k * 32);
+#pragma unroll
+          for (int m = 0; m < kTiles; ++m) {
+            mma_bf16_16816(score[m][n], q[m], {x[0], x[1]});
+            mma_bf16_16816(score[m][n + 1], q[m], {x[2], x[3]});
+          }
+        }
+      }
+
+      if (!plain) {
+#pragma unroll
+        for (int n = 0; n < kKeyTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float scale = P::kScaled ? scales[n * 8 + 2 * t + e % 2] : 1;
+#pragma unroll
+            for (int m = 0; m < kTiles; ++m) score[m][n][e] = exponent(p, score[m][n][e] * scale);
+          }
+      }
+      if (key + kPromptKeys - 1 > first || key < last_first) {
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int row_last = position[m][half], row_first = row_last < 0 ? 0 : first_visible(p, row_last);
+#pragma unroll
+            for (int n = 0; n < kKeyTiles; ++n)
+#pragma unroll
+              for (int e = 0; e < 2; ++e) {
+                const int own = key + n * 8 + 2 * t + e;
+                if (own > row_last || own < row_first) score[m][n][2 * half + e] = -INFINITY;
+              }
+          }
+      }
+
+      float base[kTiles][2];
+#pragma unroll
+      for (int m = 0; m < kTiles; ++m) {
+        float next[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float most = score[m][0][2 * half];
+#pragma unroll
+          for (int n = 0; n < kKeyTiles; ++n)
+            most = fmaxf(most, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+          next[half] = fmaxf(top[m][half], group_max<4>(most) * by);
+          base[m][half] = base_of(next[half]);
+        }
+        if (warp_any(next[0] > top[m][0] || next[1] > top[m][1])) {
+          const float factor[2] = {fast_exp2(top[m][0] - base[m][0]), fast_exp2(top[m][1] - base[m][1])};
+          top[m][0] = next[0], top[m][1] = next[1];
+          sum[m][0] *= factor[0], sum[m][1] *= factor[1];
+#pragma unroll
+          for (int n = 0; n < V / 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[m][n][e] *= factor[e / 2];
+        }
+      }
+
+#pragma unroll
+      for (int j = 0; j < kPromptKeys / 16; ++j) {
+        std::uint32_t weights[kTiles][4];
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m)
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            float weight[4];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              weight[e] = fast_exp2(fmaf(score[m][2 * j + n][e], by, -base[m][e / 2]));
+              sum[m][e / 2] += weight[e];
+              if (P::kScaled) weight[e] *= scales[kPromptKeys + j * 16 + n * 8 + 2 * t + e % 2];
+            }
+            weights[m][2 * n] = pack_bf16x2(weight[0], weight[1]);
+            weights[m][2 * n + 1] = pack_bf16x2(weight[2], weight[3]);
+          }
+        const std::byte* row = values + (j * 16 + a.row) * P::kValueRow + a.half * 16;
+#pragma unroll
+        for (int n = 0; n < V / 8; n += 2) {
+          std::uint32_t x[4];
+          ldmatrix_x4_trans(x, row + n * 16);
+#pragma unroll
+          for (int m = 0; m < kTiles; ++m) {
+            mma_bf16_16816(sums[m][n], weights[m], {x[0], x[1]});
+            mma_bf16_16816(sums[m][n + 1], weights[m], {x[2], x[3]});
+          }
+        }
+      }
+    }
+    copy_async_wait<0>();
+
+#pragma unroll
+    for (int m = 0; m < kTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float total = group_sum<4>(sum[m][half]);
+        const int row = own_row + m * 16 + half * 8 + g;
+        float* to = out_row(p, s, walk.tile, walk.head, row);
+        if (to == nullptr) continue;
+        if (walk.cut()) {
+#pragma unroll
+          for (int n = 0; n < V / 8; ++n)
+            store_part(p, walk.part(), row, n * 8 + 2 * t,
+                       make_float2(sums[m][n][2 * half], sums[m][n][2 * half + 1]));
+          if (t == 0) store_top(p, walk.part(), row, top[m][half], total);
+        } else {
+          const float factor = normaliser(p, walk.tile, walk.head, row, top[m][half], total);
+#pragma unroll
+          for (int n = 0; n < V / 8; ++n)
+            store_out(to, n * 8 + 2 * t, p.v_dim, p.out_vectors,
+                      make_float2(sums[m][n][2 * half] * factor, sums[m][n][2 * half + 1] * factor));
+        }
+      }
+  }
+}
+
+template <class Element, int K, int V>
+void launch_heads(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
+  launch(prompt_attention<Element, K, V>,
+         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
+          .block = dim3(static_cast<unsigned>(plan.variant.threads)),
+          .shared = plan.variant.shared,
+          .name = "prompt_attention"},
+         stream, params);
+}
+
+template <class Element>
+void launch_prompt(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
+  switch (plan.variant.k) {
+    case 64:
+      return launch_heads<Element, 64, 64>(plan, params, stream);
+    case 96:
+      return launch_heads<Element, 96, 96>(plan, params, stream);
+    case 128:
+      return launch_heads<Element, 128, 128>(plan, params, stream);
+    case 192:
+      return launch_heads<Element, 192, 128>(plan, params, stream);
+    default:
+      return launch_heads<Element, 256, 256>(plan, params, stream);
+  }
+}
+
+}  // namespace
+
+void launch_prompt_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
+                             Stream& stream) {
+  switch (storage) {
+    case Storage::kBf16:
+      return launch_prompt<bf16>(plan, params, stream);
+    case Storage::kInt8:
+      return launch_prompt<std::int8_t>(plan, params, stream);
+    case Storage::kFp8:
+      return launch_prompt<e4m3>(plan, params, stream);
+    default:
+      break;  // others have no products of bf16
+  }
+}
+
+}  // namespace foretoken::cuda
