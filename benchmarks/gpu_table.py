@@ -33,7 +33,7 @@ class Results:
         for line in read(folder, "torch-kernels"):
             if "us" in line:
                 self.torch[line["what"]] = {"us": line["us"], "TB/s": line["tb_per_s"], "TFLOP/s": line["tflop_per_s"]}
-        for name in ("bfloat16", "fp8", "int4_wo", "70b-fp8"):
+        for name in ("bfloat16", "fp8", "int4_wo"):
             self.model += [line for line in read(folder, "model-" + name) if "step_ms" in line]
         self.torch_model = [line for line in read(folder, "torch-models") if "step_ms" in line]
 
@@ -65,14 +65,12 @@ def rows(r):
     large = r"m:(1024|4096|8192)"
     matrices = "(qkv|o|gate_up|down)"
     decode = dict(format="bfloat16", recorded=True)
-    own = dict(decode, operator_times=False, model="llama-3.1-8b.json")
+    own = dict(decode, operator_times=False)
     step = lambda batch, context: (r.step("decode", batch=batch, context=context, **own)[0], None,
                                    r.step("decode", batch=batch, context=context, **decode)[2])
     yield "decoding step of a Llama of 8B, bfloat16, batch 1, context 1,024", "ms", "5.2, then 4.2", step(1, 1024)
     yield "the same at batch 64", "ms", "7.9, then 7.0", step(64, 1024)
     yield "at batch 64, context 4,096", "ms", "14, then 12.4", step(64, 4096)
-    yield "decoding step of a Llama of 70B, fp8, batch 1", "ms", "23, then 19.5", \
-        r.step("decode", model="llama-3.3-70b.json", format="fp8", batch=1, recorded=True, operator_times=False)
     yield "a prompt of 8,192 in one step, of the device's peak", "", "0.6, then 0.68", r.step("prompt", "mfu", format="bfloat16")
     yield "products in bfloat16 from 1,024 rows on", "TFLOP/s", "740, then 800", \
         r.kernel(f"product/bfloat16/{matrices}/{large}", "TFLOP/s")
