@@ -1,5 +1,4 @@
-// Products of bf16 matrices by cuBLASLt. cublas.cpp is on the library; cublas_emulated.cpp, for where there
-// is no device, does nothing.
+// Products of bf16 matrices by cuBLASLt: cublas.cpp, or cublas_none.cpp, which has nothing for any.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,7 @@
 namespace foretoken::cuda {
 
 // y[m, n] = x[m, k] w[n, k]^T (+ bias[n]) (+ y if accumulate): w and x of bf16, the rest of float32, strides
-// in elements. Zeros may pad rows of w and x, and count in k.
+// in elements. Rows of w and x may be padded with zeros, which count in k.
 struct CublasProduct {
   const void *w = nullptr, *x = nullptr;
   std::int64_t m = 0, n = 0, k = 0, w_stride = 0, x_stride = 0, y_stride = 0;
@@ -19,11 +18,12 @@ struct CublasProduct {
   float* y = nullptr;
 };
 
-// Makes the handle and its workspace, once: allocates.
+// Makes the handle and its workspace, once: allocates, so not while a step is recorded.
 void prepare_cublas();
-// False where the library has nothing for the shape, or where `own` was found to be faster: `own(y)` launches
-// the product by another kernel, into other memory than the product's. A shape is measured when it is first
-// seen outside of a recording, and memory is free for it; else the library's first proposal is taken.
+// Launches the product; false where the library has nothing for it, or where `own` was found to be faster:
+// own(y, y_stride) launches the same product, but never accumulates, by another kernel. What is fastest is
+// measured when a shape (m within a power of two) is first seen, unless a step is being recorded or there is
+// no memory for it: then the library's first proposal is taken.
 bool cublas_product(const CublasProduct& product, Stream& stream,
                     const std::function<void(float* y, std::int64_t y_stride)>& own);
 

@@ -10,7 +10,8 @@
 // blocks beyond the list end at once. Few pairs an expert stream its matrices (small_products.cu, 8 rows at a
 // time), bound by the bytes of the experts that are hit; many take tiles (tile_products.cu).
 //
-// to.in and to.act hold the rounded rows; to.mid is not used, nor to.in where x is multiplied as float32.
+// to.in and to.act hold the rounded rows, and to.mid what is activated by float32, where that is to be split
+// for weights of f16 (products.h), by a launch of its own.
 #include <algorithm>
 
 #include "executor/cuda/cuda_kernels.h"
@@ -112,10 +113,10 @@ __global__ void __launch_bounds__(kThreads) place_pairs(Placing a) {
 }
 
 // Rows of a tile, by what falls to an expert if all are asked for alike.
-std::int64_t tile_rows_of(bool exact, std::int64_t pairs, std::int64_t count) {
+std::int64_t tile_rows_of(Storage up, Storage down, std::int64_t pairs, std::int64_t count) {
   const std::int64_t each = pairs / std::max<std::int64_t>(count, 1);
-  if (exact) return each <= 16 ? 16 : 64;
-  if (each <= 4) return kStreamRows;
+  if (up == Storage::kF32 || down == Storage::kF32) return each <= 16 ? 16 : 64;
+  if (each <= 4 && !exact_product(up) && !exact_product(down)) return kStreamRows;
   return each <= 12 ? 16 : each <= 24 ? 32 : each <= 48 ? 64 : 128;
 }
 
@@ -124,19 +125,28 @@ std::int64_t most_tiles(std::int64_t pairs, std::int64_t count, std::int64_t row
 }
 
 struct Scratch {
-  static constexpr std::int64_t kHead = 64;  // the number of tiles
-  std::int64_t tiles_at = kHead, in_at = 0, act_at = 0, bytes = 0;
+  // Behind the number of tiles: the tiles, the scales of split rows, and those rounded rows that are longer
+  // than float32 is, by their padding.
+  std::int64_t tiles_at = 64, in_scales_at = 0, act_scales_at = 0, in_at = 0, act_at = 0, bytes = 0;
 
-  // Rows so short that padding them makes them longer than float32 is have their places here.
   Scratch(const Experts& e, std::int64_t pairs) {
-    const auto padded = [](std::int64_t size) { return (size + 63) / 64 * 64; };
-    // Whatever the rows of a tile: the fewest make the most tiles.
-    in_at = padded(tiles_at +
-                   most_tiles(pairs, e.count, kStreamRows) * static_cast<std::int64_t>(sizeof(ExpertTile)));
-    act_at = in_at + (fits(e.gate_up.k) ? 0 : padded(pairs * rounded_stride(e.gate_up.k) * 2));
-    bytes = act_at + (fits(e.down.k) ? 0 : padded(pairs * rounded_stride(e.down.k) * 2));
+    std::int64_t at = tiles_at;
+    const auto take = [&](std::int64_t& place, std::int64_t size) {
+      place = at;
+      at += (size + 63) / 64 * 64;
+    };
+    const auto of_rows = [&](const Matrix& w, std::int64_t& scales, std::int64_t& rows) {
+      take(scales, w.storage == Storage::kF16 ? pairs * 4 : 0);
+      take(rows, fits(w) ? 0 : pairs * rounded_stride(w.storage, w.k) * 2);
+    };
+    // The fewer rows a tile has the more tiles there are.
+    std::int64_t tiles = 0;
+    take(tiles, most_tiles(pairs, e.count, kStreamRows) * static_cast<std::int64_t>(sizeof(ExpertTile)));
+    of_rows(e.gate_up, in_scales_at, in_at);
+    of_rows(e.down, act_scales_at, act_at);
+    bytes = at;
   }
-  static bool fits(std::int64_t width) { return rounded_stride(width) <= 2 * width; }
+  static bool fits(const Matrix& w) { return rounded_stride(w.storage, w.k) <= 2 * w.k; }
 };
 
 }  // namespace
@@ -153,17 +163,19 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
     fill(stream(), to.begin, 0, static_cast<std::size_t>(experts.count + 1) * sizeof(std::int32_t));
     return;
   }
-  const bool exact_up = exact_product(experts.gate_up.storage),
-             exact_down = exact_product(experts.down.storage);
+  const Storage up_storage = experts.gate_up.storage, down_storage = experts.down.storage;
   const Scratch parts(experts, pairs);
-  const auto place_for = [&](std::int64_t of, float* given, std::int64_t at) {
-    return reinterpret_cast<std::uint16_t*>(Scratch::fits(of) ? reinterpret_cast<std::byte*>(given)
-                                                              : scratch + at);
+  const auto place_for = [&](const Matrix& w, float* given, std::int64_t at) {
+    return Scratch::fits(w) ? reinterpret_cast<std::uint16_t*>(given)
+                            : reinterpret_cast<std::uint16_t*>(scratch + at);
   };
-  std::uint16_t* const rounded = place_for(hidden, to.in, parts.in_at);
+  std::uint16_t* const rounded = place_for(experts.gate_up, to.in, parts.in_at);
+  std::uint16_t* const rounded_act = place_for(experts.down, to.act, parts.act_at);
+  auto* const x_scales = reinterpret_cast<float*>(scratch + parts.in_scales_at);
+  auto* const act_scales = reinterpret_cast<float*>(scratch + parts.act_scales_at);
   auto* const tiles = reinterpret_cast<ExpertTile*>(scratch + parts.tiles_at);
   auto* const tile_count = reinterpret_cast<std::int32_t*>(scratch);
-  const std::int64_t tile_rows = tile_rows_of(exact_up || exact_down, pairs, experts.count);
+  const std::int64_t tile_rows = tile_rows_of(up_storage, down_storage, pairs, experts.count);
 
   Placing a{};
   a.chosen = chosen;
@@ -173,9 +185,9 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   a.place = to.place, a.order = to.order, a.begin = to.begin;
   a.tiles = tiles, a.tile_count = tile_count;
   std::int64_t blocks = std::max<std::int64_t>(experts.count, 1);
-  if (!exact_up) {
+  if (!exact_product(up_storage)) {
     a.x = x, a.rows = rows, a.width = hidden, a.rounded = rounded;
-    blocks += std::min<std::int64_t>((rows * rounded_stride(hidden) / 8 + kThreads - 1) / kThreads, 1 << 16);
+    blocks += std::min<std::int64_t>((rows * ((hidden + 7) / 8) + kThreads - 1) / kThreads, 1 << 16);
   }
   launch(place_pairs,
          {.grid = static_cast<unsigned>(blocks),
@@ -193,8 +205,8 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
     p.expert_stride = static_cast<std::int64_t>(experts.stride);
     return p;
   };
-  const auto run = [&](const Product& p, bool exact) {
-    if (exact)
+  const auto run = [&](const Product& p) {
+    if (p.storage == Storage::kF32)
       launch_float_tiles(p, device().multiprocessors, stream());
     else if (tile_rows == kStreamRows)
       launch_stream(p, stream());
@@ -202,29 +214,29 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
       launch_tiles(p, device().multiprocessors, stream());
   };
   if (experts.count <= 0) return;
+  if (up_storage == Storage::kF16)
+    launch_round(up_storage, x, hidden, rows, hidden, rounded, x_scales, nullptr, stream());
 
   Product up = product(experts.gate_up, experts.gate_up_bias);
   up.x_rows = to.order;
-  if (exact_up)
-    up.x = x, up.x_stride = hidden;
-  else
-    up.rounded = rounded, up.x_stride = rounded_stride(hidden);
+  up.x = x, up.rounded = rounded, up.x_scales = x_scales;
+  up.x_stride = up_storage == Storage::kF32 ? hidden : rounded_stride(up_storage, hidden);
   up.activated = true, up.activation = activation;
   up.activation.gated |= activation.kind == Activation::kClampedSwiglu;
-  if (exact_down)
-    up.y = to.act, up.y_stride = width;
+  if (exact_product(down_storage))
+    up.y = down_storage == Storage::kF32 ? to.act : to.mid, up.y_stride = width;
   else
-    up.rounded_y = place_for(width, to.act, parts.act_at), up.y_stride = rounded_stride(width);
-  run(up, exact_up);
+    up.rounded_y = rounded_act, up.y_stride = rounded_stride(down_storage, width);
+  run(up);
 
   Product down = product(experts.down, experts.down_bias);
-  if (exact_down)
-    down.x = up.y;
-  else
-    down.rounded = up.rounded_y;
-  down.x_stride = up.y_stride;
+  if (down_storage == Storage::kF16)
+    launch_round(down_storage, to.mid, width, pairs, width, rounded_act, act_scales, to.begin + experts.count,
+                 stream());
+  down.x = to.act, down.rounded = rounded_act, down.x_scales = act_scales;
+  down.x_stride = down_storage == Storage::kF32 ? width : rounded_stride(down_storage, width);
   down.y = to.out, down.y_stride = experts.down.n;
-  run(down, exact_down);
+  run(down);
 }
 
 }  // namespace foretoken::cuda

@@ -1,7 +1,6 @@
-// Products by float32 and f16 weights, of more rows than small_products.cu takes: sums of the plain float32
-// units, 16 (or 64) rows of x by 64 of w a block, through shared memory; what is next on its way sits in
-// registers. Bound by those units (H200: 67 TFLOP/s). Routers come here, and models that are stored so; where
-// tiles are few, k is split among blocks.
+// Products by float32 weights, of more rows than small_products.cu takes: sums of the plain float32 units, 16
+// or 64 rows of x by 64 of w a block, through shared memory; what comes next waits in registers. Bound by
+// those units (H200: 67 TFLOP/s). Where tiles are few, k is split among blocks.
 #include <algorithm>
 
 #include "executor/cuda/launch.h"
@@ -10,15 +9,14 @@
 namespace foretoken::cuda {
 namespace {
 
-constexpr unsigned kTileN = 64, kThreads = 256, kEdge = 4;
+constexpr unsigned kTileN = 64, kStep = 16, kThreads = 256, kEdge = 4;
 constexpr std::int64_t kMostSplitTiles = 4096;
 
 __device__ unsigned float_parts_done[kMostSplitTiles];
 
-template <class Element, unsigned tile_m, bool grouped>
+template <unsigned tile_m, bool grouped>
 __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsigned tiles_n) {
-  constexpr unsigned kStep = 64 / sizeof(Element), kChunk = 16 / sizeof(Element), kM = tile_m / 16,
-                     kXEach = kStep * tile_m / kThreads;
+  constexpr unsigned kM = tile_m / 16, kXEach = kStep * tile_m / kThreads;
   __shared__ __align__(16) float w_shared[kStep][kTileN + kEdge];
   __shared__ __align__(16) float x_shared[kStep][tile_m + kEdge];
   __shared__ std::int32_t x_rows[tile_m];
@@ -74,15 +72,7 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
     sync_threads();
     const std::uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
-    for (unsigned i = 0; i < 4; ++i) {
-      if constexpr (kChunk == 4) {
-        w_shared[w_chunk * kChunk + i][w_row] = as_float(words[i]);
-      } else {
-        const float2 pair = unpack_f16x2(words[i]);
-        w_shared[w_chunk * kChunk + 2 * i][w_row] = pair.x;
-        w_shared[w_chunk * kChunk + 2 * i + 1][w_row] = pair.y;
-      }
-    }
+    for (unsigned i = 0; i < 4; ++i) w_shared[w_chunk * 4 + i][w_row] = as_float(words[i]);
 #pragma unroll
     for (unsigned i = 0; i < kXEach; ++i) {
       const unsigned place = thread() + i * kThreads;
@@ -126,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-template <class Element, unsigned tile_m>
+template <unsigned tile_m>
 void float_tiles(Product p, int multiprocessors, Stream& on) {
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, kTileN),
@@ -138,24 +128,19 @@ void float_tiles(Product p, int multiprocessors, Stream& on) {
                    .block = kThreads,
                    .name = grouped ? "float_tile_product of experts" : "float_tile_product"};
   if (grouped)
-    launch(float_tile_product<Element, tile_m, true>, how, on, p, static_cast<unsigned>(tiles_n));
+    launch(float_tile_product<tile_m, true>, how, on, p, static_cast<unsigned>(tiles_n));
   else
-    launch(float_tile_product<Element, tile_m, false>, how, on, p, static_cast<unsigned>(tiles_n));
-}
-
-template <class Element>
-void float_tiles(const Product& p, int multiprocessors, Stream& on) {
-  if ((p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m)) == 16)
-    return float_tiles<Element, 16>(p, multiprocessors, on);
-  float_tiles<Element, 64>(p, multiprocessors, on);
+    launch(float_tile_product<tile_m, false>, how, on, p, static_cast<unsigned>(tiles_n));
 }
 
 }  // namespace
 
 void launch_float_tiles(Product p, int multiprocessors, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
-  p.storage == Storage::kF16 ? float_tiles<f16>(p, multiprocessors, on)
-                             : float_tiles<float>(p, multiprocessors, on);
+  if ((p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m)) == 16)
+    float_tiles<16>(p, multiprocessors, on);
+  else
+    float_tiles<64>(p, multiprocessors, on);
 }
 
 }  // namespace foretoken::cuda

@@ -10,7 +10,8 @@ namespace foretoken::cuda {
 // ---- Weights as fragments of mma_bf16_16816 --------------------------------------------------------------
 //
 // A lane's 16 bytes of a unit (packed.h) have kParts parts of 8 elements, those at the 8 neighbours of x at
-// 8 (lane % 4 + 4 part) of the unit. decode() makes the four pairs of one part.
+// 8 (lane % 4 + 4 part) of the unit. decode() makes the four pairs of one part. f16 has two because x has:
+// both are multiplied by the same weights.
 
 template <Storage storage>
 struct Weights;
@@ -18,6 +19,14 @@ struct Weights;
 template <>
 struct Weights<Storage::kBf16> {
   static constexpr unsigned kParts = 1;
+  static FORETOKEN_DEVICE void decode(const uint4& raw, unsigned, std::uint32_t (&pairs)[4]) {
+    pairs[0] = raw.x, pairs[1] = raw.y, pairs[2] = raw.z, pairs[3] = raw.w;
+  }
+};
+
+template <>
+struct Weights<Storage::kF16> {
+  static constexpr unsigned kParts = 2;
   static FORETOKEN_DEVICE void decode(const uint4& raw, unsigned, std::uint32_t (&pairs)[4]) {
     pairs[0] = raw.x, pairs[1] = raw.y, pairs[2] = raw.z, pairs[3] = raw.w;
   }
@@ -65,12 +74,18 @@ struct Weights<Storage::kInt4> {
 };
 
 // d += w x^T over the 8 neighbours of k in each of four lanes: w of rows g and g + 8, x of row g.
+template <Storage storage>
 FORETOKEN_DEVICE void multiply_pairs(float (&d)[4], const std::uint32_t (&w)[4],
                                      const std::uint32_t (&w_below)[4], const uint4& x) {
   const std::uint32_t first[4] = {w[0], w_below[0], w[1], w_below[1]}, x_first[2] = {x.x, x.y};
-  mma_bf16_16816(d, first, x_first);
   const std::uint32_t second[4] = {w[2], w_below[2], w[3], w_below[3]}, x_second[2] = {x.z, x.w};
-  mma_bf16_16816(d, second, x_second);
+  if constexpr (storage == Storage::kF16) {
+    mma_f16_16816(d, first, x_first);
+    mma_f16_16816(d, second, x_second);
+  } else {
+    mma_bf16_16816(d, first, x_first);
+    mma_bf16_16816(d, second, x_second);
+  }
 }
 
 // 8 neighbours of x from k on, as pairs of bf16; zeros beyond p.k.

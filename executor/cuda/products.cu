@@ -25,6 +25,43 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A row, a block each, in two of f16: the second is what the first leaves, exactly, so that both have 22
+// bits. Scaled by a power of two so that the largest is in [2^14, 2^15); what is lost of the smaller ones is
+// below 2^-39 of it.
+__global__ void __launch_bounds__(kThreads)
+    split_rows(const float* x, std::int64_t x_stride, std::int64_t k, std::uint16_t* to, float* scales,
+               const std::int32_t* count) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  if (count != nullptr && blockIdx.x >= static_cast<unsigned>(*count)) return;
+  const float* const row = x + blockIdx.x * x_stride;
+  float largest = 0;
+  for (std::int64_t i = thread(); i < k; i += kThreads) largest = fmaxf(largest, fabsf(row[i]));
+  const auto exponent = static_cast<int>(as_bits(block_max(largest)) >> 23),
+             power = exponent < 15 ? 253 : 268 - exponent;  // 127: 1
+  const float up = as_float(static_cast<std::uint32_t>(power) << 23);
+  if (thread() == 0) scales[blockIdx.x] = as_float(static_cast<std::uint32_t>(254 - power) << 23);
+  to += blockIdx.x * rounded_stride(Storage::kF16, k);
+  const std::int64_t eights = (k + 31) / 32 * 4;
+  for (std::int64_t eight = thread(); eight < eights; eight += kThreads) {
+    std::uint32_t high[4], low[4];
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+      float pair[2];
+      for (unsigned j = 0; j < 2; ++j) {
+        const std::int64_t at = eight * 8 + 2 * i + j;
+        pair[j] = at < k ? row[at] * up : 0.0f;
+      }
+      high[i] = pack_f16x2(pair[0], pair[1]);
+      const float2 taken = unpack_f16x2(high[i]);
+      low[i] = pack_f16x2(pair[0] - taken.x, pair[1] - taken.y);
+    }
+    std::uint16_t* const place = to + eight / 4 * 64 + eight % 4 * 8;
+    store16(place, {high[0], high[1], high[2], high[3]});
+    store16(place + 32, {low[0], low[1], low[2], low[3]});
+  }
+}
+
 // Rows of a table, a block each: a thread unpacks 16 bytes.
 template <Storage storage>
 __global__ void __launch_bounds__(kThreads)
@@ -90,7 +127,13 @@ __global__ void __launch_bounds__(kThreads)
 
 std::size_t padded(std::int64_t bytes) { return static_cast<std::size_t>((bytes + 255) / 256 * 256); }
 
-std::size_t rounded_bytes(std::int64_t k, std::int64_t m) { return padded(m * rounded_stride(k) * 2); }
+// Of x as the tensor cores take it, and behind it the scales of its rows.
+std::size_t rounded_bytes(Storage storage, std::int64_t k, std::int64_t m) {
+  return padded(m * rounded_stride(storage, k) * 2);
+}
+std::size_t scale_bytes(Storage storage, std::int64_t m) {
+  return storage == Storage::kF16 ? padded(m * 4) : 0;
+}
 
 }  // namespace
 
@@ -106,16 +149,19 @@ Product product_of(const Matrix& w) {
 }
 
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k) {
-  if (exact_product(storage)) return m <= kStreamRows ? Path::kFloatStream : Path::kFloatTiles;
-  if (m <= kStreamRows) return Path::kStream;
+  if (m <= kStreamRows) return exact_product(storage) ? Path::kFloatStream : Path::kStream;
+  if (storage == Storage::kF32) return Path::kFloatTiles;
   // Below, products are bound by memory, and a tile of 128 rows of w suits them.
   if (storage == Storage::kBf16 && m > 64 && n >= 8 && k >= 8) return Path::kCublas;
   return Path::kTiles;
 }
 
-void launch_round(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::uint16_t* to,
-                  Stream& on) {
+void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                  std::uint16_t* to, float* scales, const std::int32_t* count, Stream& on) {
   if (rows <= 0 || k <= 0) return;
+  if (storage == Storage::kF16)
+    return launch(split_rows, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "split_rows"},
+                  on, x, x_stride, k, to, scales, count);
   const std::int64_t blocks = (rows * ((k + 7) / 8) + kThreads - 1) / kThreads;
   launch(round_rows,
          {.grid = static_cast<unsigned>(std::min<std::int64_t>(blocks, 1 << 20)),
@@ -128,7 +174,8 @@ void launch_round(const float* x, std::int64_t x_stride, std::int64_t rows, std:
 std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors) {
   if (m <= kStreamRows) return 0;
   const std::size_t partial = partial_bytes(m, multiprocessors);
-  return exact_product(storage) ? partial : rounded_bytes(k, m) + partial;
+  if (storage == Storage::kF32) return partial;
+  return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial;
 }
 
 void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, Stream& on) {
@@ -140,10 +187,14 @@ void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, 
     return launch_float_tiles(p, multiprocessors, on);
   }
   auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
-  launch_round(p.x, p.x_stride, p.m, p.k, rounded, on);
+  scratch += rounded_bytes(p.storage, p.k, p.m);
+  auto* const scales = reinterpret_cast<float*>(scratch);
+  scratch += scale_bytes(p.storage, p.m);
+  launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   p.rounded = rounded;
-  p.x_stride = rounded_stride(p.k);
-  p.partial = reinterpret_cast<float*>(scratch + rounded_bytes(p.k, p.m));
+  p.x_scales = scales;
+  p.x_stride = rounded_stride(p.storage, p.k);
+  p.partial = reinterpret_cast<float*>(scratch);
   if (path == Path::kCublas) {
     const CublasProduct product{p.elements, p.rounded,  p.m,    p.n,          p.x_stride, p.row_bytes / 2,
                                 p.x_stride, p.y_stride, p.bias, p.accumulate, p.y};

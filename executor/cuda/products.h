@@ -10,8 +10,8 @@
 
 namespace foretoken::cuda {
 
-// How a product is made. kStream and kTiles take x rounded to bf16 on tensor cores, the float ones float32
-// without.
+// How a product is made. kStream and kTiles multiply on tensor cores, x rounded to bf16 or, by weights of
+// f16, split in two of f16; the float ones multiply float32.
 //   kStream, kFloatStream  few rows: weights go from memory straight to registers (small_products.cu)
 //   kTiles                 tiles in shared memory (tile_products.cu)
 //   kCublas                cuBLASLt, or kTiles where that won't
@@ -32,10 +32,10 @@ struct Product {
   const std::byte* elements = nullptr;  // packed.h
   const float* scales = nullptr;
   std::int64_t n = 0, k = 0, row_bytes = 0, scale_stride = 0;
-  // x as float32, or rounded to bf16 with rows that begin at multiples of 16 bytes, padded with zeros to a
-  // multiple of 8.
+  // x as float32, or as launch_round() leaves it.
   const float* x = nullptr;
   const std::uint16_t* rounded = nullptr;
+  const float* x_scales = nullptr;       // of split rows: what their products are multiplied by
   std::int64_t x_stride = 0, m = 0;      // strides in elements
   const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
   const float* bias = nullptr;
@@ -49,8 +49,8 @@ struct Product {
   const std::int32_t* tile_count = nullptr;
   std::int64_t tiles_most = 0, tile_rows = 0;
   std::int64_t expert_stride = 0;
-  // What becomes of the product, of experts alone: y, or where that is null rounded_y (padded as `rounded`
-  // is), gets act(product); gated, rows of w [0, n / 2) are gates and the others what they gate.
+  // What becomes of the product, of experts alone: y, or where that is null rounded_y (bf16, padded as
+  // `rounded` is), gets act(product); gated, rows of w [0, n / 2) are gates and the others what they gate.
   bool activated = false;
   ActivationArgs activation;
   std::uint16_t* rounded_y = nullptr;
@@ -75,10 +75,15 @@ void launch_stream(const Product& product, Stream& stream);
 void launch_float_stream(const Product& product, Stream& stream);
 void launch_tiles(Product product, int multiprocessors, Stream& stream);
 void launch_float_tiles(Product product, int multiprocessors, Stream& stream);
-// x rounded to bf16, `rounded_stride(k)` elements from row to row.
-constexpr std::int64_t rounded_stride(std::int64_t k) { return (k + 7) / 8 * 8; }
-void launch_round(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::uint16_t* to,
-                  Stream& stream);
+// Elements of a row of x as the tensor cores take it: bf16, padded with zeros to a multiple of 8; or for
+// weights of f16 split in two of them, the second what the first leaves, 32 and 32 by turns. Split rows are
+// scaled so that neither is out of range.
+constexpr std::int64_t rounded_stride(Storage storage, std::int64_t k) {
+  return storage == Storage::kF16 ? (k + 31) / 32 * 64 : (k + 7) / 8 * 8;
+}
+// scales: of split rows. count: where the device has the number of rows; null: all are there.
+void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                  std::uint16_t* to, float* scales, const std::int32_t* count, Stream& stream);
 
 // A product by a path; scratch: product_scratch(...) bytes.
 void run_product(Path path, Product product, std::byte* scratch, int multiprocessors, Stream& stream);

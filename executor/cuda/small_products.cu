@@ -20,12 +20,13 @@ namespace foretoken::cuda {
 namespace {
 
 constexpr unsigned kMostWarps = 16;
+// Of a row, before the kernels that came before are done.
+constexpr unsigned kAhead = 1024, kLine = 128;
 
 template <Storage storage, unsigned kFragments>
 struct StreamBatch {
   static constexpr unsigned kUnits = 4 / kFragments;
   uint4 raw[kUnits][kFragments][2];
-  float scales[storage == Storage::kInt4 ? kUnits : 1][kFragments][2];
 };
 
 // Of grouped products block (x, y) takes tile y of the rows; else there is one.
@@ -51,14 +52,14 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
   const float* scales = nullptr;
   if constexpr (storage != Storage::kBf16) scales = p.scales + matrix / 4;
   const std::byte* from[kFragments][2];
-  std::int64_t row_of[kFragments][2];
+  [[maybe_unused]] unsigned row_of[kFragments][2];
 #pragma unroll
   for (unsigned f = 0; f < kFragments; ++f)
 #pragma unroll
     for (unsigned h = 0; h < 2; ++h) {
       // Rows that don't exist are the first one again; what they give is dropped.
       const std::int64_t row = rows.at(16 * f + 8 * h + g);
-      row_of[f][h] = row < 0 ? 0 : row;
+      row_of[f][h] = static_cast<unsigned>(row < 0 ? 0 : row);
       from[f][h] = p.elements + matrix + row_of[f][h] * p.row_bytes + 16 * t;
     }
   const auto units = static_cast<unsigned>(p.row_bytes / kUnitBytes);
@@ -74,13 +75,18 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
           const bool there = first + b < end;
           batch.raw[b][f][h] =
               there ? load_streaming16(from[f][h] + (first + b) * kUnitBytes) : uint4{0, 0, 0, 0};
-          if constexpr (in_groups)
-            batch.scales[b][f][h] = there ? scales[(first + b) * p.scale_stride + row_of[f][h]] : 0.0f;
         }
   };
   Batch now, next;
   load(now, begin);
   if constexpr (!grouped) {
+    // What the batches after it take goes to the second-level cache meanwhile.
+    const unsigned left = (end - begin) * kUnitBytes, ahead = left < kAhead ? left : kAhead;
+    for (unsigned at = Batch::kUnits * kUnitBytes + t * kLine; at < ahead; at += 4 * kLine)
+#pragma unroll
+      for (unsigned f = 0; f < kFragments; ++f)
+#pragma unroll
+        for (unsigned h = 0; h < 2; ++h) prefetch_l2(from[f][h] + begin * kUnitBytes + at);
     grid_dependency_wait();
     grid_dependency_launch();
   }
@@ -98,6 +104,16 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
   float sums[kFragments][4] = {};
   for (unsigned first = begin; first < end; first += Batch::kUnits) {
     load(next, first + Batch::kUnits);
+    [[maybe_unused]] float of_rows[Batch::kUnits][kFragments][2];
+    if constexpr (in_groups) {
+#pragma unroll
+      for (unsigned b = 0; b < Batch::kUnits; ++b)
+#pragma unroll
+        for (unsigned f = 0; f < kFragments; ++f)
+#pragma unroll
+          for (unsigned h = 0; h < 2; ++h)
+            of_rows[b][f][h] = first + b < end ? scales[(first + b) * p.scale_stride + row_of[f][h]] : 0.0f;
+    }
 #pragma unroll
     for (unsigned b = 0; b < Batch::kUnits; ++b) {
       float of_group[kFragments][4] = {};
@@ -117,14 +133,15 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
           std::uint32_t above[4], below[4];
           Weights<storage>::decode(now.raw[b][f][0], part, above);
           Weights<storage>::decode(now.raw[b][f][1], part, below);
-          multiply_pairs(to[f], above, below, eight);
+          multiply_pairs<storage>(to[f], above, below, eight);
         }
       }
-      if constexpr (in_groups)
+      if constexpr (in_groups) {
 #pragma unroll
         for (unsigned f = 0; f < kFragments; ++f)
 #pragma unroll
-          for (unsigned i = 0; i < 4; ++i) sums[f][i] += of_group[f][i] * now.scales[b][f][i / 2];
+          for (unsigned i = 0; i < 4; ++i) sums[f][i] += of_group[f][i] * of_rows[b][f][i / 2];
+      }
     }
     now = next;
   }
@@ -230,30 +247,28 @@ __global__ void __launch_bounds__(32 * kMostWarps) float_stream_product(Product 
     for (unsigned r = 0; r < kN; ++r)
       raw[r] = there ? load_streaming16(from[r] + chunk * 16) : uint4{0, 0, 0, 0};
     const std::int64_t at = static_cast<std::int64_t>(chunk) * kEach;
-    float x[kM][kEach];
+    float w[kN][kEach];
+#pragma unroll
+    for (unsigned r = 0; r < kN; ++r) floats_of<Element>(raw[r], w[r]);
 #pragma unroll
     for (unsigned m = 0; m < kM; ++m) {
       const float* const row = p.x + m * p.x_stride;
+      float x[kEach];
       if (m < p.m && aligned && at + kEach <= p.k) {
 #pragma unroll
         for (unsigned i = 0; i < kEach; i += 4) {
           const uint4 four = load16(row + at + i);
-          x[m][i] = as_float(four.x), x[m][i + 1] = as_float(four.y);
-          x[m][i + 2] = as_float(four.z), x[m][i + 3] = as_float(four.w);
+          x[i] = as_float(four.x), x[i + 1] = as_float(four.y);
+          x[i + 2] = as_float(four.z), x[i + 3] = as_float(four.w);
         }
       } else {
 #pragma unroll
-        for (unsigned i = 0; i < kEach; ++i) x[m][i] = m < p.m && at + i < p.k ? row[at + i] : 0.0f;
+        for (unsigned i = 0; i < kEach; ++i) x[i] = m < p.m && at + i < p.k ? row[at + i] : 0.0f;
       }
-    }
 #pragma unroll
-    for (unsigned r = 0; r < kN; ++r) {
-      float w[kEach];
-      floats_of<Element>(raw[r], w);
+      for (unsigned r = 0; r < kN; ++r)
 #pragma unroll
-      for (unsigned m = 0; m < kM; ++m)
-#pragma unroll
-        for (unsigned i = 0; i < kEach; ++i) sums[r][m] = fmaf(w[i], x[m][i], sums[r][m]);
+        for (unsigned i = 0; i < kEach; ++i) sums[r][m] = fmaf(w[r][i], x[i], sums[r][m]);
     }
   }
 #pragma unroll
@@ -263,11 +278,12 @@ __global__ void __launch_bounds__(32 * kMostWarps) float_stream_product(Product 
 
   float* const shared = reinterpret_cast<float*>(dynamic_shared());
   if (k_warps > 1) {
-    if (lane() == 0)
+    if (lane() == 0) {
 #pragma unroll
       for (unsigned r = 0; r < kN; ++r)
 #pragma unroll
         for (unsigned m = 0; m < kM; ++m) shared[(warp() * kN + r) * kM + m] = sums[r][m];
+    }
     sync_threads();
   }
   if (k_warp > 0 || lane() > 0) return;

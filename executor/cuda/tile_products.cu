@@ -1,5 +1,5 @@
-// Products of more rows than small_products.cu takes, on tensor cores: every storage but float32 and f16, and
-// those of experts. Few rows (16 to 64) are bound by the bytes of w, prompts by the tensor cores; aimed at
+// Products of more rows than small_products.cu takes, on tensor cores: every storage but float32, and those
+// of experts. Few rows (16 to 64) are bound by the bytes of w, prompts by the tensor cores; aimed at
 // are 80 % of the memory's bandwidth and, as mma goes on sm_90, 400 TFLOP/s.
 //
 // A block takes 128 rows of w and 16, 32, 64 or 128 of x. Both come by asynchronous copies, in three or four
@@ -39,7 +39,7 @@ struct Shape {
   static constexpr unsigned kScaleBytes = kInGroups ? kTileN * 4 : 0;
   static constexpr unsigned kStage = kTileN * kWBytes + tile_m * kXBytes + kScaleBytes;
   static constexpr unsigned kStages = tile_m < 128 ? 4 : 3;
-  static constexpr unsigned kShared = kStages * kStage + tile_m * 4;
+  static constexpr unsigned kShared = kStages * kStage + tile_m * 4 + 4;
   static constexpr unsigned kMinBlocks = kThreads == 128 ? 2 : 1;
 };
 
@@ -58,6 +58,7 @@ template <Storage storage, unsigned tile_m, bool grouped>
 __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storage, tile_m>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
   using S = Shape<storage, tile_m>;
+  constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
   std::byte* const shared = dynamic_shared();
   auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kStages * S::kStage);
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   }
   const std::int64_t matrix = grouped ? mine.expert * p.expert_stride : 0;
   const float* scales = nullptr;
-  if constexpr (storage != Storage::kBf16) scales = p.scales + matrix / 4;
+  if constexpr (!kPlain) scales = p.scales + matrix / 4;
 
   // The rows of w that a thread copies are the same distance apart, and those that exist come first.
   constexpr unsigned kWChunks = S::kWBytes / 16, kWStep = kThreads / kWChunks, kWPasses = kTileN / kWStep;
@@ -92,6 +93,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   const std::int64_t w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * p.row_bytes;
   constexpr unsigned kXChunks = S::kXBytes / 16, kXStep = kThreads / kXChunks, kXPasses = tile_m / kXStep;
   const unsigned x_row = thread() / kXChunks, x_chunk = thread() % kXChunks;
+
+  const std::int64_t x_width = rounded_stride(storage, p.k);
 
   const auto load_w = [&](unsigned stage, unsigned k_tile) {
     std::byte* const to = shared + stage * S::kStage;
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
     for (unsigned i = 0; i < kXPasses; ++i) {
       const unsigned row = x_row + i * kXStep, chunk = x_chunk ^ ((row & 1) << 2);
       const std::int32_t from = x_rows[row];
-      const bool valid = from >= 0 && at < p.k;
+      const bool valid = from >= 0 && at < x_width;
       copy_async16(to + row * S::kXBytes + chunk * 16, p.rounded + (valid ? from * p.x_stride + at : 0),
                    valid);
     }
@@ -186,7 +189,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
           const uint4 eight = load16(x + row * S::kXBytes + (chunk ^ ((row & 1) << 2)) * 16);
 #pragma unroll
           for (unsigned i = 0; i < kFragmentsN; ++i)
-            multiply_pairs(to[i * kFragmentsM + j], above[i], below[i], eight);
+            multiply_pairs<storage>(to[i * kFragmentsM + j], above[i], below[i], eight);
         }
       }
     }
@@ -208,7 +211,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   if (!grouped && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
     if (!join_parts(sums, p.partial + blockIdx.x * splits * kFloats, split, splits, &parts_done[blockIdx.x],
-                    reinterpret_cast<unsigned*>(x_rows)))
+                    reinterpret_cast<unsigned*>(x_rows + tile_m)))
       return;
   }
 
@@ -217,20 +220,26 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   for (unsigned i = 0; i < kFragmentsN; ++i) {
     const unsigned at = row_n + 16 * i;
     float scale[2] = {1, 1};
-    if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8)
+    if constexpr (!kPlain && !S::kInGroups) {
 #pragma unroll
       for (unsigned h = 0; h < 2; ++h) {
         const std::int64_t row = rows.at(at + 8 * h);
         scale[h] = row < 0 ? 0.0f : scales[row];
       }
+    }
 #pragma unroll
     for (unsigned j = 0; j < kFragmentsM; ++j)
 #pragma unroll
       for (unsigned c = 0; c < 2; ++c) {
         const unsigned row = row_m - g + 8 * j + 2 * t + c;
-        if (row < static_cast<unsigned>(mine.rows))
-          put_both<8, grouped>(p, rows, bias, mine.first + row, at, sums[i * kFragmentsM + j][c] * scale[0],
-                               sums[i * kFragmentsM + j][2 + c] * scale[1]);
+        if (row >= static_cast<unsigned>(mine.rows)) continue;
+        float first = sums[i * kFragmentsM + j][c] * scale[0],
+              second = sums[i * kFragmentsM + j][2 + c] * scale[1];
+        if constexpr (storage == Storage::kF16) {
+          const float by = p.x_scales[x_rows[row]];
+          first *= by, second *= by;
+        }
+        put_both<8, grouped>(p, rows, bias, mine.first + row, at, first, second);
       }
   }
 }
@@ -292,6 +301,8 @@ std::size_t partial_bytes(std::int64_t m, int multiprocessors) {
 void launch_tiles(Product p, int multiprocessors, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
   switch (p.storage) {
+    case Storage::kF16:
+      return tiles<Storage::kF16>(p, multiprocessors, on);
     case Storage::kInt8:
       return tiles<Storage::kInt8>(p, multiprocessors, on);
     case Storage::kInt4:

@@ -55,6 +55,16 @@ TEST_P(EveryFamily, TheProcessorsKernelsAgreeWithTheReference) {
   EXPECT_GT(distance(a, std::vector<float>(a.size(), 0.0f)), 0.1) << "logits say something";
 }
 
+// A device's sums depend on how rows and keys are shared out among its blocks.
+bool exactly() { return tested_kernels().memory().host_reads(); }
+void expect_equal(const std::vector<float>& a, const std::vector<float>& b, bool every_bit) {
+  if (every_bit) {
+    EXPECT_EQ(a, b);
+  } else {
+    EXPECT_LT(distance(a, b), 1e-4);
+  }
+}
+
 // Latent attention projects prompts up and decodes absorbed, so its last bits differ with the cut.
 TEST_P(EveryFamily, AChunkedPromptIsTheWholePrompt) {
   Runner r(model, small_layout(), tested_kernels());
@@ -67,7 +77,7 @@ TEST_P(EveryFamily, AChunkedPromptIsTheWholePrompt) {
                       {prompt.begin() + static_cast<std::ptrdiff_t>(first),
                        prompt.begin() + static_cast<std::ptrdiff_t>(end)}}})[0];
   }
-  EXPECT_EQ(at_once, logits);
+  expect_equal(at_once, logits, exactly());
 }
 
 TEST_P(EveryFamily, DecodingIsPrefillingOneByOne) {
@@ -77,11 +87,7 @@ TEST_P(EveryFamily, DecodingIsPrefillingOneByOne) {
   r.step({{&s, {prompt.begin(), prompt.begin() + 60}}});
   std::vector<float> logits;
   for (std::size_t i = 60; i < prompt.size(); ++i) logits = r.step({{&s, {prompt[i]}, true}})[0];
-  if (std::string(GetParam().name) == "Latent") {
-    EXPECT_LT(distance(at_once, logits), 1e-4);
-  } else {
-    EXPECT_EQ(at_once, logits);
-  }
+  expect_equal(at_once, logits, exactly() && std::string(GetParam().name) != "Latent");
 }
 
 TEST_P(EveryFamily, TheRestOfTheBatchAndTheBlocksDoNotMatter) {

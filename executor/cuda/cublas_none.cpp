@@ -1,3 +1,4 @@
+// Where there is no cuBLASLt: emulated kernels, toolkits without it.
 #include "executor/cuda/cublas.h"
 
 namespace foretoken::cuda {
