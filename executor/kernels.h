@@ -208,6 +208,8 @@ class Kernels {
   virtual ~Kernels() = default;
   virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
   virtual std::string machine() const { return "this machine"; }  // "NVIDIA H200, driver 580.65"
+  // Of a device now: "1980 MHz, memory 3201 MHz, 412 W, 46 C"; empty where nothing is known.
+  virtual std::string condition() const { return {}; }
   virtual const KernelMemory& memory() const { return host_memory(); }
   virtual std::unique_ptr<Stopwatch> stopwatch() const;
   // Null where steps aren't recorded.

@@ -24,6 +24,7 @@ class CudaKernels final : public Kernels {
   ~CudaKernels() override;
   const char* name() const override;
   std::string machine() const override;
+  std::string condition() const override;
   const KernelMemory& memory() const override;
   std::unique_ptr<Stopwatch> stopwatch() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
