@@ -87,7 +87,7 @@ class Memory final : public KernelMemory {
 };
 
 // Events are made once and recorded again and again: recorded steps hold them.
-class EventStopwatch final : public Stopwatch {
+class EventStopwatch final : public KernelStopwatch {
  public:
   explicit EventStopwatch(Stream& stream) : stream_(stream) {}
   void restart() override { used_ = 0; }
@@ -156,7 +156,7 @@ std::string CudaKernels::condition() const {
   return text;
 }
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
-std::unique_ptr<Stopwatch> CudaKernels::stopwatch() const {
+std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
 }
 std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
