@@ -148,7 +148,7 @@ FORETOKEN_DEVICE float fast_exp(float x);
 FORETOKEN_DEVICE float fast_log2(float x);
 FORETOKEN_DEVICE float fast_reciprocal(float x);
 FORETOKEN_DEVICE float fast_rsqrt(float x);
-FORETOKEN_DEVICE float fast_tanh(float x);  // error up to 2^-11
+FORETOKEN_DEVICE float fast_tanh(float x);          // error up to 2^-11
 FORETOKEN_DEVICE float multiply(float a, float b);  // rounded: never joined with an addition
 FORETOKEN_DEVICE float as_float(std::uint32_t bits);
 FORETOKEN_DEVICE std::uint32_t as_bits(float value);
