@@ -60,7 +60,7 @@ struct Bench {
   std::size_t working_set;  // bytes that no cache holds
   cuda::ClockReader clocks;
   std::unique_ptr<StepGraphs> graphs;
-  std::unique_ptr<Stopwatch> stopwatch;
+  std::unique_ptr<KernelStopwatch> stopwatch;
   // Cleared before launches that aren't recorded: two milliseconds in which the host gets ahead.
   Arena ahead;
   std::byte* ahead_at = nullptr;

@@ -119,6 +119,8 @@ std::vector<OptionSpec> run_options() {
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                        {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
+          with_choices(number_option("operator-times", "time each operator, or the step alone (default on)"),
+                       {"on", "off"}),
           number_option("threads", "threads of the executor (default 1)")};
 }
 

@@ -186,9 +186,9 @@ struct LatentArgs {
 };
 
 // Times at places in the order of kernels.
-class Stopwatch {
+class KernelStopwatch {
  public:
-  virtual ~Stopwatch() = default;
+  virtual ~KernelStopwatch() = default;
   virtual void restart() = 0;  // forgets all places
   virtual int mark() = 0;      // this place's number: 0, 1, ...
   // Between two places, once memory().wait() has returned after the later one.
@@ -208,8 +208,10 @@ class Kernels {
   virtual ~Kernels() = default;
   virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
   virtual std::string machine() const { return "this machine"; }  // "NVIDIA H200, driver 580.65"
+  // Of a device now: "1980 MHz, memory 3201 MHz, 412 W, 46 C"; empty where nothing is known.
+  virtual std::string condition() const { return {}; }
   virtual const KernelMemory& memory() const { return host_memory(); }
-  virtual std::unique_ptr<Stopwatch> stopwatch() const;
+  virtual std::unique_ptr<KernelStopwatch> stopwatch() const;
   // Null where steps aren't recorded.
   virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }
   // Of a step's sizes and longest context, alike for those that may run one recording.

@@ -514,7 +514,7 @@ void SharedKernels::select_beams(const float* logits, std::int64_t vocab,
 
 namespace {
 
-class HostStopwatch final : public Stopwatch {
+class HostStopwatch final : public KernelStopwatch {
  public:
   void restart() override { places_.clear(); }
   int mark() override {
@@ -532,7 +532,7 @@ class HostStopwatch final : public Stopwatch {
 
 }  // namespace
 
-std::unique_ptr<Stopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
+std::unique_ptr<KernelStopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
 
 void plain_norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                 std::int64_t width, float* y, std::int64_t y_stride) {

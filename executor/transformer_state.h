@@ -178,7 +178,7 @@ struct Transformer::State {
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
-  std::unique_ptr<Stopwatch> stopwatch = kernels.stopwatch();
+  std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch();
   // Parts of operators by the stopwatch's places, whose seconds are read when the step is done. kProjecting:
   // what a prompt's attention spent on projecting latents up, which is an operator of its own.
   struct Timed {

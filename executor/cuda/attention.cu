@@ -29,30 +29,32 @@ __global__ void __launch_bounds__(kCombineThreads)
   const long long at = block * shares.each;
   if (at >= shares.units) return;
   const Entry entry = entry_of(p, at);
-  const int tile = entry.index % p.tiles;
-  const SequenceRows s = p.sequences[entry.index / p.tiles];
-  const int count = key_units(p, s, tile).count;
-  const int head = static_cast<int>((at - entry.begin) / count);
-  const long long begin = entry.begin + static_cast<long long>(head) * count;
+  const SequenceRows& s = p.sequences[entry.index / p.tiles];
+  Item item;
+  item.set_sequence(p, s);
+  item.tile = entry.index % p.tiles;
+  const int count = key_units(p, s, item.tile).count;
+  item.head = static_cast<int>((at - entry.begin) / count);
+  const long long begin = entry.begin + static_cast<long long>(item.head) * count;
   if (begin == at || begin / shares.each != block - 1) return;
-  float* to = out_row(p, s, tile, head, row);
+  float* to = out_row(p, item, row);
   if (to == nullptr) return;
 
   const int parts = static_cast<int>((begin + count - 1) / shares.each) - block + 2;
   const auto part = [block](int i) { return 2 * (block - 1 + i) + (i == 0 ? 1 : 0); };
-  float top = -INFINITY, sum = 0;
+  float top = kNothing, sum = 0;
   for (int i = static_cast<int>(lane()); i < parts; i += 32)
     top = fmaxf(top, p.tops[static_cast<std::int64_t>(part(i)) * p.rows + row].x);
   top = warp_max(top);
   for (int i = static_cast<int>(lane()); i < parts; i += 32) {
     const float2 own = p.tops[static_cast<std::int64_t>(part(i)) * p.rows + row];
-    const float factor = fast_exp2(own.x - base_of(top));
+    const float factor = fast_exp2(own.x - top);
     sum += own.y * factor;
     if (warp() == 0) factors[i] = factor;
   }
   sum = warp_sum(sum);
   sync_threads();
-  const float factor = normaliser(p, tile, head, row, top, sum);
+  const float factor = normaliser(p, item, row, top, sum);
   for (int dim = static_cast<int>(thread()) * 4; dim < p.v_count; dim += static_cast<int>(threads()) * 4) {
     float4 all = make_float4(0, 0, 0, 0);
 #pragma unroll 8

@@ -108,123 +108,161 @@ FORETOKEN_DEVICE Shares shares_of(const AttentionParams& p, int blocks) {
   return {units, each < p.least_units ? p.least_units : each};
 }
 
-// The items of a block, one after another. All threads of the block walk together.
-class ItemWalk {
- public:
-  FORETOKEN_DEVICE explicit ItemWalk(const AttentionParams& p) : p_(p) {
-    if (p.whole) {
-      end_ = 1;  // at_ 0
-      return;
-    }
-    const Shares shares = shares_of(p, static_cast<int>(gridDim.x));
-    at_ = blockIdx.x * shares.each;
-    end_ = at_ + shares.each < shares.units ? at_ + shares.each : shares.units;
-    if (at_ >= end_) return;
-    const Entry entry = entry_of(p, at_);
-    entry_ = entry.index, begin_ = entry.begin;
-  }
+// What a block works at: rows [tile x p.rows, ...) of a sequence, with one head of the cache, over a part of
+// the keys. It lies in shared memory, as registers are what kernels lack.
+struct Item {
+  const std::int32_t *blocks, *branch;
+  std::int64_t first_row;
+  int cached, tokens, branch_from;  // tokens: cached and new
+  int rows;                         // packed ones of the sequence
+  int tile, head;
+  int unit, end_unit;        // of the keys, from the sequence's first on
+  bool valid, begins, ends;  // whether the item's first and last units are among them
 
-  FORETOKEN_DEVICE bool next() {
-    if (at_ >= end_) return false;
-    if (p_.whole) {
-      whole_item();
-      at_ = end_;
-      return true;
-    }
-    KeyUnits units;
-    for (;; ++entry_) {
-      index = entry_ / p_.tiles, tile = entry_ % p_.tiles;
-      sequence = p_.sequences[index];
-      units = key_units(p_, sequence, tile);
-      const long long all = static_cast<long long>(units.count) * p_.heads;
-      if (at_ < begin_ + all) break;
-      begin_ += all;
-    }
-    const long long into = at_ - begin_;
-    head = static_cast<int>(into / units.count);
-    const int from = static_cast<int>(into % units.count);
-    const long long left = end_ - at_;
-    const int to = units.count - from <= left ? units.count : from + static_cast<int>(left);
-    begins = from == 0, ends = to == units.count;
-    unit = units.first + from, end_unit = units.first + to;
-    at_ += to - from;
-    return true;
+  FORETOKEN_DEVICE void set_sequence(const AttentionParams& p, const SequenceRows& s) {
+    blocks = s.blocks, branch = s.branch;
+    first_row = s.first_row;
+    cached = static_cast<int>(s.cached), tokens = static_cast<int>(s.cached + s.new_tokens);
+    branch_from = static_cast<int>(s.branch_from);
+    rows = packed_rows(p, s);
   }
-
-  // The item: rows [tile x p.rows, ...) of a sequence with one head of the cache.
-  SequenceRows sequence;
-  int index = 0, tile = 0, head = 0;
-  int unit = 0, end_unit = 0;       // of the keys, from the sequence's first on
-  bool begins = true, ends = true;  // whether the item's first and last units are among them
   FORETOKEN_DEVICE bool cut() const { return !begins || !ends; }
   FORETOKEN_DEVICE int part() const { return 2 * static_cast<int>(blockIdx.x) + (begins ? 1 : 0); }
-
- private:
-  // The last tiles, which have most to read, come first.
-  FORETOKEN_DEVICE void whole_item() {
-    const auto item = static_cast<int>(gridDim.x - 1 - blockIdx.x);
-    head = item % p_.heads;
-    const int wanted = item / p_.heads;
-    int before = 0;
-    for (int base = 0; base < p_.count; base += 32) {
-      const int i = base + static_cast<int>(lane());
-      const int own = i < p_.count ? (packed_rows(p_, p_.sequences[i]) + p_.rows - 1) / p_.rows : 0;
-      int upto = own;
-      for (unsigned by = 1; by < 32; by *= 2) {
-        const int left = shuffle_up(upto, by);
-        if (lane() >= by) upto += left;
-      }
-      if (const unsigned hit = ballot(wanted < before + upto); hit != 0) {
-        const auto first = static_cast<unsigned>(lowest_bit(hit));
-        index = base + static_cast<int>(first);
-        tile = wanted - before - shuffle(upto - own, first);
-        break;
-      }
-      before += shuffle(upto, 31);
-    }
-    sequence = p_.sequences[index];
-    const KeyUnits units = key_units(p_, sequence, tile);
-    unit = units.first, end_unit = units.first + units.count;
-  }
-
-  const AttentionParams& p_;
-  long long at_ = 0, end_ = 0, begin_ = 0;
-  int entry_ = 0;
 };
+
+// A block's items, one after another.
+struct Walk {
+  Item item;
+  long long at, end;  // units still to do
+  long long begin;    // the entry's first one
+  int entry;
+};
+FORETOKEN_DEVICE Walk& shared_walk() {
+  __shared__ Walk walk;
+  return walk;
+}
+
+// Block functions: the first before next_item().
+FORETOKEN_DEVICE void start_walk(const AttentionParams& p) {
+  Walk& walk = shared_walk();
+  if (p.whole) {
+    if (thread() == 0) walk.at = 0, walk.end = 1;
+    return;
+  }
+  const Shares shares = shares_of(p, static_cast<int>(gridDim.x));
+  if (warp() != 0) return;
+  const long long at = blockIdx.x * shares.each, upto = at + shares.each;
+  const Entry entry = entry_of(p, at);
+  if (lane() != 0) return;
+  walk.at = at, walk.end = upto < shares.units ? upto : shares.units;
+  walk.entry = entry.index, walk.begin = entry.begin;
+}
+
+namespace detail {
+// An item for each block; the last tiles, which have most to read, come first.
+FORETOKEN_DEVICE void whole_item(const AttentionParams& p, Item& item) {
+  const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x), wanted = number / p.heads;
+  int before = 0;
+  for (int base = 0; base < p.count; base += 32) {
+    const int i = base + static_cast<int>(lane());
+    const int own = i < p.count ? (packed_rows(p, p.sequences[i]) + p.rows - 1) / p.rows : 0;
+    int upto = own;
+    for (unsigned by = 1; by < 32; by *= 2) {
+      const int left = shuffle_up(upto, by);
+      if (lane() >= by) upto += left;
+    }
+    if (const unsigned hit = ballot(wanted < before + upto); hit != 0) {
+      if (static_cast<int>(lane()) == lowest_bit(hit)) {
+        const SequenceRows& s = p.sequences[i];
+        item.set_sequence(p, s);
+        item.tile = wanted - before - (upto - own), item.head = number % p.heads;
+        const KeyUnits units = key_units(p, s, item.tile);
+        item.unit = units.first, item.end_unit = units.first + units.count;
+        item.valid = item.begins = item.ends = true;
+      }
+      return;
+    }
+    before += shuffle(upto, 31);
+  }
+}
+
+FORETOKEN_DEVICE void shared_out_item(const AttentionParams& p, Walk& walk) {
+  Item& item = walk.item;
+  KeyUnits units;
+  for (;; ++walk.entry) {
+    const SequenceRows& s = p.sequences[walk.entry / p.tiles];
+    item.tile = walk.entry % p.tiles;
+    units = key_units(p, s, item.tile);
+    const long long all = static_cast<long long>(units.count) * p.heads;
+    if (walk.at < walk.begin + all) {
+      item.set_sequence(p, s);
+      break;
+    }
+    walk.begin += all;
+  }
+  const long long into = walk.at - walk.begin;
+  item.head = static_cast<int>(into / units.count);
+  const int from = static_cast<int>(into % units.count);
+  const long long left = walk.end - walk.at;
+  const int to = units.count - from <= left ? units.count : from + static_cast<int>(left);
+  item.valid = true, item.begins = from == 0, item.ends = to == units.count;
+  item.unit = units.first + from, item.end_unit = units.first + to;
+  walk.at += to - from;
+}
+}  // namespace detail
+
+// Whether there is one more; then it is shared_walk().item, until this is called again.
+FORETOKEN_DEVICE bool next_item(const AttentionParams& p) {
+  Walk& walk = shared_walk();
+  sync_threads();  // what start_walk() wrote; or, all are done with the last one
+  if (warp() == 0) {
+    if (walk.at >= walk.end) {
+      if (lane() == 0) walk.item.valid = false;
+    } else if (p.whole) {
+      detail::whole_item(p, walk.item);
+      if (lane() == 0) walk.at = walk.end;
+    } else if (lane() == 0) {
+      detail::shared_out_item(p, walk);
+    }
+  }
+  sync_threads();
+  return walk.item.valid;
+}
 
 // ---- Rows and keys ----------------------------------------------------------------------------------------
 
 // The last position that row `row` of a tile sees, its own; -1 where there is no such row.
-FORETOKEN_DEVICE int position_of(const AttentionParams& p, const SequenceRows& s, int tile, int row) {
-  const int packed = tile * p.rows + row;
-  return packed < packed_rows(p, s) ? static_cast<int>(s.cached) + packed / p.group : -1;
+FORETOKEN_DEVICE int position_of(const AttentionParams& p, const Item& item, int row) {
+  const int packed = item.tile * p.rows + row;
+  return packed < item.rows ? item.cached + packed / p.group : -1;
 }
 FORETOKEN_DEVICE bool sees(const AttentionParams& p, int position, int key) {
   return key <= position && (p.window <= 0 || key >= first_visible(p, position));
 }
 
 // Which vector of the cache holds a position; kNoSlot beyond the sequence.
-FORETOKEN_DEVICE unsigned slot_of(const AttentionParams& p, const SequenceRows& s, int head, int position) {
-  if (position >= s.cached + s.new_tokens) return kNoSlot;
+FORETOKEN_DEVICE unsigned slot_of(const AttentionParams& p, const Item& item, int position) {
+  if (position >= item.tokens) return kNoSlot;
   int place = position;
-  if (s.branch != nullptr && position >= s.branch_from) place = s.branch[position - s.branch_from];
+  if (item.branch != nullptr && position >= item.branch_from)
+    place = item.branch[position - item.branch_from];
   const int block = p.block_shift >= 0 ? place >> p.block_shift : place / p.block_size;
   const int inside = place - block * p.block_size;
-  return (static_cast<unsigned>(s.blocks[block]) * static_cast<unsigned>(p.heads) +
-          static_cast<unsigned>(head)) *
+  return (static_cast<unsigned>(item.blocks[block]) * static_cast<unsigned>(p.heads) +
+          static_cast<unsigned>(item.head)) *
              static_cast<unsigned>(p.block_size) +
          static_cast<unsigned>(inside);
 }
 
 // Four numbers of a row of q from dim `dim` on, zeros beyond it and where the tile has no such row.
-FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const SequenceRows& s, int tile, int head,
-                                   int row, int dim) {
+FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const Item& item, int row, int dim) {
   float4 x = make_float4(0, 0, 0, 0);
-  const int packed = tile * p.rows + row;
-  if (packed >= packed_rows(p, s) || dim >= p.k_dim) return x;
+  const int packed = item.tile * p.rows + row;
+  if (packed >= item.rows || dim >= p.k_dim) return x;
   const int token = packed / p.group;
-  const float* from = p.q + (s.first_row + token) * p.q_stride +
-                      static_cast<std::int64_t>(head * p.group + packed - token * p.group) * p.k_dim + dim;
+  const float* from = p.q + (item.first_row + token) * p.q_stride +
+                      static_cast<std::int64_t>(item.head * p.group + packed - token * p.group) * p.k_dim +
+                      dim;
   if (p.q_vectors) return *reinterpret_cast<const float4*>(from);
   x.x = from[0];
   if (dim + 1 < p.k_dim) x.y = from[1];
@@ -234,13 +272,12 @@ FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const SequenceRows&
 }
 
 // Where the tile's row `row` of the output lies; null where the tile has no such row.
-FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const SequenceRows& s, int tile, int head,
-                                int row) {
-  const int packed = tile * p.rows + row;
-  if (packed >= packed_rows(p, s)) return nullptr;
+FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const Item& item, int row) {
+  const int packed = item.tile * p.rows + row;
+  if (packed >= item.rows) return nullptr;
   const int token = packed / p.group;
-  return p.out + (s.first_row + token) * p.out_stride +
-         static_cast<std::int64_t>(head * p.group + packed - token * p.group) * p.v_dim;
+  return p.out + (item.first_row + token) * p.out_stride +
+         static_cast<std::int64_t>(item.head * p.group + packed - token * p.group) * p.v_dim;
 }
 
 // 4 or 2 numbers from dim `dim` of a row of `dims` on; what lies beyond isn't written.
@@ -277,36 +314,44 @@ FORETOKEN_DEVICE float exponent(const AttentionParams& p, float product) {
   return p.softcap * kLog2E * tanh;
 }
 
-// What exponents are taken relative to: the largest so far, or 0 where nothing was seen yet.
-FORETOKEN_DEVICE float base_of(float top) { return top == -INFINITY ? 0 : top; }
+// The largest exponent of a row that has seen no key: so low that what it is the factor of vanishes, and not
+// so low that differences of two are no numbers.
+inline constexpr float kNothing = -1e30f;
 
 // Takes a head's sink into account: a weight without a value. Changes the largest exponent and the sum, and
 // returns what the sums so far are to be multiplied by.
 FORETOKEN_DEVICE float add_sink(const AttentionParams& p, int head, float& top, float& sum) {
   if (p.sinks == nullptr) return 1;
-  const float sink = p.sinks[head] * kLog2E, both = fmaxf(top, sink), base = base_of(both);
-  const float factor = fast_exp2(top - base);
-  sum = sum * factor + fast_exp2(sink - base);
+  const float sink = p.sinks[head] * kLog2E, both = fmaxf(top, sink);
+  const float factor = fast_exp2(top - both);
+  sum = sum * factor + fast_exp2(sink - both);
   top = both;
   return factor;
 }
 
 // What the sums of a row's values are to be multiplied by, once all of its keys were seen.
-FORETOKEN_DEVICE float normaliser(const AttentionParams& p, int tile, int head, int row, float top,
-                                  float sum) {
-  const float factor = add_sink(p, head * p.group + (tile * p.rows + row) % p.group, top, sum);
+FORETOKEN_DEVICE float normaliser(const AttentionParams& p, const Item& item, int row, float top, float sum) {
+  const float factor = add_sink(p, item.head * p.group + (item.tile * p.rows + row) % p.group, top, sum);
   return factor / sum;
 }
 
-// Leaves what a block found of a row that is cut: sums of 4 or 2 values; and, once a row, the rest.
-template <class Vector>
-FORETOKEN_DEVICE void store_part(const AttentionParams& p, int part, int row, int dim, Vector sums) {
-  if (dim < p.v_count)
-    *reinterpret_cast<Vector*>(p.sums + (static_cast<std::int64_t>(part) * p.rows + row) * p.v_pad + dim) =
-        sums;
+// Where a row's sums go, and times what: the output where all of its keys were seen, else the block's part.
+// Null where the tile has no such row.
+struct Destination {
+  float* row;
+  float factor;
+  bool vectors;
+};
+FORETOKEN_DEVICE Destination destination(const AttentionParams& p, const Item& item, int row, float top,
+                                         float sum) {
+  float* out = out_row(p, item, row);
+  if (out == nullptr) return {nullptr, 0, false};
+  if (!item.cut()) return {out + p.v_first, normaliser(p, item, row, top, sum), p.out_vectors};
+  return {p.sums + (static_cast<std::int64_t>(item.part()) * p.rows + row) * p.v_pad, 1, true};
 }
-FORETOKEN_DEVICE void store_top(const AttentionParams& p, int part, int row, float top, float sum) {
-  p.tops[static_cast<std::int64_t>(part) * p.rows + row] = make_float2(top, sum);
+// Once a row that is cut: what the sum of its parts needs besides.
+FORETOKEN_DEVICE void store_top(const AttentionParams& p, const Item& item, int row, float top, float sum) {
+  if (item.cut()) p.tops[static_cast<std::int64_t>(item.part()) * p.rows + row] = make_float2(top, sum);
 }
 
 }  // namespace foretoken::cuda

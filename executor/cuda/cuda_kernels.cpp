@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "executor/cuda/clocks.h"
 #include "executor/cuda/communicator.h"
 #include "executor/cuda/sampling.h"
 
@@ -86,7 +87,7 @@ class Memory final : public KernelMemory {
 };
 
 // Events are made once and recorded again and again: recorded steps hold them.
-class EventStopwatch final : public Stopwatch {
+class EventStopwatch final : public KernelStopwatch {
  public:
   explicit EventStopwatch(Stream& stream) : stream_(stream) {}
   void restart() override { used_ = 0; }
@@ -124,6 +125,7 @@ class RecordedSteps final : public StepGraphs {
 
 struct CudaKernels::State {
   DeviceProperties device = device_properties();
+  ClockReader clocks{device.pci_bus_id};
   Stream stream;
   Memory memory{stream};
   // Of the processes that met last.
@@ -142,8 +144,19 @@ std::string CudaKernels::machine() const {
   return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
          std::to_string(d.driver_version % 1000 / 10);
 }
+std::string CudaKernels::condition() const {
+  const Clocks c = state_->clocks.read();
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (c.sm_mhz) add(std::to_string(*c.sm_mhz) + " MHz");
+  if (c.memory_mhz) add("memory " + std::to_string(*c.memory_mhz) + " MHz");
+  if (c.power_w) add(std::to_string(static_cast<int>(*c.power_w + 0.5)) + " W");
+  if (c.temperature_c) add(std::to_string(*c.temperature_c) + " C");
+  if (c.throttle_reasons && *c.throttle_reasons > 1) add(throttle_text(*c.throttle_reasons));
+  return text;
+}
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
-std::unique_ptr<Stopwatch> CudaKernels::stopwatch() const {
+std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
 }
 std::unique_ptr<StepGraphs> CudaKernels::graphs() const {

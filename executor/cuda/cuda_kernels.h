@@ -1,6 +1,7 @@
 // The operators on a CUDA device, or on the emulated one. A file of this folder implements each group:
-// products.cu, attention.cu, operators.cu, sampling.cu, experts.cu; cuda_kernels.cpp has the memory, the
-// stream and graphs. All launch on one stream and wait for nothing, but those that answer to the host.
+// products.cu, attention.cu, operators.cu, moves.cu, recurrent.cu, sampling.cu, experts.cu; cuda_kernels.cpp
+// has the memory, the stream and graphs. All launch on one stream and wait for nothing, but those that answer
+// to the host.
 //
 // Sums are in float32, and their order depends on a launch's sizes (how keys are split among blocks, which
 // product cuBLASLt takes), so the last bits of a request's logits may depend on its batch.
@@ -24,8 +25,9 @@ class CudaKernels final : public Kernels {
   ~CudaKernels() override;
   const char* name() const override;
   std::string machine() const override;
+  std::string condition() const override;
   const KernelMemory& memory() const override;
-  std::unique_ptr<Stopwatch> stopwatch() const override;
+  std::unique_ptr<KernelStopwatch> stopwatch() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
   std::int64_t context_bucket(std::int64_t longest) const override;
 

@@ -73,14 +73,14 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
   const LaneRow a = lane_of_a(), b = lane_of_b();
   const std::byte* query_row = queries + a.row * D::kQueryRow + a.half * 16;
 
-  ItemWalk walk(p);
-  while (walk.next()) {
-    const SequenceRows& s = walk.sequence;
-    const int units = walk.end_unit - walk.unit;
-    const int first_key = (walk.unit * kDecodeWarps + w) * kDecodeKeys;
+  start_walk(p);
+  const Item& item = shared_walk().item;
+  while (next_item(p)) {
+    const int units = item.end_unit - item.unit;
+    const int first_key = (item.unit * kDecodeWarps + w) * kDecodeKeys;
     // Of tile i; looked up one tile before it is needed.
     const auto slot_of_tile = [&](int i) {
-      return slot_of(p, s, walk.head, first_key + i * kDecodeWarps * kDecodeKeys + l % kDecodeKeys);
+      return slot_of(p, item, first_key + i * kDecodeWarps * kDecodeKeys + l % kDecodeKeys);
     };
     unsigned slot = slot_of_tile(0);
 #pragma unroll
@@ -90,15 +90,15 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
       slot = slot_of_tile(i + 1);
     }
     load_queries<kDecodeRows, K, D::kScaled>(
-        p, s, walk.tile, walk.head, [&](int row, int dim) { return queries + row * D::kQueryRow + dim * 2; });
+        p, item, [&](int row, int dim) { return queries + row * D::kQueryRow + dim * 2; });
     sync_threads();
     std::uint32_t q[D::kKeepQueries ? K / 16 : 1][4];
     if constexpr (D::kKeepQueries) {
 #pragma unroll
       for (int k = 0; k < K / 16; ++k) ldmatrix_x4(q[k], query_row + k * 32);
     }
-    const int position[2] = {position_of(p, s, walk.tile, g), position_of(p, s, walk.tile, g + 8)};
-    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    const int position[2] = {position_of(p, item, g), position_of(p, item, g + 8)};
+    float top[2] = {kNothing, kNothing}, sum[2] = {0, 0};
     float sums[V / 8][4] = {};
 
     int stage = 0, free_stage = D::kStages - 1;
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
       const auto* scales = reinterpret_cast<const float*>(keys + D::kScales);
       float next[2] = {top[0], top[1]};
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int column = n * 8 + e % 2, row = e / 2;
@@ -158,10 +158,10 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
           score[n][e] = x;
           next[row] = fmaxf(next[row], x);
         }
+      }
       next[0] = group_max<4>(next[0]), next[1] = group_max<4>(next[1]);
-      const float base[2] = {base_of(next[0]), base_of(next[1])};
       if (warp_any(next[0] > top[0] || next[1] > top[1])) {
-        const float factor[2] = {fast_exp2(top[0] - base[0]), fast_exp2(top[1] - base[1])};
+        const float factor[2] = {fast_exp2(top[0] - next[0]), fast_exp2(top[1] - next[1])};
         sum[0] *= factor[0], sum[1] *= factor[1];
 #pragma unroll
         for (int n = 0; n < V / 8; ++n) {
@@ -171,13 +171,14 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
         top[0] = next[0], top[1] = next[1];
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float weight = fast_exp2(score[n][e] - base[e / 2]);
+          const float weight = fast_exp2(score[n][e] - top[e / 2]);
           sum[e / 2] += weight;
           score[n][e] = D::kScaled ? weight * scales[kDecodeKeys + 2 * t + n * 8 + e % 2] : weight;
         }
+      }
       const std::uint32_t weights[4] = {
           pack_bf16x2(score[0][0], score[0][1]), pack_bf16x2(score[0][2], score[0][3]),
           pack_bf16x2(score[1][0], score[1][1]), pack_bf16x2(score[1][2], score[1][3])};
@@ -226,12 +227,13 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
               make_float2(sums[n][2 * row], sums[n][2 * row + 1]);
       } else {
 #pragma unroll
-        for (int n = 0; n < V / 8; n += 4)
+        for (int n = 0; n < V / 8; n += 4) {
 #pragma unroll
           for (int e = 0; e < 2; ++e)
             *reinterpret_cast<float4*>(to + n * 8 + 8 * t + 4 * e) =
                 make_float4(sums[n][2 * row + e], sums[n + 1][2 * row + e], sums[n + 2][2 * row + e],
                             sums[n + 3][2 * row + e]);
+        }
       }
       const float total = group_sum<4>(sum[row]);
       if (t == 0) {
@@ -242,16 +244,15 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
     sync_threads();
     for (int i = static_cast<int>(thread()); i < kDecodeRows * (V / 4); i += static_cast<int>(threads())) {
       const int row = i / (V / 4), dim = i % (V / 4) * 4;
-      float* to = out_row(p, s, walk.tile, walk.head, row);
-      if (to == nullptr || dim >= p.v_dim) continue;
-      float all_top = -INFINITY, total = 0;
+      if (item.tile * p.rows + row >= item.rows || dim >= p.v_dim) continue;
+      float all_top = kNothing, total = 0;
 #pragma unroll
       for (int other = 0; other < kDecodeWarps; ++other)
         all_top = fmaxf(all_top, tops[other * kDecodeRows + row]);
       float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
       for (int other = 0; other < kDecodeWarps; ++other) {
-        const float factor = fast_exp2(tops[other * kDecodeRows + row] - base_of(all_top));
+        const float factor = fast_exp2(tops[other * kDecodeRows + row] - all_top);
         const float4 own = *reinterpret_cast<const float4*>(dynamic_shared() + other * D::kRing +
                                                             (row * D::kFoundRow + dim) * 4);
         total += factor * totals[other * kDecodeRows + row];
@@ -260,16 +261,11 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
         x.z = fmaf(factor, own.z, x.z);
         x.w = fmaf(factor, own.w, x.w);
       }
-      if (walk.cut()) {
-        store_part(p, walk.part(), row, dim, x);
-        if (dim == 0) store_top(p, walk.part(), row, all_top, total);
-      } else {
-        const float factor = normaliser(p, walk.tile, walk.head, row, all_top, total);
-        store_out(to, dim, p.v_dim, p.out_vectors,
-                  make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor));
-      }
+      const Destination to = destination(p, item, row, all_top, total);
+      if (dim == 0) store_top(p, item, row, all_top, total);
+      store_out(to.row, dim, p.v_dim, to.vectors,
+                make_float4(x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor));
     }
-    sync_threads();  // before the next item's keys and queries
   }
 }
 

@@ -151,7 +151,7 @@ FORETOKEN_DEVICE float fast_exp(float x);
 FORETOKEN_DEVICE float fast_log2(float x);
 FORETOKEN_DEVICE float fast_reciprocal(float x);
 FORETOKEN_DEVICE float fast_rsqrt(float x);
-FORETOKEN_DEVICE float fast_tanh(float x);  // error up to 2^-11
+FORETOKEN_DEVICE float fast_tanh(float x);          // error up to 2^-11
 FORETOKEN_DEVICE float multiply(float a, float b);  // rounded: never joined with an addition
 FORETOKEN_DEVICE float as_float(std::uint32_t bits);
 FORETOKEN_DEVICE std::uint32_t as_bits(float value);
@@ -370,17 +370,9 @@ FORETOKEN_DEVICE uint2 load8(const void* from) {
   detail::check_aligned(from, 8, "load8");
   return *static_cast<const uint2*>(from);
 }
-FORETOKEN_DEVICE void store8(void* to, uint2 value) {
-  detail::check_aligned(to, 8, "store8");
-  *static_cast<uint2*>(to) = value;
-}
 FORETOKEN_DEVICE uint4 load16(const void* from) {
   detail::check_aligned(from, 16, "load16");
   return *static_cast<const uint4*>(from);
-}
-FORETOKEN_DEVICE void store16(void* to, uint4 value) {
-  detail::check_aligned(to, 16, "store16");
-  *static_cast<uint4*>(to) = value;
 }
 
 }  // namespace foretoken::cuda

@@ -107,6 +107,25 @@ FORETOKEN_DEVICE std::uint32_t as_bits(float value) { return __float_as_uint(val
 FORETOKEN_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
 FORETOKEN_DEVICE int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
+// nvcc takes an assignment of a vector apart, and often leaves it as stores of four bytes. Which memory it is
+// follows from the address at compile time.
+FORETOKEN_DEVICE void store8(void* to, uint2 value) {
+  if (__isGlobal(to))
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(value.x),
+                 "r"(value.y)
+                 : "memory");
+  else
+    *static_cast<uint2*>(to) = value;
+}
+FORETOKEN_DEVICE void store16(void* to, uint4 value) {
+  if (__isGlobal(to))
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(value.x),
+                 "r"(value.y), "r"(value.z), "r"(value.w)
+                 : "memory");
+  else
+    *static_cast<uint4*>(to) = value;
+}
+
 FORETOKEN_DEVICE uint4 load_streaming16(const void* from) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"

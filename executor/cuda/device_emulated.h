@@ -239,6 +239,14 @@ inline std::uint32_t as_bits(float value) { return std::bit_cast<std::uint32_t>(
 inline int count_bits(unsigned bits) { return std::popcount(bits); }
 inline int lowest_bit(unsigned bits) { return bits == 0 ? -1 : std::countr_zero(bits); }
 
+inline void store8(void* to, uint2 value) {
+  detail::check_aligned(to, 8, "store8");
+  *static_cast<uint2*>(to) = value;
+}
+inline void store16(void* to, uint4 value) {
+  detail::check_aligned(to, 16, "store16");
+  *static_cast<uint4*>(to) = value;
+}
 inline uint4 load_streaming16(const void* from) {
   detail::check_aligned(from, 16, "load_streaming16");
   return *static_cast<const uint4*>(from);

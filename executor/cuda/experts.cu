@@ -28,7 +28,7 @@ struct Placing {
   std::int32_t pairs, top_k, first, count, tile_rows;
   std::int32_t *place, *order, *begin;
   ExpertTile* tiles;
-  std::int32_t* tile_count;
+  std::int32_t tile_count;
   // Rows to round; to: null for none.
   const float* x;
   std::int64_t rows, width;
@@ -41,10 +41,14 @@ __global__ void __launch_bounds__(kThreads) place_pairs(Placing a) {
   const auto count = static_cast<unsigned>(a.count), experts = count > 0 ? count : 1;
   if (blockIdx.x >= experts) {
     const std::int64_t eights = (a.width + 7) / 8;
-    const bool aligned = reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0 && a.width % 4 == 0;
+    const bool even = reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0 && a.width % 8 == 0;
     for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x - experts) * kThreads + thread();
-         i < a.rows * eights; i += static_cast<std::int64_t>(gridDim.x - experts) * kThreads)
-      store16(a.rounded + i * 8, rounded_eight(a.x + i / eights * a.width, i % eights * 8, a.width, aligned));
+         i < a.rows * eights; i += static_cast<std::int64_t>(gridDim.x - experts) * kThreads) {
+      const float* const from = a.x + i / eights * a.width;
+      const std::int64_t at = i % eights * 8;
+      store16(a.rounded + i * 8,
+              even ? rounded_eight<true>(from, at, a.width) : rounded_eight<false>(from, at, a.width));
+    }
     return;
   }
 
@@ -73,11 +77,11 @@ __global__ void __launch_bounds__(kThreads) place_pairs(Placing a) {
                      tiles = (total + a.tile_rows - 1) / a.tile_rows;
   if (thread() == 0) {
     if (mine < count) a.begin[mine] = begin;
-    if (mine + 1 >= count) {
-      a.begin[count] = begin + total;
-      *a.tile_count = tile + tiles;
-    }
+    if (mine + 1 >= count) a.begin[count] = begin + total;
   }
+  if (mine + 1 >= count)
+    for (std::int32_t i = tile + tiles + static_cast<std::int32_t>(thread()); i < a.tile_count; i += kThreads)
+      a.tiles[i] = {};
   for (std::int32_t i = static_cast<std::int32_t>(thread()); i < tiles; i += kThreads) {
     const std::int32_t left = total - i * a.tile_rows;
     a.tiles[tile + i] = {static_cast<std::int32_t>(mine), begin + i * a.tile_rows,
@@ -125,12 +129,12 @@ std::int64_t most_tiles(std::int64_t pairs, std::int64_t count, std::int64_t row
 }
 
 struct Scratch {
-  // Behind the number of tiles: the tiles, the scales of split rows, and those rounded rows that are longer
-  // than float32 is, by their padding.
-  std::int64_t tiles_at = 64, in_scales_at = 0, act_scales_at = 0, in_at = 0, act_at = 0, bytes = 0;
+  // Behind the tiles: the scales of split rows, and those rounded rows that their padding makes longer than
+  // float32 is.
+  std::int64_t in_scales_at = 0, act_scales_at = 0, in_at = 0, act_at = 0, bytes = 0;
 
   Scratch(const Experts& e, std::int64_t pairs) {
-    std::int64_t at = tiles_at;
+    std::int64_t at = 0;
     const auto take = [&](std::int64_t& place, std::int64_t size) {
       place = at;
       at += (size + 63) / 64 * 64;
@@ -173,9 +177,9 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   std::uint16_t* const rounded_act = place_for(experts.down, to.act, parts.act_at);
   auto* const x_scales = reinterpret_cast<float*>(scratch + parts.in_scales_at);
   auto* const act_scales = reinterpret_cast<float*>(scratch + parts.act_scales_at);
-  auto* const tiles = reinterpret_cast<ExpertTile*>(scratch + parts.tiles_at);
-  auto* const tile_count = reinterpret_cast<std::int32_t*>(scratch);
-  const std::int64_t tile_rows = tile_rows_of(up_storage, down_storage, pairs, experts.count);
+  auto* const tiles = reinterpret_cast<ExpertTile*>(scratch);
+  const std::int64_t tile_rows = tile_rows_of(up_storage, down_storage, pairs, experts.count),
+                     tile_count = most_tiles(pairs, experts.count, tile_rows);
 
   Placing a{};
   a.chosen = chosen;
@@ -183,7 +187,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   a.first = static_cast<std::int32_t>(experts.first), a.count = static_cast<std::int32_t>(experts.count);
   a.tile_rows = static_cast<std::int32_t>(tile_rows);
   a.place = to.place, a.order = to.order, a.begin = to.begin;
-  a.tiles = tiles, a.tile_count = tile_count;
+  a.tiles = tiles, a.tile_count = static_cast<std::int32_t>(tile_count);
   std::int64_t blocks = std::max<std::int64_t>(experts.count, 1);
   if (!exact_product(up_storage)) {
     a.x = x, a.rows = rows, a.width = hidden, a.rounded = rounded;
@@ -200,8 +204,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
     Product p = product_of(w);
     p.m = pairs;
     p.bias = bias;
-    p.tiles = tiles, p.tile_count = tile_count;
-    p.tile_rows = tile_rows, p.tiles_most = most_tiles(pairs, experts.count, tile_rows);
+    p.tiles = tiles, p.tile_count = tile_count, p.tile_rows = tile_rows;
     p.expert_stride = static_cast<std::int64_t>(experts.stride);
     return p;
   };

@@ -27,10 +27,8 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
   const TileRows<2> rows(p, static_cast<std::int64_t>(blockIdx.x % tiles_n) * kTileN);
   ExpertTile mine;
   if constexpr (grouped) {
-    if (place_m >= *p.tile_count) return;
-    const uint4 words = load16(p.tiles + place_m);
-    mine = {static_cast<std::int32_t>(words.x), static_cast<std::int32_t>(words.y),
-            static_cast<std::int32_t>(words.z), 0};
+    mine = tile_at(p, place_m);
+    if (mine.rows == 0) return;
   } else {
     mine.first = static_cast<std::int32_t>(place_m * tile_m);
     mine.rows = static_cast<std::int32_t>(p.m - mine.first < tile_m ? p.m - mine.first : tile_m);
@@ -120,7 +118,7 @@ template <unsigned tile_m>
 void float_tiles(Product p, int multiprocessors, Stream& on) {
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, kTileN),
-                     tiles_m = grouped ? p.tiles_most : divide_up(p.m, tile_m);
+                     tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
   p.splits = p.partial == nullptr || grouped || tiles_n * tiles_m > kMostSplitTiles
                  ? 1
                  : splits_for(tiles_n * tiles_m, p.row_bytes / 64, multiprocessors);

@@ -92,13 +92,12 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
   const int own_row = SplitKeys ? 0 : w * kRows, own_key = SplitKeys ? w * 32 : 0;
   float* own_weights = weights + w * kRows * 32;
 
-  ItemWalk walk(p);
-  while (walk.next()) {
-    const SequenceRows& s = walk.sequence;
-    sync_threads();  // the last item is done
+  start_walk(p);
+  const Item& item = shared_walk().item;
+  while (next_item(p)) {
     for (int i = t; i < kTile * k_padded / 4; i += static_cast<int>(threads())) {
       const int row = i / (k_padded / 4), dim = i % (k_padded / 4) * 4;
-      const float4 x = load_query(p, s, walk.tile, walk.head, row, dim);
+      const float4 x = load_query(p, item, row, dim);
       *reinterpret_cast<float4*>(queries + row * k_padded + dim) = make_float4(
           as_query<Element>(x.x), as_query<Element>(x.y), as_query<Element>(x.z), as_query<Element>(x.w));
     }
@@ -106,15 +105,15 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
     float top[kRows], sum[kRows], sums[Quads][kRows][4] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      position[r] = position_of(p, s, walk.tile, own_row + r);
-      top[r] = -INFINITY, sum[r] = 0;
+      position[r] = position_of(p, item, own_row + r);
+      top[r] = kNothing, sum[r] = 0;
     }
 
-    for (int unit = walk.unit; unit < walk.end_unit; ++unit) {
+    for (int unit = item.unit; unit < item.end_unit; ++unit) {
       const int first_key = unit * kUnit;
       sync_threads();  // the last unit's slots and values are done with
       for (int i = t; i < kUnit; i += static_cast<int>(threads())) {
-        const unsigned slot = slot_of(p, s, walk.head, first_key + i);
+        const unsigned slot = slot_of(p, item, first_key + i);
         slots[i] = slot;
         if (kScaled) {
           key_scales[i] = slot == kNoSlot ? 0 : p.key_scales[slot];
@@ -148,15 +147,16 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float x = sees(p, position[r], own_position) ? exponent(p, score[r] * key_scale) : -INFINITY;
-        const float next = fmaxf(top[r], warp_max(x)), base = base_of(next);
-        const float factor = fast_exp2(top[r] - base), weight = fast_exp2(x - base);
+        const float next = fmaxf(top[r], warp_max(x));
+        const float factor = fast_exp2(top[r] - next), weight = fast_exp2(x - next);
         top[r] = next;
         sum[r] = sum[r] * factor + weight;  // of this lane's keys
         own_weights[r * 32 + l] = weight * value_scale;
 #pragma unroll
-        for (int quad = 0; quad < Quads; ++quad)
+        for (int quad = 0; quad < Quads; ++quad) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) sums[quad][r][i] *= factor;
+        }
       }
 
 #pragma unroll
@@ -191,25 +191,21 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
 #pragma unroll
     for (int r = 0; r < kRows; ++r) sum[r] = warp_sum(sum[r]);
     const auto finish = [&](int row, int dim, float4 x, float row_top, float row_sum) {
-      float* to = out_row(p, s, walk.tile, walk.head, row);
-      if (to == nullptr) return;
-      if (walk.cut()) {
-        store_part(p, walk.part(), row, dim, x);
-        if (dim == 0) store_top(p, walk.part(), row, row_top, row_sum);
-        return;
-      }
-      const float factor = normaliser(p, walk.tile, walk.head, row, row_top, row_sum);
-      store_out(to + p.v_first, dim, p.v_count, p.out_vectors,
-                make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor));
+      const Destination to = destination(p, item, row, row_top, row_sum);
+      if (to.row == nullptr) return;
+      if (dim == 0) store_top(p, item, row, row_top, row_sum);
+      store_out(to.row, dim, p.v_count, to.vectors,
+                make_float4(x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor));
     };
     if constexpr (!SplitKeys) {
 #pragma unroll
-      for (int quad = 0; quad < Quads; ++quad)
+      for (int quad = 0; quad < Quads; ++quad) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
           finish(own_row + r, quad * kGeneralVPiece + l * 4,
                  make_float4(sums[quad][r][0], sums[quad][r][1], sums[quad][r][2], sums[quad][r][3]), top[r],
                  sum[r]);
+      }
     } else {
       // Each warp's sums of its keys lie where values were, and its tops and sums where weights were.
       constexpr int kWidth = Quads * kGeneralVPiece;
@@ -225,14 +221,14 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
       sync_threads();
       for (int i = t; i < kRows * kWidth / 4; i += static_cast<int>(threads())) {
         const int row = i / (kWidth / 4), dim = i % (kWidth / 4) * 4;
-        float all_top = -INFINITY, all_sum = 0;
+        float all_top = kNothing, all_sum = 0;
 #pragma unroll
         for (int other = 0; other < kGeneralWarps; ++other)
           all_top = fmaxf(all_top, weights[other * kRows * 32 + 2 * row]);
         float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int other = 0; other < kGeneralWarps; ++other) {
-          const float factor = fast_exp2(weights[other * kRows * 32 + 2 * row] - base_of(all_top));
+          const float factor = fast_exp2(weights[other * kRows * 32 + 2 * row] - all_top);
           const float4 own = *reinterpret_cast<const float4*>(piece + (other * kRows + row) * kWidth + dim);
           all_sum += factor * weights[other * kRows * 32 + 2 * row + 1];
           x.x = fmaf(factor, own.x, x.x);

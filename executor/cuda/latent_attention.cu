@@ -109,23 +109,20 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
   const int value_row = w / L::kDimGroups * L::kRowTiles * 16,
             first_dim = w % L::kDimGroups * L::kDimTiles * 8;
 
-  ItemWalk walk(p);
-  while (walk.next()) {
-    const SequenceRows& s = walk.sequence;
-    const int units = walk.end_unit - walk.unit, first_key = walk.unit * kLatentKeys;
-    sync_threads();  // the last item is done
+  start_walk(p);
+  const Item& item = shared_walk().item;
+  while (next_item(p)) {
+    const int units = item.end_unit - item.unit, first_key = item.unit * kLatentKeys;
     const auto slot_of_tile = [&](int i) {
-      return i_thread < kLatentKeys ? slot_of(p, s, walk.head, first_key + i * kLatentKeys + i_thread)
-                                    : kNoSlot;
+      return i_thread < kLatentKeys ? slot_of(p, item, first_key + i * kLatentKeys + i_thread) : kNoSlot;
     };
     unsigned slot = slot_of_tile(2);  // two tiles ahead of the one that is computed
     if (i_thread < kLatentKeys) {
       slots[i_thread] = slot_of_tile(0);
       slots[kLatentKeys + i_thread] = slot_of_tile(1);
     }
-    load_queries<Rows, kLatentK, false>(p, s, walk.tile, walk.head, [&](int row, int dim) {
-      return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2;
-    });
+    load_queries<Rows, kLatentK, false>(
+        p, item, [&](int row, int dim) { return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2; });
     sync_threads();
     const auto copy_tile = [&](int i) {
       copy_keys<Element, Rows>(p, slots + i % 2 * kLatentKeys, pieces,
@@ -140,9 +137,8 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       for (int k = 0; k < kMostSteps; ++k)
         ldmatrix_x4(q[k], queries + place_of<L::kRow>(a.row, 2 * k + a.half));
     }
-    const int position[2] = {position_of(p, s, walk.tile, score_row + g),
-                             position_of(p, s, walk.tile, score_row + g + 8)};
-    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    const int position[2] = {position_of(p, item, score_row + g), position_of(p, item, score_row + g + 8)};
+    float top[2] = {kNothing, kNothing}, sum[2] = {0, 0};
     float sums[L::kRowTiles][L::kDimTiles][4] = {};
 
     for (int i = 0; i < units; ++i) {
@@ -187,7 +183,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       const int own_key = score_key + 2 * t, key = first_key + i * kLatentKeys + own_key;
       float next[2] = {top[0], top[1]};
 #pragma unroll
-      for (int n = 0; n < L::kKeyTiles; ++n)
+      for (int n = 0; n < L::kKeyTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int column = n * 8 + e % 2, row = e / 2;
@@ -196,6 +192,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
           score[n][e] = x;
           next[row] = fmaxf(next[row], x);
         }
+      }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         next[half] = group_max<4>(next[half]);
@@ -208,7 +205,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
 #pragma unroll
         for (int other = 0; other < L::kKeyGroups; ++other)
           next[half] = fmaxf(next[half], most[other * Rows + row]);
-        const float base = base_of(next[half]), factor = fast_exp2(top[half] - base);
+        const float factor = fast_exp2(top[half] - next[half]);
         if (key_group == 0 && t == 0) factors[row] = factor;
         top[half] = next[half];
         sum[half] *= factor;
@@ -217,7 +214,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
           float weight[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            weight[e] = fast_exp2(score[n][2 * half + e] - base);
+            weight[e] = fast_exp2(score[n][2 * half + e] - top[half]);
             sum[half] += weight[e];
             if (L::kScaled) weight[e] *= scales[own_key + n * 8 + e];
           }
@@ -234,9 +231,10 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
         const float factor[2] = {factors[value_row + m * 16 + g], factors[value_row + m * 16 + g + 8]};
         if (warp_any(factor[0] != 1 || factor[1] != 1)) {
 #pragma unroll
-          for (int n = 0; n < L::kDimTiles; ++n)
+          for (int n = 0; n < L::kDimTiles; ++n) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) sums[m][n][e] *= factor[e / 2];
+          }
         }
       }
 #pragma unroll
@@ -271,29 +269,22 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
     }
     sync_threads();
 #pragma unroll
-    for (int m = 0; m < L::kRowTiles; ++m)
+    for (int m = 0; m < L::kRowTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = value_row + m * 16 + half * 8 + g;
-        float* to = out_row(p, s, walk.tile, walk.head, row);
-        if (to == nullptr) continue;
         float total = 0;
 #pragma unroll
         for (int other = 0; other < L::kKeyGroups; ++other) total += most[other * Rows + row];
-        if (walk.cut()) {
+        const Destination to = destination(p, item, row, factors[row], total);
+        if (to.row == nullptr) continue;
+        if (first_dim == 0 && t == 0) store_top(p, item, row, factors[row], total);
 #pragma unroll
-          for (int n = 0; n < L::kDimTiles; ++n)
-            store_part(p, walk.part(), row, first_dim + n * 8 + 2 * t,
-                       make_float2(sums[m][n][2 * half], sums[m][n][2 * half + 1]));
-          if (first_dim == 0 && t == 0) store_top(p, walk.part(), row, factors[row], total);
-        } else {
-          const float factor = normaliser(p, walk.tile, walk.head, row, factors[row], total);
-#pragma unroll
-          for (int n = 0; n < L::kDimTiles; ++n)
-            store_out(to, first_dim + n * 8 + 2 * t, p.v_dim, p.out_vectors,
-                      make_float2(sums[m][n][2 * half] * factor, sums[m][n][2 * half + 1] * factor));
-        }
+        for (int n = 0; n < L::kDimTiles; ++n)
+          store_out(to.row, first_dim + n * 8 + 2 * t, p.v_dim, to.vectors,
+                    make_float2(sums[m][n][2 * half] * to.factor, sums[m][n][2 * half + 1] * to.factor));
       }
+    }
   }
 }
 

@@ -400,10 +400,10 @@ void CudaKernels::cache_write(const CacheLayer& cache, const Sequences& sequence
                                   {key_stride, value_stride, cache.k_dim, cache.v_dim});
   const std::int64_t parts = cache.heads * (cache.v_dim > 0 ? 2 : 1), y = std::min<std::int64_t>(parts, 8),
                      z = std::min(8 / y, in.rows), dims = std::max(cache.k_dim, cache.v_dim);
-  auto* const kernel = !vectors || dims > 1024 ? cache_write_rows<1, 0>
-                       : dims <= 128           ? cache_write_rows<4, 1>
-                       : dims <= 256           ? cache_write_rows<4, 2>
-                                               : cache_write_rows<4, 8>;
+  auto* const kernel = !vectors || dims > 640 ? cache_write_rows<1, 0>
+                       : dims <= 128          ? cache_write_rows<4, 1>
+                       : dims <= 256          ? cache_write_rows<4, 2>
+                                              : cache_write_rows<4, 5>;
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>((parts + y - 1) / y), grid_of(in.rows, z)),
           .block = dim3(kWarp, static_cast<unsigned>(y), static_cast<unsigned>(z)),

@@ -42,7 +42,6 @@ FORETOKEN_DEVICE Values<W> scaled_row(const NormArgs& args, const Values<W>& x, 
 // of what is left. Weights are fetched while the kernels before this one are still running.
 template <int W, int P, bool kBlock>
 __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, NormRows rows) {
-  constexpr bool kEarly = P == 1 || P == 2;
   const int first = static_cast<int>(kBlock ? thread() : lane()) * W,
             step = static_cast<int>(kBlock ? threads() : kWarp) * W, width = static_cast<int>(rows.width);
   const auto weight_at = [&](int c) {
@@ -51,14 +50,11 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
   const auto bias_at = [&](int c) {
     return args.bias != nullptr ? load_values<W>(args.bias + c) : same_values<W>(0);
   };
-  Values<W> weight[kEarly ? P : 1], bias[kEarly ? P : 1];
-  if constexpr (kEarly) {
+  Values<W> weight[P > 0 ? P : 1];
+  if constexpr (P > 0) {
 #pragma unroll
-    for (int i = 0; i < P; ++i) {
-      const int c = first + i * step;
-      weight[i] = c < width ? weight_at(c) : same_values<W>(0);
-      bias[i] = c < width ? bias_at(c) : same_values<W>(0);
-    }
+    for (int i = 0; i < P; ++i)
+      weight[i] = first + i * step < width ? weight_at(first + i * step) : same_values<W>(0);
   }
   begin_kernel();
   const std::int64_t inner = kBlock ? blockIdx.x : std::int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
@@ -92,14 +88,20 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
           for (int j = 0; j < W; ++j) squares = fmaf(held[i].v[j] - mean, held[i].v[j] - mean, squares);
       const float inverse = fast_rsqrt(sum_of_row<kBlock>(squares) * per_value + args.epsilon);
 #pragma unroll
-      for (int i = 0; i < P; ++i) {
-        const int c = first + i * step;
-        if (c >= width) continue;
-        if constexpr (kEarly)
-          store_values(y + c, scaled_row(args, held[i], mean, inverse, weight[i], bias[i]));
-        else
-          store_values(y + c, scaled_row(args, held[i], mean, inverse, weight_at(c), bias_at(c)));
+      for (int i = 0; i < P; ++i)
+        held[i] = scaled_row(args, held[i], mean, inverse, weight[i], same_values<W>(0));
+      if (args.bias != nullptr) {
+#pragma unroll
+        for (int i = 0; i < P; ++i) {
+          const int c = first + i * step;
+          const Values<W> bias = bias_at(c < width ? c : 0);
+#pragma unroll
+          for (int j = 0; j < W; ++j) held[i].v[j] += bias.v[j];
+        }
       }
+#pragma unroll
+      for (int i = 0; i < P; ++i)
+        if (const int c = first + i * step; c < width) store_values(y + c, held[i]);
     } else {
       if (centred) {
         for (int c = first; c < width; c += step) {

@@ -88,10 +88,11 @@ FORETOKEN_DEVICE void multiply_pairs(float (&d)[4], const std::uint32_t (&w)[4],
   }
 }
 
-// 8 neighbours of x from k on, as pairs of bf16; zeros beyond p.k.
-FORETOKEN_DEVICE uint4 rounded_eight(const float* row, std::int64_t at, std::int64_t k, bool aligned) {
+// 8 neighbours of x from `at` on, as pairs of bf16; zeros from k on. even: all 8 are there, and aligned.
+template <bool even>
+FORETOKEN_DEVICE uint4 rounded_eight(const float* row, std::int64_t at, std::int64_t k) {
   float x[8];
-  if (aligned && at + 8 <= k) {
+  if constexpr (even) {
     const uint4 low = load16(row + at), high = load16(row + at + 4);
     x[0] = as_float(low.x), x[1] = as_float(low.y), x[2] = as_float(low.z), x[3] = as_float(low.w);
     x[4] = as_float(high.x), x[5] = as_float(high.y), x[6] = as_float(high.z), x[7] = as_float(high.w);
@@ -180,6 +181,12 @@ FORETOKEN_DEVICE float activate(const ActivationArgs& args, float gate, float up
       return gate / (1 + expf(-args.alpha * gate)) * (fminf(fmaxf(up, -args.limit), args.limit) + 1);
   }
   return 0;
+}
+
+FORETOKEN_DEVICE ExpertTile tile_at(const Product& p, std::int64_t i) {
+  const uint4 words = load16(p.tiles + i);
+  return {static_cast<std::int32_t>(words.x), static_cast<std::int32_t>(words.y),
+          static_cast<std::int32_t>(words.z), 0};
 }
 
 // A product's bias of the expert that a block works for; null: none.

@@ -17,11 +17,12 @@ __global__ void __launch_bounds__(kThreads)
   grid_dependency_wait();
   grid_dependency_launch();
   const std::int64_t eights = (k + 7) / 8;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0;
+  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread(); i < rows * eights;
        i += static_cast<std::int64_t>(gridDim.x) * kThreads) {
     const std::int64_t row = i / eights, at = i % eights * 8;
-    store16(to + i * 8, rounded_eight(x + row * x_stride, at, k, aligned));
+    const float* const from = x + row * x_stride;
+    store16(to + i * 8, even ? rounded_eight<true>(from, at, k) : rounded_eight<false>(from, at, k));
   }
 }
 
@@ -41,8 +42,8 @@ __global__ void __launch_bounds__(kThreads)
              power = exponent < 15 ? 253 : 268 - exponent;  // 127: 1
   const float up = as_float(static_cast<std::uint32_t>(power) << 23);
   if (thread() == 0) scales[blockIdx.x] = as_float(static_cast<std::uint32_t>(254 - power) << 23);
-  to += blockIdx.x * rounded_stride(Storage::kF16, k);
   const std::int64_t eights = (k + 31) / 32 * 4;
+  to += blockIdx.x * eights * 16;
   for (std::int64_t eight = thread(); eight < eights; eight += kThreads) {
     std::uint32_t high[4], low[4];
 #pragma unroll
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(kThreads)
       float by = 1;
       if constexpr (storage == Storage::kInt4) by = p.scales[unit * p.scale_stride + row];
       if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8) by = p.scales[row];
+#pragma unroll
       for (unsigned part = 0; part < kParts; ++part) {
         std::uint32_t pairs[4];
         Weights<storage>::decode(raw, part, pairs);

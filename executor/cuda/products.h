@@ -21,7 +21,7 @@ inline constexpr std::int64_t kStreamRows = 8;  // most rows of the streams
 
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k);
 
-// Rows [first, first + rows) of the product are by the matrix of one expert.
+// Rows [first, first + rows) of the product are by the matrix of one expert; no rows: of none.
 struct ExpertTile {
   std::int32_t expert = 0, first = 0, rows = 0, unused = 0;
 };
@@ -32,7 +32,7 @@ struct Product {
   const std::byte* elements = nullptr;  // packed.h
   const float* scales = nullptr;
   std::int64_t n = 0, k = 0, row_bytes = 0, scale_stride = 0;
-  // x as float32, or as launch_round() leaves it.
+  // x as float32, or as launch_round() leaves it: x_stride is rounded_stride() then.
   const float* x = nullptr;
   const std::uint16_t* rounded = nullptr;
   const float* x_scales = nullptr;       // of split rows: what their products are multiplied by
@@ -43,11 +43,10 @@ struct Product {
   float* y = nullptr;
   std::int64_t y_stride = 0;
 
-  // Of experts: m rows in all, and which of them are whose; matrices (and biases) are expert_stride bytes
-  // apart. `tile_count` of the tiles are valid, at most tiles_most.
+  // Of experts: m rows at most, and which of them are whose; matrices (and biases) are expert_stride bytes
+  // apart.
   const ExpertTile* tiles = nullptr;
-  const std::int32_t* tile_count = nullptr;
-  std::int64_t tiles_most = 0, tile_rows = 0;
+  std::int64_t tile_count = 0, tile_rows = 0;
   std::int64_t expert_stride = 0;
   // What becomes of the product, of experts alone: y, or where that is null rounded_y (bf16, padded as
   // `rounded` is), gets act(product); gated, rows of w [0, n / 2) are gates and the others what they gate.

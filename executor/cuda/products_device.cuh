@@ -2,6 +2,8 @@
 // lanes find their parts of mma_bf16_16816's operands.
 #pragma once
 
+#include <type_traits>
+
 #include "executor/cuda/attention_device.cuh"
 
 namespace foretoken::cuda {
@@ -22,15 +24,24 @@ FORETOKEN_DEVICE LaneRow lane_of_b() {
   return {static_cast<int>(lane() / 16 * 8 + lane() % 8), static_cast<int>(lane() / 8 % 2)};
 }
 
+// f(0), f(1), ... f(N - 1) with constants: for bodies so long that the compiler leaves them a loop, and the
+// arrays that they index in local memory.
+template <int N, class F, int I = 0>
+FORETOKEN_DEVICE void unrolled(const F& f) {
+  if constexpr (I < N) {
+    f(std::integral_constant<int, I>{});
+    unrolled<N, F, I + 1>(f);
+  }
+}
+
 // Rounds the tile's rows of q to bf16 and writes them by at(row, dim): where four from dim on lie, 8 bytes.
 // 8-bit keys are multiplied four dims a lane at a time, where mma means two pairs that lie 8 apart: for them
 // q's dims change places within each 16 (ByFours).
 template <int Rows, int K, bool ByFours, class At>
-FORETOKEN_DEVICE void load_queries(const AttentionParams& p, const SequenceRows& s, int tile, int head,
-                                   At at) {
+FORETOKEN_DEVICE void load_queries(const AttentionParams& p, const Item& item, At at) {
   for (int i = static_cast<int>(thread()); i < Rows * (K / 4); i += static_cast<int>(threads())) {
     const int row = i / (K / 4), dim = i % (K / 4) * 4;
-    const float4 x = load_query(p, s, tile, head, row, dim);
+    const float4 x = load_query(p, item, row, dim);
     const std::uint32_t low = pack_bf16x2(x.x, x.y), high = pack_bf16x2(x.z, x.w);
     if constexpr (ByFours) {
       const int first = dim / 16 * 16 + dim % 16 / 2;

@@ -26,17 +26,22 @@ struct Prompt {
   static constexpr int kTile = kPromptKeys * (kKeyRow + kValueRow), kTileValues = kPromptKeys * kKeyRow;
   static constexpr int kStored = kPromptKeys * (K + V + 8), kStoredValues = kPromptKeys * K,
                        kStoredScales = kPromptKeys * (K + V);
+  static_assert(kStoredValues < kStoredScales && kStoredScales < kStored);
   static constexpr int kQueries = kRows * kKeyRow;
   static constexpr int kSlots = kQueries + (kScaled ? kTile + 2 * kStored : 2 * kTile);
+  static_assert(kSlots + 2 * kPromptKeys * 4 == prompt_shared_bytes(K, V, kWidth));
 };
 
 // Starts to copy the rows of a tile: `Row` elements of shared memory each, `row_bytes` bytes of the cache.
 template <int Chunks, int Stride, int Threads>
 FORETOKEN_DEVICE void copy_rows(const std::byte* cache, int row_bytes, const unsigned* slots, std::byte* to) {
+  constexpr int kLanes = Chunks <= 4 ? 4 : Chunks <= 8 ? 8 : Chunks <= 16 ? 16 : 32;  // of a row
+  static_assert(Chunks <= kLanes && kPromptKeys % (Threads / kLanes) == 0);
+  const int chunk = static_cast<int>(thread()) % kLanes;
 #pragma unroll
-  for (int first = 0; first < kPromptKeys * Chunks; first += Threads) {
-    const int i = first + static_cast<int>(thread()), row = i / Chunks, chunk = i % Chunks;
-    if (kPromptKeys * Chunks % Threads != 0 && row >= kPromptKeys) break;
+  for (int first = 0; first < kPromptKeys; first += Threads / kLanes) {
+    const int row = first + static_cast<int>(thread()) / kLanes;
+    if (Chunks < kLanes && chunk >= Chunks) break;
     const unsigned slot = slots[row];
     const bool valid = slot != kNoSlot && chunk * 16 < row_bytes;
     copy_async16(to + row * Stride + chunk * 16,
@@ -81,6 +86,8 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
     prompt_attention(const AttentionParams p) {
   using P = Prompt<Element, K, V>;
   constexpr int kTiles = P::kTiles, kKeyTiles = kPromptKeys / 8;
+  __shared__ int4 seen[P::kWarps];
+  __shared__ int positions[P::kRows];
   grid_dependency_wait();
   grid_dependency_launch();
   const int i_thread = static_cast<int>(thread()), w = static_cast<int>(warp());
@@ -96,66 +103,64 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
   const bool plain = !P::kScaled && p.softcap == 0 && p.scale > 0;
   const float by = plain ? p.scale * kLog2E : 1;
 
-  ItemWalk walk(p);
-  while (walk.next()) {
-    const SequenceRows& s = walk.sequence;
-    const int units = walk.end_unit - walk.unit, first_key = walk.unit * kPromptKeys;
-    sync_threads();  // the last item is done
-    const auto slot_of_tile = [&](int i) {
-      return i_thread < kPromptKeys ? slot_of(p, s, walk.head, first_key + i * kPromptKeys + i_thread)
-                                    : kNoSlot;
+  start_walk(p);
+  const Item& item = shared_walk().item;
+  while (next_item(p)) {
+    const auto slot_of_unit = [&](int unit) {
+      return i_thread < kPromptKeys ? slot_of(p, item, unit * kPromptKeys + i_thread) : kNoSlot;
     };
-    unsigned slot = slot_of_tile(2);  // two tiles ahead of the one that is computed
+    // Tiles of keys and tables of slots are those of even units and of odd ones.
+    unsigned slot = slot_of_unit(item.unit + 2);  // two ahead of the one that is computed
     if (i_thread < kPromptKeys) {
-      slots[i_thread] = slot_of_tile(0);
-      slots[kPromptKeys + i_thread] = slot_of_tile(1);
+      slots[item.unit % 2 * kPromptKeys + i_thread] = slot_of_unit(item.unit);
+      slots[(item.unit + 1) % 2 * kPromptKeys + i_thread] = slot_of_unit(item.unit + 1);
     }
-    load_queries<P::kRows, K, false>(p, s, walk.tile, walk.head,
+    for (int row = i_thread; row < P::kRows; row += P::kThreads) positions[row] = position_of(p, item, row);
+    // Of the warp's rows: [first_first, last] is what some see, [last_first, first] what all do.
+    if (lane() == 0) {
+      const int here = item.rows - item.tile * p.rows - own_row;
+      const int first = position_of(p, item, own_row),
+                last = position_of(p, item, own_row + (here < P::kWarpRows ? here : P::kWarpRows) - 1);
+      seen[w] = here <= 0 ? make_int4(0, -1, 0, 0)
+                          : make_int4(first_visible(p, first), last, first_visible(p, last), first);
+    }
+    load_queries<P::kRows, K, false>(p, item,
                                      [&](int row, int dim) { return queries + row * P::kKeyRow + dim * 2; });
     sync_threads();
-    copy_tile<Element, K, V>(p, slots, P::kScaled ? stored : tiles);
+    const auto copy_unit = [&](int unit) {
+      copy_tile<Element, K, V>(p, slots + unit % 2 * kPromptKeys,
+                               P::kScaled ? stored + unit % 2 * P::kStored : tiles + unit % 2 * P::kTile);
+    };
+    copy_unit(item.unit);
     copy_async_commit();
 
-    int position[kTiles][2];
     float top[kTiles][2], sum[kTiles][2], sums[kTiles][V / 8][4] = {};
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m)
+    for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        position[m][half] = position_of(p, s, walk.tile, own_row + m * 16 + half * 8 + g);
-        top[m][half] = -INFINITY, sum[m][half] = 0;
+        top[m][half] = kNothing, sum[m][half] = 0;
       }
-    // Of the warp's rows: what all of them see, [last_first, first], and what some do, [first_first, last].
-    const int rows_here = packed_rows(p, s) - walk.tile * p.rows - own_row;
-    const int first = position_of(p, s, walk.tile, own_row);
-    const int last = rows_here <= 0
-                         ? -1
-                         : position_of(p, s, walk.tile,
-                                       own_row + (rows_here < P::kWarpRows ? rows_here : P::kWarpRows) - 1);
-    const int first_first = rows_here <= 0 ? 0 : first_visible(p, first),
-              last_first = rows_here <= 0 ? 0 : first_visible(p, last);
+    }
 
-    for (int i = 0; i < units; ++i) {
+    for (int unit = item.unit; unit < item.end_unit; ++unit) {
       copy_async_wait<0>();
       sync_threads();
-      if (i + 1 < units)
-        copy_tile<Element, K, V>(
-            p, slots + (i + 1) % 2 * kPromptKeys,
-            P::kScaled ? stored + (i + 1) % 2 * P::kStored : tiles + (i + 1) % 2 * P::kTile);
+      if (unit + 1 < item.end_unit) copy_unit(unit + 1);
       copy_async_commit();
-      if (i_thread < kPromptKeys) slots[i % 2 * kPromptKeys + i_thread] = slot;
-      slot = slot_of_tile(i + 3);
-      const std::byte* keys = P::kScaled ? tiles : tiles + i % 2 * P::kTile;
+      if (i_thread < kPromptKeys) slots[unit % 2 * kPromptKeys + i_thread] = slot;
+      slot = slot_of_unit(unit + 3);
+      const std::byte* keys = P::kScaled ? tiles : tiles + unit % 2 * P::kTile;
       const std::byte* values = keys + P::kTileValues;
-      const auto* scales = reinterpret_cast<const float*>(stored + i % 2 * P::kStored + P::kStoredScales);
+      const auto* scales = reinterpret_cast<const float*>(stored + unit % 2 * P::kStored + P::kStoredScales);
       if constexpr (P::kScaled) {
-        const std::byte* from = stored + i % 2 * P::kStored;
+        const std::byte* from = stored + unit % 2 * P::kStored;
         widen<Element, K, P::kKeyRow, P::kThreads>(from, tiles);
         widen<Element, V, P::kValueRow, P::kThreads>(from + P::kStoredValues, tiles + P::kTileValues);
         sync_threads();
       }
-      const int key = first_key + i * kPromptKeys;
-      if (key > last || key + kPromptKeys <= first_first) continue;  // all lanes of the warp
+      const int key = unit * kPromptKeys;
+      if (key > seen[w].y || key + kPromptKeys <= seen[w].x) continue;  // all lanes of the warp
 
       float score[kTiles][kKeyTiles][4] = {};
 #pragma unroll
@@ -177,31 +182,34 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
 
       if (!plain) {
 #pragma unroll
-        for (int n = 0; n < kKeyTiles; ++n)
+        for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const float scale = P::kScaled ? scales[n * 8 + 2 * t + e % 2] : 1;
 #pragma unroll
             for (int m = 0; m < kTiles; ++m) score[m][n][e] = exponent(p, score[m][n][e] * scale);
           }
+        }
       }
-      if (key + kPromptKeys - 1 > first || key < last_first) {
+      if (key + kPromptKeys - 1 > seen[w].w || key < seen[w].z) {
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m)
+        for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            const int row_last = position[m][half], row_first = row_last < 0 ? 0 : first_visible(p, row_last);
+            const int row_last = positions[own_row + m * 16 + half * 8 + g],
+                      row_first = row_last < 0 ? 0 : first_visible(p, row_last);
 #pragma unroll
-            for (int n = 0; n < kKeyTiles; ++n)
+            for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
               for (int e = 0; e < 2; ++e) {
                 const int own = key + n * 8 + 2 * t + e;
                 if (own > row_last || own < row_first) score[m][n][2 * half + e] = -INFINITY;
               }
+            }
           }
+        }
       }
 
-      float base[kTiles][2];
 #pragma unroll
       for (int m = 0; m < kTiles; ++m) {
         float next[2];
@@ -212,16 +220,16 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
           for (int n = 0; n < kKeyTiles; ++n)
             most = fmaxf(most, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
           next[half] = fmaxf(top[m][half], group_max<4>(most) * by);
-          base[m][half] = base_of(next[half]);
         }
         if (warp_any(next[0] > top[m][0] || next[1] > top[m][1])) {
-          const float factor[2] = {fast_exp2(top[m][0] - base[m][0]), fast_exp2(top[m][1] - base[m][1])};
+          const float factor[2] = {fast_exp2(top[m][0] - next[0]), fast_exp2(top[m][1] - next[1])};
           top[m][0] = next[0], top[m][1] = next[1];
           sum[m][0] *= factor[0], sum[m][1] *= factor[1];
 #pragma unroll
-          for (int n = 0; n < V / 8; ++n)
+          for (int n = 0; n < V / 8; ++n) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) sums[m][n][e] *= factor[e / 2];
+          }
         }
       }
 
@@ -229,19 +237,20 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
       for (int j = 0; j < kPromptKeys / 16; ++j) {
         std::uint32_t weights[kTiles][4];
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m)
+        for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
             float weight[4];
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              weight[e] = fast_exp2(fmaf(score[m][2 * j + n][e], by, -base[m][e / 2]));
+              weight[e] = fast_exp2(fmaf(score[m][2 * j + n][e], by, -top[m][e / 2]));
               sum[m][e / 2] += weight[e];
               if (P::kScaled) weight[e] *= scales[kPromptKeys + j * 16 + n * 8 + 2 * t + e % 2];
             }
             weights[m][2 * n] = pack_bf16x2(weight[0], weight[1]);
             weights[m][2 * n + 1] = pack_bf16x2(weight[2], weight[3]);
           }
+        }
         const std::byte* row = values + (j * 16 + a.row) * P::kValueRow + a.half * 16;
 #pragma unroll
         for (int n = 0; n < V / 8; n += 2) {
@@ -257,28 +266,18 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
     }
     copy_async_wait<0>();
 
+    unrolled<2 * kTiles>([&](auto index) {
+      constexpr int m = decltype(index)::value / 2, side = decltype(index)::value % 2;
+      const float total = group_sum<4>(sum[m][side]);
+      const int row = own_row + m * 16 + side * 8 + g;
+      const Destination to = destination(p, item, row, top[m][side], total);
+      if (to.row == nullptr) return;
+      if (t == 0) store_top(p, item, row, top[m][side], total);
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float total = group_sum<4>(sum[m][half]);
-        const int row = own_row + m * 16 + half * 8 + g;
-        float* to = out_row(p, s, walk.tile, walk.head, row);
-        if (to == nullptr) continue;
-        if (walk.cut()) {
-#pragma unroll
-          for (int n = 0; n < V / 8; ++n)
-            store_part(p, walk.part(), row, n * 8 + 2 * t,
-                       make_float2(sums[m][n][2 * half], sums[m][n][2 * half + 1]));
-          if (t == 0) store_top(p, walk.part(), row, top[m][half], total);
-        } else {
-          const float factor = normaliser(p, walk.tile, walk.head, row, top[m][half], total);
-#pragma unroll
-          for (int n = 0; n < V / 8; ++n)
-            store_out(to, n * 8 + 2 * t, p.v_dim, p.out_vectors,
-                      make_float2(sums[m][n][2 * half] * factor, sums[m][n][2 * half + 1] * factor));
-        }
-      }
+      for (int n = 0; n < V / 8; ++n)
+        store_out(to.row, n * 8 + 2 * t, p.v_dim, to.vectors,
+                  make_float2(sums[m][n][2 * side] * to.factor, sums[m][n][2 * side + 1] * to.factor));
+    });
   }
 }
 

@@ -89,19 +89,20 @@ __global__ void __launch_bounds__(128) causal_conv_four(ConvArgs a) {
       store_values(y + (first + r) * a.y_stride, out);
     }
     if (first != 0) continue;
-      // The last three of what was before and the new rows.
+    // The last three of what was before and the new rows.
+    Values<4> last[kPast];
 #pragma unroll
     for (int t = 0; t < kPast; ++t) {
-      Values<4> last;
       if (s.new_tokens >= kPast) {
-        last = load_values<4>(x + (s.new_tokens - kPast + t) * a.x_stride);
+        last[t] = load_values<4>(x + (s.new_tokens - kPast + t) * a.x_stride);
       } else {
-        last = rows[t];
-        if (s.new_tokens == 1) last = rows[t + 1];
-        if (R > 1 && s.new_tokens == 2) last = rows[t + 2 < R + kPast ? t + 2 : 0];
+        last[t] = rows[t];
+        if (s.new_tokens == 1) last[t] = rows[t + 1];
+        if (R > 1 && s.new_tokens == 2) last[t] = rows[t + 2 < R + kPast ? t + 2 : 0];
       }
-      store_values(state + t * a.channels, last);
     }
+#pragma unroll
+    for (int t = 0; t < kPast; ++t) store_values(state + t * a.channels, last[t]);
   }
 }
 

@@ -29,11 +29,14 @@ struct StreamBatch {
   uint4 raw[kUnits][kFragments][2];
 };
 
-// Of grouped products block (x, y) takes tile y of the rows; else there is one.
-template <Storage storage, unsigned kFragments, bool grouped>
+// kAny: x as it comes. kEven: its rows are aligned and multiples of 8. kGrouped: rounded, of experts, whose
+// tile y block (x, y) takes.
+enum class Rows : std::uint8_t { kAny, kEven, kGrouped };
+
+template <Storage storage, unsigned kFragments, Rows kind>
 __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, unsigned k_warps) {
   using Batch = StreamBatch<storage, kFragments>;
-  constexpr bool in_groups = storage == Storage::kInt4;
+  constexpr bool in_groups = storage == Storage::kInt4, grouped = kind == Rows::kGrouped;
   constexpr unsigned kParts = Weights<storage>::kParts;
   const unsigned g = lane() / 4, t = lane() % 4, k_warp = warp() % k_warps;
   const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * (warps() / k_warps) + warp() / k_warps;
@@ -43,10 +46,8 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
   if constexpr (grouped) {
     grid_dependency_wait();
     grid_dependency_launch();
-    if (blockIdx.y >= static_cast<unsigned>(*p.tile_count)) return;
-    const uint4 words = load16(p.tiles + blockIdx.y);
-    mine = {static_cast<std::int32_t>(words.x), static_cast<std::int32_t>(words.y),
-            static_cast<std::int32_t>(words.z), 0};
+    mine = tile_at(p, blockIdx.y);
+    if (mine.rows == 0) return;
   }
   const std::int64_t matrix = grouped ? mine.expert * p.expert_stride : 0;
   const float* scales = nullptr;
@@ -100,7 +101,6 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
     rounded = p.rounded + x_row * p.x_stride;
   else
     x = p.x + x_row * p.x_stride;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
   float sums[kFragments][4] = {};
   for (unsigned first = begin; first < end; first += Batch::kUnits) {
     load(next, first + Batch::kUnits);
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(32 * kMostWarps) stream_product(Product p, uns
           if constexpr (grouped)
             eight = load16(rounded + at);
           else
-            eight = rounded_eight(x, at, p.k, aligned);
+            eight = rounded_eight<kind == Rows::kEven>(x, at, p.k);
         }
 #pragma unroll
         for (unsigned f = 0; f < kFragments; ++f) {
@@ -181,16 +181,17 @@ unsigned warps_along(std::int64_t steps, std::int64_t least, unsigned most) {
   return warps;
 }
 
-template <Storage storage, unsigned kFragments, bool grouped>
+template <Storage storage, unsigned kFragments, Rows kind>
 void stream(const Product& p, Stream& on) {
   const std::int64_t units = p.row_bytes / kUnitBytes,
                      tiles = (p.n + 16 * kFragments - 1) / (16 * kFragments);
   // Where there are few rows of w, larger blocks.
   const unsigned k_warps = warps_along(units, 4 / kFragments, kFragments > 1 || tiles < 256 ? 16 : 8),
                  block_warps = std::max(k_warps, 8u), together = block_warps / k_warps;
-  launch(stream_product<storage, kFragments, grouped>,
+  constexpr bool grouped = kind == Rows::kGrouped;
+  launch(stream_product<storage, kFragments, kind>,
          {.grid = dim3(static_cast<unsigned>((tiles + together - 1) / together),
-                       grouped ? static_cast<unsigned>(p.tiles_most) : 1),
+                       grouped ? static_cast<unsigned>(p.tile_count) : 1),
           .block = block_warps * kWarp,
           .shared = k_warps > 1 ? block_warps * kWarp * kFragments * sizeof(float4) : 0,
           .name = grouped ? "stream_product of experts" : "stream_product"},
@@ -199,9 +200,13 @@ void stream(const Product& p, Stream& on) {
 
 template <Storage storage>
 void stream(const Product& p, Stream& on) {
-  if (p.tiles != nullptr) return stream<storage, 1, true>(p, on);
+  if (p.tiles != nullptr) return stream<storage, 1, Rows::kGrouped>(p, on);
+  const bool even = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.k % 8 == 0;
   // More rows of w a warp where x, which each warp reads, is not small beside them.
-  p.m > 4 ? stream<storage, 2, false>(p, on) : stream<storage, 1, false>(p, on);
+  if (p.m > 4)
+    even ? stream<storage, 2, Rows::kEven>(p, on) : stream<storage, 2, Rows::kAny>(p, on);
+  else
+    even ? stream<storage, 1, Rows::kEven>(p, on) : stream<storage, 1, Rows::kAny>(p, on);
 }
 
 // ---- Without tensor cores --------------------------------------------------------------------------------

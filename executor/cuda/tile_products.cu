@@ -70,10 +70,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   if constexpr (grouped) {
     grid_dependency_wait();
     grid_dependency_launch();
-    if (place.m >= *p.tile_count) return;
-    const uint4 words = load16(p.tiles + place.m);
-    mine = {static_cast<std::int32_t>(words.x), static_cast<std::int32_t>(words.y),
-            static_cast<std::int32_t>(words.z), 0};
+    mine = tile_at(p, place.m);
+    if (mine.rows == 0) return;
   } else {
     mine.first = static_cast<std::int32_t>(place.m * tile_m);
     mine.rows = static_cast<std::int32_t>(p.m - mine.first < tile_m ? p.m - mine.first : tile_m);
@@ -93,8 +91,6 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   const std::int64_t w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * p.row_bytes;
   constexpr unsigned kXChunks = S::kXBytes / 16, kXStep = kThreads / kXChunks, kXPasses = tile_m / kXStep;
   const unsigned x_row = thread() / kXChunks, x_chunk = thread() % kXChunks;
-
-  const std::int64_t x_width = rounded_stride(storage, p.k);
 
   const auto load_w = [&](unsigned stage, unsigned k_tile) {
     std::byte* const to = shared + stage * S::kStage;
@@ -121,7 +117,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
     for (unsigned i = 0; i < kXPasses; ++i) {
       const unsigned row = x_row + i * kXStep, chunk = x_chunk ^ ((row & 1) << 2);
       const std::int32_t from = x_rows[row];
-      const bool valid = from >= 0 && at < x_width;
+      const bool valid = from >= 0 && at < p.x_stride;
       copy_async16(to + row * S::kXBytes + chunk * 16, p.rounded + (valid ? from * p.x_stride + at : 0),
                    valid);
     }
@@ -251,7 +247,7 @@ void tiles(Product p, int multiprocessors, Stream& on) {
   using S = Shape<storage, tile_m>;
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, kTileN),
-                     tiles_m = grouped ? p.tiles_most : divide_up(p.m, tile_m);
+                     tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
   p.splits = p.partial == nullptr || grouped
                  ? 1
                  : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes), multiprocessors);

@@ -134,6 +134,7 @@ __global__ void copy_in(const float* x, float* y, Copying how) {
 __global__ void copy_in_too_late(const float* x, float* y) {
   grid_dependency_wait();
   auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  for (unsigned i = 0; i < 4; ++i) tile[4 * thread() + i] = 0;  // what the copy replaces
   copy_async16(tile + 4 * thread(), x + 4 * thread());
   copy_async_commit();
   copy_async_wait<1>();  // one group may still be under way: this one

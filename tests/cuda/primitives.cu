@@ -157,6 +157,25 @@ void launch_multiply(Stream& stream, Fragments from, const void* a, const void* 
   }
 }
 
+__global__ void load_matrices_kernel(const std::uint16_t* __restrict__ in, std::uint32_t* __restrict__ out) {
+  grid_dependency_wait();
+  alignas(16) __shared__ std::uint16_t tile[4 * 64];
+  for (unsigned i = lane(); i < 4 * 64; i += kWarp) tile[i] = in[i];
+  sync_warp();
+  const std::uint16_t* row = tile + 8 * lane();
+  // Of _x2 the upper lanes' addresses count for nothing.
+  const std::uint16_t* half = lane() < 16 ? row : tile;
+  std::uint32_t four[4], two[2];
+  ldmatrix_x4(four, row);
+  for (unsigned i = 0; i < 4; ++i) out[i * kWarp + lane()] = four[i];
+  ldmatrix_x4_trans(four, row);
+  for (unsigned i = 0; i < 4; ++i) out[(4 + i) * kWarp + lane()] = four[i];
+  ldmatrix_x2(two, half);
+  for (unsigned i = 0; i < 2; ++i) out[(8 + i) * kWarp + lane()] = two[i];
+  ldmatrix_x2_trans(two, half);
+  for (unsigned i = 0; i < 2; ++i) out[(10 + i) * kWarp + lane()] = two[i];
+}
+
 constexpr int kTile = 128, kStages = 3;
 
 __global__ void __launch_bounds__(kTile)
@@ -276,6 +295,9 @@ void multiply(Stream& stream, int kind, Fragments from, const void* a, const voi
   if (kind == 1) launch_multiply<1, f16, float>(stream, from, a, b, d);
   if (kind == 2) launch_multiply<2, std::int8_t, std::int32_t>(stream, from, a, b, d);
   if (kind == 3) launch_multiply<3, e4m3, float>(stream, from, a, b, d);
+}
+void load_matrices(Stream& stream, const std::uint16_t* in, std::uint32_t* out) {
+  launch(load_matrices_kernel, {.grid = 1, .block = kWarp, .name = "load_matrices"}, stream, in, out);
 }
 void sum_tiles(Stream& stream, const float* x, int count, float* y) {
   launch(sum_tiles_kernel,

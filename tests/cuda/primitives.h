@@ -34,6 +34,10 @@ void fast_functions(Stream& stream, const float* in, int count, float* out);
 enum class Fragments : std::uint8_t { kTable, kMatrices, kTransposed };
 void multiply(Stream& stream, int kind, Fragments from, const void* a, const void* b, void* d);
 
+// What every lane gets of four matrices of 8x8 in[4][8][8], pairs in one word: out[12][32], the four words of
+// _x4, four of _x4_trans, two of _x2, two of _x2_trans.
+void load_matrices(Stream& stream, const std::uint16_t* in, std::uint32_t* out);
+
 // Tiles of x[count] pass through a ring in dynamic shared
 // memory by asynchronous copies, y[t] = sum over tiles of x[tile][127 - t]. What lies beyond count is zero.
 void sum_tiles(Stream& stream, const float* x, int count, float* y);

@@ -287,6 +287,30 @@ TEST_P(Primitives, MatrixProductsFromTheTableAndFromMatrices) {
   }
 }
 
+TEST_P(Primitives, MatricesFromSharedMemory) {
+  std::vector<std::uint16_t> in(4 * 64);
+  for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<std::uint16_t>(1000 + i);
+  const DeviceMemory from = upload(in), to(12 * 32 * sizeof(std::uint32_t));
+  load_matrices(*stream, from.as<std::uint16_t>(), to.as<std::uint32_t>());
+  const auto out = download<std::uint32_t>(to);
+  const auto at = [&](std::size_t m, std::size_t r, std::size_t c) -> std::uint32_t {
+    return in[64 * m + 8 * r + c];
+  };
+  for (std::size_t l = 0; l < 32; ++l) {
+    const std::size_t g = l / 4, t = l % 4;
+    for (std::size_t m = 0; m < 4; ++m) {
+      const std::uint32_t plain = at(m, g, 2 * t) | at(m, g, 2 * t + 1) << 16;
+      const std::uint32_t transposed = at(m, 2 * t, g) | at(m, 2 * t + 1, g) << 16;
+      EXPECT_EQ(out[m * 32 + l], plain);
+      EXPECT_EQ(out[(4 + m) * 32 + l], transposed);
+      if (m < 2) {
+        EXPECT_EQ(out[(8 + m) * 32 + l], plain);
+        EXPECT_EQ(out[(10 + m) * 32 + l], transposed);
+      }
+    }
+  }
+}
+
 TEST_P(Primitives, TilesThroughAsynchronousCopies) {
   for (const int count : {128, 1000, 1024, 1001, 3, 5000}) {
     std::vector<float> x(static_cast<std::size_t>(count));

@@ -324,7 +324,7 @@ TEST(CudaSampling, BeamsAreTheBestOfAllPairs) {
                             static_cast<std::size_t>(vocab % 3));
         const std::vector<double> all = {-1.5, -1.5, -0.25, -std::numeric_limits<double>::infinity()};
         const std::vector<double> before(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(rows));
-        for (const std::size_t width : {1u, 3u, 8u, 40u}) {
+        for (const std::size_t width : {1u, 3u, 8u, 17u, 40u}) {
           if (width > rows * static_cast<std::size_t>(vocab)) continue;
           std::vector<Continuation> got(width + 1, {-7, -7, kPoison}), expected(width);
           const Scratch scratch(logits.rows(), vocab);
