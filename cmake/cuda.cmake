@@ -39,7 +39,7 @@ message(STATUS "CUDA library: ${FORETOKEN_CUDA_LIBRARY_BUILT}, emulated kernels:
 
 # foretoken_cuda_options(TARGET): what compiles CUDA sources and their host code, by nvcc.
 function(foretoken_cuda_options target)
-  # Not CMAKE_CUDA_STANDARD: CMake 3.25 knows of no CUDA C++20. -Wpedantic would warn of what nvcc generates.
+  # -std=c++20 by hand: CMake 3.25 knows of no CUDA C++20. -Wpedantic would warn of what nvcc generates.
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${FORETOKEN_WERROR}>>:-Werror=all-warnings>
@@ -47,7 +47,8 @@ function(foretoken_cuda_options target)
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${FORETOKEN_WERROR}>>:-Werror>)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${FORETOKEN_CUDA_ARCHITECTURES}")
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${FORETOKEN_CUDA_ARCHITECTURES}"
+                        CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF)
 endfunction()
 
 # foretoken_emulate(TARGET sources...): adds .cu sources to a target as C++ for the emulation.
@@ -56,7 +57,7 @@ function(foretoken_emulate target)
     get_filename_component(path ${source} ABSOLUTE)
     get_filename_component(name ${source} NAME_WE)
     file(RELATIVE_PATH relative ${PROJECT_SOURCE_DIR} ${path})
-    set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/${target}/${name}.cpp)
+    set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${target}/${name}.cpp)
     file(GENERATE OUTPUT ${wrapper} CONTENT "#include \"${relative}\"\n")
     target_sources(${target} PRIVATE ${wrapper})
   endforeach()

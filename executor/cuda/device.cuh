@@ -4,10 +4,10 @@
 // device_cuda.cuh and device_emulated.h alone, never in a kernel.
 //
 // Kernels live in namespace foretoken::cuda and may use, by their CUDA names: __global__, __device__,
-// __forceinline__, __launch_bounds__, __restrict__, __shared__ (static arrays), __grid_constant__, threadIdx,
-// blockIdx, blockDim, gridDim, uint2, uint4, float2, float4, #pragma unroll; and of the C library what has
-// the same name in both worlds: expf, exp2f, logf, log1pf, tanhf, sqrtf, fmaf, fmaxf, fminf, fabsf, floorf,
-// rintf, erff, sinf, cosf and their doubles, INFINITY.
+// __forceinline__, __launch_bounds__, __restrict__, __shared__ (static arrays; alignas stands before it),
+// __grid_constant__, threadIdx, blockIdx, blockDim, gridDim, uint2, uint4, float2, float4, #pragma unroll;
+// and of the C library what has the same name in both worlds: expf, exp2f, logf, log1pf, tanhf, sqrtf, fmaf,
+// fmaxf, fminf, fabsf, floorf, rintf, erff, sinf, cosf and their doubles, INFINITY.
 //
 // Three rules, which the emulation holds kernels to:
 //  - A warp function (sync_warp, shuffles, votes, warp_*, mma, ldmatrix) is called by all 32 lanes, a block

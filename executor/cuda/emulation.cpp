@@ -74,10 +74,10 @@ struct Thread {
 struct Warp {
   unsigned runnable = 0, ended = 0, arrived = 0, cursor = 0;
   const char* function = nullptr;  // that the arrived lanes wait in
-  // Two of each: a lane that went on to the next exchange must not change what others still read.
-  unsigned turn = 0;
-  alignas(16) std::byte in[2][kLanes * kLaneBytes];
-  alignas(16) std::byte out[2][kLanes * kLaneBytes];
+  // A lane that goes on writes its own place of `in` for the next exchange; `out` is written when all have
+  // come to that.
+  alignas(16) std::byte in[kLanes * kLaneBytes];
+  alignas(16) std::byte out[kLanes * kLaneBytes];
 };
 
 class Block {
@@ -350,13 +350,11 @@ const std::byte* Block::exchange(const char* name, const void* in, std::size_t b
     warp.function = name;
   else if (std::strcmp(warp.function, name) != 0)
     fail(std::string(name) + " while other lanes of the warp are in " + warp.function);
-  const unsigned turn = warp.turn;
-  std::memcpy(warp.in[turn] + lane * kLaneBytes, in, bytes);
+  std::memcpy(warp.in + lane * kLaneBytes, in, bytes);
   warp.arrived |= bit;
   if (warp.arrived == ~0u) {
-    complete(warp.in[turn], warp.out[turn], complete_context);
+    complete(warp.in, warp.out, complete_context);
     warp.arrived = 0;
-    warp.turn ^= 1;
     warp.runnable = ~0u;
     warp.cursor = kLanes;
     runnable_warps_ |= 1u << (current_ / kLanes);
@@ -365,7 +363,7 @@ const std::byte* Block::exchange(const char* name, const void* in, std::size_t b
     if (warp.runnable == 0) runnable_warps_ &= ~(1u << (current_ / kLanes));
   }
   wait(Wait::kExchange);
-  return warp.out[turn] + lane * kLaneBytes;
+  return warp.out + lane * kLaneBytes;
 }
 
 void Block::run_block() {
@@ -383,7 +381,7 @@ void Block::run_block() {
     Warp& warp = warps_[w];
     const unsigned lanes = std::min(kLanes, count_ - w * kLanes);
     warp.runnable = lanes == kLanes ? ~0u : (1u << lanes) - 1;
-    warp.ended = warp.arrived = warp.turn = 0;
+    warp.ended = warp.arrived = 0;
     warp.cursor = kLanes;
     runnable_warps_ |= 1u << w;
   }

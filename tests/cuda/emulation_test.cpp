@@ -1,0 +1,319 @@
+// The emulation finds what is wrong in a kernel. The kernels here are.
+#include "executor/cuda/emulation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "executor/cuda/device.cuh"
+#include "executor/cuda/launch.h"
+
+namespace foretoken::cuda {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class Emulation : public testing::Test {
+ protected:
+  void SetUp() override { emulation::settings() = {}; }
+  void TearDown() override { emulation::settings() = {}; }
+
+  template <class... Parameters>
+  std::string error_of(void (*kernel)(Parameters...), const Launch& how,
+                       std::type_identity_t<Parameters>... args) {
+    try {
+      launch(kernel, how, stream, args...);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+  void set_order(emulation::Order order) {
+    emulation::settings().threads = order;
+    emulation::settings().blocks = order;
+  }
+  Stream stream;
+};
+
+constexpr emulation::Order kOrders[] = {emulation::Order::kForward, emulation::Order::kReverse,
+                                        emulation::Order::kShuffled};
+
+__global__ void reverse(const float* x, float* y, bool with_barrier) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  tile[thread()] = x[thread()];
+  if (with_barrier) sync_threads();
+  y[thread()] = tile[threads() - 1 - thread()];
+}
+
+__global__ void left_neighbour(const float* x, float* y, bool with_barrier) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  tile[thread()] = x[thread()];
+  if (with_barrier) sync_threads();
+  y[thread()] = tile[thread() == 0 ? 0 : thread() - 1];
+}
+
+// The second write to the tile comes before others have read the first one.
+__global__ void rewrite(const float* x, float* y, bool with_barrier) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  float sum = 0;
+  for (int round = 0; round < 2; ++round) {
+    tile[thread()] = x[thread()] + static_cast<float>(round);
+    sync_threads();
+    sum += tile[threads() - 1 - thread()];
+    if (with_barrier) sync_threads();
+  }
+  y[thread()] = sum;
+}
+
+TEST_F(Emulation, AMissingBarrierShowsInSomeOrder) {
+  constexpr unsigned kThreads = 128;
+  std::vector<float> x(kThreads), y(kThreads), right(kThreads);
+  std::iota(x.begin(), x.end(), 1.0f);
+  const Launch how{.grid = 1, .block = kThreads, .shared = kThreads * sizeof(float)};
+  for (auto* kernel : {&reverse, &left_neighbour, &rewrite}) {
+    set_order(emulation::Order::kForward);
+    launch(kernel, how, stream, x.data(), right.data(), true);
+    int wrong = 0;
+    for (const auto order : kOrders) {
+      set_order(order);
+      launch(kernel, how, stream, x.data(), y.data(), true);
+      EXPECT_EQ(y, right);
+      launch(kernel, how, stream, x.data(), y.data(), false);
+      wrong += y != right ? 1 : 0;
+    }
+    EXPECT_GT(wrong, 0);
+  }
+  // Forward order alone would have passed this one.
+  set_order(emulation::Order::kForward);
+  launch(left_neighbour, how, stream, x.data(), right.data(), true);
+  launch(left_neighbour, how, stream, x.data(), y.data(), false);
+  EXPECT_EQ(y, right);
+}
+
+__global__ void neighbour_in_warp(const float* x, float* y, bool with_sync) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  tile[lane()] = x[lane()];
+  if (with_sync) sync_warp();
+  y[lane()] = tile[lane() ^ 1];
+}
+
+TEST_F(Emulation, AMissingWarpBarrierShows) {
+  std::vector<float> x(32), y(32);
+  std::iota(x.begin(), x.end(), 1.0f);
+  const Launch how{.grid = 1, .block = 32, .shared = 128};
+  for (const auto order : kOrders) {
+    set_order(order);
+    launch(neighbour_in_warp, how, stream, x.data(), y.data(), true);
+    for (std::size_t l = 0; l < 32; ++l) EXPECT_EQ(y[l], x[l ^ 1]);
+    launch(neighbour_in_warp, how, stream, x.data(), y.data(), false);
+    EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }));
+  }
+}
+
+enum class Copying { kRight, kNoWait, kNoCommit, kNoBarrier };
+
+__global__ void copy_in(const float* x, float* y, Copying how) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  copy_async16(tile + 4 * thread(), x + 4 * thread());
+  if (how != Copying::kNoCommit) copy_async_commit();
+  if (how != Copying::kNoWait) copy_async_wait<0>();
+  if (how != Copying::kNoBarrier) sync_threads();
+  const unsigned from = threads() - 1 - thread();
+  for (unsigned i = 0; i < 4; ++i) y[4 * thread() + i] = tile[4 * from + i];
+}
+
+__global__ void copy_in_too_late(const float* x, float* y) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  for (unsigned i = 0; i < 4; ++i) tile[4 * thread() + i] = 0;  // what the copy replaces
+  copy_async16(tile + 4 * thread(), x + 4 * thread());
+  copy_async_commit();
+  copy_async_wait<1>();  // one group may still be under way: this one
+  sync_threads();
+  for (unsigned i = 0; i < 4; ++i) y[4 * thread() + i] = tile[4 * thread() + i];
+  copy_async_wait<0>();
+}
+
+TEST_F(Emulation, AMissingWaitShows) {
+  std::vector<float> x(256), y(256);
+  std::iota(x.begin(), x.end(), 1.0f);
+  const Launch how{.grid = 1, .block = 64, .shared = 1024};
+  const auto right = [&] {
+    for (std::size_t i = 0; i < x.size(); ++i)
+      if (y[i] != x[(63 - i / 4) * 4 + i % 4]) return false;
+    return true;
+  };
+  for (const auto order : kOrders) {
+    set_order(order);
+    launch(copy_in, how, stream, x.data(), y.data(), Copying::kRight);
+    EXPECT_TRUE(right());
+    for (const Copying wrong : {Copying::kNoWait, Copying::kNoCommit, Copying::kNoBarrier}) {
+      launch(copy_in, how, stream, x.data(), y.data(), wrong);
+      EXPECT_FALSE(right()) << static_cast<int>(wrong);
+    }
+    launch(copy_in_too_late, how, stream, x.data(), y.data());
+    for (const float v : y) EXPECT_TRUE(std::isnan(v));
+  }
+}
+
+__global__ void half_at_barrier() {
+  grid_dependency_wait();
+  if (thread() < threads() / 2) sync_threads();
+}
+__global__ void half_in_shuffle(float* y) {
+  grid_dependency_wait();
+  if (lane() < 16) y[lane()] = shuffle_xor(y[lane()], 1);
+}
+__global__ void shuffle_and_barrier(float* y) {
+  grid_dependency_wait();
+  if (thread() < 40)
+    sync_threads();
+  else
+    y[thread()] = shuffle_xor(y[thread()], 1);
+}
+__global__ void two_functions(float* y) {
+  grid_dependency_wait();
+  if (lane() % 2 == 0)
+    y[lane()] = shuffle_xor(1.0f, 2);
+  else
+    y[lane()] = static_cast<float>(ballot(true));
+}
+__global__ void fine(float* y) {
+  grid_dependency_wait();
+  y[thread()] = block_sum(1.0f);
+}
+
+TEST_F(Emulation, WhatCannotGoOnIsAnError) {
+  std::vector<float> y(64);
+  const Launch how{.grid = {2, 2}, .block = 64, .name = "faulty"};
+  for (const auto order : kOrders) {
+    set_order(order);
+    const std::string first_block = order == emulation::Order::kForward ? "block (0,0,0)" : "block (";
+    EXPECT_THAT(error_of(half_at_barrier, how), AllOf(HasSubstr("kernel faulty, " + first_block),
+                                                      HasSubstr("32 wait in sync_threads, 32 have ended")));
+    EXPECT_THAT(error_of(half_in_shuffle, how, y.data()),
+                HasSubstr("32 of its 64 threads wait in shuffle for lanes that don't come, 0 wait in "
+                          "sync_threads, 32 have ended"));
+    EXPECT_THAT(error_of(shuffle_and_barrier, how, y.data()),
+                HasSubstr("24 of its 64 threads wait in shuffle for lanes that don't come, 40 wait"));
+    EXPECT_THAT(error_of(two_functions, how, y.data()), HasSubstr(" while other lanes of the warp are in "));
+    // And the next grid is none the worse for it.
+    EXPECT_EQ(error_of(fine, how, y.data()), "");
+    EXPECT_THAT(y, testing::Each(64.0f));
+  }
+}
+
+__global__ void no_wait_in_some(float* y) {
+  if (thread() == 5) return;
+  grid_dependency_wait();
+  y[thread()] = 1;
+}
+__global__ void misaligned(const float* x, float* y) {
+  grid_dependency_wait();
+  store16(y, load16(x + 1));
+}
+__global__ void misaligned_copy(const float* x) {
+  grid_dependency_wait();
+  copy_async16(dynamic_shared() + 8, x);
+}
+
+TEST_F(Emulation, RulesAreKept) {
+  alignas(16) float x[64] = {}, y[64] = {};
+  EXPECT_THAT(error_of(no_wait_in_some, {.grid = 1, .block = 32, .name = "hasty"}, y),
+              AllOf(HasSubstr("kernel hasty, block (0,0,0), thread (5,0,0)"),
+                    HasSubstr("ended without grid_dependency_wait()")));
+  EXPECT_EQ(error_of(no_wait_in_some, {.grid = 1, .block = 32, .overlaps = false}, y), "");
+  EXPECT_THAT(error_of(misaligned, {.grid = 1, .block = 1}, x, y), HasSubstr("load16 of an address"));
+  EXPECT_THAT(error_of(misaligned_copy, {.grid = 1, .block = 1, .shared = 64}, x),
+              HasSubstr("copy_async16 of an address that is not a multiple of 16"));
+  EXPECT_THAT(error_of(fine, {.grid = 1, .block = 40}, y), HasSubstr("40 threads, not a multiple of 32"));
+  EXPECT_NE(error_of(fine, {.grid = 0, .block = 32}, y), "");
+  EXPECT_NE(error_of(fine, {.grid = {1, 70000}, .block = 32}, y), "");
+  EXPECT_NE(error_of(fine, {.grid = 1, .block = 2048}, y), "");
+}
+
+__global__ void take_ticket(int* next, int* order) {
+  grid_dependency_wait();
+  order[atomic_add(next, 1)] = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+}
+
+TEST_F(Emulation, OrdersOfThreadsAndBlocks) {
+  const auto run = [&] {
+    int next = 0;
+    std::vector<int> order(4 * 64);
+    launch(take_ticket, {.grid = 4, .block = 64}, stream, &next, order.data());
+    return order;
+  };
+  std::vector<int> expected(4 * 64);
+  std::iota(expected.begin(), expected.end(), 0);
+  EXPECT_EQ(run(), expected);
+  set_order(emulation::Order::kReverse);
+  std::reverse(expected.begin(), expected.end());
+  EXPECT_EQ(run(), expected);
+  set_order(emulation::Order::kShuffled);
+  const auto first = run();
+  EXPECT_EQ(run(), first) << "the same seed, the same order";
+  EXPECT_THAT(first, testing::UnorderedElementsAreArray(expected));
+  EXPECT_NE(first, expected);
+  emulation::settings().seed = 2;
+  EXPECT_NE(run(), first);
+}
+
+TEST_F(Emulation, WhatACaptureForbids) {
+  Graph graph;
+  EXPECT_THROW(graph.capture(stream, [] { DeviceMemory memory(16); }), CudaError);
+  EXPECT_THROW(graph.capture(stream, [this] { stream.synchronize(); }), CudaError);
+  EXPECT_TRUE(graph.empty());
+  EXPECT_NO_THROW(DeviceMemory(16));
+}
+
+TEST_F(Emulation, MemoryStartsPoisoned) {
+  const DeviceMemory memory(64);
+  float value = 0;
+  copy(stream, &value, memory.data(), sizeof value);
+  EXPECT_TRUE(std::isnan(value));
+}
+
+TEST_F(Emulation, GuardedMemoryIsTheDevicesAlone) {
+  emulation::settings().guard_memory = true;
+  DeviceMemory memory(64 * sizeof(float));
+  std::vector<float> y(64);
+  launch(fine, {.grid = 1, .block = 64}, stream, memory.as<float>());
+  copy(stream, y.data(), memory.data(), memory.bytes());
+  EXPECT_THAT(y, testing::Each(64.0f));
+  DeviceMemory moved = std::move(memory);
+  launch(fine, {.grid = 1, .block = 64}, stream, moved.as<float>());
+  EXPECT_DEATH(*moved.as<volatile float>() = 1, "");
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+__global__ void beyond(float* y, unsigned shift) {
+  grid_dependency_wait();
+  auto* tile = reinterpret_cast<float*>(dynamic_shared());
+  sync_threads();
+  tile[thread()] = 1;
+  sync_threads();
+  y[thread() + shift] = tile[thread()];
+}
+
+TEST_F(Emulation, AccessesBeyondABufferAreFound) {
+  const DeviceMemory y(64 * sizeof(float));
+  const Launch how{.grid = 1, .block = 64, .shared = 64 * sizeof(float)};
+  launch(beyond, how, stream, y.as<float>(), 0);
+  EXPECT_DEATH(launch(beyond, how, stream, y.as<float>(), 1), "heap-buffer-overflow");
+  EXPECT_DEATH(launch(beyond, {.grid = 1, .block = 64, .shared = 252}, stream, y.as<float>(), 0),
+               "heap-buffer-overflow");
+}
+#endif
+
+}  // namespace
+}  // namespace foretoken::cuda
