@@ -113,18 +113,20 @@ std::vector<OptionSpec> model_show_options() {
 }
 
 std::vector<OptionSpec> run_options() {
-  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
           file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
           file_option("draft-weights", "the same for the draft model of speculative decoding"),
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                        {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
+          with_choices(number_option("operator-times", "time each operator, or the step alone (default on)"),
+                       {"on", "off"}),
           number_option("threads", "threads of the executor (default 1)")};
 }
 
 std::vector<OptionSpec> calibrate_options() {
   return {
-      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu"}),
+      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),

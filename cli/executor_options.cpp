@@ -10,6 +10,7 @@ namespace foretoken {
 ExecutorOptions executor_options(const Invocation& invocation) {
   ExecutorOptions options;
   options.temporary_folder = std::filesystem::temp_directory_path();
+  options.backend = invocation.value("backend").value_or("cpu");
   options.isa = invocation.value("isa").value_or("");
   if (const auto text = invocation.value("threads")) {
     const auto n = parse_int(*text);

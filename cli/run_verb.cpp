@@ -181,6 +181,7 @@ Answer run_answer(const Invocation& invocation) {
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
   executor.processes = processes;
+  executor.operator_times = invocation.value("operator-times").value_or("on") == "on";
   executor.draft_weights = invocation.value("draft-weights").value_or("");
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
@@ -189,6 +190,7 @@ Answer run_answer(const Invocation& invocation) {
   const auto usual = p.kernels.find(MachineProbe::op());
   const bool calibrated = usual && usual->basis == Basis::kMeasured;
   if (calibrated) backend.set_usual_probe(usual->time.value);
+  const std::string before = backend.condition();
   SimulateOptions options;
   options.use_spans = false;
   options.keep_records = true;
@@ -228,6 +230,8 @@ Answer run_answer(const Invocation& invocation) {
   const ReportContext context = report_context(d.scenario, world, d.warnings);
   Json json = context_json(context, d.scenario);
   json["executor"] = backend.description();
+  const std::string after = backend.condition();
+  if (!after.empty()) json["device_condition"] = Json{{"before", before}, {"after", after}};
   json["measured"] = simulation_json(d, measured, false);
   json["predicted"] = simulation_json(d, predicted, false);
   Json operators = Json::object();
@@ -247,6 +251,7 @@ Answer run_answer(const Invocation& invocation) {
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
+  if (!after.empty()) lines.push_back("The device before: " + before + "; after: " + after + ".");
   if (moves)
     lines.push_back(
         fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
@@ -267,13 +272,10 @@ Answer run_answer(const Invocation& invocation) {
   if (!calibrated)
     lines.push_back("The prediction rests on the datasheet of " + d.device.name +
                     "; `foretoken calibrate` measures this machine's operators.");
-  return {{title,
-           lines,
-           {metrics_table(measured.served.metrics, predicted.served.metrics),
-            steps_table(backend.steps(), priced), operators_table(backend.operator_seconds(), priced)},
-           0,
-           dump_json(json),
-           {}},
+  std::vector<Table> tables{metrics_table(measured.served.metrics, predicted.served.metrics),
+                            steps_table(backend.steps(), priced)};
+  if (executor.operator_times) tables.push_back(operators_table(backend.operator_seconds(), priced));
+  return {{title, lines, tables, 0, dump_json(json), {}},
           "",
           measured.served.aborted || measured.served.metrics.completed == 0 ? kNegative : kDone};
 }

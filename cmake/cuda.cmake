@@ -41,7 +41,7 @@ message(STATUS "CUDA library: ${FORETOKEN_CUDA_LIBRARY_BUILT}, emulated kernels:
 function(foretoken_cuda_options target)
   # -std=c++20 by hand: CMake 3.25 knows of no CUDA C++20. -Wpedantic would warn of what nvcc generates.
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${FORETOKEN_WERROR}>>:-Werror=all-warnings>
     "$<$<COMPILE_LANGUAGE:CXX>:${FORETOKEN_WARNINGS};-fvisibility=hidden;-ffp-contract=off>"
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${FORETOKEN_WERROR}>>:-Werror>)

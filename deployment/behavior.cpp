@@ -245,9 +245,16 @@ std::vector<std::string> modelled_behaviors() {
   return names;
 }
 
-std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs) {
+std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs,
+                                              bool own_memory) {
   constexpr std::int64_t kLargest = 512;
-  if (behavior.own_executor) return {};
+  if (behavior.own_executor) {
+    if (!own_memory) return {};
+    const std::int64_t largest = std::min(max_num_seqs, kLargest);
+    auto sizes = vllm_graph_sizes_up_to(behavior, largest);
+    if (sizes.empty() || sizes.back() < largest) sizes.push_back(largest);
+    return sizes;
+  }
   return vllm_graph_sizes_up_to(behavior, std::min(std::min(max_num_seqs, kLargest) * 2, kLargest));
 }
 

@@ -64,7 +64,9 @@ Behavior find_behavior(const std::string& name, const std::string& where);
 std::vector<std::string> modelled_behaviors();
 // Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
 // min(2 max_num_seqs, 512).
-std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs);
+// This program records steps of a device with memory of its own, none of the processor's.
+std::vector<std::int64_t> default_graph_sizes(const Behavior& behavior, std::int64_t max_num_seqs,
+                                              bool own_memory = true);
 std::vector<std::int64_t> vllm_graph_sizes_up_to(const Behavior& behavior, std::int64_t largest);
 
 // The same of the other systems, up to the largest one.

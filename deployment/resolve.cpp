@@ -102,12 +102,12 @@ void fill_limits(EngineSection& e, const Behavior& behavior, const Device& devic
     check_range(*e.num_gpu_blocks_override, 2, kMostTokens, at + "num_gpu_blocks_override");
 }
 
-void fill_graphs(EngineSection& e, const Behavior& behavior, const std::string& where) {
+void fill_graphs(EngineSection& e, const Behavior& behavior, bool own_memory, const std::string& where) {
   if (e.enforce_eager) e.cuda_graph_sizes.emplace();
   if (!e.cuda_graph_sizes)
     e.cuda_graph_sizes = e.max_cudagraph_capture_size
                              ? vllm_graph_sizes_up_to(behavior, *e.max_cudagraph_capture_size)
-                             : default_graph_sizes(behavior, *e.max_num_seqs);
+                             : default_graph_sizes(behavior, *e.max_num_seqs, own_memory);
   auto& sizes = *e.cuda_graph_sizes;
   const std::string at = where + "/engine/cuda_graph_sizes";
   if (sizes.size() > kMostGraphs)
@@ -306,6 +306,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
         fmt::format("the memory of {} is not known; give that of a node, such as \"512 GiB\"", device.name));
   d.fusion.sorts_logits = scenario.workload.sorts_logits();
   d.fusion.ranks_beams = scenario.workload.beam_width.value_or(1) > 1;
+  d.fusion.norm_residual = scenario.engine.fuse_norm_residual.value_or(d.fusion.norm_residual);
+  d.fusion.rope_kv_write = scenario.engine.fuse_rope_kv_write.value_or(d.fusion.rope_kv_write);
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);
@@ -335,7 +337,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     fill_other_limits(e, d.behavior, device, model, where);
   else
     fill_limits(e, d.behavior, device, model, where);
-  fill_graphs(e, d.behavior, where);
+  fill_graphs(e, d.behavior, !d.shares_host_memory, where);
   auto precision = choose_precision(e, model, device, d.behavior, where, d.warnings);
   if (auto* verdict = std::get_if<Infeasible>(&precision)) return std::move(*verdict);
   d.precision = std::get<Precision>(precision);

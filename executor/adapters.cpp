@@ -75,7 +75,8 @@ std::size_t RankAdapters::bytes_needed(const ModelConfig& model, const Kernels& 
                                        const Layout& layout) {
   if (layout.lora.rank <= 0) return 0;
   return one_adapter(model, kernels, layout) *
-         static_cast<std::size_t>(layout.num_adapters + layout.lora.slots);
+         static_cast<std::size_t>((kernels.memory().host_reads() ? layout.num_adapters : 0) +
+                                  layout.lora.slots);
 }
 
 RankAdapters::RankAdapters(const ModelConfig& model, const AdapterSource& source, const Kernels& kernels,

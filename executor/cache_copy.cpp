@@ -20,8 +20,8 @@ std::size_t element_bytes(Storage storage) {
   }
 }
 
-// The entries of one head in one block, of each of the layer's arrays.
-void copy_head(const KernelMemory& memory, const CacheLayer& from, std::int64_t from_block,
+// Lists the entries of one head in one block, of each of the layer's arrays.
+void list_head(std::vector<CopyPiece>& pieces, const CacheLayer& from, std::int64_t from_block,
                std::int64_t from_head, const CacheLayer& to, std::int64_t to_block, std::int64_t to_head) {
   const std::int64_t a = (from_block * from.heads + from_head) * from.block_size,
                      b = (to_block * to.heads + to_head) * to.block_size;
@@ -29,13 +29,14 @@ void copy_head(const KernelMemory& memory, const CacheLayer& from, std::int64_t 
   const auto values = [&](const std::byte* source, std::byte* target, std::int64_t dim) {
     const std::size_t each = element_bytes(from.storage) * static_cast<std::size_t>(dim);
     if (source != nullptr && dim > 0)
-      memory.copy_later(target + static_cast<std::size_t>(b) * each,
-                        source + static_cast<std::size_t>(a) * each, block * each);
+      pieces.push_back({target + static_cast<std::size_t>(b) * each,
+                        source + static_cast<std::size_t>(a) * each, block * each});
   };
   values(from.keys, to.keys, from.k_dim);
   values(from.values, to.values, from.v_dim);
-  if (from.key_scales) memory.copy_later(to.key_scales + b, from.key_scales + a, block * sizeof(float));
-  if (from.value_scales) memory.copy_later(to.value_scales + b, from.value_scales + a, block * sizeof(float));
+  if (from.key_scales) pieces.push_back({to.key_scales + b, from.key_scales + a, block * sizeof(float)});
+  if (from.value_scales)
+    pieces.push_back({to.value_scales + b, from.value_scales + a, block * sizeof(float)});
 }
 
 }  // namespace
@@ -52,8 +53,10 @@ double Transformer::copy_cache(const Transformer& source_model, std::span<const 
     throw std::logic_error("a cache of other blocks is to be moved");
   const KernelMemory& memory = to.kernels.memory();
   double slowest = 0;
+  std::vector<CopyPiece> pieces;
   for (const Rank& rank : to.ranks) {
     const auto start = Clock::now();
+    pieces.clear();
     for (std::int64_t layer = 0; layer < from.model.num_layers; ++layer) {
       const CacheLayer& own = rank.cache(layer);
       const GqaAttention* a = from.gqa(layer);
@@ -71,10 +74,11 @@ double Transformer::copy_cache(const Transformer& source_model, std::span<const 
         const Rank& holder = *std::find_if(from.ranks.begin(), from.ranks.end(), holds);
         const std::int64_t at = a ? head - holder.kv_heads(a->kv_heads).first : 0;
         for (std::int64_t b = unread / size; b < blocks; ++b)
-          copy_head(memory, holder.cache(layer), source[static_cast<std::size_t>(b)], at, own,
+          list_head(pieces, holder.cache(layer), source[static_cast<std::size_t>(b)], at, own,
                     target[static_cast<std::size_t>(b)], h);
       }
     }
+    memory.copy_later(pieces);
     memory.wait();
     slowest = std::max(slowest, std::chrono::duration<double>(Clock::now() - start).count());
   }

@@ -19,7 +19,8 @@ class CudaLibrary {
   virtual int device_count() const = 0;
   virtual std::string no_device_reason() const = 0;  // empty where there is one
   virtual cuda::DeviceProperties properties(int device) const = 0;
-  virtual const Kernels* kernels() const = 0;  // null: this library has none
+  // Of device `rank` modulo their number; made by the first call, whose device stays.
+  virtual const Kernels& kernels(int rank) const = 0;
 };
 
 struct CudaSearch {

@@ -1,12 +1,13 @@
 #include "executor/executable.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "base/json_full.h"
+#include "executor/cuda_library.h"
 
 namespace foretoken {
 namespace {
@@ -45,7 +46,22 @@ Storage storage_of(WeightFormat format, DType plain) {
   }
 }
 
-const Kernels& kernels_of(const std::string& isa) {
+// rank: of this process; each takes a device of its own where there are as many.
+const Kernels& cuda_device_kernels(int rank) {
+  const char* given = std::getenv("FORETOKEN_CUDA_LIBRARY");
+  static const CudaSearch search = open_cuda_library(given ? given : "");
+  if (search.library == nullptr)
+    throw Error("--backend", search.why_not + "; --backend cpu executes on the processor");
+  return search.library->kernels(rank);
+}
+
+const Kernels& kernels_of(const ExecutorOptions& options) {
+  if (options.kernels) return *options.kernels;
+  const std::string& isa = options.isa;
+  if (options.backend == "cuda") {
+    if (!isa.empty()) throw Error("--isa", "is of the processor; leave it out with --backend cuda");
+    return cuda_device_kernels(options.processes ? options.processes->rank() : 0);
+  }
   if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());
   if (!k)
@@ -53,11 +69,6 @@ const Kernels& kernels_of(const std::string& isa) {
         "--isa",
         "\"" + isa + "\" is none of float64, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
   return *k;
-}
-
-std::size_t physical_memory() {
-  const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
-  return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size) : 0;
 }
 
 // apart: it is one side of prefill and decode on engines of their own.
@@ -113,7 +124,7 @@ bool same_slices(const Layout& a, const Layout& b) {
          a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel;
 }
 
-Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
+Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, const Kernels& kernels) {
   const Shard& shard = deployment.mapping.stages.front();
   const SchedulerConfig& s = deployment.scheduler;
   Layout l;
@@ -137,6 +148,10 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
       std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
+  if (kernels.graphs()) l.step_sizes = deployment.graph_sizes;
+  l.operator_times = options.operator_times;
+  l.fusion.norm_residual = deployment.fusion.norm_residual;
+  l.fusion.rope_kv_write = deployment.fusion.rope_kv_write;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
   if (s.draft_tokens == 0) return l;
@@ -153,7 +168,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options) {
 
 Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
                        std::size_t beside)
-    : kernels_(&kernels_of(options.isa)), threads_(options.threads), synthetic_(options.weights.empty()) {
+    : kernels_(&kernels_of(options)), threads_(options.threads), synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
@@ -161,7 +176,7 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   std::vector<const Deployment*> pools{&deployment};
   if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
   std::vector<Layout> layouts;
-  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options));
+  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options, *kernels_));
   for (const Deployment* d : pools) check(*d, pools.size() > 1, options.processes != nullptr);
   for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights.
@@ -171,12 +186,14 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
     if (i > 0 && alike) bytes_ -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
   }
   const std::size_t needed = bytes_ + beside;
-  if (const std::size_t room = physical_memory(); room > 0 && needed > room)
+  const KernelMemory& memory = kernels_->memory();
+  if (const std::size_t room = memory.room(); room > 0 && needed > room)
     throw Error("model",
-                fmt::format("needs {:.1f} GiB for weights and KV cache, this machine has {:.1f} GiB; use a "
+                fmt::format("needs {:.1f} GiB for weights and KV cache, {} has {:.1f} GiB; use a "
                             "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
-                            static_cast<double>(needed) / (1 << 30), static_cast<double>(room) / (1 << 30),
-                            layouts.back().num_blocks));
+                            static_cast<double>(needed) / (1 << 30),
+                            memory.host_reads() ? "this machine" : "the device",
+                            static_cast<double>(room) / (1 << 30), layouts.back().num_blocks));
   const auto adapters = synthetic_adapters(deployment.model, layouts.front().lora.rank, options.seed);
   for (std::size_t i = 0; i < pools.size(); ++i)
     for (int e = 0; e < pools[i]->mapping.engines(); ++e) {
@@ -204,14 +221,17 @@ std::size_t Executable::bytes_needed(const Deployment& d, const Checkpoint& chec
 std::string Executable::description() const {
   static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16", "int8", "int4", "fp8"};
   const Layout& l = engines_.front()->rank(0).layout();
-  const auto count = [](std::size_t n, const char* what) { return fmt::format(", {} {}s", n, what); };
+  const auto count = [](auto n, const char* what) {
+    return fmt::format(", {} {}{}", n, what, n == 1 ? "" : "s");
+  };
   std::string ranks = fmt::format("{} rank{}", l.ranks, l.ranks == 1 ? "" : "s");
   if (l.processes != nullptr) ranks += " as processes";
   if (l.stages.size() > 1) ranks += count(l.stages.size(), "stage");
   if (l.data_parallel > 1) ranks += count(static_cast<std::size_t>(l.data_parallel), "data-parallel rank");
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
-  return fmt::format("{} kernels, {} thread{}, {}; {} weights in {}, cache in {}", kernels_->name(),
-                     threads_.count(), threads_.count() == 1 ? "" : "s", ranks,
+  const std::string with =
+      kernels_->memory().host_reads() ? count(threads_.count(), "thread") : ", " + kernels_->machine();
+  return fmt::format("{} kernels{}, {}; {} weights in {}, cache in {}", kernels_->name(), with, ranks,
                      synthetic_ ? "synthetic" : "stored", kStorage[static_cast<int>(l.weights)],
                      kStorage[static_cast<int>(l.cache)]);
 }

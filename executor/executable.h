@@ -16,8 +16,11 @@ struct ExecutorOptions {
   std::string draft_weights;  // the draft model's, likewise
   std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
   int threads = 1;
-  std::string isa;  // "" for the processor's best, or "float64" (the reference), "scalar", "avx2", "avx512",
-                    // "avx512-bf16"
+  std::string backend = "cpu";  // or "cuda"
+  std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",
+                    // "avx2", "avx512", "avx512-bf16"
+  const Kernels* kernels = nullptr;       // these, whatever the two above say; must outlive what is made
+  bool operator_times = true;             // each operator is timed, and not the step alone
   SamplingArgs sampling;                  // greedy; a backend takes the workload's
   std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
   Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all

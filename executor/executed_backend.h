@@ -64,6 +64,7 @@ class ExecutedBackend final : public Backend {
     }
   };
   BeamSharing beam_sharing() const;
+  std::string condition() const;    // Kernels::condition(), now
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, bf16 weights, ..."
 
  private:

@@ -1,5 +1,7 @@
 #include "executor/kernel_memory.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -32,8 +34,13 @@ class HostMemory final : public KernelMemory {
   void release(std::byte* memory) const noexcept override { std::free(memory); }
   std::byte* allocate_host(std::size_t bytes) const override { return allocate(bytes); }
   void release_host(std::byte* memory) const noexcept override { std::free(memory); }
+  std::size_t room() const override {
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
+    return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size) : 0;
+  }
   bool host_reads() const override { return true; }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
+  using KernelMemory::copy_later;
   void copy_later(void* to, const void* from, std::size_t bytes) const override { copy(to, from, bytes); }
   void clear(void* to, std::size_t bytes) const override { std::memset(to, 0, bytes); }
   void wait() const override {}

@@ -19,8 +19,10 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "executor/kernel_memory.h"
+#include "executor/processes.h"
 #include "executor/threads.h"
 
 namespace foretoken {
@@ -118,6 +120,13 @@ struct NormArgs {
   const float* bias = nullptr;    // null: none
 };
 
+// See Kernels::rope().
+struct RopeArgs {
+  const float *cosines = nullptr, *sines = nullptr;
+  std::int64_t pairs = 0;
+  bool interleaved = false;
+};
+
 struct AttentionArgs {
   std::int64_t heads = 0;  // query heads; heads / cache heads of them share a key
   std::int64_t qk_dim = 0, v_dim = 0;
@@ -177,9 +186,9 @@ struct LatentArgs {
 };
 
 // Times at places in the order of kernels.
-class Stopwatch {
+class KernelStopwatch {
  public:
-  virtual ~Stopwatch() = default;
+  virtual ~KernelStopwatch() = default;
   virtual void restart() = 0;  // forgets all places
   virtual int mark() = 0;      // this place's number: 0, 1, ...
   // Between two places, once memory().wait() has returned after the later one.
@@ -190,7 +199,7 @@ class Stopwatch {
 class StepGraphs {
  public:
   virtual ~StepGraphs() = default;
-  // Does `launches` the first time that it sees a key, and afterwards what they did.
+  // Does `launches` the first times that it sees a key, and afterwards what they did.
   virtual void run(std::uint64_t key, const std::function<void()>& launches) = 0;
 };
 
@@ -198,8 +207,11 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual const char* name() const = 0;  // "reference", "avx512-bf16", "avx2", "scalar", "cuda"
+  virtual std::string machine() const { return "this machine"; }  // "NVIDIA H200, driver 580.65"
+  // Of a device now: "1980 MHz, memory 3201 MHz, 412 W, 46 C"; empty where nothing is known.
+  virtual std::string condition() const { return {}; }
   virtual const KernelMemory& memory() const { return host_memory(); }
-  virtual std::unique_ptr<Stopwatch> stopwatch() const;
+  virtual std::unique_ptr<KernelStopwatch> stopwatch() const;
   // Null where steps aren't recorded.
   virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }
   // Of a step's sizes and longest context, alike for those that may run one recording.
@@ -221,6 +233,9 @@ class Kernels {
 
   virtual void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                     std::int64_t width, float* y, std::int64_t y_stride) const = 0;
+  // stream += added, then y = its norm, all of `width`: one pass where the set fuses them.
+  virtual void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                        float* stream, float* y) const;
   // Each head of head_dim of x[row][head], in place.
   virtual void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
                           std::int64_t heads, std::int64_t head_dim) const = 0;
@@ -248,6 +263,11 @@ class Kernels {
   // 0) into its blocks.
   virtual void cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
                            std::int64_t key_stride, const float* values, std::int64_t value_stride) const = 0;
+  // Queries and keys turned, and keys and values written to the cache: rope() twice and cache_write(), one
+  // pass where the set fuses them. Rows of q, keys and values are `stride` apart.
+  virtual void rope_and_write(const RopeArgs& args, std::span<const std::int32_t> positions, float* q,
+                              std::int64_t heads, float* keys, const float* values, std::int64_t stride,
+                              const CacheLayer& cache, const Sequences& sequences) const;
   // Reads tokens [0, tokens) of one sequence back as floats: keys[token][head][k_dim], values likewise (may
   // be null).
   virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
@@ -310,6 +330,11 @@ class Kernels {
   virtual void recurrence(const RecurrenceArgs& args, const Sequences& sequences, const States& states,
                           const float* q, const float* k, const float* v, const float* decay,
                           const float* beta, float* out, Threads& threads) const = 0;
+
+  // Processes::all_gather() of what lies in the kernels' memory.
+  virtual void all_gather(Processes& processes, std::span<const float> mine, float* all) const {
+    processes.all_gather(mine, all);
+  }
 
   // What follows reads logits[rows][vocab] and answers to the host, so it waits. scratch:
   // sampling_scratch(rows, vocab) bytes.

@@ -100,6 +100,20 @@ void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* 
   for (std::int64_t i = 0; i < dims; ++i) out[i] = stored_value(cache.storage, from + i * width) * scale;
 }
 
+void Kernels::add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                       float* stream, float* y) const {
+  add(added, rows * width, stream);
+  norm(args, stream, width, rows, width, y, width);
+}
+
+void Kernels::rope_and_write(const RopeArgs& a, std::span<const std::int32_t> positions, float* q,
+                             std::int64_t heads, float* keys, const float* values, std::int64_t stride,
+                             const CacheLayer& cache, const Sequences& sequences) const {
+  rope(a.cosines, a.sines, a.pairs, a.interleaved, positions, q, stride, heads, cache.k_dim, 0);
+  rope(a.cosines, a.sines, a.pairs, a.interleaved, positions, keys, stride, cache.heads, cache.k_dim, 0);
+  cache_write(cache, sequences, keys, stride, values, stride);
+}
+
 void SharedKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset,
                           float scale, bool accumulate, float* out, std::byte* scratch) const {
   auto* row = reinterpret_cast<float*>(scratch);
@@ -500,7 +514,7 @@ void SharedKernels::select_beams(const float* logits, std::int64_t vocab,
 
 namespace {
 
-class HostStopwatch final : public Stopwatch {
+class HostStopwatch final : public KernelStopwatch {
  public:
   void restart() override { places_.clear(); }
   int mark() override {
@@ -518,7 +532,7 @@ class HostStopwatch final : public Stopwatch {
 
 }  // namespace
 
-std::unique_ptr<Stopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
+std::unique_ptr<KernelStopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
 
 void plain_norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                 std::int64_t width, float* y, std::int64_t y_stride) {

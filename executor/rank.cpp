@@ -187,10 +187,11 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
 }
 
 void Rank::allocate_caches(const ModelConfig& model) {
-  cache_memory_ = Arena(allocate_cache(model, layout_.num_blocks, nullptr, cache_, &recurrent_), *memory_);
+  cache_memory_ =
+      Arena(allocate_cache(model, layout_.cache_blocks(), nullptr, cache_, &recurrent_), *memory_);
   host_cache_memory_ = Arena(allocate_cache(model, layout_.num_host_blocks, nullptr, host_cache_), *memory_,
                              Arena::Place::kHost);
-  allocate_cache(model, layout_.num_blocks, &cache_memory_, cache_, &recurrent_);
+  allocate_cache(model, layout_.cache_blocks(), &cache_memory_, cache_, &recurrent_);
   allocate_cache(model, layout_.num_host_blocks, &host_cache_memory_, host_cache_);
 }
 
@@ -221,10 +222,13 @@ Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, 
   std::size_t weights = loader.bytes();
   for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
-    weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream) +
+    weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream, kernels.memory()) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  return {weights, plan.allocate_cache(model, layout.num_blocks, nullptr, plan.cache_, &plan.recurrent_) +
-                       plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_)};
+  std::size_t cache =
+      plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
+  if (kernels.memory().host_reads())  // else the host's blocks are in another memory
+    cache += plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_);
+  return {weights, cache};
 }
 
 // Without a stream sizes are added up, with one each streamed layer is packed in one place and put away.
@@ -408,19 +412,18 @@ void Rank::move_cached(const std::int32_t* blocks, std::int64_t from, std::int64
     return (std::int64_t{blocks[place / c.block_size]} * c.heads + head) * c.block_size +
            place % c.block_size;
   };
+  pieces_.clear();
   for (const CacheLayer& c : cache_)
     for (std::int64_t h = 0; h < c.heads; ++h) {
-      const std::int64_t a = slot(c, from, h), b = slot(c, to, h);
-      const auto copy = [&](std::byte* entries, std::size_t size) {
-        if (entries)
-          memory_->copy_later(entries + static_cast<std::size_t>(b) * size,
-                              entries + static_cast<std::size_t>(a) * size, size);
+      const auto a = static_cast<std::size_t>(slot(c, from, h)), b = static_cast<std::size_t>(slot(c, to, h));
+      const auto move = [&](void* entries, std::size_t size) {
+        auto* const at = static_cast<std::byte*>(entries);
+        if (at != nullptr && size > 0) pieces_.push_back({at + b * size, at + a * size, size});
       };
-      copy(c.keys, cache_bytes(c.storage, c.k_dim));
-      copy(c.values, cache_bytes(c.storage, c.v_dim));
-      copy(reinterpret_cast<std::byte*>(c.key_scales), 4),
-          copy(reinterpret_cast<std::byte*>(c.value_scales), 4);
+      move(c.keys, cache_bytes(c.storage, c.k_dim)), move(c.values, cache_bytes(c.storage, c.v_dim));
+      move(c.key_scales, sizeof(float)), move(c.value_scales, sizeof(float));
     }
+  memory_->copy_later(pieces_);
 }
 
 std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Arena* arena,
@@ -472,16 +475,17 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Aren
 
 // Heads and tokens of a block lie together, so that each of its parts is one piece.
 void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-                const std::vector<CacheLayer>& to) const {
+                const std::vector<CacheLayer>& to) {
+  pieces_.clear();
   for (std::size_t l = 0; l < from.size(); ++l) {
     const CacheLayer &a = from[l], &b = to[l];
     const std::int64_t entries = a.heads * a.block_size;
     const auto part = [&](const void* source, void* target, std::size_t size) {
       if (source == nullptr || size == 0) return;
       for (const BlockCopy& block : blocks)
-        memory_->copy_later(
-            static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
-            static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size, size);
+        pieces_.push_back(
+            {static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
+             static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size, size});
     };
     const std::size_t scales = static_cast<std::size_t>(entries) * sizeof(float);
     part(a.keys, b.keys, cache_bytes(a.storage, entries * a.k_dim));
@@ -489,6 +493,7 @@ void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>
     part(a.key_scales, b.key_scales, scales);
     part(a.value_scales, b.value_scales, scales);
   }
+  memory_->copy_later(pieces_);
 }
 
 }  // namespace foretoken

@@ -40,8 +40,15 @@ struct Layout {
   std::int64_t max_sequences = 1;  // of a step
   std::int64_t max_sampled = 0;    // rows of a step whose logits are wanted; 0: one a sequence
   std::int64_t max_length = 1;     // tokens of a sequence
+  // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
+  // one. Empty: none is recorded.
+  std::vector<std::int64_t> step_sizes;
+  Fusion fusion;               // norm_residual and rope_kv_write: which operators there are
+  bool operator_times = true;  // each operator is timed, and not the step alone
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory
+  // Blocks of the cache: one more for rows that pad a step.
+  std::int64_t cache_blocks() const { return num_blocks + (step_sizes.empty() ? 0 : 1); }
   std::int64_t sampled() const { return max_sampled > 0 ? max_sampled : max_sequences; }
 };
 
@@ -104,8 +111,8 @@ class Rank {
   void fetch(std::int64_t layer);
   void release() { stream_->release(); }
   // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
-  void swap_out(std::span<const BlockCopy> blocks) const { copy(blocks, cache_, host_cache_); }
-  void swap_in(std::span<const BlockCopy> blocks) const { copy(blocks, host_cache_, cache_); }
+  void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
+  void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }
   const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   // Copies what all layers cached of one place of a sequence to another.
   void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
@@ -147,7 +154,7 @@ class Rank {
                              std::vector<RecurrentState>* recurrent = nullptr) const;
   void allocate_caches(const ModelConfig& model);
   void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-            const std::vector<CacheLayer>& to) const;
+            const std::vector<CacheLayer>& to);
 
   Layout layout_;
   int index_;
@@ -157,6 +164,7 @@ class Rank {
   std::vector<LayerWeights> layers_;
   std::vector<CacheLayer> cache_, host_cache_;
   std::vector<RecurrentState> recurrent_;
+  std::vector<CopyPiece> pieces_;  // of the copy at hand
   Linear lm_head_;
   std::vector<char> streamed_;               // by layer; empty where none is
   std::vector<std::size_t> streamed_bytes_;  // of each streamed layer in order

@@ -106,7 +106,7 @@ void Replica::exchange() {
   const auto record = [&](std::size_t i, double seconds, double all_seconds) {
     OperatorRun run{*launches[i].op, layer, launches[i].stage, seconds, all_seconds};
     run.op.count = 1;
-    runs_.push_back(std::move(run));
+    runs_.push_back(run);
   };
 
   const KernelMemory& memory = kernels_.memory();
@@ -163,7 +163,7 @@ void Replica::exchange() {
 
 std::span<const float> Replica::logits(std::size_t rank) const {
   const Transformer::State& s = *ranks_[rank]->state_;
-  return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
+  return {s.logits, s.logit_rows * static_cast<std::size_t>(s.model.vocab)};
 }
 
 std::span<const OperatorRun> Replica::operators_run() const {

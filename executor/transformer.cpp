@@ -48,6 +48,57 @@ void Transformer::State::branch_out(std::span<const StepSequence> all) {
   }
 }
 
+// Steps whose launches depend on nothing but their number of sequences and longest context.
+bool Transformer::State::can_record(std::span<const StepSequence> all) const {
+  if (!graphs || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back()) return false;
+  if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || !swaps.loads.empty() ||
+      layout.streamed_layers > 0 || widths.linear > 0)
+    return false;
+  return std::all_of(all.begin(), all.end(), [](const StepSequence& s) {
+    return s.decode && s.sample && s.tokens.size() == 1 && s.parents == nullptr && s.adapter < 0;
+  });
+}
+
+// Rows of no sequence, which write to the block that no sequence gets.
+void Transformer::State::pad() {
+  std::int64_t longest = 1;
+  for (const SequenceRows& s : sequences) longest = std::max(longest, s.cached + 1);
+  const std::int64_t size =
+      std::min({*std::lower_bound(layout.step_sizes.begin(), layout.step_sizes.end(), rows),
+                layout.max_sequences, layout.max_tokens, layout.sampled()});
+  const auto spare = static_cast<std::int32_t>(layout.num_blocks);
+  for (; rows < size; ++rows) {
+    row_tokens.push_back(0), row_positions.push_back(0), state_of.push_back(0);
+    sampled_rows.push_back(static_cast<std::int32_t>(rows));
+    sequences.push_back({rows, 1, 0, list_blocks(&spare, 1)});
+    if (widths.latent > 0) projected.push_back({rows, 1, 0, blocks.own()});
+  }
+  recording =
+      static_cast<std::uint64_t>(rows) << 40 | static_cast<std::uint64_t>(kernels.context_bucket(longest));
+}
+
+void Transformer::State::execute() {
+  if (!recorded) {
+    run_to_exchange();
+    return finish();
+  }
+  std::vector<Timed>& times = recordings[recording];
+  bool fresh = false;
+  graphs->run(recording, [&] {
+    fresh = true;
+    run_to_exchange();
+    cap_logits();
+  });
+  if (fresh) {
+    times = timed;
+  } else {
+    for (const Launch& launch : launches) begin_run(launch);
+    timed = times;
+  }
+  wait();
+  read_times();
+}
+
 const std::int32_t* Transformer::State::list_blocks(const std::int32_t* of, std::int64_t tokens) {
   if (kernels.memory().host_reads()) return of;
   const std::size_t first = blocks.size();
@@ -57,21 +108,26 @@ const std::int32_t* Transformer::State::list_blocks(const std::int32_t* of, std:
 }
 
 void Transformer::State::publish() {
+  published = true;
   sequences.publish(), attending.publish(), projected.publish(), branches.publish(), blocks.publish();
   row_positions.publish(), row_tokens.publish(), sampled_rows.publish(), state_of.publish();
   adapted_rows.publish();
 }
 
+void Transformer::State::wait() {
+  kernels.memory().wait();
+  published = false;
+}
+
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
+  if (published) wait();  // a step that failed halfway
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();
   blocks.push_back(0);
-  asked = Work();
+  asked.clear();
   first_decode = 0;
   rows = 0;
-  std::vector<std::int64_t> windows = model.attention_windows();
-  if (windows.empty()) windows.push_back(0);
   asked.contexts.assign(windows.size(), 0.0);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const StepSequence& s = all[i];
@@ -124,6 +180,9 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
       first_decode = i + 1;
     }
   }
+  logit_rows = sampled_rows.size();
+  recorded = can_record(all);
+  if (recorded) pad();
   group_by_adapter(all);
   if (std::any_of(all.begin(), all.end(), [](const StepSequence& s) { return s.parents != nullptr; }))
     branch_out(all);
@@ -132,7 +191,8 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
-  for (std::size_t i = 0; i < stages.size(); ++i) lists[i] = operators(model, stages[i], asked, precision);
+  for (std::size_t i = 0; i < stages.size(); ++i)
+    operators(model, stages[i], asked, precision, layout.fusion, lists[i]);
   order_launches();
   publish();
   runs.clear(), timed.clear();
@@ -171,13 +231,17 @@ void Transformer::State::order_launches() {
   }
 }
 
+void Transformer::State::begin_run(const Launch& launch) {
+  runs.push_back({*launch.op, launch.layer, launch.stage});
+  runs.back().op.count = 1;
+}
+
 void Transformer::State::run(const Launch& launch) {
   const Op& op = *launch.op;
-  runs.push_back({op, launch.layer, launch.stage});
-  runs.back().op.count = 1;
+  begin_run(launch);
   next_chunk = launch.chunk;
   if (is_shared(op.name) && !is_split(op.name)) {
-    const int start = stopwatch->mark();
+    const int start = mark();
     if (op.name == "stage_send")
       send(launch.stage);
     else
@@ -185,7 +249,7 @@ void Transformer::State::run(const Launch& launch) {
     time(Timed::Kind::kShared, start);
   } else {
     for (std::size_t r = 0; r < ranks.size(); ++r) {
-      const int start = stopwatch->mark();
+      const int start = mark();
       run_rank(op, launch.layer, r);
       time(Timed::Kind::kRank, start);
     }
@@ -252,11 +316,15 @@ bool Transformer::State::run_to_exchange() {
   return false;
 }
 
-void Transformer::State::finish() {
+void Transformer::State::cap_logits() {
   if (numerics.final_softcap > 0)
     kernels.softcap(numerics.final_softcap, static_cast<std::int64_t>(sampled_rows.size()) * model.vocab,
                     logits);
-  kernels.memory().wait();
+}
+
+void Transformer::State::finish() {
+  cap_logits();
+  wait();
   read_times();
 }
 
@@ -341,7 +409,7 @@ std::span<const float> Transformer::step(std::span<const StepSequence> sequences
   s.swaps = swaps;
   s.prepare(sequences);
   s.execute();
-  return {s.logits, s.sampled_rows.size() * static_cast<std::size_t>(s.model.vocab)};
+  return {s.logits, s.logit_rows * static_cast<std::size_t>(s.model.vocab)};
 }
 
 void Transformer::move_path(const std::int32_t* blocks, std::int64_t root, std::span<const int> nodes) {

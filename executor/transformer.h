@@ -67,7 +67,7 @@ class Transformer {
     std::span<const AdapterLoad> loads = {};
   };
   // Runs one step; sequences that decode come last. Logits [sampled rows in order][vocab], valid until the
-  // next step.
+  // next step. Allocates nothing once a step as large has run.
   std::span<const float> step(std::span<const StepSequence> sequences, const Swaps& swaps);
   std::span<const float> step(std::span<const StepSequence> sequences,
                               std::span<const AdapterLoad> loads = {}) {

@@ -15,18 +15,21 @@ bool Transformer::State::is_shared(std::string_view name) {
                                                  "mlp_all_gather",  "q_a_proj",
                                                  "kv_a_proj",       "router",
                                                  "logits_gather",   "sampling",
-                                                 "stage_send"};
+                                                 "stage_send",      "residual_add"};
   return std::find(std::begin(kShared), std::end(kShared), name) != std::end(kShared);
 }
 
 // Under sequence parallelism each rank norms its own tokens, and what it sums up are theirs.
 bool Transformer::State::is_split(std::string_view name) const {
-  return stages.front().sequence_parallel && (name.ends_with("_norm") && name != "qk_norm");
+  return stages.front().sequence_parallel &&
+         ((name.ends_with("_norm") && name != "qk_norm") || name == "residual_add");
 }
 
 void Transformer::State::norm_rows(const Op& op, int layer, Rank::Slice own) {
+  if (op.name == "input_norm" || op.name == "post_norm")
+    return input_norm(layer, op.name == "input_norm", own);
   add_pending(own);
-  if (op.name != "final_norm") return input_norm(layer, op.name == "input_norm", own);
+  if (op.name == "residual_add") return;
   // The sampled rows ascend; those of `own` are normed.
   const auto at = [&](std::int64_t row) {
     return std::lower_bound(sampled_rows.begin(), sampled_rows.end(), row);
@@ -46,8 +49,9 @@ void Transformer::State::gather_rows() {
   const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
   const Processes* p = layout.processes;
   if (p != nullptr)
-    layout.processes->all_gather(
-        {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)}, gathered);
+    kernels.all_gather(*layout.processes,
+                       {scattered + count_of(each * p->rank(), model.hidden), count_of(each, model.hidden)},
+                       gathered);
   kernels.copy_rows(p != nullptr ? gathered : scattered, model.hidden, rows, model.hidden, normed,
                     model.hidden);
 }
@@ -56,7 +60,7 @@ void Transformer::State::gather_rows() {
 void Transformer::State::gather_sampled() {
   if (layout.processes == nullptr) return;  // one memory
   const std::size_t size = count_of(static_cast<std::int64_t>(sampled_rows.size()), model.hidden);
-  layout.processes->all_gather({sampled, size}, gathered);
+  kernels.all_gather(*layout.processes, {sampled, size}, gathered);
   const std::int64_t each = (rows + layout.ranks - 1) / layout.ranks;
   const auto width = static_cast<std::size_t>(model.hidden);
   for (std::size_t i = 0; i < sampled_rows.size(); ++i)
@@ -67,7 +71,7 @@ void Transformer::State::gather_sampled() {
 void Transformer::State::run_shared(const Op& op, int layer) {
   const std::string_view name = op.name;
   if (name == "embedding") return embed();
-  if (name.ends_with("_norm")) {
+  if (name.ends_with("_norm") || name == "residual_add") {
     norm_rows(op, layer, {0, rows});
     return end_norm(op, layer);
   }
@@ -85,7 +89,8 @@ void Transformer::State::run_shared(const Op& op, int layer) {
   }
   if (name == "logits_gather") {
     const std::size_t each = sampled_rows.size() * static_cast<std::size_t>(vocabulary_width());
-    if (layout.processes != nullptr) layout.processes->all_gather({work.front().logits, each}, gathered);
+    if (layout.processes != nullptr)
+      kernels.all_gather(*layout.processes, {work.front().logits, each}, gathered);
     for (int r = 0; r < layout.ranks; ++r) {
       const Rank::Slice v = Rank::slice(model.vocab, r, layout.ranks);
       const float* from = layout.processes != nullptr ? gathered + static_cast<std::size_t>(r) * each
@@ -114,8 +119,8 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
     return;
   }
   if (name == "weight_fetch") return ranks[r].fetch(layer);
-  if (name == "swap_out") return rank.swap_out(swaps.out);
-  if (name == "swap_in") return rank.swap_in(swaps.in);
+  if (name == "swap_out") return ranks[r].swap_out(swaps.out);
+  if (name == "swap_in") return ranks[r].swap_in(swaps.in);
   if (name.starts_with("lora_")) return adapter_operator(name, layer, r);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);
@@ -168,6 +173,10 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
   if (name == "rope") {
     const RopeTable* t = rope_of(layer);
     if (!t) return;
+    if (layout.fusion.rope_kv_write)
+      return kernels.rope_and_write(
+          {t->cosines, t->sines, t->pairs, t->interleaved}, row_positions.own(0, row_positions.size()), w.qkv,
+          heads, w.qkv + k_at, w.qkv + v_at, width, rank.cache(layer), {sequences.host(), sequences.own()});
     rope(*t, w.qkv, width, heads, a.head_dim, 0);
     return rope(*t, w.qkv + k_at, width, kv, a.head_dim, 0);
   }
@@ -213,6 +222,8 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
     if (!t) return;
     rope(*t, w.qkv, heads * qk, heads, qk, a.nope_dim);
     if (r == 0) rope(*t, latent, row, 1, row, a.kv_lora_rank);
+    if (layout.fusion.rope_kv_write)
+      kernels.cache_write(rank.cache(layer), {sequences.host(), sequences.own()}, latent, row, nullptr, 0);
     return;
   }
   if (name == "kv_write")
@@ -264,7 +275,7 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
     const SequenceRows& s = chunk.host[i];
     const std::int64_t tokens = s.cached + s.new_tokens;
     kernels.cache_read(rank.cache(layer), s.blocks, tokens, up_latent, nullptr);
-    const int start = stopwatch->mark();
+    const int start = mark();
     gemm(rank.layer(layer).kv_b, up_latent, row, tokens, w.up, heads * up);
     time(Timed::Kind::kProjecting, start);
     kernels.expand_latents({heads, a.nope_dim, a.rope_dim, a.v_dim, a.kv_lora_rank, layout.max_length}, w.up,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "executor/step_table.h"
@@ -104,6 +105,7 @@ struct Transformer::State {
   const Precision precision;
   Threads& threads;
   const Widths widths;
+  const std::vector<std::int64_t> windows = model.attention_windows();
 
   std::vector<Rank> ranks;             // those that this process computes
   std::vector<RankAdapters> adapters;  // of each; empty without adapters
@@ -139,7 +141,8 @@ struct Transformer::State {
   float *linear_decay = nullptr, *linear_beta = nullptr;
   float *lora_in = nullptr, *lora_out = nullptr;  // rows grouped by adapter
 
-  // The step at hand.
+  // The step at hand. Lists keep their memory from step to step, so that a step allocates nothing once one as
+  // large has run.
   std::int64_t rows = 0;
   StepTable<SequenceRows> sequences{kernels.memory()};
   Swaps swaps;
@@ -175,7 +178,7 @@ struct Transformer::State {
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
-  std::unique_ptr<Stopwatch> stopwatch = kernels.stopwatch();
+  std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch();
   // Parts of operators by the stopwatch's places, whose seconds are read when the step is done. kProjecting:
   // what a prompt's attention spent on projecting latents up, which is an operator of its own.
   struct Timed {
@@ -184,6 +187,14 @@ struct Transformer::State {
     int from, to;
   };
   std::vector<Timed> timed;
+  // Steps of decoding sequences that the kernels record: what is timed of each, by its key. A key is of what
+  // the launches depend on: padded rows and the longest context, as far as it matters.
+  std::unique_ptr<StepGraphs> graphs = layout.step_sizes.empty() ? nullptr : kernels.graphs();
+  std::unordered_map<std::uint64_t, std::vector<Timed>> recordings;
+  bool published = false;       // kernels may still read the step's lists
+  bool recorded = false;        // the step at hand
+  std::uint64_t recording = 0;  // its key
+  std::size_t logit_rows = 0;   // that were asked for
   static constexpr std::string_view kUpProjection = "kv_b_proj";
 
   State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
@@ -438,20 +449,23 @@ struct Transformer::State {
   // Rows of the stream that are a rank's under sequence parallelism.
   Rank::Slice own_rows(const Rank& rank) const { return Rank::slice(rows, rank.index(), layout.ranks); }
 
-  // delta of the part of the layer that ran last joins the stream, in rows `own`.
+  // What the part of the layer that ran last adds to the stream, in rows `own`.
+  float* added(Rank::Slice own) {
+    return (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
+  }
   void add_pending(Rank::Slice own) {
     if (!pending || own.count <= 0) return;
-    float* added = (layout.ranks == 1 ? work.front().partial : delta) + count_of(own.first, model.hidden);
+    float* const rows_added = added(own);
     if (pending_norm)
-      kernels.norm(norm_args(pending_norm, nullptr), added, model.hidden, own.count, model.hidden, added,
-                   model.hidden);
-    kernels.add(added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
+      kernels.norm(norm_args(pending_norm, nullptr), rows_added, model.hidden, own.count, model.hidden,
+                   rows_added, model.hidden);
+    kernels.add(rows_added, own.count * model.hidden, hidden + count_of(own.first, model.hidden));
   }
 
   // The partial results of other processes.
   void gather_partials() {
     if (layout.processes != nullptr)
-      layout.processes->all_gather({work.front().partial, count_of(rows, model.hidden)}, gathered);
+      kernels.all_gather(*layout.processes, {work.front().partial, count_of(rows, model.hidden)}, gathered);
   }
   // The sum of all ranks' partial results, in their order, of rows `own`.
   void reduce(Rank::Slice own) {
@@ -494,14 +508,17 @@ struct Transformer::State {
     const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
                                            : norm_args(w.post_norm, w.post_norm_bias);
     const std::size_t first = count_of(own.first, model.hidden);
-    float* to = stages.front().sequence_parallel ? scattered : normed;
-    if (own.count > 0)
-      kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to + first, model.hidden);
+    float* to = (stages.front().sequence_parallel ? scattered : normed) + first;
+    if (own.count <= 0) return;
+    if (pending && !pending_norm)
+      return kernels.add_norm(args, added(own), own.count, model.hidden, hidden + first, to);
+    add_pending(own);
+    kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to, model.hidden);
   }
   // Once all rows are normed.
   void end_norm(const Op& op, int layer) {
     pending = false;
-    if (op.name == "final_norm") return;
+    if (op.name == "final_norm" || op.name == "residual_add") return;
     const LayerWeights& w = ranks.front().layer(layer);
     pending_norm = op.name == "input_norm" ? w.attn_output_norm : w.mlp_output_norm;
   }
@@ -560,9 +577,15 @@ struct Transformer::State {
   // Where the blocks that hold a sequence's `tokens` tokens are listed for the kernels.
   const std::int32_t* list_blocks(const std::int32_t* of, std::int64_t tokens);
   void publish();
+  void wait();
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
-  void time(Timed::Kind kind, int from) { timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()}); }
+  // A pipeline's stages and ranks that take turns are told apart by the times of their operators.
+  bool timing() const { return layout.operator_times || stages.size() > 1 || ranks.size() > 1; }
+  int mark() { return timing() ? stopwatch->mark() : 0; }
+  void time(Timed::Kind kind, int from) {
+    if (timing()) timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()});
+  }
   void read_times();
   // transformer_recurrent.cpp
   void recurrent_operator(const Op& op, int layer, std::size_t r, const RecurrentMixer& mixer);
@@ -577,17 +600,18 @@ struct Transformer::State {
   // group_tokens: rows of all ranks that share the experts; 0: there are no others.
   void prepare(std::span<const StepSequence> asked_sequences, std::int64_t group_tokens = 0);
   void branch_out(std::span<const StepSequence> asked_sequences);
+  bool can_record(std::span<const StepSequence> asked_sequences) const;
+  void pad();
   void order_launches();
   // Runs the operators up to the next exchange between data-parallel ranks, or all that are left; whether
   // there is such an exchange.
   void release_streamed(std::size_t launch);
   bool run_to_exchange();
   void run(const Launch& launch);
+  void begin_run(const Launch& launch);
+  void cap_logits();
   void finish();
-  void execute() {
-    run_to_exchange();
-    finish();
-  }
+  void execute();
 };
 
 }  // namespace foretoken

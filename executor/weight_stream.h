@@ -30,9 +30,10 @@ class WeightStream {
   WeightStream(const WeightStream&) = delete;
   WeightStream& operator=(const WeightStream&) = delete;
 
-  // Memory that a stream takes.
+  // Of the kernels' memory that a stream takes.
   static std::size_t bytes_needed(const std::vector<std::size_t>& layer_bytes,
-                                  const WeightStreamOptions& options);
+                                  const WeightStreamOptions& options,
+                                  const KernelMemory& memory = host_memory());
 
   // Puts packed layer i, of the kernels' memory, into the store. All layers, before the first acquire().
   void store(std::size_t layer, const std::byte* packed);

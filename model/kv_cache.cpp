@@ -49,10 +49,9 @@ LayerCache layer_cache(const LayerKind& kind, int tensor_parallel, DType kv) {
 template <class F>
 void for_layers(const ModelConfig& model, const Shard& shard, F&& f) {
   const auto [first, last] = layer_range(model, shard);
-  std::vector<double> counts(model.kinds.size(), 0.0);
-  for (int i = first; i < last; ++i) counts[model.layers[static_cast<std::size_t>(i)]] += 1;
-  for (std::size_t k = 0; k < counts.size(); ++k)
-    if (counts[k] > 0) f(model.kinds[k], counts[k]);
+  for (std::size_t k = 0; k < model.kinds.size(); ++k)
+    if (const std::int64_t count = model.layers_of_kind(k, first, last); count > 0)
+      f(model.kinds[k], static_cast<double>(count));
 }
 
 double per_token(const ModelConfig& model, const Shard& shard, DType kv, bool with_index) {

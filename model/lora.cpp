@@ -42,8 +42,9 @@ std::uint8_t lora_targets(const LayerKind& kind) {
   return targets;
 }
 
-std::vector<LoraProduct> lora_products(const LayerKind& kind, std::int64_t hidden, const Shard& shard) {
-  std::vector<LoraProduct> products;
+InlineVector<LoraProduct, kLoraModules> lora_products(const LayerKind& kind, std::int64_t hidden,
+                                                      const Shard& shard) {
+  InlineVector<LoraProduct, kLoraModules> products;
   const std::uint8_t possible = lora_targets(kind);
   const auto split = [&](std::int64_t n) { return (n + shard.tensor_parallel - 1) / shard.tensor_parallel; };
   std::int64_t column = 0;
@@ -51,8 +52,8 @@ std::vector<LoraProduct> lora_products(const LayerKind& kind, std::int64_t hidde
     if (shard.lora.has(target) && (possible & bit(target)) != 0) p.outputs.push_back({target, rows, column});
     column += rows;
   };
-  const auto add = [&](LoraProduct p) {
-    if (!p.outputs.empty()) products.push_back(std::move(p));
+  const auto add = [&](const LoraProduct& p) {
+    if (!p.outputs.empty()) products.push_back(p);
     column = 0;
   };
   if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
@@ -61,36 +62,33 @@ std::vector<LoraProduct> lora_products(const LayerKind& kind, std::int64_t hidde
     output(qkv, LoraTarget::kQ, heads * a->head_dim);
     output(qkv, LoraTarget::kK, kv * a->head_dim);
     output(qkv, LoraTarget::kV, kv * a->v_head_dim);
-    add(std::move(qkv));
+    add(qkv);
     LoraProduct o{LoraModule::kO, heads * a->v_head_dim, {}};
     output(o, LoraTarget::kO, hidden);
-    add(std::move(o));
+    add(o);
   }
   if (const auto* m = std::get_if<DenseMlp>(&kind.mlp)) {
     const std::int64_t inter = split(m->inter);
     LoraProduct up{LoraModule::kGateUp, hidden, {}};
     if (m->gated) output(up, LoraTarget::kGate, inter);
     output(up, LoraTarget::kUp, inter);
-    add(std::move(up));
+    add(up);
     LoraProduct down{LoraModule::kDown, inter, {}};
     output(down, LoraTarget::kDown, hidden);
-    add(std::move(down));
+    add(down);
   }
   return products;
 }
 
 std::int64_t adapter_elements(const ModelConfig& model, const Shard& shard) {
   if (shard.lora.rank <= 0) return 0;
-  std::vector<std::int64_t> of_kind;
-  for (const LayerKind& kind : model.kinds) {
-    std::int64_t elements = 0;
-    for (const LoraProduct& p : lora_products(kind, model.hidden, shard))
-      for (const LoraProduct::Output& o : p.outputs) elements += shard.lora.rank * (p.in + o.rows);
-    of_kind.push_back(elements);
-  }
   const auto [first, last] = layer_range(model, shard);
   std::int64_t sum = 0;
-  for (int i = first; i < last; ++i) sum += of_kind[model.layers[static_cast<std::size_t>(i)]];
+  for (std::size_t k = 0; k < model.kinds.size(); ++k) {
+    const std::int64_t layers = model.layers_of_kind(k, first, last);
+    for (const LoraProduct& p : lora_products(model.kinds[k], model.hidden, shard))
+      for (const LoraProduct::Output& o : p.outputs) sum += layers * shard.lora.rank * (p.in + o.rows);
+  }
   return sum;
 }
 

@@ -3,11 +3,10 @@
 // (shrink, then expand) runs once for all groups (Chen et al. 2023, "Punica"; Sheng et al. 2023, "S-LoRA").
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
+#include "base/inline_vector.h"
 #include "model/model_config.h"
 
 namespace foretoken {
@@ -43,11 +42,12 @@ struct LoraProduct {
     std::int64_t rows = 0;    // of B on this rank
     std::int64_t column = 0;  // where they stand in the fused projection's output
   };
-  std::vector<Output> outputs;
+  InlineVector<Output, 3> outputs;
 };
 std::string_view shrink_name(LoraModule module);  // "lora_shrink_qkv"
 std::string_view expand_name(LoraModule module);
-std::vector<LoraProduct> lora_products(const LayerKind& kind, std::int64_t hidden, const Shard& shard);
+InlineVector<LoraProduct, kLoraModules> lora_products(const LayerKind& kind, std::int64_t hidden,
+                                                      const Shard& shard);
 
 // Elements of one adapter on one rank, all of its layers.
 std::int64_t adapter_elements(const ModelConfig& model, const Shard& shard);

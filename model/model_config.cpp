@@ -8,7 +8,13 @@
 namespace foretoken {
 
 std::vector<std::int64_t> ModelConfig::attention_windows() const {
-  std::vector<std::int64_t> windows{0};
+  std::vector<std::int64_t> windows;
+  attention_windows(windows);
+  return windows;
+}
+
+void ModelConfig::attention_windows(std::vector<std::int64_t>& windows) const {
+  windows.assign(1, 0);
   const auto note = [&windows](std::int64_t w) {
     if (std::find(windows.begin(), windows.end(), w) == windows.end()) windows.push_back(w);
   };
@@ -16,7 +22,10 @@ std::vector<std::int64_t> ModelConfig::attention_windows() const {
     if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) note(a->window);
     if (const auto* c = std::get_if<CompressedAttention>(&kind.mixer)) note(c->window);
   }
-  return windows;
+}
+
+std::int64_t ModelConfig::layers_of_kind(std::size_t kind, int first, int last) const {
+  return std::count(layers.begin() + first, layers.begin() + std::max(first, last), kind);
 }
 
 bool ModelConfig::is_recurrent() const {

@@ -144,6 +144,9 @@ struct ModelConfig {
   // Distinct windows of softmax attention over the kinds, full attention (0) first, in order of first use.
   // Attention operators refer to them by index (Op::attention_group).
   std::vector<std::int64_t> attention_windows() const;
+  void attention_windows(std::vector<std::int64_t>& windows) const;  // into memory that is there
+  // How many of the layers [first, last) are of the kind.
+  std::int64_t layers_of_kind(std::size_t kind, int first, int last) const;
   // Whether layers keep a recurrent state of each sequence.
   bool is_recurrent() const;
 };

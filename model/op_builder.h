@@ -9,8 +9,8 @@ namespace foretoken {
 class OpBuilder {
  public:
   OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
-            const Fusion& fusion);
-  OpList build();
+            const Fusion& fusion, OpList& list);
+  void build();
 
  private:
   void layer(const LayerKind& kind);
@@ -63,15 +63,13 @@ class OpBuilder {
   const Work& work_;
   const Precision& precision_;
   const Fusion& fusion_;
-  std::vector<std::int64_t> windows_;
-  OpList list_;
+  OpList& list_;
   std::int64_t rows_ = 0;       // rows of token-wise operators
   std::int64_t norm_rows_ = 0;  // of norms: split under sequence parallelism
   double element_ = 2;          // bytes of an activation
   int kind_ = -1;
   std::int64_t layers_ = 1;
   bool on_host_ = false;  // weights of the operators at hand are read from host memory
-  int last_tensor_ = -1;
 };
 
 }  // namespace foretoken

@@ -148,8 +148,7 @@ struct Op {
   std::int64_t count = 1;   // executions a step: layers of this kind on this rank x uses in a layer
   int attention_group = 0;  // kDecodeAttention: which context sum applies (see Work::contexts)
   Shape shape;
-  double host_bytes = 0;             // weights that one execution reads over the link to host memory
-  std::vector<int> inputs, outputs;  // tensor ids for the executor; no price looks at them
+  double host_bytes = 0;  // weights that one execution reads over the link to host memory
 };
 
 Flops flops(const Op& op);  // of one execution

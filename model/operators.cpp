@@ -61,13 +61,13 @@ double weights_read(const Op& op) {
 }  // namespace
 
 OpBuilder::OpBuilder(const ModelConfig& model, const Shard& shard, const Work& work,
-                     const Precision& precision, const Fusion& fusion)
+                     const Precision& precision, const Fusion& fusion, OpList& list)
     : model_(model),
       shard_(shard),
       work_(work),
       precision_(precision),
       fusion_(fusion),
-      windows_(model.attention_windows()),
+      list_(list),
       rows_(std::max(work.tokens(), work.padded_tokens)),
       element_(bytes_of(precision.activation)) {
   norm_rows_ = shard.sequence_parallel ? split(rows_) : rows_;
@@ -80,12 +80,9 @@ void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int6
   op.layer_kind = kind_;
   op.count = layers_ * uses;
   op.attention_group = group;
-  op.shape = std::move(shape);
+  op.shape = shape;
   if (on_host_ && scope != OpScope::kAdapters) op.host_bytes = weights_read(op);
-  // A chain: each operator reads what the one before it wrote.
-  if (last_tensor_ >= 0) op.inputs.push_back(last_tensor_);
-  op.outputs.push_back(++last_tensor_);
-  list_.ops.push_back(std::move(op));
+  list_.ops.push_back(op);
 }
 
 void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k,
@@ -198,15 +195,21 @@ void OpBuilder::layer(const LayerKind& kind) {
   }
 }
 
-OpList OpBuilder::build() {
+void OpBuilder::build() {
   const auto [first, last] = layer_range(model_, shard_);
-  for (const LayerKind& kind : model_.kinds) list_.kinds.push_back({kind.name, 0});
-  std::vector<std::int64_t> offloaded(model_.kinds.size(), 0), streamed(model_.kinds.size(), 0);
+  list_.ops.clear();
+  model_.attention_windows(list_.windows);
+  list_.kinds.resize(model_.kinds.size());
+  for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
+    OpList::Kind& kind = list_.kinds[k];
+    kind.name = model_.kinds[k].name;
+    kind.layers = kind.offloaded = kind.streamed = 0;
+  }
   for (int i = first; i < last; ++i) {
-    const std::size_t kind = model_.layers[static_cast<std::size_t>(i)];
-    ++list_.kinds[kind].layers;
-    if (i - first < shard_.offloaded_layers) ++offloaded[kind];
-    if (is_streamed(model_, shard_, i)) ++streamed[kind];
+    OpList::Kind& kind = list_.kinds[model_.layers[static_cast<std::size_t>(i)]];
+    ++kind.layers;
+    if (i - first < shard_.offloaded_layers) ++kind.offloaded;
+    if (is_streamed(model_, shard_, i)) ++kind.streamed;
   }
   const double h = d(model_.hidden);
   const bool embeds = shard_.has_embedding && first == 0;
@@ -215,7 +218,7 @@ OpList OpBuilder::build() {
   if (work_.swap_out_tokens > 0)
     add("swap_out", CopyShape{d(work_.swap_out_tokens) * cached}, OpScope::kSwap);
   if (work_.swap_in_tokens > 0) add("swap_in", CopyShape{d(work_.swap_in_tokens) * cached}, OpScope::kSwap);
-  if (rows_ <= 0) return std::move(list_);
+  if (rows_ <= 0) return;
   if (work_.adapter_loads > 0 && shard_.lora.rank > 0)
     add("lora_load", CopyShape{d(work_.adapter_loads) * d(adapter_elements(model_, shard_)) * element_},
         OpScope::kAdapters);
@@ -234,17 +237,18 @@ OpList OpBuilder::build() {
     if (model_.embedding_norm) elementwise("embedding_norm", rows_, 2 * h, 5 * h);
   }
   for (std::size_t k = 0; k < model_.kinds.size(); ++k) {
-    if (list_.kinds[k].layers == 0) continue;
+    const OpList::Kind& kind = list_.kinds[k];
+    if (kind.layers == 0) continue;
     kind_ = static_cast<int>(k);
-    if ((layers_ = streamed[k]) > 0)
+    if ((layers_ = kind.streamed) > 0)
       add("weight_fetch",
           CopyShape{layer_weight_bytes(model_, model_.kinds[k], shard_, precision_),
                     shard_.streams_from_storage},
           OpScope::kStreaming);
     on_host_ = true;
-    if ((layers_ = offloaded[k]) > 0) layer(model_.kinds[k]);
+    if ((layers_ = kind.offloaded) > 0) layer(model_.kinds[k]);
     on_host_ = false;
-    if ((layers_ = list_.kinds[k].layers - offloaded[k]) > 0) layer(model_.kinds[k]);
+    if ((layers_ = kind.layers - kind.offloaded) > 0) layer(model_.kinds[k]);
   }
   kind_ = -1;
   layers_ = 1;
@@ -265,12 +269,18 @@ OpList OpBuilder::build() {
   }
   if (shard_.pipeline_parallel > 1 && !heads)
     collective("stage_send", Collective::kSendRecv, d(rows_) * h * element_, 2);
-  return std::move(list_);
 }
 
 OpList operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
                  const Fusion& fusion) {
-  return OpBuilder(model, shard, work, precision, fusion).build();
+  OpList list;
+  operators(model, shard, work, precision, fusion, list);
+  return list;
+}
+
+void operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
+               const Fusion& fusion, OpList& list) {
+  OpBuilder(model, shard, work, precision, fusion, list).build();
 }
 
 }  // namespace foretoken

@@ -67,6 +67,13 @@ struct Work {
     for (const auto& c : prefill) n += c.new_tokens * c.count;
     return n;
   }
+  // Asks for nothing; the lists keep their memory.
+  void clear() {
+    Work none;
+    none.prefill.swap(prefill), none.contexts.swap(contexts);
+    none.prefill.clear(), none.contexts.clear();
+    *this = std::move(none);
+  }
 };
 
 // Which neighbouring operators run as one kernel. Data, one recipe a behaviour.
@@ -86,10 +93,12 @@ struct Fusion {
 
 struct OpList {
   struct Kind {
-    std::string name;         // "attention+moe"
-    std::int64_t layers = 0;  // on this rank
+    std::string name;                          // "attention+moe"
+    std::int64_t layers = 0;                   // on this rank
+    std::int64_t offloaded = 0, streamed = 0;  // of them
   };
   std::vector<Kind> kinds;
+  std::vector<std::int64_t> windows;  // by Op::attention_group
   std::vector<Op> ops;
 };
 
@@ -114,5 +123,9 @@ std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard);
 
 OpList operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
                  const Fusion& fusion = {});
+// Into a list whose memory is used again: once it has held a list as long, nothing is allocated (with fused
+// experts, which are one operator).
+void operators(const ModelConfig& model, const Shard& shard, const Work& work, const Precision& precision,
+               const Fusion& fusion, OpList& list);
 
 }  // namespace foretoken

@@ -157,7 +157,7 @@ void OpBuilder::mixer(const GqaAttention& a) {
   s.activation = precision_.activation;
   s.kv = precision_.kv;
   s.kv_bytes_per_token = cached * kvb;
-  causal_attention(s, s, group_of(windows_, a.window));
+  causal_attention(s, s, group_of(list_.windows, a.window));
   if (a.output_gate || a.gate_width > 0)
     elementwise("output_gate", rows_, 3 * d(heads * a.v_head_dim), 5 * d(heads * a.v_head_dim));
   gemm("o_proj", rows_, model_.hidden, heads * a.v_head_dim, w);
@@ -247,7 +247,7 @@ void OpBuilder::mixer(const CompressedAttention& a) {
   s.activation = precision_.activation;
   s.kv = precision_.kv;
   s.kv_bytes_per_token = d(a.head_dim) * kvb;
-  causal_attention(s, s, group_of(windows_, a.window));
+  causal_attention(s, s, group_of(list_.windows, a.window));
   const std::int64_t groups = split(a.o_groups);
   gemm("o_a_proj", rows_, a.o_lora_rank, heads * a.head_dim / groups, w, groups);
   gemm("o_proj", rows_, model_.hidden, groups * a.o_lora_rank, w);

@@ -73,7 +73,7 @@ void OpBuilder::experts(const MoeMlp& m) {
     Op whole;
     whole.scope = OpScope::kGroupTokens;
     whole.shape = s;
-    for (Op& part : expand(whole)) add(part.name, std::move(part.shape), OpScope::kGroupTokens);
+    for (const Op& part : expand(whole)) add(part.name, part.shape, OpScope::kGroupTokens);
   }
   if (all_to_all)
     exchange("moe_combine", m, own, d(width) * element_, ranks);

@@ -49,12 +49,6 @@ KindTotal add_kind(const ModelConfig& model, const LayerKind& kind, std::int64_t
   return sum;
 }
 
-std::vector<std::int64_t> layers_of_kinds(const ModelConfig& model, int first, int last) {
-  std::vector<std::int64_t> counts(model.kinds.size(), 0);
-  for (int i = first; i < last; ++i) ++counts[model.layers[static_cast<std::size_t>(i)]];
-  return counts;
-}
-
 }  // namespace
 
 double layer_weight_bytes(const ModelConfig& model, const LayerKind& kind, const Shard& shard,
@@ -79,10 +73,10 @@ Parameters count_parameters(const ModelConfig& model) {
   }
   p.norms = model.final_norm_parameters + model.other_parameters;
   if (model.embedding_projection > 0) p.norms += 2 * model.embedding_projection * model.hidden;
-  const auto counts = layers_of_kinds(model, 0, static_cast<int>(model.num_layers));
   std::int64_t inactive = 0;
-  for (std::size_t k = 0; k < counts.size(); ++k)
-    if (counts[k] > 0) inactive += add_kind(model, model.kinds[k], counts[k], &p).inactive;
+  for (std::size_t k = 0; k < model.kinds.size(); ++k)
+    if (const std::int64_t n = model.layers_of_kind(k, 0, static_cast<int>(model.num_layers)); n > 0)
+      inactive += add_kind(model, model.kinds[k], n, &p).inactive;
   if (model.mtp_layers > 0 && model.mtp_kind >= 0)
     p.mtp = model.mtp_layers *
             (add_kind(model, model.kinds[static_cast<std::size_t>(model.mtp_kind)], 1, nullptr).total +
@@ -94,12 +88,11 @@ Parameters count_parameters(const ModelConfig& model) {
 
 Bytes weight_bytes(const ModelConfig& model, const Shard& shard, const Precision& precision) {
   const auto [first, last] = layer_range(model, shard);
-  const auto counts = layers_of_kinds(model, first, last);
   const double plain = bytes_of(precision.activation);
   double sum = 0;
-  for (std::size_t k = 0; k < counts.size(); ++k)
-    if (counts[k] > 0)
-      sum += static_cast<double>(counts[k]) * layer_weight_bytes(model, model.kinds[k], shard, precision);
+  for (std::size_t k = 0; k < model.kinds.size(); ++k)
+    if (const std::int64_t n = model.layers_of_kind(k, first, last); n > 0)
+      sum += static_cast<double>(n) * layer_weight_bytes(model, model.kinds[k], shard, precision);
   const auto width =
       static_cast<double>(model.embedding_projection > 0 ? model.embedding_projection : model.hidden);
   // A prediction head has its embedding and head from the main model.

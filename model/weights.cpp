@@ -9,7 +9,7 @@ namespace {
 class Parts {
  public:
   explicit Parts(std::int64_t hidden) : h_(hidden) {}
-  std::vector<WeightPart> take() { return std::move(parts_); }
+  const WeightParts& all() const { return parts_; }
 
   void add(const NoMixer&) {}
   void add(const NoMlp&) {}
@@ -32,7 +32,7 @@ class Parts {
     if (part.parameters > 0) parts_.push_back(part);
   }
   std::int64_t h_;
-  std::vector<WeightPart> parts_;
+  WeightParts parts_;
 };
 
 void Parts::add(const GqaAttention& a) {
@@ -211,13 +211,13 @@ std::string_view name_of(Component c) {
   return "";
 }
 
-std::vector<WeightPart> weight_parts(const ModelConfig& model, const LayerKind& kind) {
+WeightParts weight_parts(const ModelConfig& model, const LayerKind& kind) {
   Parts parts(model.hidden);
   std::visit([&](const auto& m) { parts.add(m); }, kind.mixer);
   std::visit([&](const auto& m) { parts.add(m); }, kind.mlp);
   parts.vector(Component::kNorms, Split::kReplicated, kind.norm_parameters);
   parts.matrix(Component::kNorms, Split::kReplicated, kind.residual_parameters, 0, true);
-  return parts.take();
+  return parts.all();
 }
 
 std::int64_t kv_heads_on_rank(std::int64_t kv_heads, int tensor_parallel) {

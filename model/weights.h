@@ -4,8 +4,8 @@
 
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
+#include "base/inline_vector.h"
 #include "model/operators.h"
 
 namespace foretoken {
@@ -39,7 +39,9 @@ struct WeightPart {
   bool plain = false;           // stays at the activation type in every format (routers, small gates)
 };
 
-std::vector<WeightPart> weight_parts(const ModelConfig& model, const LayerKind& kind);
+// No layer has more.
+using WeightParts = InlineVector<WeightPart, 24>;
+WeightParts weight_parts(const ModelConfig& model, const LayerKind& kind);
 // Parameters of the part that one rank holds.
 double rank_share(const WeightPart& part, const Shard& shard);
 // Key-value heads that one rank keeps: at least one, replicated where they don't divide.

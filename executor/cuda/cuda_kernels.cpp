@@ -7,25 +7,34 @@
 #include <unordered_map>
 #include <vector>
 
+#include "executor/cuda/clocks.h"
+#include "executor/cuda/communicator.h"
+#include "executor/cuda/sampling.h"
+
 namespace foretoken::cuda {
 namespace {
 
 class Memory final : public KernelMemory {
  public:
-  explicit Memory(Stream& stream) : stream_(stream) {}
+  Memory(int device, Stream& stream) : device_(device), stream_(stream) {}
 
   std::byte* allocate(std::size_t bytes) const override {
     DeviceMemory memory(bytes);
     std::byte* const data = memory.data();
     fill(stream_, data, 0, bytes);
+    stream_.synchronize();  // copies beside it don't wait for the stream
     const std::lock_guard lock(mutex_);
-    device_.emplace(data, std::move(memory));
+    allocated_ += bytes;
+    memory_.emplace(data, std::move(memory));
     return data;
   }
   void release(std::byte* memory) const noexcept override {
-    stream_.synchronize();  // what reads it
+    wait_for_readers();
     const std::lock_guard lock(mutex_);
-    device_.erase(memory);
+    const auto at = memory_.find(memory);
+    if (at == memory_.end()) return;
+    allocated_ -= at->second.bytes();
+    memory_.erase(at);
   }
   std::byte* allocate_host(std::size_t bytes) const override {
     PinnedMemory memory(bytes);
@@ -35,9 +44,14 @@ class Memory final : public KernelMemory {
     return data;
   }
   void release_host(std::byte* memory) const noexcept override {
-    stream_.synchronize();
+    wait_for_readers();
     const std::lock_guard lock(mutex_);
     pinned_.erase(memory);
+  }
+  // What others leave: what was allocated here counts as room, as it does of the host's memory.
+  std::size_t room() const override {
+    const std::lock_guard lock(mutex_);
+    return free_memory() + allocated_;
   }
   bool host_reads() const override { return false; }
   void copy(void* to, const void* from, std::size_t bytes) const override {
@@ -45,6 +59,7 @@ class Memory final : public KernelMemory {
     cuda::copy(stream_, to, from, bytes);
     stream_.synchronize();
   }
+  void copy_later(std::span<const CopyPiece> pieces) const override { copy_pieces(stream_, pieces); }
   void copy_later(void* to, const void* from, std::size_t bytes) const override {
     if (bytes > 0) cuda::copy(stream_, to, from, bytes);
   }
@@ -60,6 +75,7 @@ class Memory final : public KernelMemory {
     return place;
   }
   void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t after) const override {
+    use_device(device_);  // other threads would use the first one
     if (after > 0) {
       const std::lock_guard lock(mutex_);
       // One that was taken again is later than `after`, so what waits for it waits long enough.
@@ -70,24 +86,34 @@ class Memory final : public KernelMemory {
   }
 
  private:
+  // After a failure of the device every wait throws, also those of what is destroyed on the way out.
+  void wait_for_readers() const noexcept {
+    try {
+      stream_.synchronize();
+    } catch (const CudaError&) {
+    }
+  }
+
   static constexpr std::size_t kPlaces = 64;
+  int device_;
   Stream& stream_;
   mutable Stream beside_;
   mutable std::mutex mutex_;
-  mutable std::unordered_map<std::byte*, DeviceMemory> device_;
+  mutable std::unordered_map<std::byte*, DeviceMemory> memory_;
   mutable std::unordered_map<std::byte*, PinnedMemory> pinned_;
+  mutable std::size_t allocated_ = 0;
   mutable std::uint64_t places_ = 0;
   mutable Event events_[kPlaces];
 };
 
 // Events are made once and recorded again and again: recorded steps hold them.
-class EventStopwatch final : public Stopwatch {
+class EventStopwatch final : public KernelStopwatch {
  public:
   explicit EventStopwatch(Stream& stream) : stream_(stream) {}
   void restart() override { used_ = 0; }
   int mark() override {
     if (used_ == events_.size()) events_.push_back(std::make_unique<Event>());
-    events_[used_]->record(stream_);
+    events_[used_]->record_time(stream_);
     return static_cast<int>(used_++);
   }
   double seconds(int from, int to) override {
@@ -101,13 +127,16 @@ class EventStopwatch final : public Stopwatch {
   std::size_t used_ = 0;
 };
 
+// A step is launched once before it is recorded: meanwhile kernels are loaded and products choose their
+// algorithms by measuring, which a recording doesn't allow.
 class RecordedSteps final : public StepGraphs {
  public:
   explicit RecordedSteps(Stream& stream) : stream_(stream) {}
   void run(std::uint64_t key, const std::function<void()>& launches) override {
-    Graph& graph = graphs_[key];
-    if (graph.empty()) graph.capture(stream_, launches);
-    graph.launch(stream_);
+    const auto [at, fresh] = graphs_.try_emplace(key);
+    if (fresh) return launches();
+    if (at->second.empty()) at->second.capture(stream_, launches);
+    at->second.launch(stream_);
   }
 
  private:
@@ -118,17 +147,40 @@ class RecordedSteps final : public StepGraphs {
 }  // namespace
 
 struct CudaKernels::State {
-  DeviceProperties device = device_properties();
+  int number = device_in_use();
+  DeviceProperties device = device_properties(number);
+  ClockReader clocks{device.pci_bus_id};
   Stream stream;
-  Memory memory{stream};
+  Memory memory{number, stream};
+  // Of the processes that met last.
+  const Processes* processes = nullptr;
+  std::unique_ptr<Communicator> communicator;
+  PinnedMemory gathered;
 };
 
-CudaKernels::CudaKernels() : state_(std::make_unique<State>()) {}
+CudaKernels::CudaKernels()
+    : state_(std::make_unique<State>()), sampling_(std::make_unique<SamplingBuffers>(state_->stream)) {}
 CudaKernels::~CudaKernels() = default;
 
 const char* CudaKernels::name() const { return "cuda"; }
+std::string CudaKernels::machine() const {
+  const DeviceProperties& d = state_->device;
+  return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
+         std::to_string(d.driver_version % 1000 / 10);
+}
+std::string CudaKernels::condition() const {
+  const Clocks c = state_->clocks.read();
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (c.sm_mhz) add(std::to_string(*c.sm_mhz) + " MHz");
+  if (c.memory_mhz) add("memory " + std::to_string(*c.memory_mhz) + " MHz");
+  if (c.power_w) add(std::to_string(static_cast<int>(*c.power_w + 0.5)) + " W");
+  if (c.temperature_c) add(std::to_string(*c.temperature_c) + " C");
+  if (c.throttle_reasons && *c.throttle_reasons > 1) add(throttle_text(*c.throttle_reasons));
+  return text;
+}
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
-std::unique_ptr<Stopwatch> CudaKernels::stopwatch() const {
+std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
 }
 std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
@@ -138,6 +190,20 @@ std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
 std::int64_t CudaKernels::context_bucket(std::int64_t longest) const {
   return static_cast<std::int64_t>(
       std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(longest, 256))));
+}
+void CudaKernels::all_gather(Processes& processes, std::span<const float> mine, float* all) const {
+  State& s = *state_;
+  if (s.processes != &processes) {
+    s.processes = &processes;
+    s.communicator = make_communicator(processes);
+  }
+  if (s.communicator) return s.communicator->all_gather(mine, all, s.stream);
+  const std::size_t bytes = mine.size_bytes(), ranks = static_cast<std::size_t>(processes.size());
+  if (s.gathered.bytes() < (1 + ranks) * bytes) s.gathered = PinnedMemory((1 + ranks) * bytes);
+  auto* own = s.gathered.as<float>();
+  s.memory.copy(own, mine.data(), bytes);
+  processes.all_gather({own, mine.size()}, own + mine.size());
+  s.memory.copy(all, own + mine.size(), ranks * bytes);
 }
 Stream& CudaKernels::stream() const { return state_->stream; }
 const DeviceProperties& CudaKernels::device() const { return state_->device; }

@@ -1,6 +1,7 @@
 // The operators on a CUDA device, or on the emulated one. A file of this folder implements each group:
-// products.cu, attention.cu, operators.cu, sampling.cu, experts.cu; cuda_kernels.cpp has the memory, the
-// stream and graphs. All launch on one stream and wait for nothing, but those that answer to the host.
+// products.cu, attention.cu, operators.cu, moves.cu, recurrent.cu, sampling.cu, experts.cu; cuda_kernels.cpp
+// has the memory, the stream and graphs. All launch on one stream and wait for nothing, but those that answer
+// to the host.
 //
 // Sums are in float32, and their order depends on a launch's sizes (how keys are split among blocks, which
 // product cuBLASLt takes), so the last bits of a request's logits may depend on its batch.
@@ -16,13 +17,17 @@
 
 namespace foretoken::cuda {
 
+struct SamplingBuffers;
+
 class CudaKernels final : public Kernels {
  public:
   CudaKernels();
   ~CudaKernels() override;
   const char* name() const override;
+  std::string machine() const override;
+  std::string condition() const override;
   const KernelMemory& memory() const override;
-  std::unique_ptr<Stopwatch> stopwatch() const override;
+  std::unique_ptr<KernelStopwatch> stopwatch() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
   std::int64_t context_bucket(std::int64_t longest) const override;
 
@@ -93,12 +98,16 @@ class CudaKernels final : public Kernels {
   void select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
                     std::span<Continuation> best, std::byte* scratch) const override;
 
+  // By NCCL where each process has a device of its own, else through the host's memory.
+  void all_gather(Processes& processes, std::span<const float> mine, float* all) const override;
+
   Stream& stream() const;
   const DeviceProperties& device() const;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
+  std::unique_ptr<SamplingBuffers> sampling_;
 };
 
 }  // namespace foretoken::cuda

@@ -91,6 +91,8 @@ template <class T>
 FORETOKEN_DEVICE T warp_max(T value);
 template <class T>
 FORETOKEN_DEVICE T warp_min(T value);
+FORETOKEN_DEVICE unsigned warp_max(unsigned value);  // of these two an instruction
+FORETOKEN_DEVICE unsigned warp_min(unsigned value);
 // The same of `Lanes` neighbours (2, 4, 8, 16), each group its own.
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value);
@@ -108,6 +110,7 @@ FORETOKEN_DEVICE T block_max(T value);
 FORETOKEN_DEVICE int atomic_add(int* at, int value);
 FORETOKEN_DEVICE unsigned atomic_add(unsigned* at, unsigned value);
 FORETOKEN_DEVICE float atomic_add(float* at, float value);
+FORETOKEN_DEVICE unsigned long long atomic_add(unsigned long long* at, unsigned long long value);
 FORETOKEN_DEVICE int atomic_max(int* at, int value);
 FORETOKEN_DEVICE int atomic_min(int* at, int value);
 FORETOKEN_DEVICE unsigned atomic_or(unsigned* at, unsigned value);
@@ -138,6 +141,8 @@ FORETOKEN_DEVICE float2 unpack_f16x2(std::uint32_t pair);
 FORETOKEN_DEVICE float4 unpack_e4m3x4(std::uint32_t four);
 FORETOKEN_DEVICE float4 unpack_int8x4(std::uint32_t four);
 FORETOKEN_DEVICE std::uint32_t e4m3x2_to_f16x2(std::uint16_t pair);  // exact
+// a * b + c of each of the two, rounded once.
+FORETOKEN_DEVICE std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c);
 
 // ---- Arithmetic: the processor's fast ones, 2 units in the last place or so ------------------------------
 
@@ -146,7 +151,8 @@ FORETOKEN_DEVICE float fast_exp(float x);
 FORETOKEN_DEVICE float fast_log2(float x);
 FORETOKEN_DEVICE float fast_reciprocal(float x);
 FORETOKEN_DEVICE float fast_rsqrt(float x);
-FORETOKEN_DEVICE float fast_tanh(float x);  // error up to 2^-11
+FORETOKEN_DEVICE float fast_tanh(float x);          // error up to 2^-11
+FORETOKEN_DEVICE float multiply(float a, float b);  // rounded: never joined with an addition
 FORETOKEN_DEVICE float as_float(std::uint32_t bits);
 FORETOKEN_DEVICE std::uint32_t as_bits(float value);
 FORETOKEN_DEVICE int count_bits(unsigned bits);
@@ -364,17 +370,9 @@ FORETOKEN_DEVICE uint2 load8(const void* from) {
   detail::check_aligned(from, 8, "load8");
   return *static_cast<const uint2*>(from);
 }
-FORETOKEN_DEVICE void store8(void* to, uint2 value) {
-  detail::check_aligned(to, 8, "store8");
-  *static_cast<uint2*>(to) = value;
-}
 FORETOKEN_DEVICE uint4 load16(const void* from) {
   detail::check_aligned(from, 16, "load16");
   return *static_cast<const uint4*>(from);
-}
-FORETOKEN_DEVICE void store16(void* to, uint4 value) {
-  detail::check_aligned(to, 16, "store16");
-  *static_cast<uint4*>(to) = value;
 }
 
 }  // namespace foretoken::cuda

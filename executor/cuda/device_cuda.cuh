@@ -35,6 +35,9 @@ FORETOKEN_DEVICE unsigned ballot(bool vote) { return __ballot_sync(0xffffffffu, 
 FORETOKEN_DEVICE bool warp_any(bool vote) { return __any_sync(0xffffffffu, vote); }
 FORETOKEN_DEVICE bool warp_all(bool vote) { return __all_sync(0xffffffffu, vote); }
 
+FORETOKEN_DEVICE unsigned warp_max(unsigned value) { return __reduce_max_sync(0xffffffffu, value); }
+FORETOKEN_DEVICE unsigned warp_min(unsigned value) { return __reduce_min_sync(0xffffffffu, value); }
+
 namespace detail {
 __device__ __forceinline__ void check_aligned(const void*, unsigned, const char*) {}
 
@@ -53,6 +56,9 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* shared) {
 FORETOKEN_DEVICE int atomic_add(int* at, int value) { return atomicAdd(at, value); }
 FORETOKEN_DEVICE unsigned atomic_add(unsigned* at, unsigned value) { return atomicAdd(at, value); }
 FORETOKEN_DEVICE float atomic_add(float* at, float value) { return atomicAdd(at, value); }
+FORETOKEN_DEVICE unsigned long long atomic_add(unsigned long long* at, unsigned long long value) {
+  return atomicAdd(at, value);
+}
 FORETOKEN_DEVICE int atomic_max(int* at, int value) { return atomicMax(at, value); }
 FORETOKEN_DEVICE int atomic_min(int* at, int value) { return atomicMin(at, value); }
 FORETOKEN_DEVICE unsigned atomic_or(unsigned* at, unsigned value) { return atomicOr(at, value); }
@@ -72,6 +78,12 @@ FORETOKEN_DEVICE std::uint32_t pack_bf16x2(float first, float second) {
   return pair;
 }
 
+FORETOKEN_DEVICE std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 FORETOKEN_DEVICE float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -89,10 +101,30 @@ FORETOKEN_DEVICE float fast_tanh(float x) {
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+FORETOKEN_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 FORETOKEN_DEVICE float as_float(std::uint32_t bits) { return __uint_as_float(bits); }
 FORETOKEN_DEVICE std::uint32_t as_bits(float value) { return __float_as_uint(value); }
 FORETOKEN_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
 FORETOKEN_DEVICE int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
+// nvcc takes an assignment of a vector apart, and often leaves it as stores of four bytes. Which memory it is
+// follows from the address at compile time.
+FORETOKEN_DEVICE void store8(void* to, uint2 value) {
+  if (__isGlobal(to))
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(value.x),
+                 "r"(value.y)
+                 : "memory");
+  else
+    *static_cast<uint2*>(to) = value;
+}
+FORETOKEN_DEVICE void store16(void* to, uint4 value) {
+  if (__isGlobal(to))
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(value.x),
+                 "r"(value.y), "r"(value.z), "r"(value.w)
+                 : "memory");
+  else
+    *static_cast<uint4*>(to) = value;
+}
 
 FORETOKEN_DEVICE uint4 load_streaming16(const void* from) {
   uint4 v;

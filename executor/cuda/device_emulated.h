@@ -166,6 +166,12 @@ inline unsigned ballot(bool vote) {
     for (unsigned l = 0; l < kWarp; ++l) put(l, votes);
   });
 }
+inline unsigned warp_max(unsigned value) {
+  return detail::butterfly<kWarp>(value, [](unsigned a, unsigned b) { return std::max(a, b); });
+}
+inline unsigned warp_min(unsigned value) {
+  return detail::butterfly<kWarp>(value, [](unsigned a, unsigned b) { return std::min(a, b); });
+}
 inline bool warp_any(bool vote) { return ballot(vote) != 0; }
 inline bool warp_all(bool vote) { return ballot(vote) == 0xffffffffu; }
 
@@ -179,6 +185,9 @@ inline unsigned atomic_add(unsigned* at, unsigned value) {
 }
 inline float atomic_add(float* at, float value) {
   return detail::change(at, [value](float before) { return before + value; });
+}
+inline unsigned long long atomic_add(unsigned long long* at, unsigned long long value) {
+  return detail::change(at, [value](unsigned long long before) { return before + value; });
 }
 inline int atomic_max(int* at, int value) {
   return detail::change(at, [value](int before) { return std::max(before, value); });
@@ -208,16 +217,36 @@ inline std::uint32_t pack_bf16x2(float first, float second) {
          static_cast<std::uint32_t>(__nv_bfloat16_raw(__float2bfloat16_rn(second)).x) << 16;
 }
 
+inline std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  const auto half = [&](unsigned shift) {
+    const auto number = [shift](std::uint32_t pair) -> double {
+      return std::bit_cast<float>((pair >> shift) << 16);
+    };
+    const double sum = number(a) * number(b) + number(c);
+    return std::uint32_t{__nv_bfloat16_raw(__double2bfloat16(sum)).x};
+  };
+  return half(0) | half(16) << 16;
+}
+
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_log2(float x) { return std::log2(x); }
 inline float fast_reciprocal(float x) { return 1 / x; }
 inline float fast_rsqrt(float x) { return 1 / std::sqrt(x); }
 inline float fast_tanh(float x) { return std::tanh(x); }
+inline float multiply(float a, float b) { return a * b; }
 inline float as_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 inline std::uint32_t as_bits(float value) { return std::bit_cast<std::uint32_t>(value); }
 inline int count_bits(unsigned bits) { return std::popcount(bits); }
 inline int lowest_bit(unsigned bits) { return bits == 0 ? -1 : std::countr_zero(bits); }
 
+inline void store8(void* to, uint2 value) {
+  detail::check_aligned(to, 8, "store8");
+  *static_cast<uint2*>(to) = value;
+}
+inline void store16(void* to, uint4 value) {
+  detail::check_aligned(to, 16, "store16");
+  *static_cast<uint4*>(to) = value;
+}
 inline uint4 load_streaming16(const void* from) {
   detail::check_aligned(from, 16, "load_streaming16");
   return *static_cast<const uint4*>(from);

@@ -1,5 +1,5 @@
 // The entry of libforetoken_cuda.so (executor/cuda_library.h).
-#include "executor/cuda/runtime.h"
+#include "executor/cuda/cuda_kernels.h"
 #include "executor/cuda_library.h"
 
 namespace foretoken::cuda {
@@ -10,7 +10,14 @@ class Library : public CudaLibrary {
   int device_count() const override { return cuda::device_count(); }
   std::string no_device_reason() const override { return cuda::no_device_reason(); }
   DeviceProperties properties(int device) const override { return device_properties(device); }
-  const Kernels* kernels() const override { return nullptr; }
+  const Kernels& kernels(int rank) const override {
+    static const CudaKernels& kernels = [rank]() -> const CudaKernels& {
+      use_device(rank % cuda::device_count());
+      // Never destroyed: the driver may be gone by then.
+      return *new const CudaKernels;
+    }();
+    return kernels;
+  }
 };
 
 }  // namespace

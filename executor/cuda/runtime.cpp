@@ -7,6 +7,7 @@
 #include <atomic>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "executor/cuda/launch.h"
 
@@ -116,6 +117,11 @@ DeviceProperties device_properties(int device) {
 }
 
 void use_device(int device) { FORETOKEN_CUDA(cudaSetDevice, device); }
+int device_in_use() {
+  int device = 0;
+  FORETOKEN_CUDA(cudaGetDevice, &device);
+  return device;
+}
 
 std::size_t free_memory() {
   std::size_t free = 0, total = 0;
@@ -189,6 +195,27 @@ void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from,
     FORETOKEN_CUDA(cudaMemcpy2DAsync, to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDefault,
                    stream.state().stream);
 }
+void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces) {
+#if CUDART_VERSION >= 13000
+  if (pieces.size() > 1) {
+    std::vector<void*> to;
+    std::vector<const void*> from;
+    std::vector<std::size_t> bytes;
+    for (const CopyPiece& p : pieces) {
+      if (p.bytes == 0) continue;
+      to.push_back(p.to), from.push_back(p.from), bytes.push_back(p.bytes);
+    }
+    cudaMemcpyAttributes attributes{};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    std::size_t first = 0;
+    if (!to.empty())
+      FORETOKEN_CUDA(cudaMemcpyBatchAsync, to.data(), from.data(), bytes.data(), to.size(), &attributes,
+                     &first, 1, stream.state().stream);
+    return;
+  }
+#endif
+  for (const CopyPiece& p : pieces) copy(stream, p.to, p.from, p.bytes);
+}
 void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
   if (bytes != 0) FORETOKEN_CUDA(cudaMemsetAsync, to, byte, bytes, stream.state().stream);
 }
@@ -232,8 +259,7 @@ bool Graph::empty() const { return state_->executable == nullptr; }
 std::size_t Graph::nodes() const { return state_->nodes; }
 
 void launch_kernel(const void* kernel, const Launch& launch, Stream& stream, void** args) {
-  int device = 0;
-  FORETOKEN_CUDA(cudaGetDevice, &device);
+  const int device = device_in_use();
   allow_shared(kernel, device, launch.shared, launch.name);
   cudaLaunchConfig_t config{};
   config.gridDim = launch.grid;

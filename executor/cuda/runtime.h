@@ -1,14 +1,16 @@
 // Devices, memory, streams, events and graphs: what host code needs of the CUDA runtime, without its headers.
-// runtime.cu implements it on the runtime, runtime_emulated.cpp on the processor (memory is the process's,
-// work runs when it is issued). What fails throws CudaError with the call and the error's name.
+// runtime.cpp implements it on the runtime, runtime_emulated.cpp on the processor (memory is the process's,
+// work runs when it is issued or waited for). What fails throws CudaError with the call and the error's name.
 #pragma once
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "executor/kernel_memory.h"
 
 namespace foretoken::cuda {
 
@@ -37,6 +39,7 @@ int device_count();              // 0 where there is no driver or no device
 std::string no_device_reason();  // "no CUDA device: ... (error 35)"; empty where there is one
 DeviceProperties device_properties(int device = 0);
 void use_device(int device);  // by the calling thread, from now on; 0 where none was chosen
+int device_in_use();          // by the calling thread
 std::size_t free_memory();    // bytes of the device in use
 void synchronize();           // all streams of the device in use
 
@@ -138,6 +141,8 @@ void copy(Stream& stream, void* to, const void* from, std::size_t bytes);
 // `rows` rows of row_bytes, `pitch` bytes from one row's start to the next one's.
 void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                std::size_t row_bytes, std::size_t rows);
+// Copies in no order among themselves, in few calls.
+void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces);
 void fill(Stream& stream, void* to, int byte, std::size_t bytes);
 
 // Work of a stream, recorded once and launched often. Pointers and sizes are those of the recording.

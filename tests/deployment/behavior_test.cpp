@@ -109,6 +109,10 @@ TEST(Behavior, GraphSizes) {
   EXPECT_EQ(sizes[35], 272);
   EXPECT_EQ(default_graph_sizes(find_behavior("vllm-0.8", ""), 256).size(), 3u + 64u);
   EXPECT_EQ(default_graph_sizes(recent, INT64_MAX).back(), 512);
+  const Behavior own = find_behavior("foretoken", "");
+  EXPECT_EQ(default_graph_sizes(own, 20, false), (std::vector<std::int64_t>{})) << "on the processor";
+  EXPECT_EQ(default_graph_sizes(own, 20), (std::vector<std::int64_t>{1, 2, 4, 8, 16, 20}));
+  EXPECT_EQ(default_graph_sizes(own, INT64_MAX).back(), 512);
 }
 
 }  // namespace

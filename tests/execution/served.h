@@ -69,6 +69,10 @@ struct SilentJob final : Processes {
 
 inline constexpr std::uint64_t kWeightSeed = 5;
 
+namespace test {
+const Kernels& tested_kernels();  // the set that a test program is about; each defines it
+}
+
 // Serves the scenario on the executor; look(backend, result) sees both before the backend ends.
 template <class Look>
 void execute_scenario(const Json& json, ExecutorOptions options, Recording& recording, Look&& look) {
@@ -77,6 +81,7 @@ void execute_scenario(const Json& json, ExecutorOptions options, Recording& reco
   const auto workload = make_workload(s.workload, resources.scenario_folder, "test.json:/workload");
   const Deployment d = resolve_or_fail(s, 100, 120);
   options.seed = kWeightSeed;
+  if (options.isa.empty()) options.kernels = &test::tested_kernels();
   ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
   SimulateOptions o;
   o.use_spans = false, o.keep_records = true, o.timeline = &recording;

@@ -25,11 +25,12 @@ Layout adapted_layout(std::int64_t slots = 3, Storage storage = Storage::kF32) {
 class Adapted {
  public:
   Adapted(const SmallModel& m, const Layout& layout, const AdapterSource& source, int threads = 1,
-          const Kernels& kernels = *cpu_kernels())
+          const Kernels& kernels = tested_kernels())
       : pool_(threads),
         transformer_(m.config, m.numerics, *m.weights, kernels, layout,
                      Precision{DType::kF32, DType::kF32, WeightFormat::kPlain}, pool_, &source),
-        vocab_(m.config.vocab) {}
+        vocab_(m.config.vocab),
+        memory_(kernels.memory()) {}
 
   struct Part {
     std::int32_t adapter = -1, block = 0;
@@ -49,11 +50,7 @@ class Adapted {
       all.push_back(
           {parts[i].tokens, parts[i].cached, blocks[i].data(), parts[i].decode, true, parts[i].adapter});
     const auto logits = transformer_.step(all, loads);
-    std::vector<std::vector<float>> rows;
-    for (std::size_t i = 0; i < parts.size(); ++i)
-      rows.emplace_back(logits.begin() + static_cast<std::ptrdiff_t>(i) * vocab_,
-                        logits.begin() + static_cast<std::ptrdiff_t>(i + 1) * vocab_);
-    return rows;
+    return rows_of(logits, vocab_, memory_);
   }
   Transformer& transformer() { return transformer_; }
 
@@ -61,6 +58,7 @@ class Adapted {
   Threads pool_;
   Transformer transformer_;
   std::int64_t vocab_;
+  const KernelMemory& memory_;
 };
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
@@ -127,7 +125,7 @@ struct NoChange final : AdapterSource {
 TEST_P(AdapterFamilies, AnExpansionOfZerosIsTheBaseModel) {
   const NoChange none(*source);
   Adapted with(model, adapted_layout(), none);
-  Runner base(model, small_layout(), *cpu_kernels());
+  Runner base(model, small_layout(), tested_kernels());
   auto s = base.sequence(0, 1, 80);
   EXPECT_EQ(with.step({{1, 0, prompt}}, {{1, 0}})[0], base.step({{&s, prompt}})[0]);
   EXPECT_EQ(with.step({{-1, 0, prompt}})[0], with.step({{1, 0, prompt}})[0]);
@@ -172,7 +170,7 @@ class Merged final : public Checkpoint {
 TEST_P(AdapterFamilies, AnAdapterIsTheMergedMatrix) {
   SmallModel merged{GetParam() ? windowed_config() : dense_config()};
   merged.weights = std::make_unique<Merged>(model, *source, 3);
-  Runner whole(merged, small_layout(), *cpu_kernels());
+  Runner whole(merged, small_layout(), tested_kernels());
   auto s = whole.sequence(0, 1, 80);
   const auto expected = whole.step({{&s, prompt}})[0];
   for (const int ranks : {1, 2, 4}) {

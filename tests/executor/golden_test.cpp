@@ -31,7 +31,7 @@ TEST_P(GoldenModel, LogitsAreThoseOfTransformers) {
     EXPECT_EQ(std::max_element(logits.begin(), logits.end()) - logits.begin(),
               std::max_element(row.begin(), row.end()) - row.begin());
   };
-  for (const Kernels* kernels : {&reference_kernels(), cpu_kernels()}) {
+  for (const Kernels* kernels : {&reference_kernels(), &tested_kernels()}) {
     Runner runner(model, layout, *kernels);
     auto decoded = runner.sequence(0, 1, 64), prompt = runner.sequence(100, 1, 64);
     for (std::size_t i = 0; i < golden.tokens.size(); ++i)

@@ -14,6 +14,9 @@
 
 namespace foretoken::test {
 
+// The set that a test program is about; each defines it.
+const Kernels& tested_kernels();
+
 struct SmallModel {
   ModelConfig config;
   Numerics numerics;
@@ -80,11 +83,35 @@ inline Layout small_layout(Storage weights = Storage::kF32, Storage cache = Stor
   return l;
 }
 
+// The shards of a pipeline.
+inline std::vector<Shard> stages_of(const ModelConfig& config, Shard shard, int stages) {
+  std::vector<Shard> all;
+  shard.pipeline_parallel = stages;
+  for (int s = 0; s < stages; ++s) {
+    shard.stage = s;
+    shard.first_layer = static_cast<int>(config.num_layers) * s / stages;
+    shard.last_layer = static_cast<int>(config.num_layers) * (s + 1) / stages;
+    shard.has_embedding = s == 0, shard.has_head = s == stages - 1;
+    all.push_back(shard);
+  }
+  return all;
+}
+
 inline std::vector<std::int32_t> some_tokens(std::int64_t n, std::int64_t vocab, int seed = 1) {
   std::vector<std::int32_t> t;
   for (std::int64_t i = 0; i < n; ++i)
     t.push_back(static_cast<std::int32_t>((i * i * 7 + i * 13 + seed * 31) % vocab));
   return t;
+}
+
+// Logits, which lie in the kernels' memory.
+inline std::vector<std::vector<float>> rows_of(std::span<const float> logits, std::int64_t vocab,
+                                               const KernelMemory& memory) {
+  const auto width = static_cast<std::size_t>(vocab);
+  std::vector<std::vector<float>> rows(logits.size() / width, std::vector<float>(width));
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    memory.copy(rows[i].data(), logits.data() + i * width, width * sizeof(float));
+  return rows;
 }
 
 // A transformer and what its sequences hold.
@@ -94,6 +121,7 @@ class Runner {
       : pool_(threads),
         transformer_(m.config, m.numerics, *m.weights, kernels, layout,
                      Precision{DType::kF32, DType::kF32, WeightFormat::kPlain}, pool_),
+        memory_(kernels.memory()),
         vocab_(m.config.vocab),
         block_size_(layout.block_size) {}
 
@@ -122,19 +150,15 @@ class Runner {
       all.push_back(
           {p.tokens, p.sequence->cached, p.sequence->blocks.data(), p.decode, true, -1, p.sequence->state});
     const auto logits = transformer_.step(all);
-    std::vector<std::vector<float>> result;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const auto* row = logits.data() + i * static_cast<std::size_t>(vocab_);
-      result.emplace_back(row, row + vocab_);
-      parts[i].sequence->cached += static_cast<std::int64_t>(parts[i].tokens.size());
-    }
-    return result;
+    for (Part& p : parts) p.sequence->cached += static_cast<std::int64_t>(p.tokens.size());
+    return rows_of(logits, vocab_, memory_);
   }
   Transformer& transformer() { return transformer_; }
 
  private:
   Threads pool_;
   Transformer transformer_;
+  const KernelMemory& memory_;
   std::int64_t vocab_, block_size_;
   std::int32_t next_state_ = 0;
 };

@@ -1,0 +1,11 @@
+// Where there is no cuBLASLt: emulated kernels, toolkits without it.
+#include "executor/cuda/cublas.h"
+
+namespace foretoken::cuda {
+
+void prepare_cublas() {}
+bool cublas_product(const CublasProduct&, Stream&, const std::function<void(float*, std::int64_t)>&) {
+  return false;
+}
+
+}  // namespace foretoken::cuda

@@ -1,0 +1,253 @@
+// Products of matrices, rows of tables: which kernel takes them, and rounding before them.
+#include <algorithm>
+
+#include "executor/cuda/cublas.h"
+#include "executor/cuda/cuda_kernels.h"
+#include "executor/cuda/launch.h"
+#include "executor/cuda/product_parts.cuh"
+
+namespace foretoken::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+// A thread rounds 8 neighbours of a row. Bound by memory.
+__global__ void __launch_bounds__(kThreads)
+    round_rows(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::uint16_t* to) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const std::int64_t eights = (k + 7) / 8;
+  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread(); i < rows * eights;
+       i += static_cast<std::int64_t>(gridDim.x) * kThreads) {
+    const std::int64_t row = i / eights, at = i % eights * 8;
+    const float* const from = x + row * x_stride;
+    store16(to + i * 8, even ? rounded_eight<true>(from, at, k) : rounded_eight<false>(from, at, k));
+  }
+}
+
+// A row, a block each, in two of f16: the second is what the first leaves, exactly, so that both have 22
+// bits. Scaled by a power of two so that the largest is in [2^14, 2^15); what is lost of the smaller ones is
+// below 2^-39 of it.
+__global__ void __launch_bounds__(kThreads)
+    split_rows(const float* x, std::int64_t x_stride, std::int64_t k, std::uint16_t* to, float* scales,
+               const std::int32_t* count) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  if (count != nullptr && blockIdx.x >= static_cast<unsigned>(*count)) return;
+  const float* const row = x + blockIdx.x * x_stride;
+  float largest = 0;
+  for (std::int64_t i = thread(); i < k; i += kThreads) largest = fmaxf(largest, fabsf(row[i]));
+  const auto exponent = static_cast<int>(as_bits(block_max(largest)) >> 23),
+             power = exponent < 15 ? 253 : 268 - exponent;  // 127: 1
+  const float up = as_float(static_cast<std::uint32_t>(power) << 23);
+  if (thread() == 0) scales[blockIdx.x] = as_float(static_cast<std::uint32_t>(254 - power) << 23);
+  const std::int64_t eights = (k + 31) / 32 * 4;
+  to += blockIdx.x * eights * 16;
+  for (std::int64_t eight = thread(); eight < eights; eight += kThreads) {
+    std::uint32_t high[4], low[4];
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+      float pair[2];
+      for (unsigned j = 0; j < 2; ++j) {
+        const std::int64_t at = eight * 8 + 2 * i + j;
+        pair[j] = at < k ? row[at] * up : 0.0f;
+      }
+      high[i] = pack_f16x2(pair[0], pair[1]);
+      const float2 taken = unpack_f16x2(high[i]);
+      low[i] = pack_f16x2(pair[0] - taken.x, pair[1] - taken.y);
+    }
+    std::uint16_t* const place = to + eight / 4 * 64 + eight % 4 * 8;
+    store16(place, {high[0], high[1], high[2], high[3]});
+    store16(place + 32, {low[0], low[1], low[2], low[3]});
+  }
+}
+
+// Rows of a table, a block each: a thread unpacks 16 bytes.
+template <Storage storage>
+__global__ void __launch_bounds__(kThreads)
+    embed_rows(Product p, const std::int32_t* ids, std::int64_t offset, float scale) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const std::int64_t row = ids[blockIdx.x] + offset;
+  const std::byte* const from = p.elements + row * p.row_bytes;
+  float* const to = p.y + blockIdx.x * p.y_stride;
+  const bool aligned = p.k % 4 == 0 && reinterpret_cast<std::uintptr_t>(p.y) % 16 == 0;
+  const auto put_four = [&](std::int64_t at, float(&values)[4], float by) {
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+      values[i] = multiply(values[i], by);
+      if (scale != 1) values[i] = multiply(values[i], scale);
+    }
+    if (aligned && at < p.k) {
+      if (p.accumulate) {
+        const uint4 there = load16(to + at);
+        values[0] += as_float(there.x), values[1] += as_float(there.y);
+        values[2] += as_float(there.z), values[3] += as_float(there.w);
+      }
+      store16(to + at, {as_bits(values[0]), as_bits(values[1]), as_bits(values[2]), as_bits(values[3])});
+      return;
+    }
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i)
+      if (at + i < p.k) to[at + i] = p.accumulate ? to[at + i] + values[i] : values[i];
+  };
+  for (std::int64_t chunk = thread(); chunk < p.row_bytes / 16; chunk += kThreads) {
+    const uint4 raw = load16(from + chunk * 16);
+    const std::uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+    if constexpr (storage == Storage::kF32) {
+      float values[4] = {as_float(raw.x), as_float(raw.y), as_float(raw.z), as_float(raw.w)};
+      put_four(chunk * 4, values, 1);
+    } else if constexpr (storage == Storage::kF16) {
+#pragma unroll
+      for (unsigned i = 0; i < 4; i += 2) {
+        const float2 first = unpack_f16x2(words[i]), second = unpack_f16x2(words[i + 1]);
+        float values[4] = {first.x, first.y, second.x, second.y};
+        put_four(chunk * 8 + 2 * i, values, 1);
+      }
+    } else {
+      // What lane `chunk % 4` of a product takes of the unit.
+      constexpr unsigned kParts = Weights<storage>::kParts;
+      const std::int64_t unit = chunk / 4;
+      float by = 1;
+      if constexpr (storage == Storage::kInt4) by = p.scales[unit * p.scale_stride + row];
+      if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8) by = p.scales[row];
+#pragma unroll
+      for (unsigned part = 0; part < kParts; ++part) {
+        std::uint32_t pairs[4];
+        Weights<storage>::decode(raw, part, pairs);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i += 2) {
+          const float2 first = unpack_bf16x2(pairs[i]), second = unpack_bf16x2(pairs[i + 1]);
+          float values[4] = {first.x, first.y, second.x, second.y};
+          put_four(((unit * kParts + part) * 4 + chunk % 4) * 8 + 2 * i, values, by);
+        }
+      }
+    }
+  }
+}
+
+std::size_t padded(std::int64_t bytes) { return static_cast<std::size_t>((bytes + 255) / 256 * 256); }
+
+// Of x as the tensor cores take it, and behind it the scales of its rows.
+std::size_t rounded_bytes(Storage storage, std::int64_t k, std::int64_t m) {
+  return padded(m * rounded_stride(storage, k) * 2);
+}
+std::size_t scale_bytes(Storage storage, std::int64_t m) {
+  return storage == Storage::kF16 ? padded(m * 4) : 0;
+}
+
+}  // namespace
+
+Product product_of(const Matrix& w) {
+  const PackedLayout layout(w.storage, w.n, w.k);
+  Product p;
+  p.storage = w.storage;
+  p.elements = w.packed;
+  if (layout.groups > 0) p.scales = reinterpret_cast<const float*>(w.packed + layout.scales_at);
+  p.n = w.n, p.k = w.k;
+  p.row_bytes = layout.row_bytes, p.scale_stride = layout.scale_stride;
+  return p;
+}
+
+Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k) {
+  if (m <= kStreamRows) return exact_product(storage) ? Path::kFloatStream : Path::kStream;
+  if (storage == Storage::kF32) return Path::kFloatTiles;
+  // Below, products are bound by memory, and a tile of 128 rows of w suits them.
+  if (storage == Storage::kBf16 && m > 64 && n >= 8 && k >= 8) return Path::kCublas;
+  return Path::kTiles;
+}
+
+void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                  std::uint16_t* to, float* scales, const std::int32_t* count, Stream& on) {
+  if (rows <= 0 || k <= 0) return;
+  if (storage == Storage::kF16)
+    return launch(split_rows, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "split_rows"},
+                  on, x, x_stride, k, to, scales, count);
+  const std::int64_t blocks = (rows * ((k + 7) / 8) + kThreads - 1) / kThreads;
+  launch(round_rows,
+         {.grid = static_cast<unsigned>(std::min<std::int64_t>(blocks, 1 << 20)),
+          .block = kThreads,
+          .name = "round_rows"},
+         on, x, x_stride, rows, k, to);
+}
+
+// Alike or more for more rows, so that what was planned for the most does for fewer.
+std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors) {
+  if (m <= kStreamRows) return 0;
+  const std::size_t partial = partial_bytes(m, multiprocessors);
+  if (storage == Storage::kF32) return partial;
+  return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial;
+}
+
+void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, Stream& on) {
+  if (p.m <= 0 || p.n <= 0) return;
+  if (path == Path::kStream) return launch_stream(p, on);
+  if (path == Path::kFloatStream) return launch_float_stream(p, on);
+  if (path == Path::kFloatTiles) {
+    p.partial = reinterpret_cast<float*>(scratch);
+    return launch_float_tiles(p, multiprocessors, on);
+  }
+  auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
+  scratch += rounded_bytes(p.storage, p.k, p.m);
+  auto* const scales = reinterpret_cast<float*>(scratch);
+  scratch += scale_bytes(p.storage, p.m);
+  launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
+  p.rounded = rounded;
+  p.x_scales = scales;
+  p.x_stride = rounded_stride(p.storage, p.k);
+  p.partial = reinterpret_cast<float*>(scratch);
+  if (path == Path::kCublas) {
+    const CublasProduct product{p.elements, p.rounded,  p.m,    p.n,          p.x_stride, p.row_bytes / 2,
+                                p.x_stride, p.y_stride, p.bias, p.accumulate, p.y};
+    const auto own = [&](float* y, std::int64_t y_stride) {
+      Product other = p;
+      other.y = y, other.y_stride = y_stride, other.accumulate = false;
+      launch_tiles(other, multiprocessors, on);
+    };
+    if (cublas_product(product, on, own)) return;
+  }
+  launch_tiles(p, multiprocessors, on);
+}
+
+void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
+                        bool accumulate, float* out, std::byte*) const {
+  if (ids.empty() || w.k <= 0) return;
+  Product p = product_of(w);
+  p.accumulate = accumulate;
+  p.y = out, p.y_stride = w.k;
+  const auto with = [&](auto kernel) {
+    launch(kernel, {.grid = static_cast<unsigned>(ids.size()), .block = kThreads, .name = "embed_rows"},
+           stream(), p, ids.data(), offset, scale);
+  };
+  switch (w.storage) {
+    case Storage::kF32:
+      return with(embed_rows<Storage::kF32>);
+    case Storage::kBf16:
+      return with(embed_rows<Storage::kBf16>);
+    case Storage::kF16:
+      return with(embed_rows<Storage::kF16>);
+    case Storage::kInt8:
+      return with(embed_rows<Storage::kInt8>);
+    case Storage::kInt4:
+      return with(embed_rows<Storage::kInt4>);
+    case Storage::kFp8:
+      return with(embed_rows<Storage::kFp8>);
+  }
+}
+
+std::size_t CudaKernels::gemm_scratch(const Matrix& w, std::int64_t m) const {
+  return product_scratch(w.storage, w.k, m, device().multiprocessors);
+}
+
+void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m,
+                       const float* bias, bool accumulate, float* y, std::int64_t y_stride,
+                       std::byte* scratch, Threads&) const {
+  Product p = product_of(w);
+  p.x = x, p.x_stride = x_stride, p.m = m;
+  p.bias = bias, p.accumulate = accumulate;
+  p.y = y, p.y_stride = y_stride;
+  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device().multiprocessors, stream());
+}
+
+}  // namespace foretoken::cuda

@@ -1,0 +1,91 @@
+// Between the files that multiply matrices: which kernel takes a product, and what it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "executor/cuda/packed.h"
+#include "executor/cuda/runtime.h"
+#include "executor/kernels.h"
+
+namespace foretoken::cuda {
+
+// How a product is made. kStream and kTiles multiply on tensor cores, x rounded to bf16 or, by weights of
+// f16, split in two of f16; the float ones multiply float32.
+//   kStream, kFloatStream  few rows: weights go from memory straight to registers (small_products.cu)
+//   kTiles                 tiles in shared memory (tile_products.cu)
+//   kCublas                cuBLASLt, or kTiles where that won't
+//   kFloatTiles            tiles in shared memory (float_products.cu)
+enum class Path : std::uint8_t { kStream, kTiles, kCublas, kFloatStream, kFloatTiles };
+inline constexpr std::int64_t kStreamRows = 8;  // most rows of the streams
+
+Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k);
+
+// Rows [first, first + rows) of the product are by the matrix of one expert; no rows: of none.
+struct ExpertTile {
+  std::int32_t expert = 0, first = 0, rows = 0, unused = 0;
+};
+
+// What a kernel takes: y = x w^T (+ bias) (+ y). Pointers are the device's.
+struct Product {
+  Storage storage = Storage::kF32;
+  const std::byte* elements = nullptr;  // packed.h
+  const float* scales = nullptr;
+  std::int64_t n = 0, k = 0, row_bytes = 0, scale_stride = 0;
+  // x as float32, or as launch_round() leaves it: x_stride is rounded_stride() then.
+  const float* x = nullptr;
+  const std::uint16_t* rounded = nullptr;
+  const float* x_scales = nullptr;       // of split rows: what their products are multiplied by
+  std::int64_t x_stride = 0, m = 0;      // strides in elements
+  const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
+  const float* bias = nullptr;
+  bool accumulate = false;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+
+  // Of experts: m rows at most, and which of them are whose; matrices (and biases) are expert_stride bytes
+  // apart.
+  const ExpertTile* tiles = nullptr;
+  std::int64_t tile_count = 0, tile_rows = 0;
+  std::int64_t expert_stride = 0;
+  // What becomes of the product, of experts alone: y, or where that is null rounded_y (bf16, padded as
+  // `rounded` is), gets act(product); gated, rows of w [0, n / 2) are gates and the others what they gate.
+  bool activated = false;
+  ActivationArgs activation;
+  std::uint16_t* rounded_y = nullptr;
+
+  // Of kTiles and kFloatTiles: k in `splits` parts, whose sums lie in `partial` until the last part adds them
+  // up.
+  int splits = 1;
+  float* partial = nullptr;
+};
+
+Product product_of(const Matrix& w);
+
+// Rows of a tile for m rows.
+std::int64_t tile_rows_for(std::int64_t m);
+// In how many parts k is split where there are `tiles` tiles of `k_tiles` steps.
+int splits_for(std::int64_t tiles, std::int64_t k_tiles, int multiprocessors);
+// Bytes for `partial` at up to m rows.
+std::size_t partial_bytes(std::int64_t m, int multiprocessors);
+
+// The launches. Empty products launch nothing.
+void launch_stream(const Product& product, Stream& stream);
+void launch_float_stream(const Product& product, Stream& stream);
+void launch_tiles(Product product, int multiprocessors, Stream& stream);
+void launch_float_tiles(Product product, int multiprocessors, Stream& stream);
+// Elements of a row of x as the tensor cores take it: bf16, padded with zeros to a multiple of 8; or for
+// weights of f16 split in two of them, the second what the first leaves, 32 and 32 by turns. Split rows are
+// scaled so that neither is out of range.
+constexpr std::int64_t rounded_stride(Storage storage, std::int64_t k) {
+  return storage == Storage::kF16 ? (k + 31) / 32 * 64 : (k + 7) / 8 * 8;
+}
+// scales: of split rows. count: where the device has the number of rows; null: all are there.
+void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                  std::uint16_t* to, float* scales, const std::int32_t* count, Stream& stream);
+
+// A product by a path; scratch: product_scratch(...) bytes.
+void run_product(Path path, Product product, std::byte* scratch, int multiprocessors, Stream& stream);
+std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors);
+
+}  // namespace foretoken::cuda

@@ -1,0 +1,610 @@
+// Norms, elements, moved rows, cache entries and recurrent layers on the device against the reference: odd
+// shapes, addresses that allow vectors and that don't, nothing written beside what is to be written.
+#include <array>
+#include <functional>
+#include <numeric>
+
+#include "executor/kernels_shared.h"
+#include "tests/cuda/on_device.h"
+#ifdef FORETOKEN_EMULATED
+#include "executor/cuda/emulation.h"
+#endif
+
+namespace foretoken {
+namespace {
+
+using Indices = std::vector<std::int32_t>;
+const Kernels& reference = reference_kernels();
+
+std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
+
+// Emulated: also a set for a device so small that every launch has many rows for it.
+std::vector<const cuda::CudaKernels*> sets() {
+#ifdef FORETOKEN_EMULATED
+  static const cuda::CudaKernels* const small = [] {
+    const int before = std::exchange(cuda::emulation::settings().multiprocessors, 0);
+    const auto* const set = new cuda::CudaKernels;
+    cuda::emulation::settings().multiprocessors = before;
+    return set;
+  }();
+  return {&cuda_set(), small};
+#else
+  return {&cuda_set()};
+#endif
+}
+
+// `run` once in each order of threads and blocks, and once on each set.
+void everywhere(const std::function<void(const cuda::CudaKernels&)>& run) {
+#ifdef FORETOKEN_EMULATED
+  using cuda::emulation::Order;
+  for (const Order order : {Order::kReverse, Order::kShuffled, Order::kForward}) {
+    cuda::emulation::settings().threads = cuda::emulation::settings().blocks = order;
+    if (order != Order::kForward) run(cuda_set());
+  }
+#endif
+  for (const auto* set : sets()) run(*set);
+}
+
+// Poison stays where it was (between rows, behind the last one); the rest is near.
+void expect_near(const Floats& got, const Floats& expected, double limit, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size());
+  Floats a, b;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(expected[i])) {
+      ASSERT_TRUE(std::isnan(got[i])) << what << ": written at " << i;
+    } else {
+      a.push_back(got[i]), b.push_back(expected[i]);
+    }
+  }
+  if (limit == 0) {
+    EXPECT_TRUE(a.empty() || same_bits(a, b)) << what;
+  } else if (a != b) {  // of zeros alone there is no relative distance
+    EXPECT_LE(distance(a, b), limit) << what;
+  }
+}
+
+// What `run` makes of a copy of `before` in each place. It gets the kernels, a function that puts an input
+// where they can read it, and the array. shift: floats by which its address is off a multiple of 16 bytes.
+using Put = std::function<const float*(const Floats&)>;
+using Run = std::function<void(const Kernels&, const Put&, float* out)>;
+void compare(const Floats& before, const Run& run, double limit, const std::string& what,
+             std::size_t shift = 0) {
+  Floats expected(before);
+  run(
+      reference, [](const Floats& in) { return in.data(); }, expected.data());
+  everywhere([&](const cuda::CudaKernels& set) {
+    std::vector<std::unique_ptr<OnDevice<float>>> inputs;
+    const auto put = [&](const Floats& in) -> const float* {
+      Floats shifted(shift, kPoison);
+      shifted.insert(shifted.end(), in.begin(), in.end());
+      inputs.push_back(std::make_unique<OnDevice<float>>(shifted));
+      return inputs.back()->data() + shift;
+    };
+    Floats padded(shift + 4, kPoison);
+    padded.insert(padded.end(), before.begin(), before.end());
+    padded.resize(padded.size() + 8, kPoison);
+    const OnDevice<float> out(padded);
+    run(set, put, out.data() + shift + 4);
+    Floats got = out.back(), wanted(shift + 4, kPoison);
+    wanted.insert(wanted.end(), expected.begin(), expected.end());
+    wanted.resize(wanted.size() + 8, kPoison);
+    expect_near(got, wanted, limit, what);
+  });
+}
+
+// Rows of `width` with poison between them.
+Floats spaced(std::int64_t rows, std::int64_t width, std::int64_t stride, unsigned seed) {
+  const Floats values = normal(size_of(rows * width), seed);
+  Floats out(size_of(rows * stride), kPoison);
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::copy_n(values.begin() + r * width, width, out.begin() + r * stride);
+  return out;
+}
+
+TEST(CudaOperators, Norms) {
+  struct Shape {
+    std::int64_t width, gap, rows;
+  };
+  for (const auto& [width, gap, rows] :
+       {Shape{1, 0, 3}, Shape{3, 1, 3}, Shape{64, 4, 9}, Shape{129, 0, 3}, Shape{192, 0, 1}, Shape{256, 3, 2},
+        Shape{576, 64, 3}, Shape{1024, 0, 2}, Shape{1025, 0, 2}, Shape{1028, 4, 3}, Shape{4096, 0, 2},
+        Shape{4100, 0, 9}, Shape{16388, 0, 1}, Shape{64, 0, 0}})
+    for (const auto kind : {NormKind::kRms, NormKind::kLayer}) {
+      if (width == 1 && kind == NormKind::kLayer) continue;  // nothing but rounding is left
+      Floats x = spaced(rows, width, width + gap, 1);
+      for (float& value : x) value += 2;  // a mean to be taken off
+      const Floats w = normal(size_of(width), 2), b = normal(size_of(width), 3);
+      const std::string what = "norm of " + std::to_string(width);
+      for (const std::size_t shift : {0u, 1u}) {
+        compare(
+            Floats(size_of(rows * (width + gap)), kPoison),
+            [&](const Kernels& kernels, const Put& put, float* out) {
+              const NormArgs args{kind, 0.1f, 1, put(w), put(b)};
+              kernels.norm(args, put(x), width + gap, rows, width, out, width + gap);
+            },
+            1e-6, what, shift);
+      }
+      compare(
+          x,
+          [&](const Kernels& kernels, const Put&, float* out) {  // in place, without weights
+            kernels.norm({kind, 1e-6f, 0, nullptr, nullptr}, out, width + gap, rows, width, out, width + gap);
+          },
+          1e-6, what + " in place");
+    }
+}
+
+TEST(CudaOperators, NormsOfHeads) {
+  for (const std::int64_t rows : {0, 1, 5})
+    for (const std::int64_t heads : {1, 2, 9})
+      for (const std::int64_t dim : {7, 64, 128, 260}) {
+        const Floats w = normal(size_of(dim), 2);
+        const std::int64_t stride = heads * dim + (dim % 4 == 0 ? 12 : 3);
+        compare(
+            spaced(rows, heads * dim, stride, 4),
+            [&](const Kernels& kernels, const Put& put, float* x) {
+              kernels.norm_heads({NormKind::kRms, 1e-6f, 0, put(w), nullptr}, x, stride, rows, heads, dim);
+            },
+            1e-6, std::to_string(heads) + " heads of " + std::to_string(dim));
+      }
+}
+
+TEST(CudaOperators, FlatElements) {
+  for (const std::int64_t values : {0, 1, 3, 4, 1000, 2880, 5120, 9 * 1024})
+    for (const std::size_t shift : {0u, 3u}) {
+      const Floats x = normal(size_of(values), 5), y = normal(size_of(values), 6);
+      const std::string what = std::to_string(values) + " values";
+      compare(
+          y, [&](const Kernels& kernels, const Put& put, float* out) { kernels.add(put(x), values, out); }, 0,
+          "add " + what, shift);
+      compare(
+          y, [&](const Kernels& kernels, const Put&, float* out) { kernels.softcap(0.7f, values, out); },
+          1e-6, "softcap " + what, shift);
+    }
+}
+
+// More rows than a thread each: several a thread, and the rest of a last group.
+TEST(CudaOperators, ManyRows) {
+  const std::int64_t values = 1024 * 1031;
+  const Floats x = normal(size_of(values), 5), y = normal(size_of(values), 6);
+  Floats expected(y);
+  reference.add(x.data(), values, expected.data());
+  const OnDevice<float> in(x), out(y);
+  cuda_set().add(in.data(), values, out.data());
+  expect_near(out.back(), expected, 0, "add");
+}
+
+TEST(CudaOperators, Activations) {
+  for (const auto kind : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu,
+                          Activation::kReluSquared, Activation::kClampedSwiglu})
+    for (const bool gated : {false, true})
+      for (const std::int64_t width : {1, 21, 256, 1028}) {
+        Floats x = normal(size_of(9 * 2 * width), 4);
+        for (auto& value : x) value = std::fabs(value) < 1.9f ? 3 * value : 60 * value;  // far tails too
+        for (const std::int64_t rows : {0, 3, 9})  // one alone may be all cancellation
+          compare(
+              Floats(size_of(rows * width), kPoison),
+              [&](const Kernels& kernels, const Put& put, float* out) {
+                kernels.activation({kind, gated}, put(x), rows, width, out);
+              },
+              1e-6, std::to_string(static_cast<int>(kind)) + " of " + std::to_string(width));
+      }
+}
+
+TEST(CudaOperators, Gates) {
+  for (const std::int64_t width : {1, 33, 64, 1028})
+    for (const std::int64_t gate_width : {std::int64_t{1}, width})
+      for (const bool silu : {false, true})
+        for (const std::int64_t rows : {0, 1, 9}) {
+          const std::int64_t stride = gate_width + (silu ? 8 : 5);  // 8: in vectors, where the width is too
+          const Floats gate = spaced(rows, gate_width, stride, 7);
+          compare(
+              normal(size_of(rows * width), 8),
+              [&](const Kernels& kernels, const Put& put, float* y) {
+                kernels.sigmoid_gate(put(gate), stride, gate_width, rows, width, silu, y);
+              },
+              1e-6, "gates of " + std::to_string(gate_width) + " for " + std::to_string(width));
+        }
+}
+
+TEST(CudaOperators, Rope) {
+  struct Shape {
+    std::int64_t pairs, heads, head_dim, first, gap;
+  };
+  for (const auto& [pairs, heads, head_dim, first, gap] :
+       {Shape{64, 3, 128, 0, 256}, Shape{8, 1, 32, 16, 4}, Shape{3, 5, 9, 2, 1}, Shape{4, 2, 11, 0, 0},
+        Shape{32, 8, 64, 0, 0}, Shape{5, 6, 12, 0, 4}})
+    for (const bool interleaved : {false, true})
+      for (const Indices& positions : {Indices{}, Indices{6}, Indices{0, 7, 3, 3, 1}}) {
+        const Floats cosines = normal(size_of(8 * pairs), 9), sines = normal(size_of(8 * pairs), 10);
+        const std::int64_t stride = heads * head_dim + gap;
+        const OnDevice<std::int32_t> at(positions);
+        const auto rows = static_cast<std::int64_t>(positions.size());
+        compare(
+            spaced(rows, heads * head_dim, stride, 11),
+            [&](const Kernels& kernels, const Put& put, float* x) {
+              kernels.rope(put(cosines), put(sines), pairs, interleaved,
+                           &kernels == &reference ? std::span<const std::int32_t>(positions) : at.span(), x,
+                           stride, heads, head_dim, first);
+            },
+            3e-7, std::to_string(pairs) + " pairs");
+      }
+}
+
+TEST(CudaOperators, RowsThatMove) {
+  for (const std::int64_t width : {1, 6, 64, 1540}) {
+    const std::int64_t stride = width + (width % 4 == 0 ? 4 : 3);
+    const Floats x = normal(size_of(7 * width), 12), wide = spaced(7, width, stride, 13);
+    const std::string what = " of " + std::to_string(width);
+    for (const std::int64_t rows : {0, 1, 7})
+      compare(
+          Floats(size_of(rows * stride), kPoison),
+          [&](const Kernels& kernels, const Put& put, float* to) {
+            kernels.copy_rows(put(wide), stride, rows, width, to, stride);
+          },
+          0, "copy" + what);
+    for (const Indices& rows_of : {Indices{}, Indices{4}, Indices{6, 0, 3, 1, 5}}) {
+      const auto rows = static_cast<std::int64_t>(rows_of.size());
+      const OnDevice<std::int32_t> device(rows_of);
+      const auto of = [&](const Kernels& kernels) {
+        return &kernels == &reference ? std::span<const std::int32_t>(rows_of) : device.span();
+      };
+      compare(
+          Floats(size_of(rows * width), kPoison),
+          [&](const Kernels& kernels, const Put& put, float* out) {
+            kernels.gather_rows(put(x), width, of(kernels), out);
+          },
+          0, "gather" + what);
+      compare(
+          wide,
+          [&](const Kernels& kernels, const Put& put, float* y) {
+            kernels.add_rows(put(x), width, of(kernels), y, stride);
+          },
+          0, "add" + what);
+    }
+    const Indices place = {3, -1, 0, 6, -1, 2};
+    const OnDevice<std::int32_t> device(place);
+    const auto at = [&](const Kernels& kernels) {
+      return &kernels == &reference ? place.data() : device.data();
+    };
+    for (const bool accumulate : {false, true}) {
+      compare(
+          normal(size_of(6 * width), 14),
+          [&](const Kernels& kernels, const Put& put, float* out) {
+            kernels.place_rows(put(x), width, at(kernels), 6, accumulate, out);
+          },
+          0, "place" + what);
+      const Floats weights = {0.5f, kPoison, 2, -1, kPoison, 0.1f};  // of other ranks' experts: anything
+      for (const std::int64_t top_k : {1, 2, 3, 6})
+        compare(
+            accumulate ? normal(size_of(6 / top_k * width), 15) : Floats(size_of(6 / top_k * width), kPoison),
+            [&](const Kernels& kernels, const Put& put, float* out) {
+              kernels.combine_rows(put(x), width, at(kernels), put(weights), 6 / top_k, top_k, accumulate,
+                                   out);
+            },
+            2e-7, "combine " + std::to_string(top_k) + what);
+      compare(
+          Floats(3, kPoison),
+          [&](const Kernels& kernels, const Put& put, float* out) {
+            kernels.combine_rows(put(x), width, at(kernels), put(weights), 0, 2, accumulate, out);
+          },
+          0, "combine nothing");
+    }
+  }
+}
+
+TEST(CudaOperators, LatentsAreExpanded) {
+  for (const LatentArgs& a : {LatentArgs{3, 8, 4, 12, 16, 7}, LatentArgs{2, 5, 3, 2, 6, 5},
+                              LatentArgs{1, 128, 64, 128, 512, 5}, LatentArgs{5, 8, 6, 4, 8, 5}})
+    for (const std::int64_t tokens : {0, 1, 5}) {
+      const Floats up = normal(size_of(5 * a.heads * (a.nope + a.v)), 16),
+                   latent = normal(size_of(5 * (a.rank + a.rope)), 17);
+      const std::int64_t keys = a.heads * a.length * (a.nope + a.rope), values = a.heads * a.length * a.v;
+      compare(
+          Floats(size_of(keys + 4 + values), kPoison),
+          [&](const Kernels& kernels, const Put& put, float* out) {
+            kernels.expand_latents(a, put(up), put(latent), tokens, out, out + (keys + 4) / 4 * 4);
+          },
+          0, "latents");
+    }
+}
+
+// ---- Sequences --------------------------------------------------------------------------------------------
+
+// Sequences of `lengths` new tokens after `cached`, on the host and on the device. Rows start at 2; blocks
+// are all apart.
+class Rows {
+ public:
+  Rows(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>& cached, int block_size)
+      : device_blocks_([&] {
+          std::int64_t row = 2, tables = 0;
+          for (std::size_t i = 0; i < lengths.size(); ++i) {
+            host_.push_back({row, lengths[i], cached[i]});
+            row += lengths[i];
+            starts_.push_back(tables);
+            tables += (cached[i] + lengths[i]) / block_size + 1;
+          }
+          end_ = row;
+          blocks_.resize(size_of(tables));
+          for (std::size_t i = 0; i < blocks_.size(); ++i)  // apart, in no order
+            blocks_[i] = static_cast<std::int32_t>((i * 5 + 3) % 7 + i / 7 * 7);
+          return blocks_;
+        }()),
+        device_own_([&] {
+          std::vector<SequenceRows> own(host_);
+          for (std::size_t i = 0; i < own.size(); ++i) {
+            own[i].blocks = device_blocks_.data() + starts_[i];
+            host_[i].blocks = blocks_.data() + starts_[i];
+          }
+          return own;
+        }()) {}
+
+  Sequences of(const Kernels& kernels) const {
+    return &kernels == &reference ? Sequences(host_) : Sequences(host_, device_own_.data());
+  }
+  std::int64_t end() const { return end_; }
+  std::int64_t most_blocks() const { return static_cast<std::int64_t>(blocks_.size()) + 7; }
+  const std::vector<SequenceRows>& host() const { return host_; }
+  const SequenceRows* own() const { return device_own_.data(); }
+  const Indices& blocks() const { return blocks_; }
+  const std::int32_t* device_blocks() const { return device_blocks_.data(); }
+
+ private:
+  std::vector<SequenceRows> host_;
+  std::vector<std::int64_t> starts_;
+  Indices blocks_;
+  std::int64_t end_ = 0;
+  OnDevice<std::int32_t> device_blocks_;
+  OnDevice<SequenceRows> device_own_;
+};
+
+constexpr Storage kCacheStorages[] = {Storage::kF32, Storage::kBf16, Storage::kF16, Storage::kInt8,
+                                      Storage::kFp8};
+
+// A cache's memory: each of its four parts, on the host or the device.
+struct CacheBytes {
+  std::vector<unsigned char> keys, values;
+  Floats key_scales, value_scales;
+};
+
+TEST(CudaOperators, CacheEntries) {
+  struct Shape {
+    std::int64_t heads, k_dim, v_dim;
+    int block_size;
+  };
+  for (const Storage storage : kCacheStorages)
+    for (const auto& [heads, k_dim, v_dim, block_size] :
+         {Shape{2, 128, 64, 4}, Shape{1, 576, 0, 16}, Shape{3, 7, 5, 3}, Shape{9, 20, 132, 4},
+          Shape{1, 1028, 4, 2}})
+      for (const auto& [lengths, cached] :
+           {std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>>{{1, 1, 1}, {0, 5, 8}},
+            {{3, 0, 6, 1}, {0, 3, 2, 7}},
+            {{1}, {2}}}) {
+        const Rows rows(lengths, cached, block_size);
+        const std::int64_t slots = rows.most_blocks() * heads * block_size, width = cache_width(storage);
+        const std::int64_t key_stride = heads * k_dim + (k_dim % 4 == 0 ? 8 : 1),
+                           value_stride = heads * v_dim + (k_dim % 4 == 0 ? 4 : 2);
+        Floats keys = normal(size_of(rows.end() * key_stride), 18),
+               values = normal(size_of(rows.end() * value_stride), 19);
+        std::fill_n(keys.begin() + 2 * key_stride, k_dim, 0.0f);  // a vector without a largest
+        CacheBytes before{std::vector<unsigned char>(size_of(slots * k_dim * width), 0xab),
+                          std::vector<unsigned char>(size_of(slots * v_dim * width), 0xab),
+                          Floats(size_of(slots), kPoison), Floats(size_of(slots), kPoison)};
+        const auto layer = [&](auto* k, auto* v, float* ks, float* vs) {
+          return CacheLayer{storage,
+                            block_size,
+                            heads,
+                            k_dim,
+                            v_dim,
+                            reinterpret_cast<std::byte*>(k),
+                            v_dim > 0 ? reinterpret_cast<std::byte*>(v) : nullptr,
+                            ks,
+                            vs};
+        };
+        CacheBytes expected(before);
+        const CacheLayer host = layer(expected.keys.data(), expected.values.data(),
+                                      expected.key_scales.data(), expected.value_scales.data());
+        reference.cache_write(host, rows.of(reference), keys.data(), key_stride,
+                              v_dim > 0 ? values.data() : nullptr, value_stride);
+        const std::int64_t tokens = rows.host()[0].cached + rows.host()[0].new_tokens;
+        Floats read_keys(size_of(tokens * heads * k_dim) + 3, kPoison),
+            read_values(size_of(tokens * heads * v_dim) + 3, kPoison);
+        const std::string what = std::to_string(static_cast<int>(storage)) + ": " + std::to_string(heads) +
+                                 " heads of " + std::to_string(k_dim);
+        everywhere([&](const cuda::CudaKernels& set) {
+          const OnDevice<unsigned char> k(before.keys), v(before.values);
+          const OnDevice<float> ks(before.key_scales), vs(before.value_scales), in_keys(keys),
+              in_values(values), out_keys(read_keys), out_values(read_values);
+          const CacheLayer device = layer(k.data(), v.data(), ks.data(), vs.data());
+          set.cache_write(device, rows.of(set), in_keys.data(), key_stride,
+                          v_dim > 0 ? in_values.data() : nullptr, value_stride);
+          EXPECT_EQ(k.back(), expected.keys) << what;
+          EXPECT_EQ(v.back(), expected.values) << what;
+          expect_near(ks.back(), expected.key_scales, 0, what);
+          expect_near(vs.back(), expected.value_scales, 0, what);
+
+          // What was cached before is any bits: read the new tokens' alone, as those of one sequence.
+          for (const SequenceRows& s : rows.host()) {
+            if (s.cached > 0) continue;
+            const std::ptrdiff_t at = s.blocks - rows.blocks().data();
+            set.cache_read(device, rows.device_blocks() + at, s.new_tokens, out_keys.data(),
+                           v_dim > 0 ? out_values.data() : nullptr);
+            Floats a(read_keys), b(read_values);
+            reference.cache_read(host, s.blocks, s.new_tokens, a.data(), v_dim > 0 ? b.data() : nullptr);
+            expect_near(out_keys.back(), a, 0, what);
+            expect_near(out_values.back(), b, 0, what);
+          }
+        });
+      }
+  const Rows none({}, {}, 4);
+  cuda_set().cache_write({Storage::kF32, 4, 1, 4, 4}, none.of(cuda_set()), nullptr, 4, nullptr, 4);
+  cuda_set().cache_read({Storage::kF32, 4, 1, 4, 4}, nullptr, 0, nullptr, nullptr);
+}
+
+// Lengths and blocks are read from the device, so that a recorded launch serves other ones.
+TEST(CudaOperators, RecordedStepsReadTheTables) {
+  const cuda::CudaKernels& set = cuda_set();
+  const auto steps = set.graphs();
+  const std::int64_t heads = 2, dims = 8, slots = 40 * heads * 4;
+  const Rows first({1, 1}, {0, 5}, 4), second({1, 1}, {9, 2}, 4);
+  std::vector<SequenceRows> own(first.host());
+  for (std::size_t i = 0; i < 2; ++i)
+    own[i].blocks = first.device_blocks() + (first.host()[i].blocks - first.blocks().data());
+  const OnDevice<SequenceRows> table(own);
+  const Floats x = normal(size_of(4 * heads * dims), 20);
+  const Floats gates = {0, 0, 0, 0, -0.1f, -0.2f, -0.3f, -0.4f}, ones(8, 0.5f),
+               w = normal(size_of(4 * 16), 21);
+  const OnDevice<float> in(x), decay(gates), beta(ones), weight(w);
+  const Indices slot = {2, 0};
+  const OnDevice<std::int32_t> device_slot(slot);
+  const std::int64_t values = heads * dims * dims, conv = 3 * heads * dims;
+  Floats states = normal(size_of(3 * values), 22), convs = normal(size_of(3 * conv), 23),
+         cache(size_of(slots * dims), 0.0f), out(size_of(4 * heads * dims), kPoison), convolved(out);
+  const OnDevice<float> d_states(states), d_convs(convs), d_cache(cache), d_out(out), d_convolved(out);
+  Threads threads;
+  const auto step = [&](const Kernels& kernels, const Sequences& sequences, const std::int32_t* where,
+                        float* cached, float* state, float* convs_at, float* to, float* convolved_to,
+                        const float* from, const float* g, const float* b, const float* weights) {
+    kernels.cache_write({Storage::kF32, 4, heads, dims, 0, reinterpret_cast<std::byte*>(cached)}, sequences,
+                        from, heads * dims, nullptr, 0);
+    kernels.causal_conv(sequences, {convs_at, conv, where}, from, heads * dims, heads * dims, 4, weights,
+                        nullptr, true, convolved_to, heads * dims);
+    kernels.recurrence({heads, dims, dims, true}, sequences, {state, values, where}, from, from, from, g, b,
+                       to, threads);
+  };
+  for (const Rows* rows : {&first, &second, &first}) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      own[i] = rows->host()[i];
+      own[i].blocks = rows->device_blocks() + (rows->host()[i].blocks - rows->blocks().data());
+    }
+    set.memory().copy(table.data(), own.data(), sizeof(SequenceRows) * 2);
+    steps->run(1, [&] {
+      step(set, Sequences(first.host(), table.data()), device_slot.data(), d_cache.data(), d_states.data(),
+           d_convs.data(), d_out.data(), d_convolved.data(), in.data(), decay.data(), beta.data(),
+           weight.data());
+    });
+    step(reference, Sequences(rows->host()), slot.data(), cache.data(), states.data(), convs.data(),
+         out.data(), convolved.data(), x.data(), gates.data(), ones.data(), w.data());
+    expect_near(d_cache.back(), cache, 0, "cache");
+    expect_near(d_states.back(), states, 1e-6, "states");
+    expect_near(d_convs.back(), convs, 0, "last rows");
+    expect_near(d_out.back(), out, 1e-6, "out");
+    expect_near(d_convolved.back(), convolved, 1e-6, "convolved");
+  }
+}
+
+struct Batch {
+  std::vector<std::int64_t> lengths, cached;
+};
+const Batch kBatches[] = {{{1}, {4}},
+                          {{1, 1, 1}, {0, 7, 1}},
+                          {{2}, {0}},
+                          {{9, 1, 2, 19, 3, 8}, {3, 0, 5, 0, 2, 1}},
+                          {{0, 2, 0}, {1, 1, 0}}};
+
+// Slots in no order.
+Indices slots_of(const Batch& batch) {
+  Indices slots(batch.lengths.size());
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    slots[i] = static_cast<std::int32_t>((i * 5 + 2) % 6 + i / 6 * 6);
+  return slots;
+}
+constexpr std::int64_t kSlots = 6;
+
+TEST(CudaOperators, Convolutions) {
+  for (const std::int64_t taps : {1, 2, 4, 12})
+    for (const std::int64_t channels : {5, 8, 516})
+      for (const Batch& batch : kBatches)
+        for (const bool silu : {false, true}) {
+          if (channels > 8 && !silu) continue;
+          const Rows rows(batch.lengths, batch.cached, 4);
+          const Indices slots = slots_of(batch);
+          const OnDevice<std::int32_t> device_slots(slots);
+          const std::int64_t x_stride = channels + 4, values = (taps - 1) * channels,
+                             y_stride = channels + (silu ? 0 : 8);
+          const Floats x = normal(size_of(rows.end() * x_stride), 24),
+                       w = normal(size_of(channels * taps), 25), b = normal(size_of(channels), 26);
+          const std::string what = std::to_string(taps) + " taps of " + std::to_string(channels) + ", " +
+                                   std::to_string(batch.lengths.size()) + " sequences";
+          // The states lie behind what is written, both are compared.
+          Floats before(size_of(rows.end() * y_stride), kPoison);
+          before.resize((before.size() + 3) / 4 * 4 + 4, kPoison);
+          const auto at = static_cast<std::int64_t>(before.size());
+          const Floats states = normal(size_of(kSlots * values), 27);
+          before.insert(before.end(), states.begin(), states.end());
+          for (const bool bias : {false, true})
+            compare(
+                before,
+                [&](const Kernels& kernels, const Put& put, float* out) {
+                  const auto* where = &kernels == &reference ? slots.data() : device_slots.data();
+                  kernels.causal_conv(rows.of(kernels), {out + at, values, where}, put(x), x_stride, channels,
+                                      taps, put(w), bias ? put(b) : nullptr, silu, out, y_stride);
+                },
+                1e-6, what);
+        }
+}
+
+TEST(CudaOperators, DeltaInputs) {
+  for (const DeltaArgs& shape :
+       {DeltaArgs{2, 4, 8, 12}, DeltaArgs{1, 3, 5, 3}, DeltaArgs{3, 3, 128, 64}, DeltaArgs{1, 40, 160, 16}})
+    for (const std::int64_t count : {0, 1, 4}) {
+      DeltaArgs args(shape);
+      const std::int64_t first = 1, rows = first + count + 1;
+      const std::int64_t qk = rows * args.heads * args.k_dim, v = rows * args.heads * args.v_dim,
+                         gates = rows * args.heads;
+      const Floats x = normal(size_of(rows * (2 * args.groups * args.k_dim + args.heads * args.v_dim)), 28);
+      Floats g = normal(size_of(2 * gates), 29);
+      for (float& value : g) value *= 12;  // beyond where softplus is linear
+      const Floats decay = normal(size_of(args.heads), 30), steps = normal(size_of(args.heads), 31);
+      compare(
+          Floats(size_of(2 * qk + v + 2 * gates), kPoison),
+          [&](const Kernels& kernels, const Put& put, float* out) {
+            args.decay = put(decay), args.step = put(steps);
+            kernels.delta_inputs(args, put(x), put(g), first, count, out, out + qk, out + 2 * qk,
+                                 out + 2 * qk + v, out + 2 * qk + v + gates);
+          },
+          1e-6, std::to_string(args.heads) + " heads of " + std::to_string(args.k_dim));
+    }
+}
+
+TEST(CudaOperators, Recurrence) {
+  struct Shape {
+    std::int64_t heads, k_dim, v_dim;
+  };
+  Threads threads;
+  for (const auto& [heads, k_dim, v_dim] :
+       {Shape{1, 128, 64}, Shape{3, 4, 4}, Shape{2, 64, 36}, Shape{2, 100, 12}, Shape{1, 256, 8},
+        Shape{2, 5, 3}, Shape{1, 300, 4}})
+    for (const Batch& batch : kBatches)
+      for (const bool delta : {true, false}) {
+        const Rows rows(batch.lengths, batch.cached, 4);
+        const Indices slots = slots_of(batch);
+        const OnDevice<std::int32_t> device_slots(slots);
+        const std::int64_t values = heads * k_dim * v_dim;
+        Floats q = normal(size_of(rows.end() * heads * k_dim), 32), k = normal(q.size(), 33);
+        const Floats v = normal(size_of(rows.end() * heads * v_dim), 34);
+        for (float& value : q) value /= std::sqrt(static_cast<float>(k_dim));
+        for (float& value : k) value /= std::sqrt(static_cast<float>(k_dim));
+        Floats decay = normal(size_of(rows.end() * heads), 35), beta = normal(decay.size(), 36);
+        for (float& value : decay) value = -0.3f * std::fabs(value);
+        for (float& value : beta) value = 1 / (1 + std::exp(-value));
+        // The states lie behind what is written, both are compared.
+        Floats before(size_of(rows.end() * heads * v_dim), kPoison);
+        before.resize((before.size() + 3) / 4 * 4 + 4, kPoison);
+        const auto at = static_cast<std::int64_t>(before.size());
+        const Floats states = normal(size_of(kSlots * values), 37);
+        before.insert(before.end(), states.begin(), states.end());
+        compare(
+            before,
+            [&](const Kernels& kernels, const Put& put, float* out) {
+              const auto* where = &kernels == &reference ? slots.data() : device_slots.data();
+              kernels.recurrence({heads, k_dim, v_dim, delta}, rows.of(kernels), {out + at, values, where},
+                                 put(q), put(k), put(v), put(decay), put(beta), out, threads);
+            },
+            1e-6,
+            std::to_string(k_dim) + " x " + std::to_string(v_dim) + ", " +
+                std::to_string(batch.lengths.size()) + " sequences");
+      }
+}
+
+}  // namespace
+}  // namespace foretoken
