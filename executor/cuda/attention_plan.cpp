@@ -53,7 +53,7 @@ AttentionVariant general(const CacheLayer& cache, std::int64_t rows, std::int64_
     variant.shared = static_cast<std::size_t>(general_shared_bytes(split_keys, cache.k_dim));
     variant.least_units = split_keys ? 1 : 8;
     if (variant.shared <= device.shared_bytes / 2 || (split_keys && variant.shared <= device.shared_bytes))
-      return reside(variant, variant.v > kGeneralVPiece ? 2 : 4, device);
+      return reside(variant, variant.v > kGeneralVPiece ? 2 : 3, device);
   }
   throw Error("attention", "heads of more than " + std::to_string(cache.k_dim) + " dims are too large");
 }
@@ -135,6 +135,7 @@ AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
   plan.variant = attention_variant(args, cache, most, device);
   const AttentionVariant& v = plan.variant;
   plan.tiles = ceil_div(most * group, v.rows);
+  plan.most_rows = std::min<std::int64_t>(most * group, v.rows);
   std::int64_t tiles = 0;
   for (const SequenceRows& s : sequences) tiles += ceil_div(s.new_tokens * group, v.rows);
   plan.items = tiles * cache.heads;
