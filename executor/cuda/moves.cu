@@ -356,7 +356,7 @@ __global__ void __launch_bounds__(256)
         if (const int c = static_cast<int>(lane()) + i * static_cast<int>(kWarp); c < 2 * pairs)
           turned[c] = held[i].v[0];
     }
-    if (part < in.heads) continue;
+    if (part < in.heads || row < own[0].first_row) continue;
     const int sequence = sequence_of(own, count, row);
     if (sequence < 0) continue;  // of all lanes
     const SequenceRows& s = own[sequence];
