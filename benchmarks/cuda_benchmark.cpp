@@ -51,7 +51,8 @@ struct Bench {
         clocks(b.device ? b.device->pci_bus_id : ""),
         graphs(kernels.graphs()),
         stopwatch(kernels.stopwatch()),
-        ahead(b.device ? std::size_t{4} << 30 : 1 << 20, kernels.memory()) {
+        ahead(b.device ? std::min<std::size_t>(std::size_t{4} << 30, b.device->memory_bytes / 16) : 1 << 20,
+              kernels.memory()) {
     ahead_at = ahead.bytes(ahead.size());
     if (const char* text = std::getenv("FORETOKEN_BENCHMARK_SECONDS")) seconds = std::atof(text);
   }
@@ -817,8 +818,14 @@ int main(int count, char** arguments) {
     std::cerr << backend.why_not << "; nothing was measured\n";
     return 0;
   }
-  Bench opened(backend);
-  bench = &opened;
+  std::unique_ptr<Bench> opened;
+  try {
+    opened = std::make_unique<Bench>(backend);
+  } catch (const std::exception& e) {
+    std::cerr << "error: " << e.what() << "\n";
+    return 1;
+  }
+  bench = opened.get();
   benchmark::AddCustomContext("kernels", backend.kernels->name());
   benchmark::AddCustomContext("machine", backend.kernels->machine());
   if (backend.device)

@@ -71,6 +71,8 @@ def rows(r):
     yield "decoding step of a Llama of 8B, bfloat16, batch 1, context 1,024", "ms", "5.2, then 4.2", step(1, 1024)
     yield "the same at batch 64", "ms", "7.9, then 7.0", step(64, 1024)
     yield "at batch 64, context 4,096", "ms", "14, then 12.4", step(64, 4096)
+    # Making its weights takes longer than a part may.
+    yield "decoding step of a Llama of 70B, fp8, batch 1", "ms", "23, then 19.5", (None, None, None)
     yield "a prompt of 8,192 in one step, of the device's peak", "", "0.6, then 0.68", r.step("prompt", "mfu", format="bfloat16")
     yield "products in bfloat16 from 1,024 rows on", "TFLOP/s", "740, then 800", \
         r.kernel(f"product/bfloat16/{matrices}/{large}", "TFLOP/s")

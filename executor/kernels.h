@@ -199,7 +199,7 @@ class KernelStopwatch {
 class StepGraphs {
  public:
   virtual ~StepGraphs() = default;
-  // Does `launches` the first time that it sees a key, and afterwards what they did.
+  // Does `launches` the first times that it sees a key, and afterwards what they did.
   virtual void run(std::uint64_t key, const std::function<void()>& launches) = 0;
 };
 

@@ -51,8 +51,8 @@ void Transformer::State::branch_out(std::span<const StepSequence> all) {
 // Steps whose launches depend on nothing but their number of sequences and longest context.
 bool Transformer::State::can_record(std::span<const StepSequence> all) const {
   if (!graphs || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back()) return false;
-  if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || layout.streamed_layers > 0 ||
-      widths.linear > 0)
+  if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || !swaps.loads.empty() ||
+      layout.streamed_layers > 0 || widths.linear > 0)
     return false;
   return std::all_of(all.begin(), all.end(), [](const StepSequence& s) {
     return s.decode && s.sample && s.tokens.size() == 1 && s.parents == nullptr && s.adapter < 0;
@@ -63,8 +63,9 @@ bool Transformer::State::can_record(std::span<const StepSequence> all) const {
 void Transformer::State::pad() {
   std::int64_t longest = 1;
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.cached + 1);
-  const std::int64_t size = std::min(
-      *std::lower_bound(layout.step_sizes.begin(), layout.step_sizes.end(), rows), layout.max_sequences);
+  const std::int64_t size =
+      std::min({*std::lower_bound(layout.step_sizes.begin(), layout.step_sizes.end(), rows),
+                layout.max_sequences, layout.max_tokens, layout.sampled()});
   const auto spare = static_cast<std::int32_t>(layout.num_blocks);
   for (; rows < size; ++rows) {
     row_tokens.push_back(0), row_positions.push_back(0), state_of.push_back(0);
@@ -94,7 +95,7 @@ void Transformer::State::execute() {
     for (const Launch& launch : launches) begin_run(launch);
     timed = times;
   }
-  kernels.memory().wait();
+  wait();
   read_times();
 }
 
@@ -107,12 +108,19 @@ const std::int32_t* Transformer::State::list_blocks(const std::int32_t* of, std:
 }
 
 void Transformer::State::publish() {
+  published = true;
   sequences.publish(), attending.publish(), projected.publish(), branches.publish(), blocks.publish();
   row_positions.publish(), row_tokens.publish(), sampled_rows.publish(), state_of.publish();
   adapted_rows.publish();
 }
 
+void Transformer::State::wait() {
+  kernels.memory().wait();
+  published = false;
+}
+
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
+  if (published) wait();  // a step that failed halfway
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();
@@ -316,7 +324,7 @@ void Transformer::State::cap_logits() {
 
 void Transformer::State::finish() {
   cap_logits();
-  kernels.memory().wait();
+  wait();
   read_times();
 }
 

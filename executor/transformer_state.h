@@ -191,6 +191,7 @@ struct Transformer::State {
   // the launches depend on: padded rows and the longest context, as far as it matters.
   std::unique_ptr<StepGraphs> graphs = layout.step_sizes.empty() ? nullptr : kernels.graphs();
   std::unordered_map<std::uint64_t, std::vector<Timed>> recordings;
+  bool published = false;       // kernels may still read the step's lists
   bool recorded = false;        // the step at hand
   std::uint64_t recording = 0;  // its key
   std::size_t logit_rows = 0;   // that were asked for
@@ -576,6 +577,7 @@ struct Transformer::State {
   // Where the blocks that hold a sequence's `tokens` tokens are listed for the kernels.
   const std::int32_t* list_blocks(const std::int32_t* of, std::int64_t tokens);
   void publish();
+  void wait();
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
   // A pipeline's stages and ranks that take turns are told apart by the times of their operators.

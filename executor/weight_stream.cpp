@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -86,6 +87,7 @@ struct WeightStream::State {
   std::condition_variable changed;
   std::uint64_t fetched = 0, acquired = 0, released = 0;
   bool stop = false, failed = false;
+  std::exception_ptr error;  // what a copy threw, if it failed so
   std::thread thread;
 
   State(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& o, const KernelMemory& m)
@@ -122,9 +124,15 @@ struct WeightStream::State {
       if (stop) return;
       const std::uint64_t n = fetched, after = place(n);
       lock.unlock();
-      const bool ok = fetch(n, after);
+      bool ok = false;
+      std::exception_ptr thrown;
+      try {
+        ok = fetch(n, after);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
       lock.lock();
-      failed = !ok;
+      failed = !ok, error = thrown;
       ++fetched;
       changed.notify_all();
       if (failed) return;
@@ -172,7 +180,10 @@ const std::byte* WeightStream::acquire() {
   if (!s.thread.joinable()) s.thread = std::thread([&s] { s.fetch_ahead(); });
   std::unique_lock lock(s.mutex);
   s.changed.wait(lock, [&] { return s.fetched > n || s.failed; });
-  if (s.failed && s.fetched <= n + 1) throw Error(s.options.folder, "can't read streamed weights back");
+  if (s.failed && s.fetched <= n + 1) {
+    if (s.error) std::rethrow_exception(s.error);
+    throw Error(s.options.folder, "can't read streamed weights back");
+  }
   ++s.acquired;
   return s.buffer(n);
 }

@@ -14,62 +14,102 @@
 namespace foretoken::cuda {
 namespace {
 
-constexpr unsigned kCombineThreads = 128;
+constexpr unsigned kCombineWarps = 4, kCombineDims = 32 * 4;  // of a warp: 4 a lane
 
-// Block (b, row): where block b + 1 of the `blocks` before began inside an item, and was the first to, the
-// item's row is the sum of the parts that it and its neighbours left. 16 bytes a thread and part; a part is
-// read once, from the L2 as a rule.
-__global__ void __launch_bounds__(kCombineThreads)
-    combine_attention(const AttentionParams p, const int blocks) {
-  __shared__ float factors[kMostBlocks];
+// Of block (x, y, z): an item, rows of it, 128 of their dims. Which item: number x of all, where there are no
+// more items than could be cut; else that in which block x + 1 of the `blocks` before began, if no other
+// block before that did. Warps share out the parts that blocks left of it, a lane's loads of 16 bytes are
+// under way together. Parts are read once, from the L2 as a rule: bound by latency, so short ways count.
+__global__ void __launch_bounds__(32 * kCombineWarps)
+    combine_attention(const AttentionParams p, const int blocks, const bool by_item, const int rows) {
+  __shared__ float4 found[kCombineWarps][32];
   grid_dependency_wait();
   grid_dependency_launch();
   const Shares shares = shares_of(p, blocks);
-  const auto block = static_cast<int>(blockIdx.x) + 1, row = static_cast<int>(blockIdx.y);
-  const long long at = block * shares.each;
-  if (at >= shares.units) return;
-  const Entry entry = entry_of(p, at);
-  const SequenceRows& s = p.sequences[entry.index / p.tiles];
+  const auto number = static_cast<int>(blockIdx.x);
   Item item;
+  long long begin = 0;  // the item's first unit
+  int index = 0;        // of its entry
+  if (by_item) {
+    index = number / p.heads, item.head = number % p.heads;
+    long long before = 0;
+    for (int e = static_cast<int>(thread()); e < index; e += static_cast<int>(threads()))
+      before += key_units(p, p.sequences[e / p.tiles], e % p.tiles).count;
+    begin = block_sum(before) * p.heads;
+  } else {
+    const long long at = (number + 1) * shares.each;
+    if (at >= shares.units) return;
+    const Entry entry = entry_of(p, at);
+    index = entry.index, begin = entry.begin;
+  }
+  const SequenceRows& s = p.sequences[index / p.tiles];
   item.set_sequence(p, s);
-  item.tile = entry.index % p.tiles;
+  item.tile = index % p.tiles;
+  item.begins = item.ends = true;
   const int count = key_units(p, s, item.tile).count;
-  item.head = static_cast<int>((at - entry.begin) / count);
-  const long long begin = entry.begin + static_cast<long long>(item.head) * count;
-  if (begin == at || begin / shares.each != block - 1) return;
-  float* to = out_row(p, item, row);
-  if (to == nullptr) return;
+  if (count == 0) return;
+  if (!by_item) item.head = static_cast<int>(((number + 1) * shares.each - begin) / count);
+  begin += static_cast<long long>(item.head) * count;
+  const auto first = static_cast<int>(begin / shares.each),
+             last = static_cast<int>((begin + count - 1) / shares.each);
+  if (first == last || (!by_item && first != number)) return;
 
-  const int parts = static_cast<int>((begin + count - 1) / shares.each) - block + 2;
-  const auto part = [block](int i) { return 2 * (block - 1 + i) + (i == 0 ? 1 : 0); };
-  float top = kNothing, sum = 0;
-  for (int i = static_cast<int>(lane()); i < parts; i += 32)
-    top = fmaxf(top, p.tops[static_cast<std::int64_t>(part(i)) * p.rows + row].x);
-  top = warp_max(top);
-  for (int i = static_cast<int>(lane()); i < parts; i += 32) {
-    const float2 own = p.tops[static_cast<std::int64_t>(part(i)) * p.rows + row];
-    const float factor = fast_exp2(own.x - top);
-    sum += own.y * factor;
-    if (warp() == 0) factors[i] = factor;
-  }
-  sum = warp_sum(sum);
-  sync_threads();
-  const float factor = normaliser(p, item, row, top, sum);
-  for (int dim = static_cast<int>(thread()) * 4; dim < p.v_count; dim += static_cast<int>(threads()) * 4) {
-    float4 all = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = 0; i < parts; ++i) {
-      const float4 x = *reinterpret_cast<const float4*>(
-          p.sums + (static_cast<std::int64_t>(part(i)) * p.rows + row) * p.v_pad + dim);
-      const float f = factors[i];
-      all.x = fmaf(f, x.x, all.x);
-      all.y = fmaf(f, x.y, all.y);
-      all.z = fmaf(f, x.z, all.z);
-      all.w = fmaf(f, x.w, all.w);
+  const int parts = last - first + 1;
+  const auto place_of = [&](int part, int row) {
+    return static_cast<std::int64_t>(2 * (first + part) + (part == 0 ? 1 : 0)) * p.rows + row;
+  };
+  const int dim = static_cast<int>(blockIdx.z * kCombineDims + lane() * 4);
+  const int first_row = static_cast<int>(blockIdx.y) * rows;
+  for (int row = first_row; row < first_row + rows; ++row) {
+    if (row >= p.rows || item.tile * p.rows + row >= item.rows) return;  // the whole block
+    float top = kNothing, sum = 0;
+    for (int i = static_cast<int>(lane()); i < parts; i += 32) top = fmaxf(top, p.tops[place_of(i, row)].x);
+    top = warp_max(top);
+    for (int i = static_cast<int>(lane()); i < parts; i += 32) {
+      const float2 own = p.tops[place_of(i, row)];
+      sum = fmaf(own.y, fast_exp2(own.x - top), sum);
     }
-    store_out(to + p.v_first, dim, p.v_count, p.out_vectors,
-              make_float4(all.x * factor, all.y * factor, all.z * factor, all.w * factor));
+    sum = warp_sum(sum);
+    float4 all = make_float4(0, 0, 0, 0);
+    if (dim < p.v_count) {
+#pragma unroll 8
+      for (int i = static_cast<int>(warp()); i < parts; i += static_cast<int>(kCombineWarps)) {
+        const float4 x = *reinterpret_cast<const float4*>(p.sums + place_of(i, row) * p.v_pad + dim);
+        const float factor = fast_exp2(p.tops[place_of(i, row)].x - top);
+        all.x = fmaf(factor, x.x, all.x);
+        all.y = fmaf(factor, x.y, all.y);
+        all.z = fmaf(factor, x.z, all.z);
+        all.w = fmaf(factor, x.w, all.w);
+      }
+    }
+    found[warp()][lane()] = all;
+    sync_threads();
+    if (warp() == 0) {
+#pragma unroll
+      for (unsigned other = 1; other < kCombineWarps; ++other) {
+        const float4 x = found[other][lane()];
+        all.x += x.x, all.y += x.y, all.z += x.z, all.w += x.w;
+      }
+      const Destination to = destination(p, item, row, top, sum);
+      store_out(to.row, dim, p.v_count, to.vectors,
+                make_float4(all.x * to.factor, all.y * to.factor, all.z * to.factor, all.w * to.factor));
+    }
+    sync_threads();
   }
+}
+
+void launch_combine(const AttentionPlan& plan, const AttentionParams& p, Stream& stream) {
+  const std::int64_t all = std::int64_t{p.count} * p.tiles * p.heads, cuts = plan.blocks - 1;
+  const std::int64_t dims = (p.v_count + kCombineDims - 1) / kCombineDims, items = std::min(all, cuts);
+  // A few waves of blocks: rows are shared out no further than that.
+  const std::int64_t rows = std::max<std::int64_t>(1, items * plan.most_rows * dims / 4096);
+  launch(
+      combine_attention,
+      {.grid = dim3(static_cast<unsigned>(items), static_cast<unsigned>((plan.most_rows + rows - 1) / rows),
+                    static_cast<unsigned>(dims)),
+       .block = dim3(32 * kCombineWarps),
+       .name = "combine_attention"},
+      stream, p, static_cast<int>(plan.blocks), all <= cuts, static_cast<int>(rows));
 }
 
 bool multiple(const void* address, std::size_t of) {
@@ -133,7 +173,8 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   const auto block = static_cast<unsigned>(cache.block_size);
   p.block_shift = std::has_single_bit(block) ? std::countr_zero(block) : -1;
   p.heads = static_cast<int>(cache.heads), p.group = static_cast<int>(args.heads / cache.heads);
-  p.scale = args.scale, p.softcap = args.softcap;
+  p.by = args.scale * kLog2E;
+  if (args.softcap != 0) p.cap = args.softcap * kLog2E, p.by = 2 * kLog2E * args.scale / args.softcap;
   p.window = static_cast<int>(std::min<std::int64_t>(args.window, std::numeric_limits<int>::max() / 2));
   p.chunked = args.chunked;
   p.sinks = args.sinks;
@@ -146,12 +187,7 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
     p.sums = reinterpret_cast<float*>(scratch);
     p.tops = reinterpret_cast<float2*>(p.sums + 2 * plan.blocks * p.rows * p.v_pad);
     launch_variant(plan, cache.storage, p, stream());
-    if (!plan.whole && plan.blocks > 1)
-      launch(combine_attention,
-             {.grid = dim3(static_cast<unsigned>(plan.blocks - 1), static_cast<unsigned>(p.rows)),
-              .block = dim3(kCombineThreads),
-              .name = "combine_attention"},
-             stream(), p, static_cast<int>(plan.blocks));
+    if (!plan.whole && plan.blocks > 1) launch_combine(plan, p, stream());
   }
 }
 

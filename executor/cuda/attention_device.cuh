@@ -2,6 +2,8 @@
 // row sees, and how a score becomes the exponent of 2 that its weight is.
 #pragma once
 
+#include <type_traits>
+
 #include "executor/cuda/attention_plan.h"
 #include "executor/cuda/device.cuh"
 
@@ -25,7 +27,8 @@ struct AttentionParams {
   int heads = 1, group = 1;                 // of the cache; query heads of each
   int k_dim = 0, v_dim = 0, value_row = 0;  // value_row: elements of the cache's rows of values
   int v_first = 0, v_count = 0;             // of this launch, which may compute a part of v_dim
-  float scale = 1, softcap = 0;
+  // What products are multiplied by, and what their tanh is (0: none is taken): exponents of 2 come of it.
+  float by = 1, cap = 0;
   int window = 0;  // 0: all
   bool chunked = false;
   const float* sinks = nullptr;
@@ -36,6 +39,16 @@ struct AttentionParams {
   float2* tops = nullptr;
   int v_pad = 0;
 };
+
+// f(0), f(1), ... f(N - 1) with constants: for bodies so long that the compiler leaves them a loop, and the
+// arrays that they index in local memory.
+template <int N, class F, int I = 0>
+FORETOKEN_DEVICE void unrolled(const F& f) {
+  if constexpr (I < N) {
+    f(std::integral_constant<int, I>{});
+    unrolled<N, F, I + 1>(f);
+  }
+}
 
 inline constexpr float kLog2E = 1.44269504088896340736f;
 inline constexpr unsigned kNoSlot = 0xffffffffu;
@@ -307,11 +320,9 @@ FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, flo
 
 // The product of a query and a key (times the key's scale) as an exponent of 2.
 FORETOKEN_DEVICE float exponent(const AttentionParams& p, float product) {
-  const float score = product * p.scale;
-  if (p.softcap == 0) return score * kLog2E;
-  // tanh(x) = 1 - 2 / (e^2x + 1)
-  const float tanh = 1 - 2 * fast_reciprocal(fast_exp2(score / p.softcap * (2 * kLog2E)) + 1);
-  return p.softcap * kLog2E * tanh;
+  const float x = product * p.by;
+  if (p.cap == 0) return x;
+  return p.cap * (1 - 2 * fast_reciprocal(fast_exp2(x) + 1));  // tanh(y) = 1 - 2 / (e^2y + 1)
 }
 
 // The largest exponent of a row that has seen no key: so low that what it is the factor of vanishes, and not

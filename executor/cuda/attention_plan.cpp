@@ -11,6 +11,8 @@ namespace {
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
+constexpr std::size_t kStaticBytes = 1024;  // that kernels use of shared memory besides, or little more
+
 // The largest heads of what is compiled.
 struct Heads {
   int k, v;
@@ -33,7 +35,7 @@ bool takes_products(const CacheLayer& cache) {
 }
 
 AttentionVariant reside(AttentionVariant variant, int by_registers, const AttentionDevice& device) {
-  const std::size_t each = variant.shared + 1024;
+  const std::size_t each = variant.shared + kStaticBytes + 1024;
   const auto fit = static_cast<int>((device.shared_bytes + 1024) / each);
   variant.blocks_per_processor = std::clamp(fit, 1, by_registers);
   return variant;
@@ -52,8 +54,9 @@ AttentionVariant general(const CacheLayer& cache, std::int64_t rows, std::int64_
     variant.threads = 32 * kGeneralWarps;
     variant.shared = static_cast<std::size_t>(general_shared_bytes(split_keys, cache.k_dim));
     variant.least_units = split_keys ? 1 : 8;
-    if (variant.shared <= device.shared_bytes / 2 || (split_keys && variant.shared <= device.shared_bytes))
-      return reside(variant, variant.v > kGeneralVPiece ? 2 : 4, device);
+    if (variant.shared <= device.shared_bytes / 2 ||
+        (split_keys && variant.shared + kStaticBytes <= device.shared_bytes))
+      return reside(variant, variant.v > kGeneralVPiece ? 2 : 3, device);
   }
   throw Error("attention", "heads of more than " + std::to_string(cache.k_dim) + " dims are too large");
 }
@@ -94,7 +97,9 @@ AttentionVariant latent(int rows, int width) {
 // Whichever of a sequence's rows fill a tile: the variants in the order of their liking.
 AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
                             const AttentionDevice& device) {
-  const auto fits = [&](const AttentionVariant& variant) { return variant.shared <= device.shared_bytes; };
+  const auto fits = [&](const AttentionVariant& variant) {
+    return variant.shared + kStaticBytes <= device.shared_bytes;
+  };
   if (!takes_products(cache)) return general(cache, rows, v_dim, device);
   const auto width = static_cast<int>(cache_width(cache.storage));
   if (cache.v_dim == 0) {
@@ -135,6 +140,7 @@ AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
   plan.variant = attention_variant(args, cache, most, device);
   const AttentionVariant& v = plan.variant;
   plan.tiles = ceil_div(most * group, v.rows);
+  plan.most_rows = std::min<std::int64_t>(most * group, v.rows);
   std::int64_t tiles = 0;
   for (const SequenceRows& s : sequences) tiles += ceil_div(s.new_tokens * group, v.rows);
   plan.items = tiles * cache.heads;

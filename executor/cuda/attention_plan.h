@@ -44,9 +44,10 @@ struct AttentionVariant {
 
 struct AttentionPlan {
   AttentionVariant variant;
-  std::int64_t tiles = 0;  // of the sequence that has most
-  std::int64_t items = 0;  // of all sequences and heads of the cache
-  bool whole = false;      // a block for each item; else blocks share out the units
+  std::int64_t tiles = 0;      // of the sequence that has most
+  std::int64_t most_rows = 0;  // that a tile has
+  std::int64_t items = 0;      // of all sequences and heads of the cache
+  bool whole = false;          // a block for each item; else blocks share out the units
   std::int64_t blocks = 0;
 };
 

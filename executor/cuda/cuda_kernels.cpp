@@ -16,20 +16,25 @@ namespace {
 
 class Memory final : public KernelMemory {
  public:
-  explicit Memory(Stream& stream) : stream_(stream) {}
+  Memory(int device, Stream& stream) : device_(device), stream_(stream) {}
 
   std::byte* allocate(std::size_t bytes) const override {
     DeviceMemory memory(bytes);
     std::byte* const data = memory.data();
     fill(stream_, data, 0, bytes);
+    stream_.synchronize();  // copies beside it don't wait for the stream
     const std::lock_guard lock(mutex_);
-    device_.emplace(data, std::move(memory));
+    allocated_ += bytes;
+    memory_.emplace(data, std::move(memory));
     return data;
   }
   void release(std::byte* memory) const noexcept override {
-    stream_.synchronize();  // what reads it
+    wait_for_readers();
     const std::lock_guard lock(mutex_);
-    device_.erase(memory);
+    const auto at = memory_.find(memory);
+    if (at == memory_.end()) return;
+    allocated_ -= at->second.bytes();
+    memory_.erase(at);
   }
   std::byte* allocate_host(std::size_t bytes) const override {
     PinnedMemory memory(bytes);
@@ -39,11 +44,15 @@ class Memory final : public KernelMemory {
     return data;
   }
   void release_host(std::byte* memory) const noexcept override {
-    stream_.synchronize();
+    wait_for_readers();
     const std::lock_guard lock(mutex_);
     pinned_.erase(memory);
   }
-  std::size_t room() const override { return free_memory(); }
+  // What others leave: what was allocated here counts as room, as it does of the host's memory.
+  std::size_t room() const override {
+    const std::lock_guard lock(mutex_);
+    return free_memory() + allocated_;
+  }
   bool host_reads() const override { return false; }
   void copy(void* to, const void* from, std::size_t bytes) const override {
     if (bytes == 0) return;
@@ -66,6 +75,7 @@ class Memory final : public KernelMemory {
     return place;
   }
   void copy_beside(void* to, const void* from, std::size_t bytes, std::uint64_t after) const override {
+    use_device(device_);  // other threads would use the first one
     if (after > 0) {
       const std::lock_guard lock(mutex_);
       // One that was taken again is later than `after`, so what waits for it waits long enough.
@@ -76,12 +86,22 @@ class Memory final : public KernelMemory {
   }
 
  private:
+  // After a failure of the device every wait throws, also those of what is destroyed on the way out.
+  void wait_for_readers() const noexcept {
+    try {
+      stream_.synchronize();
+    } catch (const CudaError&) {
+    }
+  }
+
   static constexpr std::size_t kPlaces = 64;
+  int device_;
   Stream& stream_;
   mutable Stream beside_;
   mutable std::mutex mutex_;
-  mutable std::unordered_map<std::byte*, DeviceMemory> device_;
+  mutable std::unordered_map<std::byte*, DeviceMemory> memory_;
   mutable std::unordered_map<std::byte*, PinnedMemory> pinned_;
+  mutable std::size_t allocated_ = 0;
   mutable std::uint64_t places_ = 0;
   mutable Event events_[kPlaces];
 };
@@ -107,13 +127,16 @@ class EventStopwatch final : public KernelStopwatch {
   std::size_t used_ = 0;
 };
 
+// A step is launched once before it is recorded: meanwhile kernels are loaded and products choose their
+// algorithms by measuring, which a recording doesn't allow.
 class RecordedSteps final : public StepGraphs {
  public:
   explicit RecordedSteps(Stream& stream) : stream_(stream) {}
   void run(std::uint64_t key, const std::function<void()>& launches) override {
-    Graph& graph = graphs_[key];
-    if (graph.empty()) graph.capture(stream_, launches);
-    graph.launch(stream_);
+    const auto [at, fresh] = graphs_.try_emplace(key);
+    if (fresh) return launches();
+    if (at->second.empty()) at->second.capture(stream_, launches);
+    at->second.launch(stream_);
   }
 
  private:
@@ -124,10 +147,11 @@ class RecordedSteps final : public StepGraphs {
 }  // namespace
 
 struct CudaKernels::State {
-  DeviceProperties device = device_properties();
+  int number = device_in_use();
+  DeviceProperties device = device_properties(number);
   ClockReader clocks{device.pci_bus_id};
   Stream stream;
-  Memory memory{stream};
+  Memory memory{number, stream};
   // Of the processes that met last.
   const Processes* processes = nullptr;
   std::unique_ptr<Communicator> communicator;

@@ -38,6 +38,9 @@ struct Settings {
   std::size_t shared_bytes = 227 * 1024;  // a block's most
   // DeviceMemory allocated meanwhile is closed to the host: it may be touched by kernels and copies alone.
   bool guard_memory = false;
+  // Kernels and copies run when somebody waits for them, and not before: what changes or reads memory of the
+  // host too early is found.
+  bool late_work = false;
 };
 Settings& settings();  // read by the next grid
 

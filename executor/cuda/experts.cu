@@ -121,7 +121,7 @@ std::int64_t tile_rows_of(Storage up, Storage down, std::int64_t pairs, std::int
   const std::int64_t each = pairs / std::max<std::int64_t>(count, 1);
   if (up == Storage::kF32 || down == Storage::kF32) return each <= 16 ? 16 : 64;
   if (each <= 4 && !exact_product(up) && !exact_product(down)) return kStreamRows;
-  return each <= 12 ? 16 : each <= 24 ? 32 : each <= 48 ? 64 : 128;
+  return each <= 16 ? 16 : each <= 48 ? 64 : 128;
 }
 
 std::int64_t most_tiles(std::int64_t pairs, std::int64_t count, std::int64_t rows) {

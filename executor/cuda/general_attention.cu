@@ -198,14 +198,14 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
                 make_float4(x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor));
     };
     if constexpr (!SplitKeys) {
+      unrolled<kRows>([&](auto index) {
+        constexpr int r = decltype(index)::value;
 #pragma unroll
-      for (int quad = 0; quad < Quads; ++quad) {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r)
+        for (int quad = 0; quad < Quads; ++quad)
           finish(own_row + r, quad * kGeneralVPiece + l * 4,
                  make_float4(sums[quad][r][0], sums[quad][r][1], sums[quad][r][2], sums[quad][r][3]), top[r],
                  sum[r]);
-      }
+      });
     } else {
       // Each warp's sums of its keys lie where values were, and its tops and sums where weights were.
       constexpr int kWidth = Quads * kGeneralVPiece;

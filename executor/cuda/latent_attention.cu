@@ -268,23 +268,20 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       if (key_group == 0 && t == 0) factors[row] = top[half];
     }
     sync_threads();
+    unrolled<2 * L::kRowTiles>([&](auto index) {
+      constexpr int m = decltype(index)::value / 2, side = decltype(index)::value % 2;
+      const int row = value_row + m * 16 + side * 8 + g;
+      float total = 0;
 #pragma unroll
-    for (int m = 0; m < L::kRowTiles; ++m) {
+      for (int other = 0; other < L::kKeyGroups; ++other) total += most[other * Rows + row];
+      const Destination to = destination(p, item, row, factors[row], total);
+      if (to.row == nullptr) return;
+      if (first_dim == 0 && t == 0) store_top(p, item, row, factors[row], total);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = value_row + m * 16 + half * 8 + g;
-        float total = 0;
-#pragma unroll
-        for (int other = 0; other < L::kKeyGroups; ++other) total += most[other * Rows + row];
-        const Destination to = destination(p, item, row, factors[row], total);
-        if (to.row == nullptr) continue;
-        if (first_dim == 0 && t == 0) store_top(p, item, row, factors[row], total);
-#pragma unroll
-        for (int n = 0; n < L::kDimTiles; ++n)
-          store_out(to.row, first_dim + n * 8 + 2 * t, p.v_dim, to.vectors,
-                    make_float2(sums[m][n][2 * half] * to.factor, sums[m][n][2 * half + 1] * to.factor));
-      }
-    }
+      for (int n = 0; n < L::kDimTiles; ++n)
+        store_out(to.row, first_dim + n * 8 + 2 * t, p.v_dim, to.vectors,
+                  make_float2(sums[m][n][2 * side] * to.factor, sums[m][n][2 * side + 1] * to.factor));
+    });
   }
 }
 

@@ -13,8 +13,8 @@ class Library : public CudaLibrary {
   const Kernels& kernels(int rank) const override {
     static const CudaKernels& kernels = [rank]() -> const CudaKernels& {
       use_device(rank % cuda::device_count());
-      static const CudaKernels made;
-      return made;
+      // Never destroyed: the driver may be gone by then.
+      return *new const CudaKernels;
     }();
     return kernels;
   }

@@ -2,8 +2,6 @@
 // lanes find their parts of mma_bf16_16816's operands.
 #pragma once
 
-#include <type_traits>
-
 #include "executor/cuda/attention_device.cuh"
 
 namespace foretoken::cuda {
@@ -22,16 +20,6 @@ FORETOKEN_DEVICE LaneRow lane_of_a() {
 }
 FORETOKEN_DEVICE LaneRow lane_of_b() {
   return {static_cast<int>(lane() / 16 * 8 + lane() % 8), static_cast<int>(lane() / 8 % 2)};
-}
-
-// f(0), f(1), ... f(N - 1) with constants: for bodies so long that the compiler leaves them a loop, and the
-// arrays that they index in local memory.
-template <int N, class F, int I = 0>
-FORETOKEN_DEVICE void unrolled(const F& f) {
-  if constexpr (I < N) {
-    f(std::integral_constant<int, I>{});
-    unrolled<N, F, I + 1>(f);
-  }
 }
 
 // Rounds the tile's rows of q to bf16 and writes them by at(row, dim): where four from dim on lie, 8 bytes.

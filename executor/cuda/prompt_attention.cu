@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
   const int own_row = w * P::kWarpRows;
   const std::byte* query_row = queries + (own_row + a.row) * P::kKeyRow + a.half * 16;
   // Scores that are products times a number needn't be changed before their exponents are taken.
-  const bool plain = !P::kScaled && p.softcap == 0 && p.scale > 0;
-  const float by = plain ? p.scale * kLog2E : 1;
+  const bool plain = !P::kScaled && p.cap == 0 && p.by > 0;
+  const float by = plain ? p.by : 1;
 
   start_walk(p);
   const Item& item = shared_walk().item;

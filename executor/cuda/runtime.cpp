@@ -117,6 +117,11 @@ DeviceProperties device_properties(int device) {
 }
 
 void use_device(int device) { FORETOKEN_CUDA(cudaSetDevice, device); }
+int device_in_use() {
+  int device = 0;
+  FORETOKEN_CUDA(cudaGetDevice, &device);
+  return device;
+}
 
 std::size_t free_memory() {
   std::size_t free = 0, total = 0;
@@ -254,8 +259,7 @@ bool Graph::empty() const { return state_->executable == nullptr; }
 std::size_t Graph::nodes() const { return state_->nodes; }
 
 void launch_kernel(const void* kernel, const Launch& launch, Stream& stream, void** args) {
-  int device = 0;
-  FORETOKEN_CUDA(cudaGetDevice, &device);
+  const int device = device_in_use();
   allow_shared(kernel, device, launch.shared, launch.name);
   cudaLaunchConfig_t config{};
   config.gridDim = launch.grid;

@@ -1,6 +1,6 @@
 // Devices, memory, streams, events and graphs: what host code needs of the CUDA runtime, without its headers.
-// runtime.cu implements it on the runtime, runtime_emulated.cpp on the processor (memory is the process's,
-// work runs when it is issued). What fails throws CudaError with the call and the error's name.
+// runtime.cpp implements it on the runtime, runtime_emulated.cpp on the processor (memory is the process's,
+// work runs when it is issued or waited for). What fails throws CudaError with the call and the error's name.
 #pragma once
 
 #include <cstddef>
@@ -39,6 +39,7 @@ int device_count();              // 0 where there is no driver or no device
 std::string no_device_reason();  // "no CUDA device: ... (error 35)"; empty where there is one
 DeviceProperties device_properties(int device = 0);
 void use_device(int device);  // by the calling thread, from now on; 0 where none was chosen
+int device_in_use();          // by the calling thread
 std::size_t free_memory();    // bytes of the device in use
 void synchronize();           // all streams of the device in use
 

@@ -1,9 +1,11 @@
-// runtime.h and launch.h on the processor: memory is the process's, work runs when it is issued.
+// runtime.h and launch.h on the processor: memory is the process's, work runs when it is issued, or when
+// somebody waits for it (Settings::late_work).
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
@@ -33,13 +35,79 @@ void refuse_in_capture(const char* call) {
 
 }  // namespace
 
+namespace {
+
+// What was issued to a stream and hasn't run yet.
+class Queue {
+ public:
+  std::uint64_t push(std::function<void()> work) {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(work));
+    return ++issued_;
+  }
+  // Runs the first `place` pieces of all that were ever issued, or of them those that haven't run.
+  void run_to(std::uint64_t place) {
+    const std::lock_guard one_at_a_time(running_);
+    for (;;) {
+      std::function<void()> work;
+      {
+        const std::lock_guard lock(mutex_);
+        if (waiting_.empty() || begun_ >= place) return;
+        work = std::move(waiting_.front());
+        waiting_.pop_front();
+        ++begun_;
+      }
+      work();
+    }
+  }
+  std::uint64_t issued() {
+    const std::lock_guard lock(mutex_);
+    return issued_;
+  }
+  bool has_work() {
+    const std::lock_guard lock(mutex_);
+    return !waiting_.empty();
+  }
+
+ private:
+  std::recursive_mutex running_;
+  std::mutex mutex_;
+  std::deque<std::function<void()>> waiting_;
+  std::uint64_t issued_ = 0, begun_ = 0;
+};
+
+// Those of all streams.
+struct Queues {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<Queue>> all;
+};
+Queues& queues() {
+  static Queues& made = *new Queues;
+  return made;
+}
+
+std::shared_ptr<Queue> make_queue() {
+  auto queue = std::make_shared<Queue>();
+  const std::lock_guard lock(queues().mutex);
+  std::erase_if(queues().all, [](const auto& other) { return other.expired(); });
+  queues().all.push_back(queue);
+  return queue;
+}
+
+}  // namespace
+
 struct Stream::State {
   std::shared_ptr<Recording> recording;
+  std::shared_ptr<Queue> queue = make_queue();
   bool capturing() const { return recording != nullptr && !recording->ended; }
 };
 struct Event::State {
-  std::optional<Clock::time_point> reached;
+  // The work that sets it may run when the event is no more.
+  std::shared_ptr<std::optional<Clock::time_point>> reached =
+      std::make_shared<std::optional<Clock::time_point>>();
   std::shared_ptr<Recording> recording;
+  std::shared_ptr<Queue> queue;  // where it was last recorded, and its place there
+  std::uint64_t place = 0;
 };
 struct Graph::State {
   std::vector<std::function<void()>> work;
@@ -50,10 +118,12 @@ namespace {
 
 void issue(Stream& stream, std::function<void()> work) {
   Stream::State& state = stream.state();
-  if (state.capturing())
+  if (state.capturing()) {
     state.recording->work.push_back(std::move(work));
-  else
-    work();
+    return;
+  }
+  const std::uint64_t place = state.queue->push(std::move(work));
+  if (!emulation::settings().late_work) state.queue->run_to(place);
 }
 
 // Memory that only the device reaches (Settings::guard_memory): pages that are closed but while kernels and
@@ -114,6 +184,13 @@ struct DeviceAtWork {
   DeviceAtWork(const DeviceAtWork&) = delete;
 };
 
+// The host waits. Memory is opened once for all of the work.
+void wait_for(Queue& queue, std::uint64_t place) {
+  if (!queue.has_work()) return queue.run_to(place);  // or for another thread, which runs the last of it
+  const DeviceAtWork at_work;
+  queue.run_to(place);
+}
+
 std::byte* allocate(std::size_t bytes, const char* call) {
   refuse_in_capture(call);
   if (bytes == 0) return nullptr;
@@ -144,8 +221,18 @@ DeviceProperties device_properties(int device) {
 void use_device(int device) {
   if (device != 0) throw CudaError("use_device", "there is no device " + std::to_string(device), 101);
 }
+int device_in_use() { return 0; }
 std::size_t free_memory() { return std::size_t{1} << 32; }
-void synchronize() { refuse_in_capture("synchronize"); }
+void synchronize() {
+  refuse_in_capture("synchronize");
+  std::vector<std::weak_ptr<Queue>> all;
+  {
+    const std::lock_guard lock(queues().mutex);
+    all = queues().all;
+  }
+  for (const auto& one : all)
+    if (const auto queue = one.lock()) wait_for(*queue, queue->issued());
+}
 
 DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0 || !emulation::settings().guard_memory) {
@@ -167,11 +254,19 @@ void PinnedMemory::release() noexcept {
 
 Stream::Stream() : state_(std::make_unique<State>()) {}
 Stream::~Stream() = default;
-void Stream::synchronize() { refuse_in_capture("Stream::synchronize"); }
+void Stream::synchronize() {
+  refuse_in_capture("Stream::synchronize");
+  wait_for(*state_->queue, state_->queue->issued());
+}
 void Stream::wait(const Event& event) {
   // A stream that waits for what is being captured is captured with it.
-  if (const auto& recording = event.state().recording; recording != nullptr && !recording->ended)
+  if (const auto& recording = event.state().recording; recording != nullptr && !recording->ended) {
     state_->recording = recording;
+    return;
+  }
+  const Event::State& of = event.state();
+  if (of.queue != nullptr && of.queue != state_->queue)
+    issue(*this, [queue = of.queue, place = of.place] { queue->run_to(place); });
 }
 void* Stream::native() const { return nullptr; }
 
@@ -182,18 +277,30 @@ void Event::record(Stream& stream) {
     state_->recording = stream.state().recording;
   } else {
     state_->recording = nullptr;
-    state_->reached = Clock::now();
+    record_time(stream);
   }
 }
 void Event::record_time(Stream& stream) {
-  issue(stream, [state = state_.get()] { state->reached = Clock::now(); });
+  const auto& reached = state_->reached;
+  if (!stream.state().capturing()) reached->reset();
+  issue(stream, [reached] { *reached = Clock::now(); });
+  if (stream.state().capturing()) return;
+  state_->queue = stream.state().queue;
+  state_->place = state_->queue->issued();
 }
-void Event::synchronize() const { refuse_in_capture("Event::synchronize"); }
-bool Event::done() const { return true; }
+void Event::synchronize() const {
+  refuse_in_capture("Event::synchronize");
+  if (state_->queue != nullptr) wait_for(*state_->queue, state_->place);
+}
+bool Event::done() const {
+  synchronize();
+  return true;
+}
 double Event::milliseconds_since(const Event& earlier) const {
-  if (!state_->reached || !earlier.state_->reached)
-    throw CudaError("milliseconds_since", "an event that was not recorded", 400);
-  return std::chrono::duration<double, std::milli>(*state_->reached - *earlier.state_->reached).count();
+  const auto &from = *earlier.state_->reached, &to = *state_->reached;
+  if (!from || !to)
+    throw CudaError("milliseconds_since", "an event that was not recorded or not waited for", 400);
+  return std::chrono::duration<double, std::milli>(*to - *from).count();
 }
 
 void copy(Stream& stream, void* to, const void* from, std::size_t bytes) {

@@ -352,10 +352,11 @@ TEST(CudaAttention, AnyOrderOfThreads) {
   using cuda::emulation::Order;
   auto& settings = cuda::emulation::settings();
   for (const auto storage : {Storage::kBf16, Storage::kInt8, Storage::kF32})
-    for (const bool latent : {false, true}) {
-      const Shape shape{args_of(6, 64, 64), latent ? 1 : 3, storage, 16, latent};
+    for (const std::int64_t kv_heads : {3, 1, 0}) {  // 1: latents; 0: of many heads
+      const bool latent = kv_heads < 3;
+      const Shape shape{args_of(kv_heads > 0 ? 6 : 40, 64, 64), latent ? 1 : kv_heads, storage, 16, latent};
       for (const auto& lengths :
-           {std::vector<Length>{{130, 1}, {20, 1}}, std::vector<Length>{{10, 40}, {3, 1}}}) {
+           {std::vector<Length>{{200, 1}, {20, 1}}, std::vector<Length>{{10, 40}, {3, 1}}}) {
         Batch batch(shape, lengths);
         const Floats expected = batch.expected();
         std::optional<Floats> first;

@@ -295,6 +295,64 @@ TEST_F(Emulation, GuardedMemoryIsTheDevicesAlone) {
   EXPECT_DEATH(*moved.as<volatile float>() = 1, "");
 }
 
+TEST_F(Emulation, LateWorkRunsWhenItIsWaitedFor) {
+  emulation::settings().late_work = true;
+  DeviceMemory memory(64 * sizeof(float));
+  std::vector<float> y(64, 0.0f), more(1, 5.0f);
+  launch(fine, {.grid = 1, .block = 64}, stream, memory.as<float>());
+  copy(stream, y.data(), memory.data(), memory.bytes());
+  EXPECT_THAT(y, testing::Each(0.0f));
+  Event copied;
+  copied.record(stream);
+  copy(stream, memory.data(), more.data(), sizeof(float));
+  more[0] = 7;  // too early
+  copied.synchronize();
+  EXPECT_THAT(y, testing::Each(64.0f));
+  copy(stream, y.data(), memory.data(), sizeof(float));
+  EXPECT_EQ(y[0], 64);
+  stream.synchronize();
+  EXPECT_EQ(y[0], 7);
+}
+
+TEST_F(Emulation, LateWorkOfAnotherStreamIsDoneFirst) {
+  emulation::settings().late_work = true;
+  Stream other;
+  DeviceMemory memory(sizeof(float));
+  const float one = 1, two = 2;
+  float got = 0;
+  Event first;
+  copy(stream, memory.data(), &one, sizeof one);
+  first.record(stream);
+  copy(stream, memory.data(), &two, sizeof two);
+  other.wait(first);
+  copy(other, &got, memory.data(), sizeof got);
+  other.synchronize();
+  EXPECT_EQ(got, 1) << "the other stream waits for no more than the event";
+  copy(other, &got, memory.data(), sizeof got);
+  synchronize();
+  EXPECT_EQ(got, 2);
+}
+
+TEST_F(Emulation, LateGraphsAndTheirTimes) {
+  emulation::settings().late_work = true;
+  DeviceMemory memory(64 * sizeof(float));
+  std::vector<float> y(64, 0.0f);
+  Event start, end;
+  Graph graph;
+  graph.capture(stream, [&] {
+    start.record_time(stream);
+    launch(fine, {.grid = 1, .block = 64}, stream, memory.as<float>());
+    copy(stream, y.data(), memory.data(), memory.bytes());
+    end.record_time(stream);
+  });
+  graph.launch(stream);
+  EXPECT_THAT(y, testing::Each(0.0f));
+  EXPECT_THROW(end.milliseconds_since(start), CudaError);
+  stream.synchronize();
+  EXPECT_THAT(y, testing::Each(64.0f));
+  EXPECT_GE(end.milliseconds_since(start), 0);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 __global__ void beyond(float* y, unsigned shift) {
   grid_dependency_wait();

@@ -1,9 +1,11 @@
 // Opening libforetoken_cuda.so: found or not, of this version or not, with a device or not.
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 
+#include "base/error.h"
 #include "executor/cuda/clocks.h"
 #include "executor/cuda_library.h"
 
@@ -41,6 +43,26 @@ TEST(CudaLibrary, OpensAndSaysWhetherThereIsADevice) {
     EXPECT_GT(search.library->device_count(), 0);
     EXPECT_GE(search.library->properties(0).compute_capability, 50);
   }
+}
+
+// Errors of the library are the program's: both have the class, and neither shows it to the other.
+TEST(CudaLibrary, ItsErrorsAreCaught) {
+  void* handle = ::dlopen(FORETOKEN_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(handle, nullptr) << ::dlerror();
+  const auto entry = reinterpret_cast<const CudaLibrary* (*)(int)>(::dlsym(handle, "foretoken_cuda_library"));
+  ASSERT_NE(entry, nullptr);
+  const CudaLibrary* library = entry(kCudaLibraryVersion);
+  ASSERT_NE(library, nullptr);
+  try {
+    static_cast<void>(library->properties(1 << 20));  // a device that no machine has
+    FAIL() << "no error";
+  } catch (const cuda::CudaError& error) {
+    EXPECT_EQ(error.where(), "cudaGetDeviceProperties");
+    EXPECT_NE(error.code(), 0);
+  }
+  EXPECT_THROW(static_cast<void>(library->properties(1 << 20)), Error);
+  EXPECT_THROW(static_cast<void>(library->properties(1 << 20)), std::runtime_error);
+  EXPECT_EQ(library->device_count() == 0, library->no_device_reason() != "");
 }
 
 TEST(CudaLibrary, OfAnotherVersionIsRefused) {

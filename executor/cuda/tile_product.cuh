@@ -1,0 +1,294 @@
+// Products of more rows than small_products.cu takes, on tensor cores: every storage but float32, and those
+// of experts. Few rows (16 to 64) are bound by the bytes of w, prompts by the tensor cores; aimed at
+// are 80 % of the memory's bandwidth and, as mma goes on sm_90, 400 TFLOP/s.
+//
+// A block takes 128 rows of w and 16, 64 or 128 of x. Both come by asynchronous copies, in three or four
+// stages of 64 along k (128 for 4 bits), w as it is stored: it becomes bf16 in registers, so that the bytes
+// on their way are the stored ones. w is the left operand of mma, x, rounded to bf16 before, the right one.
+// As packed.h orders elements, every lane reads its operands by 16 bytes; rows of 128 bytes have their halves
+// swapped where the row is odd, so that 8 lanes reach all banks.
+//
+// Where tiles are fewer than multiprocessors, k is split among blocks; the last one that is done adds the
+// parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight shares both
+// operands in the second-level cache.
+#pragma once
+
+#include <algorithm>
+
+#include "executor/cuda/launch.h"
+#include "executor/cuda/product_parts.cuh"
+#include "executor/cuda/tile_products.h"
+
+namespace foretoken::cuda {
+
+constexpr unsigned kBand = 8;
+
+// Parts of a tile that are done; the last one sets it back. One stream runs at a time.
+static __device__ unsigned parts_done[kMostSplitTiles];
+
+template <Storage storage, unsigned tile_m>
+struct Shape {
+  static constexpr bool kInGroups = storage == Storage::kInt4;
+  static constexpr unsigned kParts = Weights<storage>::kParts;
+  static constexpr unsigned kUnits = storage == Storage::kBf16 ? 2 : 1;  // of a stage
+  // Warps lie 4 x 1 on the tile, or 2 x 2; 2 x 4 where sums of groups need as many registers again.
+  static constexpr unsigned kWarpsM = tile_m < 128 ? 1 : kInGroups ? 4 : 2;
+  static constexpr unsigned kWarpsN = tile_m < 128 ? 4 : 2;
+  static constexpr unsigned kThreads = kWarp * kWarpsM * kWarpsN;
+  static constexpr unsigned kFragmentsN = kTileN / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
+  static constexpr unsigned kWBytes = kUnits * 64, kXBytes = kUnits * kParts * 64;  // of a row
+  static constexpr unsigned kScaleBytes = kInGroups ? kTileN * 4 : 0;
+  static constexpr unsigned kStage = kTileN * kWBytes + tile_m * kXBytes + kScaleBytes;
+  static constexpr unsigned kStages = tile_m < 128 ? 4 : 3;
+  static constexpr unsigned kShared = kStages * kStage + tile_m * 4 + 4;
+  // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
+  static constexpr unsigned kPitch = kTileN + 4;
+  static_assert(tile_m * kPitch * 4 <= kStages * kStage);
+  static constexpr unsigned kMinBlocks = kThreads == 128 ? 2 : 1;
+};
+
+// Which tile a block takes.
+struct Place {
+  std::int64_t n, m;
+  FORETOKEN_DEVICE Place(unsigned block, unsigned tiles_n, unsigned tiles_m) {
+    const unsigned band = block / (kBand * tiles_n), within = block % (kBand * tiles_n),
+                   left = tiles_m - band * kBand, height = left < kBand ? left : kBand;
+    m = band * kBand + within % height;
+    n = within / height;
+  }
+};
+
+template <Storage storage, unsigned tile_m, bool grouped>
+__global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storage, tile_m>::kMinBlocks)
+    tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
+  using S = Shape<storage, tile_m>;
+  constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
+  constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
+  std::byte* const shared = dynamic_shared();
+  auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kStages * S::kStage);
+  const unsigned g = lane() / 4, t = lane() % 4, warp_n = warp() % S::kWarpsN, warp_m = warp() / S::kWarpsN;
+  const Place place(blockIdx.x, tiles_n, tiles_m);
+  const TileRows<8> rows(p, place.n * kTileN);
+
+  ExpertTile mine;
+  if constexpr (grouped) {
+    grid_dependency_wait();
+    grid_dependency_launch();
+    mine = tile_at(p, place.m);
+    if (mine.rows == 0) return;
+  } else {
+    mine.first = static_cast<std::int32_t>(place.m * tile_m);
+    mine.rows = static_cast<std::int32_t>(p.m - mine.first < tile_m ? p.m - mine.first : tile_m);
+  }
+  const std::int64_t matrix = grouped ? mine.expert * p.expert_stride : 0;
+  const float* scales = nullptr;
+  if constexpr (!kPlain) scales = p.scales + matrix / 4;
+
+  // The rows of w that a thread copies are the same distance apart, and those that exist come first.
+  constexpr unsigned kWChunks = S::kWBytes / 16, kWStep = kThreads / kWChunks, kWPasses = kTileN / kWStep;
+  static_assert(kWStep % 16 == 0);
+  const unsigned w_row = thread() / kWChunks, w_chunk = thread() % kWChunks;
+  unsigned w_there = 0;
+  for (unsigned i = 0; i < kWPasses; ++i) w_there += rows.at(w_row + i * kWStep) >= 0;
+  const std::byte* const w_from =
+      p.elements + matrix + (w_there > 0 ? rows.at(w_row) : 0) * p.row_bytes + w_chunk * 16;
+  const std::int64_t w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * p.row_bytes;
+  constexpr unsigned kXChunks = S::kXBytes / 16, kXStep = kThreads / kXChunks, kXPasses = tile_m / kXStep;
+  const unsigned x_row = thread() / kXChunks, x_chunk = thread() % kXChunks;
+
+  const auto load_w = [&](unsigned stage, unsigned k_tile) {
+    std::byte* const to = shared + stage * S::kStage;
+    const bool inside = k_tile * S::kWBytes + w_chunk * 16 < p.row_bytes;
+#pragma unroll
+    for (unsigned i = 0; i < kWPasses; ++i) {
+      const unsigned row = w_row + i * kWStep, chunk = kWChunks == 8 ? w_chunk ^ ((row & 1) << 2) : w_chunk;
+      const bool valid = inside && i < w_there;
+      copy_async16(to + row * S::kWBytes + chunk * 16,
+                   valid ? w_from + i * w_step + k_tile * S::kWBytes : p.elements, valid);
+    }
+    if constexpr (S::kInGroups) {
+      if (thread() < kTileN) {
+        const std::int64_t row = rows.at(thread());
+        const float* const from = scales + k_tile * p.scale_stride + (row < 0 ? 0 : row);
+        copy_async4(to + kTileN * S::kWBytes + tile_m * S::kXBytes + thread() * 4, from, row >= 0);
+      }
+    }
+  };
+  const auto load_x = [&](unsigned stage, unsigned k_tile) {
+    std::byte* const to = shared + stage * S::kStage + kTileN * S::kWBytes;
+    const std::int64_t at = (static_cast<std::int64_t>(k_tile) * kXChunks + x_chunk) * 8;
+#pragma unroll
+    for (unsigned i = 0; i < kXPasses; ++i) {
+      const unsigned row = x_row + i * kXStep, chunk = x_chunk ^ ((row & 1) << 2);
+      const std::int32_t from = x_rows[row];
+      const bool valid = from >= 0 && at < p.x_stride;
+      copy_async16(to + row * S::kXBytes + chunk * 16, p.rounded + (valid ? from * p.x_stride + at : 0),
+                   valid);
+    }
+  };
+
+  const auto k_tiles = static_cast<unsigned>((p.row_bytes + S::kWBytes - 1) / S::kWBytes);
+  const unsigned split = blockIdx.y, splits = static_cast<unsigned>(p.splits);
+  const unsigned begin = k_tiles * split / splits, count = k_tiles * (split + 1) / splits - begin;
+  // Weights may be read before the kernels that make x are done.
+  for (unsigned i = 0; i + 1 < S::kStages; ++i)
+    if (i < count) load_w(i, begin + i);
+  if constexpr (!grouped) {
+    grid_dependency_wait();
+    grid_dependency_launch();
+  }
+  for (unsigned row = thread(); row < tile_m; row += kThreads) {
+    std::int32_t from = -1;
+    if (row < static_cast<unsigned>(mine.rows)) {
+      from = mine.first + static_cast<std::int32_t>(row);
+      if (grouped && p.x_rows != nullptr) from = p.x_rows[from];
+    }
+    x_rows[row] = from;
+  }
+  sync_threads();
+  for (unsigned i = 0; i + 1 < S::kStages; ++i) {
+    if (i < count) load_x(i, begin + i);
+    copy_async_commit();
+  }
+
+  float sums[kFragmentsN * kFragmentsM][4] = {};
+  const unsigned row_n = warp_n * kFragmentsN * 16 + g, row_m = warp_m * kFragmentsM * 8 + g;
+  for (unsigned k = 0; k < count; ++k) {
+    copy_async_wait<S::kStages - 2>();
+    sync_threads();
+    if (k + S::kStages - 1 < count) {
+      load_w((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
+      load_x((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
+    }
+    copy_async_commit();
+    const std::byte* const w = shared + k % S::kStages * S::kStage;
+    const std::byte* const x = w + kTileN * S::kWBytes;
+    float of_group[kFragmentsN * kFragmentsM][4] = {};
+    auto& to = S::kInGroups ? of_group : sums;
+#pragma unroll
+    for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+      uint4 raw[kFragmentsN][2];
+#pragma unroll
+      for (unsigned i = 0; i < kFragmentsN; ++i)
+#pragma unroll
+        for (unsigned h = 0; h < 2; ++h) {
+          const unsigned row = row_n + 16 * i + 8 * h, chunk = unit * 4 + t;
+          raw[i][h] = load16(w + row * S::kWBytes + (kWChunks == 8 ? chunk ^ ((row & 1) << 2) : chunk) * 16);
+        }
+#pragma unroll
+      for (unsigned part = 0; part < S::kParts; ++part) {
+        std::uint32_t above[kFragmentsN][4], below[kFragmentsN][4];
+#pragma unroll
+        for (unsigned i = 0; i < kFragmentsN; ++i) {
+          Weights<storage>::decode(raw[i][0], part, above[i]);
+          Weights<storage>::decode(raw[i][1], part, below[i]);
+        }
+#pragma unroll
+        for (unsigned j = 0; j < kFragmentsM; ++j) {
+          const unsigned row = row_m + 8 * j, chunk = (unit * S::kParts + part) * 4 + t;
+          const uint4 eight = load16(x + row * S::kXBytes + (chunk ^ ((row & 1) << 2)) * 16);
+#pragma unroll
+          for (unsigned i = 0; i < kFragmentsN; ++i)
+            multiply_pairs<storage>(to[i * kFragmentsM + j], above[i], below[i], eight);
+        }
+      }
+    }
+    if constexpr (S::kInGroups) {
+      const auto* const of_rows = reinterpret_cast<const float*>(x + tile_m * S::kXBytes);
+#pragma unroll
+      for (unsigned i = 0; i < kFragmentsN; ++i) {
+        const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
+#pragma unroll
+        for (unsigned j = 0; j < kFragmentsM; ++j)
+#pragma unroll
+          for (unsigned c = 0; c < 4; ++c)
+            sums[i * kFragmentsM + j][c] += of_group[i * kFragmentsM + j][c] * scale[c / 2];
+      }
+    }
+  }
+  copy_async_wait<0>();
+
+  if (!grouped && splits > 1) {
+    constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
+    if (!join_parts(sums, p.partial + blockIdx.x * splits * kFloats, split, splits, &parts_done[blockIdx.x],
+                    reinterpret_cast<unsigned*>(x_rows + tile_m)))
+      return;
+  }
+
+  // Through shared memory, so that rows of y are written whole, by code that is there once.
+  auto* const tile = reinterpret_cast<float*>(shared);
+  sync_threads();
+#pragma unroll
+  for (unsigned i = 0; i < kFragmentsN; ++i)
+#pragma unroll
+    for (unsigned j = 0; j < kFragmentsM; ++j)
+#pragma unroll
+      for (unsigned c = 0; c < 4; ++c)
+        tile[(row_m - g + 8 * j + 2 * t + c % 2) * S::kPitch + row_n + 16 * i + c / 2 * 8] =
+            sums[i * kFragmentsM + j][c];
+  sync_threads();
+  const float* const bias = bias_of(p, mine.expert);
+  const auto count_m = static_cast<unsigned>(mine.rows);
+  const auto scale_of = [&](std::int64_t row) {
+    return kPlain || S::kInGroups || row < 0 ? 1.0f : scales[row];
+  };
+  const auto scale_of_x = [&](unsigned row) {
+    return storage == Storage::kF16 ? p.x_scales[x_rows[row]] : 1.0f;
+  };
+  if (!grouped || !p.activated) {
+    const unsigned n = thread() % kTileN;
+    const std::int64_t column = rows.at(n);
+    if (column < 0) return;
+    const float by = scale_of(column), more = bias == nullptr ? 0.0f : bias[column];
+    for (unsigned row = thread() / kTileN; row < count_m; row += kThreads / kTileN) {
+      const float sum = tile[row * S::kPitch + n] * (by * scale_of_x(row)) + more;
+      float* const to = p.y + (mine.first + row) * p.y_stride + column;
+      *to = p.accumulate ? *to + sum : sum;
+    }
+    return;
+  }
+  const unsigned pair = thread() % (kTileN / 2), at = pair / 8 * 16 + pair % 8;
+  const float first_by = scale_of(rows.at(at)), second_by = scale_of(rows.at(at + 8));
+  for (unsigned row = thread() / (kTileN / 2); row < count_m; row += kThreads / (kTileN / 2)) {
+    const float* const sums_of = tile + row * S::kPitch + at;
+    const float by = scale_of_x(row);
+    put_both<8, grouped>(p, rows, bias, mine.first + row, at, sums_of[0] * (first_by * by),
+                         sums_of[8] * (second_by * by));
+  }
+}
+
+inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+template <Storage storage, unsigned tile_m>
+void tiles(Product p, int multiprocessors, Stream& on) {
+  using S = Shape<storage, tile_m>;
+  const bool grouped = p.tiles != nullptr;
+  const std::int64_t tiles_n = divide_up(p.n, kTileN),
+                     tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
+  p.splits = p.partial == nullptr || grouped
+                 ? 1
+                 : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes), multiprocessors);
+  const auto n = static_cast<unsigned>(tiles_n), m = static_cast<unsigned>(tiles_m);
+  const Launch how{.grid = dim3(n * m, static_cast<unsigned>(p.splits)),
+                   .block = S::kThreads,
+                   .shared = S::kShared,
+                   .name = grouped ? "tile_product of experts" : "tile_product"};
+  if (grouped)
+    launch(tile_product<storage, tile_m, true>, how, on, p, n, m);
+  else
+    launch(tile_product<storage, tile_m, false>, how, on, p, n, m);
+}
+
+template <Storage storage>
+void tiles(const Product& p, int multiprocessors, Stream& on) {
+  switch (p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m)) {
+    case 16:
+      return tiles<storage, 16>(p, multiprocessors, on);
+    case 64:
+      return tiles<storage, 64>(p, multiprocessors, on);
+    default:
+      return tiles<storage, 128>(p, multiprocessors, on);
+  }
+}
+
+}  // namespace foretoken::cuda

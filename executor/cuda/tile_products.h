@@ -1,0 +1,16 @@
+// What the kernels of products of many rows (tile_product.cuh) and their launch share.
+#pragma once
+
+#include <cstdint>
+
+#include "executor/cuda/products.h"
+
+namespace foretoken::cuda {
+
+inline constexpr unsigned kTileN = 128;                // rows of w that a block takes
+inline constexpr std::int64_t kMostSplitTiles = 4096;  // whose parts are counted
+
+template <Storage storage>
+void tiles(const Product& p, int multiprocessors, Stream& on);
+
+}  // namespace foretoken::cuda

@@ -1,0 +1,8 @@
+// Products of many rows with weights in f16: tile_product.cuh, compiled for them.
+#include "executor/cuda/tile_product.cuh"
+
+namespace foretoken::cuda {
+
+template void tiles<Storage::kF16>(const Product& p, int multiprocessors, Stream& on);
+
+}  // namespace foretoken::cuda
