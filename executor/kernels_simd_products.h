@@ -22,7 +22,18 @@ void micro(const float* x, Index x_stride, const float* panel, Index tile_stride
 #pragma GCC unroll 16
     for (int j = 0; j < N; ++j)
       sums[i][j] = into == Into::kAdd ? load<V>(c + i * c_stride + j * kLanes) : V{};
+  // The next rows of c and x are fetched ahead: they begin on other pages, which processors don't foresee.
+  // Beyond the last row that is of no use and does no harm.
+  constexpr bool ahead = M == kRows;
+  if constexpr (ahead)
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < tiles; ++j) __builtin_prefetch(c + (M + i) * c_stride + j * kTile, 1);
   for (Index s = 0; s < steps; ++s) {
+    if (ahead && s % kTile == 0)
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) __builtin_prefetch(x + (M + i) * x_stride + s);
     V w[N];
 #pragma GCC unroll 16
     for (int j = 0; j < N; ++j)
@@ -79,10 +90,13 @@ template <bool pairs, int wide>
 void multiply_tiles(Index rows, const float* x, Index x_stride, const float* panel, Index tile_stride,
                     Index step_stride, Index steps, Into into, const float* scales, Index scale_stride,
                     float* c, Index c_stride) {
-  for (Index r = 0; r < rows; r += kRows)
-    micro_rows<pairs, wide>(static_cast<int>(least(kRows, rows - r)), x + r * x_stride, x_stride, panel,
-                            tile_stride, step_stride, steps, into, scales, scale_stride, c + r * c_stride,
-                            c_stride);
+  for (Index r = 0, now; r < rows; r += now) {
+    // The last ones in halves: one or two rows alone would wait for the panel.
+    const Index left = rows - r;
+    now = left > kRows && left < kRows + kRows / 2 ? (left + 1) / 2 : least(kRows, left);
+    micro_rows<pairs, wide>(static_cast<int>(now), x + r * x_stride, x_stride, panel, tile_stride,
+                            step_stride, steps, into, scales, scale_stride, c + r * c_stride, c_stride);
+  }
 }
 
 template <bool pairs>
@@ -320,37 +334,49 @@ void few_rows(const GemmTask& t, float* c) {
   if (row < t.rows) few_rows_of<1>(t, row, c + row * kPanel);
 }
 
+// Matrices that are multiplied as they are stored. A block of kDepth steps of the panel stays in the second
+// cache while all rows pass; between blocks the chains of sums wait in c.
+template <bool pairs>
+void multiply_stored(const GemmTask& t, Index row, Index rows, float* c, Index c_stride) {
+  const auto* x = static_cast<const float*>(t.x) + row * t.x_stride;
+  const auto* w = reinterpret_cast<const float*>(t.elements);
+  const Index steps = pairs ? (t.k + 1) / 2 : t.k;
+  for (Index s = 0; s < steps; s += kDepth)
+    multiply<pairs>(rows, t.tiles, x + s, t.x_stride, w + s * kTile, t.tile_bytes / 4, kTile,
+                    least(kDepth, steps - s), s == 0 ? Into::kStore : Into::kAdd, nullptr, 0, c, c_stride);
+}
+
 void gemm(const GemmTask& t) {
+  const bool halves = t.storage == Storage::kBf16 && kPairs, stored = halves || t.storage == Storage::kF32;
+  const auto multiply_as_stored = halves ? multiply_stored<kPairs> : multiply_stored<false>;
+  if (stored && !t.bias && !t.accumulate && t.columns == t.tiles * kTile)
+    return multiply_as_stored(t, 0, t.rows, t.y, t.y_stride);
   alignas(64) float c[kRowBlock * kPanel];
-  const bool halves = t.storage == Storage::kBf16 && kPairs;
   for (Index row = 0; row < t.rows; row += kRowBlock) {
     const Index rows = least(kRowBlock, t.rows - row);
-    __builtin_memset(c, 0, static_cast<std::size_t>(rows * kPanel) * sizeof(float));
-    if (halves || t.storage == Storage::kF32) {
-      const Index steps = halves ? (t.k + 1) / 2 : t.k;
-      for (Index s = 0; s < steps; s += kDepth) {
-        const float* x = static_cast<const float*>(t.x) + row * t.x_stride + s;
-        const float* w = reinterpret_cast<const float*>(t.elements) + s * kTile;
-        const Index stride = t.tile_bytes / 4, depth = least(kDepth, steps - s);
-        if (halves)
-          multiply<kPairs>(rows, t.tiles, x, t.x_stride, w, stride, kTile, depth, Into::kAdd, nullptr, 0, c,
-                           kPanel);
-        else
-          multiply<false>(rows, t.tiles, x, t.x_stride, w, stride, kTile, depth, Into::kAdd, nullptr, 0, c,
-                          kPanel);
-      }
+    if (stored) {
+      multiply_as_stored(t, row, rows, c, kPanel);
     } else if (t.rows <= kFewRows && t.storage != Storage::kBf16) {
       few_rows(t, c);
-    } else if (t.storage == Storage::kF16) {
-      unpack_and_multiply<false>(t, row, rows, c);
     } else {
-      unpack_and_multiply<kPairs>(t, row, rows, c);
+      __builtin_memset(c, 0, static_cast<std::size_t>(rows * kPanel) * sizeof(float));
+      if (t.storage == Storage::kF16)
+        unpack_and_multiply<false>(t, row, rows, c);
+      else
+        unpack_and_multiply<kPairs>(t, row, rows, c);
     }
     const bool scaled = t.storage == Storage::kInt8 || t.storage == Storage::kFp8;
     for (Index r = 0; r < rows; ++r) {
       float* y = t.y + (row + r) * t.y_stride;
       const float* sums = c + r * kPanel;
-      for (Index n = 0; n < t.columns; ++n) {
+      Index n = 0;
+      for (; n + kLanes <= t.columns; n += kLanes) {
+        V value = load<V>(sums + n);
+        if (scaled) value = value * load<V>(t.scales + n);
+        if (t.bias) value = value + load<V>(t.bias + n);
+        store(y + n, t.accumulate ? load<V>(y + n) + value : value);
+      }
+      for (; n < t.columns; ++n) {
         float value = scaled ? sums[n] * t.scales[n] : sums[n];
         if (t.bias) value += t.bias[n];
         y[n] = t.accumulate ? y[n] + value : value;
@@ -359,7 +385,12 @@ void gemm(const GemmTask& t) {
   }
 }
 
-Index rounded_stride(Index k) { return kPairs ? (k + 1) / 2 : k; }
+// An odd number of cache lines: rows a multiple of a page apart would share the few lines of one cache set.
+Index rounded_stride(Index k) {
+  constexpr Index kLine = 16;
+  const Index lines = ((kPairs ? (k + 1) / 2 : k) + kLine - 1) / kLine;
+  return (lines / 2 * 2 + 1) * kLine;
+}
 
 void round_rows(const float* x, Index x_stride, Index rows, Index k, void* out) {
   for (Index r = 0; r < rows; ++r) {
