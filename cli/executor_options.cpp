@@ -1,5 +1,6 @@
 #include "cli/executor_options.h"
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "base/error.h"
@@ -11,6 +12,7 @@ ExecutorOptions executor_options(const Invocation& invocation) {
   ExecutorOptions options;
   options.temporary_folder = std::filesystem::temp_directory_path();
   options.backend = invocation.value("backend").value_or("cpu");
+  if (const char* library = std::getenv("FORETOKEN_CUDA_LIBRARY")) options.cuda_library = library;
   options.isa = invocation.value("isa").value_or("");
   if (const auto text = invocation.value("threads")) {
     const auto n = parse_int(*text);

@@ -44,7 +44,6 @@ void list_head(std::vector<CopyPiece>& pieces, const CacheLayer& from, std::int6
 double Transformer::copy_cache(const Transformer& source_model, std::span<const std::int32_t> source,
                                Transformer& target_model, std::span<const std::int32_t> target,
                                std::int64_t tokens) {
-  using Clock = std::chrono::steady_clock;
   const State& from = *source_model.state_;
   State& to = *target_model.state_;
   const std::int64_t size = from.layout.block_size, blocks = (tokens + size - 1) / size;

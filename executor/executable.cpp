@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -47,9 +46,8 @@ Storage storage_of(WeightFormat format, DType plain) {
 }
 
 // rank: of this process; each takes a device of its own where there are as many.
-const Kernels& cuda_device_kernels(int rank) {
-  const char* given = std::getenv("FORETOKEN_CUDA_LIBRARY");
-  static const CudaSearch search = open_cuda_library(given ? given : "");
+const Kernels& cuda_device_kernels(const std::string& library, int rank) {
+  static const CudaSearch search = open_cuda_library(library);
   if (search.library == nullptr)
     throw Error("--backend", search.why_not + "; --backend cpu executes on the processor");
   return search.library->kernels(rank);
@@ -60,7 +58,7 @@ const Kernels& kernels_of(const ExecutorOptions& options) {
   const std::string& isa = options.isa;
   if (options.backend == "cuda") {
     if (!isa.empty()) throw Error("--isa", "is of the processor; leave it out with --backend cuda");
-    return cuda_device_kernels(options.processes ? options.processes->rank() : 0);
+    return cuda_device_kernels(options.cuda_library, options.processes ? options.processes->rank() : 0);
   }
   if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());

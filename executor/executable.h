@@ -17,6 +17,7 @@ struct ExecutorOptions {
   std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
   int threads = 1;
   std::string backend = "cpu";  // or "cuda"
+  std::string cuda_library;     // the file, for open_cuda_library()
   std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",
                     // "avx2", "avx512", "avx512-bf16"
   const Kernels* kernels = nullptr;       // these, whatever the two above say; must outlive what is made

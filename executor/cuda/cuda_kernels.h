@@ -43,6 +43,8 @@ class CudaKernels final : public Kernels {
             Threads& threads) const override;
   void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
             std::int64_t width, float* y, std::int64_t y_stride) const override;
+  void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                float* stream, float* y) const override;
   void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
                   std::int64_t heads, std::int64_t head_dim) const override;
   void add(const float* x, std::int64_t values, float* y) const override;
@@ -58,6 +60,9 @@ class CudaKernels final : public Kernels {
             std::int64_t head_dim, std::int64_t first) const override;
   void cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
                    std::int64_t key_stride, const float* values, std::int64_t value_stride) const override;
+  void rope_and_write(const RopeArgs& args, std::span<const std::int32_t> positions, float* q,
+                      std::int64_t heads, float* keys, const float* values, std::int64_t stride,
+                      const CacheLayer& cache, const Sequences& sequences) const override;
   void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens, float* keys,
                   float* values) const override;
   std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,

@@ -310,6 +310,73 @@ __global__ void __launch_bounds__(256) cache_write_rows(CacheLayer cache, CacheR
   }
 }
 
+struct TurnRows {
+  RopeArgs rope;
+  const std::int32_t* positions;
+  std::int64_t rows;
+  float* q;
+  std::int64_t heads;
+  float* keys;
+  const float* values;
+  std::int64_t stride;
+};
+
+// A warp a query, key or value: turned, put back, and written to the cache where it belongs there.
+template <int P>
+__global__ void __launch_bounds__(256)
+    turn_and_write(CacheLayer cache, TurnRows in, const SequenceRows* own, int count) {
+  begin_kernel();
+  const std::int64_t part = std::int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const std::int64_t keys_end = in.heads + cache.heads;
+  if (part >= keys_end + (cache.v_dim > 0 ? cache.heads : 0)) return;  // a whole warp
+  const bool value = part >= keys_end;
+  const std::int64_t head = value ? part - keys_end : part < in.heads ? part : part - in.heads;
+  const int dims = static_cast<int>(value ? cache.v_dim : cache.k_dim);
+  const int pairs = static_cast<int>(in.rope.pairs);
+  for (std::int64_t row = blockIdx.y; row < in.rows; row += gridDim.y) {
+    float* const turned = (part < in.heads ? in.q : in.keys) + row * in.stride + head * dims;
+    const float* const from = value ? in.values + row * in.stride + head * dims : turned;
+    const std::int64_t angle = std::int64_t{in.positions[row]} * pairs;
+    Values<1> held[P];
+#pragma unroll
+    for (int i = 0; i < P; ++i) {
+      const int c = static_cast<int>(lane()) + i * static_cast<int>(kWarp);
+      held[i].v[0] = c < dims ? from[c] : 0;
+      if (value || c >= 2 * pairs) continue;
+      const bool first = in.rope.interleaved ? c % 2 == 0 : c < pairs;
+      const int pair = in.rope.interleaved ? c / 2 : first ? c : c - pairs;
+      const float other = from[in.rope.interleaved ? c ^ 1 : first ? c + pairs : c - pairs];
+      const float cosine = in.rope.cosines[angle + pair], sine = in.rope.sines[angle + pair];
+      held[i].v[0] = first ? held[i].v[0] * cosine - other * sine : held[i].v[0] * cosine + other * sine;
+    }
+    sync_warp();  // all have read
+    if (!value) {
+#pragma unroll
+      for (int i = 0; i < P; ++i)
+        if (const int c = static_cast<int>(lane()) + i * static_cast<int>(kWarp); c < 2 * pairs)
+          turned[c] = held[i].v[0];
+    }
+    if (part < in.heads || row < own[0].first_row) continue;
+    const int sequence = sequence_of(own, count, row);
+    if (sequence < 0) continue;  // of all lanes
+    const SequenceRows& s = own[sequence];
+    const std::int64_t slot = slot_of(cache, s.blocks, s.cached + row - s.first_row, head);
+    float scale = 1;
+    if (has_scales(cache.storage)) {
+      float largest = 0;
+#pragma unroll
+      for (int i = 0; i < P; ++i) largest = fmaxf(largest, fabsf(held[i].v[0]));
+      largest = warp_max(largest);
+      if (largest > 0) scale = largest / (cache.storage == Storage::kFp8 ? 448.0f : 127.0f);
+      if (lane() == 0) (value ? cache.value_scales : cache.key_scales)[slot] = scale;
+    }
+#pragma unroll
+    for (int i = 0; i < P; ++i)
+      if (const int c = static_cast<int>(lane()) + i * static_cast<int>(kWarp); c < dims)
+        store_cached(cache.storage, value ? cache.values : cache.keys, slot * dims + c, held[i], scale);
+  }
+}
+
 // Planes are tokens, rows heads.
 struct CacheRead {
   CacheLayer cache;
@@ -409,6 +476,24 @@ void CudaKernels::cache_write(const CacheLayer& cache, const Sequences& sequence
           .block = dim3(kWarp, static_cast<unsigned>(y), static_cast<unsigned>(z)),
           .name = "cache_write"},
          stream(), cache, in);
+}
+
+void CudaKernels::rope_and_write(const RopeArgs& args, std::span<const std::int32_t> positions, float* q,
+                                 std::int64_t heads, float* keys, const float* values, std::int64_t stride,
+                                 const CacheLayer& cache, const Sequences& sequences) const {
+  const std::int64_t dims = std::max(cache.k_dim, cache.v_dim);
+  if (dims > 256 || sequences.empty())
+    return Kernels::rope_and_write(args, positions, q, heads, keys, values, stride, cache, sequences);
+  const TurnRows in{
+      args, positions.data(), static_cast<std::int64_t>(positions.size()), q, heads, keys, values, stride};
+  const std::int64_t parts = heads + cache.heads * (cache.v_dim > 0 ? 2 : 1);
+  launch(dims <= 64    ? turn_and_write<2>
+         : dims <= 128 ? turn_and_write<4>
+                       : turn_and_write<8>,
+         {.grid = dim3(static_cast<unsigned>((parts + 7) / 8), grid_of(in.rows, 1)),
+          .block = dim3(kWarp, 8),
+          .name = "rope_and_write"},
+         stream(), cache, in, sequences.own, static_cast<int>(sequences.size()));
 }
 
 void CudaKernels::cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,

@@ -9,9 +9,10 @@ namespace {
 
 // ---- Norms ----------------------------------------------------------------------------------------------
 
-// `inner` rows lie inner_stride apart, `outer` times.
+// `inner` rows lie inner_stride apart, `outer` times. added: joins x before, rows like its own; null: none.
 struct NormRows {
-  const float* x;
+  float* x;
+  const float* added;
   float* y;
   std::int64_t outer, inner, width;
   std::int64_t x_outer, x_inner, y_outer, y_inner;  // strides
@@ -64,7 +65,19 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
   const std::int64_t outer_step = std::int64_t{gridDim.y} * (kBlock ? 1 : blockDim.z);
   for (std::int64_t outer = kBlock ? blockIdx.y : std::int64_t{blockIdx.y} * blockDim.z + threadIdx.z;
        outer < rows.outer; outer += outer_step) {
-    const float* x = rows.x + outer * rows.x_outer + inner * rows.x_inner;
+    float* const x = rows.x + outer * rows.x_outer + inner * rows.x_inner;
+    const float* const added =
+        rows.added != nullptr ? rows.added + outer * rows.x_outer + inner * rows.x_inner : nullptr;
+    // A thread's own values alone, so that nobody else waits for them.
+    const auto join = [&](int c) {
+      Values<W> sum = load_values<W>(x + c);
+      if (added == nullptr) return sum;
+      const Values<W> other = load_values<W>(added + c);
+#pragma unroll
+      for (int j = 0; j < W; ++j) sum.v[j] += other.v[j];
+      store_values(x + c, sum);
+      return sum;
+    };
     float* y = rows.y + outer * rows.y_outer + inner * rows.y_inner;
     float mean = 0, squares = 0;
     if constexpr (P > 0) {
@@ -72,7 +85,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
 #pragma unroll
       for (int i = 0; i < P; ++i) {
         const int c = first + i * step;
-        held[i] = c < width ? load_values<W>(x + c) : same_values<W>(0);
+        held[i] = c < width ? join(c) : same_values<W>(0);
       }
       if (centred) {
 #pragma unroll
@@ -103,6 +116,8 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
       for (int i = 0; i < P; ++i)
         if (const int c = first + i * step; c < width) store_values(y + c, held[i]);
     } else {
+      if (added != nullptr)
+        for (int c = first; c < width; c += step) join(c);
       if (centred) {
         for (int c = first; c < width; c += step) {
           const Values<W> values = load_values<W>(x + c);
@@ -126,7 +141,7 @@ constexpr std::int64_t kNarrow = 1024;
 
 void launch_norm(const CudaKernels& set, const char* name, const NormArgs& args, const NormRows& rows) {
   if (rows.outer <= 0 || rows.inner <= 0 || rows.width <= 0) return;
-  const bool vectors = in_vectors({rows.x, rows.y, args.weight, args.bias},
+  const bool vectors = in_vectors({rows.x, rows.added, rows.y, args.weight, args.bias},
                                   {rows.width, rows.x_outer, rows.x_inner, rows.y_outer, rows.y_inner});
   const std::int64_t pieces = vectors ? rows.width / 4 : rows.width;
   if (rows.width <= kNarrow) {
@@ -352,13 +367,19 @@ struct Rope {
 
 void CudaKernels::norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                        std::int64_t width, float* y, std::int64_t y_stride) const {
-  launch_norm(*this, "norm", args, {x, y, 1, rows, width, 0, x_stride, 0, y_stride});
+  launch_norm(*this, "norm", args,
+              {const_cast<float*>(x), nullptr, y, 1, rows, width, 0, x_stride, 0, y_stride});
+}
+
+void CudaKernels::add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                           float* stream, float* y) const {
+  launch_norm(*this, "add_norm", args, {stream, added, y, 1, rows, width, 0, width, 0, width});
 }
 
 void CudaKernels::norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
                              std::int64_t heads, std::int64_t head_dim) const {
   launch_norm(*this, "norm_heads", args,
-              {x, x, rows, heads, head_dim, x_stride, head_dim, x_stride, head_dim});
+              {x, nullptr, x, rows, heads, head_dim, x_stride, head_dim, x_stride, head_dim});
 }
 
 void CudaKernels::add(const float* x, std::int64_t values, float* y) const {

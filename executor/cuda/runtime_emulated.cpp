@@ -64,6 +64,10 @@ class Queue {
     const std::lock_guard lock(mutex_);
     return issued_;
   }
+  bool has_work() {
+    const std::lock_guard lock(mutex_);
+    return !waiting_.empty();
+  }
 
  private:
   std::recursive_mutex running_;
@@ -180,6 +184,13 @@ struct DeviceAtWork {
   DeviceAtWork(const DeviceAtWork&) = delete;
 };
 
+// The host waits. Memory is opened once for all of the work.
+void wait_for(Queue& queue, std::uint64_t place) {
+  if (!queue.has_work()) return queue.run_to(place);  // or for another thread, which runs the last of it
+  const DeviceAtWork at_work;
+  queue.run_to(place);
+}
+
 std::byte* allocate(std::size_t bytes, const char* call) {
   refuse_in_capture(call);
   if (bytes == 0) return nullptr;
@@ -220,7 +231,7 @@ void synchronize() {
     all = queues().all;
   }
   for (const auto& one : all)
-    if (const auto queue = one.lock()) queue->run_to(queue->issued());
+    if (const auto queue = one.lock()) wait_for(*queue, queue->issued());
 }
 
 DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
@@ -245,7 +256,7 @@ Stream::Stream() : state_(std::make_unique<State>()) {}
 Stream::~Stream() = default;
 void Stream::synchronize() {
   refuse_in_capture("Stream::synchronize");
-  state_->queue->run_to(state_->queue->issued());
+  wait_for(*state_->queue, state_->queue->issued());
 }
 void Stream::wait(const Event& event) {
   // A stream that waits for what is being captured is captured with it.
@@ -279,7 +290,7 @@ void Event::record_time(Stream& stream) {
 }
 void Event::synchronize() const {
   refuse_in_capture("Event::synchronize");
-  if (state_->queue != nullptr) state_->queue->run_to(state_->place);
+  if (state_->queue != nullptr) wait_for(*state_->queue, state_->place);
 }
 bool Event::done() const {
   synchronize();

@@ -41,6 +41,9 @@ struct Shape {
   static constexpr unsigned kStage = kTileN * kWBytes + tile_m * kXBytes + kScaleBytes;
   static constexpr unsigned kStages = tile_m < 128 ? 4 : 3;
   static constexpr unsigned kShared = kStages * kStage + tile_m * 4 + 4;
+  // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
+  static constexpr unsigned kPitch = kTileN + 4;
+  static_assert(tile_m * kPitch * 4 <= kStages * kStage);
   static constexpr unsigned kMinBlocks = kThreads == 128 ? 2 : 1;
 };
 
@@ -212,32 +215,45 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
       return;
   }
 
-  const float* const bias = bias_of(p, mine.expert);
+  // Through shared memory, so that rows of y are written whole, by code that is there once.
+  auto* const tile = reinterpret_cast<float*>(shared);
+  sync_threads();
 #pragma unroll
-  for (unsigned i = 0; i < kFragmentsN; ++i) {
-    const unsigned at = row_n + 16 * i;
-    float scale[2] = {1, 1};
-    if constexpr (!kPlain && !S::kInGroups) {
-#pragma unroll
-      for (unsigned h = 0; h < 2; ++h) {
-        const std::int64_t row = rows.at(at + 8 * h);
-        scale[h] = row < 0 ? 0.0f : scales[row];
-      }
-    }
+  for (unsigned i = 0; i < kFragmentsN; ++i)
 #pragma unroll
     for (unsigned j = 0; j < kFragmentsM; ++j)
 #pragma unroll
-      for (unsigned c = 0; c < 2; ++c) {
-        const unsigned row = row_m - g + 8 * j + 2 * t + c;
-        if (row >= static_cast<unsigned>(mine.rows)) continue;
-        float first = sums[i * kFragmentsM + j][c] * scale[0],
-              second = sums[i * kFragmentsM + j][2 + c] * scale[1];
-        if constexpr (storage == Storage::kF16) {
-          const float by = p.x_scales[x_rows[row]];
-          first *= by, second *= by;
-        }
-        put_both<8, grouped>(p, rows, bias, mine.first + row, at, first, second);
-      }
+      for (unsigned c = 0; c < 4; ++c)
+        tile[(row_m - g + 8 * j + 2 * t + c % 2) * S::kPitch + row_n + 16 * i + c / 2 * 8] =
+            sums[i * kFragmentsM + j][c];
+  sync_threads();
+  const float* const bias = bias_of(p, mine.expert);
+  const auto count_m = static_cast<unsigned>(mine.rows);
+  const auto scale_of = [&](std::int64_t row) {
+    return kPlain || S::kInGroups || row < 0 ? 1.0f : scales[row];
+  };
+  const auto scale_of_x = [&](unsigned row) {
+    return storage == Storage::kF16 ? p.x_scales[x_rows[row]] : 1.0f;
+  };
+  if (!grouped || !p.activated) {
+    const unsigned n = thread() % kTileN;
+    const std::int64_t column = rows.at(n);
+    if (column < 0) return;
+    const float by = scale_of(column), more = bias == nullptr ? 0.0f : bias[column];
+    for (unsigned row = thread() / kTileN; row < count_m; row += kThreads / kTileN) {
+      const float sum = tile[row * S::kPitch + n] * (by * scale_of_x(row)) + more;
+      float* const to = p.y + (mine.first + row) * p.y_stride + column;
+      *to = p.accumulate ? *to + sum : sum;
+    }
+    return;
+  }
+  const unsigned pair = thread() % (kTileN / 2), at = pair / 8 * 16 + pair % 8;
+  const float first_by = scale_of(rows.at(at)), second_by = scale_of(rows.at(at + 8));
+  for (unsigned row = thread() / (kTileN / 2); row < count_m; row += kThreads / (kTileN / 2)) {
+    const float* const sums_of = tile + row * S::kPitch + at;
+    const float by = scale_of_x(row);
+    put_both<8, grouped>(p, rows, bias, mine.first + row, at, sums_of[0] * (first_by * by),
+                         sums_of[8] * (second_by * by));
   }
 }
 

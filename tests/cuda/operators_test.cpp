@@ -133,6 +133,26 @@ TEST(CudaOperators, Norms) {
     }
 }
 
+// The stream with what is added to it, then its norm.
+TEST(CudaOperators, NormsOfSums) {
+  for (const auto kind : {NormKind::kRms, NormKind::kLayer})
+    for (const std::int64_t rows : {0, 1, 3, 300})
+      for (const std::int64_t width : {5, 64, 256, 1028, 4096, 20480}) {
+        if (rows == 300 && width > 300) continue;
+        const Floats w = normal(size_of(width), 2), b = normal(size_of(width), 3),
+                     added = normal(size_of(rows * width), 4);
+        Floats before = normal(size_of(rows * width), 5);
+        before.resize(size_of(2 * rows * width + 3), kPoison);
+        compare(
+            before,
+            [&](const Kernels& kernels, const Put& put, float* out) {
+              kernels.add_norm({kind, 1e-6f, 1, put(w), put(b)}, put(added), rows, width, out,
+                               out + rows * width);
+            },
+            1e-6, std::to_string(rows) + " rows of " + std::to_string(width));
+      }
+}
+
 TEST(CudaOperators, NormsOfHeads) {
   for (const std::int64_t rows : {0, 1, 5})
     for (const std::int64_t heads : {1, 2, 9})
@@ -438,6 +458,65 @@ TEST(CudaOperators, CacheEntries) {
   const Rows none({}, {}, 4);
   cuda_set().cache_write({Storage::kF32, 4, 1, 4, 4}, none.of(cuda_set()), nullptr, 4, nullptr, 4);
   cuda_set().cache_read({Storage::kF32, 4, 1, 4, 4}, nullptr, 0, nullptr, nullptr);
+}
+
+// Queries and keys turned and the cache written at once, beside one after the other.
+TEST(CudaOperators, TurnedRowsGoToTheCache) {
+  const std::int64_t q_heads = 6, kv_heads = 2;
+  const int block_size = 4;
+  const Rows rows({3, 6, 1}, {0, 2, 7}, block_size);
+  for (const Storage storage : kCacheStorages)
+    for (const std::int64_t dim : {7, 40, 128, 256, 320})
+      for (const bool interleaved : {false, true}) {
+        const std::int64_t pairs = dim / 2 - (dim == 40 ? 4 : 0),
+                           slots = rows.most_blocks() * kv_heads * block_size,
+                           stride = (q_heads + 2 * kv_heads) * dim + 3, k_at = q_heads * dim,
+                           v_at = k_at + kv_heads * dim;
+        const Floats x = normal(size_of(rows.end() * stride), 21), angles = normal(size_of(20 * pairs), 22);
+        Floats cosines, sines;
+        for (const float a : angles) cosines.push_back(std::cos(a)), sines.push_back(std::sin(a));
+        Indices positions;
+        for (std::int64_t row = 0; row < rows.end(); ++row)
+          positions.push_back(static_cast<std::int32_t>((7 * row) % 20));
+        const auto run = [&](const Kernels& set, const float* c, const float* s,
+                             std::span<const std::int32_t> at, float* all, std::byte* k, std::byte* v,
+                             float* ks, float* vs) {
+          const CacheLayer layer{storage, block_size, kv_heads, dim, dim, k, v, ks, vs};
+          set.rope_and_write({c, s, pairs, interleaved}, at, all, q_heads, all + k_at, all + v_at, stride,
+                             layer, rows.of(set));
+          return layer;
+        };
+        const std::size_t bytes = size_of(slots * dim * cache_width(storage));
+        std::vector<unsigned char> keys(bytes, 0), values(bytes, 0);
+        Floats key_scales(size_of(slots), 1), value_scales(size_of(slots), 1), expected(x);
+        const CacheLayer host =
+            run(reference, cosines.data(), sines.data(), positions, expected.data(),
+                reinterpret_cast<std::byte*>(keys.data()), reinterpret_cast<std::byte*>(values.data()),
+                key_scales.data(), value_scales.data());
+        const auto read = [&](const Kernels& set, const CacheLayer& layer, const std::int32_t* blocks,
+                              float* k, float* v) { set.cache_read(layer, blocks, 3, k, v); };
+        const std::size_t first = size_of(3 * kv_heads * dim);
+        Floats k_expected(first), v_expected(first);
+        read(reference, host, rows.host()[0].blocks, k_expected.data(), v_expected.data());
+        const std::string what =
+            std::to_string(static_cast<int>(storage)) + ", " + std::to_string(dim) + " dims";
+        everywhere([&](const cuda::CudaKernels& set) {
+          const OnDevice<unsigned char> k(std::vector<unsigned char>(bytes, 0)),
+              v(std::vector<unsigned char>(bytes, 0));
+          const OnDevice<float> c(cosines), s(sines), all(x), ks(Floats(size_of(slots), 1)),
+              vs(Floats(size_of(slots), 1)), k_got(Floats(first, kPoison)), v_got(Floats(first, kPoison));
+          const OnDevice<std::int32_t> at(positions);
+          const CacheLayer device =
+              run(set, c.data(), s.data(), at.span(), all.data(), reinterpret_cast<std::byte*>(k.data()),
+                  reinterpret_cast<std::byte*>(v.data()), ks.data(), vs.data());
+          expect_near(all.back(), expected, 1e-6, what);
+          const std::ptrdiff_t blocks = rows.host()[0].blocks - rows.blocks().data();
+          read(set, device, rows.device_blocks() + blocks, k_got.data(), v_got.data());
+          const double limit = storage == Storage::kF32 ? 1e-6 : 1e-3;
+          expect_near(k_got.back(), k_expected, limit, what);
+          expect_near(v_got.back(), v_expected, limit, what);
+        });
+      }
 }
 
 // Lengths and blocks are read from the device, so that a recorded launch serves other ones.

@@ -110,6 +110,20 @@ TEST_P(AdapterFamilies, ASlotHoldsWhatWasLoadedLast) {
   EXPECT_THAT(error_of([&] { one.step({{1, 0, prompt}}, {{1, 4}}); }), HasSubstr("can't be loaded"));
 }
 
+// A step that nothing but loads tells apart from recorded ones.
+TEST(Adapters, AreLoadedBetweenRecordedSteps) {
+  const SmallModel model(dense_config());
+  const auto source = synthetic_adapters(model.config, kRank, 7);
+  const auto prompt = some_tokens(41, 128, 3);
+  Layout recorded = adapted_layout();
+  recorded.step_sizes = {1};
+  Adapted steps(model, recorded, *source), plain(model, adapted_layout(), *source);
+  steps.step({{-1, 0, prompt}});
+  for (std::int64_t i = 0; i < 3; ++i) steps.step({{-1, 0, {7}, 41 + i, true}});
+  steps.step({{-1, 0, {7}, 44, true}}, {{2, 0}});
+  EXPECT_EQ(steps.step({{2, 20, prompt}}), plain.step({{2, 20, prompt}}, {{2, 0}}));
+}
+
 struct NoChange final : AdapterSource {
   const AdapterSource& a;
   explicit NoChange(const AdapterSource& source) : a(source) {}
