@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
                                                       p.key_vectors, piece);
         sync_threads();
         const float* key = piece + (own_key + l) * kKStride;
-#pragma unroll 4
+#pragma unroll 2
         for (int d = 0; d < kGeneralKPiece; d += 4) {
           const float4 x = *reinterpret_cast<const float4*>(key + d);
 #pragma unroll

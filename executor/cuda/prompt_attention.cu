@@ -38,7 +38,7 @@ FORETOKEN_DEVICE void copy_rows(const std::byte* cache, int row_bytes, const uns
   constexpr int kLanes = Chunks <= 4 ? 4 : Chunks <= 8 ? 8 : Chunks <= 16 ? 16 : 32;  // of a row
   static_assert(Chunks <= kLanes && kPromptKeys % (Threads / kLanes) == 0);
   const int chunk = static_cast<int>(thread()) % kLanes;
-#pragma unroll
+#pragma unroll 4
   for (int first = 0; first < kPromptKeys; first += Threads / kLanes) {
     const int row = first + static_cast<int>(thread()) / kLanes;
     if (Chunks < kLanes && chunk >= Chunks) break;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
       if (key > seen[w].y || key + kPromptKeys <= seen[w].x) continue;  // all lanes of the warp
 
       float score[kTiles][kKeyTiles][4] = {};
-#pragma unroll
+#pragma unroll 2
       for (int k = 0; k < K / 16; ++k) {
         std::uint32_t q[kTiles][4];
 #pragma unroll
