@@ -50,5 +50,19 @@ expect "$(run --again kernels-machine)" 'kernels-machine: done$'
 expect "$(run list)" '^kernels-small +kernels +done'
 expect "$(run --within 5 repeat-machine)" 'left for another call'
 expect "$(run model-bfloat16)" 'not measured'
+
+# A test program of three tests, of which one passes, one is skipped and one fails.
+mkdir -p "$work/build/tests/cuda"
+cat > "$work/build/tests/cuda/device_test" << 'STAND_IN'
+#!/usr/bin/env bash
+case $* in
+  *list_tests*) printf 'Suite.\n  Passes\n  Skips\n  Fails\n' ;;
+  *Skips*) echo '[  SKIPPED ] Suite.Skips' ;;
+  *Fails*) echo 'one is not two'; exit 1 ;;
+esac
+STAND_IN
+chmod +x "$work/build/tests/cuda/device_test"
+expect "$(run tests)" '^1 passed, 1 skipped, 1 failed$'
+grep -q 'one is not two' "$work/results/tests.txt" || fail "the reason of a test is lost"
 if find "$work/results" -name '*.tmp' | grep -q .; then fail "temporary files stay"; fi
 echo "all as it should be"
