@@ -9,6 +9,7 @@
 
 #include "base/fields.h"
 #include "base/json.h"
+#include "serving/router.h"
 #include "serving/workload.h"
 
 namespace foretoken {
@@ -18,7 +19,6 @@ inline constexpr std::string_view kKvDtypeNames[] = {"auto",     "bfloat16", "fl
                                                      "fp8_e4m3", "fp8_e5m2", "int8"};
 inline constexpr std::string_view kQuantizationNames[] = {"none", "fp8",  "fp8_block", "int8", "int4_wo",
                                                           "awq",  "gptq", "nvfp4",     "mxfp4"};
-inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outstanding"};
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
@@ -369,6 +369,9 @@ inline constexpr std::string_view kFirstTokenNames[] = {"prefill", "decode"};
 
 struct ClusterSection {
   std::string router = "round_robin";
+  std::optional<std::int64_t> router_prefix_tokens;
+  std::optional<double> router_load_bound, router_prefix_weight, router_queue_weight, router_kv_weight,
+      kv_overlap_score_weight;
   std::optional<std::int64_t> replicas;
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
@@ -378,6 +381,20 @@ struct ClusterSection {
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("router", &ClusterSection::router, "how requests are spread over replicas", one_of(kRouterNames)),
+    field("router_prefix_tokens", &ClusterSection::router_prefix_tokens,
+          "prefix_affine: leading tokens by which prompts are told apart (default: 512)", at_least(1)),
+    field("router_load_bound", &ClusterSection::router_load_bound,
+          "prefix_affine: outstanding requests of a replica over the mean above which others are taken "
+          "(default: 1.25)",
+          at_least(1)),
+    field("router_prefix_weight", &ClusterSection::router_prefix_weight,
+          "precise_prefix: weight of the cached part of the prompt (default: 2)", at_least(0)),
+    field("router_queue_weight", &ClusterSection::router_queue_weight,
+          "precise_prefix: weight of a short queue (default: 1)", at_least(0)),
+    field("router_kv_weight", &ClusterSection::router_kv_weight,
+          "precise_prefix: weight of free KV memory (default: 1)", at_least(0)),
+    field("kv_overlap_score_weight", &ClusterSection::kv_overlap_score_weight,
+          "kv_cost: weight of prompt tokens to be computed beside those held (default: 1)", at_least(0)),
     field("replicas", &ClusterSection::replicas,
           "engine replicas; default: devices over what one replica takes", at_least(1)),
     field("prefill", &ClusterSection::prefill, "engines that compute prompts alone; with decode"),

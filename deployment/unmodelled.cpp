@@ -1,6 +1,8 @@
 // Refuses, by name, techniques that a scenario asks for and this build does not model.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "deployment/parts.h"
@@ -24,13 +26,23 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const ClusterSection& c = scenario.cluster;
   refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
   refuse(c.autoscale, where, "cluster", "autoscale", "a fixed number of replicas is");
-  std::vector<std::string> routers;
-  for (const std::string_view name : kRouterNames) {
-    if (name == c.router) return;
-    routers.emplace_back(name);
-  }
-  throw Error(where + "/cluster/router", fmt::format("\"{}\" is not modelled by this build; it models {}",
-                                                     c.router, join(routers, ", ")));
+  if (std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) == std::end(kRouterNames))
+    throw Error(
+        where + "/cluster/router",
+        fmt::format("\"{}\" is not modelled by this build; it models {}", c.router,
+                    join(std::vector<std::string>(std::begin(kRouterNames), std::end(kRouterNames)), ", ")));
+  const auto belongs = [&](bool given, std::string_view key, std::string_view router) {
+    if (given && c.router != router)
+      throw Error(
+          fmt::format("{}/cluster/{}", where, key),
+          fmt::format("belongs to router \"{}\", and the router is \"{}\"; leave it out", router, c.router));
+  };
+  belongs(c.router_prefix_tokens.has_value(), "router_prefix_tokens", "prefix_affine");
+  belongs(c.router_load_bound.has_value(), "router_load_bound", "prefix_affine");
+  belongs(c.router_prefix_weight.has_value(), "router_prefix_weight", "precise_prefix");
+  belongs(c.router_queue_weight.has_value(), "router_queue_weight", "precise_prefix");
+  belongs(c.router_kv_weight.has_value(), "router_kv_weight", "precise_prefix");
+  belongs(c.kv_overlap_score_weight.has_value(), "kv_overlap_score_weight", "kv_cost");
 }
 
 }  // namespace foretoken

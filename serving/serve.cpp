@@ -134,21 +134,34 @@ struct Averages {
   }
 };
 
-class Loop {
+// The rule for decode engines, to which no prompt goes.
+RouterConfig by_load(RouterConfig config) {
+  const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
+                     config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost;
+  if (looks) config.kind = RouterKind::kLeastOutstanding;
+  return config;
+}
+
+std::size_t replicas_of(const ServeOptions& options) {
+  return options.engines.size() == 1 ? static_cast<std::size_t>(std::max(options.replicas, 1))
+                                     : options.engines.size();
+}
+
+class Loop : private ReplicaView {
  public:
   Loop(Workload& workload, Backend& backend, const ServeOptions& options)
       : workload_(workload),
         backend_(backend),
         options_(options),
         metrics_(options.slo, options.keep_records),
-        router_(options.router),
-        decode_router_(options.router),
         prefill_(prefill_engines(options.engines)),
+        router_(options.router, prefill_ > 0 ? prefill_ : replicas_of(options)),
+        decode_router_(by_load(options.router), prefill_ > 0 ? options.engines.size() - prefill_ : 1),
         moves_(prefill_ > 0 ? options.engines.size() : 0),
         heap_(static_cast<std::size_t>(std::max(options.replicas, 1))) {
     if (options.engines.empty()) throw Error("engine", "no engine is configured");
     const bool same = options.engines.size() == 1;
-    const std::size_t replicas = same ? static_cast<std::size_t>(options.replicas) : options.engines.size();
+    const std::size_t replicas = replicas_of(options);
     if (options.replicas < 1) throw Error("replicas", "must be at least 1");
     if (!same && static_cast<std::size_t>(options.replicas) != replicas) {
       throw Error("replicas",
@@ -163,7 +176,6 @@ class Loop {
       check(config, backend);
       engines_.push_back(std::make_unique<Engine>(static_cast<std::int32_t>(i), config, context));
     }
-    outstanding_.resize(replicas);
     loads_.resize(replicas);
     is_ready_.resize(replicas);
   }
@@ -200,8 +212,8 @@ class Loop {
         workload_.finished(request, now_ + options_.egress);
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
-      outstanding_[static_cast<std::size_t>(e)] -=
-          static_cast<std::int64_t>(finished_.size() + computed_.size());
+      for (const Request& request : finished_) left(e, request);
+      for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
       if (prefill_ > 0 && !finished_.empty() && static_cast<std::size_t>(e) >= prefill_)
@@ -214,9 +226,10 @@ class Loop {
   void hand_over() {
     if (handed_.empty() && roomier_.empty()) return;
     for (const KvMoves::Computed& c : handed_) {
-      const auto decode = std::span<const std::int64_t>(outstanding_).subspan(prefill_);
-      const auto e = static_cast<std::int32_t>(prefill_) + decode_router_.pick(decode);
-      ++outstanding_[static_cast<std::size_t>(e)];
+      const Request& request = engines_[static_cast<std::size_t>(c.engine)]->sequence(c.place).request;
+      const std::int32_t picked = decode_router_.pick(request, {}, *this);
+      decode_router_.sent(picked, request);
+      const auto e = static_cast<std::int32_t>(prefill_) + picked;
       ++averages_.waiting;
       moves_.wait_for(e, c);
       roomier_.push_back(e);
@@ -275,8 +288,8 @@ class Loop {
       if (request.input_len < 1 || request.output_len < 1) {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
-      const std::span<const std::int64_t> outstanding = outstanding_;
-      const std::int32_t e = router_.pick(prefill_ > 0 ? outstanding.first(prefill_) : outstanding);
+      hashes_.clear();
+      const std::int32_t e = router_.pick(request, workload_.content(request), *this);
       Engine& engine = *engines_[static_cast<std::size_t>(e)];
       auto reason = engine.refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
@@ -285,12 +298,27 @@ class Loop {
         workload_.finished(request, now_ + options_.egress);
         continue;
       }
-      ++outstanding_[static_cast<std::size_t>(e)];
-      engine.enqueue(request, now_);
+      router_.sent(e, request);
+      // Only a router that counts what isn't cached needs to know.
+      const bool counts = options_.router.kind == RouterKind::kKvCost;
+      engine.enqueue(request, now_, counts ? engine.state(request, hashes_).cached_tokens : 0);
       update_load(e);
       settle(e);
       check_backlog();
     }
+  }
+
+  ReplicaState state(std::int32_t replica, const Request& request) override {
+    Engine& engine = *engines_[static_cast<std::size_t>(replica)];
+    engine.catch_up(now_);
+    return engine.state(request, hashes_);
+  }
+
+  void left(std::int32_t e, const Request& request) {
+    if (prefill_ > 0 && static_cast<std::size_t>(e) >= prefill_)
+      decode_router_.left(e - static_cast<std::int32_t>(prefill_), request);
+    else
+      router_.left(e, request);
   }
 
   void launch_ready() {
@@ -408,12 +436,12 @@ class Loop {
   Backend& backend_;
   const ServeOptions& options_;
   MetricsCollector metrics_;
-  Router router_, decode_router_;
   const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
+  Router router_, decode_router_;
+  BlockHashes hashes_;  // of the request that is being routed
   KvMoves moves_;
   std::vector<std::unique_ptr<Engine>> engines_;
   EngineHeap heap_;
-  std::vector<std::int64_t> outstanding_;
   std::vector<RankLoad> loads_;  // as counted in averages_
   std::vector<std::int32_t> ready_;
   std::vector<char> is_ready_;

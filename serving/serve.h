@@ -12,6 +12,7 @@
 #include "serving/backend.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
+#include "serving/router.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
 
@@ -107,8 +108,6 @@ struct EngineConfig {  // one replica: ranks that step together (1 unless attent
   EngineRole role = EngineRole::kWhole;
 };
 
-enum class RouterKind { kRoundRobin, kLeastOutstanding };
-
 struct ServeOptions {
   // One entry: used for all `replicas`; else one for each. Engines that only prefill come before those that
   // only decode; each of the former has a port to send through and each of the latter one to receive through.
@@ -117,7 +116,9 @@ struct ServeOptions {
   // Disaggregated: the client's first token is the one that the decode engine makes of the prompt's last
   // token once the cache is there (vLLM), not the one that the prefill engine ends with (DistServe).
   bool decode_makes_first_token = false;
-  RouterKind router = RouterKind::kRoundRobin;
+  // Disaggregated: of the prefill engines; decode engines by the same rule if it looks at loads alone, else
+  // by the fewest outstanding requests.
+  RouterConfig router;
   Slo slo;
   bool use_spans = true;
   bool keep_records = false;

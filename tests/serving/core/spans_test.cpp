@@ -95,7 +95,7 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
   EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
   s.options.engines = {engine};
   s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
-  s.options.router = chance(0.5) ? RouterKind::kRoundRobin : RouterKind::kLeastOutstanding;
+  s.options.router.kind = static_cast<RouterKind>(pick(0, std::ssize(kRouterNames) - 1));
   s.options.keep_records = true;
   s.options.ingress = chance(0.3) ? pick(0, 3000) : 0;
   s.options.egress = chance(0.3) ? pick(0, 3000) : 0;
