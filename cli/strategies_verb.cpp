@@ -95,6 +95,9 @@ constexpr Strategy kStrategies[] = {
      "cached "
      "prefixes with queue and memory (llm-d), tokens to compute and held (Dynamo)",
      "hand-computed choices; one replica equals no router"},
+    {"cluster", "autoscaling", "autoscale",
+     "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
+     "hand-computed decisions; a fixed number where the rule is off"},
     {"workload", "arrivals", "request_rate, arrival, burstiness, stages",
      "Poisson, constant, gamma; stages of rates", "moments of the distributions"},
     {"workload", "closed loops and conversations", "max_concurrency, shared_prefix",

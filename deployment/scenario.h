@@ -19,6 +19,7 @@ inline constexpr std::string_view kKvDtypeNames[] = {"auto",     "bfloat16", "fl
                                                      "fp8_e4m3", "fp8_e5m2", "int8"};
 inline constexpr std::string_view kQuantizationNames[] = {"none", "fp8",  "fp8_block", "int8", "int4_wo",
                                                           "awq",  "gptq", "nvfp4",     "mxfp4"};
+inline constexpr std::string_view kScaleMetricNames[] = {"outstanding", "ttft_ms"};
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
@@ -365,6 +366,31 @@ inline constexpr auto fields_of<KvLinkSection> = std::tuple{
           "one direction a device, such as \"50 GB/s\", instead of the link's"),
     field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0))};
 
+// Kubernetes' HorizontalPodAutoscaler, by its defaults.
+struct AutoscaleSection {
+  std::int64_t min_replicas = 1;
+  std::string metric = "outstanding";
+  std::optional<double> target;
+  double interval_s = 15, startup_s = 120, scale_down_window_s = 300, tolerance = 0.1;
+};
+template <>
+inline constexpr auto fields_of<AutoscaleSection> = std::tuple{
+    field("min_replicas", &AutoscaleSection::min_replicas,
+          "fewest, and so many at the start; at 0 the first request starts one. The most is replicas",
+          at_least(0)),
+    field("metric", &AutoscaleSection::metric,
+          "outstanding: requests sent and not answered, for each replica; ttft_ms: mean time to first token "
+          "of an "
+          "interval",
+          one_of(kScaleMetricNames)),
+    field("target", &AutoscaleSection::target, "what the metric should be", above(0)),
+    field("interval_s", &AutoscaleSection::interval_s, "seconds between decisions", above(0)),
+    field("startup_s", &AutoscaleSection::startup_s, "seconds until a new replica serves", at_least(0)),
+    field("scale_down_window_s", &AutoscaleSection::scale_down_window_s,
+          "seconds for which fewer replicas must have sufficed", at_least(0)),
+    field("tolerance", &AutoscaleSection::tolerance, "relative distance from the target that changes nothing",
+          at_least(0))};
+
 inline constexpr std::string_view kFirstTokenNames[] = {"prefill", "decode"};
 
 struct ClusterSection {
@@ -376,7 +402,8 @@ struct ClusterSection {
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
   std::optional<std::string> first_token;
-  RawJson pools, autoscale;  // refused by name when present
+  std::optional<AutoscaleSection> autoscale;
+  RawJson pools;  // refused by name when present
 };
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
@@ -405,7 +432,7 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
           "decode engine makes after the transfer",
           one_of(kFirstTokenNames)),
     field("pools", &ClusterSection::pools, "heterogeneous pools (not modelled yet)"),
-    field("autoscale", &ClusterSection::autoscale, "replicas that come and go (not modelled yet)")};
+    field("autoscale", &ClusterSection::autoscale, "replicas that come and go with the load")};
 
 struct SloSection {
   std::optional<double> ttft_ms, tpot_ms, itl_ms, e2el_ms;

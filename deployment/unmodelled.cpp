@@ -25,7 +25,19 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
   refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
-  refuse(c.autoscale, where, "cluster", "autoscale", "a fixed number of replicas is");
+  if (c.autoscale) {
+    const std::string at = where + "/cluster/autoscale";
+    if (!c.autoscale->target)
+      throw Error(at + "/target", fmt::format("is missing: how {} should be",
+                                              c.autoscale->metric == "ttft_ms"
+                                                  ? "many milliseconds to the first token there"
+                                                  : "many outstanding requests a replica there"));
+    if (c.prefill || c.decode)
+      throw Error(
+          at,
+          "replicas that come and go are modelled where they serve whole requests; leave it out beside "
+          "prefill and decode");
+  }
   if (std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) == std::end(kRouterNames))
     throw Error(
         where + "/cluster/router",

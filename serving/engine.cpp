@@ -294,6 +294,7 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
       // A span gives first tokens only where the cache came from elsewhere.
       s.first_token = e.steps > 1 ? first_out : flight.end;
       others += e.steps > 1;
+      context_.metrics.note_first_token(s.first_token + context_.options.egress - s.request.arrival);
     } else {
       if (common < 0) common = s.last_token;
       if (s.last_token == common) {

@@ -59,6 +59,7 @@ class Engine {
   Picoseconds event_time() const { return std::min(tokens_out(), next_try_); }
   Picoseconds tokens_out() const { return in_flight_ == 0 ? kNever : front().end; }
   Picoseconds next_try() const { return next_try_; }
+  bool is_idle() const { return in_flight_ == 0 && next_try_ == kNever; }
   // Has requests, but nothing in flight and nothing that could be scheduled.
   bool stuck() const;
 

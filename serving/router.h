@@ -58,11 +58,13 @@ class LeastLoad {
   explicit LeastLoad(std::size_t count);
   std::int64_t operator[](std::int32_t i) const { return loads_[static_cast<std::size_t>(i)]; }
   void add(std::int32_t i, std::int64_t change);
-  std::int32_t least() const { return winners_[1]; }
+  void enable(std::int32_t i, bool on);               // all are at first; the least is one of these
+  std::int32_t least() const { return winners_[1]; }  // -1: none is enabled
   std::int64_t sum() const { return sum_; }
 
  private:
   std::int32_t better(std::int32_t a, std::int32_t b) const;
+  void replay(std::size_t leaf);
   std::vector<std::int64_t> loads_;
   std::vector<std::int32_t> winners_;  // tournament: a node's winner is the better of its two children's
   std::size_t leaves_ = 1;
@@ -73,16 +75,18 @@ class Router {
  public:
   Router(const RouterConfig& config, std::size_t replicas);
 
-  // content: the prompt's shared content (Workload::content). Lowest index on ties.
+  // Only those that are available are picked; all are at first.
+  void set_available(std::int32_t replica, bool available);
+  // content: the prompt's shared content (Workload::content). Lowest index on ties; -1: none is available.
   std::int32_t pick(const Request& request, std::span<const ContentRun> content, ReplicaView& view);
   // The request was sent there; it has left that replica.
   void sent(std::int32_t replica, const Request& request) { count(replica, request, 1); }
   void left(std::int32_t replica, const Request& request) { count(replica, request, -1); }
   std::int64_t outstanding(std::int32_t replica) const { return outstanding_[replica]; }
+  std::int64_t outstanding() const { return outstanding_.sum(); }  // of all, available or not
 
  private:
   void count(std::int32_t replica, const Request& request, std::int64_t by);
-  std::int32_t replicas() const { return static_cast<std::int32_t>(replicas_); }
   std::int32_t better_of_two(const Request& request) const;
   std::int32_t of_session(const Request& request);
   std::int32_t of_prefix(const Request& request, std::span<const ContentRun> content) const;
@@ -90,7 +94,8 @@ class Router {
   std::int32_t lowest_cost(const Request& request, ReplicaView& view) const;
 
   RouterConfig config_;
-  std::size_t replicas_, turn_ = 0;
+  std::vector<std::int32_t> available_;   // ascending
+  std::int32_t turn_ = 0;                 // the replica from which on the next turn looks
   LeastLoad outstanding_, tokens_;        // requests, and their prompts and allowed outputs, not yet left
   std::vector<std::int32_t> of_session_;  // replica by session, -1: none yet
   std::vector<ReplicaState> states_;      // scratch

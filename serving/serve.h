@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "serving/autoscaler.h"
 #include "serving/backend.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
@@ -119,6 +120,9 @@ struct ServeOptions {
   // Disaggregated: of the prefill engines; decode engines by the same rule if it looks at loads alone, else
   // by the fewest outstanding requests.
   RouterConfig router;
+  // Of `replicas` engines alike as many serve as it decides; requests that come while none does wait in front
+  // of the router. Not with engines that only prefill.
+  AutoscaleConfig autoscale;
   Slo slo;
   bool use_spans = true;
   bool keep_records = false;
@@ -159,6 +163,9 @@ struct ServeResult {
                ? 1 - static_cast<double>(beam_blocks) / static_cast<double>(unshared_beam_blocks)
                : 0;
   }
+  // Replicas that serve, start or end, over time; how often one started after the beginning, and ended.
+  double replica_seconds = 0;
+  std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
 };
 

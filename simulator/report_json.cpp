@@ -221,6 +221,12 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                             {"blocks", s.served.beam_blocks},
                             {"unshared_blocks", s.served.unshared_beam_blocks},
                             {"shared_block_share", s.served.shared_block_share()}};
+  if (d.scenario.cluster.autoscale)
+    j["autoscale"] = Json{{"mean_replicas", s.mean_replicas()},
+                          {"most_replicas", s.served.most_replicas},
+                          {"replica_hours", s.served.replica_seconds / 3600},
+                          {"starts", s.served.replica_starts},
+                          {"ends", s.served.replica_ends}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
   j["aborted"] = s.served.aborted;

@@ -252,6 +252,12 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("prompt to cache at the decode engine (ms), mean"), m.transfers.mean_ms});
     load.add({std::string("of it on the link (ms), mean"), m.transfers.link_ms});
   }
+  if (d.scenario.cluster.autoscale) {
+    load.add({std::string("replicas, mean"), s.mean_replicas()});
+    load.add({std::string("replicas, most"), s.served.most_replicas});
+    load.add({std::string("replicas started, ended"),
+              fmt::format("{}, {}", s.served.replica_starts, s.served.replica_ends)});
+  }
   load.add({std::string("running sequences, mean"), m.mean_running});
   load.add({std::string("waiting requests, mean"), m.mean_waiting});
   load.add({std::string("engine time in steps"), percent(m.busy_share)});

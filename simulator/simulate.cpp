@@ -62,6 +62,18 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
   }
   o.replicas = d.engines();
   o.router = router_config(d.scenario);
+  if (const auto& a = d.scenario.cluster.autoscale) {
+    const auto time = [](double seconds) { return to_picoseconds(Seconds(seconds)); };
+    o.autoscale = {true,
+                   a->min_replicas,
+                   o.replicas,
+                   a->metric == "ttft_ms" ? ScaleMetric::kTtft : ScaleMetric::kOutstanding,
+                   *a->target,
+                   a->tolerance,
+                   time(a->interval_s),
+                   time(a->startup_s),
+                   time(a->scale_down_window_s)};
+  }
   const SloSection& slo = d.scenario.slo;
   o.slo = {slo.ttft_ms, slo.tpot_ms, slo.e2el_ms, slo.itl_ms, slo.percentile};
   o.use_spans = options.use_spans;
@@ -122,7 +134,10 @@ namespace {
 // What the served requests cost and whether the deployment keeps up.
 void conclude(Simulation& s, const Deployment& d) {
   s.has_price = d.has_price;
-  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.devices());
+  double devices = static_cast<double>(d.devices());
+  if (d.scenario.cluster.autoscale && s.served.metrics.duration > 0)
+    devices *= s.served.replica_seconds / (s.served.metrics.duration * static_cast<double>(d.engines()));
+  s.usd_per_hour = d.usd_per_device_hour * devices;
   if (d.has_price)
     s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, s.served.metrics.output_throughput);
   judge_stability(s, d);

@@ -39,7 +39,10 @@ struct Simulation {
   std::map<std::string, Interval> interval;  // by result key, 90 %
   double usd_per_million_tokens = 0;         // output tokens; meaningful when has_price
   bool has_price = false;
-  double usd_per_hour = 0;
+  double usd_per_hour = 0;  // with autoscale: of the replicas that there were, on average
+  double mean_replicas() const {
+    return served.metrics.duration > 0 ? served.replica_seconds / served.metrics.duration : 0;
+  }
   std::string stability;  // "stable", "backlogged", "overloaded"
   std::string stability_reason;
   std::string workload;  // Workload::describe()
