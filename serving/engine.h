@@ -67,6 +67,7 @@ class Engine {
   std::int64_t waiting() const;
   std::int64_t num_steps() const { return num_steps_; }
   Picoseconds busy() const { return busy_; }
+  double kv_usage() const;  // share of the KV memory that requests hold, of the fullest rank (after catch_up)
   double peak_kv_usage() const { return peak_kv_usage_; }
   TokenCounts counts() const;
   std::int64_t peak_host_blocks() const;  // of the fullest rank
@@ -113,7 +114,6 @@ class Engine {
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
   void note_usage();
-  double kv_usage() const;
 
   const std::int32_t index_;
   const EngineConfig config_;

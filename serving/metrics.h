@@ -30,6 +30,16 @@ struct RequestRecord {
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
 
+// What its time to first token is made of; they add up to first_token - arrival.
+struct TtftParts {
+  Picoseconds ingress = 0;     // to the engine's queue; with autoscale also in front of the router
+  Picoseconds queue = 0;       // until it is first scheduled
+  Picoseconds prefill = 0;     // until the step with its last chunk begins
+  Picoseconds transfer = 0;    // of its cache, where the decode engine makes the first token
+  Picoseconds first_step = 0;  // that step, and the way to the client
+};
+TtftParts ttft_parts(const RequestRecord& record);
+
 // Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's
 // --goodput does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.
 struct Slo {

@@ -181,6 +181,7 @@ class Loop : private ReplicaView {
       if (replicas_.state(static_cast<std::int32_t>(i)) != Replicas::State::kServing)
         router_.set_available(static_cast<std::int32_t>(i), false);
     }
+    result_.over_time.period = options.sample_period;
     if (options.autoscale.on) next_decision_ = options.autoscale.interval;
     loads_.resize(replicas);
     is_ready_.resize(replicas);
@@ -195,6 +196,7 @@ class Loop : private ReplicaView {
       if (next != kNever || !unrouted_.empty())
         next = std::min({next, replicas_.next_start(), next_decision_});
       if (next == kNever) break;
+      if (options_.sample_over_time) sample(next);
       averages_.advance(std::max(next, now_));
       now_ = averages_.now;
       commit_ended();
@@ -461,6 +463,25 @@ class Loop : private ReplicaView {
     if (options_.progress && (events_ & 65535) == 0) {
       const std::int64_t total = workload_.total_requests();
       if (total > 0) options_.progress(static_cast<double>(completed_) / static_cast<double>(total));
+    }
+  }
+
+  // At the times before the next event, when all of the last one is done: a step that starts at such a time
+  // has.
+  void sample(Picoseconds next) {
+    for (; result_.over_time.next() < next;) {
+      OverTime::Sample s{result_.over_time.next(), averages_.running, averages_.waiting};
+      for (std::size_t e = 0; e < engines_.size(); ++e) {
+        const Replicas::State state = replicas_.state(static_cast<std::int32_t>(e));
+        if (state == Replicas::State::kOff || state == Replicas::State::kStarting) continue;
+        engines_[e]->catch_up(s.time + 1);
+        const double usage = engines_[e]->kv_usage();
+        ++s.replicas;
+        s.mean_kv_usage += usage;
+        s.most_kv_usage = std::max(s.most_kv_usage, usage);
+      }
+      if (s.replicas > 0) s.mean_kv_usage /= static_cast<double>(s.replicas);
+      result_.over_time.add(s);
     }
   }
 

@@ -13,6 +13,7 @@
 #include "serving/backend.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
+#include "serving/over_time.h"
 #include "serving/router.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
@@ -126,9 +127,11 @@ struct ServeOptions {
   Slo slo;
   bool use_spans = true;
   bool keep_records = false;
-  Picoseconds ingress = 0;             // client to engine queue, per request
-  Picoseconds egress = 0;              // token produced to token at the client
-  TimelineWriter* timeline = nullptr;  // Perfetto trace, or a recording; may be null
+  bool sample_over_time = false;
+  Picoseconds sample_period = OverTime().period;  // shorter in tests
+  Picoseconds ingress = 0;                        // client to engine queue, per request
+  Picoseconds egress = 0;                         // token produced to token at the client
+  TimelineWriter* timeline = nullptr;             // Perfetto trace, or a recording; may be null
   std::function<void(double done_share)> progress;
   const std::atomic<bool>* stop = nullptr;  // set: throw Interrupted
   // Give up (ServeResult::aborted) when a request can never be served, or when mean waiting grows past this
@@ -163,6 +166,7 @@ struct ServeResult {
                ? 1 - static_cast<double>(beam_blocks) / static_cast<double>(unshared_beam_blocks)
                : 0;
   }
+  OverTime over_time;  // empty unless it is asked for
   // Replicas that serve, start or end, over time; how often one started after the beginning, and ended.
   double replica_seconds = 0;
   std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;

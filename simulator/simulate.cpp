@@ -78,6 +78,7 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
   o.slo = {slo.ttft_ms, slo.tpot_ms, slo.e2el_ms, slo.itl_ms, slo.percentile};
   o.use_spans = options.use_spans;
   o.keep_records = options.keep_records;
+  o.sample_over_time = options.sample_over_time;
   o.ingress = to_picoseconds(d.behavior.ingress);
   o.egress = to_picoseconds(d.behavior.egress);
   o.timeline = options.timeline;

@@ -26,6 +26,7 @@ Interval with_engine_error(double value, const Interval& steps, double engine_er
 struct SimulateOptions {
   bool use_spans = true;
   bool keep_records = false;
+  bool sample_over_time = false;
   bool intervals = true;  // simulate again with prices at the ends of their interval
   std::int64_t abort_backlog = 0;
   TimelineWriter* timeline = nullptr;

@@ -201,7 +201,7 @@ Scenario beam_scenario(std::uint64_t seed) {
 
 struct Reached {
   std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0,
-               starts = 0, ends = 0;
+               starts = 0, ends = 0, samples = 0;
 };
 
 template <class Make>
@@ -211,6 +211,7 @@ void expect_the_same_times(Make make, Reached& reached) {
     Recording with, without;
     a.options.use_spans = true;
     b.options.use_spans = false;
+    for (Scenario* s : {&a, &b}) s->options.sample_over_time = true, s->options.sample_period = 500;
     a.options.timeline = &with;
     b.options.timeline = &without;
     const ServeResult x = serve(a.workload, a.backend, a.options);
@@ -250,6 +251,9 @@ void expect_the_same_times(Make make, Reached& reached) {
     ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
 
     ASSERT_EQ(x.replica_seconds, y.replica_seconds) << seed;
+    ASSERT_EQ(x.over_time.period, y.over_time.period) << seed;
+    ASSERT_EQ(x.over_time.samples, y.over_time.samples) << seed;
+    reached.samples += std::ssize(x.over_time.samples);
     ASSERT_EQ(x.replica_starts, y.replica_starts) << seed;
     ASSERT_EQ(x.replica_ends, y.replica_ends) << seed;
     reached.starts += x.replica_starts;
@@ -289,6 +293,7 @@ TEST_P(Spans, OfReplicasThatComeAndGoToo) {
   Reached reached;
   const auto make = [](std::uint64_t seed) { return scaled_scenario(seed, GetParam()); };
   ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached));
+  EXPECT_GT(reached.samples, 10000);
   EXPECT_GT(reached.starts, 1000);
   EXPECT_GT(reached.ends, 1000);
   EXPECT_GT(reached.hits, 10000);
