@@ -6,7 +6,7 @@
 #include <set>
 
 #include "serving/region_pool.h"
-#include "serving/scheduler/vllm_v1.h"
+#include "serving/scheduler/reservation.h"
 #include "toy.h"
 
 namespace foretoken {
