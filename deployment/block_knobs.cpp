@@ -224,7 +224,10 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& w
 
 void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   s.reserve_full_prompt = true;
-  if (reserves(s.policy) && e.kv_layout.value_or("contiguous") == "paged") s.contiguous = false;
+  if (reserves(s.policy)) {
+    s.contiguous = e.kv_layout.value_or("contiguous") != "paged";
+    s.buddy = e.kv_layout.value_or("contiguous") == "buddy";
+  }
   if (e.enable_dynamic_chunking_schedule.value_or(false))
     s.sarathi = {*e.low_chunk_size, *e.high_chunk_size, *e.chunk_schedule_max_tokens,
                  *e.chunk_schedule_stages};
@@ -235,6 +238,9 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   if (e.waiting_served_ratio) s.tgi.waiting_served_ratio = *e.waiting_served_ratio;
   if (e.max_waiting_tokens) s.tgi.max_waiting_tokens = *e.max_waiting_tokens;
   s.tgi.max_batch_total_tokens = e.max_batch_total_tokens.value_or(0);
+  // TGI rounds its budget of a prefill step up to blocks.
+  if (s.policy == SchedulerPolicy::kTgi)
+    s.max_num_batched_tokens = (s.max_num_batched_tokens + s.block_size - 1) / s.block_size * s.block_size;
   if (e.n_ubatch) s.llama_cpp.n_ubatch = *e.n_ubatch;
 }
 

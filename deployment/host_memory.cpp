@@ -127,7 +127,7 @@ void read_kv_layout(Deployment& d, const std::string& where) {
       p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
   if (always) {
     if (!e.kv_layout) e.kv_layout = "contiguous";
-    if (*e.kv_layout == "paged" && p != SchedulerPolicy::kOrca)
+    if (*e.kv_layout != "contiguous" && p != SchedulerPolicy::kOrca)
       throw Error(at + "kv_layout",
                   fmt::format("{} takes a sequence's memory in one piece; use contiguous", d.behavior.name));
     if (p == SchedulerPolicy::kLlamaCpp && e.kv_reservation.value_or("max_model_len") != "max_model_len")
@@ -142,6 +142,10 @@ void read_kv_layout(Deployment& d, const std::string& where) {
                   "is said of contiguous memory, and kv_layout is paged; leave it out");
     return;
   }
+  if (*e.kv_layout == "buddy")
+    throw Error(at + "kv_layout", fmt::format("a buddy allocator is modelled with Orca, and the behaviour is "
+                                              "{}; use contiguous or paged",
+                                              d.behavior.name));
   if (p != SchedulerPolicy::kVllmV1)
     throw Error(at + "kv_layout",
                 fmt::format("contiguous is modelled with vLLM V1's scheduler, Orca, static batches and "

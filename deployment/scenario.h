@@ -23,7 +23,7 @@ inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_milli
                                                        "goodput_per_device", "p99_e2el_ms"};
 
 inline constexpr std::string_view kPreemptionNames[] = {"recompute", "swap"};
-inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous"};
+inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous", "buddy"};
 inline constexpr std::string_view kKvReservationNames[] = {"max_model_len", "power_of_two", "exact"};
 inline constexpr std::string_view kStreamSourceNames[] = {"host", "storage"};
 
@@ -359,9 +359,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("preemption_mode", &EngineSection::preemption_mode,
           "what a sequence that is preempted for want of KV blocks does with them (default: recompute)",
           one_of(kPreemptionNames)),
-    field("kv_layout", &EngineSection::kv_layout,
-          "KV memory of a sequence in blocks as it grows, or in one region from the start (default: paged)",
-          one_of(kKvLayoutNames)),
+    field(
+        "kv_layout", &EngineSection::kv_layout,
+        "KV memory of a sequence in blocks as it grows, or in one region from the start, found first-fit or "
+        "by a buddy allocator (default: paged)",
+        one_of(kKvLayoutNames)),
     field("kv_reservation", &EngineSection::kv_reservation,
           "tokens of a contiguous region: the longest sequence's, prompt and output rounded up to a power of "
           "two, or prompt and output as they will be (default: max_model_len)",

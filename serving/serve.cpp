@@ -85,6 +85,8 @@ void check_policy(const SchedulerConfig& c) {
             "contiguous is modelled for vLLM's scheduler, Orca, static batches and llama.cpp alone");
     require(c.contiguous || c.policy == SchedulerPolicy::kOrca, "kv_layout",
             "blocks anywhere are reserved by Orca alone");
+    require(!c.buddy || c.policy == SchedulerPolicy::kOrca, "kv_layout",
+            "a buddy allocator is modelled for Orca alone");
     require(!c.enable_prefix_caching, "enable_prefix_caching",
             "contiguous regions share nothing; turn it off");
     require(c.num_host_blocks == 0, "preemption_mode",

@@ -120,6 +120,7 @@ struct SchedulerConfig {
   std::int64_t num_host_blocks = 0;
   KvReservation reservation = KvReservation::kPaged;  // without prefix caching where it is not paged
   bool contiguous = true;                             // what is reserved is one region, not blocks anywhere
+  bool buddy = false;                                 // regions are a buddy allocator's
   bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;                             // batches in flight
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their

@@ -14,7 +14,7 @@ BlockScheduler::BlockScheduler(const SchedulerParts& parts)
     : config_(parts.config),
       sequences_(parts.sequences),
       pool_(parts.pool),
-      regions_(contiguous() ? parts.config.num_blocks : 0),
+      regions_(contiguous() ? parts.config.num_blocks : 0, parts.config.buddy),
       batch_(parts.windows, parts.list_decodes),
       grows_(parts.config.caches_tokens && !reserves()),
       rooms_(static_cast<std::size_t>(parts.config.block_size)) {}

@@ -1,6 +1,9 @@
 // Orca's iteration-level scheduling (Yu et al. 2022, algorithm 1): running requests and whole prompts in one
 // batch, first come first served, with memory reserved to the end.
+#include <fmt/format.h>
+
 #include "serving/scheduler/policies.h"
+#include "serving/scheduler/reservation.h"
 
 namespace foretoken {
 namespace {
@@ -8,6 +11,13 @@ namespace {
 class OrcaScheduler final : public BlockScheduler {
  public:
   using BlockScheduler::BlockScheduler;
+
+  std::optional<std::string> refuses(const Request& request) const override {
+    const std::int64_t region = regions_.taken(blocks_for(reserved_tokens(config_, request)));
+    if (!config_.buddy || !config_.caches_tokens || region <= pool_.usable()) return std::nullopt;
+    return fmt::format("a buddy allocator gives the request {} KV blocks, the engine has {}", region,
+                       pool_.usable());
+  }
 
  private:
   void decide(Picoseconds now) override {

@@ -67,6 +67,7 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
     case SchedulerPolicy::kOrca:
       c.reservation = static_cast<KvReservation>(pick(1, 3));
       c.contiguous = chance(0.6);
+      c.buddy = c.contiguous && chance(0.4);
       whole_prompts();
       all_decode();
       more_memory();
