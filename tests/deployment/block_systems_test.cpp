@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json_full.h"
 #include "models.h"
 
 namespace foretoken {
