@@ -15,10 +15,10 @@ namespace {
 // slots, sequences have up to 2048 tokens; ShareGPT has 161.31 prompt and 337.99 output tokens on average.
 constexpr std::int64_t kSlots = 15'700, kLongest = 2048;
 constexpr double kInput = 161.31, kOutput = 337.99;
-// The spread of the lengths isn't given. Log-normal outputs of this coefficient of variation, independent of
-// the prompts, need 757 slots on the average of requests that run, which is what figure 2 says of Orca (Max):
-// 33.7 of 91.1 % of 2048.
-constexpr double kOutputSpread = 0.874, kInputSpread = 1.0;
+// The spread of the lengths isn't given. With log-normal outputs of this coefficient of variation,
+// independent of the prompts, the requests that run need 751 slots each on average; figure 2 says 757 of Orca
+// (Max): 33.7 of the 91.1 % of the memory that regions of 2048 take.
+constexpr double kOutputSpread = 0.95, kInputSpread = 1.0;
 
 // All at once, so that memory is what limits.
 class ShareGpt : public Workload {
@@ -29,14 +29,14 @@ class ShareGpt : public Workload {
   Request pop() override {
     Request r;
     r.id = next_;
-    const auto length = [&](std::uint64_t stream, double mean, double spread) {
+    const auto length = [&](std::uint64_t stream, double mean, double spread, double most) {
       const double variance = std::log1p(spread * spread);
       CounterRandom random(5, stream, static_cast<std::uint64_t>(next_));
       const double x = std::exp(std::log(mean) - variance / 2 + std::sqrt(variance) * random.normal());
-      return static_cast<std::int32_t>(std::clamp(x, 1.0, 1000.0));
+      return static_cast<std::int32_t>(std::clamp(x, 1.0, most));
     };
-    r.input_len = length(1, kInput, kInputSpread);
-    r.output_len = length(2, kOutput, kOutputSpread);
+    r.input_len = length(1, kInput, kInputSpread, kLongest / 2);
+    r.output_len = length(2, kOutput, kOutputSpread, kLongest - r.input_len);
     ++next_;
     return r;
   }
