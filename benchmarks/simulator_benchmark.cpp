@@ -127,5 +127,26 @@ BENCHMARK_CAPTURE(simulate_benchmark, fixed_512_128_5000_requests,
                   true)
     ->Unit(benchmark::kMillisecond);
 
+// A load that keeps a device half busy, under each scheduling policy.
+const char* const kPolicies[] = {
+    "vllm-0.19",         "sglang-0.5", "trtllm-1.2", "vllm-0.7",          "orca", "sarathi",
+    "fastertransformer", "triton",     "lightllm",   "deepspeed-fastgen", "tgi",  "llama.cpp"};
+const bool registered = [] {
+  for (const std::string behavior : kPolicies) {
+    // Static batches and one slot after another serve less.
+    const bool slow = behavior == "fastertransformer" || behavior == "triton" || behavior == "llama.cpp";
+    const std::string scenario = R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+      "engine": {"max_model_len": 4096)" +
+                                 std::string(behavior == "llama.cpp" ? R"(, "n_parallel": 64)" : "") +
+                                 R"(, "behavior": ")" + behavior + R"("},
+      "workload": {"request_rate": )" +
+                                 (slow ? "4" : "15") + R"(, "num_prompts": 5000, "input_len": {"value": 512},
+                   "output_len": {"value": 256}}})";
+    benchmark::RegisterBenchmark(("simulate_policy/" + behavior).c_str(), simulate_benchmark, scenario, true)
+        ->Unit(benchmark::kMillisecond);
+  }
+  return true;
+}();
+
 }  // namespace
 }  // namespace foretoken

@@ -12,9 +12,10 @@ void refuse_with_beams(const Deployment& d, const std::string& where) {
   const EngineSection& e = d.scenario.engine;
   const std::string at = where + "/workload/beam_width";
   if (d.behavior.policy != SchedulerPolicy::kVllmV1)
-    throw Error(at, fmt::format("beam search is modelled for vLLM's scheduler, not for {}; use behavior vllm "
-                                "or leave it out",
-                                d.behavior.name));
+    throw Error(at,
+                fmt::format("beam search is modelled for vLLM V1's scheduler, not for {}; use behavior vllm "
+                            "or leave it out",
+                            d.behavior.name));
   if (d.scenario.workload.temperature.value_or(0) > 0)
     throw Error(where + "/workload/temperature",
                 "beam search keeps the likeliest tokens and draws none; leave one of the two out");

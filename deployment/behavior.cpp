@@ -11,11 +11,13 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "deployment/block_systems.h"
 
 namespace foretoken {
 namespace {
 
 constexpr int kOldestMinor = 8, kNewestMinor = 24;
+constexpr int kOldestV0Minor = 6, kNewestV0Minor = 7;  // V1 is the default from 0.8
 
 struct Version {
   int major, minor;
@@ -89,6 +91,26 @@ Behavior vllm(int minor) {
   return b;
 }
 
+Behavior vllm_v0(int minor) {
+  Behavior b = vllm(minor);
+  b.policy = SchedulerPolicy::kVllmV0;
+  b.prefix_caching = b.chunked_prefill = b.reserve_full_prompt = false;
+  b.source = "vLLM source (core/scheduler.py)";
+  return b;
+}
+
+// No measured server of these is known here: the widest of the errors above.
+Behavior block_system(Behavior b) {
+  set_host_times(b);
+  if (b.in_python) {
+    b.prefill_layer = kPrefillLayer;
+    b.prefill_layer_doubling = kPrefillLayerDoubling;
+  }
+  b.first_token_error = std::max({kVllmErrors[0], kSglangErrors[0], kTrtllmErrors[0]});
+  b.engine_error = std::max({kVllmErrors[1], kSglangErrors[1], kTrtllmErrors[1]});
+  return b;
+}
+
 // The executor of this program: vLLM V1's scheduler in the process that computes. No server around it, no
 // graphs, and what its steps take beyond their operators is their own.
 Behavior executor() {
@@ -143,9 +165,11 @@ Behavior trtllm(Version version) {
 
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
   throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}, "
+                                 "V0 as vllm-0.{} and vllm-0.{}, "
                                  "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to "
-                                 "trtllm-1.3, and its own executor, foretoken",
-                                 name, kOldestMinor, kNewestMinor));
+                                 "trtllm-1.3, {}, and its own executor, foretoken",
+                                 name, kOldestMinor, kNewestMinor, kOldestV0Minor, kNewestV0Minor,
+                                 join(block_system_names(), ", ")));
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -220,11 +244,19 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
     } else if (family == "trtllm") {
       b = trtllm(nearest(kTrtllmVersions, *asked));
     } else {
-      // "vllm-v1" is the engine generation that is modelled, "vllm-v0" the one before.
-      if (!asked->newest && !asked->has_minor && asked->version.major == 0) refuse(name, where);
+      // "vllm-v1" is an engine's generation, "vllm-v0" the one before.
+      const bool is_generation = !asked->newest && !asked->has_minor && asked->version.major == 0;
       const bool versioned = asked->has_minor && asked->version.major == 0;
-      b = vllm(versioned ? std::clamp(asked->version.minor, kOldestMinor, kNewestMinor) : kNewestMinor);
+      if (is_generation || (versioned && asked->version.minor < kOldestMinor))
+        b = vllm_v0(versioned ? std::max(asked->version.minor, kOldestV0Minor) : kNewestV0Minor);
+      else
+        b = vllm(versioned ? std::min(asked->version.minor, kNewestMinor) : kNewestMinor);
     }
+    b.asked = name;
+    return b;
+  }
+  if (const auto system = find_block_system(text)) {
+    Behavior b = block_system(*system);
     b.asked = name;
     return b;
   }
@@ -238,10 +270,11 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
 
 std::vector<std::string> modelled_behaviors() {
   std::vector<std::string> names = {executor().name};
-  for (int minor = kOldestMinor; minor <= kNewestMinor; ++minor)
+  for (int minor = kOldestV0Minor; minor <= kNewestMinor; ++minor)
     names.push_back(fmt::format("vllm-0.{}", minor));
   for (const Version& v : kSglangVersions) names.push_back(sglang(v).name);
   for (const Version& v : kTrtllmVersions) names.push_back(trtllm(v).name);
+  for (std::string& name : block_system_names()) names.push_back(std::move(name));
   return names;
 }
 

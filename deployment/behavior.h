@@ -21,7 +21,7 @@ enum class MemoryRule {
 struct Behavior {
   std::string name;    // as modelled: "vllm-0.19"
   std::string asked;   // as written in the scenario
-  std::string family;  // "vllm", "sglang", "trtllm"
+  std::string family;  // "vllm", "sglang", "trtllm", or the name of a block system (block_systems.h)
   int major = 0, minor = 0;
   SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
   MemoryRule memory_rule = MemoryRule::kShareOfDevice;
@@ -32,6 +32,7 @@ struct Behavior {
   bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
   bool graph_memory_counted = false;     // captured graphs come out of the memory budget (vLLM 0.21)
   bool own_executor = false;             // this program's: no graphs are captured
+  bool in_python = false;                // prompts outside graphs return to Python module by module
   // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
   // device's time, an asynchronous one hides it: step = max(device, host).
   Seconds host_step, host_per_sequence;
@@ -53,11 +54,19 @@ struct Behavior {
 
   // Whose measured operators price it best; empty: the database's own order.
   std::string measured_engine() const {
-    return policy == SchedulerPolicy::kVllmV1 && !own_executor ? std::string() : name;
+    const bool has_own = policy == SchedulerPolicy::kSglang || policy == SchedulerPolicy::kTrtllm;
+    return has_own || own_executor ? name : std::string();
   }
 };
 
-// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly".
+// Scheduled by a policy on top of BlockScheduler: nothing is shared between requests, nothing drafted.
+inline bool is_block_policy(SchedulerPolicy policy) {
+  return policy != SchedulerPolicy::kVllmV1 && policy != SchedulerPolicy::kSglang &&
+         policy != SchedulerPolicy::kTrtllm;
+}
+
+// "vllm-0.19", "vllm-0.19.0", "vllm" (newest modelled), "sglang-0.5.8", "trtllm-1.2.0rc6", "vllm-nightly",
+// "vllm-v0", "sarathi".
 // The nearest modelled version not above the one asked for, else the oldest. Error listing what this build
 // models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);

@@ -122,17 +122,35 @@ double host_bytes(const Deployment& d) {
 void read_kv_layout(Deployment& d, const std::string& where) {
   EngineSection& e = d.scenario.engine;
   const std::string at = where + "/engine/";
+  const SchedulerPolicy p = d.behavior.policy;
+  const bool always =
+      p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
+  if (always) {
+    if (!e.kv_layout) e.kv_layout = "contiguous";
+    if (*e.kv_layout != "contiguous" && p != SchedulerPolicy::kOrca)
+      throw Error(at + "kv_layout",
+                  fmt::format("{} takes a sequence's memory in one piece; use contiguous", d.behavior.name));
+    if (p == SchedulerPolicy::kLlamaCpp && e.kv_reservation.value_or("max_model_len") != "max_model_len")
+      throw Error(at + "kv_reservation",
+                  "a slot of llama.cpp has the length of its context; use max_model_len");
+    if (!e.kv_reservation) e.kv_reservation = "max_model_len";
+    return;
+  }
   if (e.kv_layout.value_or("paged") == "paged") {
     if (e.kv_reservation)
       throw Error(at + "kv_reservation",
                   "is said of contiguous memory, and kv_layout is paged; leave it out");
     return;
   }
-  if (d.behavior.policy != SchedulerPolicy::kVllmV1)
-    throw Error(
-        at + "kv_layout",
-        fmt::format("contiguous is modelled with vLLM's scheduler, and the behaviour is {}; use paged",
-                    d.behavior.name));
+  if (*e.kv_layout == "buddy")
+    throw Error(at + "kv_layout", fmt::format("a buddy allocator is modelled with Orca, and the behaviour is "
+                                              "{}; use contiguous or paged",
+                                              d.behavior.name));
+  if (p != SchedulerPolicy::kVllmV1)
+    throw Error(at + "kv_layout",
+                fmt::format("contiguous is modelled with vLLM V1's scheduler, Orca, static batches and "
+                            "llama.cpp, and the behaviour is {}; use paged",
+                            d.behavior.name));
   if (e.preemption_mode.value_or("") == "swap")
     throw Error(at + "preemption_mode", "nobody is preempted whose memory is reserved; use recompute");
   if (e.enable_prefix_caching.value_or(false))

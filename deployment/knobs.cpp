@@ -1,4 +1,6 @@
 // The knobs that SGLang and TensorRT-LLM have under names of their own, and these systems' limits by default.
+#include "deployment/knobs.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,46 +12,6 @@
 
 namespace foretoken {
 namespace {
-
-std::string family_title(std::string_view family) {
-  return family == "sglang" ? "SGLang" : family == "trtllm" ? "TensorRT-LLM" : "vLLM";
-}
-
-class Knobs {
- public:
-  Knobs(const Behavior& behavior, const std::string& where) : behavior_(behavior), at_(where + "/engine/") {}
-
-  template <class T>
-  void only(const std::optional<T>& own, std::string_view key, std::string_view family) const {
-    if (!own || behavior_.family == family) return;
-    throw Error(at_ + std::string(key), fmt::format("is a knob of {}, and the behaviour is {}; leave it out",
-                                                    family_title(family), behavior_.name));
-  }
-  // own: the same as `common` under another name.
-  template <class T>
-  void alias(const std::optional<T>& own, std::string_view key, std::string_view family,
-             std::optional<T>& common, std::string_view common_key) const {
-    only(own, key, family);
-    if (!own) return;
-    if (common && *common != *own)
-      throw Error(at_ + std::string(key), fmt::format("is {}, and {} is {}: they mean the same; give one",
-                                                      *own, common_key, *common));
-    common = *own;
-  }
-  void negated(const std::optional<bool>& own, std::string_view key, std::optional<bool>& common,
-               std::string_view common_key) const {
-    only(own, key, "sglang");
-    if (!own) return;
-    if (common && *common == *own)
-      throw Error(at_ + std::string(key), fmt::format("is {}, and {} is {} too: they contradict each other",
-                                                      *own, common_key, *common));
-    common = !*own;
-  }
-
- private:
-  const Behavior& behavior_;
-  std::string at_;
-};
 
 void refuse_order(const EngineSection& e, const std::string& where) {
   if (!e.schedule_policy) return;
@@ -75,7 +37,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   const Knobs k(behavior, where);
   k.only(e.long_prefill_token_threshold, "long_prefill_token_threshold", "vllm");
   k.only(e.scheduler_reserve_full_isl, "scheduler_reserve_full_isl", "vllm");
-  k.only(e.watermark, "watermark", "vllm");
+  k.only(e.watermark, "watermark", "vllm sarathi");
 
   k.only(e.max_prefill_tokens, "max_prefill_tokens", "sglang");
   k.only(e.schedule_conservativeness, "schedule_conservativeness", "sglang");
@@ -96,7 +58,8 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.context_chunking_policy, "context_chunking_policy", "trtllm");
   k.only(e.batch_wait_timeout_iters, "batch_wait_timeout_iters", "trtllm");
   k.only(e.batch_wait_max_tokens_ratio, "batch_wait_max_tokens_ratio", "trtllm");
-  k.alias(e.max_batch_size, "max_batch_size", "trtllm", e.max_num_seqs, "max_num_seqs");
+  k.alias(e.max_batch_size, "max_batch_size", "trtllm orca fastertransformer triton tgi", e.max_num_seqs,
+          "max_num_seqs");
   k.alias(e.max_num_tokens, "max_num_tokens", "trtllm", e.max_num_batched_tokens, "max_num_batched_tokens");
   k.alias(e.tokens_per_block, "tokens_per_block", "trtllm", e.block_size, "block_size");
   k.alias(e.kv_cache_free_gpu_memory_fraction, "kv_cache_free_gpu_memory_fraction", "trtllm",
@@ -105,6 +68,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
           "enable_chunked_prefill");
   k.alias(e.enable_block_reuse, "enable_block_reuse", "trtllm", e.enable_prefix_caching,
           "enable_prefix_caching");
+  take_block_knobs(e, behavior, where);
 }
 
 namespace {
@@ -237,6 +201,7 @@ void take_host_times(const HostTimes& times, Behavior& b) {
 
 void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& behavior) {
   s.policy = behavior.policy;
+  if (is_block_policy(behavior.policy)) return set_block_policy(s, e);
   if (behavior.policy == SchedulerPolicy::kSglang) {
     s.sglang.chunked_prefill_size = *e.chunked_prefill_size;
     s.sglang.max_prefill_tokens = *e.max_prefill_tokens;

@@ -27,7 +27,7 @@ Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& 
   LoraSection& l = *engine.lora;
   const std::string at = where + "/engine/lora";
   if (behavior.policy != SchedulerPolicy::kVllmV1)
-    throw Error(at, fmt::format("adapters are modelled for vLLM's rules alone, not for {}; leave it out",
+    throw Error(at, fmt::format("adapters are modelled for vLLM V1's rules alone, not for {}; leave it out",
                                 behavior.name));
   if (!l.num_adapters) l.num_adapters = l.max_loras;
   if (!l.max_cpu_loras) l.max_cpu_loras = std::max(l.max_loras, *l.num_adapters);

@@ -25,6 +25,12 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
                        const ModelConfig& model, const std::string& where);
 // SGLang's max_running_requests by default: what the cache holds, between 2048 and 4096.
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
+// The same for the systems of block_systems.h and vLLM V0 (block_knobs.cpp).
+void take_block_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
+void fill_block_limits(EngineSection& engine, const Behavior& behavior, const std::string& where);
+void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine);
+// llama.cpp's slots: memory is what they need, no more; a verdict where they do not fit.
+std::optional<Infeasible> slots_verdict(Deployment& deployment);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 
 // What the scenario keeps in host memory (host_memory.cpp). Fills the keys' defaults; throws Error for keys

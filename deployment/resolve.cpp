@@ -331,9 +331,11 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (own_limits && e.pipeline_parallel_size > 1)
     return Infeasible{
         "pipeline not modelled",
-        fmt::format("pipeline parallelism is modelled for vllm alone, not for {}", d.behavior.name),
+        fmt::format("pipeline parallelism is modelled for vLLM V1 alone, not for {}", d.behavior.name),
         std::nullopt};
-  if (own_limits)
+  if (is_block_policy(d.behavior.policy))
+    fill_block_limits(e, d.behavior, where);
+  else if (own_limits)
     fill_other_limits(e, d.behavior, device, model, where);
   else
     fill_limits(e, d.behavior, device, model, where);
@@ -380,7 +382,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   limits.max_num_batched_tokens = *e.max_num_batched_tokens;
   limits.max_num_seqs = *e.max_num_seqs;
   // TensorRT-LLM measures with prompts of the longest length, SGLang's logits live in its reserve.
-  if (own_limits)
+  if (own_limits && !is_block_policy(d.behavior.policy))
     limits.sampled_rows =
         std::max<std::int64_t>(1, *e.max_num_batched_tokens / std::max<std::int64_t>(*e.max_model_len, 1));
   // vLLM profiles its rejection sampler with one drafted token a sequence.
@@ -399,6 +401,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (d.shares_host_memory) limits.shared_bytes = host_bytes(d);
   d.memory = plan_memory(model, d.mapping, d.precision, d.device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
+  if (auto verdict = slots_verdict(d)) return std::move(*verdict);
   plan_host_memory(d);
   if (auto verdict = host_memory_verdict(d, where)) return std::move(*verdict);
 

@@ -24,7 +24,7 @@ inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_milli
                                                        "goodput_per_device", "p99_e2el_ms"};
 
 inline constexpr std::string_view kPreemptionNames[] = {"recompute", "swap"};
-inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous"};
+inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous", "buddy"};
 inline constexpr std::string_view kKvReservationNames[] = {"max_model_len", "power_of_two", "exact"};
 inline constexpr std::string_view kStreamSourceNames[] = {"host", "storage"};
 
@@ -200,6 +200,18 @@ struct EngineSection {
   std::optional<std::string> capacity_scheduler_policy, context_chunking_policy;
   std::optional<std::int64_t> batch_wait_timeout_iters;
   std::optional<double> batch_wait_max_tokens_ratio;
+  // Of the systems with a small scheduler of their own, likewise.
+  std::optional<std::int64_t> chunk_size, low_chunk_size, high_chunk_size, chunk_schedule_max_tokens,
+      chunk_schedule_stages;
+  std::optional<bool> enable_dynamic_chunking_schedule, remove_padding;
+  std::optional<std::int64_t> max_queue_delay_microseconds;
+  std::optional<std::vector<std::int64_t>> preferred_batch_size;
+  std::optional<std::int64_t> running_max_req_size, batch_max_tokens, router_max_wait_tokens;
+  std::optional<double> mem_fraction;
+  std::optional<std::int64_t> max_ragged_batch_size, max_ragged_sequence_count;
+  std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
+  std::optional<double> waiting_served_ratio;
+  std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -278,7 +290,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "SGLang: async_scheduling turned round"),
     field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
           "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
-    field("max_batch_size", &EngineSection::max_batch_size, "TensorRT-LLM's max_num_seqs", at_least(1)),
+    field("max_batch_size", &EngineSection::max_batch_size,
+          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton and TGI", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
           at_least(1)),
     field("tokens_per_block", &EngineSection::tokens_per_block, "TensorRT-LLM's block_size", at_least(1)),
@@ -298,15 +311,60 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           at_least(0)),
     field("batch_wait_max_tokens_ratio", &EngineSection::batch_wait_max_tokens_ratio,
           "TensorRT-LLM: share of max_num_tokens that ends that wait", between(0, 1)),
+    field("chunk_size", &EngineSection::chunk_size, "Sarathi-Serve's max_num_batched_tokens", at_least(1)),
+    field("enable_dynamic_chunking_schedule", &EngineSection::enable_dynamic_chunking_schedule,
+          "Sarathi-Serve: chunks shrink while a prompt is computed"),
+    field("low_chunk_size", &EngineSection::low_chunk_size,
+          "Sarathi-Serve: tokens of a prompt's last chunks, a multiple of 32", at_least(1)),
+    field("high_chunk_size", &EngineSection::high_chunk_size,
+          "Sarathi-Serve: tokens of its first ones, a multiple of 32 (default: chunk_size)", at_least(1)),
+    field("chunk_schedule_max_tokens", &EngineSection::chunk_schedule_max_tokens,
+          "Sarathi-Serve: prompt tokens over which they shrink (default: max_model_len)", at_least(1)),
+    field("chunk_schedule_stages", &EngineSection::chunk_schedule_stages,
+          "Sarathi-Serve: steps in which they shrink (default: 16)", at_least(1)),
+    field("remove_padding", &EngineSection::remove_padding,
+          "FasterTransformer, Triton: pack prompts instead of padding them to the longest (default: true)"),
+    field("max_queue_delay_microseconds", &EngineSection::max_queue_delay_microseconds,
+          "Triton: longest that a request waits for others to join its batch", at_least(0)),
+    field("preferred_batch_size", &EngineSection::preferred_batch_size,
+          "Triton: batch sizes that do not wait (default: max_batch_size)", at_least(1)),
+    field("running_max_req_size", &EngineSection::running_max_req_size, "LightLLM's max_num_seqs",
+          at_least(1)),
+    field("batch_max_tokens", &EngineSection::batch_max_tokens, "LightLLM's max_num_batched_tokens",
+          at_least(1)),
+    field("mem_fraction", &EngineSection::mem_fraction, "LightLLM's gpu_memory_utilization",
+          above_up_to(0, 1)),
+    field("router_max_wait_tokens", &EngineSection::router_max_wait_tokens,
+          "LightLLM: decode steps between two looks at the queue (default: 10)", at_least(0)),
+    field("max_ragged_batch_size", &EngineSection::max_ragged_batch_size,
+          "DeepSpeed-FastGen's max_num_batched_tokens", at_least(1)),
+    field("max_ragged_sequence_count", &EngineSection::max_ragged_sequence_count,
+          "DeepSpeed-FastGen's max_num_seqs", at_least(1)),
+    field("max_batch_prefill_tokens", &EngineSection::max_batch_prefill_tokens,
+          "TGI's max_num_batched_tokens", at_least(1)),
+    field("max_batch_total_tokens", &EngineSection::max_batch_total_tokens,
+          "TGI: prompt and output tokens of the running batch (default: what the KV cache holds)",
+          at_least(1)),
+    field("waiting_served_ratio", &EngineSection::waiting_served_ratio,
+          "TGI: share of the running requests that must wait before they may join (default: 0.3)",
+          at_least(0)),
+    field("max_waiting_tokens", &EngineSection::max_waiting_tokens,
+          "TGI: tokens of the running batch after which fewer may join (default: 20)", at_least(0)),
+    field("n_parallel", &EngineSection::n_parallel, "llama.cpp's max_num_seqs: slots", at_least(1)),
+    field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
+    field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
+          at_least(1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),
     field("preemption_mode", &EngineSection::preemption_mode,
           "what a sequence that is preempted for want of KV blocks does with them (default: recompute)",
           one_of(kPreemptionNames)),
-    field("kv_layout", &EngineSection::kv_layout,
-          "KV memory of a sequence in blocks as it grows, or in one region from the start (default: paged)",
-          one_of(kKvLayoutNames)),
+    field(
+        "kv_layout", &EngineSection::kv_layout,
+        "KV memory of a sequence in blocks as it grows, or in one region from the start, found first-fit or "
+        "by a buddy allocator (default: paged)",
+        one_of(kKvLayoutNames)),
     field("kv_reservation", &EngineSection::kv_reservation,
           "tokens of a contiguous region: the longest sequence's, prompt and output rounded up to a power of "
           "two, or prompt and output as they will be (default: max_model_len)",

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "deployment/block_systems.h"
 #include "deployment/deployment.h"
 #include "deployment/parts.h"
 #include "deployment/vllm_flags.h"
@@ -149,6 +150,84 @@ std::string trtllm_command(const Deployment& d) {
   return c.text();
 }
 
+// Few of the flags that V1 has.
+std::string vllm_v0_command(const Deployment& d) {
+  constexpr std::int64_t kTokens = 2048, kSeqs = 256, kLongContext = 32'768;
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("vllm serve " + shell_quote(model_id(d)));
+  c.add_if(d.mapping.tensor_parallel > 1, "--tensor-parallel-size", d.mapping.tensor_parallel);
+  c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
+  if (needs_checkpoint(d)) {
+    if (d.precision.weights == WeightFormat::kFp8)
+      c.add_if(true, "--quantization", "fp8");
+    else
+      c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  }
+  c.add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype", e.kv_cache_dtype);
+  c.add_if(*e.max_model_len != d.model.max_positions, "--max-model-len", *e.max_model_len);
+  c.add_if(*e.max_num_seqs != kSeqs, "--max-num-seqs", *e.max_num_seqs);
+  c.add_if(*e.max_num_batched_tokens != std::max(kTokens, *e.max_model_len), "--max-num-batched-tokens",
+           *e.max_num_batched_tokens);
+  c.add_if(*e.block_size != d.behavior.block_size, "--block-size", *e.block_size);
+  c.add_if(*e.gpu_memory_utilization != d.behavior.gpu_memory_utilization, "--gpu-memory-utilization",
+           *e.gpu_memory_utilization);
+  // On by default where the context is long.
+  c.add_if(*e.max_model_len > kLongContext, "--enable-chunked-prefill", "False");
+  c.add_switch(d.graph_sizes.empty(), "--enforce-eager");
+  c.add_if(e.num_gpu_blocks_override.has_value(), "--num-gpu-blocks-override",
+           e.num_gpu_blocks_override.value_or(0));
+  if (d.mapping.data_parallel > 1)
+    c.note(
+        fmt::format("{} servers behind a router: one has no data-parallel ranks", d.mapping.data_parallel));
+  if (*e.watermark != 0.01) c.note(fmt::format("watermark {} is in its source", *e.watermark));
+  c.note(fmt::format("of {}", d.behavior.name));
+  return c.text();
+}
+
+std::string tgi_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("text-generation-launcher --model-id " + shell_quote(model_id(d)));
+  c.add_if(d.mapping.tensor_parallel > 1, "--num-shard", d.mapping.tensor_parallel);
+  if (needs_checkpoint(d))
+    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  c.add_if(true, "--max-total-tokens", *e.max_model_len);
+  c.add_if(true, "--max-input-tokens", *e.max_model_len - 1);
+  c.add_if(true, "--max-batch-prefill-tokens", *e.max_batch_prefill_tokens);
+  c.add_if(e.max_batch_total_tokens.has_value(), "--max-batch-total-tokens",
+           e.max_batch_total_tokens.value_or(0));
+  c.add_if(true, "--max-batch-size", *e.max_batch_size);
+  c.add_if(*e.waiting_served_ratio != TgiConfig().waiting_served_ratio, "--waiting-served-ratio",
+           *e.waiting_served_ratio);
+  c.add_if(*e.max_waiting_tokens != TgiConfig().max_waiting_tokens, "--max-waiting-tokens",
+           *e.max_waiting_tokens);
+  return c.text();
+}
+
+std::string llama_cpp_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("llama-server --model MODEL.gguf");
+  c.note(fmt::format("MODEL.gguf is {} with {} weights", model_id(d), name_of(d.precision.weights)));
+  c.add_if(true, "--parallel", *e.n_parallel);
+  c.add_if(true, "--ctx-size", *e.n_parallel * *e.max_model_len);
+  c.add_if(true, "--batch-size", *e.n_batch);
+  c.add_if(true, "--ubatch-size", *e.n_ubatch);
+  return c.text();
+}
+
+std::string lightllm_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("python -m lightllm.server.api_server --model_dir " + shell_quote(model_id(d)));
+  c.add_if(d.mapping.tensor_parallel > 1, "--tp", d.mapping.tensor_parallel);
+  if (needs_checkpoint(d))
+    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  c.add_if(true, "--max_total_token_num", d.memory.kv_cache_tokens);
+  c.add_if(true, "--batch_max_tokens", *e.batch_max_tokens);
+  c.add_if(true, "--running_max_req_size", *e.running_max_req_size);
+  if (*e.router_max_wait_tokens != LightllmConfig().router_max_wait_tokens)
+    c.note(fmt::format("max_wait_tokens {} is in its source", *e.router_max_wait_tokens));
+  return c.text();
+}
+
 }  // namespace
 
 std::string serve_command(const Deployment& d) {
@@ -158,9 +237,23 @@ std::string serve_command(const Deployment& d) {
     case SchedulerPolicy::kTrtllm:
       return trtllm_command(d);
     case SchedulerPolicy::kVllmV1:
+      return vllm_command(d);
+    case SchedulerPolicy::kVllmV0:
+      return vllm_v0_command(d);
+    case SchedulerPolicy::kTgi:
+      return tgi_command(d);
+    case SchedulerPolicy::kLlamaCpp:
+      return llama_cpp_command(d);
+    case SchedulerPolicy::kLightllm:
+      return lightllm_command(d);
+    case SchedulerPolicy::kOrca:
+    case SchedulerPolicy::kSarathi:
+    case SchedulerPolicy::kStaticBatch:
+    case SchedulerPolicy::kFastgen:
       break;
   }
-  return vllm_command(d);
+  return fmt::format("# {} has no command of its own to start a server; its limits are in the scenario",
+                     block_system_title(d.behavior.family));
 }
 
 }  // namespace foretoken

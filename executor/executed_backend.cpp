@@ -344,7 +344,9 @@ StepTime ExecutedBackend::run(const Step& step) {
     const SequenceTable& table = *batch.sequences;
     s.sequences[r].clear(), s.slots[r].clear(), s.copies[r].clear();
     for (const PrefillPart& p : batch.prefill)
-      if (s.searches() && p.cached >= table[p.slot].request.input_len)
+      if (p.slot < 0)
+        continue;  // padding
+      else if (s.searches() && p.cached >= table[p.slot].request.input_len)
         s.add_beam(r, table, p.slot, p.cached, p.new_tokens, false, p.last, p.beam);
       else
         s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
@@ -411,8 +413,9 @@ StepTime ExecutedBackend::run(const Step& step) {
   const Batch& fullest =
       *std::max_element(step.ranks.begin(), step.ranks.end(),
                         [](const Batch& a, const Batch& b) { return a.tokens() < b.tokens(); });
-  for (const PrefillPart& p : fullest.prefill) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
-  // What was computed: an overlapped scheduler's rows of ended requests were not.
+  // What was computed: padding and rows of ended requests were not.
+  for (const PrefillPart& p : fullest.prefill)
+    if (p.slot >= 0) run.work.prefill.push_back({p.new_tokens, p.cached, 1});
   run.work.contexts.assign(s.windows.size(), 0.0);
   for (const DecodePart& p : fullest.decode) {
     if (p.slot < 0) continue;

@@ -17,7 +17,9 @@ inline constexpr int kMaxAttentionGroups = 4;
 
 // A prompt part computed in this step.
 struct PrefillPart {
-  std::int32_t slot = 0;  // sequence slot of the rank's scheduler (stable while the sequence lives)
+  // Sequence slot of the rank's scheduler (stable while the sequence lives); -1: rows that a prompt is padded
+  // with, which an executor need not compute.
+  std::int32_t slot = 0;
   RequestId request = 0;
   std::int32_t new_tokens = 0;
   std::int32_t cached = 0;  // tokens already in the KV cache
@@ -27,7 +29,9 @@ struct PrefillPart {
 
 // A sequence that produces tokens in this step.
 struct DecodePart {
-  std::int32_t slot = 0;  // -1: the request has ended, an overlapped scheduler learns of it a step late
+  // -1: the request has ended; an overlapped scheduler learns of it a step late, a static batch keeps its
+  // row.
+  std::int32_t slot = 0;
   RequestId request = 0;
   std::int32_t context = 0;  // tokens attended, the new ones included
   std::int32_t drafted = 0;  // drafted tokens that it verifies beside its newest one

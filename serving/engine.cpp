@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "serving/scheduler/factory.h"
+#include "serving/scheduler/reservation.h"
 #include "serving/scheduler/vllm_v1.h"
 
 namespace foretoken {
@@ -35,6 +36,7 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
     return fmt::format("prompt of {} tokens leaves no room for output: max_model_len is {}",
                        request.input_len, c.max_model_len);
   }
+  if (auto reason = ranks_.front()->scheduler->refuses(request)) return reason;
   if (c.policy == SchedulerPolicy::kTrtllm && !c.enable_chunked_prefill) {
     // A paused request comes back with what it has generated as part of its prompt.
     const bool pauses =
@@ -376,6 +378,7 @@ void Engine::launch(Picoseconds now) {
     }
   }
   if (empty) {
+    for (const auto& rank : ranks_) next_try_ = std::min(next_try_, rank->scheduler->wake());
     if (!held_.empty()) next_try_ = now;
     release_held(now);
     return;

@@ -24,14 +24,71 @@ void require(bool ok, const char* key, const std::string& message) {
   if (!ok) throw Error(key, message);
 }
 
+// Of the policies on top of BlockScheduler.
+void check_block_policy(const SchedulerConfig& c) {
+  require(!c.enable_prefix_caching, "enable_prefix_caching",
+          "the prefix cache is modelled for vLLM V1, SGLang and TensorRT-LLM; turn it off");
+  require(c.draft_tokens == 0, "speculative_config",
+          "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
+  require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
+  require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
+  const bool is_whole = c.policy == SchedulerPolicy::kVllmV0 || c.policy == SchedulerPolicy::kOrca ||
+                        c.policy == SchedulerPolicy::kStaticBatch;
+  require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
+          fmt::format("is {}, below max_model_len ({}): prompts are not split, so a step must hold the "
+                      "longest; raise it",
+                      c.max_num_batched_tokens, c.max_model_len));
+  const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
+                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp;
+  require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
+          fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
+                      c.max_num_batched_tokens, c.max_num_seqs));
+  const SarathiConfig& s = c.sarathi;
+  if (s.chunk_schedule_stages > 0) {
+    require(s.low_chunk_size >= 1 && s.low_chunk_size <= s.high_chunk_size, "low_chunk_size",
+            fmt::format("{} is not from 1 to high_chunk_size {}", s.low_chunk_size, s.high_chunk_size));
+    require(
+        s.low_chunk_size % 32 == 0 && s.high_chunk_size % 32 == 0, "high_chunk_size",
+        fmt::format("{} and low_chunk_size {} must be multiples of 32", s.high_chunk_size, s.low_chunk_size));
+    require(s.high_chunk_size <= c.max_num_batched_tokens, "high_chunk_size",
+            fmt::format("{} is above the {} tokens that a step may hold", s.high_chunk_size,
+                        c.max_num_batched_tokens));
+    require(s.chunk_schedule_max_tokens >= 1, "chunk_schedule_max_tokens", "must be at least 1");
+    require(c.max_num_seqs < s.low_chunk_size, "low_chunk_size",
+            fmt::format("{} must be above max_num_seqs {}, or decodes leave a prompt no token",
+                        s.low_chunk_size, c.max_num_seqs));
+  }
+  require(c.static_batch.max_queue_delay >= 0, "max_queue_delay_microseconds", "must be at least 0");
+  for (const std::int64_t size : c.static_batch.preferred_batch_size)
+    require(size >= 1 && size <= c.max_num_seqs, "preferred_batch_size",
+            fmt::format("{} is not from 1 to max_batch_size {}", size, c.max_num_seqs));
+  require(c.lightllm.router_max_wait_tokens >= 0, "router_max_wait_tokens", "must be at least 0");
+  require(c.tgi.waiting_served_ratio >= 0, "waiting_served_ratio", "must be at least 0");
+  require(c.tgi.max_waiting_tokens >= 0, "max_waiting_tokens", "must be at least 0");
+  require(c.tgi.max_batch_total_tokens >= 0, "max_batch_total_tokens", "must be at least 0");
+  require(c.policy != SchedulerPolicy::kLlamaCpp || !c.caches_tokens ||
+              c.reservation == KvReservation::kMaxModelLen,
+          "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
+  require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+}
+
+bool reserves_memory(SchedulerPolicy p) {
+  return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch ||
+         p == SchedulerPolicy::kLlamaCpp;
+}
+
 // What the policies other than vLLM's need to make progress.
 void check_policy(const SchedulerConfig& c) {
   require(c.num_host_blocks >= 0 && c.num_host_blocks <= std::numeric_limits<std::int32_t>::max(),
           "swap_space_gib",
           fmt::format("{} blocks in host memory are not from 0 to 2147483647", c.num_host_blocks));
   if (c.reservation != KvReservation::kPaged) {
-    require(c.policy == SchedulerPolicy::kVllmV1, "kv_layout",
-            "contiguous is modelled for vLLM's scheduler alone");
+    require(reserves_memory(c.policy), "kv_layout",
+            "contiguous is modelled for vLLM's scheduler, Orca, static batches and llama.cpp alone");
+    require(c.contiguous || c.policy == SchedulerPolicy::kOrca, "kv_layout",
+            "blocks anywhere are reserved by Orca alone");
+    require(!c.buddy || c.policy == SchedulerPolicy::kOrca, "kv_layout",
+            "a buddy allocator is modelled for Orca alone");
     require(!c.enable_prefix_caching, "enable_prefix_caching",
             "contiguous regions share nothing; turn it off");
     require(c.num_host_blocks == 0, "preemption_mode",
@@ -59,6 +116,10 @@ void check_policy(const SchedulerConfig& c) {
     require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
     require(c.draft_tokens == 0 || (!s.overlap && !s.enable_mixed_chunk), "speculative_config",
             "SGLang drafts tokens without its overlap scheduler and mixed chunks");
+    return;
+  }
+  if (c.policy != SchedulerPolicy::kTrtllm) {
+    check_block_policy(c);
     return;
   }
   const std::int64_t unit = c.trtllm.chunk_unit_size > 0 ? c.trtllm.chunk_unit_size : c.block_size;

@@ -21,7 +21,19 @@
 namespace foretoken {
 
 // Whose rules decide (docs/policies.md).
-enum class SchedulerPolicy { kVllmV1, kSglang, kTrtllm };
+enum class SchedulerPolicy {
+  kVllmV1,
+  kSglang,
+  kTrtllm,
+  kVllmV0,
+  kOrca,
+  kSarathi,
+  kStaticBatch,  // FasterTransformer, under Triton's dynamic batcher or not
+  kLightllm,
+  kFastgen,
+  kTgi,
+  kLlamaCpp
+};
 
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
 // sequence's length, of prompt and output rounded up to a power of two, or of what it will need (Kwon et al.
@@ -54,6 +66,35 @@ struct TrtllmConfig {
   double batch_wait_max_tokens_ratio = 0;
 };
 
+// What only Sarathi-Serve has: chunks that shrink while a prompt is computed
+// (enable_dynamic_chunking_schedule).
+struct SarathiConfig {
+  std::int64_t low_chunk_size = 0, high_chunk_size = 0, chunk_schedule_max_tokens = 0;
+  std::int64_t chunk_schedule_stages = 0;  // 0: every chunk is chunk_size, which is max_num_batched_tokens
+};
+
+// FasterTransformer's remove_padding, and Triton's dynamic batcher.
+struct StaticBatchConfig {
+  bool remove_padding = true;       // off: prompts are padded to the longest of the batch
+  Picoseconds max_queue_delay = 0;  // max_queue_delay_microseconds
+  std::vector<std::int64_t> preferred_batch_size;
+};
+
+struct LightllmConfig {
+  std::int64_t router_max_wait_tokens = 10;  // decode steps between two looks at the queue
+};
+
+// Text Generation Inference's; max_num_batched_tokens is its max_batch_prefill_tokens.
+struct TgiConfig {
+  double waiting_served_ratio = 0.3;
+  std::int64_t max_waiting_tokens = 20;
+  std::int64_t max_batch_total_tokens = 0;  // 0: what the KV cache holds
+};
+
+struct LlamaCppConfig {
+  std::int64_t n_ubatch = 512;  // tokens of a step; max_num_batched_tokens is n_batch
+};
+
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
 // are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
 // max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
@@ -62,6 +103,11 @@ struct SchedulerConfig {
   SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
   SglangConfig sglang;
   TrtllmConfig trtllm;
+  SarathiConfig sarathi;
+  StaticBatchConfig static_batch;
+  LightllmConfig lightllm;
+  TgiConfig tgi;
+  LlamaCppConfig llama_cpp;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;
@@ -76,6 +122,8 @@ struct SchedulerConfig {
   // they go on; who finds no room there is computed again. 0: all are. vLLM V0's rule.
   std::int64_t num_host_blocks = 0;
   KvReservation reservation = KvReservation::kPaged;  // without prefix caching where it is not paged
+  bool contiguous = true;                             // what is reserved is one region, not blocks anywhere
+  bool buddy = false;                                 // regions are a buddy allocator's
   bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;                             // batches in flight
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/fields_json.h"
+#include "deployment/behavior.h"
 
 namespace foretoken {
 namespace {
@@ -39,7 +40,8 @@ std::vector<Axis> axes_of(const Scenario& scenario, const std::string& where) {
     const auto found = std::find(names.begin(), names.end(), key);
     if (found == names.end()) fail_unknown_key(key, where + "/" + key, names);
     Axis axis{keys[static_cast<std::size_t>(found - names.begin())].first, key, {}};
-    const Json list = value.is_array() && key != "cuda_graph_sizes" ? value : Json::array({value});
+    const bool is_list = key == "cuda_graph_sizes" || key == "preferred_batch_size";
+    const Json list = value.is_array() && !is_list ? value : Json::array({value});
     if (list.empty()) throw Error(where + "/" + key, "the list is empty; give at least one value");
     for (std::size_t i = 0; i < list.size(); ++i) {
       scenario_from_json(Json{{axis.section, Json{{key, list[i]}}}},
@@ -51,11 +53,12 @@ std::vector<Axis> axes_of(const Scenario& scenario, const std::string& where) {
   return axes;
 }
 
-std::vector<Axis> default_axes(const EngineSection& engine) {
+std::vector<Axis> default_axes(const EngineSection& engine, const std::string& where) {
   std::vector<Axis> axes{{"engine", "tensor_parallel_size", {1, 2, 4, 8}},
                          {"engine", "kv_cache_dtype", {"auto", "fp8"}}};
-  // Under another system's name it is given already.
-  if (!engine.chunked_prefill_size && !engine.max_num_tokens)
+  // Under another system's name it is given already, or means something else there.
+  if (!engine.chunked_prefill_size && !engine.max_num_tokens &&
+      !is_block_policy(find_behavior(engine.behavior, where).policy))
     axes.push_back({"engine", "max_num_batched_tokens", {2048, 8192}});
   return axes;
 }
@@ -64,7 +67,9 @@ std::vector<Axis> default_axes(const EngineSection& engine) {
 
 SearchSpace search_space(const Scenario& scenario, const std::string& where) {
   std::vector<Axis> axes =
-      scenario.plan.search.text.empty() ? default_axes(scenario.engine) : axes_of(scenario, where);
+      scenario.plan.search.text.empty()
+          ? default_axes(scenario.engine, where.substr(0, where.find("/plan/search")) + "/engine/behavior")
+          : axes_of(scenario, where);
   SearchSpace space;
   space.device_budget = scenario.hardware.count.value_or(kDefaultBudget);
   std::vector<std::int64_t> replicas;

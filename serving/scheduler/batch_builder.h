@@ -34,6 +34,18 @@ class BatchBuilder {
     add_row(slot, request, context, drafted);
     sampled_.push_back(slot);
   }
+  // Rows that a prompt is padded with, behind its `cached` tokens.
+  void add_padding(RequestId request, std::int64_t rows, std::int64_t cached) {
+    prefill_.push_back(
+        {-1, request, static_cast<std::int32_t>(rows), static_cast<std::int32_t>(cached), false});
+  }
+  // A row that attends to nothing and whose token nobody gets: what is left of an ended request in a static
+  // batch.
+  void add_hole(RequestId request) {
+    ++batch_.decode_sequences;
+    ++rows_;
+    if (list_decodes_) decode_.push_back({-1, request, 0, 0});
+  }
   // A row whose token nobody gets.
   void add_wasted(RequestId request, std::int32_t context) {
     add_row(-1, request, context);

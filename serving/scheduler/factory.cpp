@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "serving/scheduler/policies.h"
 #include "serving/scheduler/sglang.h"
 #include "serving/scheduler/trtllm.h"
 #include "serving/scheduler/vllm_v1.h"
@@ -11,6 +12,7 @@ namespace foretoken {
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, SequenceTable& sequences,
                                           KvBlockPool& pool, const Workload& workload,
                                           std::span<const std::int64_t> windows, bool list_decodes) {
+  const SchedulerParts parts{config, sequences, pool, windows, list_decodes};
   switch (config.policy) {
     case SchedulerPolicy::kVllmV1:
       return std::make_unique<VllmV1Scheduler>(config, sequences, pool, workload, windows, list_decodes);
@@ -18,6 +20,22 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
       return std::make_unique<SglangScheduler>(config, sequences, workload, windows, list_decodes);
     case SchedulerPolicy::kTrtllm:
       return std::make_unique<TrtllmScheduler>(config, sequences, pool, workload, windows, list_decodes);
+    case SchedulerPolicy::kVllmV0:
+      return make_vllm_v0(parts);
+    case SchedulerPolicy::kOrca:
+      return make_orca(parts);
+    case SchedulerPolicy::kSarathi:
+      return make_sarathi(parts);
+    case SchedulerPolicy::kStaticBatch:
+      return make_static_batch(parts);
+    case SchedulerPolicy::kLightllm:
+      return make_lightllm(parts);
+    case SchedulerPolicy::kFastgen:
+      return make_fastgen(parts);
+    case SchedulerPolicy::kTgi:
+      return make_tgi(parts);
+    case SchedulerPolicy::kLlamaCpp:
+      return make_llama_cpp(parts);
   }
   throw std::logic_error("unknown scheduler policy");
 }

@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "serving/backend.h"
@@ -34,9 +37,16 @@ class Scheduler {
  public:
   virtual ~Scheduler() = default;
 
+  // Why the policy can never serve the request, beyond what its length and the memory say; nullopt: it can.
+  virtual std::optional<std::string> refuses(const Request& request) const {
+    return (void)request, std::nullopt;
+  }
   virtual void enqueue(std::int32_t slot) = 0;
   // Decides the step that starts now; the batch is valid until the next call.
   virtual const Batch& schedule(Picoseconds now) = 0;
+  // When to ask again if nothing was scheduled and nothing happens before: a batch waits for company.
+  static constexpr Picoseconds kNoWake = std::numeric_limits<Picoseconds>::max();
+  virtual Picoseconds wake() const { return kNoWake; }
   // Sequences that get a token in the step just decided, in the policy's order.
   virtual std::span<const std::int32_t> sampled() const = 0;
   virtual bool preempted() const = 0;  // in the step just decided

@@ -1,19 +1,12 @@
 #include "serving/scheduler/vllm_v1.h"
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 #include <numeric>
 
-namespace foretoken {
+#include "serving/scheduler/reservation.h"
 
-std::int64_t reserved_tokens(const SchedulerConfig& c, const Request& request) {
-  const std::int64_t whole = std::int64_t{request.input_len} + request.output_len;
-  if (c.reservation == KvReservation::kMaxModelLen) return c.max_model_len;
-  if (c.reservation == KvReservation::kExact) return std::min(whole, c.max_model_len);
-  const auto output = static_cast<std::uint64_t>(request.output_len);
-  return std::min(request.input_len + static_cast<std::int64_t>(std::bit_ceil(output)), c.max_model_len);
-}
+namespace foretoken {
 
 std::int64_t blocks_of_beams(const SchedulerConfig& c, std::int64_t input_len, std::int64_t tokens) {
   const std::int64_t blocks = (tokens + c.block_size - 1) / c.block_size;

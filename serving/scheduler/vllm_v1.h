@@ -13,9 +13,6 @@
 
 namespace foretoken {
 
-// Tokens of the region that a request gets where KV memory is contiguous.
-std::int64_t reserved_tokens(const SchedulerConfig& config, const Request& request);
-
 // KV blocks of a request whose beams have `tokens` tokens each, prompt included: the prompt's full blocks
 // once, a group of beam_width blocks for every block after them; and a prompt that is not yet over, or has
 // just become so, in blocks of one sequence.

@@ -17,7 +17,28 @@ TEST(Behavior, NearestModelledVersionNotAbove) {
   EXPECT_EQ(name("vllm-0.99"), "vllm-0.24");
   EXPECT_EQ(name("vllm-1.2"), "vllm-0.24");
   EXPECT_EQ(name("vllm-0.99999999999999999999"), "vllm-0.24");
-  EXPECT_EQ(name("vllm-0.6.4"), "vllm-0.8");  // none below: the oldest
+  EXPECT_EQ(name("vllm-0.8.5"), "vllm-0.8");
+}
+
+// The engine before V1: up to 0.7 by default.
+TEST(Behavior, VersionsBeforeV1AreV0) {
+  EXPECT_EQ(name("vllm-0.7.3"), "vllm-0.7");
+  EXPECT_EQ(name("vllm-0.6.4"), "vllm-0.6");
+  EXPECT_EQ(name("vllm-0.5"), "vllm-0.6") << "none below: the oldest";
+  EXPECT_EQ(name("vllm-v0"), "vllm-0.7");
+  EXPECT_EQ(find_behavior("vllm-0.7", "").policy, SchedulerPolicy::kVllmV0);
+  EXPECT_EQ(find_behavior("vllm-0.8", "").policy, SchedulerPolicy::kVllmV1);
+}
+
+TEST(Behavior, SystemsByAnyOfTheirNames) {
+  for (const auto& [asked, meant] :
+       {std::pair("orca", "orca"), std::pair("Sarathi-Serve", "sarathi"),
+        std::pair("FasterTransformer 5.3", "fastertransformer"), std::pair("triton", "triton"),
+        std::pair("lightllm", "lightllm"), std::pair("fastgen", "deepspeed-fastgen"),
+        std::pair("mii-0.2", "deepspeed-fastgen"), std::pair("tgi-2.4.0", "tgi"),
+        std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp"),
+        std::pair("llama-cpp", "llama.cpp")})
+    EXPECT_EQ(name(asked), meant) << asked;
 }
 
 TEST(Behavior, WithoutVersionOrDevelopmentIsTheNewest) {
@@ -41,14 +62,17 @@ TEST(Behavior, OtherSystems) {
 }
 
 TEST(Behavior, OthersAreRefusedByName) {
-  for (const char* asked : {"orca", "sarathi", "static", "vllm-v0", "vllm-", "vllmish", "vllm-0.", "vllm-x",
-                            "", "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+  for (const char* asked :
+       {"orcas", "nanoflow", "static", "lmdeploy", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
+        "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +
-            "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, sglang-0.4 and sglang-0.5, "
-            "trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, and its own executor, foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 17u + 2u + 9u);
+            "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, V0 as vllm-0.6 and vllm-0.7, "
+            "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
+            "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, llama.cpp, and its own "
+            "executor, foretoken");
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 8u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

@@ -238,7 +238,7 @@ TEST(Resolve, AdaptersThatCanNotBeAreRefused) {
     change(s);
     return error(s, model);
   };
-  EXPECT_NE(refused([](Scenario& s) { s.engine.behavior = "sglang"; }).find("vLLM's rules alone"),
+  EXPECT_NE(refused([](Scenario& s) { s.engine.behavior = "sglang"; }).find("vLLM V1's rules alone"),
             std::string::npos);
   EXPECT_NE(refused([](Scenario& s) {
               s.engine.lora->target_modules = {"q_proj", "lm_head"};
@@ -280,12 +280,9 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/cluster/router_load_bound: belongs to router \"prefix_affine\", and the router is "
             "\"round_robin\"; leave it out");
   s = scenario_on("H100");
-  s.engine.behavior = "orca";
-  EXPECT_EQ(
-      error(s),
-      "s.json:/engine/behavior: \"orca\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, "
-      "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, and its own "
-      "executor, foretoken");
+  s.engine.behavior = "nanoflow";
+  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"nanoflow\" is not modelled by this build"),
+            std::string::npos);
 }
 
 TEST(Resolve, WhichBehaviourIsUsedIsSaid) {

@@ -3,6 +3,7 @@
 // conversations.
 #include <gtest/gtest.h>
 
+#include "policies.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -26,7 +27,9 @@ Case random_case(std::uint64_t seed, SchedulerPolicy policy) {
   s.enable_prefix_caching = chance(0.8);
   s.schedules_ahead = chance(0.3);
   c.options.use_spans = false;
-  if (policy == SchedulerPolicy::kVllmV1) {
+  if (toy::is_block_policy(policy)) {
+    toy::choose_block_policy(s, policy, CounterRandom(seed, 22));
+  } else if (policy == SchedulerPolicy::kVllmV1) {
     s.num_host_blocks = chance(0.6) ? pick(1, 40) : 0;
     if (chance(0.2)) {
       s.reservation = static_cast<KvReservation>(pick(1, 3));
@@ -63,6 +66,7 @@ class Memory : public testing::TestWithParam<SchedulerPolicy> {};
 INSTANTIATE_TEST_SUITE_P(Policies, Memory,
                          testing::Values(SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
                                          SchedulerPolicy::kTrtllm));
+INSTANTIATE_TEST_SUITE_P(BlockPolicies, Memory, testing::ValuesIn(toy::kBlockPolicies), toy::name_of);
 
 TEST_P(Memory, EverySequenceFindsItsTokens) {
   std::int64_t preemptions = 0, reused = 0, completed = 0;
@@ -79,8 +83,8 @@ TEST_P(Memory, EverySequenceFindsItsTokens) {
     reused += r.reused_tokens;
     completed += r.metrics.completed;
   }
-  EXPECT_GT(preemptions, 200);
-  EXPECT_GT(reused, 5000);
+  EXPECT_TRUE(toy::preempts(GetParam()) ? preemptions > 200 : preemptions == 0);
+  EXPECT_TRUE(toy::has_prefix_cache(GetParam()) ? reused > 5000 : reused == 0);
   EXPECT_GT(completed, 10000);
 }
 

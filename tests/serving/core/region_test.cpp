@@ -6,7 +6,7 @@
 #include <set>
 
 #include "serving/region_pool.h"
-#include "serving/scheduler/vllm_v1.h"
+#include "serving/scheduler/reservation.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -61,6 +61,26 @@ TEST(Regions, AreAsLongAsTheReservationSays) {
   r.output_len = 25;
   c.reservation = KvReservation::kExact;
   EXPECT_EQ(reserved_tokens(c, r), 35);
+}
+
+// 3 blocks take 4, at 1, 5, 9, ...; a hole of 4 across that grid is none.
+TEST(RegionPool, ABuddyAllocatorRoundsUpAndAligns) {
+  RegionPool pool(17, true);
+  EXPECT_EQ(pool.allocate(1), 1);
+  EXPECT_EQ(pool.allocate(3), 5) << "not 2";
+  EXPECT_EQ(pool.used(), 5);
+  EXPECT_EQ(pool.allocate(2), 3);
+  EXPECT_EQ(pool.allocate(8), 9);
+  EXPECT_EQ(pool.allocate(2), -1) << "one is left, at 2";
+  EXPECT_EQ(pool.allocate(1), 2);
+  pool.release(5, 3);
+  pool.release(3, 2);
+  EXPECT_EQ(pool.allocate(4), 5) << "3 to 8 are free, 3 to 6 are no buddies";
+  pool.release(5, 4);
+  for (const auto& [first, count] : {std::pair(1, 1), std::pair(2, 1), std::pair(9, 8)})
+    pool.release(first, count);
+  EXPECT_EQ(pool.used(), 0);
+  EXPECT_EQ(pool.allocate(16), 1) << "all joined again";
 }
 
 ServeOptions contiguous(KvReservation reservation) {

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "policies.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -75,6 +76,35 @@ TEST(Replay, ARecordingWithSpansServesSingleStepsAndTheOtherWayRound) {
     ASSERT_EQ(recorded.requests.size(), again.requests.size());
     for (std::size_t i = 0; i < recorded.requests.size(); ++i) {
       ASSERT_EQ(key(recorded.requests[i]), key(again.requests[i]));
+    }
+  }
+}
+
+// The same under every other policy, over random knobs.
+class ReplayOfPolicies : public testing::TestWithParam<SchedulerPolicy> {};
+INSTANTIATE_TEST_SUITE_P(BlockPolicies, ReplayOfPolicies, testing::ValuesIn(toy::kBlockPolicies),
+                         toy::name_of);
+
+TEST_P(ReplayOfPolicies, ReproducesTheTimelineExactly) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    ServeOptions o = setting();
+    SchedulerConfig& c = o.engines[0].scheduler;
+    c.max_model_len = 120;
+    toy::choose_block_policy(c, GetParam(), CounterRandom(seed, 30));
+    toy::ToyBackend toy(1000, 30, 20, {2});
+    const Recording recorded = record(toy, requests(), o);
+    for (const bool spans : {true, false}) {
+      o.use_spans = spans;
+      ReplayBackend replay(recorded);
+      const Recording again = record(replay, requests(), o);
+      ASSERT_EQ(recorded.requests.size(), again.requests.size());
+      ASSERT_GT(recorded.requests.size(), 0u);
+      for (std::size_t i = 0; i < recorded.requests.size(); ++i)
+        ASSERT_EQ(key(recorded.requests[i]), key(again.requests[i])) << seed;
+      if (!spans) continue;
+      ASSERT_EQ(recorded.steps.size(), again.steps.size());
+      for (std::size_t i = 0; i < recorded.steps.size(); ++i)
+        ASSERT_EQ(key(recorded.steps[i]), key(again.steps[i])) << seed;
     }
   }
 }

@@ -157,9 +157,16 @@ StepTime BatchLog::run(const Step& step) {
   for (const Batch& batch : step.ranks) {
     if (&batch != &step.ranks[0]) text += "| ";
     for (const PrefillPart& p : batch.prefill) {
-      text += fmt::format("p{}:{}/{}{} ", p.request, p.new_tokens, p.cached, p.last ? "!" : "");
+      if (p.slot < 0)
+        text += fmt::format("pad{}:{} ", p.request, p.new_tokens);
+      else
+        text += fmt::format("p{}:{}/{}{} ", p.request, p.new_tokens, p.cached, p.last ? "!" : "");
     }
     for (const DecodePart& d : batch.decode) {
+      if (d.context == 0) {
+        text += fmt::format("hole{} ", d.request);
+        continue;
+      }
       text += fmt::format("d{}@{}", d.request, d.context);
       text += d.drafted > 0 ? fmt::format("+{} ", d.drafted) : " ";
     }
@@ -181,6 +188,7 @@ StepTime ShadowMemory::run(const Step& step) {
     if (!batch.swap_out.empty()) text += fmt::format("out{} ", batch.swap_out.size());
     if (!batch.swap_in.empty()) text += fmt::format("in{} ", batch.swap_in.size());
     for (const PrefillPart& p : batch.prefill) {
+      if (p.slot < 0) continue;  // padding
       compute(device_[r], *batch.sequences, p.slot, p.cached, p.new_tokens);
       text += fmt::format("p{}:{}/{} ", p.request, p.new_tokens, p.cached);
     }

@@ -117,7 +117,7 @@ class ToyBackend : public Backend {
 
 // Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with
 // which its prompt is complete, and a decode of request 2 with a context of 17; "d2@20+3" verifies three
-// drafted tokens.
+// drafted tokens; "pad0:2" are two rows of padding behind a prompt, "hole1" is the row of an ended request.
 class BatchLog : public Backend {
  public:
   explicit BatchLog(Picoseconds step = 1000, double share = 1) : step_(step), share_(share) {}

@@ -1,0 +1,268 @@
+// Knobs and limits of the systems with a small scheduler of their own (block_systems.h) and of vLLM V0.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "deployment/knobs.h"
+#include "deployment/parts.h"
+
+namespace foretoken {
+namespace {
+
+constexpr double kWatermark = 0.01;  // vLLM V0 and Sarathi-Serve
+constexpr std::int64_t kVllmV0Tokens = 2048, kVllmV0Seqs = 256, kVllmV0LargestGraph = 256;
+constexpr std::int64_t kSarathiSeqs = 128;  // its copies of Orca and FasterTransformer too
+constexpr std::int64_t kSarathiChunk = 512, kSarathiStages = 16;
+constexpr std::int64_t kLightllmSeqs = 1000;
+constexpr std::int64_t kFastgenTokens = 768, kFastgenSeqs = 512;
+constexpr std::int64_t kTgiConcurrent = 128;   // max_concurrent_requests: no batch is larger
+constexpr std::int64_t kTgiPromptMargin = 50;  // max_batch_prefill_tokens beyond the longest prompt
+constexpr std::int64_t kTgiGraphs[] = {1, 2, 4, 8, 16, 32};
+constexpr std::int64_t kLlamaCppBatch = 2048, kLlamaCppSlots = 1;
+constexpr std::int64_t kPlannedTokens = 8192;  // of a step that the system itself does not limit
+constexpr std::int64_t kMostTokens = 2'147'483'647, kMostSequences = 1'000'000, kMostBlockSize = 65'536;
+
+bool reserves(SchedulerPolicy p) {
+  return p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
+}
+
+struct QueueLimits {
+  std::int64_t tokens, sequences;
+};
+QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_len) {
+  switch (policy) {
+    case SchedulerPolicy::kVllmV0:
+      return {std::max(kVllmV0Tokens, max_model_len), kVllmV0Seqs};
+    case SchedulerPolicy::kSarathi:
+      return {kSarathiChunk, kSarathiSeqs};
+    case SchedulerPolicy::kLightllm:
+      return {std::max(kPlannedTokens, max_model_len), kLightllmSeqs};
+    case SchedulerPolicy::kFastgen:
+      return {kFastgenTokens, kFastgenSeqs};
+    case SchedulerPolicy::kTgi:
+      return {max_model_len - 1 + kTgiPromptMargin, kTgiConcurrent};
+    case SchedulerPolicy::kLlamaCpp:
+      return {kLlamaCppBatch, kLlamaCppSlots};
+    default:  // Orca, static batches
+      return {std::max(kPlannedTokens, max_model_len), kSarathiSeqs};
+  }
+}
+
+// Common keys that say what the system does not do.
+void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& k) {
+  const auto refuse = [&](bool wrong, std::string_view key, const std::string& what) {
+    if (wrong) k.fail(key, fmt::format("{} {}", what, b.name));
+  };
+  if (b.family == "vllm") {
+    refuse(e.long_prefill_token_threshold.value_or(0) > 0, "long_prefill_token_threshold",
+           "is of vLLM V1 (vllm-0.8 and later); leave it out under");
+    refuse(e.scheduler_reserve_full_isl.has_value(), "scheduler_reserve_full_isl",
+           "is of vLLM V1 (vllm-0.20 and later); leave it out under");
+    refuse(e.preemption_mode.value_or("") == "swap", "preemption_mode",
+           "swap is for groups of several sequences in vLLM V0, which are not modelled: use recompute, or "
+           "vllm-0.8, under");
+  }
+  refuse(e.enable_prefix_caching.value_or(false), "enable_prefix_caching",
+         "is modelled for vLLM V1, SGLang and TensorRT-LLM: turn it off under");
+  refuse(e.async_scheduling.value_or(false), "async_scheduling",
+         "is modelled for vLLM V1, SGLang and TensorRT-LLM: turn it off under");
+  refuse(e.speculative_config.has_value(), "speculative_config",
+         "is modelled for vLLM V1, SGLang and TensorRT-LLM: leave it out under");
+  if (e.enable_chunked_prefill && *e.enable_chunked_prefill != b.chunked_prefill)
+    k.fail("enable_chunked_prefill",
+           b.chunked_prefill
+               ? fmt::format("prompts are always split under {}; leave it out", b.name)
+               : fmt::format("prompts are never split under {}; leave it out, or use a behaviour that does, "
+                             "such as sarathi or vllm-0.8",
+                             b.name));
+  refuse(b.policy == SchedulerPolicy::kLightllm && e.block_size.value_or(1) != 1, "block_size",
+         "memory is taken token by token: leave it out under");
+}
+
+void fill_sarathi(EngineSection& e, const Knobs& k) {
+  if (!e.enable_dynamic_chunking_schedule) e.enable_dynamic_chunking_schedule = e.low_chunk_size.has_value();
+  if (!*e.enable_dynamic_chunking_schedule) {
+    if (e.low_chunk_size || e.high_chunk_size || e.chunk_schedule_max_tokens || e.chunk_schedule_stages)
+      k.fail("enable_dynamic_chunking_schedule",
+             "is off, and the chunks of a schedule are given: turn it on or leave those out");
+    return;
+  }
+  if (!e.low_chunk_size) k.fail("low_chunk_size", "is needed for a schedule of chunks, such as 256");
+  if (!e.high_chunk_size) e.high_chunk_size = *e.max_num_batched_tokens;
+  if (!e.chunk_schedule_max_tokens) e.chunk_schedule_max_tokens = *e.max_model_len;
+  if (!e.chunk_schedule_stages) e.chunk_schedule_stages = kSarathiStages;
+}
+
+// A system's own keys say what the common ones say, and what its defaults are.
+void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
+  switch (b.policy) {
+    case SchedulerPolicy::kSarathi:
+      e.chunk_size = e.max_num_batched_tokens;
+      fill_sarathi(e, k);
+      break;
+    case SchedulerPolicy::kStaticBatch:
+      if (!e.remove_padding) e.remove_padding = true;
+      if (b.family == "triton") {
+        if (!e.max_queue_delay_microseconds) e.max_queue_delay_microseconds = 0;
+        if (!e.preferred_batch_size) e.preferred_batch_size.emplace();
+      }
+      e.max_batch_size = e.max_num_seqs;
+      break;
+    case SchedulerPolicy::kOrca:
+      e.max_batch_size = e.max_num_seqs;
+      break;
+    case SchedulerPolicy::kLightllm:
+      e.running_max_req_size = e.max_num_seqs;
+      e.batch_max_tokens = e.max_num_batched_tokens;
+      e.mem_fraction = e.gpu_memory_utilization;
+      if (!e.router_max_wait_tokens) e.router_max_wait_tokens = LightllmConfig().router_max_wait_tokens;
+      break;
+    case SchedulerPolicy::kFastgen:
+      e.max_ragged_batch_size = e.max_num_batched_tokens;
+      e.max_ragged_sequence_count = e.max_num_seqs;
+      break;
+    case SchedulerPolicy::kTgi:
+      e.max_batch_size = e.max_num_seqs;
+      e.max_batch_prefill_tokens = e.max_num_batched_tokens;
+      if (!e.waiting_served_ratio) e.waiting_served_ratio = TgiConfig().waiting_served_ratio;
+      if (!e.max_waiting_tokens) e.max_waiting_tokens = TgiConfig().max_waiting_tokens;
+      break;
+    case SchedulerPolicy::kLlamaCpp:
+      e.n_parallel = e.max_num_seqs;
+      e.n_batch = e.max_num_batched_tokens;
+      if (!e.n_ubatch) e.n_ubatch = std::min(LlamaCppConfig().n_ubatch, *e.n_batch);
+      break;
+    default:
+      break;
+  }
+}
+
+}  // namespace
+
+void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& where) {
+  const Knobs k(b, where);
+  k.alias(e.chunk_size, "chunk_size", "sarathi", e.max_num_batched_tokens, "max_num_batched_tokens");
+  k.only(e.enable_dynamic_chunking_schedule, "enable_dynamic_chunking_schedule", "sarathi");
+  k.only(e.low_chunk_size, "low_chunk_size", "sarathi");
+  k.only(e.high_chunk_size, "high_chunk_size", "sarathi");
+  k.only(e.chunk_schedule_max_tokens, "chunk_schedule_max_tokens", "sarathi");
+  k.only(e.chunk_schedule_stages, "chunk_schedule_stages", "sarathi");
+
+  k.only(e.remove_padding, "remove_padding", "fastertransformer triton");
+  k.only(e.max_queue_delay_microseconds, "max_queue_delay_microseconds", "triton");
+  k.only(e.preferred_batch_size, "preferred_batch_size", "triton");
+
+  k.alias(e.running_max_req_size, "running_max_req_size", "lightllm", e.max_num_seqs, "max_num_seqs");
+  k.alias(e.batch_max_tokens, "batch_max_tokens", "lightllm", e.max_num_batched_tokens,
+          "max_num_batched_tokens");
+  k.alias(e.mem_fraction, "mem_fraction", "lightllm", e.gpu_memory_utilization, "gpu_memory_utilization");
+  k.only(e.router_max_wait_tokens, "router_max_wait_tokens", "lightllm");
+
+  k.alias(e.max_ragged_batch_size, "max_ragged_batch_size", "deepspeed-fastgen", e.max_num_batched_tokens,
+          "max_num_batched_tokens");
+  k.alias(e.max_ragged_sequence_count, "max_ragged_sequence_count", "deepspeed-fastgen", e.max_num_seqs,
+          "max_num_seqs");
+
+  k.alias(e.max_batch_prefill_tokens, "max_batch_prefill_tokens", "tgi", e.max_num_batched_tokens,
+          "max_num_batched_tokens");
+  k.only(e.max_batch_total_tokens, "max_batch_total_tokens", "tgi");
+  k.only(e.waiting_served_ratio, "waiting_served_ratio", "tgi");
+  k.only(e.max_waiting_tokens, "max_waiting_tokens", "tgi");
+
+  k.alias(e.n_parallel, "n_parallel", "llama.cpp", e.max_num_seqs, "max_num_seqs");
+  k.alias(e.n_batch, "n_batch", "llama.cpp", e.max_num_batched_tokens, "max_num_batched_tokens");
+  k.only(e.n_ubatch, "n_ubatch", "llama.cpp");
+  if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
+}
+
+void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& where) {
+  const Knobs k(b, where);
+  const auto check = [&](std::int64_t value, std::int64_t most, const char* key) {
+    if (value < 1 || value > most)
+      k.fail(key, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
+  };
+  const QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len);
+  e.enable_prefix_caching = e.async_scheduling = false;
+  e.enable_chunked_prefill = b.chunked_prefill;
+  if (!e.block_size) e.block_size = b.block_size;
+  check(*e.block_size, kMostBlockSize, "block_size");
+  if (!e.max_num_batched_tokens)
+    e.max_num_batched_tokens = std::max(limits.tokens, e.max_num_seqs.value_or(1));
+  check(*e.max_num_batched_tokens, kMostTokens, "max_num_batched_tokens");
+  if (!e.max_num_seqs) e.max_num_seqs = std::min(limits.sequences, *e.max_num_batched_tokens);
+  check(*e.max_num_seqs, kMostSequences, "max_num_seqs");
+  if (*e.max_num_batched_tokens < *e.max_num_seqs)
+    k.fail("max_num_batched_tokens",
+           fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
+                       *e.max_num_batched_tokens, *e.max_num_seqs));
+  const bool is_whole = b.policy == SchedulerPolicy::kVllmV0 || b.policy == SchedulerPolicy::kOrca ||
+                        b.policy == SchedulerPolicy::kStaticBatch;
+  if (is_whole && *e.max_num_batched_tokens < *e.max_model_len)
+    k.fail("max_num_batched_tokens",
+           fmt::format("{} is below max_model_len {}, and prompts are not split under {}; raise it or lower "
+                       "max_model_len",
+                       *e.max_num_batched_tokens, *e.max_model_len, b.name));
+  if (!e.gpu_memory_utilization) e.gpu_memory_utilization = b.gpu_memory_utilization;
+  if (!(*e.gpu_memory_utilization > 0) || *e.gpu_memory_utilization > 1)
+    k.fail("gpu_memory_utilization", fmt::format("{} is outside (0, 1]", *e.gpu_memory_utilization));
+  const bool has_watermark = b.policy == SchedulerPolicy::kVllmV0 || b.policy == SchedulerPolicy::kSarathi;
+  if (has_watermark && !e.watermark) e.watermark = kWatermark;
+  if (e.watermark && !(*e.watermark >= 0 && *e.watermark < 1))
+    k.fail("watermark", fmt::format("{} is outside [0, 1)", *e.watermark));
+  if (e.num_gpu_blocks_override && *e.num_gpu_blocks_override < 2)
+    k.fail("num_gpu_blocks_override", "must be at least 2");
+  if (!e.cuda_graph_sizes && !e.enforce_eager) {
+    e.cuda_graph_sizes.emplace();
+    if (b.policy == SchedulerPolicy::kVllmV0)
+      e.cuda_graph_sizes = vllm_graph_sizes_up_to(
+          b, std::min(e.max_cudagraph_capture_size.value_or(kVllmV0LargestGraph), *e.max_num_seqs));
+    if (b.policy == SchedulerPolicy::kTgi)
+      e.cuda_graph_sizes->assign(std::begin(kTgiGraphs), std::end(kTgiGraphs));
+  }
+  fill_own_keys(e, b, k);
+}
+
+void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
+  s.reserve_full_prompt = true;
+  if (reserves(s.policy)) {
+    s.contiguous = e.kv_layout.value_or("contiguous") != "paged";
+    s.buddy = e.kv_layout.value_or("contiguous") == "buddy";
+  }
+  if (e.enable_dynamic_chunking_schedule.value_or(false))
+    s.sarathi = {*e.low_chunk_size, *e.high_chunk_size, *e.chunk_schedule_max_tokens,
+                 *e.chunk_schedule_stages};
+  s.static_batch.remove_padding = e.remove_padding.value_or(true);
+  s.static_batch.max_queue_delay = e.max_queue_delay_microseconds.value_or(0) * Picoseconds{1'000'000};
+  s.static_batch.preferred_batch_size = e.preferred_batch_size.value_or(std::vector<std::int64_t>());
+  if (e.router_max_wait_tokens) s.lightllm.router_max_wait_tokens = *e.router_max_wait_tokens;
+  if (e.waiting_served_ratio) s.tgi.waiting_served_ratio = *e.waiting_served_ratio;
+  if (e.max_waiting_tokens) s.tgi.max_waiting_tokens = *e.max_waiting_tokens;
+  s.tgi.max_batch_total_tokens = e.max_batch_total_tokens.value_or(0);
+  // TGI rounds its budget of a prefill step up to blocks.
+  if (s.policy == SchedulerPolicy::kTgi)
+    s.max_num_batched_tokens = (s.max_num_batched_tokens + s.block_size - 1) / s.block_size * s.block_size;
+  if (e.n_ubatch) s.llama_cpp.n_ubatch = *e.n_ubatch;
+}
+
+std::optional<Infeasible> slots_verdict(Deployment& d) {
+  if (d.behavior.policy != SchedulerPolicy::kLlamaCpp) return std::nullopt;
+  const EngineSection& e = d.scenario.engine;
+  MemoryPlan& m = d.memory;
+  const std::int64_t slot = (*e.max_model_len + m.block_size - 1) / m.block_size;
+  const std::int64_t blocks = 1 + *e.max_num_seqs * slot;
+  if (m.num_gpu_blocks < blocks) {
+    m.fits = false;
+    m.reason = fmt::format(
+        "KV cache holds {} tokens, {} slots of {} tokens need {}: lower --n-parallel or "
+        "--max-model-len",
+        with_commas(m.kv_cache_tokens), *e.max_num_seqs, with_commas(*e.max_model_len),
+        with_commas((blocks - 1) * m.block_size));
+    return Infeasible{"does not fit in memory", m.reason, m};
+  }
+  m.num_gpu_blocks = blocks;
+  m.kv_cache_bytes = static_cast<double>(blocks) * m.block_bytes;
+  m.kv_cache_tokens = (blocks - 1) * m.block_size;
+  return std::nullopt;
+}
+
+}  // namespace foretoken

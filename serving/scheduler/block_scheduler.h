@@ -1,0 +1,117 @@
+// What most schedulers share: a queue, running sequences in order of admission, KV blocks taken as sequences
+// grow or once for all, preemption by recompute, and the spans of decode steps that repeat a decision. A
+// policy on top of it says in decide() who computes what. Nothing is shared between requests here: there is
+// no prefix cache.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <limits>
+#include <optional>
+
+#include "serving/region_pool.h"
+#include "serving/scheduler/batch_builder.h"
+#include "serving/scheduler/scheduler.h"
+
+namespace foretoken {
+
+// What a scheduler is made of. All references must outlive it. windows: Backend::windows(); list_decodes:
+// Backend::wants_sequences().
+struct SchedulerParts {
+  const SchedulerConfig& config;
+  SequenceTable& sequences;
+  KvBlockPool& pool;
+  std::span<const std::int64_t> windows;
+  bool list_decodes;
+};
+
+class BlockScheduler : public Scheduler {
+ public:
+  explicit BlockScheduler(const SchedulerParts& parts);
+
+  void enqueue(std::int32_t slot) override;
+  const Batch& schedule(Picoseconds now) final;
+  std::span<const std::int32_t> sampled() const final { return batch_.sampled(); }
+  bool preempted() const final { return preempted_; }
+  std::int64_t hold() const final;
+  bool arrival_matters() const final { return waiting_.empty() ? open() : could_pass(); }
+  void advance(std::int64_t steps) final;
+  void finish(std::span<const std::int32_t> slots) final;
+  std::int64_t running() const final { return static_cast<std::int64_t>(running_.size()); }
+  std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size()); }
+  const TokenCounts& counts() const final { return counts_; }
+  std::int64_t kv_used() const final { return contiguous() ? regions_.used() : pool_.used(); }
+  std::int64_t kv_usable() const final { return pool_.usable(); }
+
+ protected:
+  static constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
+
+  // What the policy decides, by the functions below.
+  virtual void decide(Picoseconds now) = 0;
+  // Of a decision of decodes alone: for how many steps, this one included, the policy would repeat it while
+  // nobody ends or arrives and no block is missing.
+  virtual std::int64_t repeats() const { return kForever; }
+  virtual void repeated(std::int64_t steps) { (void)steps; }
+  // Whether one who arrives could change the next decision: when nobody waits; and when somebody does, who as
+  // a rule is blocked at the head of the queue, so that whoever comes queues behind.
+  virtual bool open() const { return has_place(); }
+  virtual bool could_pass() const { return false; }
+  // Memory of a sequence that has had its last token.
+  virtual void leave(Sequence& s) { release(s); }
+
+  std::int32_t end_tokens(const Request& request) const {
+    return static_cast<std::int32_t>(
+        std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, config_.max_model_len));
+  }
+  // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
+  std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
+  bool has_place() const { return running() < config_.max_num_seqs; }
+  std::int64_t blocks_for(std::int64_t tokens) const {
+    return config_.caches_tokens ? (tokens + config_.block_size - 1) / config_.block_size : 0;
+  }
+  std::int64_t free_blocks() const {
+    return config_.caches_tokens ? pool_.free() : std::numeric_limits<std::int32_t>::max();
+  }
+  std::int64_t watermark_blocks() const {
+    return static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
+  }
+  // Tokens that are to be computed before the sequence decodes; 1 where it does.
+  static std::int64_t left(const Sequence& s) { return s.num_tokens - s.computed; }
+
+  // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
+  // one. False, and nothing has changed, where that is not free.
+  bool admit(Picoseconds now, std::int64_t tokens);
+  // Blocks for the sequence's next n tokens. With `eager`, one must be free even if the last one has room.
+  bool grow(Sequence& s, std::int64_t n, bool eager = false);
+  void take_prompt(std::int32_t slot, std::int64_t n);
+  void take_decode(std::int32_t slot);
+  // Every running sequence that decodes does, in order; a block that is missing is the last running
+  // sequence's, and when none is left after it the sequence itself gives way.
+  void decode_or_preempt(bool eager);
+  // Computed anew later, from the head of the queue.
+  void preempt(std::int32_t slot);
+  void release(Sequence& s) { release(s.blocks, s.capacity, s.computed); }
+  void release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity, std::int64_t computed);
+
+  const SchedulerConfig config_;
+  SequenceTable& sequences_;
+  KvBlockPool& pool_;
+  RegionPool regions_;
+  std::vector<std::int32_t> running_;  // in order of admission
+  std::deque<std::int32_t> waiting_;
+  BatchBuilder batch_;
+  std::vector<std::int32_t> decoded_;  // in the step just decided
+  bool preempted_ = false;
+  bool eager_ = false;  // decodes of this step wanted a free block each
+  bool grows_;          // sequences take blocks while they decode
+  TokenCounts counts_;
+
+ private:
+  bool reserves() const { return config_.reservation != KvReservation::kPaged; }
+  bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
+  bool reserve(Sequence& s);
+
+  mutable std::vector<std::int64_t> rooms_;
+};
+
+}  // namespace foretoken

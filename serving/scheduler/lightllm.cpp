@@ -1,0 +1,105 @@
+// LightLLM's router (server/router/manager.py, req_queue.py before paused requests and chunks): memory token
+// by token, new requests only every max_wait_tokens decode steps and where the peak that all would reach
+// fits.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "serving/scheduler/policies.h"
+
+namespace foretoken {
+namespace {
+
+class LightllmScheduler final : public BlockScheduler {
+ public:
+  using BlockScheduler::BlockScheduler;
+
+  std::optional<std::string> refuses(const Request& request) const override {
+    if (request.input_len > config_.max_num_batched_tokens)
+      return fmt::format("prompt of {} tokens is longer than batch_max_tokens {}; raise it",
+                         request.input_len, config_.max_num_batched_tokens);
+    const std::int64_t end = end_tokens(request);
+    if (!config_.caches_tokens || end < capacity()) return std::nullopt;
+    return fmt::format("request of {} tokens is not below the {} tokens that the KV cache holds", end,
+                       capacity());
+  }
+
+ private:
+  struct Expected {
+    std::int64_t left, held;  // tokens still to come and in the cache
+  };
+
+  std::int64_t capacity() const { return pool_.usable() * config_.block_size; }
+
+  void decide(Picoseconds now) override {
+    const bool asks = running_.empty() || waited_ >= config_.lightllm.router_max_wait_tokens;
+    blocked_for_ = config_.lightllm.router_max_wait_tokens - waited_ - 1;
+    if (asks && start(now)) {
+      waited_ = 0;
+      return;
+    }
+    decode_or_preempt(false);
+    if (!asks) ++waited_;
+  }
+
+  bool start(Picoseconds now) {
+    expected_.clear();
+    for (const std::int32_t slot : running_) {
+      const Sequence& s = sequences_[slot];
+      expected_.push_back({s.end_tokens - s.num_tokens - 1, s.num_tokens});
+    }
+    const std::size_t before = running_.size();
+    std::int64_t tokens = 0;
+    blocked_for_ = kForever;
+    while (!waiting_.empty() && has_place()) {
+      const Sequence& s = sequences_[waiting_.front()];
+      expected_.push_back({s.end_tokens - s.request.input_len - 1, s.request.input_len + 1});
+      const std::int64_t peak = expected_peak();
+      if (config_.caches_tokens && peak >= capacity()) {
+        blocked_for_ = peak - capacity();
+        break;
+      }
+      if (tokens + s.request.input_len > config_.max_num_batched_tokens) break;
+      tokens += s.request.input_len;
+      if (!admit(now, left(s))) throw std::logic_error("LightLLM's expected peak is too low");
+    }
+    for (std::size_t i = before; i < running_.size(); ++i)
+      take_prompt(running_[i], left(sequences_[running_[i]]));
+    return running_.size() > before;
+  }
+
+  // The most tokens that the cache holds until all have ended, if each runs as long as it may.
+  std::int64_t expected_peak() {
+    std::sort(expected_.begin(), expected_.end(),
+              [](const Expected& a, const Expected& b) { return a.left > b.left; });
+    std::int64_t peak = 0, held = 0, count = 0;
+    for (const Expected& e : expected_) {
+      held += e.held;
+      peak = std::max(peak, e.left * ++count + held);
+    }
+    return peak;
+  }
+
+  // While nobody ends, running sequences reach at any later time what they would have reached, and who waits
+  // one token less a step: the expected peak falls by at most one a step, so who does not fit by k tokens
+  // does not for k more steps.
+  std::int64_t repeats() const override {
+    if (waiting_.empty() || blocked_for_ == kForever) return kForever;
+    return 1 + std::max<std::int64_t>(0, blocked_for_);
+  }
+  void repeated(std::int64_t steps) override {
+    waited_ = std::min(waited_ + steps, config_.lightllm.router_max_wait_tokens);
+  }
+
+  std::int64_t waited_ = 0;       // decode steps since somebody started
+  std::int64_t blocked_for_ = 0;  // further steps for which nobody who waits can start
+  std::vector<Expected> expected_;
+};
+
+}  // namespace
+
+std::unique_ptr<Scheduler> make_lightllm(const SchedulerParts& parts) {
+  return std::make_unique<LightllmScheduler>(parts);
+}
+
+}  // namespace foretoken

@@ -1,0 +1,209 @@
+// vLLM V0 and the systems with a small scheduler of their own as deployments: defaults, knobs, memory,
+// commands.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/json_full.h"
+#include "models.h"
+
+namespace foretoken {
+namespace {
+
+using testing::HasSubstr;
+
+std::variant<Deployment, Infeasible> result(const Scenario& s) {
+  Resources resources;
+  resources.scenario_file = "s.json";
+  return resolve_on(s, resources, llama_8b(), h100(), nvlink_node(), 0, 4096);
+}
+Deployment deploy(const Scenario& s) { return deployment_of(result(s)); }
+Scenario with(const std::string& behavior) {
+  Scenario s = scenario_on("H100", 1);
+  s.engine.behavior = behavior;
+  return s;
+}
+std::string error(const Scenario& s) {
+  return error_of([&] { result(s); });
+}
+template <class Change>
+std::string refused(const std::string& behavior, Change change) {
+  Scenario s = with(behavior);
+  change(s.engine);
+  return error(s);
+}
+
+struct Expected {
+  const char* behavior;
+  SchedulerPolicy policy;
+  std::int64_t tokens, sequences;
+  int block_size;
+};
+
+// max_model_len is 4096, the longest request. TGI: 4095 + 50, rounded up to blocks.
+TEST(BlockSystems, Defaults) {
+  for (const Expected& x : {Expected{"vllm-0.7", SchedulerPolicy::kVllmV0, 4096, 256, 16},
+                            Expected{"orca", SchedulerPolicy::kOrca, 8192, 128, 16},
+                            Expected{"sarathi", SchedulerPolicy::kSarathi, 512, 128, 16},
+                            Expected{"fastertransformer", SchedulerPolicy::kStaticBatch, 8192, 128, 16},
+                            Expected{"triton", SchedulerPolicy::kStaticBatch, 8192, 128, 16},
+                            Expected{"lightllm", SchedulerPolicy::kLightllm, 8192, 1000, 1},
+                            Expected{"deepspeed-fastgen", SchedulerPolicy::kFastgen, 768, 512, 128},
+                            Expected{"tgi", SchedulerPolicy::kTgi, 4160, 128, 16},
+                            Expected{"llama.cpp", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
+    const Deployment d = deploy(with(x.behavior));
+    const SchedulerConfig& c = d.scheduler;
+    EXPECT_EQ(c.policy, x.policy) << x.behavior;
+    EXPECT_EQ(c.max_num_batched_tokens, x.tokens) << x.behavior;
+    EXPECT_EQ(c.max_num_seqs, x.sequences) << x.behavior;
+    EXPECT_EQ(c.block_size, x.block_size) << x.behavior;
+    EXPECT_FALSE(c.enable_prefix_caching) << x.behavior;
+    EXPECT_FALSE(c.schedules_ahead) << x.behavior;
+    EXPECT_TRUE(d.warnings.empty()) << x.behavior;
+    // All of the budget is accounted for, and what is resolved resolves to the same.
+    const MemoryPlan& m = d.memory;
+    if (x.policy != SchedulerPolicy::kLlamaCpp)
+      EXPECT_NEAR(m.weights_bytes + m.activation_peak_bytes + m.overhead_bytes + m.kv_cache_bytes,
+                  m.budget_bytes, 1)
+          << x.behavior;
+    const Deployment again = deploy(d.scenario);
+    EXPECT_EQ(again.memory.num_gpu_blocks, m.num_gpu_blocks) << x.behavior;
+    EXPECT_EQ(scenario_to_json(again.scenario), scenario_to_json(d.scenario)) << x.behavior;
+  }
+  EXPECT_EQ(deploy(with("vllm-0.7")).scheduler.watermark, 0.01);
+  EXPECT_EQ(deploy(with("sarathi")).scheduler.watermark, 0.01);
+  EXPECT_EQ(deploy(with("vllm-0.7")).graph_sizes.back(), 256);
+  EXPECT_EQ(deploy(with("tgi")).graph_sizes.back(), 32);
+  EXPECT_TRUE(deploy(with("lightllm")).graph_sizes.empty());
+}
+
+TEST(BlockSystems, OwnKeysAreTheCommonOnes) {
+  Scenario s = with("sarathi");
+  s.engine.chunk_size = 1024;
+  s.engine.low_chunk_size = 256;
+  Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 1024);
+  EXPECT_EQ(d.scheduler.sarathi.low_chunk_size, 256);
+  EXPECT_EQ(d.scheduler.sarathi.high_chunk_size, 1024);
+  EXPECT_EQ(d.scheduler.sarathi.chunk_schedule_max_tokens, 4096);
+  s = with("triton");
+  s.engine.max_batch_size = 32;
+  s.engine.max_queue_delay_microseconds = 500;
+  s.engine.preferred_batch_size = {8, 16};
+  s.engine.remove_padding = false;
+  d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 32);
+  EXPECT_EQ(d.scheduler.static_batch.max_queue_delay, 500'000'000);
+  EXPECT_THAT(d.scheduler.static_batch.preferred_batch_size, testing::ElementsAre(8, 16));
+  EXPECT_FALSE(d.scheduler.static_batch.remove_padding);
+  s = with("lightllm");
+  s.engine.running_max_req_size = 50;
+  s.engine.batch_max_tokens = 5000;
+  s.engine.mem_fraction = 0.8;
+  s.engine.router_max_wait_tokens = 6;
+  d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 50);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 5000);
+  EXPECT_EQ(*d.scenario.engine.gpu_memory_utilization, 0.8);
+  EXPECT_EQ(d.scheduler.lightllm.router_max_wait_tokens, 6);
+  s = with("fastgen");
+  s.engine.max_ragged_batch_size = 2048;
+  s.engine.max_ragged_sequence_count = 64;
+  d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 2048);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 64);
+  s = with("tgi");
+  s.engine.max_batch_prefill_tokens = 4096;
+  s.engine.max_batch_total_tokens = 30000;
+  s.engine.waiting_served_ratio = 1.2;
+  s.engine.max_waiting_tokens = 5;
+  d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 4096);
+  EXPECT_EQ(d.scheduler.tgi.max_batch_total_tokens, 30000);
+  EXPECT_EQ(d.scheduler.tgi.waiting_served_ratio, 1.2);
+  EXPECT_EQ(d.scheduler.tgi.max_waiting_tokens, 5);
+}
+
+// Orca's regions hold the longest sequence unless another reservation is asked for; others' layouts stand.
+TEST(BlockSystems, LayoutsOfMemory) {
+  EXPECT_EQ(deploy(with("orca")).scheduler.reservation, KvReservation::kMaxModelLen);
+  EXPECT_TRUE(deploy(with("orca")).scheduler.contiguous);
+  Scenario s = with("orca");
+  s.engine.kv_reservation = "exact";
+  s.engine.kv_layout = "paged";
+  EXPECT_EQ(deploy(s).scheduler.reservation, KvReservation::kExact);
+  EXPECT_FALSE(deploy(s).scheduler.contiguous);
+  s.engine.kv_layout = "buddy";
+  EXPECT_TRUE(deploy(s).scheduler.buddy);
+  EXPECT_THAT(refused("triton", [](auto& e) { e.kv_layout = "paged"; }), HasSubstr("use contiguous"));
+  EXPECT_THAT(refused("vllm", [](auto& e) { e.kv_layout = "buddy"; }), HasSubstr("modelled with Orca"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.kv_layout = "contiguous"; }), HasSubstr("use paged"));
+  EXPECT_THAT(refused("llama.cpp", [](auto& e) { e.kv_reservation = "exact"; }),
+              HasSubstr("use max_model_len"));
+}
+
+// llama.cpp takes what its slots need, and does not start where that is not there.
+TEST(BlockSystems, SlotsOfLlamaCpp) {
+  Scenario s = with("llama.cpp");
+  s.engine.n_parallel = 4;
+  s.engine.n_ubatch = 256;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.memory.kv_cache_tokens, 4 * 4096);
+  EXPECT_EQ(d.memory.num_gpu_blocks, 1 + 4 * 128);
+  EXPECT_EQ(d.scheduler.llama_cpp.n_ubatch, 256);
+  s.engine.n_parallel = 1000;
+  const auto verdict = result(s);
+  ASSERT_TRUE(std::holds_alternative<Infeasible>(verdict));
+  EXPECT_THAT(std::get<Infeasible>(verdict).reason, HasSubstr("lower --n-parallel"));
+}
+
+TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
+  EXPECT_EQ(
+      refused("vllm-0.7", [](auto& e) { e.chunk_size = 512; }),
+      "s.json:/engine/chunk_size: is a knob of Sarathi-Serve, and the behaviour is vllm-0.7; leave it out");
+  EXPECT_EQ(refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
+            "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
+            "Generation Inference, and the behaviour is sarathi; leave it out");
+  EXPECT_THAT(refused("fastertransformer", [](auto& e) { e.max_queue_delay_microseconds = 5; }),
+              HasSubstr("is a knob of Triton"));
+  EXPECT_THAT(refused("orca", [](auto& e) { e.enable_prefix_caching = true; }), HasSubstr("turn it off"));
+  EXPECT_THAT(refused("tgi", [](auto& e) { e.async_scheduling = true; }), HasSubstr("turn it off"));
+  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.enable_chunked_prefill = true; }),
+              HasSubstr("such as sarathi or vllm-0.8"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.enable_chunked_prefill = false; }),
+              HasSubstr("prompts are always split"));
+  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.preemption_mode = "swap"; }), HasSubstr("vllm-0.8"));
+  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.long_prefill_token_threshold = 100; }),
+              HasSubstr("vLLM V1"));
+  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.max_num_batched_tokens = 2048; }),
+              HasSubstr("below max_model_len 4096"));
+  EXPECT_THAT(refused("lightllm", [](auto& e) { e.block_size = 16; }), HasSubstr("token by token"));
+  EXPECT_THAT(refused("lightllm", [](auto& e) { e.lora.emplace(); }), HasSubstr("vLLM V1's rules"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.chunk_size = 512, e.max_num_batched_tokens = 256; }),
+              HasSubstr("they mean the same"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.high_chunk_size = 512; }), HasSubstr("turn it on"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.enable_dynamic_chunking_schedule = true; }),
+              HasSubstr("low_chunk_size"));
+  EXPECT_THAT(refused("fastgen", [](auto& e) { e.max_num_seqs = 900, e.max_num_batched_tokens = 800; }),
+              HasSubstr("below max_num_seqs"));
+  Scenario s = with("orca");
+  s.engine.pipeline_parallel_size = 2;
+  EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s)));
+}
+
+TEST(BlockSystems, Commands) {
+  Scenario s = with("vllm-0.7");
+  s.engine.max_num_seqs = 64;
+  EXPECT_EQ(serve_command(deploy(s)),
+            "vllm serve llama-3.1-8b --max-model-len 4096 --max-num-seqs 64  # of vllm-0.7");
+  EXPECT_THAT(serve_command(deploy(with("tgi"))),
+              HasSubstr("text-generation-launcher --model-id llama-3.1-8b --max-total-tokens 4096 "
+                        "--max-input-tokens 4095 --max-batch-prefill-tokens 4145"));
+  EXPECT_THAT(serve_command(deploy(with("llama.cpp"))),
+              HasSubstr("llama-server --model MODEL.gguf --parallel 1 --ctx-size 4096 --batch-size 2048"));
+  EXPECT_THAT(serve_command(deploy(with("lightllm"))), HasSubstr("--running_max_req_size 1000"));
+  for (const char* none : {"orca", "sarathi", "fastertransformer", "triton", "fastgen"})
+    EXPECT_THAT(serve_command(deploy(with(none))), HasSubstr("has no command of its own")) << none;
+}
+
+}  // namespace
+}  // namespace foretoken

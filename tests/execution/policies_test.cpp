@@ -1,0 +1,76 @@
+// Every scheduling policy on the executor: requests get the tokens that plain serving gives them, and the
+// schedule is the one that the simulator decides when it is told how long steps take.
+#include <gmock/gmock.h>
+
+#include <map>
+
+#include "served.h"
+
+namespace foretoken {
+namespace {
+
+struct Case {
+  const char* behavior;
+  Json engine;
+  bool preempts;
+};
+
+// Twenty blocks of 16 where requests may lose their memory.
+std::vector<Case> cases() {
+  const Json tight{{"num_gpu_blocks_override", 20}};
+  const auto with = [](Json json, const Json& more) {
+    json.update(more);
+    return json;
+  };
+  const Json whole{{"max_num_batched_tokens", 256}};
+  return {
+      {"vllm-0.7", with(whole, with(tight, {{"enforce_eager", true}})), true},
+      {"orca", with(whole, {{"kv_layout", "buddy"}, {"kv_reservation", "power_of_two"}}), false},
+      {"orca", with(whole, {{"kv_layout", "paged"}, {"num_gpu_blocks_override", 40}}), false},
+      {"sarathi", with(tight, {{"max_num_batched_tokens", 24}}), true},
+      {"sarathi",
+       {{"low_chunk_size", 32}, {"high_chunk_size", 64}, {"chunk_schedule_max_tokens", 64}},
+       false},
+      {"fastertransformer", with(whole, {{"remove_padding", false}}), false},
+      {"triton", with(whole, {{"max_queue_delay_microseconds", 300}, {"preferred_batch_size", {3}}}), false},
+      {"lightllm", with(whole, {{"block_size", 1}, {"num_gpu_blocks_override", 400}}), false},
+      {"deepspeed-fastgen", with(tight, {{"max_num_batched_tokens", 24}}), true},
+      {"tgi", {{"max_num_batched_tokens", 200}, {"num_gpu_blocks_override", 40}}, false},
+      {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, false}};
+}
+
+Json scenario(const Json& engine) {
+  return small_scenario(small_config("dense", 256), engine,
+                        {{"num_prompts", 16}, {"request_rate", 4000}, {"output_len", {{"value", 40}}}});
+}
+
+std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json, ServeResult& served,
+                                                         Recording& recording) {
+  std::map<RequestId, std::vector<std::int32_t>> tokens;
+  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    served = result.served;
+    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
+  });
+  return tokens;
+}
+
+TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(scenario(Json::object()), served, plain);
+  ASSERT_EQ(expected.size(), 16u);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(std::string(c.behavior) + " " + c.engine.dump());
+    Json engine{{"behavior", c.behavior}};
+    engine.update(c.engine);
+    const Json json = scenario(engine);
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(json, served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_EQ(served.metrics.preemptions > 0, c.preempts);
+    expect_the_same_schedule(served, recording, json);
+  }
+}
+
+}  // namespace
+}  // namespace foretoken

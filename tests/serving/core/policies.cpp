@@ -1,0 +1,121 @@
+#include "policies.h"
+
+#include <algorithm>
+
+namespace foretoken::toy {
+
+bool is_block_policy(SchedulerPolicy policy) { return !has_prefix_cache(policy); }
+
+bool has_prefix_cache(SchedulerPolicy policy) {
+  return policy == SchedulerPolicy::kVllmV1 || policy == SchedulerPolicy::kSglang ||
+         policy == SchedulerPolicy::kTrtllm;
+}
+
+bool preempts(SchedulerPolicy policy) {
+  return has_prefix_cache(policy) || policy == SchedulerPolicy::kVllmV0 ||
+         policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen;
+}
+
+std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
+  switch (info.param) {
+    case SchedulerPolicy::kVllmV1:
+      return "VllmV1";
+    case SchedulerPolicy::kSglang:
+      return "Sglang";
+    case SchedulerPolicy::kTrtllm:
+      return "Trtllm";
+    case SchedulerPolicy::kVllmV0:
+      return "VllmV0";
+    case SchedulerPolicy::kOrca:
+      return "Orca";
+    case SchedulerPolicy::kSarathi:
+      return "Sarathi";
+    case SchedulerPolicy::kStaticBatch:
+      return "StaticBatch";
+    case SchedulerPolicy::kLightllm:
+      return "Lightllm";
+    case SchedulerPolicy::kFastgen:
+      return "Fastgen";
+    case SchedulerPolicy::kTgi:
+      return "Tgi";
+    case SchedulerPolicy::kLlamaCpp:
+      return "LlamaCpp";
+  }
+  return "unknown";
+}
+
+void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRandom random) {
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  c.policy = policy;
+  c.enable_prefix_caching = false;
+  c.num_host_blocks = 0;
+  c.reservation = KvReservation::kPaged;
+  c.watermark = 0;
+  const auto more_memory = [&] { c.num_blocks += pick(0, 4) * c.max_model_len / c.block_size; };
+  const auto whole_prompts = [&] {
+    c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, c.max_model_len + pick(0, 100));
+  };
+  const auto all_decode = [&] {
+    c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, c.max_num_seqs + pick(0, 10));
+  };
+  switch (policy) {
+    case SchedulerPolicy::kVllmV0:
+      c.watermark = chance(0.7) ? 0.01 : 0.15;
+      whole_prompts();
+      break;
+    case SchedulerPolicy::kOrca:
+      c.reservation = static_cast<KvReservation>(pick(1, 3));
+      c.contiguous = chance(0.6);
+      c.buddy = c.contiguous && chance(0.4);
+      whole_prompts();
+      all_decode();
+      more_memory();
+      break;
+    case SchedulerPolicy::kSarathi:
+      c.watermark = chance(0.7) ? 0.01 : 0.15;
+      all_decode();
+      if (!chance(0.3)) break;
+      c.sarathi.low_chunk_size = 32 * (1 + c.max_num_seqs / 32);
+      c.sarathi.high_chunk_size = c.sarathi.low_chunk_size + 32 * pick(0, 3);
+      c.sarathi.chunk_schedule_max_tokens = pick(1, c.max_model_len);
+      c.sarathi.chunk_schedule_stages = pick(1, 6);
+      c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, c.sarathi.high_chunk_size);
+      break;
+    case SchedulerPolicy::kStaticBatch:
+      c.reservation = static_cast<KvReservation>(pick(1, 3));
+      c.static_batch.remove_padding = chance(0.5);
+      c.static_batch.max_queue_delay = chance(0.5) ? 0 : pick(1, 20'000);
+      if (chance(0.4))
+        c.static_batch.preferred_batch_size = {pick(1, c.max_num_seqs), pick(1, c.max_num_seqs)};
+      whole_prompts();
+      more_memory();
+      break;
+    case SchedulerPolicy::kLightllm:
+      c.num_blocks = 1 + (c.num_blocks - 1) * c.block_size + pick(0, 60);
+      c.block_size = 1;
+      c.lightllm.router_max_wait_tokens = pick(0, 12);
+      break;
+    case SchedulerPolicy::kFastgen:
+      all_decode();
+      break;
+    case SchedulerPolicy::kTgi:
+      c.tgi.waiting_served_ratio = 0.3 * static_cast<double>(pick(0, 4));
+      c.tgi.max_waiting_tokens = pick(0, 30);
+      c.tgi.max_batch_total_tokens = chance(0.7) ? 0 : pick(20, 2 * c.max_model_len);
+      c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 40);
+      more_memory();
+      break;
+    case SchedulerPolicy::kLlamaCpp:
+      c.reservation = KvReservation::kMaxModelLen;
+      c.max_num_seqs = std::min<std::int64_t>(c.max_num_seqs, 6);
+      c.llama_cpp.n_ubatch = chance(0.3) ? pick(1, 6) : pick(7, 60);
+      all_decode();
+      more_memory();
+      break;
+    default:
+      break;
+  }
+}
+
+}  // namespace foretoken::toy

@@ -1,0 +1,28 @@
+// The schedulers on top of BlockScheduler with random knobs of their own.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/random.h"
+#include "serving/serve.h"
+
+namespace foretoken::toy {
+
+inline constexpr SchedulerPolicy kBlockPolicies[] = {
+    SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,     SchedulerPolicy::kSarathi,
+    SchedulerPolicy::kStaticBatch, SchedulerPolicy::kLightllm, SchedulerPolicy::kFastgen,
+    SchedulerPolicy::kTgi,         SchedulerPolicy::kLlamaCpp};
+
+bool is_block_policy(SchedulerPolicy policy);
+bool has_prefix_cache(SchedulerPolicy policy);
+// Whether a request that runs may have to give its memory up.
+bool preempts(SchedulerPolicy policy);
+std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info);
+
+// Knobs of the policy, drawn from `random`, and what it asks of the others: limits that hold a prompt, a
+// memory for a request of max_model_len.
+void choose_block_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom random);
+
+}  // namespace foretoken::toy
