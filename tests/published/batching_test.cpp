@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/random.h"
 #include "fixtures.h"
 #include "serving/scheduler/reservation.h"
 #include "serving/sequence.h"
