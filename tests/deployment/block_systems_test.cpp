@@ -61,10 +61,11 @@ TEST(BlockSystems, Defaults) {
     EXPECT_TRUE(d.warnings.empty()) << x.behavior;
     // All of the budget is accounted for, and what is resolved resolves to the same.
     const MemoryPlan& m = d.memory;
-    if (x.policy != SchedulerPolicy::kLlamaCpp)
+    if (x.policy != SchedulerPolicy::kLlamaCpp) {
       EXPECT_NEAR(m.weights_bytes + m.activation_peak_bytes + m.overhead_bytes + m.kv_cache_bytes,
                   m.budget_bytes, 1)
           << x.behavior;
+    }
     const Deployment again = deploy(d.scenario);
     EXPECT_EQ(again.memory.num_gpu_blocks, m.num_gpu_blocks) << x.behavior;
     EXPECT_EQ(scenario_to_json(again.scenario), scenario_to_json(d.scenario)) << x.behavior;

@@ -42,8 +42,9 @@ class Inspector : public Backend {
     EXPECT_LE(static_cast<std::int64_t>(slots.size()), config_.max_num_seqs);
     // Steps of prompts alone are held to the prompts' budget, steps of decodes alone to max_num_seqs.
     if (config_.policy == SchedulerPolicy::kTgi) {
-      if (!batch.prefill.empty())
+      if (!batch.prefill.empty()) {
         EXPECT_LT(rows, config_.max_num_batched_tokens + config_.block_size) << "rounded up to blocks";
+      }
     } else if (!batch.prefill.empty() || config_.policy != SchedulerPolicy::kLightllm) {
       EXPECT_LE(rows, config_.policy == SchedulerPolicy::kLlamaCpp ? config_.llama_cpp.n_ubatch
                                                                    : config_.max_num_batched_tokens);
