@@ -299,7 +299,7 @@ TEST_P(Spans, OfReplicasThatComeAndGoToo) {
   EXPECT_GT(reached.samples, 10000);
   EXPECT_GT(reached.starts, 1000);
   EXPECT_GT(reached.ends, 1000);
-  EXPECT_GT(reached.hits, 10000);
+  EXPECT_EQ(reached.hits > 0, toy::has_prefix_cache(GetParam()));
 }
 
 TEST(Spans, OfDisaggregatedEnginesToo) {
