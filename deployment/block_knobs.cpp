@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+#include "base/text.h"
 #include "deployment/knobs.h"
 #include "deployment/parts.h"
 

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "base/random.h"
-#include "base/random.h"
 #include "fixtures.h"
 #include "serving/scheduler/reservation.h"
 #include "serving/sequence.h"
