@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "deployment/knobs.h"
 #include "deployment/parts.h"
 

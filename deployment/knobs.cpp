@@ -8,10 +8,16 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "deployment/block_systems.h"
 #include "deployment/parts.h"
 
 namespace foretoken {
 namespace {
+
+std::string title_of(const std::string& family) {
+  if (const auto block = block_system_title(family); !block.empty()) return std::string(block);
+  return family == "sglang" ? "SGLang" : family == "trtllm" ? "TensorRT-LLM" : "vLLM";
+}
 
 void refuse_order(const EngineSection& e, const std::string& where) {
   if (!e.schedule_policy) return;
@@ -32,6 +38,37 @@ void check_positive(std::int64_t value, std::int64_t most, const std::string& wh
 }
 
 }  // namespace
+
+std::string Knobs::text(std::int64_t value) { return fmt::format("{}", value); }
+std::string Knobs::text(double value) { return fmt::format("{}", value); }
+std::string Knobs::text(bool value) { return fmt::format("{}", value); }
+
+void Knobs::fail(std::string_view key, const std::string& message) const {
+  throw Error(at_ + std::string(key), message);
+}
+
+void Knobs::check_family(std::string_view key, std::string_view families) const {
+  const std::vector<std::string> known = split(std::string(families), ' ');
+  if (std::find(known.begin(), known.end(), behavior_.family) != known.end()) return;
+  std::vector<std::string> titles;
+  for (const std::string& family : known) titles.push_back(title_of(family));
+  fail(key, fmt::format("is a knob of {}, and the behaviour is {}; leave it out", join(titles, ", "),
+                        behavior_.name));
+}
+
+void Knobs::fail_differs(std::string_view key, const std::string& own, std::string_view common_key,
+                         const std::string& common) const {
+  fail(key, fmt::format("is {}, and {} is {}: they mean the same; give one", own, common_key, common));
+}
+
+void Knobs::negated(const std::optional<bool>& own, std::string_view key, std::optional<bool>& common,
+                    std::string_view common_key) const {
+  only(own, key, "sglang");
+  if (!own) return;
+  if (common && *common == *own)
+    fail(key, fmt::format("is {}, and {} is {} too: they contradict each other", *own, common_key, *common));
+  common = !*own;
+}
 
 void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::string& where) {
   const Knobs k(behavior, where);
