@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -67,6 +68,13 @@ const Kernels& kernels_of(const ExecutorOptions& options) {
         "--isa",
         "\"" + isa + "\" is none of float64, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
   return *k;
+}
+
+// Nothing else of this program runs on the processors of a device's host; processes share them.
+int threads_of(const ExecutorOptions& options, const Kernels& kernels) {
+  if (options.threads > 0 || kernels.memory().host_reads()) return options.threads;
+  const int sharing = options.processes ? options.processes->size() : 1;
+  return static_cast<int>(std::thread::hardware_concurrency()) / sharing;
 }
 
 // apart: it is one side of prefill and decode on engines of their own.
@@ -166,7 +174,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
 
 Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
                        std::size_t beside)
-    : kernels_(&kernels_of(options)), threads_(options.threads), synthetic_(options.weights.empty()) {
+    : kernels_(&kernels_of(options)),
+      threads_(threads_of(options, *kernels_)),
+      synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)

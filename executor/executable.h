@@ -12,10 +12,10 @@
 namespace foretoken {
 
 struct ExecutorOptions {
-  std::string weights;        // a safetensors file or folder; empty: synthetic
-  std::string draft_weights;  // the draft model's, likewise
-  std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
-  int threads = 1;
+  std::string weights;          // a safetensors file or folder; empty: synthetic
+  std::string draft_weights;    // the draft model's, likewise
+  std::uint64_t seed = 0;       // of synthetic weights and of the prompts' tokens
+  int threads = 0;              // 0: one; to load a device's weights, as many as the host has processors
   std::string backend = "cpu";  // or "cuda"
   std::string cuda_library;     // the file, for open_cuda_library()
   std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",

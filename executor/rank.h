@@ -86,9 +86,9 @@ struct RecurrentState {
 
 class Rank {
  public:
-  // Reads and packs this rank's part of the checkpoint. Throws Error, std::bad_alloc.
+  // Reads and packs this rank's part of the checkpoint by these threads. Throws Error, std::bad_alloc.
   Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
-       int index);
+       int index, Threads& threads);
 
   // The same weights, not copied, with a cache of its own.
   Rank twin(const ModelConfig& model, const Layout& layout) const;

@@ -201,7 +201,7 @@ struct Transformer::State {
         const Layout& l, const Precision& p, Threads& t, const AdapterSource* source)
       : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
     const auto [first, last] = own_ranks(layout);
-    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r, t);
     if (source != nullptr && l.lora.rank > 0) {
       for (const Rank& rank : ranks) adapters.emplace_back(m, *source, k, l, rank);
       slot_adapters.assign(static_cast<std::size_t>(l.lora.slots), -1);
@@ -286,7 +286,7 @@ struct Transformer::State {
       out = kernels.pack(
           layout.plain, e.rows, e.columns,
           [&](std::int64_t row, float* to) { checkpoint.read(role, 0, 0, row, 1, to); },
-          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
+          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)), threads);
     };
     table(Role::kEmbedding, embedding);
     table(Role::kPositions, positions);

@@ -101,6 +101,17 @@ TEST_P(EveryFamily, TheRestOfTheBatchAndTheBlocksDoNotMatter) {
   EXPECT_EQ(alone, three.step({{&d, prompt}})[0]) << "three threads";
 }
 
+// Also where a rank's part of a row is cut out of the checkpoint's.
+TEST_P(EveryFamily, WeightsDoNotDependOnTheThreadsThatLoadThem) {
+  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kInt4}) {
+    Layout l = small_layout(storage);
+    l.plain = Storage::kBf16;
+    l.ranks = l.moe_tensor_parallel = 2;
+    Runner one(model, l, tested_kernels()), three(model, l, tested_kernels(), 3);
+    EXPECT_EQ(whole(one, prompt), whole(three, prompt)) << "storage " << static_cast<int>(storage);
+  }
+}
+
 // Wherever streamed layers come from, however many buffers they pass through, fetched ahead or not, and on
 // every rank.
 TEST_P(EveryFamily, StreamedWeightsAreResidentOnes) {
