@@ -107,6 +107,9 @@ class Rank {
     return !streamed_.empty() && streamed_[static_cast<std::size_t>(layer)];
   }
   // Brings a streamed layer's weights into device memory, where they stay until they are released. Layers in
+  void restart_stream() {
+    if (stream_) stream_->restart();
+  }
   // order, one at a time.
   void fetch(std::int64_t layer);
   void release() { stream_->release(); }

@@ -120,7 +120,10 @@ void Transformer::State::wait() {
 }
 
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
-  if (published) wait();  // a step that failed halfway
+  if (published) {  // a step that failed halfway
+    wait();
+    for (Rank& rank : ranks) rank.restart_stream();
+  }
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();

@@ -133,8 +133,12 @@ class RecordedSteps final : public StepGraphs {
  public:
   explicit RecordedSteps(Stream& stream) : stream_(stream) {}
   void run(std::uint64_t key, const std::function<void()>& launches) override {
-    const auto [at, fresh] = graphs_.try_emplace(key);
-    if (fresh) return launches();
+    const auto at = graphs_.find(key);
+    if (at == graphs_.end()) {
+      launches();
+      graphs_.try_emplace(key);  // not of a step that failed
+      return;
+    }
     if (at->second.empty()) at->second.capture(stream_, launches);
     at->second.launch(stream_);
   }
