@@ -211,6 +211,9 @@ class Kernels {
   // Of a device now: "1980 MHz, memory 3201 MHz, 412 W, 46 C"; empty where nothing is known.
   virtual std::string condition() const { return {}; }
   virtual const KernelMemory& memory() const { return host_memory(); }
+  // Bytes of memory() that it will take for itself: workspaces of libraries, and an allowance for what can't
+  // be known before.
+  virtual std::size_t own_bytes() const { return 0; }
   virtual std::unique_ptr<KernelStopwatch> stopwatch() const;
   // Null where steps aren't recorded.
   virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }

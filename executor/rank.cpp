@@ -221,22 +221,22 @@ Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
   return rank;
 }
 
-Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
-                        const Layout& layout, int index) {
+Rank Rank::plan(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
+                const Layout& layout, int index, std::size_t& weights, std::size_t& cache) {
   Rank plan(layout, index, kernels.memory());
   Threads none;
   Loader loader(model, checkpoint, kernels, none, nullptr);
   plan.load(loader);
-  std::size_t weights = loader.bytes();
+  weights += loader.bytes();
   for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
     weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream, kernels.memory()) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  std::size_t cache =
-      plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
-  if (kernels.memory().host_reads())  // else the host's blocks are in another memory
-    cache += plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_);
-  return {weights, cache};
+  const std::size_t host_blocks =
+      plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.host_cache_);
+  cache += plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
+  if (kernels.memory().host_reads()) cache += host_blocks;  // else they are in another memory
+  return plan;
 }
 
 // Without a stream sizes are added up, with one each streamed layer is packed in one place and put away.

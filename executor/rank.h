@@ -94,12 +94,9 @@ class Rank {
   Rank twin(const ModelConfig& model, const Layout& layout) const;
   Experts experts_of(std::int64_t layer, std::int64_t all) const;
 
-  // Memory of weights and cache, before anything is allocated.
-  struct Sizes {
-    std::size_t weights = 0, cache = 0;
-  };
-  static Sizes sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
-                     const Layout& layout, int index);
+  // One that has shapes, but no memory, and adds what it would take to the two.
+  static Rank plan(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
+                   const Layout& layout, int index, std::size_t& weights, std::size_t& cache);
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
@@ -107,12 +104,12 @@ class Rank {
     return !streamed_.empty() && streamed_[static_cast<std::size_t>(layer)];
   }
   // Brings a streamed layer's weights into device memory, where they stay until they are released. Layers in
-  void restart_stream() {
-    if (stream_) stream_->restart();
-  }
   // order, one at a time.
   void fetch(std::int64_t layer);
   void release() { stream_->release(); }
+  void restart_stream() {
+    if (stream_) stream_->restart();
+  }
   // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
   void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
   void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }

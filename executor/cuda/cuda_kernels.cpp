@@ -9,6 +9,7 @@
 
 #include "executor/cuda/clocks.h"
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/cublas.h"
 #include "executor/cuda/sampling.h"
 
 namespace foretoken::cuda {
@@ -184,6 +185,7 @@ std::string CudaKernels::condition() const {
   return text;
 }
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
+std::size_t CudaKernels::own_bytes() const { return cublas_bytes() + unseen_bytes(); }
 std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
 }

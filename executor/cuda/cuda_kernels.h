@@ -27,6 +27,7 @@ class CudaKernels final : public Kernels {
   std::string machine() const override;
   std::string condition() const override;
   const KernelMemory& memory() const override;
+  std::size_t own_bytes() const override;
   std::unique_ptr<KernelStopwatch> stopwatch() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
   std::int64_t context_bucket(std::int64_t longest) const override;

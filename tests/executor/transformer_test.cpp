@@ -157,6 +157,7 @@ int streamed_file() {
 // asked for again is the one that it should have been, and so is the one after.
 TEST_P(EveryFamily, AStepAfterAFailedOneIsAsItShouldBe) {
   if (model.config.is_recurrent()) return;  // its states have taken the failed step's token
+  const std::vector<std::int32_t> few(prompt.begin(), prompt.begin() + 9);
   for (const bool overlap : {false, true})
     for (const int buffers : {1, 2}) {
       SCOPED_TRACE(testing::Message() << (overlap ? "fetched ahead, " : "") << buffers << " buffers");
@@ -166,7 +167,7 @@ TEST_P(EveryFamily, AStepAfterAFailedOneIsAsItShouldBe) {
       l.stream = {buffers, overlap, true, testing::TempDir()};
       Runner streamed(model, l, tested_kernels());
       auto expected = resident.sequence(100, 1, 256), s = streamed.sequence(100, 1, 256);
-      EXPECT_EQ(resident.step({{&expected, prompt}}), streamed.step({{&s, prompt}}));
+      EXPECT_EQ(resident.step({{&expected, few}}), streamed.step({{&s, few}}));
       const int file = streamed_file();
       ASSERT_GE(file, 0);
       struct stat about {};
