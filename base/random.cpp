@@ -30,12 +30,6 @@ double polynomial(const double (&coefficients)[N], double x) {  // lowest order 
 
 }  // namespace
 
-std::uint64_t mix64(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 CounterRandom::CounterRandom(std::uint64_t seed, std::uint64_t stream, std::uint64_t index)
     : key_(mix64(mix64(mix64(seed + kGolden) + stream * kGolden + 1) + index * kGolden + 2)) {}
 

@@ -8,7 +8,12 @@
 
 namespace foretoken {
 
-std::uint64_t mix64(std::uint64_t x);  // SplitMix64 finaliser (Steele et al. 2014)
+// SplitMix64 finaliser (Steele et al. 2014).
+constexpr std::uint64_t mix64(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
 
 // One independent stream of draws, for example stream = purpose, index = request.
 class CounterRandom {

@@ -121,7 +121,8 @@ std::vector<OptionSpec> run_options() {
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
           with_choices(number_option("operator-times", "time each operator, or the step alone (default on)"),
                        {"on", "off"}),
-          number_option("threads", "threads of the executor (default 1)")};
+          number_option("threads",
+                        "threads of the executor (default 1; all processors to load a device's weights)")};
 }
 
 std::vector<OptionSpec> calibrate_options() {
@@ -130,7 +131,8 @@ std::vector<OptionSpec> calibrate_options() {
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),
-      number_option("threads", "threads of the executor (default 1)")};
+      number_option("threads",
+                    "threads of the executor (default 1; all processors to load a device's weights)")};
 }
 
 constexpr int kAny = 1000;

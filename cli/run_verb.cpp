@@ -186,9 +186,10 @@ Answer run_answer(const Invocation& invocation) {
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
-  ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
   const auto usual = p.kernels.find(MachineProbe::op());
   const bool calibrated = usual && usual->basis == Basis::kMeasured;
+  executor.probe = calibrated;
+  ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
   if (calibrated) backend.set_usual_probe(usual->time.value);
   const std::string before = backend.condition();
   SimulateOptions options;

@@ -79,6 +79,24 @@ std::size_t RankAdapters::bytes_needed(const ModelConfig& model, const Kernels& 
                                   layout.lora.slots);
 }
 
+RankAdapters RankAdapters::plan(const ModelConfig& model, const Layout& layout) {
+  RankAdapters plan;
+  for (const std::uint8_t kind : model.layers)
+    for (LoraProduct& p : lora_products(model.kinds[kind], model.hidden, shard_of(layout))) {
+      Product product;
+      for_each_matrix(p, layout.lora.rank, [&](std::int64_t n, std::int64_t k) {
+        const Matrix m{layout.plain, n, k, nullptr};
+        if (product.a.n == 0)
+          product.a = m;
+        else
+          product.b.push_back(m);
+      });
+      product.shape = std::move(p);
+      plan.products_.push_back(std::move(product));
+    }
+  return plan;
+}
+
 RankAdapters::RankAdapters(const ModelConfig& model, const AdapterSource& source, const Kernels& kernels,
                            const Layout& layout, const Rank& rank) {
   memory_ = &kernels.memory();

@@ -31,6 +31,8 @@ class RankAdapters {
   RankAdapters(const ModelConfig& model, const AdapterSource& source, const Kernels& kernels,
                const Layout& layout, const Rank& rank);
   static std::size_t bytes_needed(const ModelConfig& model, const Kernels& kernels, const Layout& layout);
+  // One that has shapes, but no memory.
+  static RankAdapters plan(const ModelConfig& model, const Layout& layout);
 
   void load(std::int64_t adapter, std::int64_t slot);
   // One fused projection's adapted part: the A of its outputs one below the other, and a B of each.

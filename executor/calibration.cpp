@@ -247,7 +247,9 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
   // A fetch that overlaps is waited for, not timed: here layers and fetches take turns.
   Deployment in_turns = deployment;
   in_turns.streaming.overlap = false;
-  Executable executable(in_turns, model, executor);
+  ExecutorOptions probed = executor;
+  probed.probe = true;
+  Executable executable(in_turns, model, probed);
   Sweep sweep(deployment, executable);
   const Layout& layout = executable.transformer().layout();
   const std::vector<Size> sizes = measured_sizes(

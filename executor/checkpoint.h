@@ -79,8 +79,8 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
   // layer and expert are ignored where they don't apply.
   virtual Extent extent(Role role, std::int64_t layer = 0, std::int64_t expert = 0) const = 0;
-  // Rows [first, first + count) as floats, [count][columns]. Transposed files (GPT-2) are read a panel at a
-  // time: ask for many rows at once.
+  // Rows [first, first + count) as floats, [count][columns]; by any number of threads at once. Transposed
+  // files (GPT-2) are read a panel at a time: ask for many rows at once.
   virtual void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first,
                     std::int64_t count, float* out) const = 0;
 };

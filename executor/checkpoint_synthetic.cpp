@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "executor/checkpoint.h"
+#include "executor/vector_clones.h"
 #include "executor/weight_shapes.h"
 
 namespace foretoken {
@@ -12,6 +13,18 @@ namespace {
 constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
 // Standard deviation of a sum of four whole numbers uniform on [0, 65535].
 const double kSumDeviation = std::sqrt(4 * (65536.0 * 65536.0 - 1) / 12);
+
+// Near normal: the sum of four uniform numbers (Irwin-Hall), up to 3.46 standard deviations.
+FORETOKEN_VECTOR_CLONES void fill(std::uint64_t key, float mean, float scale, std::int64_t count,
+                                  float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint64_t h = mix64(key + static_cast<std::uint64_t>(i) * kGolden);
+    // Two sums of two 16-bit fields side by side.
+    const std::uint64_t pairs = (h & 0x0000ffff0000ffffu) + (h >> 16 & 0x0000ffff0000ffffu);
+    const auto sum = static_cast<std::int32_t>((pairs & 0xffffffffu) + (pairs >> 32));
+    out[i] = mean + scale * static_cast<float>(sum - 2 * 65535);
+  }
+}
 
 class Synthetic final : public Checkpoint {
  public:
@@ -41,17 +54,6 @@ class Synthetic final : public Checkpoint {
   }
 
  private:
-  // Near normal: the sum of four uniform numbers (Irwin-Hall), up to 3.46 standard deviations.
-  static void fill(std::uint64_t key, float mean, float scale, std::int64_t count, float* out) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::uint64_t h = mix64(key + static_cast<std::uint64_t>(i) * kGolden);
-      // Two sums of two 16-bit fields side by side.
-      const std::uint64_t pairs = (h & 0x0000ffff0000ffffu) + (h >> 16 & 0x0000ffff0000ffffu);
-      const auto sum = static_cast<std::int32_t>((pairs & 0xffffffffu) + (pairs >> 32));
-      out[i] = mean + scale * static_cast<float>(sum - 2 * 65535);
-    }
-  }
-
   double standard_deviation(Role role, std::int64_t columns) const {
     if (is_vector(role)) return 0.1;
     const double sum = 1 / std::sqrt(static_cast<double>(columns));

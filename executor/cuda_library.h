@@ -11,7 +11,7 @@ namespace foretoken {
 
 // Raised with every change of CudaLibrary or of a class that it hands out (Kernels): program and library must
 // agree.
-inline constexpr int kCudaLibraryVersion = 1;
+inline constexpr int kCudaLibraryVersion = 3;
 
 class CudaLibrary {
  public:

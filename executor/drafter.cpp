@@ -42,9 +42,8 @@ class ModelDrafter final : public Drafter {
                std::size_t bytes_taken)
       : deployment_(*s.draft), tree_(tree), executable_(deployment_, s.draft_text, options, bytes_taken) {
     const Kernels& kernels = executable_.kernels();
-    scratch_ =
-        Arena(kernels.sampling_scratch(executable_.transformer().layout().sampled(), deployment_.model.vocab),
-              kernels.memory());
+    scratch_ = Arena(kernels.sampling_scratch(executable_.sampled_rows(), deployment_.model.vocab),
+                     kernels.memory());
     scratch_bytes_ = scratch_.bytes(scratch_.size());
   }
 
@@ -198,6 +197,7 @@ std::unique_ptr<Drafter> make_drafter(const Speculation& s, const DraftTree& tre
   if (s.method == Speculation::Method::kNgram) return std::make_unique<NgramDrafter>(s, tree);
   ExecutorOptions own = options;
   own.weights = options.draft_weights;
+  own.probe = false;  // the target's has one, if any
   return std::make_unique<ModelDrafter>(s, tree, own, bytes_taken);
 }
 

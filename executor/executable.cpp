@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "base/error.h"
 #include "base/json_full.h"
 #include "executor/cuda_library.h"
+#include "executor/probe.h"
 
 namespace foretoken {
 namespace {
@@ -67,6 +69,13 @@ const Kernels& kernels_of(const ExecutorOptions& options) {
         "--isa",
         "\"" + isa + "\" is none of float64, scalar, avx2, avx512, avx512-bf16, or this processor lacks it");
   return *k;
+}
+
+// Nothing else of this program runs on the processors of a device's host; processes share them.
+int threads_of(const ExecutorOptions& options, const Kernels& kernels) {
+  if (options.threads > 0 || kernels.memory().host_reads()) return options.threads;
+  const int sharing = options.processes ? options.processes->size() : 1;
+  return static_cast<int>(std::thread::hardware_concurrency()) / sharing;
 }
 
 // apart: it is one side of prefill and decode on engines of their own.
@@ -166,7 +175,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
 
 Executable::Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
                        std::size_t beside)
-    : kernels_(&kernels_of(options)), threads_(options.threads), synthetic_(options.weights.empty()) {
+    : kernels_(&kernels_of(options)),
+      threads_(threads_of(options, *kernels_)),
+      synthetic_(options.weights.empty()) {
   numerics_ = read_numerics(parse_json(model.text, model.where), deployment.model,
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
@@ -180,18 +191,16 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   // Engines whose ranks hold the same slices share their weights.
   const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    bytes_ += bytes_needed(*pools[i], *checkpoint, layouts[i]);
-    if (i > 0 && alike) bytes_ -= bytes_needed(*pools[i], *checkpoint, layouts[i], true);
+    const Transformer::Bytes one =
+        Replica::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layouts[i], threads_);
+    const auto engines = static_cast<std::size_t>(pools[i]->mapping.engines());
+    if (i == 0 || !alike) bytes_.weights += one.weights;
+    bytes_.cache += engines * one.cache, bytes_.workspace += engines * one.workspace;
+    sampled_rows_ = std::max(sampled_rows_, layouts[i].sampled());
   }
-  const std::size_t needed = bytes_ + beside;
-  const KernelMemory& memory = kernels_->memory();
-  if (const std::size_t room = memory.room(); room > 0 && needed > room)
-    throw Error("model",
-                fmt::format("needs {:.1f} GiB for weights and KV cache, {} has {:.1f} GiB; use a "
-                            "smaller model, quantization, or num_gpu_blocks_override (now {} blocks)",
-                            static_cast<double>(needed) / (1 << 30),
-                            memory.host_reads() ? "this machine" : "the device",
-                            static_cast<double>(room) / (1 << 30), layouts.back().num_blocks));
+  bytes_.workspace += Arena::padded(kernels_->sampling_scratch(sampled_rows_, deployment.model.vocab));
+  if (options.probe) bytes_.workspace += MachineProbe::bytes_needed(*kernels_);
+  check_memory(beside, layouts.back().num_blocks);
   const auto adapters = synthetic_adapters(deployment.model, layouts.front().lora.rank, options.seed);
   for (std::size_t i = 0; i < pools.size(); ++i)
     for (int e = 0; e < pools[i]->mapping.engines(); ++e) {
@@ -203,17 +212,24 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
     }
 }
 
-// Of all engines of one kind; or of the weights that they share.
-std::size_t Executable::bytes_needed(const Deployment& d, const Checkpoint& checkpoint, Layout layout,
-                                     bool weights_alone) const {
-  std::size_t bytes = 0;
-  for (layout.group = 0; layout.group < layout.data_parallel; ++layout.group) {
-    const auto of = [&](int twins) {
-      return Transformer::bytes_needed(d.model, numerics_, checkpoint, *kernels_, layout, twins);
-    };
-    bytes += weights_alone ? 2 * of(0) - of(1) : of(d.mapping.engines() - 1);
-  }
-  return bytes;
+void Executable::check_memory(std::size_t beside, std::int64_t blocks) const {
+  const KernelMemory& memory = kernels_->memory();
+  const std::size_t room = memory.room(), own = kernels_->own_bytes();
+  if (room == 0 || bytes() + beside + own <= room) return;
+  // Small models are told in a smaller unit.
+  const bool large = room >= std::size_t{1} << 30;
+  const auto text = [&](std::size_t b) {
+    return fmt::format("{:.1f} {}", static_cast<double>(b) / (large ? 1 << 30 : 1 << 20),
+                       large ? "GiB" : "MiB");
+  };
+  std::string parts = fmt::format("{} of weights, {} of KV cache, {} of workspace", text(bytes_.weights),
+                                  text(bytes_.cache), text(bytes_.workspace));
+  if (beside > 0) parts += fmt::format(", {} for the model that it drafts for", text(beside));
+  if (own > 0) parts += fmt::format(", {} for libraries, kernels and recorded steps", text(own));
+  throw Error("model", fmt::format("needs {} ({}), {} has {}; use a smaller model, quantization, "
+                                   "max_num_batched_tokens, or num_gpu_blocks_override (now {} blocks)",
+                                   text(bytes() + beside + own), parts,
+                                   memory.host_reads() ? "this machine" : "the device", text(room), blocks));
 }
 
 std::string Executable::description() const {

@@ -12,16 +12,17 @@
 namespace foretoken {
 
 struct ExecutorOptions {
-  std::string weights;        // a safetensors file or folder; empty: synthetic
-  std::string draft_weights;  // the draft model's, likewise
-  std::uint64_t seed = 0;     // of synthetic weights and of the prompts' tokens
-  int threads = 1;
+  std::string weights;          // a safetensors file or folder; empty: synthetic
+  std::string draft_weights;    // the draft model's, likewise
+  std::uint64_t seed = 0;       // of synthetic weights and of the prompts' tokens
+  int threads = 0;              // 0: one; to load a device's weights, as many as the host has processors
   std::string backend = "cpu";  // or "cuda"
   std::string cuda_library;     // the file, for open_cuda_library()
   std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",
                     // "avx2", "avx512", "avx512-bf16"
   const Kernels* kernels = nullptr;       // these, whatever the two above say; must outlive what is made
   bool operator_times = true;             // each operator is timed, and not the step alone
+  bool probe = false;                     // a MachineProbe will run beside it, in the same memory
   SamplingArgs sampling;                  // greedy; a backend takes the workload's
   std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
   Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all
@@ -29,12 +30,14 @@ struct ExecutorOptions {
 
 class Executable {
  public:
-  // Refuses by name what the executor does not do, and what does not fit this machine's memory before
-  // anything is allocated. The deployment must outlive it.
-  // beside: bytes that are taken already.
+  // Refuses by name what the executor does not do, and what does not fit this machine's or the device's
+  // memory before anything is allocated, with what it takes. The deployment must outlive it. beside: bytes
+  // that are taken already.
   Executable(const Deployment& deployment, const ModelText& model, const ExecutorOptions& options,
              std::size_t beside = 0);
-  std::size_t bytes() const { return bytes_; }
+  // Of the kernels' memory, with what sampling and a probe take, whom their owners allocate it for.
+  std::size_t bytes() const { return bytes_.weights + bytes_.cache + bytes_.workspace; }
+  std::int64_t sampled_rows() const { return sampled_rows_; }  // of a step, at most, of any engine
   // In the order of the serving loop: those that prefill before those that decode.
   Replica& engine(std::size_t i) { return *engines_[i]; }
   Transformer& transformer() { return engines_.front()->rank(0); }
@@ -42,12 +45,12 @@ class Executable {
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, ..."
 
  private:
-  std::size_t bytes_needed(const Deployment& deployment, const Checkpoint& checkpoint, Layout layout,
-                           bool weights_alone = false) const;
+  void check_memory(std::size_t beside, std::int64_t blocks) const;
   const Kernels* kernels_;
   Threads threads_;
   bool synthetic_;
-  std::size_t bytes_ = 0;
+  Transformer::Bytes bytes_;
+  std::int64_t sampled_rows_ = 0;
   Numerics numerics_;
   std::vector<std::unique_ptr<Replica>> engines_;
 };

@@ -93,8 +93,7 @@ struct ExecutedBackend::State {
     options.sampling.top_p = static_cast<float>(asked.top_p.value_or(1));
     best.resize(static_cast<std::size_t>(d.scheduler.beam_width));
     const Kernels& kernels = executable.kernels();
-    scratch = Arena(kernels.sampling_scratch(executable.transformer().layout().sampled(), d.model.vocab),
-                    kernels.memory());
+    scratch = Arena(kernels.sampling_scratch(executable.sampled_rows(), d.model.vocab), kernels.memory());
     if (!d.speculation) return;
     tree.emplace(d.speculation->widths);
     drafter = make_drafter(*d.speculation, *tree, o, executable.bytes());

@@ -211,17 +211,26 @@ class Kernels {
   // Of a device now: "1980 MHz, memory 3201 MHz, 412 W, 46 C"; empty where nothing is known.
   virtual std::string condition() const { return {}; }
   virtual const KernelMemory& memory() const { return host_memory(); }
+  // Bytes of memory() that it will take for itself: workspaces of libraries, and an allowance for what can't
+  // be known before.
+  virtual std::size_t own_bytes() const { return 0; }
   virtual std::unique_ptr<KernelStopwatch> stopwatch() const;
   // Null where steps aren't recorded.
   virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }
   // Of a step's sizes and longest context, alike for those that may run one recording.
   virtual std::int64_t context_bucket(std::int64_t longest) const { return longest; }
 
-  // Weights. read(row, out) gives row `row` of w as k of the host's floats.
+  // Weights. read(row, out) gives row `row` of w as k of the host's floats; several threads ask for different
+  // rows at once. The bytes don't depend on the number of threads.
+  using ReadRow = std::function<void(std::int64_t row, float* out)>;
   virtual std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const = 0;
-  virtual Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
-                      const std::function<void(std::int64_t row, float* out)>& read,
-                      std::byte* memory) const = 0;
+  virtual Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
+                      Threads& threads) const = 0;
+  // By this thread, row after row.
+  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory) const {
+    Threads one;
+    return pack(storage, n, k, read, memory, one);
+  }
   // out[i] (+)= scale x row ids[i] + offset of w, as stored (embedding tables). scratch: w.k floats.
   virtual void embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
                      bool accumulate, float* out, std::byte* scratch) const = 0;

@@ -21,9 +21,7 @@ struct Layout {
   std::int64_t tiles, groups, scale_bytes, tile_bytes;  // groups: scales an output
 
   Layout(Storage storage, std::int64_t n, std::int64_t k) : tiles((n + kTile - 1) / kTile) {
-    groups = storage == Storage::kInt4                               ? (k + kInt4Group - 1) / kInt4Group
-             : storage == Storage::kInt8 || storage == Storage::kFp8 ? 1
-                                                                     : 0;
+    groups = scales_of_row(storage, k);
     scale_bytes = tiles * groups * kTile * 4;
     switch (storage) {
       case Storage::kF32:
@@ -47,6 +45,33 @@ std::int64_t nibble_byte(std::int64_t i, std::int64_t lane) {
   return ((i / 8 * kTile + lane) * 2 + i % 2) * 2 + i % 8 / 4;
 }
 
+// An output's elements to their places in its tile: two share a word, or eight of kInt4.
+template <class Word>
+void place_words(const std::byte* words, std::int64_t count, std::int64_t lane, std::byte* tile) {
+  for (std::int64_t i = 0; i < count; ++i)
+    std::memcpy(tile + (i * kTile + lane) * static_cast<std::int64_t>(sizeof(Word)),
+                words + i * static_cast<std::int64_t>(sizeof(Word)), sizeof(Word));
+}
+void place_lane(Storage storage, std::byte* elements, std::int64_t k, std::int64_t lane, std::byte* tile) {
+  switch (storage) {
+    case Storage::kF32:
+      return place_words<std::uint32_t>(elements, k, lane, tile);
+    case Storage::kBf16:
+    case Storage::kF16:
+      return place_words<std::uint32_t>(elements, (k + 1) / 2, lane, tile);
+    case Storage::kInt4: {
+      const std::int64_t words = (k + 7) / 8;
+      for (std::int64_t i = 0; i < words; ++i) {
+        const std::uint32_t word = pack_nibbles(elements + 8 * i);
+        std::memcpy(elements + 4 * i, &word, sizeof word);
+      }
+      return place_words<std::uint32_t>(elements, words, lane, tile);
+    }
+    default:
+      return place_words<std::uint16_t>(elements, (k + 1) / 2, lane, tile);
+  }
+}
+
 class CpuKernels final : public SharedKernels {
  public:
   explicit CpuKernels(const SimdOps& ops) : ops_(ops) {}
@@ -57,49 +82,27 @@ class CpuKernels final : public SharedKernels {
     return static_cast<std::size_t>(layout.scale_bytes + layout.tiles * layout.tile_bytes);
   }
 
-  Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
-              const std::function<void(std::int64_t, float*)>& read, std::byte* memory) const override {
+  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
+              Threads& threads) const override {
     const Layout layout(storage, n, k);
-    std::memset(memory, 0, packed_bytes(storage, n, k));
-    std::vector<float> row(static_cast<std::size_t>(k));
-    const std::int64_t group = storage == Storage::kInt4 ? kInt4Group : k;
-    for (std::int64_t r = 0; r < n; ++r) {
-      read(r, row.data());
-      std::byte* tile = memory + layout.scale_bytes + r / kTile * layout.tile_bytes;
-      const std::int64_t lane = r % kTile;
-      float scale = 1;
-      for (std::int64_t i = 0; i < k; ++i) {
-        if (layout.groups && i % group == 0) {
-          scale = scale_of(storage, row.data() + i, std::min(group, k - i));
-          std::memcpy(memory + ((r / kTile * layout.groups + i / group) * kTile + lane) * 4, &scale, 4);
-        }
-        const std::int64_t at = (i / 2 * kTile + lane) * 2 + i % 2;
-        const auto put = [&](std::int64_t index, auto element) {
-          std::memcpy(tile + index * static_cast<std::int64_t>(sizeof element), &element, sizeof element);
-        };
-        const float value = row[static_cast<std::size_t>(i)];
-        switch (storage) {
-          case Storage::kF32:
-            put(i * kTile + lane, value);
-            break;
-          case Storage::kBf16:
-            put(at, float_to_bf16(value));
-            break;
-          case Storage::kF16:
-            put(at, float_to_f16(value));
-            break;
-          case Storage::kFp8:
-            put(at, float_to_fp8(value / scale));
-            break;
-          case Storage::kInt8:
-            put(at, to_integer(value / scale, 127));
-            break;
-          case Storage::kInt4:
-            tile[nibble_byte(i, lane)] |= static_cast<std::byte>(to_integer(value / scale, 7) & 15)
-                                          << (i / 2 % 2 * 4);
-        }
+    threads.run(layout.tiles, [&](std::int64_t t) {
+      std::byte* const tile = memory + layout.scale_bytes + t * layout.tile_bytes;
+      auto* const scales = reinterpret_cast<float*>(memory) + t * layout.groups * kTile;
+      std::memset(tile, 0, static_cast<std::size_t>(layout.tile_bytes));
+      std::fill_n(scales, layout.groups * kTile, 0.0f);
+      std::vector<float> row(static_cast<std::size_t>(k)), of_row(static_cast<std::size_t>(layout.groups));
+      // Padded with zeros to whole words of a tile.
+      const std::int64_t bytes = k * element_bytes(storage);
+      std::vector<std::byte> elements(static_cast<std::size_t>(round_up(k, 8) * element_bytes(storage)));
+      for (std::int64_t lane = 0; lane < std::min(kTile, n - t * kTile); ++lane) {
+        read(t * kTile + lane, row.data());
+        encode_row(storage, row.data(), k, elements.data(), of_row.data());
+        std::fill(elements.begin() + bytes, elements.end(), std::byte{0});
+        for (std::int64_t g = 0; g < layout.groups; ++g)
+          scales[g * kTile + lane] = of_row[static_cast<std::size_t>(g)];
+        place_lane(storage, elements.data(), k, lane, tile);
       }
-    }
+    });
     return {storage, n, k, memory};
   }
 

@@ -12,14 +12,6 @@ namespace foretoken {
 
 namespace {
 
-std::int64_t element_bytes(Storage storage) {
-  return storage == Storage::kF32 ? 4 : storage == Storage::kBf16 || storage == Storage::kF16 ? 2 : 1;
-}
-std::int64_t scales_of_row(Storage storage, std::int64_t k) {
-  if (storage == Storage::kInt4) return (k + kInt4Group - 1) / kInt4Group;
-  return storage == Storage::kInt8 || storage == Storage::kFp8 ? 1 : 0;
-}
-
 std::int64_t place_of(const SequenceRows& s, std::int64_t position) {
   return s.branch && position >= s.branch_from ? s.branch[position - s.branch_from] : position;
 }
@@ -31,45 +23,16 @@ class ReferenceKernels final : public SharedKernels {
   std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const override {
     return static_cast<std::size_t>(n * (scales_of_row(storage, k) * 4 + k * element_bytes(storage)));
   }
-  Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
-              const std::function<void(std::int64_t, float*)>& read, std::byte* memory) const override {
-    const std::int64_t scales = scales_of_row(storage, k), width = element_bytes(storage);
-    std::vector<float> row(static_cast<std::size_t>(k));
-    for (std::int64_t r = 0; r < n; ++r) {
+  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
+              Threads& threads) const override {
+    const std::int64_t scales = scales_of_row(storage, k), row_bytes = k * element_bytes(storage);
+    auto* const first_scale = reinterpret_cast<float*>(memory);
+    std::byte* const first_row = memory + n * scales * 4;
+    threads.run(n, [&](std::int64_t r) {
+      std::vector<float> row(static_cast<std::size_t>(k));
       read(r, row.data());
-      const std::int64_t group = storage == Storage::kInt4 ? kInt4Group : k;
-      float scale = 1;
-      for (std::int64_t i = 0; i < k; ++i) {
-        if (scales && i % group == 0) {
-          scale = scale_of(storage, row.data() + i, std::min(group, k - i));
-          std::memcpy(memory + (r * scales + i / group) * 4, &scale, 4);
-        }
-        const auto put = [&](auto element) {
-          std::memcpy(memory + n * scales * 4 + (r * k + i) * width, &element, sizeof element);
-        };
-        const float value = row[static_cast<std::size_t>(i)];
-        switch (storage) {
-          case Storage::kF32:
-            put(value);
-            break;
-          case Storage::kBf16:
-            put(float_to_bf16(value));
-            break;
-          case Storage::kF16:
-            put(float_to_f16(value));
-            break;
-          case Storage::kFp8:
-            put(float_to_fp8(value / scale));
-            break;
-          case Storage::kInt8:
-            put(to_integer(value / scale, 127));
-            break;
-          case Storage::kInt4:
-            put(to_integer(value / scale, 7));
-            break;
-        }
-      }
-    }
+      encode_row(storage, row.data(), k, first_row + r * row_bytes, first_scale + r * scales);
+    });
     return {storage, n, k, memory};
   }
   void unpack_row(const Matrix& w, std::int64_t row, float* out) const override {

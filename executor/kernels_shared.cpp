@@ -8,8 +8,6 @@
 #include <limits>
 #include <vector>
 
-#include "executor/storage.h"
-
 namespace foretoken {
 
 namespace {
@@ -29,67 +27,13 @@ void normalise(const float* x, std::int64_t n, float scale, float* out) {
 
 void write_cached(const CacheLayer& cache, bool value, std::int64_t slot, const float* from) {
   const std::int64_t dims = value ? cache.v_dim : cache.k_dim;
-  std::byte* to = (value ? cache.values : cache.keys) + slot * dims * cache_width(cache.storage);
-  float scale = 1;
-  if (cache.storage == Storage::kInt8 || cache.storage == Storage::kFp8) {
-    scale = scale_of(cache.storage, from, dims);
-    (value ? cache.value_scales : cache.key_scales)[slot] = scale;
-  }
-  for (std::int64_t i = 0; i < dims; ++i) {
-    const auto put = [&](auto element) {
-      std::memcpy(to + i * static_cast<std::int64_t>(sizeof element), &element, sizeof element);
-    };
-    switch (cache.storage) {
-      case Storage::kF32:
-        put(from[i]);
-        break;
-      case Storage::kBf16:
-        put(float_to_bf16(from[i]));
-        break;
-      case Storage::kF16:
-        put(float_to_f16(from[i]));
-        break;
-      case Storage::kFp8:
-        put(float_to_fp8(from[i] / scale));
-        break;
-      default:
-        put(to_integer(from[i] / scale, 127));
-    }
-  }
+  float* const scales = value ? cache.value_scales : cache.key_scales;
+  encode_row(cache.storage, from, dims,
+             (value ? cache.values : cache.keys) + slot * dims * cache_width(cache.storage),
+             scales_of_row(cache.storage, dims) > 0 ? scales + slot : nullptr);
 }
 
 }  // namespace
-
-float scale_of(Storage storage, const float* values, std::int64_t count) {
-  float largest = 0;
-  for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  const float top = storage == Storage::kFp8 ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
-  return largest > 0 ? largest / top : 1.0f;
-}
-
-std::int8_t to_integer(float scaled, int largest) {
-  const float limit = static_cast<float>(largest);
-  return static_cast<std::int8_t>(std::clamp(std::nearbyint(scaled), -limit, limit));
-}
-
-float stored_value(Storage storage, const std::byte* at) {
-  const auto get = [&](auto element) {
-    std::memcpy(&element, at, sizeof element);
-    return element;
-  };
-  switch (storage) {
-    case Storage::kF32:
-      return get(0.0f);
-    case Storage::kBf16:
-      return bf16_to_float(get(std::uint16_t{}));
-    case Storage::kF16:
-      return f16_to_float(get(std::uint16_t{}));
-    case Storage::kFp8:
-      return fp8_to_float(get(std::uint8_t{}));
-    default:
-      return static_cast<float>(get(std::int8_t{}));
-  }
-}
 
 void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out) {
   const std::int64_t dims = value ? cache.v_dim : cache.k_dim, width = cache_width(cache.storage);

@@ -2,24 +2,18 @@
 #pragma once
 
 #include "executor/kernels.h"
+#include "executor/stored_rows.h"
 
 namespace foretoken {
 
 // Bytes an element takes in a cache (not kInt4).
-inline std::int64_t cache_width(Storage storage) {
-  return storage == Storage::kF32 ? 4 : storage == Storage::kBf16 || storage == Storage::kF16 ? 2 : 1;
-}
+constexpr std::int64_t cache_width(Storage storage) { return element_bytes(storage); }
 // Which vector of the cache holds a head of a token.
 inline std::int64_t cache_slot(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t token,
                                std::int64_t head) {
   return (blocks[token / cache.block_size] * cache.heads + head) * cache.block_size +
          token % cache.block_size;
 }
-// The scale that puts the largest of `count` values at the format's largest (1 where all are zero).
-float scale_of(Storage storage, const float* values, std::int64_t count);
-std::int8_t to_integer(float scaled, int largest);
-// An element of a weight or cached vector that takes whole bytes (kInt4 as one), before its scale.
-float stored_value(Storage storage, const std::byte* at);
 // A cached vector as floats.
 void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out);
 

@@ -13,18 +13,29 @@ constexpr std::int64_t kDense = 128, kRows = 64, kTimes = 4;
 // step before left in the caches.
 constexpr std::int64_t kWideRows = 4096, kWideDepth = 1024;
 constexpr std::size_t kWide = 16;
+constexpr std::size_t kFloats = std::max({kRows * kDense, kWideRows, kWideDepth});
 
 }  // namespace
 
+struct MachineProbe::Sizes {
+  std::size_t dense, wide, scratch;
+  explicit Sizes(const Kernels& kernels)
+      : dense(kernels.packed_bytes(Storage::kF32, kDense, kDense)),
+        wide(kernels.packed_bytes(Storage::kBf16, kWideRows, kWideDepth)),
+        scratch(std::max(kernels.gemm_scratch({Storage::kF32, kDense, kDense, nullptr}, kRows),
+                         kernels.gemm_scratch({Storage::kBf16, kWideRows, kWideDepth, nullptr}, 1))) {}
+  std::size_t all() const {
+    return Arena::padded(dense) + kWide * Arena::padded(wide) + Arena::padded(scratch) +
+           2 * Arena::padded(kFloats * sizeof(float));
+  }
+};
+
+std::size_t MachineProbe::bytes_needed(const Kernels& kernels) { return Sizes(kernels).all(); }
+
 MachineProbe::MachineProbe(const Kernels& kernels) : kernels_(kernels) {
-  const std::size_t dense = kernels.packed_bytes(Storage::kF32, kDense, kDense),
-                    wide = kernels.packed_bytes(Storage::kBf16, kWideRows, kWideDepth);
-  Matrix a{Storage::kF32, kDense, kDense, nullptr}, b{Storage::kBf16, kWideRows, kWideDepth, nullptr};
-  const std::size_t scratch = std::max(kernels.gemm_scratch(a, kRows), kernels.gemm_scratch(b, 1));
-  constexpr std::size_t kFloats = std::max({kRows * kDense, kWideRows, kWideDepth});
-  memory_ = Arena(Arena::padded(dense) + kWide * Arena::padded(wide) + Arena::padded(scratch) +
-                      2 * Arena::padded(kFloats * sizeof(float)),
-                  kernels.memory());
+  const Sizes sizes(kernels);
+  const auto [dense, wide, scratch] = sizes;
+  memory_ = Arena(sizes.all(), kernels.memory());
   const auto some = [](std::int64_t width) {
     return [width](std::int64_t row, float* out) {
       for (std::int64_t i = 0; i < width; ++i)

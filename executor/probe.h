@@ -14,11 +14,13 @@ namespace foretoken {
 class MachineProbe {
  public:
   explicit MachineProbe(const Kernels& kernels);
+  static std::size_t bytes_needed(const Kernels& kernels);  // of the kernels' memory
   // Runs it once; the median of the latest runs in seconds.
   double run();
   static Op op();  // as which its time is kept in the hardware database
 
  private:
+  struct Sizes;
   static constexpr std::size_t kLatest = 15;
   const Kernels& kernels_;
   Threads one_{1};

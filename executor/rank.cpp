@@ -10,8 +10,14 @@ namespace foretoken {
 // packs them.
 class Rank::Loader {
  public:
-  Loader(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, Arena* arena)
-      : model_(model), checkpoint_(checkpoint), kernels_(kernels), arena_(arena), matrices_(arena) {}
+  Loader(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, Threads& threads,
+         Arena* arena)
+      : model_(model),
+        checkpoint_(checkpoint),
+        kernels_(kernels),
+        threads_(threads),
+        arena_(arena),
+        matrices_(arena) {}
   std::size_t bytes() const { return bytes_; }
   std::size_t matrix_bytes() const { return matrix_bytes_; }  // of them, matrices and their biases
   // Matrices and biases go there from now on, from its start; null: beside the vectors.
@@ -75,9 +81,9 @@ class Rank::Loader {
         const std::int64_t width = checkpoint_.extent(p.weight, layer, expert).columns;
         if (columns.count == width)
           return checkpoint_.read(p.weight, layer, expert, p.rows.first + row, 1, out);
-        row_.resize(static_cast<std::size_t>(width));
-        checkpoint_.read(p.weight, layer, expert, p.rows.first + row, 1, row_.data());
-        std::copy_n(row_.data() + columns.first, columns.count, out);
+        std::vector<float> whole(static_cast<std::size_t>(width));
+        checkpoint_.read(p.weight, layer, expert, p.rows.first + row, 1, whole.data());
+        std::copy_n(whole.data() + columns.first, columns.count, out);
         return;
       }
     });
@@ -102,7 +108,7 @@ class Rank::Loader {
     bytes_ += Arena::padded(size);
     matrix_bytes_ += Arena::padded(size);
     if (!matrices_) return {storage, n, k, nullptr};
-    return kernels_.pack(storage, n, k, read, matrices_->bytes(size));
+    return kernels_.pack(storage, n, k, read, matrices_->bytes(size), threads_);
   }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
@@ -120,6 +126,7 @@ class Rank::Loader {
   const ModelConfig& model_;
   const Checkpoint& checkpoint_;
   const Kernels& kernels_;
+  Threads& threads_;
   Arena *arena_, *matrices_;
   std::size_t bytes_ = 0, matrix_bytes_ = 0;
   std::vector<float> row_;
@@ -172,16 +179,16 @@ Rank::Slice Rank::kv_heads(std::int64_t all) const {
 }
 
 Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
-           const Layout& layout, int index)
+           const Layout& layout, int index, Threads& threads)
     : Rank(layout, index, kernels.memory()) {
-  Loader measure(model, checkpoint, kernels, nullptr);
+  Loader measure(model, checkpoint, kernels, threads, nullptr);
   load(measure);
   std::size_t resident = measure.bytes();
   for (const std::size_t bytes : streamed_bytes_) resident -= bytes;
   weights_ = std::make_shared<Arena>(resident, *memory_);
   if (!streamed_bytes_.empty())
     stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream, *memory_);
-  Loader loader(model, checkpoint, kernels, weights_.get());
+  Loader loader(model, checkpoint, kernels, threads, weights_.get());
   load(loader);
   allocate_caches(model);
 }
@@ -214,21 +221,22 @@ Rank Rank::twin(const ModelConfig& model, const Layout& layout) const {
   return rank;
 }
 
-Rank::Sizes Rank::sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
-                        const Layout& layout, int index) {
+Rank Rank::plan(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
+                const Layout& layout, int index, std::size_t& weights, std::size_t& cache) {
   Rank plan(layout, index, kernels.memory());
-  Loader loader(model, checkpoint, kernels, nullptr);
+  Threads none;
+  Loader loader(model, checkpoint, kernels, none, nullptr);
   plan.load(loader);
-  std::size_t weights = loader.bytes();
+  weights += loader.bytes();
   for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
     weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream, kernels.memory()) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  std::size_t cache =
-      plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
-  if (kernels.memory().host_reads())  // else the host's blocks are in another memory
-    cache += plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.cache_);
-  return {weights, cache};
+  const std::size_t host_blocks =
+      plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.host_cache_);
+  cache += plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
+  if (kernels.memory().host_reads()) cache += host_blocks;  // else they are in another memory
+  return plan;
 }
 
 // Without a stream sizes are added up, with one each streamed layer is packed in one place and put away.

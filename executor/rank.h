@@ -86,20 +86,17 @@ struct RecurrentState {
 
 class Rank {
  public:
-  // Reads and packs this rank's part of the checkpoint. Throws Error, std::bad_alloc.
+  // Reads and packs this rank's part of the checkpoint by these threads. Throws Error, std::bad_alloc.
   Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
-       int index);
+       int index, Threads& threads);
 
   // The same weights, not copied, with a cache of its own.
   Rank twin(const ModelConfig& model, const Layout& layout) const;
   Experts experts_of(std::int64_t layer, std::int64_t all) const;
 
-  // Memory of weights and cache, before anything is allocated.
-  struct Sizes {
-    std::size_t weights = 0, cache = 0;
-  };
-  static Sizes sizes(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
-                     const Layout& layout, int index);
+  // One that has shapes, but no memory, and adds what it would take to the two.
+  static Rank plan(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
+                   const Layout& layout, int index, std::size_t& weights, std::size_t& cache);
 
   const LayerWeights& layer(std::int64_t i) const { return layers_[static_cast<std::size_t>(i)]; }
   const CacheLayer& cache(std::int64_t i) const { return cache_[static_cast<std::size_t>(i)]; }
@@ -110,6 +107,9 @@ class Rank {
   // order, one at a time.
   void fetch(std::int64_t layer);
   void release() { stream_->release(); }
+  void restart_stream() {
+    if (stream_) stream_->restart();
+  }
   // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
   void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
   void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }

@@ -30,21 +30,42 @@ std::unique_ptr<Replica> Replica::twin(const Layout& layout) const {
   return other;
 }
 
+Replica::Exchanged::Exchanged(const ModelConfig& model, const Layout& layout) {
+  const Widths widths(model, layout.ranks);
+  if (layout.data_parallel == 1 || widths.experts == 0) return;
+  const std::int64_t rows = layout.max_tokens * layout.data_parallel;
+  hidden = count_of(rows, model.hidden), routed = count_of(rows, widths.experts),
+  chosen = count_of(rows, widths.top_k), pairs = chosen * static_cast<std::size_t>(model.hidden);
+}
+
+std::size_t Replica::Exchanged::bytes() const {
+  return Arena::padded(hidden * sizeof(float)) + Arena::padded(routed * sizeof(float)) +
+         Arena::padded(pairs * sizeof(float)) + Arena::padded(chosen * sizeof(std::int32_t));
+}
+
+Transformer::Bytes Replica::bytes_needed(const ModelConfig& model, const Numerics& numerics,
+                                         const Checkpoint& checkpoint, const Kernels& kernels, Layout layout,
+                                         Threads& threads) {
+  Transformer::Bytes all;
+  all.workspace = Exchanged(model, layout).bytes();
+  for (layout.group = 0; layout.group < layout.data_parallel; ++layout.group) {
+    const Transformer::Bytes rank =
+        Transformer::bytes_needed(model, numerics, checkpoint, kernels, layout, threads);
+    all.weights += rank.weights, all.cache += rank.cache, all.workspace += rank.workspace;
+  }
+  return all;
+}
+
 void Replica::allocate() {
-  const Widths widths(model_, layout_.ranks);
-  if (layout_.data_parallel == 1 || widths.experts == 0) return;
-  const std::int64_t rows = layout_.max_tokens * layout_.data_parallel;
-  const std::size_t hidden = count_of(rows, model_.hidden), routed = count_of(rows, widths.experts),
-                    chosen = count_of(rows, widths.top_k),
-                    pairs = chosen * static_cast<std::size_t>(model_.hidden);
+  const Exchanged e(model_, layout_);
+  if (e.hidden == 0) return;
   const KernelMemory& memory = kernels_.memory();
-  memory_ = Arena(
-      Arena::padded(hidden * 4) + Arena::padded(routed * 4) + Arena::padded(pairs * 4) + chosen * 4, memory);
-  rows_ = memory_.array<float>(hidden), routed_ = memory_.array<float>(routed);
-  pairs_ = memory_.array<float>(pairs), order_ = memory_.array<std::int32_t>(chosen);
-  std::vector<std::int32_t> order(chosen);
+  memory_ = Arena(e.bytes(), memory);
+  rows_ = memory_.array<float>(e.hidden), routed_ = memory_.array<float>(e.routed);
+  pairs_ = memory_.array<float>(e.pairs), order_ = memory_.array<std::int32_t>(e.chosen);
+  std::vector<std::int32_t> order(e.chosen);
   std::iota(order.begin(), order.end(), 0);
-  memory.copy(order_, order.data(), chosen * sizeof(std::int32_t));
+  memory.copy(order_, order.data(), e.chosen * sizeof(std::int32_t));
 }
 
 void Replica::step(std::span<const std::vector<StepSequence>> ranks,

@@ -20,6 +20,11 @@ class Replica {
   // Another engine with the same weights, not copied; the layout may differ in sizes, not in ranks.
   std::unique_ptr<Replica> twin(const Layout& layout) const;
 
+  // What it takes of the kernels' memory, found without allocating. Twins share the weights.
+  static Transformer::Bytes bytes_needed(const ModelConfig& model, const Numerics& numerics,
+                                         const Checkpoint& checkpoint, const Kernels& kernels, Layout layout,
+                                         Threads& threads);
+
   // One step: a list of sequences for each rank, empty for one that has nothing to do but its experts' part,
   // and what each copies before.
   void step(std::span<const std::vector<StepSequence>> ranks, std::span<const Transformer::Swaps> swaps = {});
@@ -32,6 +37,12 @@ class Replica {
  private:
   Replica(const Layout& layout, const ModelConfig& model, const Kernels& kernels)
       : layout_(layout), model_(model), kernels_(kernels) {}
+  // Rows and pairs that an exchange holds, as counts of values.
+  struct Exchanged {
+    Exchanged(const ModelConfig& model, const Layout& layout);
+    std::size_t hidden = 0, routed = 0, chosen = 0, pairs = 0;  // 0: there are no exchanges
+    std::size_t bytes() const;
+  };
   void allocate();
   void run_apart();
   void exchange();

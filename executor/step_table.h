@@ -26,6 +26,10 @@ class StepTable {
     kernels_ = Arena(capacity * sizeof(T), *memory_);
     own_ = kernels_.array<T>(capacity);
   }
+  // Of the kernels' memory, for this capacity.
+  static constexpr std::size_t bytes_needed(std::size_t capacity) {
+    return Arena::padded(capacity * sizeof(T));
+  }
   void push_back(const T& value) {
     const T copy = value;
     if (size_ == capacity_) reserve(std::max<std::size_t>(64, 2 * capacity_));

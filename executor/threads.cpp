@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace foretoken {
@@ -24,11 +26,18 @@ struct Threads::Pool {
   void* context = nullptr;
   std::int64_t tasks = 0;
   std::atomic<std::int64_t> next{0};
+  std::exception_ptr thrown;  // by the run's first task that failed
   std::vector<std::thread> threads;
 
-  void take() {
+  void take() noexcept {
     inside_task = true;
-    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(context, i);
+    try {
+      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(context, i);
+    } catch (...) {
+      next.store(tasks, std::memory_order_relaxed);
+      const std::lock_guard lock(mutex);
+      if (!thrown) thrown = std::current_exception();
+    }
     inside_task = false;
   }
 
@@ -82,6 +91,7 @@ void Threads::run_tasks(std::int64_t tasks, void (*call)(void*, std::int64_t), v
   pool_->take();
   std::unique_lock lock(pool_->mutex);
   pool_->done.wait(lock, [&] { return pool_->working == 0; });
+  if (pool_->thrown) std::rethrow_exception(std::exchange(pool_->thrown, nullptr));
 }
 
 }  // namespace foretoken

@@ -120,7 +120,10 @@ void Transformer::State::wait() {
 }
 
 void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t group_tokens) {
-  if (published) wait();  // a step that failed halfway
+  if (published) {  // a step that failed halfway
+    wait();
+    for (Rank& rank : ranks) rank.restart_stream();
+  }
   state_of.clear();
   sequences.clear(), row_positions.clear(), row_tokens.clear(), sampled_rows.clear();
   chunk_sequences.clear(), attending.clear(), projected.clear(), branches.clear(), blocks.clear();
@@ -387,20 +390,12 @@ std::unique_ptr<Transformer> Transformer::twin(const Layout& layout) const {
   return std::unique_ptr<Transformer>(new Transformer(std::make_unique<State>(*state_, layout)));
 }
 
-std::size_t Transformer::bytes_needed(const ModelConfig& model, const Numerics& numerics,
-                                      const Checkpoint& checkpoint, const Kernels& kernels,
-                                      const Layout& layout, int twins) {
+Transformer::Bytes Transformer::bytes_needed(const ModelConfig& model, const Numerics& numerics,
+                                             const Checkpoint& checkpoint, const Kernels& kernels,
+                                             const Layout& layout, Threads& threads) {
   check(model, layout);
-  std::size_t bytes = State::table_bytes(model, checkpoint, kernels, layout);
-  const auto [first, last] = State::own_ranks(layout);
-  for (int r = first; r < last; ++r) {
-    const Rank::Sizes sizes = Rank::sizes(model, checkpoint, kernels, layout, r);
-    bytes += sizes.weights + static_cast<std::size_t>(1 + twins) * sizes.cache +
-             RankAdapters::bytes_needed(model, kernels, layout);
-  }
-  for (const Rope& rope : numerics.ropes)
-    bytes +=
-        2 * rope.inverse_frequencies.size() * static_cast<std::size_t>(layout.max_length) * sizeof(float);
+  Bytes bytes;
+  State(model, numerics, checkpoint, kernels, layout, threads, bytes);
   return bytes;
 }
 

@@ -46,10 +46,13 @@ struct OperatorRun {
 
 class Transformer {
  public:
-  // Bytes of weights, cache and workspace of all ranks, computed without allocating.
-  static std::size_t bytes_needed(const ModelConfig& model, const Numerics& numerics,
-                                  const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
-                                  int twins = 0);
+  // What all ranks that this process computes take of the kernels' memory, found without allocating. Twins
+  // share the weights.
+  struct Bytes {
+    std::size_t weights = 0, cache = 0, workspace = 0;
+  };
+  static Bytes bytes_needed(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,
+                            const Kernels& kernels, const Layout& layout, Threads& threads);
   // Keeps references to all its arguments but the checkpoint and the adapters (read where layout.lora has a
   // rank). Throws Error for what can't be split so, std::bad_alloc.
   Transformer(const ModelConfig& model, const Numerics& numerics, const Checkpoint& checkpoint,

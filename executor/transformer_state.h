@@ -9,92 +9,16 @@
 #include <unordered_map>
 #include <utility>
 
+#include "executor/rope_table.h"
 #include "executor/step_table.h"
 #include "executor/transformer.h"
+#include "executor/widths.h"
 
 namespace foretoken {
 
 using Clock = std::chrono::steady_clock;
 inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-inline std::size_t count_of(std::int64_t rows, std::int64_t width) {
-  return static_cast<std::size_t>(rows * width);
-}
-
-// The widest of each kind of intermediate result over all layers and ranks.
-struct Widths {
-  std::int64_t qkv = 0, heads_out = 0, inter = 0, experts = 0, top_k = 0, expert_inter = 0;
-  std::int64_t linear = 0, linear_gates = 0, convolved = 0, linear_k = 0, linear_v = 0, linear_heads = 0;
-  std::int64_t latent_q = 0, latent = 0, absorbed = 0, up = 0, up_keys = 0, up_values = 0;
-
-  Widths(const ModelConfig& m, int ranks) {
-    const auto split = [&](std::int64_t n) { return (n + ranks - 1) / ranks; };
-    const auto most = [](std::int64_t& a, std::int64_t b) { a = std::max(a, b); };
-    for (const LayerKind& kind : m.kinds) {
-      if (const auto* a = std::get_if<GqaAttention>(&kind.mixer)) {
-        const std::int64_t heads = split(a->heads), kv = std::max<std::int64_t>(1, split(a->kv_heads));
-        most(qkv, heads * (a->head_dim + (a->output_gate ? a->v_head_dim : 0)) +
-                      kv * (a->head_dim + a->v_head_dim));
-        most(heads_out, heads * a->v_head_dim);
-      } else if (const auto* mla = std::get_if<MlaAttention>(&kind.mixer)) {
-        const std::int64_t heads = split(mla->heads), qk = mla->nope_dim + mla->rope_dim;
-        most(qkv, heads * qk);
-        most(heads_out, heads * mla->v_dim);
-        most(latent_q, mla->q_lora_rank);
-        most(latent, mla->kv_lora_rank + mla->rope_dim);
-        most(absorbed, heads * (mla->kv_lora_rank + mla->rope_dim));
-        most(up, heads * (mla->nope_dim + mla->v_dim));
-        most(up_keys, heads * qk);
-        most(up_values, heads * mla->v_dim);
-      } else if (const auto* r = std::get_if<RecurrentMixer>(&kind.mixer)) {
-        const std::int64_t k = split(r->k_heads), v = k * (r->v_heads / r->k_heads);
-        most(linear, 2 * k * r->k_dim + 2 * v * r->v_dim);
-        most(convolved, 2 * k * r->k_dim + v * r->v_dim);
-        most(linear_gates, 2 * v), most(linear_heads, v);
-        most(linear_k, v * r->k_dim), most(linear_v, v * r->v_dim);
-        most(heads_out, v * r->v_dim);
-      }
-      if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) most(inter, (d->gated ? 2 : 1) * split(d->inter));
-      if (const auto* e = std::get_if<MoeMlp>(&kind.mlp)) {
-        most(experts, e->experts);
-        most(top_k, e->top_k);
-        most(expert_inter, 2 * e->inter);
-        most(inter, 2 * split(e->shared_inter));
-      }
-    }
-  }
-};
-
-struct RopeTable {
-  Arena memory;
-  const float *cosines = nullptr, *sines = nullptr;  // [position][pairs]
-  std::int64_t pairs = 0;
-  bool interleaved = false;
-};
-
-inline RopeTable rope_table(const Rope& rope, std::int64_t positions, const KernelMemory& memory) {
-  RopeTable t;
-  t.pairs = static_cast<std::int64_t>(rope.inverse_frequencies.size());
-  t.interleaved = rope.interleaved;
-  const std::size_t size = count_of(positions, t.pairs);
-  std::vector<float> cosines(size), sines(size);
-  for (std::int64_t p = 0; p < positions; ++p)
-    for (std::int64_t i = 0; i < t.pairs; ++i) {
-      const double angle = static_cast<double>(p) * rope.inverse_frequencies[static_cast<std::size_t>(i)];
-      const auto at = static_cast<std::size_t>(p * t.pairs + i);
-      cosines[at] = static_cast<float>(std::cos(angle) * rope.scale);
-      sines[at] = static_cast<float>(std::sin(angle) * rope.scale);
-    }
-  t.memory = Arena(2 * Arena::padded(size * sizeof(float)), memory);
-  const auto put = [&](const std::vector<float>& from, const float*& to) {
-    float* out = t.memory.array<float>(size);
-    memory.copy(out, from.data(), size * sizeof(float));
-    to = out;
-  };
-  put(cosines, t.cosines), put(sines, t.sines);
-  return t;
 }
 
 struct Transformer::State {
@@ -201,7 +125,7 @@ struct Transformer::State {
         const Layout& l, const Precision& p, Threads& t, const AdapterSource* source)
       : model(m), numerics(n), kernels(k), layout(l), precision(p), threads(t), widths(m, l.ranks) {
     const auto [first, last] = own_ranks(layout);
-    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r);
+    for (int r = first; r < last; ++r) ranks.emplace_back(m, checkpoint, k, l, r, t);
     if (source != nullptr && l.lora.rank > 0) {
       for (const Rank& rank : ranks) adapters.emplace_back(m, *source, k, l, rank);
       slot_adapters.assign(static_cast<std::size_t>(l.lora.slots), -1);
@@ -233,7 +157,28 @@ struct Transformer::State {
     prepare_workspace();
   }
 
-  void prepare_workspace() {
+  // A plan: shapes without memory. Adds up what a transformer takes.
+  State(const ModelConfig& m, const Numerics& n, const Checkpoint& checkpoint, const Kernels& k,
+        const Layout& l, Threads& t, Bytes& bytes)
+      : model(m), numerics(n), kernels(k), layout(l), threads(t), widths(m, l.ranks) {
+    const auto [first, last] = own_ranks(layout);
+    for (int r = first; r < last; ++r)
+      ranks.push_back(Rank::plan(m, checkpoint, k, l, r, bytes.weights, bytes.cache));
+    for (int r = first; r < last && l.lora.rank > 0; ++r) {
+      adapters.push_back(RankAdapters::plan(m, l));
+      bytes.weights += RankAdapters::bytes_needed(m, k, l);
+    }
+    bytes.weights += table_bytes(m, checkpoint, k, l);
+    for (const Rope& rope : numerics.ropes) bytes.workspace += rope_table_bytes(rope, layout.max_length);
+    set_stages();
+    Plan measure{nullptr};
+    plan(measure);
+    bytes.workspace += Arena::padded(measure.bytes);
+    for_each_table(
+        [&](const auto& table, std::size_t capacity) { bytes.workspace += table.bytes_needed(capacity); });
+  }
+
+  void set_stages() {
     stages = layout.stages;
     if (stages.empty()) {
       Shard whole;
@@ -247,18 +192,28 @@ struct Transformer::State {
     }
     lists.resize(stages.size());
     stage_hidden.resize(stages.size());
+  }
+
+  void prepare_workspace() {
+    set_stages();
     allocate();
     hidden = stage_hidden.front();
+    for_each_table([](auto& table, std::size_t capacity) { table.reserve(capacity); });
+  }
+
+  // Lists of a step, with what they hold at most; those of trees grow with them.
+  template <class Visit>
+  void for_each_table(Visit&& visit) {
     const auto tokens = static_cast<std::size_t>(layout.max_tokens),
-               most = static_cast<std::size_t>(layout.max_sequences);
-    sequences.reserve(most), state_of.reserve(most);
-    row_positions.reserve(tokens), row_tokens.reserve(tokens);
-    sampled_rows.reserve(static_cast<std::size_t>(layout.sampled()));
-    if (widths.latent > 0) projected.reserve(most);
-    if (!adapters.empty()) adapted_rows.reserve(tokens);
-    const auto each =
-        static_cast<std::size_t>((layout.max_length + layout.block_size - 1) / layout.block_size);
-    blocks.reserve(kernels.memory().host_reads() ? 1 : 1 + most * each);
+               most = static_cast<std::size_t>(layout.max_sequences),
+               each =
+                   static_cast<std::size_t>((layout.max_length + layout.block_size - 1) / layout.block_size);
+    visit(sequences, most), visit(state_of, most);
+    visit(row_positions, tokens), visit(row_tokens, tokens);
+    visit(sampled_rows, static_cast<std::size_t>(layout.sampled()));
+    if (widths.latent > 0) visit(projected, most);
+    if (!adapters.empty()) visit(adapted_rows, tokens);
+    visit(blocks, kernels.memory().host_reads() ? 1 : 1 + most * each);
   }
 
   static std::pair<int, int> own_ranks(const Layout& l) {
@@ -286,7 +241,7 @@ struct Transformer::State {
       out = kernels.pack(
           layout.plain, e.rows, e.columns,
           [&](std::int64_t row, float* to) { checkpoint.read(role, 0, 0, row, 1, to); },
-          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)));
+          tables->bytes(kernels.packed_bytes(layout.plain, e.rows, e.columns)), threads);
     };
     table(Role::kEmbedding, embedding);
     table(Role::kPositions, positions);

@@ -116,6 +116,17 @@ struct WeightStream::State {
     return true;
   }
 
+  void end_fetching() {
+    if (!thread.joinable()) return;
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    changed.notify_all();
+    thread.join();
+    stop = false;
+  }
+
   void fetch_ahead() {
     std::unique_lock lock(mutex);
     for (;;) {
@@ -144,16 +155,7 @@ WeightStream::WeightStream(const std::vector<std::size_t>& layer_bytes, const We
                            const KernelMemory& memory)
     : state_(std::make_unique<State>(layer_bytes, options, memory)) {}
 
-WeightStream::~WeightStream() {
-  State& s = *state_;
-  if (!s.thread.joinable()) return;
-  {
-    const std::lock_guard lock(s.mutex);
-    s.stop = true;
-  }
-  s.changed.notify_all();
-  s.thread.join();
-}
+WeightStream::~WeightStream() { state_->end_fetching(); }
 
 std::size_t WeightStream::bytes_needed(const std::vector<std::size_t>& layer_bytes,
                                        const WeightStreamOptions& options, const KernelMemory& memory) {
@@ -194,6 +196,17 @@ void WeightStream::release() {
   s.place(s.released) = s.memory.place();
   ++s.released;
   s.changed.notify_all();
+}
+
+// What was fetched ahead is fetched again: a failure is rare.
+void WeightStream::restart() {
+  State& s = *state_;
+  s.end_fetching();
+  const std::uint64_t layers = s.bytes.size(), begun = std::max(s.acquired, s.fetched),
+                      next = (begun + layers - 1) / layers * layers;
+  s.fetched = s.acquired = s.released = next;
+  s.places.assign(s.places.size(), 0);
+  s.failed = false, s.error = nullptr;
 }
 
 }  // namespace foretoken

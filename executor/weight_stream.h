@@ -40,6 +40,8 @@ class WeightStream {
   // The next layer in order, once it is there; it stays until release(). Throws Error where a read failed.
   const std::byte* acquire();
   void release();  // what was launched before may still read it
+  // After a step that failed halfway, once nothing reads the ring: the first layer is the next one.
+  void restart();
 
  private:
   struct State;

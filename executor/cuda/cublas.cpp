@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <map>
 #include <memory>
@@ -23,17 +24,20 @@ struct Library {
   DeviceMemory workspace;
 };
 
+std::atomic<bool> made{false};
+
 // Never destroyed: the driver may be gone by then.
 Library& library() {
-  static Library& made = *[] {
+  static Library& library = *[] {
     auto* l = new Library;
     if (cublasLtCreate(&l->handle) != CUBLAS_STATUS_SUCCESS)
       l->handle = nullptr;
     else
       l->workspace = DeviceMemory(kWorkspace);
+    made = true;
     return l;
   }();
-  return made;
+  return library;
 }
 
 // The descriptions that a product needs; they own nothing.
@@ -157,6 +161,7 @@ Choice measure(const CublasProduct& p, const Described& d, const std::vector<cub
 }  // namespace
 
 void prepare_cublas() { library(); }
+std::size_t cublas_bytes() { return made ? 0 : kWorkspace; }
 
 bool cublas_product(const CublasProduct& p, Stream& stream,
                     const std::function<void(float*, std::int64_t)>& own) {

@@ -20,6 +20,7 @@ struct CublasProduct {
 
 // Makes the handle and its workspace, once: allocates, so not while a step is recorded.
 void prepare_cublas();
+std::size_t cublas_bytes();  // that prepare_cublas() will take of the device's memory; 0 once it has
 // Launches the product; false where the library has nothing for it, or where `own` was found to be faster:
 // own(y, y_stride) launches the same product, but never accumulates, by another kernel. What is fastest is
 // measured when a shape (m within a power of two) is first seen, unless a step is being recorded or there is

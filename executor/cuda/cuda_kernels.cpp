@@ -9,6 +9,7 @@
 
 #include "executor/cuda/clocks.h"
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/cublas.h"
 #include "executor/cuda/sampling.h"
 
 namespace foretoken::cuda {
@@ -133,8 +134,12 @@ class RecordedSteps final : public StepGraphs {
  public:
   explicit RecordedSteps(Stream& stream) : stream_(stream) {}
   void run(std::uint64_t key, const std::function<void()>& launches) override {
-    const auto [at, fresh] = graphs_.try_emplace(key);
-    if (fresh) return launches();
+    const auto at = graphs_.find(key);
+    if (at == graphs_.end()) {
+      launches();
+      graphs_.try_emplace(key);  // not of a step that failed
+      return;
+    }
     if (at->second.empty()) at->second.capture(stream_, launches);
     at->second.launch(stream_);
   }
@@ -180,6 +185,7 @@ std::string CudaKernels::condition() const {
   return text;
 }
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
+std::size_t CudaKernels::own_bytes() const { return cublas_bytes() + unseen_bytes(); }
 std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
   return std::make_unique<EventStopwatch>(state_->stream);
 }

@@ -27,14 +27,15 @@ class CudaKernels final : public Kernels {
   std::string machine() const override;
   std::string condition() const override;
   const KernelMemory& memory() const override;
+  std::size_t own_bytes() const override;
   std::unique_ptr<KernelStopwatch> stopwatch() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
   std::int64_t context_bucket(std::int64_t longest) const override;
 
   std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const override;
-  Matrix pack(Storage storage, std::int64_t n, std::int64_t k,
-              const std::function<void(std::int64_t row, float* out)>& read,
-              std::byte* memory) const override;
+  using Kernels::pack;
+  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
+              Threads& threads) const override;
   void embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
              bool accumulate, float* out, std::byte* scratch) const override;
   std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override;

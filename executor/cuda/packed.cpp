@@ -9,8 +9,7 @@
 
 #include "executor/cuda/cublas.h"
 #include "executor/cuda/cuda_kernels.h"
-#include "executor/kernels_shared.h"
-#include "executor/storage.h"
+#include "executor/stored_rows.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -18,66 +17,49 @@ namespace {
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return divide_up(value, to) * to; }
 
-// Byte of an 8-bit element, and byte and shift of a 4-bit one.
-std::int64_t byte_of(std::int64_t i) {
-  static constexpr std::int64_t kOrder[] = {0, 2, 1, 3};
+// Where the four bytes of elements i to i + 3 of 8 bits, or of i to i + 7 of 4 bits, are in a row.
+std::int64_t word_of_bytes(std::int64_t i) {
   const std::int64_t eight = i % 64 / 8;
-  return i / 64 * kUnitBytes + eight % 4 * 16 + eight / 4 * 8 + i % 8 / 4 * 4 + kOrder[i % 4];
+  return i / 64 * kUnitBytes + eight % 4 * 16 + eight / 4 * 8 + i % 8;
 }
-std::int64_t nibble_byte_of(std::int64_t i) {
+std::int64_t word_of_nibbles(std::int64_t i) {
   const std::int64_t eight = i % 128 / 8;
-  return i / 128 * kUnitBytes + eight % 4 * 16 + eight / 4 * 4 + i % 2 * 2 + i % 8 / 4;
+  return i / 128 * kUnitBytes + eight % 4 * 16 + eight / 4 * 4;
 }
 
 }  // namespace
 
 PackedLayout::PackedLayout(Storage storage, std::int64_t n, std::int64_t k)
     : row_bytes(divide_up(k, unit_elements(storage)) * kUnitBytes) {
-  if (storage == Storage::kInt4) {
-    groups = divide_up(k, kInt4Group);
-    scale_stride = round_up(n, 4);
-  } else if (storage == Storage::kInt8 || storage == Storage::kFp8) {
-    groups = 1;
-    scale_stride = n;
-  }
+  groups = scales_of_row(storage, k);
+  if (groups > 0) scale_stride = storage == Storage::kInt4 ? round_up(n, 4) : n;
   scales_at = groups > 0 ? round_up(n * row_bytes, 256) : n * row_bytes;
   bytes = scales_at + groups * scale_stride * 4;
 }
 
 void pack_row(Storage storage, const float* row, std::int64_t k, std::byte* to, float* scales) {
   const std::int64_t bytes = divide_up(k, unit_elements(storage)) * kUnitBytes;
-  const auto fill = [&](auto element) {
-    const auto width = static_cast<std::int64_t>(sizeof(element(0.0f)));
-    for (std::int64_t i = 0; i < k; ++i) {
-      const auto value = element(row[i]);
-      std::memcpy(to + i * width, &value, sizeof value);
-    }
-    std::memset(to + k * width, 0, static_cast<std::size_t>(bytes - k * width));
-  };
-  switch (storage) {
-    case Storage::kF32:
-      return fill([](float value) { return value; });
-    case Storage::kBf16:
-      return fill(float_to_bf16);
-    case Storage::kF16:
-      return fill(float_to_f16);
-    default:
-      break;
+  if (element_bytes(storage) > 1) {
+    encode_row(storage, row, k, to, scales);
+    const std::int64_t used = k * element_bytes(storage);
+    std::memset(to + used, 0, static_cast<std::size_t>(bytes - used));
+    return;
   }
-  std::memset(to, 0, static_cast<std::size_t>(bytes));
+  std::vector<std::byte> elements(static_cast<std::size_t>(round_up(k, unit_elements(storage))));
+  encode_row(storage, row, k, elements.data(), scales);
+  const std::byte* const from = elements.data();
+  const auto size = static_cast<std::int64_t>(elements.size());
   if (storage == Storage::kInt4) {
-    for (std::int64_t i = 0; i < k; ++i) {
-      if (i % kInt4Group == 0)
-        scales[i / kInt4Group] = scale_of(storage, row + i, std::min(kInt4Group, k - i));
-      const int number = to_integer(row[i] / scales[i / kInt4Group], 7) & 15;
-      to[nibble_byte_of(i)] |= static_cast<std::byte>(number << (i % 4 / 2 * 4));
+    for (std::int64_t i = 0; i < size; i += 8) {
+      const std::uint32_t word = pack_nibbles(from + i);
+      std::memcpy(to + word_of_nibbles(i), &word, sizeof word);
     }
     return;
   }
-  const float scale = scales[0] = scale_of(storage, row, k);
-  for (std::int64_t i = 0; i < k; ++i)
-    to[byte_of(i)] = storage == Storage::kFp8 ? static_cast<std::byte>(float_to_fp8(row[i] / scale))
-                                              : static_cast<std::byte>(to_integer(row[i] / scale, 127));
+  for (std::int64_t i = 0; i < size; i += 4) {
+    const std::byte word[] = {from[i], from[i + 2], from[i + 1], from[i + 3]};
+    std::memcpy(to + word_of_bytes(i), word, sizeof word);
+  }
 }
 
 namespace {
@@ -102,21 +84,28 @@ std::size_t CudaKernels::packed_bytes(Storage storage, std::int64_t n, std::int6
   return static_cast<std::size_t>(PackedLayout(storage, n, k).bytes);
 }
 
-Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k,
-                         const std::function<void(std::int64_t row, float* out)>& read,
-                         std::byte* memory) const {
+Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read,
+                         std::byte* memory, Threads& threads) const {
   static Staging& staging = *new Staging;
   const std::lock_guard lock(staging.mutex);
   if (storage == Storage::kBf16) prepare_cublas();  // its memory can't be allocated within a recorded step
   const PackedLayout layout(storage, n, k);
-  std::vector<float> row(static_cast<std::size_t>(k)), scales(static_cast<std::size_t>(layout.groups)),
-      all(static_cast<std::size_t>(layout.groups * layout.scale_stride), 1.0f);
+  std::vector<float> scales(static_cast<std::size_t>(layout.groups * layout.scale_stride), 1.0f);
   // A row that is longer than a buffer has one of its own.
   std::vector<std::byte> long_row;
   const auto row_bytes = static_cast<std::size_t>(layout.row_bytes);
   const std::size_t rows_at_once = row_bytes > 0 ? Staging::kBytes / row_bytes : static_cast<std::size_t>(n);
   if (rows_at_once == 0) long_row.resize(row_bytes);
 
+  const auto pack_rows = [&](std::int64_t first, std::int64_t end, std::byte* to) {
+    std::vector<float> row(static_cast<std::size_t>(k)), of_row(static_cast<std::size_t>(layout.groups));
+    for (std::int64_t r = first; r < end; ++r, to += layout.row_bytes) {
+      read(r, row.data());
+      pack_row(storage, row.data(), k, to, of_row.data());
+      for (std::int64_t g = 0; g < layout.groups; ++g)
+        scales[static_cast<std::size_t>(g * layout.scale_stride + r)] = of_row[static_cast<std::size_t>(g)];
+    }
+  };
   std::size_t turn = 0;
   for (std::int64_t first = 0; first < n;) {
     const std::int64_t count =
@@ -124,20 +113,19 @@ Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k,
     Staging::Half& half = staging.halves[turn++ % 2];
     if (half.used) half.copied.synchronize();
     std::byte* const to = rows_at_once == 0 ? long_row.data() : half.memory.data();
-    for (std::int64_t r = 0; r < count; ++r) {
-      read(first + r, row.data());
-      pack_row(storage, row.data(), k, to + r * layout.row_bytes, scales.data());
-      for (std::int64_t g = 0; g < layout.groups; ++g)
-        all[static_cast<std::size_t>(g * layout.scale_stride + first + r)] =
-            scales[static_cast<std::size_t>(g)];
-    }
+    constexpr std::int64_t kShares = 4;  // for each thread, so that none waits long for the last one
+    const std::int64_t share = divide_up(count, kShares * threads.count());
+    threads.run(divide_up(count, share), [&](std::int64_t i) {
+      pack_rows(first + i * share, first + std::min((i + 1) * share, count),
+                to + i * share * layout.row_bytes);
+    });
     copy(stream(), memory + first * layout.row_bytes, to, static_cast<std::size_t>(count * layout.row_bytes));
     half.copied.record(stream());
     half.used = true;
     if (rows_at_once == 0) stream().synchronize();
     first += count;
   }
-  copy(stream(), memory + layout.scales_at, all.data(), all.size() * sizeof(float));
+  copy(stream(), memory + layout.scales_at, scales.data(), scales.size() * sizeof(float));
   stream().synchronize();
   return {storage, n, k, memory};
 }

@@ -41,17 +41,25 @@ DeviceProperties device_properties(int device = 0);
 void use_device(int device);  // by the calling thread, from now on; 0 where none was chosen
 int device_in_use();          // by the calling thread
 std::size_t free_memory();    // bytes of the device in use
-void synchronize();           // all streams of the device in use
+// An allowance for what the driver will take of them unasked: kernels' code, which is loaded with their first
+// launch, recorded steps, and what allocations are rounded up by. (The context is there: free_memory() is
+// without it.)
+std::size_t unseen_bytes();
+void synchronize();  // all streams of the device in use
 
-// Memory of the device, aligned to 256. Its content is not set (emulated: 0xFF in every byte).
-class DeviceMemory {
+// Memory of one of the places below, freed with its owner.
+template <class Place>
+class OwnedMemory {
  public:
-  DeviceMemory() = default;
-  explicit DeviceMemory(std::size_t bytes);
-  ~DeviceMemory() { release(); }
-  DeviceMemory(DeviceMemory&& other) noexcept
+  OwnedMemory() = default;
+  explicit OwnedMemory(std::size_t bytes)
+      : data_(bytes > 0 ? Place::allocate(bytes) : nullptr), bytes_(bytes) {}
+  ~OwnedMemory() {
+    if (data_ != nullptr) Place::release(data_, bytes_);
+  }
+  OwnedMemory(OwnedMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+  OwnedMemory& operator=(OwnedMemory&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     return *this;
@@ -64,36 +72,22 @@ class DeviceMemory {
   }
 
  private:
-  void release() noexcept;
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
 
-// Memory of the host that the device's copies reach without a detour: only those are asynchronous.
-class PinnedMemory {
- public:
-  PinnedMemory() = default;
-  explicit PinnedMemory(std::size_t bytes);
-  ~PinnedMemory() { release(); }
-  PinnedMemory(PinnedMemory&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  std::byte* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(data_);
-  }
-
- private:
-  void release() noexcept;
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
+struct OfDevice {
+  static std::byte* allocate(std::size_t bytes);
+  static void release(std::byte* memory, std::size_t bytes) noexcept;
 };
+struct OfHost {
+  static std::byte* allocate(std::size_t bytes);
+  static void release(std::byte* memory, std::size_t bytes) noexcept;
+};
+// Of the device, aligned to 256. Its content is not set (emulated: 0xFF in every byte).
+using DeviceMemory = OwnedMemory<OfDevice>;
+// Of the host, which the device's copies reach without a detour: only those are asynchronous.
+using PinnedMemory = OwnedMemory<OfHost>;
 
 class Event;
 

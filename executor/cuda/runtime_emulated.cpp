@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -191,14 +192,15 @@ void wait_for(Queue& queue, std::uint64_t place) {
   queue.run_to(place);
 }
 
-std::byte* allocate(std::size_t bytes, const char* call) {
-  refuse_in_capture(call);
-  if (bytes == 0) return nullptr;
-  // Of exactly this size, so that AddressSanitizer sees what lies beyond it.
-  auto* memory = static_cast<std::byte*>(::operator new(bytes, std::align_val_t(256)));
-  std::memset(memory, 0xff, bytes);
-  return memory;
+std::atomic<std::size_t> device_bytes{0};  // of all DeviceMemory that there is
+
+constexpr int kUnset = 0xff;  // every byte of memory that nobody has written
+
+// Of exactly this size, so that AddressSanitizer sees what lies beyond it.
+std::byte* allocate(std::size_t bytes) {
+  return static_cast<std::byte*>(::operator new(bytes, std::align_val_t(256)));
 }
+void release(std::byte* memory) noexcept { ::operator delete(memory, std::align_val_t(256)); }
 
 }  // namespace
 
@@ -212,7 +214,7 @@ DeviceProperties device_properties(int device) {
   properties.name = "emulated on the processor";
   properties.compute_capability = settings.compute_capability;
   properties.multiprocessors = settings.multiprocessors;
-  properties.memory_bytes = std::size_t{1} << 32;
+  properties.memory_bytes = settings.memory_bytes;
   properties.shared_bytes = settings.shared_bytes;
   properties.l2_bytes = std::size_t{1} << 25;
   return properties;
@@ -222,7 +224,11 @@ void use_device(int device) {
   if (device != 0) throw CudaError("use_device", "there is no device " + std::to_string(device), 101);
 }
 int device_in_use() { return 0; }
-std::size_t free_memory() { return std::size_t{1} << 32; }
+std::size_t free_memory() {
+  const std::size_t all = emulation::settings().memory_bytes, taken = device_bytes;
+  return all - std::min(all, taken);
+}
+std::size_t unseen_bytes() { return 0; }
 void synchronize() {
   refuse_in_capture("synchronize");
   std::vector<std::weak_ptr<Queue>> all;
@@ -234,23 +240,29 @@ void synchronize() {
     if (const auto queue = one.lock()) wait_for(*queue, queue->issued());
 }
 
-DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
-  if (bytes == 0 || !emulation::settings().guard_memory) {
-    data_ = allocate(bytes, "DeviceMemory");
-    return;
-  }
+std::byte* OfDevice::allocate(std::size_t bytes) {
   refuse_in_capture("DeviceMemory");
-  data_ = guarded().allocate(bytes);
+  if (bytes > free_memory())
+    throw CudaError("DeviceMemory(" + std::to_string(bytes) + " bytes)",
+                    "out of memory, " + std::to_string(free_memory()) + " bytes are free", 2);
+  std::byte* const data =
+      emulation::settings().guard_memory ? guarded().allocate(bytes) : cuda::allocate(bytes);
   const DeviceAtWork at_work;
-  std::memset(data_, 0xff, bytes);
+  std::memset(data, kUnset, bytes);
+  device_bytes += bytes;
+  return data;
 }
-void DeviceMemory::release() noexcept {
-  if (data_ != nullptr && !guarded().release(data_)) ::operator delete(data_, std::align_val_t(256));
+void OfDevice::release(std::byte* memory, std::size_t bytes) noexcept {
+  device_bytes -= bytes;
+  if (!guarded().release(memory)) cuda::release(memory);
 }
-PinnedMemory::PinnedMemory(std::size_t bytes) : data_(allocate(bytes, "PinnedMemory")), bytes_(bytes) {}
-void PinnedMemory::release() noexcept {
-  if (data_ != nullptr) ::operator delete(data_, std::align_val_t(256));
+std::byte* OfHost::allocate(std::size_t bytes) {
+  refuse_in_capture("PinnedMemory");
+  std::byte* const data = cuda::allocate(bytes);
+  std::memset(data, kUnset, bytes);
+  return data;
 }
+void OfHost::release(std::byte* memory, std::size_t) noexcept { cuda::release(memory); }
 
 Stream::Stream() : state_(std::make_unique<State>()) {}
 Stream::~Stream() = default;

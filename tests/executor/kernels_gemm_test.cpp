@@ -1,5 +1,7 @@
 // Matrix products of every storage against the reference, within what each format loses; the same bits
 // whatever the batch and the threads.
+#include <stdexcept>
+
 #include "executor/storage.h"
 #include "tests/executor/kernels_testing.h"
 
@@ -93,6 +95,41 @@ TEST_P(EverySet, ProductsOfARowDoNotDependOnOthers) {
               << "storage " << static_cast<int>(storage) << ", " << count << " rows from " << first;
         }
     }
+}
+
+// Bytes of a matrix that `threads` pack into memory that held something else.
+std::vector<std::byte> packed(const Kernels& kernels, Storage storage, std::int64_t n, std::int64_t k,
+                              const Floats& w, int threads) {
+  Threads pool(threads);
+  const std::size_t bytes = kernels.packed_bytes(storage, n, k);
+  Memory memory(bytes);
+  std::fill_n(memory.data(), bytes, static_cast<std::byte>(threads));
+  const auto read = [&](std::int64_t row, float* out) { std::copy_n(w.data() + row * k, k, out); };
+  kernels.pack(storage, n, k, read, memory.data(), pool);
+  return {memory.data(), memory.data() + bytes};
+}
+
+TEST_P(EverySet, PackedBytesDoNotDependOnThreads) {
+  for (const auto storage : kAll)
+    for (const auto& [n, k] : {std::pair{1, 1}, {16, 8}, {130, 301}, {511, 129}, {70, 1000}}) {
+      SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " n " << n << " k " << k);
+      const auto w = normal(static_cast<std::size_t>(n * k), 7);
+      for (const Kernels* set : {kernels, &reference}) {
+        const auto one = packed(*set, storage, n, k, w, 1);
+        for (const int threads : {2, 5}) EXPECT_EQ(one, packed(*set, storage, n, k, w, threads)) << threads;
+      }
+    }
+}
+
+TEST_P(EverySet, AFailedReadEndsPacking) {
+  Threads threads(3);
+  Memory memory(kernels->packed_bytes(Storage::kInt8, 500, 40));
+  const auto read = [](std::int64_t row, float* out) {
+    if (row == 321) throw std::runtime_error("row 321");
+    std::fill_n(out, 40, 1.0f);
+  };
+  for (const Kernels* set : {kernels, &reference})
+    EXPECT_THROW(set->pack(Storage::kInt8, 500, 40, read, memory.data(), threads), std::runtime_error);
 }
 
 FORETOKEN_EVERY_SET();

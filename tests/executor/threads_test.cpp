@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <stdexcept>
 #include <vector>
 
 namespace foretoken {
@@ -29,6 +30,39 @@ TEST(Threads, ARunInsideATask) {
   for (int repeat = 0; repeat < 200; ++repeat)
     threads.run(7, [&](std::int64_t) { threads.run(5, [&](std::int64_t) { ++calls; }); });
   EXPECT_EQ(calls, 200 * 35);
+}
+
+TEST(Threads, WhatATaskThrowsIsThrownOnceTheOthersAreDone) {
+  for (const int count : {1, 4})
+    for (const bool nested : {false, true}) {
+      Threads threads(count);
+      std::atomic<int> running = 0, calls = 0;
+      auto task = [&](std::int64_t i) {
+        ++running, ++calls;
+        if (i == 5) {
+          --running;
+          throw std::runtime_error("task 5");
+        }
+        --running;
+      };
+      for (int repeat = 0; repeat < 200; ++repeat) {
+        calls = 0;
+        try {
+          if (nested)
+            threads.run(2, [&](std::int64_t) { threads.run(100000, task); });
+          else
+            threads.run(100000, task);
+          FAIL() << "nothing was thrown";
+        } catch (const std::runtime_error& error) {
+          EXPECT_STREQ(error.what(), "task 5");
+        }
+        EXPECT_EQ(running, 0);
+        EXPECT_LT(calls, 100000) << "tasks went on being begun";
+        calls = 0;
+        threads.run(9, [&](std::int64_t) { ++calls; });
+        ASSERT_EQ(calls, 9) << "the run after";
+      }
+    }
 }
 
 }  // namespace

@@ -1,0 +1,107 @@
+#include "executor/stored_rows.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "executor/storage.h"
+#include "executor/vector_clones.h"
+
+namespace foretoken {
+namespace {
+
+// The largest magnitude; kept for each of some lanes apart, so that the loop becomes vectors. A NaN counts
+// for nothing.
+FORETOKEN_VECTOR_CLONES float largest_of(const float* values, std::int64_t count) {
+  constexpr std::int64_t kLanes = 16;
+  float largest[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      const float magnitude = std::fabs(values[i + lane]);
+      largest[lane] = magnitude > largest[lane] ? magnitude : largest[lane];
+    }
+  for (; i < count; ++i) largest[0] = std::max(largest[0], std::fabs(values[i]));
+  return *std::max_element(largest, largest + kLanes);
+}
+
+FORETOKEN_VECTOR_CLONES void encode_bf16(const float* __restrict row, std::int64_t count,
+                                         std::uint16_t* __restrict to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = float_to_bf16(row[i]);
+}
+FORETOKEN_VECTOR_CLONES void encode_f16(const float* __restrict row, std::int64_t count,
+                                        std::uint16_t* __restrict to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = float_to_f16(row[i]);
+}
+FORETOKEN_VECTOR_CLONES void encode_fp8(const float* __restrict row, std::int64_t count, float scale,
+                                        std::uint8_t* __restrict to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = float_to_fp8(row[i] / scale);
+}
+// The nearest whole number of magnitude `limit` at most, ties to even: a number of the size of kWhole has no
+// places after the point left.
+FORETOKEN_VECTOR_CLONES void encode_integers(const float* __restrict row, std::int64_t count, float scale,
+                                             float limit, std::uint8_t* __restrict to) {
+  constexpr float kWhole = 0x1.8p23f;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float scaled = row[i] / scale, above = scaled < -limit ? -limit : scaled,
+                limited = above > limit ? limit : above;
+    to[i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(limited + kWhole));
+  }
+}
+
+}  // namespace
+
+void encode_row(Storage storage, const float* row, std::int64_t count, std::byte* elements, float* scales) {
+  switch (storage) {
+    case Storage::kF32:
+      std::memcpy(elements, row, static_cast<std::size_t>(count) * sizeof(float));
+      return;
+    case Storage::kBf16:
+      return encode_bf16(row, count, reinterpret_cast<std::uint16_t*>(elements));
+    case Storage::kF16:
+      return encode_f16(row, count, reinterpret_cast<std::uint16_t*>(elements));
+    default:
+      break;
+  }
+  const float limit = storage == Storage::kFp8 ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
+  const std::int64_t group = scale_group(storage, count);
+  for (std::int64_t first = 0; first < count; first += group, row += group, elements += group) {
+    const std::int64_t part = std::min(group, count - first);
+    const float largest = largest_of(row, part), scale = largest > 0 ? largest / limit : 1.0f;
+    *scales++ = scale;
+    auto* const to = reinterpret_cast<std::uint8_t*>(elements);
+    if (storage == Storage::kFp8)
+      encode_fp8(row, part, scale, to);
+    else
+      encode_integers(row, part, scale, limit, to);
+  }
+}
+
+std::uint32_t pack_nibbles(const std::byte* eight) {
+  std::uint32_t packed = 0;
+  for (int i = 0; i < 8; ++i)
+    packed |= (static_cast<std::uint32_t>(eight[i]) & 15u) << (i % 2 * 16 + i / 2 * 4);
+  return packed;
+}
+
+float stored_value(Storage storage, const std::byte* at) {
+  const auto get = [&](auto element) {
+    std::memcpy(&element, at, sizeof element);
+    return element;
+  };
+  switch (storage) {
+    case Storage::kF32:
+      return get(0.0f);
+    case Storage::kBf16:
+      return bf16_to_float(get(std::uint16_t{}));
+    case Storage::kF16:
+      return f16_to_float(get(std::uint16_t{}));
+    case Storage::kFp8:
+      return fp8_to_float(get(std::uint8_t{}));
+    default:
+      return static_cast<float>(get(std::int8_t{}));
+  }
+}
+
+}  // namespace foretoken
