@@ -11,19 +11,18 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-// A thread rounds 8 neighbours of a row. Bound by memory.
+// A thread rounds 8 neighbours of a few rows. Bound by memory: 6 bytes a value.
+template <bool even>
 __global__ void __launch_bounds__(kThreads)
     round_rows(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::uint16_t* to) {
   grid_dependency_wait();
   grid_dependency_launch();
-  const std::int64_t eights = (k + 7) / 8;
-  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread(); i < rows * eights;
-       i += static_cast<std::int64_t>(gridDim.x) * kThreads) {
-    const std::int64_t row = i / eights, at = i % eights * 8;
-    const float* const from = x + row * x_stride;
-    store16(to + i * 8, even ? rounded_eight<true>(from, at, k) : rounded_eight<false>(from, at, k));
-  }
+  const std::int64_t eights = (k + 7) / 8,
+                     eight = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread();
+  if (eight >= eights) return;
+#pragma unroll 2
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y)
+    store16(to + (row * eights + eight) * 8, rounded_eight<even>(x + row * x_stride, eight * 8, k));
 }
 
 // A row, a block each, in two of f16: the second is what the first leaves, exactly, so that both have 22
@@ -153,8 +152,7 @@ Product product_of(const Matrix& w) {
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k) {
   if (m <= kStreamRows) return exact_product(storage) ? Path::kFloatStream : Path::kStream;
   if (storage == Storage::kF32) return Path::kFloatTiles;
-  // Below, products are bound by memory, and a tile of 128 rows of w suits them.
-  if (storage == Storage::kBf16 && m > 64 && n >= 8 && k >= 8) return Path::kCublas;
+  if (storage == Storage::kBf16 && n >= 8 && k >= 8) return Path::kCublas;
   return Path::kTiles;
 }
 
@@ -164,9 +162,12 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
   if (storage == Storage::kF16)
     return launch(split_rows, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "split_rows"},
                   on, x, x_stride, k, to, scales, count);
-  const std::int64_t blocks = (rows * ((k + 7) / 8) + kThreads - 1) / kThreads;
-  launch(round_rows,
-         {.grid = static_cast<unsigned>(std::min<std::int64_t>(blocks, 1 << 20)),
+  // Threads that the device holds at a time get all rows of a prompt, so that a thread has more than one.
+  constexpr std::int64_t kMostRows = 2048;
+  const std::int64_t columns = (k + 8 * kThreads - 1) / (8 * kThreads);
+  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
+  launch(even ? round_rows<true> : round_rows<false>,
+         {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(std::min(rows, kMostRows))),
           .block = kThreads,
           .name = "round_rows"},
          on, x, x_stride, rows, k, to);
@@ -180,13 +181,13 @@ std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int
   return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial;
 }
 
-void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, Stream& on) {
+void run_product(Path path, Product p, std::byte* scratch, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
-  if (path == Path::kStream) return launch_stream(p, on);
+  if (path == Path::kStream) return launch_stream(p, device, on);
   if (path == Path::kFloatStream) return launch_float_stream(p, on);
   if (path == Path::kFloatTiles) {
     p.partial = reinterpret_cast<float*>(scratch);
-    return launch_float_tiles(p, multiprocessors, on);
+    return launch_float_tiles(p, device, on);
   }
   auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
   scratch += rounded_bytes(p.storage, p.k, p.m);
@@ -203,11 +204,11 @@ void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, 
     const auto own = [&](float* y, std::int64_t y_stride) {
       Product other = p;
       other.y = y, other.y_stride = y_stride, other.accumulate = false;
-      launch_tiles(other, multiprocessors, on);
+      launch_tiles(other, device, on);
     };
     if (cublas_product(product, on, own)) return;
   }
-  launch_tiles(p, multiprocessors, on);
+  launch_tiles(p, device, on);
 }
 
 void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
@@ -247,7 +248,7 @@ void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, s
   p.x = x, p.x_stride = x_stride, p.m = m;
   p.bias = bias, p.accumulate = accumulate;
   p.y = y, p.y_stride = y_stride;
-  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device().multiprocessors, stream());
+  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device(), stream());
 }
 
 }  // namespace foretoken::cuda

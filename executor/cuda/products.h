@@ -64,16 +64,17 @@ Product product_of(const Matrix& w);
 
 // Rows of a tile for m rows.
 std::int64_t tile_rows_for(std::int64_t m);
-// In how many parts k is split where there are `tiles` tiles of `k_tiles` steps.
-int splits_for(std::int64_t tiles, std::int64_t k_tiles, int multiprocessors);
+// In how many parts k is split where there are `tiles` tiles of `k_tiles` steps, and `places` for blocks that
+// run at a time.
+int splits_for(std::int64_t tiles, std::int64_t k_tiles, int places);
 // Bytes for `partial` at up to m rows.
 std::size_t partial_bytes(std::int64_t m, int multiprocessors);
 
 // The launches. Empty products launch nothing.
-void launch_stream(const Product& product, Stream& stream);
+void launch_stream(const Product& product, const DeviceProperties& device, Stream& stream);
 void launch_float_stream(const Product& product, Stream& stream);
-void launch_tiles(Product product, int multiprocessors, Stream& stream);
-void launch_float_tiles(Product product, int multiprocessors, Stream& stream);
+void launch_tiles(Product product, const DeviceProperties& device, Stream& stream);
+void launch_float_tiles(Product product, const DeviceProperties& device, Stream& stream);
 // Elements of a row of x as the tensor cores take it: bf16, padded with zeros to a multiple of 8; or for
 // weights of f16 split in two of them, the second what the first leaves, 32 and 32 by turns. Split rows are
 // scaled so that neither is out of range.
@@ -85,7 +86,8 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
                   std::uint16_t* to, float* scales, const std::int32_t* count, Stream& stream);
 
 // A product by a path; scratch: product_scratch(...) bytes.
-void run_product(Path path, Product product, std::byte* scratch, int multiprocessors, Stream& stream);
+void run_product(Path path, Product product, std::byte* scratch, const DeviceProperties& device,
+                 Stream& stream);
 std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors);
 
 }  // namespace foretoken::cuda
