@@ -4,7 +4,8 @@
 namespace foretoken::cuda {
 
 void prepare_cublas() {}
-bool cublas_product(const CublasProduct&, Stream&, const std::function<void(float*, std::int64_t)>&) {
+bool cublas_product(const CublasProduct&, Stream&, const std::function<void(float*, std::int64_t)>&,
+                    const CublasSteps&) {
   return false;
 }
 

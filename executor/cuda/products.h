@@ -14,10 +14,12 @@ namespace foretoken::cuda {
 // f16, split in two of f16; the float ones multiply float32.
 //   kStream, kFloatStream  few rows: weights go from memory straight to registers (small_products.cu)
 //   kTiles                 tiles in shared memory (tile_products.cu)
-//   kCublas                cuBLASLt, or kTiles where that won't
+//   kCublas                cuBLASLt, or kTiles where that won't or takes longer
+//   kExpand                the same with weights of 8 bits, made bf16 in memory before, and scaled sums
 //   kFloatTiles            tiles in shared memory (float_products.cu)
-enum class Path : std::uint8_t { kStream, kTiles, kCublas, kFloatStream, kFloatTiles };
-inline constexpr std::int64_t kStreamRows = 8;  // most rows of the streams
+enum class Path : std::uint8_t { kStream, kTiles, kCublas, kExpand, kFloatStream, kFloatTiles };
+inline constexpr std::int64_t kStreamRows = 8;    // most rows of the streams
+inline constexpr std::int64_t kExpandRows = 256;  // fewest of kExpand
 
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k);
 
@@ -85,9 +87,15 @@ constexpr std::int64_t rounded_stride(Storage storage, std::int64_t k) {
 void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
                   std::uint16_t* to, float* scales, const std::int32_t* count, Stream& stream);
 
+// Weights of 8 bits as bf16 without their scales, in rows of row_bytes elements; and what is left to do of
+// their product, y = scales x y + bias.
+void launch_expand(const Product& product, std::uint16_t* to, Stream& stream);
+void launch_scale(const Product& product, float* y, std::int64_t y_stride, Stream& stream);
+
 // A product by a path; scratch: product_scratch(...) bytes.
 void run_product(Path path, Product product, std::byte* scratch, const DeviceProperties& device,
                  Stream& stream);
-std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors);
+std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
+                            int multiprocessors);
 
 }  // namespace foretoken::cuda

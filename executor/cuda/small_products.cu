@@ -4,7 +4,7 @@
 // Tensor cores do the sums: a warp takes 16 or 32 rows of w as the left operand and all rows of x, rounded to
 // bf16, as the 8 columns of the right one, so that dequantising is all the arithmetic that is left, whatever
 // the number of rows. Every lane copies the weights that it multiplies itself, 2 KiB a warp at a time, into
-// stages of its own in shared memory: three are on their way while one is multiplied, some 96 KiB a
+// stages of its own in shared memory: two are on their way while one is multiplied, some 64 KiB a
 // multiprocessor, and nobody waits for anybody. (Loads into registers would be as good, were they not moved
 // behind the sums.) x lies in shared memory, rounded once a block. The warps of a block share its rows of w
 // and split k, so that few rows of w occupy many warps; their sums meet in shared memory. A block takes tiles
@@ -34,7 +34,9 @@ struct Ring {
   static constexpr unsigned kUnits = 2 / kFragments, kPieces = 2 * kFragments * kUnits;  // of a stage
   static constexpr unsigned kPiece = 16 * kWarp, kScalesAt = kPieces * kPiece, kScale = 4 * kWarp;
   static constexpr unsigned kStage = kScalesAt + (kInGroups ? kPieces * kScale : 0);
-  static constexpr unsigned kStages = kInGroups ? 3 : 4, kBytes = kStages * kStage;
+  static constexpr unsigned kStages = 3, kBytes = kStages * kStage;
+  // Of a multiprocessor; where there are registers for it, the next kernel's first comes beside two of this.
+  static constexpr unsigned kBlocks = kInGroups || kFragments > 1 ? 2 : 3;
   // Sums of the warps, twice: [warp][row of x][row of w], so that what lanes write lies in all banks.
   static constexpr unsigned kPitch = 16 * kFragments + 4, kSums = kWarps * 8 * kPitch;
   static constexpr unsigned kShared = kWarps * kBytes + 2 * kSums * 4;  // without x
@@ -54,7 +56,7 @@ enum class Rows : std::uint8_t { kAny, kEven, kGrouped };
 
 // x is held `chunk` units at a time.
 template <Storage storage, unsigned kFragments, Rows kind>
-__global__ void __launch_bounds__(kWarp* kWarps, 2)
+__global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlocks)
     stream_product(Product p, unsigned k_warps, unsigned chunk) {
   using R = Ring<storage, kFragments>;
   constexpr bool grouped = kind == Rows::kGrouped;
@@ -278,6 +280,7 @@ void stream(const Product& p, const DeviceProperties& device, Stream& on) {
   const std::size_t shared = R::kShared + static_cast<std::size_t>(x_bytes(chunk));
 
   constexpr std::size_t kReserved = 1024;  // of a block, by the system
+  // Two blocks a multiprocessor, or one.
   const std::int64_t turns = divide_up(p.n, std::int64_t{16} * kFragments * (kWarps / k_warps)),
                      slots = device.multiprocessors *
                              (2 * (shared + kReserved) <= device.shared_bytes + kReserved ? 2 : 1);

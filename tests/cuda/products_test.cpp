@@ -107,8 +107,8 @@ Floats by_path(Path path, const Matrix& w, const Case& c,
         p.bias = bias, p.accumulate = c.start != nullptr;
         p.y = y, p.y_stride = y_stride;
         // As if for more rows than the streams take: it is that much at least.
-        const DeviceBytes scratch(
-            cuda::product_scratch(w.storage, w.k, std::max<std::int64_t>(c.m, 9), device.multiprocessors));
+        const DeviceBytes scratch(cuda::product_scratch(w.storage, w.n, w.k, std::max<std::int64_t>(c.m, 9),
+                                                        device.multiprocessors));
         cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
         cuda_set().memory().wait();
       });
@@ -247,7 +247,7 @@ TEST(CudaProducts, StreamsInTurnsAndPieces) {
         c.m = m, c.x = &x;
         const auto expected = reference_product(packed.reference, c);
         for (const int multiprocessors : {1, 3, 100})
-          for (const std::size_t shared_kb : {96, 90, 227}) {
+          for (const std::size_t shared_kb : {72, 84, 227}) {
             cuda::DeviceProperties device = cuda_set().device();
             device.multiprocessors = multiprocessors;
             device.shared_bytes = shared_kb << 10;
@@ -256,6 +256,73 @@ TEST(CudaProducts, StreamsInTurnsAndPieces) {
                 << multiprocessors << " multiprocessors, " << shared_kb << " KiB";
           }
       }
+}
+
+// Weights of 8 bits that are made bf16 before they are multiplied: cuBLASLt's part is done by tiles here.
+TEST(CudaProducts, ByExpandedWeights) {
+  for (const Storage storage : {Storage::kInt8, Storage::kFp8})
+    for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{37, 100}, {140, 328}}) {
+      const std::int64_t m = 300;
+      const auto w = normal(static_cast<std::size_t>(n * k), 31),
+                 x = normal(static_cast<std::size_t>(m * k), 32),
+                 bias = normal(static_cast<std::size_t>(n), 33);
+      const Both packed(storage, n, k, w);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      const auto expected = reference_product(packed.reference, c);
+      SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " n " << n << " k " << k);
+      EXPECT_LT(distance(by_path(Path::kExpand, packed.device, c), expected), kClose);
+      c.start = &x;
+      EXPECT_LT(distance(by_path(Path::kExpand, packed.device, c), reference_product(packed.reference, c)),
+                kClose);
+      c.start = nullptr;
+      for (const std::int64_t before : {1, 4}) {
+        c.y_before = before;
+        const auto got = with_guards(
+            packed.device, c,
+            [&](const float* on_x, std::int64_t x_stride, const float* on_bias, float* y,
+                std::int64_t y_stride) {
+              cuda::Product p = cuda::product_of(packed.device);
+              p.m = m, p.bias = on_bias;
+              const Device<std::uint16_t> expanded(static_cast<std::size_t>(n * p.row_bytes));
+              cuda::Product plain = p;
+              plain.storage = Storage::kBf16, plain.elements = reinterpret_cast<std::byte*>(expanded.data());
+              plain.row_bytes = 2 * p.row_bytes, plain.bias = nullptr;
+              plain.x = on_x, plain.x_stride = x_stride, plain.y = y, plain.y_stride = y_stride;
+              const cuda::DeviceProperties device = cuda_set().device();
+              const DeviceBytes scratch(
+                  cuda::product_scratch(Storage::kBf16, n, k, m, device.multiprocessors));
+              cuda::launch_expand(p, expanded.data(), cuda_set().stream());
+              cuda::run_product(Path::kTiles, plain, scratch.data(), device, cuda_set().stream());
+              cuda::launch_scale(p, y, y_stride, cuda_set().stream());
+              cuda_set().memory().wait();
+            });
+        EXPECT_LT(distance(got, expected), kClose) << before;
+      }
+    }
+}
+
+TEST(CudaProducts, ScaledColumns) {
+  const std::int64_t n = 72, k = 5, m = 11;
+  const Both packed(Storage::kInt8, n, k, normal(static_cast<std::size_t>(n * k), 34));
+  const auto bias = normal(static_cast<std::size_t>(n), 35),
+             sums = normal(static_cast<std::size_t>(m * n), 36);
+  cuda::Product p = cuda::product_of(packed.device);
+  p.m = m;
+  std::vector<float> scales(static_cast<std::size_t>(n));
+  cuda_set().memory().copy(scales.data(), p.scales, scales.size() * sizeof(float));
+  const Device<float> on_bias(bias);
+  for (const float* with : {static_cast<const float*>(nullptr), static_cast<const float*>(on_bias.data())}) {
+    const Device<float> y(sums);
+    p.bias = with;
+    cuda::launch_scale(p, y.data(), n, cuda_set().stream());
+    const auto got = y.back();
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const auto column = i % static_cast<std::size_t>(n);
+      const float expected = sums[i] * scales[column] + (with != nullptr ? bias[column] : 0.0f);
+      EXPECT_NEAR(got[i], expected, 1e-6f) << i;
+    }
+  }
 }
 
 // x of all magnitudes by weights of f16, which x is split and scaled for.
@@ -364,7 +431,9 @@ TEST(CudaProducts, WhichPath) {
   EXPECT_EQ(cuda::choose_path(Storage::kBf16, 9, 4096, 4096), Path::kCublas);
   EXPECT_EQ(cuda::choose_path(Storage::kBf16, 64, 4096, 4096), Path::kCublas);
   EXPECT_EQ(cuda::choose_path(Storage::kBf16, 65, 1, 4096), Path::kTiles);
-  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 4096, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 255, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 4096, 4096, 4096), Path::kExpand);
+  EXPECT_EQ(cuda::choose_path(Storage::kInt4, 4096, 4096, 4096), Path::kTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 8, 256, 4096), Path::kFloatStream);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 9, 256, 4096), Path::kFloatTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kF16, 8, 256, 4096), Path::kFloatStream);
