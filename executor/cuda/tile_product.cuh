@@ -53,9 +53,8 @@ struct Shape {
   static constexpr unsigned kRowsAt = kStages * kStage > kSums ? kStages* kStage : kSums;
   static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4;
   static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
-  // Blocks of a multiprocessor that k is split for: products of few rows wait for memory.
-  static constexpr int kSplitBlocks = tile_m < 128 ? static_cast<int>(kBlocks) : 1;
-  static_assert(kSplitBlocks * static_cast<std::int64_t>(tile_m) <= kMostSplitRows);
+  // Blocks of a multiprocessor that k is split for: one warp a scheduler waits most of the time.
+  static constexpr int kSplitBlocks = kThreads == 128 ? static_cast<int>(kBlocks) : 1;
 
   // Where chunk `chunk` of row `row` of an operand lies, whose rows are of `chunks` chunks.
   static FORETOKEN_DEVICE unsigned place(unsigned row, unsigned chunk, unsigned chunks) {

@@ -8,19 +8,18 @@ namespace foretoken::cuda {
 
 std::int64_t tile_rows_for(std::int64_t m) { return m <= 16 ? 16 : m <= 64 ? 64 : 128; }
 
-// Enough blocks for the places that there are, and four steps along k for each. At most twice as many blocks
-// as places where there are two parts or more.
+// Enough blocks for the places that there are, or an eighth more, and four steps along k for each.
 int splits_for(std::int64_t tiles, std::int64_t k_tiles, int places) {
   if (10 * tiles >= 9 * places || tiles > kMostSplitTiles) return 1;
   std::int64_t splits = places / tiles;
-  if (10 * splits * tiles < 8 * places) ++splits;
+  if (10 * splits * tiles < 8 * places && 8 * (splits + 1) * tiles <= 9 * places) ++splits;
   return static_cast<int>(std::clamp<std::int64_t>(splits, 1, std::max<std::int64_t>(k_tiles / 4, 1)));
 }
 
-// Of 16 rows three blocks of a multiprocessor work at a time, of more no more rows than the largest tile has.
+// Three blocks of 16 rows work on a multiprocessor at a time, or two of more; and an eighth more than that.
 std::size_t partial_bytes(std::int64_t m, int multiprocessors) {
-  const std::int64_t rows = m <= 16 ? 3 * 16 : kMostSplitRows;
-  return 2 * static_cast<std::size_t>(multiprocessors * rows) * kTileN * sizeof(float);
+  const std::int64_t rows = m <= 16 ? 3 * 16 : 2 * tile_rows_for(m);
+  return static_cast<std::size_t>((9 * multiprocessors * rows + 7) / 8) * kTileN * sizeof(float);
 }
 
 void launch_tiles(Product p, const DeviceProperties& device, Stream& on) {

@@ -8,8 +8,6 @@
 namespace foretoken::cuda {
 
 inline constexpr unsigned kTileN = 128;  // rows of w that a block takes, or twice as many
-// Most rows of x in the blocks of a multiprocessor that k is split for.
-inline constexpr std::int64_t kMostSplitRows = 128;
 inline constexpr std::int64_t kMostSplitTiles = 4096;  // whose parts are counted
 
 template <Storage storage>
