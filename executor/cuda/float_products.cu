@@ -98,8 +98,9 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
   }
 
   if (!grouped && splits > 1 &&
-      !join_parts(sums, p.partial + static_cast<std::int64_t>(blockIdx.x) * splits * kM * kThreads * 4, split,
-                  splits, &float_parts_done[blockIdx.x], &order))
+      !join_parts<kThreads>(sums,
+                            p.partial + static_cast<std::int64_t>(blockIdx.x) * splits * kM * kThreads * 4,
+                            split, splits, &float_parts_done[blockIdx.x], &order))
     return;
   const float* const bias = bias_of(p, mine.expert);
 #pragma unroll

@@ -133,12 +133,12 @@ struct TileRows {
 
 // The parts of a tile meet: every block leaves its sums (`kCount` fours a thread) at `parts`, and the one
 // that is done last gets all, added in the order of the parts; false for the others. done: how many are, set
-// back by the last. shared: a word.
-template <unsigned kCount>
+// back by the last. shared: a word. kThreads: of the block.
+template <unsigned kThreads, unsigned kCount>
 FORETOKEN_DEVICE bool join_parts(float (&sums)[kCount][4], float* parts, unsigned part, unsigned count,
                                  unsigned* done, unsigned* shared) {
   const auto place = [&](unsigned of, unsigned i) {
-    return parts + ((static_cast<std::int64_t>(of) * kCount + i) * threads() + thread()) * 4;
+    return parts + (static_cast<std::int64_t>(of) * kCount * kThreads + thread()) * 4 + i * kThreads * 4;
   };
 #pragma unroll
   for (unsigned i = 0; i < kCount; ++i)
@@ -155,14 +155,20 @@ FORETOKEN_DEVICE bool join_parts(float (&sums)[kCount][4], float* parts, unsigne
   for (unsigned i = 0; i < kCount; ++i)
 #pragma unroll
     for (unsigned c = 0; c < 4; ++c) sums[i][c] = 0;
-  // All that is of one part at a time, so that loads wait together.
-  for (unsigned of = 0; of < count; ++of)
+  // 16 loads wait together.
+  constexpr unsigned kAtOnce = kCount < 16 ? kCount : 16;
+  [[maybe_unused]] constexpr unsigned kParts = 16 / kAtOnce;
+  static_assert(kCount % kAtOnce == 0);
 #pragma unroll
-    for (unsigned i = 0; i < kCount; ++i) {
-      const uint4 words = load16(place(of, i));
-      sums[i][0] += as_float(words.x), sums[i][1] += as_float(words.y);
-      sums[i][2] += as_float(words.z), sums[i][3] += as_float(words.w);
-    }
+  for (unsigned first = 0; first < kCount; first += kAtOnce)
+#pragma unroll kParts
+    for (unsigned of = 0; of < count; ++of)
+#pragma unroll
+      for (unsigned i = first; i < first + kAtOnce; ++i) {
+        const uint4 words = load16(place(of, i));
+        sums[i][0] += as_float(words.x), sums[i][1] += as_float(words.y);
+        sums[i][2] += as_float(words.z), sums[i][3] += as_float(words.w);
+      }
   return true;
 }
 

@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   for (unsigned i = 0; i < kWPasses; ++i) w_there += rows.at(w_row + i * kWStep) >= 0;
   const std::byte* const w_from =
       p.elements + matrix + (w_there > 0 ? rows.at(w_row) : 0) * p.row_bytes + w_chunk * 16;
-  const std::int64_t w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * p.row_bytes;
+  const unsigned w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * static_cast<unsigned>(p.row_bytes);
   constexpr unsigned kXChunks = S::kXBytes / 16, kXStep = kThreads / kXChunks, kXPasses = tile_m / kXStep;
   const unsigned x_row = thread() / kXChunks, x_chunk = thread() % kXChunks;
   const auto x_chunks = static_cast<unsigned>(p.x_stride / 8);  // of a row in memory
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     for (unsigned i = 0; i < kWPasses; ++i) {
       const bool valid = inside && i < w_there;
       copy_async16(to + S::place(w_row + i * kWStep, w_chunk, kWChunks) * 16,
-                   valid ? w_from + i * w_step + k_tile * S::kWBytes : p.elements, valid);
+                   w_from + (valid ? i * w_step + k_tile * S::kWBytes : 0), valid);
     }
     if constexpr (S::kInGroups) {
       static_assert(kThreads == tile_n || kThreads == 2 * tile_n);
@@ -264,8 +264,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
 
   if (!grouped && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
-    if (!join_parts(sums, p.partial + blockIdx.x * splits * kFloats, split, splits, &parts_done[blockIdx.x],
-                    reinterpret_cast<unsigned*>(x_rows + tile_m)))
+    if (!join_parts<kThreads>(sums, p.partial + blockIdx.x * splits * kFloats, split, splits,
+                              &parts_done[blockIdx.x], reinterpret_cast<unsigned*>(x_rows + tile_m)))
       return;
   }
 
