@@ -7,7 +7,7 @@
 
 namespace foretoken::cuda {
 
-inline constexpr unsigned kTileN = 128;  // rows of w that a block takes, or twice as many
+inline constexpr unsigned kTileN = 128;                // rows of w that a block takes, or twice as many
 inline constexpr std::int64_t kMostSplitTiles = 4096;  // whose parts are counted
 
 template <Storage storage>
