@@ -5,7 +5,8 @@ namespace foretoken::cuda {
 
 void prepare_cublas() {}
 std::size_t cublas_bytes() { return 0; }
-bool cublas_product(const CublasProduct&, Stream&, const std::function<void(float*, std::int64_t)>&) {
+bool cublas_product(const CublasProduct&, Stream&, const std::function<void(float*, std::int64_t)>&,
+                    const CublasSteps&) {
   return false;
 }
 

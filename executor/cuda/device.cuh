@@ -140,7 +140,9 @@ FORETOKEN_DEVICE float2 unpack_bf16x2(std::uint32_t pair);
 FORETOKEN_DEVICE float2 unpack_f16x2(std::uint32_t pair);
 FORETOKEN_DEVICE float4 unpack_e4m3x4(std::uint32_t four);
 FORETOKEN_DEVICE float4 unpack_int8x4(std::uint32_t four);
-FORETOKEN_DEVICE std::uint32_t e4m3x2_to_f16x2(std::uint16_t pair);  // exact
+FORETOKEN_DEVICE std::uint32_t e4m3x2_to_f16x2(std::uint16_t pair);                         // exact
+FORETOKEN_DEVICE std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c);   // a & b | c
+FORETOKEN_DEVICE std::uint32_t and_xor(std::uint32_t a, std::uint32_t b, std::uint32_t c);  // (a & b) ^ c
 // a * b + c of each of the two, rounded once.
 FORETOKEN_DEVICE std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c);
 

@@ -217,6 +217,9 @@ inline std::uint32_t pack_bf16x2(float first, float second) {
          static_cast<std::uint32_t>(__nv_bfloat16_raw(__float2bfloat16_rn(second)).x) << 16;
 }
 
+inline std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) { return (a & b) | c; }
+inline std::uint32_t and_xor(std::uint32_t a, std::uint32_t b, std::uint32_t c) { return (a & b) ^ c; }
+
 inline std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   const auto half = [&](unsigned shift) {
     const auto number = [shift](std::uint32_t pair) -> double {

@@ -210,11 +210,11 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   };
   const auto run = [&](const Product& p) {
     if (p.storage == Storage::kF32)
-      launch_float_tiles(p, device().multiprocessors, stream());
+      launch_float_tiles(p, device(), stream());
     else if (tile_rows == kStreamRows)
-      launch_stream(p, stream());
+      launch_stream(p, device(), stream());
     else
-      launch_tiles(p, device().multiprocessors, stream());
+      launch_tiles(p, device(), stream());
   };
   if (experts.count <= 0) return;
   if (up_storage == Storage::kF16)

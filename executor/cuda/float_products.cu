@@ -98,8 +98,9 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
   }
 
   if (!grouped && splits > 1 &&
-      !join_parts(sums, p.partial + static_cast<std::int64_t>(blockIdx.x) * splits * kM * kThreads * 4, split,
-                  splits, &float_parts_done[blockIdx.x], &order))
+      !join_parts<kThreads>(sums,
+                            p.partial + static_cast<std::int64_t>(blockIdx.x) * splits * kM * kThreads * 4,
+                            split, splits, &float_parts_done[blockIdx.x], &order))
     return;
   const float* const bias = bias_of(p, mine.expert);
 #pragma unroll
@@ -115,13 +116,13 @@ __global__ void __launch_bounds__(kThreads) float_tile_product(Product p, unsign
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 template <unsigned tile_m>
-void float_tiles(Product p, int multiprocessors, Stream& on) {
+void float_tiles(Product p, const DeviceProperties& device, Stream& on) {
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, kTileN),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
   p.splits = p.partial == nullptr || grouped || tiles_n * tiles_m > kMostSplitTiles
                  ? 1
-                 : splits_for(tiles_n * tiles_m, p.row_bytes / 64, multiprocessors);
+                 : splits_for(tiles_n * tiles_m, p.row_bytes / 64, device.multiprocessors);
   const Launch how{.grid = dim3(static_cast<unsigned>(tiles_n * tiles_m), static_cast<unsigned>(p.splits)),
                    .block = kThreads,
                    .name = grouped ? "float_tile_product of experts" : "float_tile_product"};
@@ -133,12 +134,12 @@ void float_tiles(Product p, int multiprocessors, Stream& on) {
 
 }  // namespace
 
-void launch_float_tiles(Product p, int multiprocessors, Stream& on) {
+void launch_float_tiles(Product p, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
   if ((p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m)) == 16)
-    float_tiles<16>(p, multiprocessors, on);
+    float_tiles<16>(p, device, on);
   else
-    float_tiles<64>(p, multiprocessors, on);
+    float_tiles<64>(p, device, on);
 }
 
 }  // namespace foretoken::cuda

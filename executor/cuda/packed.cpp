@@ -88,7 +88,8 @@ Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const 
                          std::byte* memory, Threads& threads) const {
   static Staging& staging = *new Staging;
   const std::lock_guard lock(staging.mutex);
-  if (storage == Storage::kBf16) prepare_cublas();  // its memory can't be allocated within a recorded step
+  // What takes products to it; its memory can't be allocated within a recorded step.
+  if (storage == Storage::kBf16 || storage == Storage::kInt8 || storage == Storage::kFp8) prepare_cublas();
   const PackedLayout layout(storage, n, k);
   std::vector<float> scales(static_cast<std::size_t>(layout.groups * layout.scale_stride), 1.0f);
   // A row that is longer than a buffer has one of its own.

@@ -38,7 +38,8 @@ template <>
 struct Weights<Storage::kInt8> {
   static constexpr unsigned kParts = 2;
   static FORETOKEN_DEVICE std::uint32_t pair(std::uint32_t bytes) {  // of bits 0-7 and 16-23
-    return fma_bf16x2((bytes & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (bytes & 0x00800080u) | 0xc300c300u);
+    return fma_bf16x2(and_or(bytes, 0x007f007fu, 0x43004300u), 0x3f803f80u,
+                      and_or(bytes, 0x00800080u, 0xc300c300u));
   }
   static FORETOKEN_DEVICE void decode(const uint4& raw, unsigned part, std::uint32_t (&pairs)[4]) {
     const std::uint32_t low = part == 0 ? raw.x : raw.z, high = part == 0 ? raw.y : raw.w;
@@ -51,7 +52,7 @@ template <>
 struct Weights<Storage::kFp8> {
   static constexpr unsigned kParts = 2;
   static FORETOKEN_DEVICE std::uint32_t pair(std::uint32_t bytes) {  // of bits 8-15 and 24-31
-    return fma_bf16x2((bytes & 0x80008000u) | ((bytes >> 4) & 0x07f007f0u), 0x7b807b80u, 0x80008000u);
+    return fma_bf16x2(and_or(bytes, 0x80008000u, (bytes >> 4) & 0x07f007f0u), 0x7b807b80u, 0x80008000u);
   }
   static FORETOKEN_DEVICE void decode(const uint4& raw, unsigned part, std::uint32_t (&pairs)[4]) {
     const std::uint32_t low = part == 0 ? raw.x : raw.z, high = part == 0 ? raw.y : raw.w;
@@ -64,7 +65,7 @@ template <>
 struct Weights<Storage::kInt4> {
   static constexpr unsigned kParts = 4;
   static FORETOKEN_DEVICE std::uint32_t pair(std::uint32_t nibbles) {  // of bits 0-3 and 16-19
-    return fma_bf16x2((nibbles & 0x000f000fu) ^ 0x43084308u, 0x3f803f80u, 0xc308c308u);
+    return fma_bf16x2(and_xor(nibbles, 0x000f000fu, 0x43084308u), 0x3f803f80u, 0xc308c308u);
   }
   static FORETOKEN_DEVICE void decode(const uint4& raw, unsigned part, std::uint32_t (&pairs)[4]) {
     const std::uint32_t word = part == 0 ? raw.x : part == 1 ? raw.y : part == 2 ? raw.z : raw.w;
@@ -73,19 +74,22 @@ struct Weights<Storage::kInt4> {
   }
 };
 
+template <Storage storage>
+FORETOKEN_DEVICE void multiply_add(float (&d)[4], const std::uint32_t (&w)[4], const std::uint32_t (&x)[2]) {
+  if constexpr (storage == Storage::kF16)
+    mma_f16_16816(d, w, x);
+  else
+    mma_bf16_16816(d, w, x);
+}
+
 // d += w x^T over the 8 neighbours of k in each of four lanes: w of rows g and g + 8, x of row g.
 template <Storage storage>
 FORETOKEN_DEVICE void multiply_pairs(float (&d)[4], const std::uint32_t (&w)[4],
                                      const std::uint32_t (&w_below)[4], const uint4& x) {
   const std::uint32_t first[4] = {w[0], w_below[0], w[1], w_below[1]}, x_first[2] = {x.x, x.y};
   const std::uint32_t second[4] = {w[2], w_below[2], w[3], w_below[3]}, x_second[2] = {x.z, x.w};
-  if constexpr (storage == Storage::kF16) {
-    mma_f16_16816(d, first, x_first);
-    mma_f16_16816(d, second, x_second);
-  } else {
-    mma_bf16_16816(d, first, x_first);
-    mma_bf16_16816(d, second, x_second);
-  }
+  multiply_add<storage>(d, first, x_first);
+  multiply_add<storage>(d, second, x_second);
 }
 
 // 8 neighbours of x from `at` on, as pairs of bf16; zeros from k on. even: all 8 are there, and aligned.
@@ -129,12 +133,12 @@ struct TileRows {
 
 // The parts of a tile meet: every block leaves its sums (`kCount` fours a thread) at `parts`, and the one
 // that is done last gets all, added in the order of the parts; false for the others. done: how many are, set
-// back by the last. shared: a word.
-template <unsigned kCount>
+// back by the last. shared: a word. kThreads: of the block.
+template <unsigned kThreads, unsigned kCount>
 FORETOKEN_DEVICE bool join_parts(float (&sums)[kCount][4], float* parts, unsigned part, unsigned count,
                                  unsigned* done, unsigned* shared) {
   const auto place = [&](unsigned of, unsigned i) {
-    return parts + ((static_cast<std::int64_t>(of) * kCount + i) * threads() + thread()) * 4;
+    return parts + (static_cast<std::int64_t>(of) * kCount * kThreads + thread()) * 4 + i * kThreads * 4;
   };
 #pragma unroll
   for (unsigned i = 0; i < kCount; ++i)
@@ -148,15 +152,23 @@ FORETOKEN_DEVICE bool join_parts(float (&sums)[kCount][4], float* parts, unsigne
   if (thread() == 0) *done = 0;
   thread_fence();
 #pragma unroll
-  for (unsigned i = 0; i < kCount; ++i) {
+  for (unsigned i = 0; i < kCount; ++i)
 #pragma unroll
     for (unsigned c = 0; c < 4; ++c) sums[i][c] = 0;
-    for (unsigned of = 0; of < count; ++of) {
-      const uint4 words = load16(place(of, i));
-      sums[i][0] += as_float(words.x), sums[i][1] += as_float(words.y);
-      sums[i][2] += as_float(words.z), sums[i][3] += as_float(words.w);
-    }
-  }
+  // 16 loads wait together.
+  constexpr unsigned kAtOnce = kCount < 16 ? kCount : 16;
+  [[maybe_unused]] constexpr unsigned kParts = 16 / kAtOnce;
+  static_assert(kCount % kAtOnce == 0);
+#pragma unroll
+  for (unsigned first = 0; first < kCount; first += kAtOnce)
+#pragma unroll kParts
+    for (unsigned of = 0; of < count; ++of)
+#pragma unroll
+      for (unsigned i = first; i < first + kAtOnce; ++i) {
+        const uint4 words = load16(place(of, i));
+        sums[i][0] += as_float(words.x), sums[i][1] += as_float(words.y);
+        sums[i][2] += as_float(words.z), sums[i][3] += as_float(words.w);
+      }
   return true;
 }
 

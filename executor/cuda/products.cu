@@ -11,19 +11,18 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-// A thread rounds 8 neighbours of a row. Bound by memory.
+// A thread rounds 8 neighbours of a few rows. Bound by memory: 6 bytes a value.
+template <bool even>
 __global__ void __launch_bounds__(kThreads)
     round_rows(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::uint16_t* to) {
   grid_dependency_wait();
   grid_dependency_launch();
-  const std::int64_t eights = (k + 7) / 8;
-  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread(); i < rows * eights;
-       i += static_cast<std::int64_t>(gridDim.x) * kThreads) {
-    const std::int64_t row = i / eights, at = i % eights * 8;
-    const float* const from = x + row * x_stride;
-    store16(to + i * 8, even ? rounded_eight<true>(from, at, k) : rounded_eight<false>(from, at, k));
-  }
+  const std::int64_t eights = (k + 7) / 8,
+                     eight = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread();
+  if (eight >= eights) return;
+#pragma unroll 2
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y)
+    store16(to + (row * eights + eight) * 8, rounded_eight<even>(x + row * x_stride, eight * 8, k));
 }
 
 // A row, a block each, in two of f16: the second is what the first leaves, exactly, so that both have 22
@@ -60,6 +59,53 @@ __global__ void __launch_bounds__(kThreads)
     std::uint16_t* const place = to + eight / 4 * 64 + eight % 4 * 8;
     store16(place, {high[0], high[1], high[2], high[3]});
     store16(place + 32, {low[0], low[1], low[2], low[3]});
+  }
+}
+
+// A thread takes 16 bytes of a few rows. Bound by memory: 3 bytes a weight.
+template <Storage storage>
+__global__ void __launch_bounds__(kThreads) expand_rows(Product p, std::uint16_t* to) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  constexpr unsigned kParts = Weights<storage>::kParts;
+  const std::int64_t chunk = static_cast<std::int64_t>(blockIdx.x) * kThreads + thread();
+  if (chunk * 16 >= p.row_bytes) return;
+#pragma unroll 4
+  for (std::int64_t row = blockIdx.y; row < p.n; row += gridDim.y) {
+    const uint4 raw = load_streaming16(p.elements + row * p.row_bytes + chunk * 16);
+#pragma unroll
+    for (unsigned part = 0; part < kParts; ++part) {
+      std::uint32_t pairs[4];
+      Weights<storage>::decode(raw, part, pairs);
+      store16(to + row * p.row_bytes + ((chunk / 4 * kParts + part) * 4 + chunk % 4) * 8,
+              {pairs[0], pairs[1], pairs[2], pairs[3]});
+    }
+  }
+}
+
+// A thread takes a few rows of kWidth columns. Bound by memory: 8 bytes a value.
+template <unsigned kWidth>
+__global__ void __launch_bounds__(kThreads) scale_columns(Product p, float* y, std::int64_t y_stride) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kThreads + thread()) * kWidth;
+  if (first >= p.n) return;
+  float by[kWidth], more[kWidth];
+#pragma unroll
+  for (unsigned i = 0; i < kWidth; ++i) {
+    by[i] = p.scales[first + i];
+    more[i] = p.bias == nullptr ? 0.0f : p.bias[first + i];
+  }
+#pragma unroll 4
+  for (std::int64_t row = blockIdx.y; row < p.m; row += gridDim.y) {
+    float* const at = y + row * y_stride + first;
+    if constexpr (kWidth == 4) {
+      const uint4 sums = load16(at);
+      store16(at, {as_bits(as_float(sums.x) * by[0] + more[0]), as_bits(as_float(sums.y) * by[1] + more[1]),
+                   as_bits(as_float(sums.z) * by[2] + more[2]), as_bits(as_float(sums.w) * by[3] + more[3])});
+    } else {
+      *at = *at * by[0] + more[0];
+    }
   }
 }
 
@@ -137,6 +183,47 @@ std::size_t scale_bytes(Storage storage, std::int64_t m) {
   return storage == Storage::kF16 ? padded(m * 4) : 0;
 }
 
+bool of_8_bits(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
+
+// Rows of w that are expanded at a time, in 256 MiB or somewhat more.
+std::int64_t expanded_rows(std::int64_t n, std::int64_t row_bytes) {
+  constexpr std::int64_t kBytes = std::int64_t{256} << 20, kRows = 256;
+  return std::min(n, (kBytes / (2 * row_bytes) + kRows - 1) / kRows * kRows);
+}
+std::size_t expanded_bytes(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m) {
+  if (choose_path(storage, m, n, k) != Path::kExpand) return 0;
+  const std::int64_t row_bytes = PackedLayout(storage, n, k).row_bytes;
+  return padded(expanded_rows(n, row_bytes) * row_bytes * 2);
+}
+
+// By cuBLASLt where that is faster; w: bf16.
+bool by_cublas(const Product& p, const void* w, std::int64_t w_stride, const float* bias,
+               const DeviceProperties& device, Stream& on, const CublasSteps& steps = {}) {
+  const CublasProduct product{w,          p.rounded,  p.m,  p.n,          p.x_stride, w_stride,
+                              p.x_stride, p.y_stride, bias, p.accumulate, p.y};
+  const auto own = [&](float* y, std::int64_t y_stride) {
+    Product other = p;
+    other.y = y, other.y_stride = y_stride, other.accumulate = false;
+    launch_tiles(other, device, on);
+  };
+  return cublas_product(product, on, own, steps);
+}
+
+void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& device, Stream& on) {
+  const std::int64_t rows = expanded_rows(p.n, p.row_bytes);
+  for (std::int64_t first = 0; first < p.n; first += rows) {
+    Product part = p;
+    part.n = std::min(rows, p.n - first);
+    part.elements += first * p.row_bytes, part.scales += first, part.y += first;
+    if (p.bias != nullptr) part.bias += first;
+    const CublasSteps steps{[&] { launch_expand(part, w, on); },
+                            [&](float* y, std::int64_t y_stride) { launch_scale(part, y, y_stride, on); }};
+    // Scaled after the library's sum, which is all that y may hold then.
+    if (part.accumulate || !by_cublas(part, w, part.row_bytes, nullptr, device, on, steps))
+      launch_tiles(part, device, on);
+  }
+}
+
 }  // namespace
 
 Product product_of(const Matrix& w) {
@@ -153,9 +240,34 @@ Product product_of(const Matrix& w) {
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k) {
   if (m <= kStreamRows) return exact_product(storage) ? Path::kFloatStream : Path::kStream;
   if (storage == Storage::kF32) return Path::kFloatTiles;
-  // Below, products are bound by memory, and a tile of 128 rows of w suits them.
-  if (storage == Storage::kBf16 && m > 64 && n >= 8 && k >= 8) return Path::kCublas;
+  if (storage == Storage::kBf16 && n >= 8 && k >= 8) return Path::kCublas;
+  // The fewer rows, the less it pays to write and read twice the bytes.
+  if (of_8_bits(storage) && m >= kExpandRows && n >= 8 && k >= 8) return Path::kExpand;
   return Path::kTiles;
+}
+
+void launch_expand(const Product& p, std::uint16_t* to, Stream& on) {
+  if (p.n <= 0 || p.row_bytes <= 0) return;
+  constexpr std::int64_t kMostRows = 4096;
+  const std::int64_t columns = (p.row_bytes / 16 + kThreads - 1) / kThreads;
+  launch(p.storage == Storage::kInt8 ? expand_rows<Storage::kInt8> : expand_rows<Storage::kFp8>,
+         {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(std::min(p.n, kMostRows))),
+          .block = kThreads,
+          .name = "expand_rows"},
+         on, p, to);
+}
+
+void launch_scale(const Product& p, float* y, std::int64_t y_stride, Stream& on) {
+  if (p.m <= 0 || p.n <= 0) return;
+  constexpr std::int64_t kMostRows = 1024;
+  const std::int64_t width =
+      reinterpret_cast<std::uintptr_t>(y) % 16 == 0 && y_stride % 4 == 0 && p.n % 4 == 0 ? 4 : 1;
+  const std::int64_t columns = (p.n + kThreads * width - 1) / (kThreads * width);
+  launch(width == 4 ? scale_columns<4> : scale_columns<1>,
+         {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(std::min(p.m, kMostRows))),
+          .block = kThreads,
+          .name = "scale_columns"},
+         on, p, y, y_stride);
 }
 
 void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
@@ -164,29 +276,33 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
   if (storage == Storage::kF16)
     return launch(split_rows, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "split_rows"},
                   on, x, x_stride, k, to, scales, count);
-  const std::int64_t blocks = (rows * ((k + 7) / 8) + kThreads - 1) / kThreads;
-  launch(round_rows,
-         {.grid = static_cast<unsigned>(std::min<std::int64_t>(blocks, 1 << 20)),
+  // A thread has several of more rows.
+  constexpr std::int64_t kMostRows = 2048;
+  const std::int64_t columns = (k + 8 * kThreads - 1) / (8 * kThreads);
+  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
+  launch(even ? round_rows<true> : round_rows<false>,
+         {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(std::min(rows, kMostRows))),
           .block = kThreads,
           .name = "round_rows"},
          on, x, x_stride, rows, k, to);
 }
 
 // Alike or more for more rows, so that what was planned for the most does for fewer.
-std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors) {
+std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
+                            int multiprocessors) {
   if (m <= kStreamRows) return 0;
   const std::size_t partial = partial_bytes(m, multiprocessors);
   if (storage == Storage::kF32) return partial;
-  return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial;
+  return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial + expanded_bytes(storage, n, k, m);
 }
 
-void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, Stream& on) {
+void run_product(Path path, Product p, std::byte* scratch, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
-  if (path == Path::kStream) return launch_stream(p, on);
+  if (path == Path::kStream) return launch_stream(p, device, on);
   if (path == Path::kFloatStream) return launch_float_stream(p, on);
   if (path == Path::kFloatTiles) {
     p.partial = reinterpret_cast<float*>(scratch);
-    return launch_float_tiles(p, multiprocessors, on);
+    return launch_float_tiles(p, device, on);
   }
   auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
   scratch += rounded_bytes(p.storage, p.k, p.m);
@@ -197,17 +313,12 @@ void run_product(Path path, Product p, std::byte* scratch, int multiprocessors, 
   p.x_scales = scales;
   p.x_stride = rounded_stride(p.storage, p.k);
   p.partial = reinterpret_cast<float*>(scratch);
-  if (path == Path::kCublas) {
-    const CublasProduct product{p.elements, p.rounded,  p.m,    p.n,          p.x_stride, p.row_bytes / 2,
-                                p.x_stride, p.y_stride, p.bias, p.accumulate, p.y};
-    const auto own = [&](float* y, std::int64_t y_stride) {
-      Product other = p;
-      other.y = y, other.y_stride = y_stride, other.accumulate = false;
-      launch_tiles(other, multiprocessors, on);
-    };
-    if (cublas_product(product, on, own)) return;
+  if (path == Path::kExpand) {
+    scratch += partial_bytes(p.m, device.multiprocessors);
+    return run_expanded(p, reinterpret_cast<std::uint16_t*>(scratch), device, on);
   }
-  launch_tiles(p, multiprocessors, on);
+  if (path == Path::kCublas && by_cublas(p, p.elements, p.row_bytes / 2, p.bias, device, on)) return;
+  launch_tiles(p, device, on);
 }
 
 void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
@@ -237,7 +348,7 @@ void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std:
 }
 
 std::size_t CudaKernels::gemm_scratch(const Matrix& w, std::int64_t m) const {
-  return product_scratch(w.storage, w.k, m, device().multiprocessors);
+  return product_scratch(w.storage, w.n, w.k, m, device().multiprocessors);
 }
 
 void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m,
@@ -247,7 +358,7 @@ void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, s
   p.x = x, p.x_stride = x_stride, p.m = m;
   p.bias = bias, p.accumulate = accumulate;
   p.y = y, p.y_stride = y_stride;
-  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device().multiprocessors, stream());
+  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device(), stream());
 }
 
 }  // namespace foretoken::cuda

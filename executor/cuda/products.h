@@ -14,10 +14,12 @@ namespace foretoken::cuda {
 // f16, split in two of f16; the float ones multiply float32.
 //   kStream, kFloatStream  few rows: weights go from memory straight to registers (small_products.cu)
 //   kTiles                 tiles in shared memory (tile_products.cu)
-//   kCublas                cuBLASLt, or kTiles where that won't
+//   kCublas                cuBLASLt, or kTiles where that won't or takes longer
+//   kExpand                the same with weights of 8 bits, made bf16 in memory before, and scaled sums
 //   kFloatTiles            tiles in shared memory (float_products.cu)
-enum class Path : std::uint8_t { kStream, kTiles, kCublas, kFloatStream, kFloatTiles };
-inline constexpr std::int64_t kStreamRows = 8;  // most rows of the streams
+enum class Path : std::uint8_t { kStream, kTiles, kCublas, kExpand, kFloatStream, kFloatTiles };
+inline constexpr std::int64_t kStreamRows = 8;    // most rows of the streams
+inline constexpr std::int64_t kExpandRows = 256;  // fewest of kExpand
 
 Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k);
 
@@ -64,16 +66,17 @@ Product product_of(const Matrix& w);
 
 // Rows of a tile for m rows.
 std::int64_t tile_rows_for(std::int64_t m);
-// In how many parts k is split where there are `tiles` tiles of `k_tiles` steps.
-int splits_for(std::int64_t tiles, std::int64_t k_tiles, int multiprocessors);
+// In how many parts k is split where there are `tiles` tiles of `k_tiles` steps, and `places` for blocks that
+// run at a time.
+int splits_for(std::int64_t tiles, std::int64_t k_tiles, int places);
 // Bytes for `partial` at up to m rows.
 std::size_t partial_bytes(std::int64_t m, int multiprocessors);
 
 // The launches. Empty products launch nothing.
-void launch_stream(const Product& product, Stream& stream);
+void launch_stream(const Product& product, const DeviceProperties& device, Stream& stream);
 void launch_float_stream(const Product& product, Stream& stream);
-void launch_tiles(Product product, int multiprocessors, Stream& stream);
-void launch_float_tiles(Product product, int multiprocessors, Stream& stream);
+void launch_tiles(Product product, const DeviceProperties& device, Stream& stream);
+void launch_float_tiles(Product product, const DeviceProperties& device, Stream& stream);
 // Elements of a row of x as the tensor cores take it: bf16, padded with zeros to a multiple of 8; or for
 // weights of f16 split in two of them, the second what the first leaves, 32 and 32 by turns. Split rows are
 // scaled so that neither is out of range.
@@ -84,8 +87,15 @@ constexpr std::int64_t rounded_stride(Storage storage, std::int64_t k) {
 void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
                   std::uint16_t* to, float* scales, const std::int32_t* count, Stream& stream);
 
+// Weights of 8 bits as bf16 without their scales, in rows of row_bytes elements; and what is left to do of
+// their product, y = scales x y + bias.
+void launch_expand(const Product& product, std::uint16_t* to, Stream& stream);
+void launch_scale(const Product& product, float* y, std::int64_t y_stride, Stream& stream);
+
 // A product by a path; scratch: product_scratch(...) bytes.
-void run_product(Path path, Product product, std::byte* scratch, int multiprocessors, Stream& stream);
-std::size_t product_scratch(Storage storage, std::int64_t k, std::int64_t m, int multiprocessors);
+void run_product(Path path, Product product, std::byte* scratch, const DeviceProperties& device,
+                 Stream& stream);
+std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
+                            int multiprocessors);
 
 }  // namespace foretoken::cuda

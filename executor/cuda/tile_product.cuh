@@ -2,15 +2,18 @@
 // of experts. Few rows (16 to 64) are bound by the bytes of w, prompts by the tensor cores; aimed at
 // are 80 % of the memory's bandwidth and, as mma goes on sm_90, 400 TFLOP/s.
 //
-// A block takes 128 rows of w and 16, 64 or 128 of x. Both come by asynchronous copies, in three or four
-// stages of 64 along k (128 for 4 bits), w as it is stored: it becomes bf16 in registers, so that the bytes
-// on their way are the stored ones. w is the left operand of mma, x, rounded to bf16 before, the right one.
-// As packed.h orders elements, every lane reads its operands by 16 bytes; rows of 128 bytes have their halves
-// swapped where the row is odd, so that 8 lanes reach all banks.
+// A block takes 128 rows of w and 16, 64 or 128 of x, or 256 and 128, where the operands' way from the
+// second-level cache would be too narrow. Both come by asynchronous copies, in three or four stages of 64 or
+// 128 bytes of a row of w, as it is stored: it becomes bf16 in registers, so that the bytes on their way are
+// the stored ones. w is the left operand of mma, x, rounded to bf16 before, the right one. Elements of 16
+// bits are read by ldmatrix; chunks of 16 bytes change places with the row's last three bits, so that 8 rows
+// reach all banks. Of smaller ones, as packed.h orders them, every lane reads its operands by 16 bytes; rows
+// of 128 bytes have their halves swapped where the row is odd, so that 8 lanes reach all banks. What comes
+// next is copied between two parts of a stage, while the tensor cores are at the first.
 //
-// Where tiles are fewer than multiprocessors, k is split among blocks; the last one that is done adds the
-// parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight shares both
-// operands in the second-level cache.
+// Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
+// done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
+// shares both operands in the second-level cache.
 #pragma once
 
 #include <algorithm>
@@ -26,25 +29,37 @@ constexpr unsigned kBand = 8;
 // Parts of a tile that are done; the last one sets it back. One stream runs at a time.
 static __device__ unsigned parts_done[kMostSplitTiles];
 
-template <Storage storage, unsigned tile_m>
+template <Storage storage, unsigned tile_n, unsigned tile_m>
 struct Shape {
   static constexpr bool kInGroups = storage == Storage::kInt4;
+  static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
   static constexpr unsigned kParts = Weights<storage>::kParts;
-  static constexpr unsigned kUnits = storage == Storage::kBf16 ? 2 : 1;  // of a stage
-  // Warps lie 4 x 1 on the tile, or 2 x 2; 2 x 4 where sums of groups need as many registers again.
+  // Of a stage: two of few rows, whose bytes come faster by 128 at a time.
+  static constexpr unsigned kUnits = kPlain || tile_m == 16 || (tile_m < 128 && !kInGroups) ? 2 : 1;
+  // Warps lie 4 x 1 on the tile, or 2 x 2, or 4 x 2; 2 x 4 where sums of groups need as many registers again.
   static constexpr unsigned kWarpsM = tile_m < 128 ? 1 : kInGroups ? 4 : 2;
-  static constexpr unsigned kWarpsN = tile_m < 128 ? 4 : 2;
+  static constexpr unsigned kWarpsN = tile_m < 128 ? 4 : tile_n / 64;
   static constexpr unsigned kThreads = kWarp * kWarpsM * kWarpsN;
-  static constexpr unsigned kFragmentsN = kTileN / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
+  static constexpr unsigned kFragmentsN = tile_n / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
   static constexpr unsigned kWBytes = kUnits * 64, kXBytes = kUnits * kParts * 64;  // of a row
-  static constexpr unsigned kScaleBytes = kInGroups ? kTileN * 4 : 0;
-  static constexpr unsigned kStage = kTileN * kWBytes + tile_m * kXBytes + kScaleBytes;
-  static constexpr unsigned kStages = tile_m < 128 ? 4 : 3;
-  static constexpr unsigned kShared = kStages * kStage + tile_m * 4 + 4;
+  static constexpr unsigned kScalesAt = tile_n * kWBytes + tile_m * kXBytes;
+  static constexpr unsigned kStage = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
+  // Blocks of a multiprocessor, and the stages that there is room for beside one another.
+  static constexpr unsigned kBlocks = tile_n > 128 ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
+  static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m;
+  static constexpr unsigned kStages = kRoom / kStage < 3 ? 3 : kRoom / kStage > 4 ? 4 : kRoom / kStage;
   // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
-  static constexpr unsigned kPitch = kTileN + 4;
-  static_assert(tile_m * kPitch * 4 <= kStages * kStage);
-  static constexpr unsigned kMinBlocks = kThreads == 128 ? 2 : 1;
+  static constexpr unsigned kPitch = tile_n + 4, kSums = tile_m * kPitch * 4;
+  static constexpr unsigned kRowsAt = kStages * kStage > kSums ? kStages* kStage : kSums;
+  static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4;
+  static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
+  // Blocks of a multiprocessor that k is split for: one warp a scheduler waits most of the time.
+  static constexpr int kSplitBlocks = kThreads == 128 ? static_cast<int>(kBlocks) : 1;
+
+  // Where chunk `chunk` of row `row` of an operand lies, whose rows are of `chunks` chunks.
+  static FORETOKEN_DEVICE unsigned place(unsigned row, unsigned chunk, unsigned chunks) {
+    return row * chunks + (kPlain ? chunk ^ (row & 7) : chunks < 8 ? chunk : chunk ^ ((row & 1) << 2));
+  }
 };
 
 // Which tile a block takes.
@@ -58,17 +73,18 @@ struct Place {
   }
 };
 
-template <Storage storage, unsigned tile_m, bool grouped>
-__global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storage, tile_m>::kMinBlocks)
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped>
+__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
+                                  Shape<storage, tile_n, tile_m>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
-  using S = Shape<storage, tile_m>;
-  constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
+  using S = Shape<storage, tile_n, tile_m>;
+  constexpr bool kPlain = S::kPlain;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
   std::byte* const shared = dynamic_shared();
-  auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kStages * S::kStage);
+  auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kRowsAt);
   const unsigned g = lane() / 4, t = lane() % 4, warp_n = warp() % S::kWarpsN, warp_m = warp() / S::kWarpsN;
   const Place place(blockIdx.x, tiles_n, tiles_m);
-  const TileRows<8> rows(p, place.n * kTileN);
+  const TileRows<8> rows(p, place.n * tile_n);
 
   ExpertTile mine;
   if constexpr (grouped) {
@@ -85,45 +101,53 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   if constexpr (!kPlain) scales = p.scales + matrix / 4;
 
   // The rows of w that a thread copies are the same distance apart, and those that exist come first.
-  constexpr unsigned kWChunks = S::kWBytes / 16, kWStep = kThreads / kWChunks, kWPasses = kTileN / kWStep;
+  constexpr unsigned kWChunks = S::kWBytes / 16, kWStep = kThreads / kWChunks, kWPasses = tile_n / kWStep;
   static_assert(kWStep % 16 == 0);
   const unsigned w_row = thread() / kWChunks, w_chunk = thread() % kWChunks;
   unsigned w_there = 0;
   for (unsigned i = 0; i < kWPasses; ++i) w_there += rows.at(w_row + i * kWStep) >= 0;
   const std::byte* const w_from =
       p.elements + matrix + (w_there > 0 ? rows.at(w_row) : 0) * p.row_bytes + w_chunk * 16;
-  const std::int64_t w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * p.row_bytes;
+  const unsigned w_step = (rows.gates > 0 ? kWStep / 2 : kWStep) * static_cast<unsigned>(p.row_bytes);
   constexpr unsigned kXChunks = S::kXBytes / 16, kXStep = kThreads / kXChunks, kXPasses = tile_m / kXStep;
   const unsigned x_row = thread() / kXChunks, x_chunk = thread() % kXChunks;
+  const auto x_chunks = static_cast<unsigned>(p.x_stride / 8);  // of a row in memory
 
   const auto load_w = [&](unsigned stage, unsigned k_tile) {
     std::byte* const to = shared + stage * S::kStage;
     const bool inside = k_tile * S::kWBytes + w_chunk * 16 < p.row_bytes;
 #pragma unroll
     for (unsigned i = 0; i < kWPasses; ++i) {
-      const unsigned row = w_row + i * kWStep, chunk = kWChunks == 8 ? w_chunk ^ ((row & 1) << 2) : w_chunk;
       const bool valid = inside && i < w_there;
-      copy_async16(to + row * S::kWBytes + chunk * 16,
-                   valid ? w_from + i * w_step + k_tile * S::kWBytes : p.elements, valid);
+      copy_async16(to + S::place(w_row + i * kWStep, w_chunk, kWChunks) * 16,
+                   w_from + (valid ? i * w_step + k_tile * S::kWBytes : 0), valid);
     }
     if constexpr (S::kInGroups) {
-      if (thread() < kTileN) {
+      static_assert(kThreads == tile_n || kThreads == 2 * tile_n);
+      if (thread() < tile_n) {
         const std::int64_t row = rows.at(thread());
-        const float* const from = scales + k_tile * p.scale_stride + (row < 0 ? 0 : row);
-        copy_async4(to + kTileN * S::kWBytes + tile_m * S::kXBytes + thread() * 4, from, row >= 0);
+#pragma unroll
+        for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+          const unsigned group = k_tile * S::kUnits + unit;
+          const bool valid = row >= 0 && group * kUnitBytes < p.row_bytes;
+          copy_async4(to + S::kScalesAt + (unit * tile_n + thread()) * 4,
+                      scales + (valid ? group * p.scale_stride + row : 0), valid);
+        }
       }
     }
   };
   const auto load_x = [&](unsigned stage, unsigned k_tile) {
-    std::byte* const to = shared + stage * S::kStage + kTileN * S::kWBytes;
-    const std::int64_t at = (static_cast<std::int64_t>(k_tile) * kXChunks + x_chunk) * 8;
+    std::byte* const to = shared + stage * S::kStage + tile_n * S::kWBytes;
+    const unsigned at = k_tile * kXChunks + x_chunk;
+    std::int32_t from[kXPasses];
+#pragma unroll
+    for (unsigned i = 0; i < kXPasses; ++i) from[i] = x_rows[x_row + i * kXStep];
 #pragma unroll
     for (unsigned i = 0; i < kXPasses; ++i) {
-      const unsigned row = x_row + i * kXStep, chunk = x_chunk ^ ((row & 1) << 2);
-      const std::int32_t from = x_rows[row];
-      const bool valid = from >= 0 && at < p.x_stride;
-      copy_async16(to + row * S::kXBytes + chunk * 16, p.rounded + (valid ? from * p.x_stride + at : 0),
-                   valid);
+      const bool valid = from[i] >= 0 && at < x_chunks;
+      const unsigned chunk = valid ? static_cast<unsigned>(from[i]) * x_chunks + at : 0;
+      copy_async16(to + S::place(x_row + i * kXStep, x_chunk, kXChunks) * 16,
+                   p.rounded + std::int64_t{8} * chunk, valid);
     }
   };
 
@@ -152,57 +176,87 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
   }
 
   float sums[kFragmentsN * kFragmentsM][4] = {};
-  const unsigned row_n = warp_n * kFragmentsN * 16 + g, row_m = warp_m * kFragmentsM * 8 + g;
+  const unsigned first_n = warp_n * kFragmentsN * 16, first_m = warp_m * kFragmentsM * 8;
   for (unsigned k = 0; k < count; ++k) {
-    copy_async_wait<S::kStages - 2>();
+    copy_async_wait<static_cast<int>(S::kStages) - 2>();
     sync_threads();
-    if (k + S::kStages - 1 < count) {
-      load_w((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
-      load_x((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
-    }
-    copy_async_commit();
     const std::byte* const w = shared + k % S::kStages * S::kStage;
-    const std::byte* const x = w + kTileN * S::kWBytes;
-    float of_group[kFragmentsN * kFragmentsM][4] = {};
-    auto& to = S::kInGroups ? of_group : sums;
-#pragma unroll
-    for (unsigned unit = 0; unit < S::kUnits; ++unit) {
-      uint4 raw[kFragmentsN][2];
-#pragma unroll
-      for (unsigned i = 0; i < kFragmentsN; ++i)
-#pragma unroll
-        for (unsigned h = 0; h < 2; ++h) {
-          const unsigned row = row_n + 16 * i + 8 * h, chunk = unit * 4 + t;
-          raw[i][h] = load16(w + row * S::kWBytes + (kWChunks == 8 ? chunk ^ ((row & 1) << 2) : chunk) * 16);
-        }
-#pragma unroll
-      for (unsigned part = 0; part < S::kParts; ++part) {
-        std::uint32_t above[kFragmentsN][4], below[kFragmentsN][4];
-#pragma unroll
-        for (unsigned i = 0; i < kFragmentsN; ++i) {
-          Weights<storage>::decode(raw[i][0], part, above[i]);
-          Weights<storage>::decode(raw[i][1], part, below[i]);
-        }
-#pragma unroll
-        for (unsigned j = 0; j < kFragmentsM; ++j) {
-          const unsigned row = row_m + 8 * j, chunk = (unit * S::kParts + part) * 4 + t;
-          const uint4 eight = load16(x + row * S::kXBytes + (chunk ^ ((row & 1) << 2)) * 16);
-#pragma unroll
-          for (unsigned i = 0; i < kFragmentsN; ++i)
-            multiply_pairs<storage>(to[i * kFragmentsM + j], above[i], below[i], eight);
-        }
+    const std::byte* const x = w + tile_n * S::kWBytes;
+    const auto copy_next = [&] {
+      if (k + S::kStages - 1 < count) {
+        load_w((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
+        load_x((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
       }
-    }
-    if constexpr (S::kInGroups) {
-      const auto* const of_rows = reinterpret_cast<const float*>(x + tile_m * S::kXBytes);
+      copy_async_commit();
+    };
+    if constexpr (kPlain) {
 #pragma unroll
-      for (unsigned i = 0; i < kFragmentsN; ++i) {
-        const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
+      for (unsigned half = 0; half < 2 * S::kUnits; ++half) {  // of a unit: 16 along k
+        std::uint32_t of_w[kFragmentsN][4];
 #pragma unroll
-        for (unsigned j = 0; j < kFragmentsM; ++j)
+        for (unsigned i = 0; i < kFragmentsN; ++i)
+          ldmatrix_x4(of_w[i],
+                      w + S::place(first_n + 16 * i + lane() % 16, 2 * half + lane() / 16, kWChunks) * 16);
 #pragma unroll
-          for (unsigned c = 0; c < 4; ++c)
-            sums[i * kFragmentsM + j][c] += of_group[i * kFragmentsM + j][c] * scale[c / 2];
+        for (unsigned part = 0; part < S::kParts; ++part)
+#pragma unroll
+          for (unsigned j = 0; j < kFragmentsM; j += 2) {
+            // Two fragments of 8 rows, both with both halves of 16 along k.
+            const unsigned chunk = (half / 2 * S::kParts + part) * 4 + half % 2 * 2 + lane() / 8 % 2;
+            std::uint32_t of_x[4];
+            ldmatrix_x4(of_x,
+                        x + S::place(first_m + 8 * (j + lane() / 16) + lane() % 8, chunk, kXChunks) * 16);
+            const std::uint32_t first[2] = {of_x[0], of_x[1]}, second[2] = {of_x[2], of_x[3]};
+#pragma unroll
+            for (unsigned i = 0; i < kFragmentsN; ++i) {
+              multiply_add<storage>(sums[i * kFragmentsM + j], of_w[i], first);
+              multiply_add<storage>(sums[i * kFragmentsM + j + 1], of_w[i], second);
+            }
+          }
+        if (half == 0) copy_next();
+      }
+    } else {
+      const unsigned row_n = first_n + g, row_m = first_m + g;
+#pragma unroll
+      for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+        uint4 raw[kFragmentsN][2];
+#pragma unroll
+        for (unsigned i = 0; i < kFragmentsN; ++i)
+#pragma unroll
+          for (unsigned h = 0; h < 2; ++h)
+            raw[i][h] = load16(w + S::place(row_n + 16 * i + 8 * h, unit * 4 + t, kWChunks) * 16);
+        float of_group[kFragmentsN * kFragmentsM][4] = {};
+        auto& to = S::kInGroups ? of_group : sums;
+#pragma unroll
+        for (unsigned part = 0; part < S::kParts; ++part) {
+          std::uint32_t above[kFragmentsN][4], below[kFragmentsN][4];
+#pragma unroll
+          for (unsigned i = 0; i < kFragmentsN; ++i) {
+            Weights<storage>::decode(raw[i][0], part, above[i]);
+            Weights<storage>::decode(raw[i][1], part, below[i]);
+          }
+#pragma unroll
+          for (unsigned j = 0; j < kFragmentsM; ++j) {
+            const uint4 eight =
+                load16(x + S::place(row_m + 8 * j, (unit * S::kParts + part) * 4 + t, kXChunks) * 16);
+#pragma unroll
+            for (unsigned i = 0; i < kFragmentsN; ++i)
+              multiply_pairs<storage>(to[i * kFragmentsM + j], above[i], below[i], eight);
+          }
+          if (unit == 0 && part == 0) copy_next();
+        }
+        if constexpr (S::kInGroups) {
+          const auto* const of_rows = reinterpret_cast<const float*>(w + S::kScalesAt) + unit * tile_n;
+#pragma unroll
+          for (unsigned i = 0; i < kFragmentsN; ++i) {
+            const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
+#pragma unroll
+            for (unsigned j = 0; j < kFragmentsM; ++j)
+#pragma unroll
+              for (unsigned c = 0; c < 4; ++c)
+                sums[i * kFragmentsM + j][c] += of_group[i * kFragmentsM + j][c] * scale[c / 2];
+          }
+        }
       }
     }
   }
@@ -210,8 +264,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
 
   if (!grouped && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
-    if (!join_parts(sums, p.partial + blockIdx.x * splits * kFloats, split, splits, &parts_done[blockIdx.x],
-                    reinterpret_cast<unsigned*>(x_rows + tile_m)))
+    if (!join_parts<kThreads>(sums, p.partial + blockIdx.x * splits * kFloats, split, splits,
+                              &parts_done[blockIdx.x], reinterpret_cast<unsigned*>(x_rows + tile_m)))
       return;
   }
 
@@ -224,7 +278,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
     for (unsigned j = 0; j < kFragmentsM; ++j)
 #pragma unroll
       for (unsigned c = 0; c < 4; ++c)
-        tile[(row_m - g + 8 * j + 2 * t + c % 2) * S::kPitch + row_n + 16 * i + c / 2 * 8] =
+        tile[(first_m + 8 * j + 2 * t + c % 2) * S::kPitch + first_n + 16 * i + c / 2 * 8 + g] =
             sums[i * kFragmentsM + j][c];
   sync_threads();
   const float* const bias = bias_of(p, mine.expert);
@@ -236,20 +290,20 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
     return storage == Storage::kF16 ? p.x_scales[x_rows[row]] : 1.0f;
   };
   if (!grouped || !p.activated) {
-    const unsigned n = thread() % kTileN;
+    const unsigned n = thread() % tile_n;
     const std::int64_t column = rows.at(n);
     if (column < 0) return;
     const float by = scale_of(column), more = bias == nullptr ? 0.0f : bias[column];
-    for (unsigned row = thread() / kTileN; row < count_m; row += kThreads / kTileN) {
+    for (unsigned row = thread() / tile_n; row < count_m; row += kThreads / tile_n) {
       const float sum = tile[row * S::kPitch + n] * (by * scale_of_x(row)) + more;
       float* const to = p.y + (mine.first + row) * p.y_stride + column;
       *to = p.accumulate ? *to + sum : sum;
     }
     return;
   }
-  const unsigned pair = thread() % (kTileN / 2), at = pair / 8 * 16 + pair % 8;
+  const unsigned pair = thread() % (tile_n / 2), at = pair / 8 * 16 + pair % 8;
   const float first_by = scale_of(rows.at(at)), second_by = scale_of(rows.at(at + 8));
-  for (unsigned row = thread() / (kTileN / 2); row < count_m; row += kThreads / (kTileN / 2)) {
+  for (unsigned row = thread() / (tile_n / 2); row < count_m; row += kThreads / (tile_n / 2)) {
     const float* const sums_of = tile + row * S::kPitch + at;
     const float by = scale_of_x(row);
     put_both<8, grouped>(p, rows, bias, mine.first + row, at, sums_of[0] * (first_by * by),
@@ -259,36 +313,43 @@ __global__ void __launch_bounds__(Shape<storage, tile_m>::kThreads, Shape<storag
 
 inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-template <Storage storage, unsigned tile_m>
-void tiles(Product p, int multiprocessors, Stream& on) {
-  using S = Shape<storage, tile_m>;
+template <Storage storage, unsigned tile_n, unsigned tile_m>
+void tiles(Product p, const DeviceProperties& device, Stream& on) {
+  using S = Shape<storage, tile_n, tile_m>;
   const bool grouped = p.tiles != nullptr;
-  const std::int64_t tiles_n = divide_up(p.n, kTileN),
+  const std::int64_t tiles_n = divide_up(p.n, tile_n),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
   p.splits = p.partial == nullptr || grouped
                  ? 1
-                 : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes), multiprocessors);
+                 : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes),
+                              device.multiprocessors * S::kSplitBlocks);
   const auto n = static_cast<unsigned>(tiles_n), m = static_cast<unsigned>(tiles_m);
   const Launch how{.grid = dim3(n * m, static_cast<unsigned>(p.splits)),
                    .block = S::kThreads,
                    .shared = S::kShared,
                    .name = grouped ? "tile_product of experts" : "tile_product"};
   if (grouped)
-    launch(tile_product<storage, tile_m, true>, how, on, p, n, m);
-  else
-    launch(tile_product<storage, tile_m, false>, how, on, p, n, m);
+    launch(tile_product<storage, tile_n, tile_m, true>, how, on, p, n, m);
+  else if constexpr (tile_n == kTileN || !S::kPlain)
+    launch(tile_product<storage, tile_n, tile_m, false>, how, on, p, n, m);
 }
 
 template <Storage storage>
-void tiles(const Product& p, int multiprocessors, Stream& on) {
-  switch (p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m)) {
-    case 16:
-      return tiles<storage, 16>(p, multiprocessors, on);
-    case 64:
-      return tiles<storage, 64>(p, multiprocessors, on);
-    default:
-      return tiles<storage, 128>(p, multiprocessors, on);
+void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
+  const std::int64_t tile_m = p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m);
+  if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
+  if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
+  if constexpr (storage != Storage::kInt4) {  // sums of groups leave no registers for it
+    // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16,
+    // those of experts alone: cuBLASLt takes the others.)
+    using Large = Shape<storage, 2 * kTileN, 128>;
+    const std::int64_t tiles_m = p.tiles != nullptr ? p.tile_count : divide_up(p.m, 128);
+    if ((p.tiles != nullptr || !Large::kPlain) &&
+        10 * divide_up(p.n, 2 * kTileN) * tiles_m >= 9 * device.multiprocessors &&
+        device.shared_bytes >= Large::kShared)
+      return tiles<storage, 2 * kTileN, 128>(p, device, on);
   }
+  tiles<storage, kTileN, 128>(p, device, on);
 }
 
 }  // namespace foretoken::cuda

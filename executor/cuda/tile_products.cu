@@ -8,33 +8,33 @@ namespace foretoken::cuda {
 
 std::int64_t tile_rows_for(std::int64_t m) { return m <= 16 ? 16 : m <= 64 ? 64 : 128; }
 
-// Enough blocks for the multiprocessors, and four steps along k for each. At most twice as many blocks as
-// multiprocessors where there are two parts or more.
-int splits_for(std::int64_t tiles, std::int64_t k_tiles, int multiprocessors) {
-  if (10 * tiles >= 9 * multiprocessors || tiles > kMostSplitTiles) return 1;
-  std::int64_t splits = multiprocessors / tiles;
-  if (10 * splits * tiles < 8 * multiprocessors) ++splits;
+// Enough blocks for the places that there are, or an eighth more, and four steps along k for each.
+int splits_for(std::int64_t tiles, std::int64_t k_tiles, int places) {
+  if (10 * tiles >= 9 * places || tiles > kMostSplitTiles) return 1;
+  std::int64_t splits = places / tiles;
+  if (10 * splits * tiles < 8 * places && 8 * (splits + 1) * tiles <= 9 * places) ++splits;
   return static_cast<int>(std::clamp<std::int64_t>(splits, 1, std::max<std::int64_t>(k_tiles / 4, 1)));
 }
 
+// Three blocks of 16 rows work on a multiprocessor at a time, or two of more; and an eighth more than that.
 std::size_t partial_bytes(std::int64_t m, int multiprocessors) {
-  return 2 * static_cast<std::size_t>(multiprocessors) * kTileN * static_cast<std::size_t>(tile_rows_for(m)) *
-         sizeof(float);
+  const std::int64_t rows = m <= 16 ? 3 * 16 : 2 * tile_rows_for(m);
+  return static_cast<std::size_t>((9 * multiprocessors * rows + 7) / 8) * kTileN * sizeof(float);
 }
 
-void launch_tiles(Product p, int multiprocessors, Stream& on) {
+void launch_tiles(Product p, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
   switch (p.storage) {
     case Storage::kF16:
-      return tiles<Storage::kF16>(p, multiprocessors, on);
+      return tiles<Storage::kF16>(p, device, on);
     case Storage::kInt8:
-      return tiles<Storage::kInt8>(p, multiprocessors, on);
+      return tiles<Storage::kInt8>(p, device, on);
     case Storage::kInt4:
-      return tiles<Storage::kInt4>(p, multiprocessors, on);
+      return tiles<Storage::kInt4>(p, device, on);
     case Storage::kFp8:
-      return tiles<Storage::kFp8>(p, multiprocessors, on);
+      return tiles<Storage::kFp8>(p, device, on);
     default:
-      return tiles<Storage::kBf16>(p, multiprocessors, on);
+      return tiles<Storage::kBf16>(p, device, on);
   }
 }
 

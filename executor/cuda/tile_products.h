@@ -7,10 +7,10 @@
 
 namespace foretoken::cuda {
 
-inline constexpr unsigned kTileN = 128;                // rows of w that a block takes
+inline constexpr unsigned kTileN = 128;                // rows of w that a block takes, or twice as many
 inline constexpr std::int64_t kMostSplitTiles = 4096;  // whose parts are counted
 
 template <Storage storage>
-void tiles(const Product& p, int multiprocessors, Stream& on);
+void tiles(const Product& p, const DeviceProperties& device, Stream& on);
 
 }  // namespace foretoken::cuda

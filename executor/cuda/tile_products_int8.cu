@@ -3,6 +3,6 @@
 
 namespace foretoken::cuda {
 
-template void tiles<Storage::kInt8>(const Product& p, int multiprocessors, Stream& on);
+template void tiles<Storage::kInt8>(const Product& p, const DeviceProperties& device, Stream& on);
 
 }  // namespace foretoken::cuda

@@ -98,8 +98,8 @@ Floats with_guards(const Matrix& w, const Case& c, const F& multiply) {
   return out;
 }
 
-Floats by_path(Path path, const Matrix& w, const Case& c, int multiprocessors = 0) {
-  if (multiprocessors == 0) multiprocessors = cuda_set().device().multiprocessors;
+Floats by_path(Path path, const Matrix& w, const Case& c,
+               const cuda::DeviceProperties& device = cuda_set().device()) {
   return with_guards(
       w, c, [&](const float* x, std::int64_t x_stride, const float* bias, float* y, std::int64_t y_stride) {
         cuda::Product p = cuda::product_of(w);
@@ -107,9 +107,9 @@ Floats by_path(Path path, const Matrix& w, const Case& c, int multiprocessors = 
         p.bias = bias, p.accumulate = c.start != nullptr;
         p.y = y, p.y_stride = y_stride;
         // As if for more rows than the streams take: it is that much at least.
-        const DeviceBytes scratch(
-            cuda::product_scratch(w.storage, w.k, std::max<std::int64_t>(c.m, 9), multiprocessors));
-        cuda::run_product(path, p, scratch.data(), multiprocessors, cuda_set().stream());
+        const DeviceBytes scratch(cuda::product_scratch(w.storage, w.n, w.k, std::max<std::int64_t>(c.m, 9),
+                                                        device.multiprocessors));
+        cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
         cuda_set().memory().wait();
       });
 }
@@ -202,12 +202,127 @@ TEST(CudaProducts, SplitAlongK) {
       const auto expected = reference_product(packed.reference, c);
       const Path path = storage == Storage::kF32 ? Path::kFloatTiles : Path::kTiles;
       for (const int multiprocessors : {1, 3, 8}) {
-        const auto once = by_path(path, packed.device, c, multiprocessors);
+        cuda::DeviceProperties device = cuda_set().device();
+        device.multiprocessors = multiprocessors;
+        const auto once = by_path(path, packed.device, c, device);
         EXPECT_LT(distance(once, expected), kClose)
             << "storage " << static_cast<int>(storage) << " m " << m << ", " << multiprocessors;
-        EXPECT_TRUE(same_bits(once, by_path(path, packed.device, c, multiprocessors)));
+        EXPECT_TRUE(same_bits(once, by_path(path, packed.device, c, device)));
       }
     }
+}
+
+// More tiles than multiprocessors, which are larger ones then.
+TEST(CudaProducts, OfManyTiles) {
+  for (const Storage storage : kAll)
+    for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{300, 150}, {257, 600}}) {
+      const std::int64_t m = 140;
+      const auto w = normal(static_cast<std::size_t>(n * k), 25),
+                 x = normal(static_cast<std::size_t>(m * k), 26),
+                 bias = normal(static_cast<std::size_t>(n), 27);
+      const Both packed(storage, n, k, w);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      cuda::DeviceProperties device = cuda_set().device();
+      device.multiprocessors = 1;
+      const Path path = storage == Storage::kF32 ? Path::kFloatTiles : Path::kTiles;
+      const auto expected = reference_product(packed.reference, c);
+      EXPECT_LT(distance(by_path(path, packed.device, c, device), expected), kClose)
+          << "storage " << static_cast<int>(storage) << " n " << n << " k " << k;
+      device.shared_bytes = 99 << 10;  // too few for large tiles
+      EXPECT_LT(distance(by_path(path, packed.device, c, device), expected), kClose);
+    }
+}
+
+// Blocks that take several tiles by turns, and x in pieces where it is too long for shared memory.
+TEST(CudaProducts, StreamsInTurnsAndPieces) {
+  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kInt4, Storage::kFp8})
+    for (const std::int64_t m : {1, 3, 4, 5, 8})
+      for (const std::int64_t k : {70, 1100, 2200}) {
+        const std::int64_t n = 230;
+        const auto w = normal(static_cast<std::size_t>(n * k), 28),
+                   x = normal(static_cast<std::size_t>(m * k), 29);
+        const Both packed(storage, n, k, w);
+        Case c;
+        c.m = m, c.x = &x;
+        const auto expected = reference_product(packed.reference, c);
+        for (const int multiprocessors : {1, 3, 100})
+          for (const std::size_t shared_kb : {72, 84, 227}) {
+            cuda::DeviceProperties device = cuda_set().device();
+            device.multiprocessors = multiprocessors;
+            device.shared_bytes = shared_kb << 10;
+            EXPECT_LT(distance(by_path(Path::kStream, packed.device, c, device), expected), kClose)
+                << "storage " << static_cast<int>(storage) << " m " << m << " k " << k << ", "
+                << multiprocessors << " multiprocessors, " << shared_kb << " KiB";
+          }
+      }
+}
+
+// Weights of 8 bits that are made bf16 before they are multiplied: cuBLASLt's part is done by tiles here.
+TEST(CudaProducts, ByExpandedWeights) {
+  for (const Storage storage : {Storage::kInt8, Storage::kFp8})
+    for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{37, 100}, {140, 328}}) {
+      const std::int64_t m = 300;
+      const auto w = normal(static_cast<std::size_t>(n * k), 31),
+                 x = normal(static_cast<std::size_t>(m * k), 32),
+                 bias = normal(static_cast<std::size_t>(n), 33);
+      const Both packed(storage, n, k, w);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      const auto expected = reference_product(packed.reference, c);
+      SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " n " << n << " k " << k);
+      EXPECT_LT(distance(by_path(Path::kExpand, packed.device, c), expected), kClose);
+      c.start = &x;
+      EXPECT_LT(distance(by_path(Path::kExpand, packed.device, c), reference_product(packed.reference, c)),
+                kClose);
+      c.start = nullptr;
+      for (const std::int64_t before : {1, 4}) {
+        c.y_before = before;
+        const auto got = with_guards(
+            packed.device, c,
+            [&](const float* on_x, std::int64_t x_stride, const float* on_bias, float* y,
+                std::int64_t y_stride) {
+              cuda::Product p = cuda::product_of(packed.device);
+              p.m = m, p.bias = on_bias;
+              const Device<std::uint16_t> expanded(static_cast<std::size_t>(n * p.row_bytes));
+              cuda::Product plain = p;
+              plain.storage = Storage::kBf16, plain.elements = reinterpret_cast<std::byte*>(expanded.data());
+              plain.row_bytes = 2 * p.row_bytes, plain.bias = nullptr;
+              plain.x = on_x, plain.x_stride = x_stride, plain.y = y, plain.y_stride = y_stride;
+              const cuda::DeviceProperties device = cuda_set().device();
+              const DeviceBytes scratch(
+                  cuda::product_scratch(Storage::kBf16, n, k, m, device.multiprocessors));
+              cuda::launch_expand(p, expanded.data(), cuda_set().stream());
+              cuda::run_product(Path::kTiles, plain, scratch.data(), device, cuda_set().stream());
+              cuda::launch_scale(p, y, y_stride, cuda_set().stream());
+              cuda_set().memory().wait();
+            });
+        EXPECT_LT(distance(got, expected), kClose) << before;
+      }
+    }
+}
+
+TEST(CudaProducts, ScaledColumns) {
+  const std::int64_t n = 72, k = 5, m = 11;
+  const Both packed(Storage::kInt8, n, k, normal(static_cast<std::size_t>(n * k), 34));
+  const auto bias = normal(static_cast<std::size_t>(n), 35),
+             sums = normal(static_cast<std::size_t>(m * n), 36);
+  cuda::Product p = cuda::product_of(packed.device);
+  p.m = m;
+  std::vector<float> scales(static_cast<std::size_t>(n));
+  cuda_set().memory().copy(scales.data(), p.scales, scales.size() * sizeof(float));
+  const Device<float> on_bias(bias);
+  for (const float* with : {static_cast<const float*>(nullptr), static_cast<const float*>(on_bias.data())}) {
+    const Device<float> y(sums);
+    p.bias = with;
+    cuda::launch_scale(p, y.data(), n, cuda_set().stream());
+    const auto got = y.back();
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const auto column = i % static_cast<std::size_t>(n);
+      const float expected = sums[i] * scales[column] + (with != nullptr ? bias[column] : 0.0f);
+      EXPECT_NEAR(got[i], expected, 1e-6f) << i;
+    }
+  }
 }
 
 // x of all magnitudes by weights of f16, which x is split and scaled for.
@@ -313,11 +428,12 @@ TEST(CudaProducts, ScratchForMoreRowsIsEnoughForFewer) {
 TEST(CudaProducts, WhichPath) {
   EXPECT_EQ(cuda::choose_path(Storage::kBf16, 1, 4096, 4096), Path::kStream);
   EXPECT_EQ(cuda::choose_path(Storage::kInt4, 8, 4096, 4096), Path::kStream);
-  EXPECT_EQ(cuda::choose_path(Storage::kBf16, 9, 4096, 4096), Path::kTiles);
-  EXPECT_EQ(cuda::choose_path(Storage::kBf16, 64, 4096, 4096), Path::kTiles);
-  EXPECT_EQ(cuda::choose_path(Storage::kBf16, 65, 4096, 4096), Path::kCublas);
+  EXPECT_EQ(cuda::choose_path(Storage::kBf16, 9, 4096, 4096), Path::kCublas);
+  EXPECT_EQ(cuda::choose_path(Storage::kBf16, 64, 4096, 4096), Path::kCublas);
   EXPECT_EQ(cuda::choose_path(Storage::kBf16, 65, 1, 4096), Path::kTiles);
-  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 4096, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 255, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 4096, 4096, 4096), Path::kExpand);
+  EXPECT_EQ(cuda::choose_path(Storage::kInt4, 4096, 4096, 4096), Path::kTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 8, 256, 4096), Path::kFloatStream);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 9, 256, 4096), Path::kFloatTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kF16, 8, 256, 4096), Path::kFloatStream);
@@ -331,9 +447,11 @@ TEST(CudaProducts, HowOftenKIsSplit) {
   EXPECT_EQ(cuda::splits_for(48, 64, 132), 3);
   EXPECT_EQ(cuda::splits_for(1, 64, 132), 16);  // four steps each
   EXPECT_EQ(cuda::splits_for(1, 3, 132), 1);
+  EXPECT_EQ(cuda::splits_for(224, 32, 3 * 132), 1);
+  EXPECT_EQ(cuda::splits_for(32, 56, 3 * 132), 12);
   for (std::int64_t tiles = 1; tiles < 300; ++tiles) {
     const int splits = cuda::splits_for(tiles, 1 << 20, 132);
-    EXPECT_TRUE(splits == 1 || splits * tiles <= 2 * 132) << tiles;
+    EXPECT_TRUE(splits == 1 || 8 * splits * tiles <= 9 * 132) << tiles;
   }
 }
 
@@ -530,6 +648,20 @@ TEST(CudaExperts, OfOddWidths) {
         c.up = c.down = storage;
         c.hidden = hidden, c.inter = inter, c.rows = rows;
         c.biases = true;
+        experts_are_the_references(c, limit_of(storage));
+      }
+}
+
+// Tiles that are not whole in any direction, some of them large; blocks that take several by turns.
+TEST(CudaExperts, OfManyRows) {
+  for (const Storage storage : kAll)
+    for (const bool gated : {true, false})
+      for (const std::int64_t rows : {5, 150}) {
+        ExpertCase c;
+        c.up = c.down = storage;
+        c.activation.gated = gated;
+        c.hidden = 330, c.inter = 290, c.count = 2, c.of = 2, c.rows = rows, c.top_k = 1;
+        c.biases = gated;
         experts_are_the_references(c, limit_of(storage));
       }
 }
