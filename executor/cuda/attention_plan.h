@@ -1,13 +1,13 @@
 // Which kernel attends over a cache, and with how many blocks: plain functions of shapes, so that they are
-// tested without a device. A launch is sized by sequences, rows and the bucket of the longest context alone;
-// which keys a block reads it works out on the device, from the lengths that are there when it runs.
+// tested without a device. A launch that decodes is sized by sequences and the bucket of the longest context
+// alone; which keys a block reads it works out on the device, from the lengths that are there when it runs.
 //
 // The query heads that share a head of the cache are packed with the tokens of a sequence into rows (row =
 // token x group + head of the group), and `rows` of them are a tile: a tile and a head of the cache are an
 // item. Keys are read in units of `unit`. Blocks share out the units of all items evenly, whatever the
 // lengths: a block takes so and so many in a row, so it may begin inside one item and end inside another; a
-// second kernel then adds up the parts of items that were cut. Where items are many, each is a block's
-// instead.
+// second kernel then adds up the parts of items that were cut. Where prompts make items enough, each is a
+// block's instead.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,24 @@
 #include "executor/kernels.h"
 
 namespace foretoken::cuda {
+
+// Division by a number that is known when a kernel is launched, as a product and a shift: exact for 0 <= n <
+// 2^31 (Granlund and Montgomery 1994, section 4).
+struct Divisor {
+  std::uint32_t multiplier = 1u << 31;
+  int shift = 0;
+
+  constexpr Divisor() = default;
+  constexpr explicit Divisor(int by) {
+    while (by > 1 && ((by - 1) >> shift) > 0) ++shift;
+    multiplier = static_cast<std::uint32_t>(((1ull << (31 + shift)) + static_cast<unsigned>(by) - 1) /
+                                            static_cast<unsigned>(by));
+  }
+  constexpr int quotient(int n) const {
+    const std::uint64_t product = std::uint64_t{2 * static_cast<std::uint32_t>(n)} * multiplier;
+    return static_cast<int>(static_cast<std::uint32_t>(product >> 32) >> shift);
+  }
+};
 
 struct AttentionDevice {
   int multiprocessors = 0;
@@ -49,6 +67,9 @@ struct AttentionPlan {
   std::int64_t items = 0;      // of all sequences and heads of the cache
   bool whole = false;          // a block for each item; else blocks share out the units
   std::int64_t blocks = 0;
+  // Of whole items that all run at once, two a multiprocessor: from this block on those with least to read
+  // come first, so that they share one with those that have most. 0: none.
+  std::int64_t mirrored_from = 0;
 };
 
 // most_tokens: new ones of a sequence, at most.

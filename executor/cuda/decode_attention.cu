@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
       copy_async_commit();
       slot = slot_of_tile(i + 1);
     }
-    load_queries<kDecodeRows, K, D::kScaled>(
+    load_queries<kDecodeRows, K, 32 * kDecodeWarps, D::kScaled>(
         p, item, [&](int row, int dim) { return queries + row * D::kQueryRow + dim * 2; });
     sync_threads();
     std::uint32_t q[D::kKeepQueries ? K / 16 : 1][4];

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       slots[i_thread] = slot_of_tile(0);
       slots[kLatentKeys + i_thread] = slot_of_tile(1);
     }
-    load_queries<Rows, kLatentK, false>(
+    load_queries<Rows, kLatentK, L::kThreads, false>(
         p, item, [&](int row, int dim) { return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2; });
     sync_threads();
     const auto copy_tile = [&](int i) {
@@ -277,10 +277,9 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       const Destination to = destination(p, item, row, factors[row], total);
       if (to.row == nullptr) return;
       if (first_dim == 0 && t == 0) store_top(p, item, row, factors[row], total);
-#pragma unroll
-      for (int n = 0; n < L::kDimTiles; ++n)
-        store_out(to.row, first_dim + n * 8 + 2 * t, p.v_dim, to.vectors,
-                  make_float2(sums[m][n][2 * side] * to.factor, sums[m][n][2 * side + 1] * to.factor));
+      store_row<L::kDimTiles>(to, first_dim, p.v_dim, [&](int n) {
+        return make_float2(sums[m][n][2 * side], sums[m][n][2 * side + 1]);
+      });
     });
   }
 }
