@@ -114,7 +114,8 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
   if (heads == nullptr) return general(cache, rows, v_dim, device);
   if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
     return reside(prompt(*heads, width), heads->k > 128 ? 1 : 2, device);
-  if (fits(decode(*heads, width))) return reside(decode(*heads, width), heads->k > 128 ? 1 : 2, device);
+  if (fits(decode(*heads, width)))
+    return reside(decode(*heads, width), decode_blocks(heads->k, width), device);
   return general(cache, rows, v_dim, device);
 }
 

@@ -98,9 +98,13 @@ inline constexpr int kDecodeRows = 16, kDecodeWarps = 4, kDecodeKeys = 16;  // k
 constexpr int decode_stage_bytes(int k, int v, int width) {
   return kDecodeKeys * (padded_row(k, width) + padded_row(v, width)) + (width == 1 ? 2 * kDecodeKeys * 4 : 0);
 }
-// As many as let two blocks reside, at least three.
+// On a multiprocessor: 8-bit keys and values take more instructions a byte, so more warps to hide their
+// waits.
+constexpr int decode_blocks(int k, int width) { return k > 128 ? 1 : width == 1 ? 3 : 2; }
+// As many as let those blocks reside (two where registers let but one), at least three.
 constexpr int decode_stages(int k, int v, int width) {
-  const int fit = 102 * 1024 / (kDecodeWarps * decode_stage_bytes(k, v, width));
+  const int ring = decode_blocks(k, width) == 3 ? 68 * 1024 : 102 * 1024;
+  const int fit = ring / (kDecodeWarps * decode_stage_bytes(k, v, width));
   return fit < 3 ? 3 : fit > 6 ? 6 : fit;
 }
 constexpr int decode_ring_bytes(int k, int v, int width) {  // of a warp; what it found lies there in the end

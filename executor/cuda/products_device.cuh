@@ -3,11 +3,20 @@
 #pragma once
 
 #include "executor/cuda/attention_device.cuh"
+#include "executor/cuda/product_parts.cuh"
 
 namespace foretoken::cuda {
 
 FORETOKEN_DEVICE float4 unpack_four(std::uint32_t four, std::int8_t) { return unpack_int8x4(four); }
 FORETOKEN_DEVICE float4 unpack_four(std::uint32_t four, e4m3) { return unpack_e4m3x4(four); }
+
+// The same as pairs of bf16, the first and third and the second and fourth, without the slow conversions.
+FORETOKEN_DEVICE uint2 widen_four(std::uint32_t four, std::int8_t) {
+  return {Weights<Storage::kInt8>::pair(four), Weights<Storage::kInt8>::pair(four >> 8)};
+}
+FORETOKEN_DEVICE uint2 widen_four(std::uint32_t four, e4m3) {
+  return {Weights<Storage::kFp8>::pair(four << 8), Weights<Storage::kFp8>::pair(four)};
+}
 
 // Where the address of the lane's row lies for ldmatrix_x4: of the operand a (16 rows, 16 columns in two
 // halves of 8) and of b as it lies in memory (16 rows that are columns of the product). Transposed, a's are
@@ -52,15 +61,15 @@ FORETOKEN_DEVICE void store_row(const Destination& to, int first, int dims, At a
 }
 
 // Rounds the tile's rows of q to bf16 and writes them by at(row, dim): where four from dim on lie, 8 bytes.
-// 8-bit keys are multiplied four dims a lane at a time, where mma means two pairs that lie 8 apart: for them
-// q's dims change places within each 16 (ByFours).
+// 8-bit keys are multiplied four dims a lane at a time, as widen_four() gives them, where mma means two pairs
+// that lie 8 apart: for them q's dims change places within each 16 (ByFours).
 template <int Rows, int K, int Threads, bool ByFours, class At>
 FORETOKEN_DEVICE void load_queries(const AttentionParams& p, const Item& item, At at) {
   for_queries<Rows, Threads>(p, item, std::integral_constant<int, K>{}, [&](int row, int dim, float4 x) {
     if constexpr (ByFours) {
       const int first = dim / 16 * 16 + dim % 16 / 2;
-      *reinterpret_cast<std::uint32_t*>(at(row, first)) = pack_bf16x2(x.x, x.y);
-      *reinterpret_cast<std::uint32_t*>(at(row, first + 8)) = pack_bf16x2(x.z, x.w);
+      *reinterpret_cast<std::uint32_t*>(at(row, first)) = pack_bf16x2(x.x, x.z);
+      *reinterpret_cast<std::uint32_t*>(at(row, first + 8)) = pack_bf16x2(x.y, x.w);
     } else {
       store8(at(row, dim), make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w)));
     }

@@ -452,6 +452,12 @@ TEST(CudaAttentionPlan, BlocksFillTheDeviceAndNoMore) {
     }
     EXPECT_EQ(before, 2 * kDevice.multiprocessors);
   }
+  // 8-bit caches: three blocks a multiprocessor, and shared memory for them.
+  for (const auto storage : {Storage::kInt8, Storage::kFp8}) {
+    const auto plan = plan_of(args, cache_of(storage, 8, 128, 128), 64, 1, 4096);
+    EXPECT_EQ(plan.blocks, 3 * kDevice.multiprocessors);
+    EXPECT_LE(3 * (plan.variant.shared + 2048), kDevice.shared_bytes + 1024);
+  }
   // A window's keys are all that counts.
   AttentionArgs window = args;
   window.window = 100;
