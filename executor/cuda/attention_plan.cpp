@@ -83,13 +83,13 @@ AttentionVariant prompt(const Heads& heads, int width) {
   return variant;
 }
 
-AttentionVariant latent(int rows, int width) {
+AttentionVariant latent(int rows, int stages, int width) {
   AttentionVariant variant;
   variant.kernel = AttentionKernel::kLatent;
   variant.k = kLatentK, variant.v = kLatentV;
-  variant.rows = rows, variant.unit = kLatentKeys;
+  variant.rows = rows, variant.unit = kLatentKeys, variant.stages = stages;
   variant.threads = 32 * kLatentWarps;
-  variant.shared = static_cast<std::size_t>(latent_shared_bytes(rows, width));
+  variant.shared = static_cast<std::size_t>(latent_shared_bytes(rows, stages, width));
   variant.least_units = 1;
   return variant;
 }
@@ -104,8 +104,8 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
   const auto width = static_cast<int>(cache_width(cache.storage));
   if (cache.v_dim == 0) {
     if (cache.k_dim > kLatentK || v_dim > kLatentV) return general(cache, rows, v_dim, device);
-    for (const int tile : {64, 32, 16}) {
-      const AttentionVariant variant = latent(tile, width);
+    for (const auto& [tile, stages] : {std::pair{64, 2}, {32, 2}, {16, 3}, {16, 2}}) {
+      const AttentionVariant variant = latent(tile, stages, width);
       if ((tile == 16 || rows > tile / 2) && fits(variant)) return reside(variant, 1, device);
     }
     return general(cache, rows, v_dim, device);

@@ -54,6 +54,7 @@ struct AttentionVariant {
   AttentionKernel kernel = AttentionKernel::kGeneral;
   int k = 0, v = 0;        // the largest heads that it takes; kGeneral: v as it counts on
   int rows = 0, unit = 0;  // of a tile; keys
+  int stages = 0;          // of kLatent: tiles of keys in shared memory or on their way to it
   int threads = 0;         // of a block
   std::size_t shared = 0;  // bytes of a block
   int blocks_per_processor = 1;
@@ -130,12 +131,13 @@ constexpr int prompt_shared_bytes(int k, int v, int width) {
 
 inline constexpr int kLatentK = 576, kLatentV = 512, kLatentKeys = 64, kLatentWarps = 8;
 constexpr int latent_key_groups(int rows) { return rows == 16 ? 8 : rows == 32 ? 4 : 2; }  // of warps
-constexpr int latent_shared_bytes(int rows, int width) {
+constexpr int latent_shared_bytes(int rows, int stages, int width) {
   const int tile = kLatentKeys * kLatentK * 2;
-  const int scales = width == 1 ? 2 * kLatentKeys * 4 : 0;
+  // 8-bit keys: stages as they are stored, with their scales, and one of bf16.
+  const int tiles = width == 2 ? stages * tile : tile + stages * (tile / 2 + kLatentKeys * 4);
   const int queries = rows == 16 ? 0 : rows * kLatentK * 2;  // 16 rows are kept in registers
-  return 2 * tile + scales + queries + rows * kLatentKeys * 2 + latent_key_groups(rows) * rows * 4 +
-         rows * 4 + 2 * kLatentKeys * 4;
+  return tiles + queries + rows * kLatentKeys * 2 + latent_key_groups(rows) * rows * 4 + rows * 4 +
+         stages * kLatentKeys * 4;
 }
 
 // Keys, then values, in pieces of so many dims.
