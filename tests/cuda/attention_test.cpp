@@ -416,10 +416,12 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
     const auto variant = chosen(args_of(heads, 576, 512), latent, 1);
     EXPECT_EQ(variant.kernel, AttentionKernel::kLatent);
     EXPECT_EQ(variant.rows, rows);
+    EXPECT_EQ(variant.stages, rows == 16 ? 3 : 2);
   }
   // A device with less shared memory takes smaller tiles, or another kernel.
   const cuda::AttentionDevice small{108, 163 * 1024};
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, small).rows, 16);
+  EXPECT_EQ(chosen(args_of(16, 576, 512), latent, 1, small).stages, 2);
   EXPECT_EQ(chosen(args_of(8, 256, 256), cache_of(Storage::kBf16, 8, 256, 256), 1, small).kernel,
             AttentionKernel::kGeneral);
   for (const auto& d : {kDevice, small})
