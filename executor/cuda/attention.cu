@@ -1,7 +1,6 @@
 // Attention over the paged cache: the host's side, and the kernel that adds up the parts of items that were
 // cut. attention_plan.h says which kernel runs and how work is shared out.
 #include <algorithm>
-#include <bit>
 #include <limits>
 
 #include "base/error.h"
@@ -156,7 +155,7 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   p.sequences = sequences.own;
   p.count = static_cast<int>(sequences.size()), p.tiles = static_cast<int>(plan.tiles);
   p.rows = plan.variant.rows, p.unit = plan.variant.unit, p.least_units = plan.variant.least_units;
-  p.whole = plan.whole;
+  p.whole = plan.whole, p.mirrored_from = static_cast<int>(plan.mirrored_from);
   p.q = q, p.q_stride = q_stride;
   p.out = out, p.out_stride = out_stride;
   p.q_vectors = multiple(q, 16) && q_stride % 4 == 0 && args.qk_dim % 4 == 0;
@@ -169,10 +168,9 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   p.value_row = static_cast<int>(latent ? cache.k_dim : cache.v_dim);
   p.key_vectors = p.k_dim % 4 == 0 && multiple(p.keys, 4 * width);
   p.value_vectors = p.value_row % 4 == 0 && multiple(p.values, 4 * width);
-  p.block_size = cache.block_size;
-  const auto block = static_cast<unsigned>(cache.block_size);
-  p.block_shift = std::has_single_bit(block) ? std::countr_zero(block) : -1;
+  p.block_size = cache.block_size, p.by_block = Divisor(cache.block_size);
   p.heads = static_cast<int>(cache.heads), p.group = static_cast<int>(args.heads / cache.heads);
+  p.by_group = Divisor(p.group);
   p.by = args.scale * kLog2E;
   if (args.softcap != 0) p.cap = args.softcap * kLog2E, p.by = 2 * kLog2E * args.scale / args.softcap;
   p.window = static_cast<int>(std::min<std::int64_t>(args.window, std::numeric_limits<int>::max() / 2));

@@ -16,6 +16,7 @@ struct AttentionParams {
   int rows = 0, unit = 0;    // of a tile; keys
   int least_units = 1;
   bool whole = false;
+  int mirrored_from = 0;  // AttentionPlan's
   const float* q = nullptr;
   float* out = nullptr;
   std::int64_t q_stride = 0, out_stride = 0;
@@ -23,8 +24,9 @@ struct AttentionParams {
   const std::byte *keys = nullptr, *values = nullptr;  // values: the keys, where they are a part of them
   const float *key_scales = nullptr, *value_scales = nullptr;
   bool key_vectors = false, value_vectors = false;
-  int block_size = 1, block_shift = 0;      // shift: -1 where the size is no power of two
-  int heads = 1, group = 1;                 // of the cache; query heads of each
+  int block_size = 1;
+  int heads = 1, group = 1;  // of the cache; query heads of each
+  Divisor by_block, by_group;
   int k_dim = 0, v_dim = 0, value_row = 0;  // value_row: elements of the cache's rows of values
   int v_first = 0, v_count = 0;             // of this launch, which may compute a part of v_dim
   // What products are multiplied by, and what their tanh is (0: none is taken): exponents of 2 come of it.
@@ -75,8 +77,8 @@ FORETOKEN_DEVICE KeyUnits key_units(const AttentionParams& p, const SequenceRows
   const int rows = packed_rows(p, s), begin = tile * p.rows;
   if (begin >= rows) return {};
   const int end = begin + p.rows < rows ? begin + p.rows : rows, cached = static_cast<int>(s.cached);
-  const int first = first_visible(p, cached + begin / p.group) / p.unit;
-  return {first, (cached + (end - 1) / p.group) / p.unit - first + 1};
+  const int first = first_visible(p, cached + p.by_group.quotient(begin)) / p.unit;
+  return {first, (cached + p.by_group.quotient(end - 1)) / p.unit - first + 1};
 }
 
 // Finds the entry (a tile of a sequence) in which unit `at` of all units lies, and where the entry begins.
@@ -172,9 +174,13 @@ FORETOKEN_DEVICE void start_walk(const AttentionParams& p) {
 }
 
 namespace detail {
-// An item for each block; the last tiles, which have most to read, come first.
+// An item for each block; the last tiles, which have most to read, come first. Where all blocks run at the
+// same time, those that share a multiprocessor with them come the other way round.
 FORETOKEN_DEVICE void whole_item(const AttentionParams& p, Item& item) {
-  const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x), wanted = number / p.heads;
+  const auto block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const bool mirrored = p.mirrored_from > 0 && block >= p.mirrored_from;
+  const int number = mirrored ? block - p.mirrored_from : blocks - 1 - block;
+  const int wanted = number / p.heads;
   int before = 0;
   for (int base = 0; base < p.count; base += 32) {
     const int i = base + static_cast<int>(lane());
@@ -247,7 +253,7 @@ FORETOKEN_DEVICE bool next_item(const AttentionParams& p) {
 // The last position that row `row` of a tile sees, its own; -1 where there is no such row.
 FORETOKEN_DEVICE int position_of(const AttentionParams& p, const Item& item, int row) {
   const int packed = item.tile * p.rows + row;
-  return packed < item.rows ? item.cached + packed / p.group : -1;
+  return packed < item.rows ? item.cached + p.by_group.quotient(packed) : -1;
 }
 FORETOKEN_DEVICE bool sees(const AttentionParams& p, int position, int key) {
   return key <= position && (p.window <= 0 || key >= first_visible(p, position));
@@ -259,7 +265,7 @@ FORETOKEN_DEVICE unsigned slot_of(const AttentionParams& p, const Item& item, in
   int place = position;
   if (item.branch != nullptr && position >= item.branch_from)
     place = item.branch[position - item.branch_from];
-  const int block = p.block_shift >= 0 ? place >> p.block_shift : place / p.block_size;
+  const int block = p.by_block.quotient(place);
   const int inside = place - block * p.block_size;
   return (static_cast<unsigned>(item.blocks[block]) * static_cast<unsigned>(p.heads) +
           static_cast<unsigned>(item.head)) *
@@ -267,33 +273,62 @@ FORETOKEN_DEVICE unsigned slot_of(const AttentionParams& p, const Item& item, in
          static_cast<unsigned>(inside);
 }
 
-// Four numbers of a row of q from dim `dim` on, zeros beyond it and where the tile has no such row.
-FORETOKEN_DEVICE float4 load_query(const AttentionParams& p, const Item& item, int row, int dim) {
-  float4 x = make_float4(0, 0, 0, 0);
-  const int packed = item.tile * p.rows + row;
-  if (packed >= item.rows || dim >= p.k_dim) return x;
-  const int token = packed / p.group;
-  const float* from = p.q + (item.first_row + token) * p.q_stride +
-                      static_cast<std::int64_t>(item.head * p.group + packed - token * p.group) * p.k_dim +
-                      dim;
-  if (p.q_vectors) return *reinterpret_cast<const float4*>(from);
-  x.x = from[0];
-  if (dim + 1 < p.k_dim) x.y = from[1];
-  if (dim + 2 < p.k_dim) x.z = from[2];
-  if (dim + 3 < p.k_dim) x.w = from[3];
-  return x;
+// Puts the tile's rows of q where at(row, dim, four numbers) does, Dims of them (0 beyond p.k_dim and where
+// the tile has no such row), which the block's threads share out.
+template <int Rows, int Threads, class Dims, class At>
+FORETOKEN_DEVICE void for_queries(const AttentionParams& p, const Item& item, Dims dims, At at) {
+  const int fours = dims / 4, first = item.tile * p.rows, rows = item.rows, lead = item.head * p.group;
+  const float* q = p.q + item.first_row * p.q_stride;
+  const auto fetch = [&](int i, auto vectors) {
+    float4 x = make_float4(0, 0, 0, 0);
+    const int row = i / fours, dim = i % fours * 4, packed = first + row;
+    const bool valid = row < Rows && packed < rows && dim < p.k_dim;
+    // What isn't valid is read elsewhere instead, so that no load waits for another one's branch.
+    const int token = p.by_group.quotient(valid ? packed : first);
+    const int head = lead + (valid ? packed : first) - token * p.group;
+    const float* from = q + token * p.q_stride + head * p.k_dim + (valid ? dim : 0);
+    if constexpr (decltype(vectors)::value) {
+      const float4 all = *reinterpret_cast<const float4*>(from);
+      if (valid) x = all;
+    } else if (valid) {
+      x.x = from[0];
+      if (dim + 1 < p.k_dim) x.y = from[1];
+      if (dim + 2 < p.k_dim) x.z = from[2];
+      if (dim + 3 < p.k_dim) x.w = from[3];
+    }
+    return x;
+  };
+  // So many loads of a thread are under way together: one after another they take an item tens of
+  // microseconds.
+  constexpr int kTogether = 8;
+  const auto copy = [&](auto vectors) {
+    for (int base = static_cast<int>(thread()); base < Rows * fours; base += kTogether * Threads) {
+      float4 x[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) x[j] = fetch(base + j * Threads, vectors);
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int i = base + j * Threads;
+        if (i < Rows * fours) at(i / fours, i % fours * 4, x[j]);
+      }
+    }
+  };
+  if (p.q_vectors)
+    copy(std::true_type{});
+  else
+    copy(std::false_type{});
 }
 
 // Where the tile's row `row` of the output lies; null where the tile has no such row.
 FORETOKEN_DEVICE float* out_row(const AttentionParams& p, const Item& item, int row) {
   const int packed = item.tile * p.rows + row;
   if (packed >= item.rows) return nullptr;
-  const int token = packed / p.group;
+  const int token = p.by_group.quotient(packed);
   return p.out + (item.first_row + token) * p.out_stride +
          static_cast<std::int64_t>(item.head * p.group + packed - token * p.group) * p.v_dim;
 }
 
-// 4 or 2 numbers from dim `dim` of a row of `dims` on; what lies beyond isn't written.
+// 4 numbers from dim `dim` of a row of `dims` on; what lies beyond isn't written.
 FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, float4 x) {
   if (dim >= dims) return;
   if (vectors) {
@@ -305,18 +340,8 @@ FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, flo
   if (dim + 2 < dims) row[dim + 2] = x.z;
   if (dim + 3 < dims) row[dim + 3] = x.w;
 }
-FORETOKEN_DEVICE void store_out(float* row, int dim, int dims, bool vectors, float2 x) {
-  if (dim >= dims) return;
-  if (vectors) {
-    *reinterpret_cast<float2*>(row + dim) = x;
-    return;
-  }
-  row[dim] = x.x;
-  if (dim + 1 < dims) row[dim + 1] = x.y;
-}
 
-// ---- Softmax
-// ------------------------------------------------------------------------------------------------
+// ---- Softmax ----------------------------------------------------------------------------------------------
 
 // The product of a query and a key (times the key's scale) as an exponent of 2.
 FORETOKEN_DEVICE float exponent(const AttentionParams& p, float product) {
@@ -342,7 +367,8 @@ FORETOKEN_DEVICE float add_sink(const AttentionParams& p, int head, float& top, 
 
 // What the sums of a row's values are to be multiplied by, once all of its keys were seen.
 FORETOKEN_DEVICE float normaliser(const AttentionParams& p, const Item& item, int row, float top, float sum) {
-  const float factor = add_sink(p, item.head * p.group + (item.tile * p.rows + row) % p.group, top, sum);
+  const int packed = item.tile * p.rows + row, of_group = packed - p.by_group.quotient(packed) * p.group;
+  const float factor = add_sink(p, item.head * p.group + of_group, top, sum);
   return factor / sum;
 }
 

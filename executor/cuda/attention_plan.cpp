@@ -83,13 +83,13 @@ AttentionVariant prompt(const Heads& heads, int width) {
   return variant;
 }
 
-AttentionVariant latent(int rows, int width) {
+AttentionVariant latent(int rows, int stages, int width) {
   AttentionVariant variant;
   variant.kernel = AttentionKernel::kLatent;
   variant.k = kLatentK, variant.v = kLatentV;
-  variant.rows = rows, variant.unit = kLatentKeys;
+  variant.rows = rows, variant.unit = kLatentKeys, variant.stages = stages;
   variant.threads = 32 * kLatentWarps;
-  variant.shared = static_cast<std::size_t>(latent_shared_bytes(rows, width));
+  variant.shared = static_cast<std::size_t>(latent_shared_bytes(rows, stages, width));
   variant.least_units = 1;
   return variant;
 }
@@ -104,8 +104,8 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
   const auto width = static_cast<int>(cache_width(cache.storage));
   if (cache.v_dim == 0) {
     if (cache.k_dim > kLatentK || v_dim > kLatentV) return general(cache, rows, v_dim, device);
-    for (const int tile : {64, 32, 16}) {
-      const AttentionVariant variant = latent(tile, width);
+    for (const auto& [tile, stages] : {std::pair{64, 2}, {32, 2}, {16, 3}, {16, 2}}) {
+      const AttentionVariant variant = latent(tile, stages, width);
       if ((tile == 16 || rows > tile / 2) && fits(variant)) return reside(variant, 1, device);
     }
     return general(cache, rows, v_dim, device);
@@ -114,8 +114,68 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
   if (heads == nullptr) return general(cache, rows, v_dim, device);
   if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
     return reside(prompt(*heads, width), heads->k > 128 ? 1 : 2, device);
-  if (fits(decode(*heads, width))) return reside(decode(*heads, width), heads->k > 128 ? 1 : 2, device);
+  if (fits(decode(*heads, width)))
+    return reside(decode(*heads, width), decode_blocks(heads->k, width), device);
   return general(cache, rows, v_dim, device);
+}
+
+// Units that the rows of a tile read (key_units() of attention_device.cuh).
+std::int64_t tile_units(const AttentionArgs& args, const AttentionVariant& v, std::int64_t group,
+                        const SequenceRows& s, std::int64_t tile) {
+  const std::int64_t begin = tile * v.rows, end = std::min(begin + v.rows, s.new_tokens * group);
+  const std::int64_t from = s.cached + begin / group, to = s.cached + (end - 1) / group;
+  std::int64_t first = 0;
+  if (args.window > 0)
+    first =
+        args.chunked ? from / args.window * args.window : std::max<std::int64_t>(0, from - args.window + 1);
+  return to / v.unit - first / v.unit + 1;
+}
+
+// What all items read, in units; the one that reads most; and the last that begins where each is a block's.
+struct Work {
+  double units = 0;
+  std::int64_t longest = 0, last = 0;
+};
+Work work_of(const AttentionArgs& args, const CacheLayer& cache, const AttentionVariant& v,
+             std::span<const SequenceRows> sequences) {
+  const std::int64_t group = args.heads / cache.heads;
+  Work work;
+  for (const SequenceRows& s : sequences) {
+    const std::int64_t tiles = ceil_div(s.new_tokens * group, v.rows);
+    if (tiles == 0) continue;
+    // Tiles between the first and the last read as many as both on average, within a window no more.
+    const std::int64_t first = tile_units(args, v, group, s, 0),
+                       end = tile_units(args, v, group, s, tiles - 1);
+    work.units += 0.5 * static_cast<double>((first + end) * tiles * cache.heads);
+    work.longest = std::max({work.longest, first, end});
+    if (work.last == 0) work.last = first;
+  }
+  return work;
+}
+
+// How long a launch takes, in times of a block for a unit of keys while another block shares its
+// multiprocessor. Fitted to an H200's prompts, of which a unit took 3.6 us: what an item costs besides its
+// keys (queries, first keys, output); what adding up parts costs, in a second kernel; and what a block takes
+// for a unit that has a multiprocessor for itself.
+constexpr double kBeginning = 2, kAddingUp = 5, kAlone = 0.6;
+
+double whole_time(const AttentionPlan& plan, const Work& work, std::int64_t slots,
+                  const AttentionDevice& device) {
+  const auto items = static_cast<double>(plan.items), longest = static_cast<double>(work.longest);
+  if (plan.items <= device.multiprocessors) return kAlone * longest + kBeginning;
+  if (plan.items <= slots) {
+    const double beside = std::clamp(2 * work.units / items - longest, 0.0, longest);
+    return beside + kAlone * (longest - beside) + kBeginning;
+  }
+  return std::max(kAlone * longest, (work.units + kBeginning * items) / static_cast<double>(slots) +
+                                        static_cast<double>(work.last));
+}
+
+double shared_out_time(const AttentionPlan& plan, const Work& work, std::int64_t blocks,
+                       const AttentionDevice& device) {
+  const auto shares = static_cast<double>(blocks);
+  const double units = work.units / shares * (blocks <= device.multiprocessors ? kAlone : 1);
+  return units + kBeginning * (static_cast<double>(plan.items) / shares + 1) + kAddingUp;
 }
 
 std::int64_t slots_of(const AttentionVariant& variant, const AttentionDevice& device) {
@@ -151,12 +211,16 @@ AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
   if (args.window > 0) units = std::min(units, (args.window + tokens - 2) / v.unit + 2);
   const std::int64_t slots = slots_of(v, device);
   const std::int64_t shared_out = std::min(slots, ceil_div(plan.items * units, v.least_units));
-  // Rows that make many items fill the device by themselves, and few units aren't worth a second kernel.
   // Sequences that decode are shared out wherever there is something to share: their lengths differ, and
-  // aren't known here.
-  const bool many = plan.items >= 3 * slots, little = shared_out < slots && shared_out <= plan.items;
-  plan.whole = units <= v.least_units || (most > 1 && (many || little));
+  // aren't known here, as launches are recorded and run again. Those of several tokens are not.
+  plan.whole = units <= v.least_units;
+  if (!plan.whole && most > 1) {
+    const Work work = work_of(args, cache, v, sequences);
+    plan.whole = whole_time(plan, work, slots, device) <= shared_out_time(plan, work, shared_out, device);
+  }
   plan.blocks = plan.whole ? plan.items : shared_out;
+  if (plan.whole && v.blocks_per_processor == 2 && plan.items > device.multiprocessors && plan.items <= slots)
+    plan.mirrored_from = device.multiprocessors;
   return plan;
 }
 

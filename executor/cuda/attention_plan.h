@@ -1,13 +1,13 @@
 // Which kernel attends over a cache, and with how many blocks: plain functions of shapes, so that they are
-// tested without a device. A launch is sized by sequences, rows and the bucket of the longest context alone;
-// which keys a block reads it works out on the device, from the lengths that are there when it runs.
+// tested without a device. A launch that decodes is sized by sequences and the bucket of the longest context
+// alone; which keys a block reads it works out on the device, from the lengths that are there when it runs.
 //
 // The query heads that share a head of the cache are packed with the tokens of a sequence into rows (row =
 // token x group + head of the group), and `rows` of them are a tile: a tile and a head of the cache are an
 // item. Keys are read in units of `unit`. Blocks share out the units of all items evenly, whatever the
 // lengths: a block takes so and so many in a row, so it may begin inside one item and end inside another; a
-// second kernel then adds up the parts of items that were cut. Where items are many, each is a block's
-// instead.
+// second kernel then adds up the parts of items that were cut. Where prompts make items enough, each is a
+// block's instead.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,24 @@
 #include "executor/kernels.h"
 
 namespace foretoken::cuda {
+
+// Division by a number that is known when a kernel is launched, as a product and a shift: exact for 0 <= n <
+// 2^31 (Granlund and Montgomery 1994, section 4).
+struct Divisor {
+  std::uint32_t multiplier = 1u << 31;
+  int shift = 0;
+
+  constexpr Divisor() = default;
+  constexpr explicit Divisor(int by) {
+    while (by > 1 && ((by - 1) >> shift) > 0) ++shift;
+    multiplier = static_cast<std::uint32_t>(((1ull << (31 + shift)) + static_cast<unsigned>(by) - 1) /
+                                            static_cast<unsigned>(by));
+  }
+  constexpr int quotient(int n) const {
+    const std::uint64_t product = std::uint64_t{2 * static_cast<std::uint32_t>(n)} * multiplier;
+    return static_cast<int>(static_cast<std::uint32_t>(product >> 32) >> shift);
+  }
+};
 
 struct AttentionDevice {
   int multiprocessors = 0;
@@ -36,6 +54,7 @@ struct AttentionVariant {
   AttentionKernel kernel = AttentionKernel::kGeneral;
   int k = 0, v = 0;        // the largest heads that it takes; kGeneral: v as it counts on
   int rows = 0, unit = 0;  // of a tile; keys
+  int stages = 0;          // of kLatent: tiles of keys in shared memory or on their way to it
   int threads = 0;         // of a block
   std::size_t shared = 0;  // bytes of a block
   int blocks_per_processor = 1;
@@ -49,6 +68,9 @@ struct AttentionPlan {
   std::int64_t items = 0;      // of all sequences and heads of the cache
   bool whole = false;          // a block for each item; else blocks share out the units
   std::int64_t blocks = 0;
+  // Of whole items that all run at once, two a multiprocessor: from this block on those with least to read
+  // come first, so that they share one with those that have most. 0: none.
+  std::int64_t mirrored_from = 0;
 };
 
 // most_tokens: new ones of a sequence, at most.
@@ -77,9 +99,13 @@ inline constexpr int kDecodeRows = 16, kDecodeWarps = 4, kDecodeKeys = 16;  // k
 constexpr int decode_stage_bytes(int k, int v, int width) {
   return kDecodeKeys * (padded_row(k, width) + padded_row(v, width)) + (width == 1 ? 2 * kDecodeKeys * 4 : 0);
 }
-// As many as let two blocks reside, at least three.
+// On a multiprocessor: 8-bit keys and values take more instructions a byte, so more warps to hide their
+// waits.
+constexpr int decode_blocks(int k, int width) { return k > 128 ? 1 : width == 1 ? 3 : 2; }
+// As many as let those blocks reside (two where registers let but one), at least three.
 constexpr int decode_stages(int k, int v, int width) {
-  const int fit = 102 * 1024 / (kDecodeWarps * decode_stage_bytes(k, v, width));
+  const int ring = decode_blocks(k, width) == 3 ? 68 * 1024 : 102 * 1024;
+  const int fit = ring / (kDecodeWarps * decode_stage_bytes(k, v, width));
   return fit < 3 ? 3 : fit > 6 ? 6 : fit;
 }
 constexpr int decode_ring_bytes(int k, int v, int width) {  // of a warp; what it found lies there in the end
@@ -105,12 +131,13 @@ constexpr int prompt_shared_bytes(int k, int v, int width) {
 
 inline constexpr int kLatentK = 576, kLatentV = 512, kLatentKeys = 64, kLatentWarps = 8;
 constexpr int latent_key_groups(int rows) { return rows == 16 ? 8 : rows == 32 ? 4 : 2; }  // of warps
-constexpr int latent_shared_bytes(int rows, int width) {
+constexpr int latent_shared_bytes(int rows, int stages, int width) {
   const int tile = kLatentKeys * kLatentK * 2;
-  const int scales = width == 1 ? 2 * kLatentKeys * 4 : 0;
+  // 8-bit keys: stages as they are stored, with their scales, and one of bf16.
+  const int tiles = width == 2 ? stages * tile : tile + stages * (tile / 2 + kLatentKeys * 4);
   const int queries = rows == 16 ? 0 : rows * kLatentK * 2;  // 16 rows are kept in registers
-  return 2 * tile + scales + queries + rows * kLatentKeys * 2 + latent_key_groups(rows) * rows * 4 +
-         rows * 4 + 2 * kLatentKeys * 4;
+  return tiles + queries + rows * kLatentKeys * 2 + latent_key_groups(rows) * rows * 4 + rows * 4 +
+         stages * kLatentKeys * 4;
 }
 
 // Keys, then values, in pieces of so many dims.

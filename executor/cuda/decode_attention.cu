@@ -32,26 +32,22 @@ template <class Element, int K, int V>
 FORETOKEN_DEVICE void copy_stage(const AttentionParams& p, unsigned slot, std::byte* stage) {
   using D = Decode<Element, K, V>;
   const int l = static_cast<int>(lane());
-  const auto copy = [&](const std::byte* from, int row_bytes, unsigned of, int chunk, std::byte* to) {
-    const bool valid = of != kNoSlot && chunk * 16 < row_bytes;
-    copy_async16(to, valid ? from + static_cast<std::int64_t>(of) * row_bytes + chunk * 16 : from, valid);
-  };
   constexpr int kKeyChunks = K * D::kWidth / 16, kValueChunks = V * D::kWidth / 16;
   const int key_bytes = p.k_dim * D::kWidth, value_bytes = p.v_dim * D::kWidth;
 #pragma unroll
   for (int i = 0; i < kDecodeKeys * kKeyChunks / 32; ++i) {
     const int row = (l + 32 * i) / kKeyChunks, chunk = (l + 32 * i) % kKeyChunks;
     const unsigned of = shuffle(slot, static_cast<unsigned>(row));
-    copy(p.keys, key_bytes, of, chunk, stage + row * D::kKeyRow + chunk * 16);
+    copy_piece(p.keys, key_bytes, of, chunk, stage + row * D::kKeyRow + chunk * 16);
     if constexpr (K == V)
-      copy(p.values, value_bytes, of, chunk, stage + D::kValues + row * D::kValueRow + chunk * 16);
+      copy_piece(p.values, value_bytes, of, chunk, stage + D::kValues + row * D::kValueRow + chunk * 16);
   }
   if constexpr (K != V) {
 #pragma unroll
     for (int i = 0; i < kDecodeKeys * kValueChunks / 32; ++i) {
       const int row = (l + 32 * i) / kValueChunks, chunk = (l + 32 * i) % kValueChunks;
       const unsigned of = shuffle(slot, static_cast<unsigned>(row));
-      copy(p.values, value_bytes, of, chunk, stage + D::kValues + row * D::kValueRow + chunk * 16);
+      copy_piece(p.values, value_bytes, of, chunk, stage + D::kValues + row * D::kValueRow + chunk * 16);
     }
   }
   if constexpr (D::kScaled) {
@@ -61,7 +57,8 @@ FORETOKEN_DEVICE void copy_stage(const AttentionParams& p, unsigned slot, std::b
 }
 
 template <class Element, int K, int V>
-__global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const AttentionParams p) {
+__global__ void __launch_bounds__(32 * kDecodeWarps, decode_blocks(K, sizeof(Element)))
+    decode_attention(const AttentionParams p) {
   using D = Decode<Element, K, V>;
   grid_dependency_wait();
   grid_dependency_launch();
@@ -89,7 +86,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
       copy_async_commit();
       slot = slot_of_tile(i + 1);
     }
-    load_queries<kDecodeRows, K, D::kScaled>(
+    load_queries<kDecodeRows, K, 32 * kDecodeWarps, D::kScaled>(
         p, item, [&](int row, int dim) { return queries + row * D::kQueryRow + dim * 2; });
     sync_threads();
     std::uint32_t q[D::kKeepQueries ? K / 16 : 1][4];
@@ -137,8 +134,8 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
             const auto& of = q[D::kKeepQueries ? k + half : 0];
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-              const float4 four = unpack_four(x[2 * half + n], Element{});
-              mma_bf16_16816(score[n], of, {pack_bf16x2(four.x, four.y), pack_bf16x2(four.z, four.w)});
+              const uint2 pairs = widen_four(x[2 * half + n], Element{});
+              mma_bf16_16816(score[n], of, {pairs.x, pairs.y});
             }
           }
         }
@@ -197,18 +194,21 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode_attention(const Atte
         const std::byte* row = values + 2 * t * D::kValueRow + g * 4;
 #pragma unroll
         for (int n = 0; n < V / 8; n += 4) {
-          float four[4][4];  // of keys 2t, 2t + 1, 2t + 8, 2t + 9
+          uint2 pairs[2][2];  // of keys 2t and 2t + 1, or 2t + 8 and 2t + 9: dims 0 and 1, dims 2 and 3
 #pragma unroll
-          for (int key_of = 0; key_of < 4; ++key_of) {
-            const float4 x = unpack_four(*reinterpret_cast<const std::uint32_t*>(
-                                             row + (key_of % 2 + key_of / 2 * 8) * D::kValueRow + n * 8),
-                                         Element{});
-            four[key_of][0] = x.x, four[key_of][1] = x.y, four[key_of][2] = x.z, four[key_of][3] = x.w;
+          for (int of = 0; of < 2; ++of) {
+            const auto word = [&](int key_of) {
+              return *reinterpret_cast<const std::uint32_t*>(row + (8 * of + key_of) * D::kValueRow + n * 8);
+            };
+            const std::uint32_t first = word(0), second = word(1);
+            pairs[of][0] = widen_four((first & 0xffffu) | second << 16, Element{});
+            pairs[of][1] = widen_four(first >> 16 | (second & 0xffff0000u), Element{});
           }
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-            mma_bf16_16816(sums[n + j], weights,
-                           {pack_bf16x2(four[0][j], four[1][j]), pack_bf16x2(four[2][j], four[3][j])});
+          for (int j = 0; j < 4; j += 2) {
+            mma_bf16_16816(sums[n + j], weights, {pairs[0][j / 2].x, pairs[1][j / 2].x});
+            mma_bf16_16816(sums[n + j + 1], weights, {pairs[0][j / 2].y, pairs[1][j / 2].y});
+          }
         }
       }
     }

@@ -95,12 +95,10 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
   start_walk(p);
   const Item& item = shared_walk().item;
   while (next_item(p)) {
-    for (int i = t; i < kTile * k_padded / 4; i += static_cast<int>(threads())) {
-      const int row = i / (k_padded / 4), dim = i % (k_padded / 4) * 4;
-      const float4 x = load_query(p, item, row, dim);
+    for_queries<kTile, 32 * kGeneralWarps>(p, item, k_padded, [&](int row, int dim, float4 x) {
       *reinterpret_cast<float4*>(queries + row * k_padded + dim) = make_float4(
           as_query<Element>(x.x), as_query<Element>(x.y), as_query<Element>(x.z), as_query<Element>(x.w));
-    }
+    });
     int position[kRows];
     float top[kRows], sum[kRows], sums[Quads][kRows][4] = {};
 #pragma unroll

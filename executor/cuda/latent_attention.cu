@@ -3,12 +3,13 @@
 // memory.
 //
 // A block has 8 warps and a tile of 16, 32 or 64 rows (query heads, and new tokens). It reads tiles of 64
-// keys once, for scores and for values; the next is copied while one is computed. Scores: a warp has 16 rows
-// and a part of the keys. Their largest exponents are exchanged and the weights written to shared memory as
-// bf16; then a warp has all or half of the rows and a part of the values' dims, so that what is read for a
-// product stays small (32 rows by 128 dims where there are 64). 16 rows of q stay in registers, more in
-// shared memory. Rows in shared memory are not padded, as there is no room: their pieces of 16 bytes change
-// places instead.
+// keys once, for scores and for values; one or (16 rows, where there is room) two more are copied while one
+// is computed, as a copy that begins when the last one has come leaves the memory idle in between. Scores: a
+// warp has 16 rows and a part of the keys. Their largest exponents are exchanged and the weights written to
+// shared memory as bf16; then a warp has all or half of the rows and a part of the values' dims, so that what
+// is read for a product stays small (32 rows by 128 dims where there are 64). 16 rows of q stay in registers,
+// more in shared memory. Rows in shared memory are not padded, as there is no room: their pieces of 16 bytes
+// change places instead.
 #include "executor/cuda/attention_kernels.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/products_device.cuh"
@@ -16,24 +17,26 @@
 namespace foretoken::cuda {
 namespace {
 
-template <class Element, int Rows>
+template <class Element, int Rows, int Stages>
 struct Latent {
   static constexpr int kWidth = sizeof(Element);
   static constexpr bool kScaled = kWidth == 1;
   static constexpr int kThreads = 32 * kLatentWarps, kRow = kLatentK * 2, kStoredRow = kLatentK;
   static constexpr bool kKeepQueries = Rows == 16;
+  static constexpr int kGroups = kLatentK / 64;  // of dims: 8 pieces of 16 bytes, 4 products
   // Scores: a warp has 16 rows and so many tiles of 8 keys.
   static constexpr int kKeyGroups = latent_key_groups(Rows), kKeyTiles = kLatentKeys / kKeyGroups / 8;
   // Values: so many tiles of 16 rows and of 8 dims.
   static constexpr int kRowGroups = Rows == 64 ? 2 : 1, kRowTiles = Rows / 16 / kRowGroups;
   static constexpr int kDimGroups = kLatentWarps / kRowGroups, kDimTiles = kLatentV / kDimGroups / 8;
-  // Shared memory: two tiles of keys; or one, and two as they are stored with their scales.
+  // Shared memory: tiles of keys; or one, and those as they are stored with their scales.
   static constexpr int kTile = kLatentKeys * kRow, kStored = kLatentKeys * kStoredRow;
-  static constexpr int kScales = 2 * kTile, kQueries = kScales + (kScaled ? 2 * kLatentKeys * 4 : 0);
+  static constexpr int kScales = kScaled ? kTile + Stages * kStored : Stages * kTile,
+                       kQueries = kScales + (kScaled ? Stages * kLatentKeys * 4 : 0);
   static constexpr int kWeights = kQueries + (kKeepQueries ? 0 : Rows * kRow);
   static constexpr int kMost = kWeights + Rows * kLatentKeys * 2, kFactors = kMost + kKeyGroups * Rows * 4,
-                       kSlots = kFactors + Rows * 4, kBytes = kSlots + 2 * kLatentKeys * 4;
-  static_assert(kBytes == latent_shared_bytes(Rows, kWidth));
+                       kSlots = kFactors + Rows * 4, kBytes = kSlots + Stages * kLatentKeys * 4;
+  static_assert(kBytes == latent_shared_bytes(Rows, Stages, kWidth));
 };
 
 // Where piece `piece` of 16 bytes of a row of `Bytes` bytes lies: the pieces of 8 rows that ldmatrix reads at
@@ -43,20 +46,25 @@ FORETOKEN_DEVICE int place_of(int row, int piece) {
   return row * Bytes + (piece ^ (row & 7)) * 16;
 }
 
-// Starts to copy 64 keys, `pieces` pieces of 16 bytes each: a warp a key.
-template <class Element, int Rows>
-FORETOKEN_DEVICE void copy_keys(const AttentionParams& p, const unsigned* slots, int pieces, std::byte* to,
+// Starts to copy 64 keys, `groups` groups of 64 dims each: 8 lanes (4 of 8-bit keys) have a row, and a piece
+// of each group.
+template <class L>
+FORETOKEN_DEVICE void copy_keys(const AttentionParams& p, const unsigned* slots, int groups, std::byte* to,
                                 std::byte* scales) {
-  using L = Latent<Element, Rows>;
-  const int row_bytes = p.k_dim * L::kWidth;
-#pragma unroll 2
-  for (int row = static_cast<int>(warp()); row < kLatentKeys; row += kLatentWarps) {
+  constexpr int kLanes = L::kScaled ? 4 : 8, kRows = 32 / kLanes;
+  const int row_bytes = p.k_dim * L::kWidth, own = static_cast<int>(lane()) % kLanes;
+#pragma unroll
+  for (int first = 0; first < kLatentKeys; first += kLatentWarps * kRows) {
+    const int row = first + static_cast<int>(warp()) * kRows + static_cast<int>(lane()) / kLanes;
     const unsigned slot = slots[row];
-    const std::byte* from = slot == kNoSlot ? p.keys : p.keys + static_cast<std::int64_t>(slot) * row_bytes;
-    for (int piece = static_cast<int>(lane()); piece < pieces; piece += 32) {
-      const bool valid = slot != kNoSlot && piece * 16 < row_bytes;
-      copy_async16(to + (L::kScaled ? row * L::kStoredRow + piece * 16 : place_of<L::kRow>(row, piece)),
-                   valid ? from + piece * 16 : p.keys, valid);
+    const bool valid = slot != kNoSlot;
+    const std::byte* from =
+        p.keys + own * 16 + std::uint64_t{valid ? slot : 0} * static_cast<unsigned>(row_bytes);
+    std::byte* piece = to + (L::kScaled ? row * L::kStoredRow + own * 16 : place_of<L::kRow>(row, own));
+#pragma unroll
+    for (int group = 0; group < L::kGroups; ++group) {
+      const int at = group * kLanes * 16;
+      if (group < groups) copy_async16(piece + at, from + at, valid && own * 16 + at < row_bytes);
     }
   }
   if constexpr (L::kScaled) {
@@ -68,9 +76,8 @@ FORETOKEN_DEVICE void copy_keys(const AttentionParams& p, const unsigned* slots,
 }
 
 // A tile from 8 bits to bf16.
-template <class Element, int Rows>
+template <class L, class Element>
 FORETOKEN_DEVICE void widen(const std::byte* stored, int pieces, std::byte* to) {
-  using L = Latent<Element, Rows>;
   for (int row = static_cast<int>(warp()); row < kLatentKeys; row += kLatentWarps)
     for (int piece = static_cast<int>(lane()); piece < pieces; piece += 32) {
       const uint4 x = load16(stored + row * L::kStoredRow + piece * 16);
@@ -85,24 +92,23 @@ FORETOKEN_DEVICE void widen(const std::byte* stored, int pieces, std::byte* to) 
     }
 }
 
-template <class Element, int Rows>
-__global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
-    latent_attention(const AttentionParams p) {
-  using L = Latent<Element, Rows>;
-  constexpr int kMostSteps = kLatentK / 16;
+template <class Element, int Rows, int Stages>
+__global__ void __launch_bounds__(32 * kLatentWarps, 1) latent_attention(const AttentionParams p) {
+  using L = Latent<Element, Rows, Stages>;
   grid_dependency_wait();
   grid_dependency_launch();
   const int i_thread = static_cast<int>(thread()), w = static_cast<int>(warp()), l = static_cast<int>(lane());
   const int g = l / 4, t = l % 4;
   std::byte* tiles = dynamic_shared();
   std::byte* stored = tiles + L::kTile;  // of 8-bit caches
-  std::byte* queries = tiles + (L::kKeepQueries ? (L::kScaled ? 0 : L::kTile) : L::kQueries);
+  // Those that registers keep lie where a tile comes later.
+  std::byte* queries = tiles + (L::kKeepQueries ? (L::kScaled ? 0 : (Stages - 1) * L::kTile) : L::kQueries);
   std::byte* weights = tiles + L::kWeights;
   auto* most = reinterpret_cast<float*>(tiles + L::kMost);        // [key group][row]
   auto* factors = reinterpret_cast<float*>(tiles + L::kFactors);  // [row]
-  auto* slots = reinterpret_cast<unsigned*>(tiles + L::kSlots);   // [2][key]
+  auto* slots = reinterpret_cast<unsigned*>(tiles + L::kSlots);   // [stage][key]
   const LaneRow a = lane_of_a(), b = lane_of_b();
-  const int steps = (p.k_dim + 15) / 16, pieces = L::kScaled ? steps : 2 * steps;
+  const int groups = (p.k_dim + 63) / 64;
   // What the warp has of the scores, and of the values.
   const int key_group = w % L::kKeyGroups, score_row = w / L::kKeyGroups * 16,
             score_key = key_group * L::kKeyTiles * 8;
@@ -116,71 +122,96 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
     const auto slot_of_tile = [&](int i) {
       return i_thread < kLatentKeys ? slot_of(p, item, first_key + i * kLatentKeys + i_thread) : kNoSlot;
     };
-    unsigned slot = slot_of_tile(2);  // two tiles ahead of the one that is computed
+    unsigned slot = slot_of_tile(Stages);  // of the tile after those that are in the tables
     if (i_thread < kLatentKeys) {
-      slots[i_thread] = slot_of_tile(0);
-      slots[kLatentKeys + i_thread] = slot_of_tile(1);
-    }
-    load_queries<Rows, kLatentK, false>(
-        p, item, [&](int row, int dim) { return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2; });
-    sync_threads();
-    const auto copy_tile = [&](int i) {
-      copy_keys<Element, Rows>(p, slots + i % 2 * kLatentKeys, pieces,
-                               L::kScaled ? stored + i % 2 * L::kStored : tiles + i % 2 * L::kTile,
-                               tiles + L::kScales + i % 2 * kLatentKeys * 4);
-    };
-    copy_tile(0);
-    copy_async_commit();
-    std::uint32_t q[L::kKeepQueries ? kMostSteps : 1][4];
-    if constexpr (L::kKeepQueries) {  // before what lies in their place is copied, after a barrier
 #pragma unroll
-      for (int k = 0; k < kMostSteps; ++k)
+      for (int i = 0; i < Stages; ++i) slots[i * kLatentKeys + i_thread] = slot_of_tile(i);
+    }
+    sync_threads();
+    const auto copy_tile = [&](int i, int stage) {
+      if (i < units)
+        copy_keys<L>(p, slots + stage * kLatentKeys, groups,
+                     L::kScaled ? stored + stage * L::kStored : tiles + stage * L::kTile,
+                     tiles + L::kScales + stage * kLatentKeys * 4);
+      copy_async_commit();
+    };
+#pragma unroll
+    for (int i = 0; i < Stages - 1; ++i) copy_tile(i, i);
+    load_queries<Rows, kLatentK, L::kThreads, false>(
+        p, item, [&](int row, int dim) { return queries + place_of<L::kRow>(row, dim / 8) + dim % 8 * 2; });
+    std::uint32_t q[L::kKeepQueries ? kLatentK / 16 : 1][4];
+    if constexpr (L::kKeepQueries) {  // before what lies in their place is copied, after a barrier
+      sync_threads();
+#pragma unroll
+      for (int k = 0; k < kLatentK / 16; ++k)
         ldmatrix_x4(q[k], queries + place_of<L::kRow>(a.row, 2 * k + a.half));
     }
     const int position[2] = {position_of(p, item, score_row + g), position_of(p, item, score_row + g + 8)};
     float top[2] = {kNothing, kNothing}, sum[2] = {0, 0};
     float sums[L::kRowTiles][L::kDimTiles][4] = {};
 
-    for (int i = 0; i < units; ++i) {
-      copy_async_wait<0>();
+    const int lowest = position_of(p, item, 0);  // of the tile's rows
+
+    for (int i = 0, stage = 0, free_stage = Stages - 1; i < units; ++i) {
+      copy_async_wait<Stages - 2>();
       sync_threads();
-      if (i + 1 < units) copy_tile(i + 1);
-      copy_async_commit();
-      if (i_thread < kLatentKeys) slots[i % 2 * kLatentKeys + i_thread] = slot;
-      slot = slot_of_tile(i + 3);
-      const std::byte* keys = L::kScaled ? tiles : tiles + i % 2 * L::kTile;
-      const auto* scales = reinterpret_cast<const float*>(tiles + L::kScales) + i % 2 * kLatentKeys;
+      copy_tile(i + Stages - 1, free_stage);
+      if (i_thread < kLatentKeys) slots[stage * kLatentKeys + i_thread] = slot;
+      slot = slot_of_tile(i + Stages + 1);
+      const std::byte* keys = L::kScaled ? tiles : tiles + stage * L::kTile;
+      const auto* scales = reinterpret_cast<const float*>(tiles + L::kScales) + stage * kLatentKeys;
       if constexpr (L::kScaled) {
-        widen<Element, Rows>(stored + i % 2 * L::kStored, pieces, tiles);
+        widen<L, Element>(stored + stage * L::kStored, groups * 4, tiles);
         sync_threads();
       }
+      free_stage = stage;
+      stage = stage + 1 == Stages ? 0 : stage + 1;
 
       float score[L::kKeyTiles][4] = {};
       if constexpr (L::kKeepQueries) {
         static_assert(L::kKeyTiles == 1);
+        // Four sums, as each product waits for the one before it of the same sum.
+        float part[3][4] = {};
+        const std::byte* row[2] = {keys + place_of<L::kRow>(score_key + l % 8, l / 8),
+                                   keys + place_of<L::kRow>(score_key + l % 8, 4 + l / 8)};
 #pragma unroll
-        for (int k = 0; k < kMostSteps; k += 2) {
-          if (k >= steps) break;
-          std::uint32_t x[4];  // 8 keys, 32 dims
-          ldmatrix_x4(x, keys + place_of<L::kRow>(score_key + l % 8, 2 * k + l / 8));
-          mma_bf16_16816(score[0], q[k], {x[0], x[1]});
-          if (k + 1 < steps) mma_bf16_16816(score[0], q[k + 1], {x[2], x[3]});
+        for (int group = 0; group < L::kGroups; ++group) {
+          if (group >= groups) break;
+          std::uint32_t x[2][4];  // 8 keys, 32 dims
+          ldmatrix_x4(x[0], row[0] + group * 128);
+          ldmatrix_x4(x[1], row[1] + group * 128);
+          mma_bf16_16816(score[0], q[4 * group], {x[0][0], x[0][1]});
+          mma_bf16_16816(part[0], q[4 * group + 1], {x[0][2], x[0][3]});
+          mma_bf16_16816(part[1], q[4 * group + 2], {x[1][0], x[1][1]});
+          mma_bf16_16816(part[2], q[4 * group + 3], {x[1][2], x[1][3]});
         }
-      } else {
-#pragma unroll 4
-        for (int k = 0; k < steps; ++k) {
-          ldmatrix_x4(q[0], queries + place_of<L::kRow>(score_row + a.row, 2 * k + a.half));
 #pragma unroll
-          for (int n = 0; n < L::kKeyTiles; n += 2) {
-            std::uint32_t x[4];
-            ldmatrix_x4(x, keys + place_of<L::kRow>(score_key + n * 8 + b.row, 2 * k + b.half));
-            mma_bf16_16816(score[n], q[0], {x[0], x[1]});
-            mma_bf16_16816(score[n + 1], q[0], {x[2], x[3]});
+        for (int e = 0; e < 4; ++e) score[0][e] = (score[0][e] + part[0][e]) + (part[1][e] + part[2][e]);
+      } else {
+        const std::byte *query_row[4], *key_row[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          query_row[k] = queries + place_of<L::kRow>(score_row + a.row, 2 * k + a.half);
+          key_row[k] = keys + place_of<L::kRow>(score_key + b.row, 2 * k + b.half);
+        }
+#pragma unroll 1
+        for (int group = 0; group < groups; ++group) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            ldmatrix_x4(q[0], query_row[k] + group * 128);
+#pragma unroll
+            for (int n = 0; n < L::kKeyTiles; n += 2) {
+              std::uint32_t x[4];
+              ldmatrix_x4(x, key_row[k] + group * 128 + n * 8 * L::kRow);
+              mma_bf16_16816(score[n], q[0], {x[0], x[1]});
+              mma_bf16_16816(score[n + 1], q[0], {x[2], x[3]});
+            }
           }
         }
       }
 
       const int own_key = score_key + 2 * t, key = first_key + i * kLatentKeys + own_key;
+      const bool masked = p.window > 0 || first_key + i * kLatentKeys + kLatentKeys - 1 > lowest;
       float next[2] = {top[0], top[1]};
 #pragma unroll
       for (int n = 0; n < L::kKeyTiles; ++n) {
@@ -188,7 +219,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
         for (int e = 0; e < 4; ++e) {
           const int column = n * 8 + e % 2, row = e / 2;
           float x = exponent(p, L::kScaled ? score[n][e] * scales[own_key + column] : score[n][e]);
-          if (!sees(p, position[row], key + column)) x = -INFINITY;
+          if (masked && !sees(p, position[row], key + column)) x = -INFINITY;
           score[n][e] = x;
           next[row] = fmaxf(next[row], x);
         }
@@ -245,8 +276,7 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
           ldmatrix_x4(of[m], weights + place_of<kLatentKeys * 2>(value_row + m * 16 + a.row, 2 * j + a.half));
 #pragma unroll
         for (int n = 0; n < L::kDimTiles; n += 2) {
-          if (first_dim + n * 8 >= p.v_dim) break;
-          std::uint32_t x[4];
+          std::uint32_t x[4];  // beyond p.v_dim whatever lies there, for sums that go nowhere
           ldmatrix_x4_trans(x, keys + place_of<L::kRow>(j * 16 + a.row, first_dim / 8 + n + a.half));
 #pragma unroll
           for (int m = 0; m < L::kRowTiles; ++m) {
@@ -277,17 +307,16 @@ __global__ void __launch_bounds__(Latent<Element, Rows>::kThreads, 1)
       const Destination to = destination(p, item, row, factors[row], total);
       if (to.row == nullptr) return;
       if (first_dim == 0 && t == 0) store_top(p, item, row, factors[row], total);
-#pragma unroll
-      for (int n = 0; n < L::kDimTiles; ++n)
-        store_out(to.row, first_dim + n * 8 + 2 * t, p.v_dim, to.vectors,
-                  make_float2(sums[m][n][2 * side] * to.factor, sums[m][n][2 * side + 1] * to.factor));
+      store_row<L::kDimTiles>(to, first_dim, p.v_dim, [&](int n) {
+        return make_float2(sums[m][n][2 * side], sums[m][n][2 * side + 1]);
+      });
     });
   }
 }
 
-template <class Element, int Rows>
+template <class Element, int Rows, int Stages>
 void launch_rows(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(latent_attention<Element, Rows>,
+  launch(latent_attention<Element, Rows, Stages>,
          {.grid = dim3(static_cast<unsigned>(plan.blocks)),
           .block = dim3(static_cast<unsigned>(plan.variant.threads)),
           .shared = plan.variant.shared,
@@ -299,11 +328,12 @@ template <class Element>
 void launch_latent(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
   switch (plan.variant.rows) {
     case 16:
-      return launch_rows<Element, 16>(plan, params, stream);
+      return plan.variant.stages == 3 ? launch_rows<Element, 16, 3>(plan, params, stream)
+                                      : launch_rows<Element, 16, 2>(plan, params, stream);
     case 32:
-      return launch_rows<Element, 32>(plan, params, stream);
+      return launch_rows<Element, 32, 2>(plan, params, stream);
     default:
-      return launch_rows<Element, 64>(plan, params, stream);
+      return launch_rows<Element, 64, 2>(plan, params, stream);
   }
 }
 

@@ -32,37 +32,49 @@ struct Prompt {
   static_assert(kSlots + 2 * kPromptKeys * 4 == prompt_shared_bytes(K, V, kWidth));
 };
 
-// Starts to copy the rows of a tile: `Row` elements of shared memory each, `row_bytes` bytes of the cache.
-template <int Chunks, int Stride, int Threads>
-FORETOKEN_DEVICE void copy_rows(const std::byte* cache, int row_bytes, const unsigned* slots, std::byte* to) {
-  constexpr int kLanes = Chunks <= 4 ? 4 : Chunks <= 8 ? 8 : Chunks <= 16 ? 16 : 32;  // of a row
-  static_assert(Chunks <= kLanes && kPromptKeys % (Threads / kLanes) == 0);
-  const int chunk = static_cast<int>(thread()) % kLanes;
-#pragma unroll 4
-  for (int first = 0; first < kPromptKeys; first += Threads / kLanes) {
-    const int row = first + static_cast<int>(thread()) / kLanes;
-    if (Chunks < kLanes && chunk >= Chunks) break;
-    const unsigned slot = slots[row];
-    const bool valid = slot != kNoSlot && chunk * 16 < row_bytes;
-    copy_async16(to + row * Stride + chunk * 16,
-                 valid ? cache + static_cast<std::int64_t>(slot) * row_bytes + chunk * 16 : cache, valid);
+// copy(row, piece, slot) for each piece of 16 bytes of a tile's rows.
+template <int Pieces, int Threads, class Copy>
+FORETOKEN_DEVICE void copy_rows(const unsigned* slots, Copy copy) {
+  constexpr int kLanes = Pieces <= 4 ? 4 : Pieces <= 8 ? 8 : Pieces <= 16 ? 16 : 32;  // of a row
+  static_assert(Pieces <= kLanes && kPromptKeys % (Threads / kLanes) == 0);
+  const int piece = static_cast<int>(thread()) % kLanes, first = static_cast<int>(thread()) / kLanes;
+  if (Pieces < kLanes && piece >= Pieces) return;
+  // Slots before copies, after which the compiler reads no memory earlier.
+  constexpr int kStep = Threads / kLanes, kRows = kPromptKeys / kStep, kTogether = kRows < 8 ? kRows : 8;
+#pragma unroll 1
+  for (int row = first; row < kPromptKeys; row += kTogether * kStep) {
+    unsigned own[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) own[i] = slots[row + i * kStep];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) copy(row + i * kStep, piece, own[i]);
   }
 }
 
 template <class Element, int K, int V>
 FORETOKEN_DEVICE void copy_tile(const AttentionParams& p, const unsigned* slots, std::byte* to) {
   using P = Prompt<Element, K, V>;
+  constexpr int kKeyRow = P::kScaled ? K : P::kKeyRow, kValueRow = P::kScaled ? V : P::kValueRow;
+  std::byte* to_values = to + (P::kScaled ? P::kStoredValues : P::kTileValues);
+  const auto key = [&](int row, int piece, unsigned slot) {
+    copy_piece(p.keys, p.k_dim * P::kWidth, slot, piece, to + row * kKeyRow + piece * 16);
+  };
+  const auto value = [&](int row, int piece, unsigned slot) {
+    copy_piece(p.values, p.v_dim * P::kWidth, slot, piece, to_values + row * kValueRow + piece * 16);
+  };
+  if constexpr (K == V) {
+    copy_rows<K * P::kWidth / 16, P::kThreads>(
+        slots, [&](int row, int piece, unsigned slot) { key(row, piece, slot), value(row, piece, slot); });
+  } else {
+    copy_rows<K * P::kWidth / 16, P::kThreads>(slots, key);
+    copy_rows<V * P::kWidth / 16, P::kThreads>(slots, value);
+  }
   if constexpr (P::kScaled) {
-    copy_rows<K / 16, K, P::kThreads>(p.keys, p.k_dim, slots, to);
-    copy_rows<V / 16, V, P::kThreads>(p.values, p.v_dim, slots, to + P::kStoredValues);
     if (const auto i = static_cast<int>(thread()); i < 2 * kPromptKeys) {
       const unsigned slot = slots[i % kPromptKeys];
       const float* scales = i < kPromptKeys ? p.key_scales : p.value_scales;
       copy_async4(to + P::kStoredScales + i * 4, slot == kNoSlot ? scales : scales + slot, slot != kNoSlot);
     }
-  } else {
-    copy_rows<K / 8, P::kKeyRow, P::kThreads>(p.keys, p.k_dim * 2, slots, to);
-    copy_rows<V / 8, P::kValueRow, P::kThreads>(p.values, p.v_dim * 2, slots, to + P::kTileValues);
   }
 }
 
@@ -86,6 +98,9 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
     prompt_attention(const AttentionParams p) {
   using P = Prompt<Element, K, V>;
   constexpr int kTiles = P::kTiles, kKeyTiles = kPromptKeys / 8;
+  constexpr int kSums = P::kScaled ? 2 : 4;  // of weights, of 16 rows
+  [[maybe_unused]] constexpr int kUnrolled = P::kScaled ? 2 : K / 16;
+  constexpr std::uint32_t kOnes = 0x3f803f80u;  // two, of bf16
   __shared__ int4 seen[P::kWarps];
   __shared__ int positions[P::kRows];
   grid_dependency_wait();
@@ -124,8 +139,6 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
       seen[w] = here <= 0 ? make_int4(0, -1, 0, 0)
                           : make_int4(first_visible(p, first), last, first_visible(p, last), first);
     }
-    load_queries<P::kRows, K, false>(p, item,
-                                     [&](int row, int dim) { return queries + row * P::kKeyRow + dim * 2; });
     sync_threads();
     const auto copy_unit = [&](int unit) {
       copy_tile<Element, K, V>(p, slots + unit % 2 * kPromptKeys,
@@ -133,15 +146,14 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
     };
     copy_unit(item.unit);
     copy_async_commit();
+    load_queries<P::kRows, K, P::kThreads, false>(
+        p, item, [&](int row, int dim) { return queries + row * P::kKeyRow + dim * 2; });
 
-    float top[kTiles][2], sum[kTiles][2], sums[kTiles][V / 8][4] = {};
+    // Sums of weights are a product too, with ones: what the sums of values are divided by is made of the
+    // same rounded weights, and no weight outlives its product. Weights of 8-bit values hold their scales.
+    float top[kTiles][2], sum[kTiles][kSums] = {}, sums[kTiles][V / 8][4] = {};
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        top[m][half] = kNothing, sum[m][half] = 0;
-      }
-    }
+    for (int m = 0; m < kTiles; ++m) top[m][0] = top[m][1] = kNothing;
 
     for (int unit = item.unit; unit < item.end_unit; ++unit) {
       copy_async_wait<0>();
@@ -163,7 +175,7 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
       if (key > seen[w].y || key + kPromptKeys <= seen[w].x) continue;  // all lanes of the warp
 
       float score[kTiles][kKeyTiles][4] = {};
-#pragma unroll 2
+#pragma unroll kUnrolled
       for (int k = 0; k < K / 16; ++k) {
         std::uint32_t q[kTiles][4];
 #pragma unroll
@@ -224,7 +236,8 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
         if (warp_any(next[0] > top[m][0] || next[1] > top[m][1])) {
           const float factor[2] = {fast_exp2(top[m][0] - next[0]), fast_exp2(top[m][1] - next[1])};
           top[m][0] = next[0], top[m][1] = next[1];
-          sum[m][0] *= factor[0], sum[m][1] *= factor[1];
+#pragma unroll
+          for (int e = 0; e < kSums; ++e) sum[m][e] *= factor[2 * e / kSums];
 #pragma unroll
           for (int n = 0; n < V / 8; ++n) {
 #pragma unroll
@@ -244,12 +257,15 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
               weight[e] = fast_exp2(fmaf(score[m][2 * j + n][e], by, -top[m][e / 2]));
-              sum[m][e / 2] += weight[e];
-              if (P::kScaled) weight[e] *= scales[kPromptKeys + j * 16 + n * 8 + 2 * t + e % 2];
+              if constexpr (P::kScaled) {
+                sum[m][e / 2] += weight[e];
+                weight[e] *= scales[kPromptKeys + j * 16 + n * 8 + 2 * t + e % 2];
+              }
             }
             weights[m][2 * n] = pack_bf16x2(weight[0], weight[1]);
             weights[m][2 * n + 1] = pack_bf16x2(weight[2], weight[3]);
           }
+          if constexpr (!P::kScaled) mma_bf16_16816(sum[m], weights[m], {kOnes, kOnes});
         }
         const std::byte* row = values + (j * 16 + a.row) * P::kValueRow + a.half * 16;
 #pragma unroll
@@ -268,15 +284,14 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
 
     unrolled<2 * kTiles>([&](auto index) {
       constexpr int m = decltype(index)::value / 2, side = decltype(index)::value % 2;
-      const float total = group_sum<4>(sum[m][side]);
+      float total = sum[m][side * kSums / 2];
+      if constexpr (P::kScaled) total = group_sum<4>(total);
       const int row = own_row + m * 16 + side * 8 + g;
       const Destination to = destination(p, item, row, top[m][side], total);
       if (to.row == nullptr) return;
       if (t == 0) store_top(p, item, row, top[m][side], total);
-#pragma unroll
-      for (int n = 0; n < V / 8; ++n)
-        store_out(to.row, n * 8 + 2 * t, p.v_dim, to.vectors,
-                  make_float2(sums[m][n][2 * side] * to.factor, sums[m][n][2 * side + 1] * to.factor));
+      store_row<V / 8>(to, 0, p.v_dim,
+                       [&](int n) { return make_float2(sums[m][n][2 * side], sums[m][n][2 * side + 1]); });
     });
   }
 }

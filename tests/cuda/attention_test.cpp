@@ -2,6 +2,8 @@
 // batches of all kinds; and how launches are sized.
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 
@@ -414,10 +416,12 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
     const auto variant = chosen(args_of(heads, 576, 512), latent, 1);
     EXPECT_EQ(variant.kernel, AttentionKernel::kLatent);
     EXPECT_EQ(variant.rows, rows);
+    EXPECT_EQ(variant.stages, rows == 16 ? 3 : 2);
   }
   // A device with less shared memory takes smaller tiles, or another kernel.
   const cuda::AttentionDevice small{108, 163 * 1024};
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, small).rows, 16);
+  EXPECT_EQ(chosen(args_of(16, 576, 512), latent, 1, small).stages, 2);
   EXPECT_EQ(chosen(args_of(8, 256, 256), cache_of(Storage::kBf16, 8, 256, 256), 1, small).kernel,
             AttentionKernel::kGeneral);
   for (const auto& d : {kDevice, small})
@@ -450,6 +454,12 @@ TEST(CudaAttentionPlan, BlocksFillTheDeviceAndNoMore) {
     }
     EXPECT_EQ(before, 2 * kDevice.multiprocessors);
   }
+  // 8-bit caches: three blocks a multiprocessor, and shared memory for them.
+  for (const auto storage : {Storage::kInt8, Storage::kFp8}) {
+    const auto plan = plan_of(args, cache_of(storage, 8, 128, 128), 64, 1, 4096);
+    EXPECT_EQ(plan.blocks, 3 * kDevice.multiprocessors);
+    EXPECT_LE(3 * (plan.variant.shared + 2048), kDevice.shared_bytes + 1024);
+  }
   // A window's keys are all that counts.
   AttentionArgs window = args;
   window.window = 100;
@@ -478,13 +488,92 @@ TEST(CudaAttentionPlan, DependsOnTheBucketAlone) {
 TEST(CudaAttentionPlan, PromptsFillTheDeviceWhole) {
   const AttentionArgs args = args_of(32, 128, 128);
   const CacheLayer cache = cache_of(Storage::kBf16, 8, 128, 128);
-  const auto long_prompt = plan_of(args, cache, 1, 8192, 8192);
-  EXPECT_TRUE(long_prompt.whole);
-  EXPECT_EQ(long_prompt.blocks, 8192 * 4 / 128 * 8);
+  for (const std::int64_t tokens : {1024, 1025, 2048, 4096, 8192, 16384}) {
+    const auto plan = plan_of(args, cache, 1, tokens, tokens);
+    EXPECT_TRUE(plan.whole) << tokens;
+    EXPECT_EQ(plan.blocks, (tokens * 4 + 127) / 128 * 8);
+    // Two a multiprocessor, all at once: one of those with most keys and one of those with least.
+    EXPECT_EQ(plan.mirrored_from, plan.blocks <= 264 ? kDevice.multiprocessors : 0);
+  }
   // A piece of a prompt behind a long prefix has too few tiles: its keys are shared out.
   const auto piece = plan_of(args, cache, 1, 256, 32768);
   EXPECT_FALSE(piece.whole);
   EXPECT_EQ(piece.blocks, 2 * kDevice.multiprocessors);
+}
+
+// What blocks take, item by item, as attention_plan.cpp counts: a unit of keys 1, an item 2 more, adding up
+// 5; 0.6 a unit where no other block shares the multiprocessor.
+struct Times {
+  double whole = 0, shared_out = 0;
+};
+Times times_of(const AttentionArgs& args, const CacheLayer& cache, std::span<const SequenceRows> sequences,
+               const cuda::AttentionVariant& v) {
+  const std::int64_t group = args.heads / cache.heads;
+  std::vector<double> items;
+  double units = 0;
+  for (const SequenceRows& s : sequences)
+    for (std::int64_t row = 0; row < s.new_tokens * group; row += v.rows) {
+      const std::int64_t first = s.cached + row / group,
+                         last = s.cached + (std::min(row + v.rows, s.new_tokens * group) - 1) / group;
+      const std::int64_t from = args.window > 0 ? std::max<std::int64_t>(0, first - args.window + 1) : 0;
+      items.insert(items.end(), static_cast<std::size_t>(cache.heads),
+                   static_cast<double>(last / v.unit - from / v.unit + 1));
+      units += static_cast<double>(cache.heads) * items.back();
+    }
+  Times times;
+  const auto slots = static_cast<std::size_t>(v.blocks_per_processor * kDevice.multiprocessors);
+  const double alone = items.size() <= static_cast<std::size_t>(kDevice.multiprocessors) ? 0.6 : 1;
+  std::vector<double> slot(slots, 0);
+  for (auto item = items.rbegin(); item != items.rend(); ++item)
+    *std::min_element(slot.begin(), slot.end()) += alone * *item + 2;
+  times.whole = *std::max_element(slot.begin(), slot.end());
+  const double each = std::max<double>(v.least_units, std::ceil(units / static_cast<double>(slots)));
+  double left = each, block = 0;
+  for (double item : items)
+    while (item > 0) {
+      const double part = std::min(item, left);
+      block += part + 2, item -= part, left -= part;
+      times.shared_out = std::max(times.shared_out, block);
+      if (left == 0) left = each, block = 0;
+    }
+  times.shared_out += 5;
+  return times;
+}
+
+TEST(CudaAttentionPlan, PromptsAreCutWhereThatSaves) {
+  const CacheLayer cache = cache_of(Storage::kBf16, 8, 128, 128);
+  for (const std::int64_t window : {0, 1000})
+    for (const std::int64_t cached : {0, 500, 7680, 30000})
+      for (const std::int64_t tokens : {100, 256, 512, 1024, 1500, 2048, 4096, 8192})
+        for (const std::int64_t sequences : {1, 3}) {
+          AttentionArgs args = args_of(32, 128, 128);
+          args.window = window;
+          const std::vector<SequenceRows> rows(static_cast<std::size_t>(sequences), {0, tokens, cached});
+          const auto plan = attention_plan(args, cache, rows, cached + tokens, kDevice);
+          const Times times = times_of(args, cache, rows, plan.variant);
+          EXPECT_LE(plan.whole ? times.whole : times.shared_out,
+                    1.3 * std::min(times.whole, times.shared_out))
+              << sequences << " of " << cached << " + " << tokens << ", window " << window << ": "
+              << times.whole << " whole, " << times.shared_out << " shared out";
+        }
+  // What 1,024 and 2,048 tokens did when they were shared out: blocks of a dozen short items.
+  for (const std::int64_t tokens : {1024, 2048}) {
+    const std::vector<SequenceRows> rows(1, {0, tokens, 0});
+    const auto plan = attention_plan(args_of(32, 128, 128), cache, rows, tokens, kDevice);
+    const Times times = times_of(args_of(32, 128, 128), cache, rows, plan.variant);
+    EXPECT_LT(times.whole, 0.6 * times.shared_out);
+  }
+}
+
+TEST(CudaAttentionPlan, DividesByAnyNumber) {
+  constexpr int kMost = std::numeric_limits<int>::max();
+  for (const int by : {1, 2, 3, 4, 5, 7, 8, 12, 16, 33, 48, 71, 96, 128, 300, 1 << 20, kMost - 1, kMost}) {
+    const cuda::Divisor divisor(by);
+    for (const int n :
+         {0, 1, by - 1, by, 2 * (by / 2), kMost / by * by, kMost / by * by - 1, kMost - 1, kMost})
+      EXPECT_EQ(divisor.quotient(n), n / by) << n << " / " << by;
+    for (int n = 1; n < kMost / 3; n = 3 * n + 1) EXPECT_EQ(divisor.quotient(n), n / by) << n << " / " << by;
+  }
 }
 
 TEST(CudaAttentionPlan, ScratchIsEnoughForEveryPlan) {
