@@ -94,6 +94,32 @@ BENCHMARK_CAPTURE(simulate_benchmark, million_requests_64_replicas, kMillion, tr
     ->Unit(benchmark::kMillisecond)
     ->Iterations(1);
 
+// A large deployment's engine (docs/speed.md): at the trace's own rate, and as fast as it can be served.
+const char* const kLarge = R"({"model": "llama-3.3-70b", "hardware": {"device": "h200", "count": 4},
+    "engine": {"tensor_parallel_size": 4, "quantization": "fp8", "max_num_seqs": 256, "enable_prefix_caching": false},
+    "workload": {"trace": "traces/azure-conv-2023.csv.gz"}})";
+const char* const kLargeSaturated = R"({"model": "llama-3.3-70b", "hardware": {"device": "h200", "count": 4},
+    "engine": {"tensor_parallel_size": 4, "quantization": "fp8", "max_num_seqs": 256, "enable_prefix_caching": false},
+    "workload": {"trace": "traces/azure-conv-2023.csv.gz", "rate_scale": 100}})";
+const char* const kMooncake = R"({"model": "llama-3.3-70b", "hardware": {"device": "h200", "count": 16},
+    "engine": {"tensor_parallel_size": 4, "quantization": "fp8", "max_model_len": 131072},
+    "cluster": {"router": "least_outstanding"},
+    "workload": {"trace": "traces/mooncake-conversation.jsonl.gz"}})";
+BENCHMARK_CAPTURE(simulate_benchmark, large_azure, kLarge, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(simulate_benchmark, large_azure_saturated, kLargeSaturated, true)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(simulate_benchmark, large_mooncake, kMooncake, true)->Unit(benchmark::kMillisecond);
+// As many replicas as serve 100 million requests a day, for the first of these requests.
+const char* const kFleet = R"({"model": "llama-3.3-70b", "hardware": {"device": "h200", "count": 10000},
+    "engine": {"tensor_parallel_size": 8, "quantization": "fp8", "max_num_seqs": 256, "enable_prefix_caching": false},
+    "cluster": {"router": "least_outstanding"},
+    "workload": {"request_rate": 1157, "num_prompts": 1000000,
+                 "input_len": {"distribution": "lognormal", "mean": 1155, "p99": 4142},
+                 "output_len": {"distribution": "lognormal", "mean": 211, "p99": 601}}})";
+BENCHMARK_CAPTURE(simulate_benchmark, fleet_of_1250_replicas, kFleet, true)
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
+
 // The peers' side-by-side workloads (docs/speed.md).
 BENCHMARK_CAPTURE(simulate_benchmark, fixed_512_128_5000_requests,
                   R"({"model": "llama-2-7b-hf", "hardware": {"device": "a100"},

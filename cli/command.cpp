@@ -155,7 +155,10 @@ std::vector<VerbSpec> verb_specs() {
            {out,
             scenario_options(),
             {file_option("trace", "write a timeline that ui.perfetto.dev opens"),
-             switch_option("save-detailed", "per-request arrays in the JSON result, as vLLM writes them"),
+             switch_option("save-detailed",
+                           "per-request arrays in the JSON result, as vLLM writes them, with what the times "
+                           "to first token are made of; load "
+                           "and KV memory over time; the slowest first tokens in the text"),
              switch_option("require-slo", "exit with 1 when the SLO is missed"),
              switch_option("no-spans",
                            "one event for each step instead of spans of decode steps; slower, "

@@ -95,7 +95,7 @@ Answer simulate_answer(const Invocation& invocation) {
 
   SimulateOptions options;
   options.use_spans = !invocation.has("no-spans");
-  options.keep_records = invocation.has("save-detailed");
+  options.keep_records = options.sample_over_time = invocation.has("save-detailed");
   options.timeline = timeline ? &*timeline : nullptr;
   options.stop = &stop_flag();
   Simulation s;

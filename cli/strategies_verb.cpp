@@ -102,8 +102,14 @@ constexpr Strategy kStrategies[] = {
     {"decoding", "beam search", "beam_width",
      "w sequences a request: a row each in every step, the prompt's KV blocks once, the rest w times",
      "executed: a plain search over whole sequences finds the same; replayed schedules"},
-    {"cluster", "routing", "router, replicas", "round robin or least outstanding requests over replicas",
-     "one replica equals no router"},
+    {"cluster", "routing", "router, replicas",
+     "nine rules: turns, chance, least requests or tokens, the better of two, sessions, prefixes by hash, "
+     "cached "
+     "prefixes with queue and memory (llm-d), tokens to compute and held (Dynamo)",
+     "hand-computed choices; one replica equals no router"},
+    {"cluster", "autoscaling", "autoscale",
+     "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
+     "hand-computed decisions; a fixed number where the rule is off"},
     {"workload", "arrivals", "request_rate, arrival, burstiness, stages",
      "Poisson, constant, gamma; stages of rates", "moments of the distributions"},
     {"workload", "closed loops and conversations", "max_concurrency, shared_prefix",

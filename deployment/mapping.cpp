@@ -66,6 +66,11 @@ std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapp
                                         each, *replicas * each, *count)
                           : fmt::format("a replica takes {} devices, hardware.count is {}", each, *count),
                       {}};
+  if (const auto& scaled = scenario.cluster.autoscale; scaled && scaled->min_replicas > wanted)
+    return Infeasible{"too few replicas",
+                      fmt::format("autoscale.min_replicas is {}, and there are {} replicas at the most",
+                                  scaled->min_replicas, wanted),
+                      {}};
   mapping.replicas = static_cast<int>(wanted);
   return std::nullopt;
 }

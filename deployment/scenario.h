@@ -9,6 +9,7 @@
 
 #include "base/fields.h"
 #include "base/json.h"
+#include "serving/router.h"
 #include "serving/workload.h"
 
 namespace foretoken {
@@ -18,7 +19,7 @@ inline constexpr std::string_view kKvDtypeNames[] = {"auto",     "bfloat16", "fl
                                                      "fp8_e4m3", "fp8_e5m2", "int8"};
 inline constexpr std::string_view kQuantizationNames[] = {"none", "fp8",  "fp8_block", "int8", "int4_wo",
                                                           "awq",  "gptq", "nvfp4",     "mxfp4"};
-inline constexpr std::string_view kRouterNames[] = {"round_robin", "least_outstanding"};
+inline constexpr std::string_view kScaleMetricNames[] = {"outstanding", "ttft_ms"};
 inline constexpr std::string_view kObjectiveNames[] = {"devices", "usd_per_million_tokens",
                                                        "goodput_per_device", "p99_e2el_ms"};
 
@@ -423,19 +424,62 @@ inline constexpr auto fields_of<KvLinkSection> = std::tuple{
           "one direction a device, such as \"50 GB/s\", instead of the link's"),
     field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0))};
 
+// Kubernetes' HorizontalPodAutoscaler, by its defaults.
+struct AutoscaleSection {
+  std::int64_t min_replicas = 1;
+  std::string metric = "outstanding";
+  std::optional<double> target;
+  double interval_s = 15, startup_s = 120, scale_down_window_s = 300, tolerance = 0.1;
+};
+template <>
+inline constexpr auto fields_of<AutoscaleSection> = std::tuple{
+    field("min_replicas", &AutoscaleSection::min_replicas,
+          "fewest, and so many at the start; at 0 the first request starts one. The most is replicas",
+          at_least(0)),
+    field("metric", &AutoscaleSection::metric,
+          "outstanding: requests sent and not answered, for each replica; ttft_ms: mean time to first token "
+          "of an "
+          "interval",
+          one_of(kScaleMetricNames)),
+    field("target", &AutoscaleSection::target, "what the metric should be", above(0)),
+    field("interval_s", &AutoscaleSection::interval_s, "seconds between decisions", above(0)),
+    field("startup_s", &AutoscaleSection::startup_s, "seconds until a new replica serves", at_least(0)),
+    field("scale_down_window_s", &AutoscaleSection::scale_down_window_s,
+          "seconds for which fewer replicas must have sufficed", at_least(0)),
+    field("tolerance", &AutoscaleSection::tolerance, "relative distance from the target that changes nothing",
+          at_least(0))};
+
 inline constexpr std::string_view kFirstTokenNames[] = {"prefill", "decode"};
 
 struct ClusterSection {
   std::string router = "round_robin";
+  std::optional<std::int64_t> router_prefix_tokens;
+  std::optional<double> router_load_bound, router_prefix_weight, router_queue_weight, router_kv_weight,
+      kv_overlap_score_weight;
   std::optional<std::int64_t> replicas;
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
   std::optional<std::string> first_token;
-  RawJson pools, autoscale;  // refused by name when present
+  std::optional<AutoscaleSection> autoscale;
+  RawJson pools;  // refused by name when present
 };
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("router", &ClusterSection::router, "how requests are spread over replicas", one_of(kRouterNames)),
+    field("router_prefix_tokens", &ClusterSection::router_prefix_tokens,
+          "prefix_affine: leading tokens by which prompts are told apart (default: 512)", at_least(1)),
+    field("router_load_bound", &ClusterSection::router_load_bound,
+          "prefix_affine: outstanding requests of a replica over the mean above which others are taken "
+          "(default: 1.25)",
+          at_least(1)),
+    field("router_prefix_weight", &ClusterSection::router_prefix_weight,
+          "precise_prefix: weight of the cached part of the prompt (default: 2)", at_least(0)),
+    field("router_queue_weight", &ClusterSection::router_queue_weight,
+          "precise_prefix: weight of a short queue (default: 1)", at_least(0)),
+    field("router_kv_weight", &ClusterSection::router_kv_weight,
+          "precise_prefix: weight of free KV memory (default: 1)", at_least(0)),
+    field("kv_overlap_score_weight", &ClusterSection::kv_overlap_score_weight,
+          "kv_cost: weight of prompt tokens to be computed beside those held (default: 1)", at_least(0)),
     field("replicas", &ClusterSection::replicas,
           "engine replicas; default: devices over what one replica takes", at_least(1)),
     field("prefill", &ClusterSection::prefill, "engines that compute prompts alone; with decode"),
@@ -446,7 +490,7 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
           "decode engine makes after the transfer",
           one_of(kFirstTokenNames)),
     field("pools", &ClusterSection::pools, "heterogeneous pools (not modelled yet)"),
-    field("autoscale", &ClusterSection::autoscale, "replicas that come and go (not modelled yet)")};
+    field("autoscale", &ClusterSection::autoscale, "replicas that come and go with the load")};
 
 struct SloSection {
   std::optional<double> ttft_ms, tpot_ms, itl_ms, e2el_ms;

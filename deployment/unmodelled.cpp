@@ -1,6 +1,8 @@
 // Refuses, by name, techniques that a scenario asks for and this build does not model.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "deployment/parts.h"
@@ -23,14 +25,36 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
   refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
-  refuse(c.autoscale, where, "cluster", "autoscale", "a fixed number of replicas is");
-  std::vector<std::string> routers;
-  for (const std::string_view name : kRouterNames) {
-    if (name == c.router) return;
-    routers.emplace_back(name);
+  if (c.autoscale) {
+    const std::string at = where + "/cluster/autoscale";
+    if (!c.autoscale->target)
+      throw Error(at + "/target", fmt::format("is missing: how {} should be",
+                                              c.autoscale->metric == "ttft_ms"
+                                                  ? "many milliseconds to the first token there"
+                                                  : "many outstanding requests a replica there"));
+    if (c.prefill || c.decode)
+      throw Error(
+          at,
+          "replicas that come and go are modelled where they serve whole requests; leave it out beside "
+          "prefill and decode");
   }
-  throw Error(where + "/cluster/router", fmt::format("\"{}\" is not modelled by this build; it models {}",
-                                                     c.router, join(routers, ", ")));
+  if (std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) == std::end(kRouterNames))
+    throw Error(
+        where + "/cluster/router",
+        fmt::format("\"{}\" is not modelled by this build; it models {}", c.router,
+                    join(std::vector<std::string>(std::begin(kRouterNames), std::end(kRouterNames)), ", ")));
+  const auto belongs = [&](bool given, std::string_view key, std::string_view router) {
+    if (given && c.router != router)
+      throw Error(
+          fmt::format("{}/cluster/{}", where, key),
+          fmt::format("belongs to router \"{}\", and the router is \"{}\"; leave it out", router, c.router));
+  };
+  belongs(c.router_prefix_tokens.has_value(), "router_prefix_tokens", "prefix_affine");
+  belongs(c.router_load_bound.has_value(), "router_load_bound", "prefix_affine");
+  belongs(c.router_prefix_weight.has_value(), "router_prefix_weight", "precise_prefix");
+  belongs(c.router_queue_weight.has_value(), "router_queue_weight", "precise_prefix");
+  belongs(c.router_kv_weight.has_value(), "router_kv_weight", "precise_prefix");
+  belongs(c.kv_overlap_score_weight.has_value(), "kv_overlap_score_weight", "kv_cost");
 }
 
 }  // namespace foretoken

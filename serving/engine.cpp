@@ -75,7 +75,7 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
   return std::nullopt;
 }
 
-void Engine::enqueue(const Request& request, Picoseconds now) {
+void Engine::enqueue(const Request& request, Picoseconds now, std::int64_t cached) {
   std::int32_t chosen = 0;
   if (ranks_.size() > 1) {
     for (std::size_t r = 0; r < ranks_.size(); ++r) loads_[r] = load(*ranks_[r]);
@@ -86,6 +86,9 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
   const std::int32_t slot = rank.sequences.add(request, now);
   rank.sequences[slot].request.adapter = adapter_of_(request);
+  rank.sequences[slot].uncached = static_cast<std::int32_t>(request.input_len - cached);
+  prefill_tokens_ += request.input_len - cached;
+  prompt_tokens_ += request.input_len - cached;
   if (decides_ahead() || !held_.empty())
     held_.push_back({now, chosen, slot, false});
   else
@@ -96,6 +99,7 @@ void Engine::enqueue(const Request& request, Picoseconds now) {
 void Engine::release(Place at, Picoseconds now) {
   Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
   rank.scheduler->release(at.slot);
+  prompt_tokens_ -= rank.sequences[at.slot].uncached;
   rank.sequences.remove(at.slot);
   --between_;
   retry(now);
@@ -150,8 +154,14 @@ void Engine::arrive(Place at, Picoseconds now) {
 void Engine::cut(Picoseconds now) {
   if (in_flight_ == 0 || front().event.steps <= 1) return;
   truncate(now);
+  catch_up(now);
+}
+
+void Engine::catch_up(Picoseconds now) {
+  if (in_flight_ == 0 || front().event.steps <= 1) return;
   InFlight& flight = front();
-  const std::int64_t steps = flight.event.steps - 1 - flight.advanced;
+  const std::int64_t steps = steps_until(flight, now) - 1 - flight.advanced;
+  if (steps <= 0) return;
   for (const auto& rank : ranks_) rank->scheduler->advance(steps);
   flight.advanced += steps;
 }
@@ -178,6 +188,12 @@ void Engine::release_held(Picoseconds arrived_by) {
 // sees the new request.
 void Engine::truncate(Picoseconds arrival) {
   InFlight& flight = front();
+  flight.event.steps = steps_until(flight, arrival);
+  ready_at_ = flight.end = flight.event.start + length(flight.event, flight.event.steps);
+}
+
+// How many steps of the span have started before that time, the first one in any case.
+std::int64_t Engine::steps_until(const InFlight& flight, Picoseconds arrival) {
   std::int64_t low = 1, high = flight.event.steps;
   while (low < high) {
     const std::int64_t middle = low + (high - low) / 2;
@@ -187,8 +203,7 @@ void Engine::truncate(Picoseconds arrival) {
       low = middle + 1;
     }
   }
-  flight.event.steps = low;
-  ready_at_ = flight.end = flight.event.start + length(flight.event, low);
+  return low;
 }
 
 void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector<Place>& computed) {
@@ -276,10 +291,12 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
     ++s.num_tokens;
     if (!s.first_token_out) {
       s.first_token_out = true;
+      prefill_tokens_ -= s.uncached;
       s.prefill_start = e.start;
       // A span gives first tokens only where the cache came from elsewhere.
       s.first_token = e.steps > 1 ? first_out : flight.end;
       others += e.steps > 1;
+      context_.metrics.note_first_token(s.first_token + context_.options.egress - s.request.arrival);
     } else {
       if (common < 0) common = s.last_token;
       if (s.last_token == common) {
@@ -315,6 +332,7 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
   if (finishing_.empty()) return;
   for (const std::int32_t slot : finishing_) {
     const Sequence& s = rank.sequences[slot];
+    prompt_tokens_ -= s.uncached;
     record(s, flight.end);
     finished.push_back(s.request);
   }
@@ -442,6 +460,13 @@ double Engine::kv_usage() const {
     }
   }
   return most;
+}
+
+ReplicaState Engine::state(const Request& request, BlockHashes& hashes) const {
+  ReplicaState s{waiting(), kv_usage(), 0, prefill_tokens_, prompt_tokens_};
+  for (const auto& rank : ranks_)
+    s.cached_tokens = std::max(s.cached_tokens, rank->scheduler->cached_tokens(request, hashes));
+  return s;
 }
 
 // Blocks are only taken while a step is decided or a span goes on, so the peak lies at the end of either.

@@ -31,7 +31,8 @@ class Engine {
 
   // Why the request can never be served here; nullopt when it can.
   std::optional<std::string> refuses(const Request& request) const;
-  void enqueue(const Request& request, Picoseconds now);
+  // cached: tokens of its prompt that the router found here, 0 if it didn't look.
+  void enqueue(const Request& request, Picoseconds now, std::int64_t cached = 0);
   // A sequence of this engine.
   struct Place {
     std::int32_t rank = 0, slot = 0;
@@ -46,6 +47,11 @@ class Engine {
   // Blocks for what another engine computed; nullopt if there is no room now. Then its cache arrives.
   std::optional<Place> reserve(const Sequence& source, Picoseconds now);
   void arrive(Place at, Picoseconds now);
+  // Brings the schedulers, and with them the cache, to the step that is under way now.
+  void catch_up(Picoseconds now);
+  // What a router sees here (after catch_up). hashes: of this request's blocks, filled as far as needed, for
+  // all engines of one block size.
+  ReplicaState state(const Request& request, BlockHashes& hashes) const;
   // Starts the next step if there is one to start and room in the pipeline.
   void launch(Picoseconds now);
 
@@ -53,6 +59,7 @@ class Engine {
   Picoseconds event_time() const { return std::min(tokens_out(), next_try_); }
   Picoseconds tokens_out() const { return in_flight_ == 0 ? kNever : front().end; }
   Picoseconds next_try() const { return next_try_; }
+  bool is_idle() const { return in_flight_ == 0 && next_try_ == kNever; }
   // Has requests, but nothing in flight and nothing that could be scheduled.
   bool stuck() const;
 
@@ -60,6 +67,7 @@ class Engine {
   std::int64_t waiting() const;
   std::int64_t num_steps() const { return num_steps_; }
   Picoseconds busy() const { return busy_; }
+  double kv_usage() const;  // share of the KV memory that requests hold, of the fullest rank (after catch_up)
   double peak_kv_usage() const { return peak_kv_usage_; }
   TokenCounts counts() const;
   std::int64_t peak_host_blocks() const;  // of the fullest rank
@@ -90,6 +98,7 @@ class Engine {
   bool speculates() const { return config_.scheduler.draft_tokens > 0; }
   void ask_for_tokens(const Step& step, InFlight& flight);
   void take_accepted(std::span<const Verification> verified, Rank& rank);
+  static std::int64_t steps_until(const InFlight& flight, Picoseconds arrival);
   void truncate(Picoseconds arrival);
   void cut(Picoseconds now);
   void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished,
@@ -105,7 +114,6 @@ class Engine {
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
   void note_usage();
-  double kv_usage() const;
 
   const std::int32_t index_;
   const EngineConfig config_;
@@ -117,6 +125,7 @@ class Engine {
   Picoseconds next_try_ = kNever;  // when to ask the schedulers again
   Picoseconds busy_until_ = 0, busy_ = 0;
   std::int64_t num_steps_ = 0, unaccepted_ = 0;
+  std::int64_t prefill_tokens_ = 0, prompt_tokens_ = 0;  // ReplicaState's
   double peak_kv_usage_ = 0;
   std::vector<Batch> batches_;  // scratch
   std::vector<RankLoad> loads_;

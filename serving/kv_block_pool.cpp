@@ -38,16 +38,18 @@ void KvBlockPool::make_room() {
 std::size_t KvBlockPool::place(std::uint64_t hash) const {
   const std::size_t mask = table_.size() - 1;
   std::size_t at = static_cast<std::size_t>(hash) & mask;
-  while (table_[at] != 0 && cached_[static_cast<std::size_t>(table_[at])].hash != hash) at = (at + 1) & mask;
+  const auto tag = static_cast<std::uint32_t>(hash);
+  while (table_[at].first != 0 &&
+         (table_[at].tag != tag || cached_[static_cast<std::size_t>(table_[at].first)].hash != hash))
+    at = (at + 1) & mask;
   return at;
 }
 
 void KvBlockPool::grow() {
-  const std::vector<Block> old = std::move(table_);
-  table_.assign(std::max<std::size_t>(64, old.size() * 2), 0);
-  for (const Block block : old) {
-    if (block != 0) table_[place(cached_[static_cast<std::size_t>(block)].hash)] = block;
-  }
+  const std::vector<Entry> old = std::move(table_);
+  table_.assign(std::max<std::size_t>(64, old.size() * 2), {});
+  for (const Entry& entry : old)
+    if (entry.first != 0) table_[place(cached_[static_cast<std::size_t>(entry.first)].hash)] = entry;
 }
 
 void KvBlockPool::cache(Block block, std::uint64_t hash) {
@@ -57,13 +59,14 @@ void KvBlockPool::cache(Block block, std::uint64_t hash) {
   const std::size_t at = place(hash);
   entry.hash = hash;
   entry.references = 1;
-  if (table_[at] == 0) {
-    table_[at] = entry.previous = entry.next = block;
+  if (table_[at].first == 0) {
+    table_[at] = {static_cast<std::uint32_t>(hash), block};
+    entry.previous = entry.next = block;
     ++table_used_;
   } else {
-    Cached& first = cached_[static_cast<std::size_t>(table_[at])];
+    Cached& first = cached_[static_cast<std::size_t>(table_[at].first)];
     entry.previous = first.previous;
-    entry.next = table_[at];
+    entry.next = table_[at].first;
     cached_[static_cast<std::size_t>(first.previous)].next = block;
     first.previous = block;
   }
@@ -72,7 +75,7 @@ void KvBlockPool::cache(Block block, std::uint64_t hash) {
 
 KvBlockPool::Block KvBlockPool::find(std::uint64_t hash) const {
   if (table_.empty()) return -1;
-  const Block block = table_[place(hash)];
+  const Block block = table_[place(hash)].first;
   return block == 0 ? -1 : block;
 }
 
@@ -84,20 +87,19 @@ void KvBlockPool::evict(Block block) {
   if (entry.hash != 0) {  // others with this content stay
     cached_[static_cast<std::size_t>(entry.previous)].next = entry.next;
     cached_[static_cast<std::size_t>(entry.next)].previous = entry.previous;
-    if (table_[hole] == block) table_[hole] = entry.next;
+    if (table_[hole].first == block) table_[hole].first = entry.next;
     entry.hash = 0;
     return;
   }
   // Backward-shift deletion: later members of the cluster move up if the hole lies on their probe path.
   --table_used_;
   const std::size_t mask = table_.size() - 1;
-  table_[hole] = 0;
-  for (std::size_t at = (hole + 1) & mask; table_[at] != 0; at = (at + 1) & mask) {
-    const std::size_t home =
-        static_cast<std::size_t>(cached_[static_cast<std::size_t>(table_[at])].hash) & mask;
+  table_[hole] = {};
+  for (std::size_t at = (hole + 1) & mask; table_[at].first != 0; at = (at + 1) & mask) {
+    const std::size_t home = table_[at].tag & mask;
     if (((at - home) & mask) >= ((at - hole) & mask)) {
       table_[hole] = table_[at];
-      table_[at] = 0;
+      table_[at] = {};
       hole = at;
     }
   }

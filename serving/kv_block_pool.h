@@ -3,6 +3,7 @@
 // arrays.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -44,6 +45,13 @@ class KvBlockPool {
   bool is_free(Block block) const { return cached_[static_cast<std::size_t>(block)].references == 0; }
   std::int32_t references(Block block) const { return cached_[static_cast<std::size_t>(block)].references; }
 
+  // Blocks that are looked up, entered or evicted one after the other lie anywhere in the table, so their
+  // lines are fetched this many ahead.
+  static constexpr std::size_t kAhead = 24;
+  void prefetch(std::uint64_t hash) const {
+    if (!table_.empty()) fetch(hash);
+  }
+
   // Enters a full block under its hash (not 0). Blocks of equal content are not merged.
   void cache(Block block, std::uint64_t hash);
   // The block that was entered first under this hash and is still there; -1 if none.
@@ -58,7 +66,23 @@ class KvBlockPool {
     std::size_t place = 0;  // in the free queue
   };
 
+  struct Entry {
+    std::uint32_t tag = 0;  // low half of the hash
+    Block first = 0;        // of the ring; 0: hole
+  };
+  void fetch(std::uint64_t hash) const { __builtin_prefetch(&table_[hash & (table_.size() - 1)], 1); }
+  // What evict() will want of blocks that are soon popped: their entries, then their lines of the table.
+  void fetch_next() const {
+    const std::size_t mask = queue_.size() - 1, left = tail_ - head_;
+    if (left > 2 * kAhead)
+      __builtin_prefetch(
+          &cached_[static_cast<std::size_t>(std::max(0, -queue_[(head_ + 2 * kAhead) & mask]))], 1);
+    if (left <= kAhead) return;
+    const Block entry = queue_[(head_ + kAhead) & mask];
+    if (entry < 0) fetch(cached_[static_cast<std::size_t>(-entry)].hash);
+  }
   Block pop() {
+    fetch_next();
     Block block;
     do {
       block = queue_[head_++ & (queue_.size() - 1)];
@@ -86,7 +110,8 @@ class KvBlockPool {
   std::vector<Block> queue_;
   std::size_t head_ = 0, tail_ = 0;
   std::vector<Cached> cached_;
-  std::vector<Block> table_;  // open addressing, linear probing; the first block of each ring; 0: hole
+  // Open addressing, linear probing. With half of the hash beside the block a probe touches one cache line.
+  std::vector<Entry> table_;
   std::size_t table_used_ = 0;
   std::int64_t cached_count_ = 0;
 };

@@ -78,6 +78,14 @@ Distribution MetricsCollector::Samples::summarize() const {
   return d;
 }
 
+TtftParts ttft_parts(const RequestRecord& r) {
+  // Where the decode engine makes the first token, its step begins after the move.
+  const bool waited = r.moved > 0 && r.prefill_done >= r.moved;
+  return {r.queued - r.arrival, r.scheduled - r.queued,
+          (waited ? r.handed_over : r.prefill_done) - r.scheduled,
+          waited ? r.prefill_done - r.handed_over : 0, r.first_token - r.prefill_done};
+}
+
 MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact_requests)
     : slo_(slo), keep_records_(keep_records), exact_requests_(exact_requests) {}
 
@@ -98,17 +106,16 @@ void MetricsCollector::add(const RequestRecord& r) {
     tpot = (e2el - ttft + gaps / 2) / gaps;  // to the nearest picosecond
     tpot_.add(tpot, exact_requests_);
   }
-  ingress_ += r.queued - r.arrival;
-  queue_ += r.scheduled - r.queued;
+  const TtftParts parts = ttft_parts(r);
+  ingress_ += parts.ingress;
+  queue_ += parts.queue;
+  prefill_ += parts.prefill;
+  transfer_ += parts.transfer;
+  first_step_ += parts.first_step;
   if (r.moved > 0) {
     ++moved_;
     moving_ += r.moved - r.handed_over;
   }
-  // Where the decode engine makes the first token, its step begins after the move.
-  const bool waited = r.moved > 0 && r.prefill_done >= r.moved;
-  prefill_ += (waited ? r.handed_over : r.prefill_done) - r.scheduled;
-  if (waited) transfer_ += r.prefill_done - r.handed_over;
-  first_step_ += r.first_token - r.prefill_done;
   const auto within = [](Picoseconds t, const std::optional<double>& limit) {
     return !limit || to_ms(t) <= *limit;
   };

@@ -30,6 +30,16 @@ struct RequestRecord {
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
 
+// What its time to first token is made of; they add up to first_token - arrival.
+struct TtftParts {
+  Picoseconds ingress = 0;     // to the engine's queue; with autoscale also in front of the router
+  Picoseconds queue = 0;       // until it is first scheduled
+  Picoseconds prefill = 0;     // until the step with its last chunk begins
+  Picoseconds transfer = 0;    // of its cache, where the decode engine makes the first token
+  Picoseconds first_step = 0;  // that step, and the way to the client
+};
+TtftParts ttft_parts(const RequestRecord& record);
+
 // Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's
 // --goodput does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.
 struct Slo {
@@ -91,6 +101,17 @@ class MetricsCollector {
   void add(const RequestRecord& record);
   void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
                 std::int64_t sequences);  // ITL ramps
+  void note_first_token(Picoseconds ttft) {
+    recent_ttft_ += ttft;
+    ++recent_first_tokens_;
+  }
+  // Mean of those noted since the last call; nullopt: none.
+  std::optional<Picoseconds> take_recent_ttft() {
+    if (recent_first_tokens_ == 0) return std::nullopt;
+    const auto mean = static_cast<Picoseconds>(recent_ttft_ / recent_first_tokens_);
+    recent_ttft_ = recent_first_tokens_ = 0;
+    return mean;
+  }
   // A sequence verified so many drafted tokens and has so many drafts for its next step.
   void add_verification(std::int32_t drafted, std::int32_t accepted, std::int32_t drafts) {
     ++speculation_.asked;
@@ -133,6 +154,8 @@ class MetricsCollector {
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
   Sum ingress_ = 0, queue_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
   std::int64_t moved_ = 0;
+  Sum recent_ttft_ = 0;
+  std::int64_t recent_first_tokens_ = 0;
 };
 
 }  // namespace foretoken

@@ -31,6 +31,7 @@ struct alignas(64) Sequence {
   std::int32_t cached_tokens =
       -1;  // prompt tokens found in the cache at first admission; -1: not yet admitted
 
+  std::int32_t uncached = 0;  // prompt tokens that its router expected to be computed
   Request request;
   Picoseconds queued = 0, scheduled = 0, prefill_start = 0, first_token = 0;
   Picoseconds handed_over = 0, moved = 0;  // prompt computed elsewhere, its cache here; 0: not moved

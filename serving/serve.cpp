@@ -6,12 +6,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 
 #include "base/error.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
 #include "serving/kv_moves.h"
+#include "serving/replicas.h"
 
 namespace foretoken {
 namespace {
@@ -195,21 +197,36 @@ struct Averages {
   }
 };
 
-class Loop {
+// The rule for decode engines, to which no prompt goes.
+RouterConfig by_load(RouterConfig config) {
+  const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
+                     config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost;
+  if (looks) config.kind = RouterKind::kLeastOutstanding;
+  return config;
+}
+
+std::size_t replicas_of(const ServeOptions& options) {
+  return options.engines.size() == 1 ? static_cast<std::size_t>(std::max(options.replicas, 1))
+                                     : options.engines.size();
+}
+
+class Loop : private ReplicaView {
  public:
   Loop(Workload& workload, Backend& backend, const ServeOptions& options)
       : workload_(workload),
         backend_(backend),
         options_(options),
         metrics_(options.slo, options.keep_records),
-        router_(options.router),
-        decode_router_(options.router),
         prefill_(prefill_engines(options.engines)),
+        router_(options.router, prefill_ > 0 ? prefill_ : replicas_of(options)),
+        decode_router_(by_load(options.router), prefill_ > 0 ? options.engines.size() - prefill_ : 1),
         moves_(prefill_ > 0 ? options.engines.size() : 0),
+        replicas_(options.autoscale, replicas_of(options)),
+        autoscaler_(options.autoscale),
         heap_(static_cast<std::size_t>(std::max(options.replicas, 1))) {
     if (options.engines.empty()) throw Error("engine", "no engine is configured");
     const bool same = options.engines.size() == 1;
-    const std::size_t replicas = same ? static_cast<std::size_t>(options.replicas) : options.engines.size();
+    const std::size_t replicas = replicas_of(options);
     if (options.replicas < 1) throw Error("replicas", "must be at least 1");
     if (!same && static_cast<std::size_t>(options.replicas) != replicas) {
       throw Error("replicas",
@@ -218,13 +235,15 @@ class Loop {
                               options.replicas, options.engines.size()));
     }
     if (options.ingress < 0 || options.egress < 0) throw Error("ingress", "delays must be at least 0");
-    const EngineContext context{workload, backend, options_, metrics_};
+    check_autoscale(replicas);
     for (std::size_t i = 0; i < replicas; ++i) {
-      const EngineConfig& config = options.engines[same ? 0 : i];
-      check(config, backend);
-      engines_.push_back(std::make_unique<Engine>(static_cast<std::int32_t>(i), config, context));
+      check(options.engines[same ? 0 : i], backend);
+      engines_.push_back(make_engine(static_cast<std::int32_t>(i)));
+      if (replicas_.state(static_cast<std::int32_t>(i)) != Replicas::State::kServing)
+        router_.set_available(static_cast<std::int32_t>(i), false);
     }
-    outstanding_.resize(replicas);
+    result_.over_time.period = options.sample_period;
+    if (options.autoscale.on) next_decision_ = options.autoscale.interval;
     loads_.resize(replicas);
     is_ready_.resize(replicas);
   }
@@ -235,11 +254,15 @@ class Loop {
       if (const auto arrival = workload_.next_arrival()) {
         next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
       }
+      if (next != kNever || !unrouted_.empty())
+        next = std::min({next, replicas_.next_start(), next_decision_});
       if (next == kNever) break;
+      if (options_.sample_over_time) sample(next);
       averages_.advance(std::max(next, now_));
       now_ = averages_.now;
       commit_ended();
       finish_moves();
+      scale();
       admit_arrived();
       commit_ended();  // spans that an arrival cut at this very time: nobody finishes in these
       launch_ready();
@@ -261,8 +284,8 @@ class Loop {
         workload_.finished(request, now_ + options_.egress);
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
-      outstanding_[static_cast<std::size_t>(e)] -=
-          static_cast<std::int64_t>(finished_.size() + computed_.size());
+      for (const Request& request : finished_) left(e, request);
+      for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
       if (prefill_ > 0 && !finished_.empty() && static_cast<std::size_t>(e) >= prefill_)
@@ -275,9 +298,10 @@ class Loop {
   void hand_over() {
     if (handed_.empty() && roomier_.empty()) return;
     for (const KvMoves::Computed& c : handed_) {
-      const auto decode = std::span<const std::int64_t>(outstanding_).subspan(prefill_);
-      const auto e = static_cast<std::int32_t>(prefill_) + decode_router_.pick(decode);
-      ++outstanding_[static_cast<std::size_t>(e)];
+      const Request& request = engines_[static_cast<std::size_t>(c.engine)]->sequence(c.place).request;
+      const std::int32_t picked = decode_router_.pick(request, {}, *this);
+      decode_router_.sent(picked, request);
+      const auto e = static_cast<std::int32_t>(prefill_) + picked;
       ++averages_.waiting;
       moves_.wait_for(e, c);
       roomier_.push_back(e);
@@ -336,22 +360,107 @@ class Loop {
       if (request.input_len < 1 || request.output_len < 1) {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
-      const std::span<const std::int64_t> outstanding = outstanding_;
-      const std::int32_t e = router_.pick(prefill_ > 0 ? outstanding.first(prefill_) : outstanding);
-      Engine& engine = *engines_[static_cast<std::size_t>(e)];
-      auto reason = engine.refuses(request);
+      hashes_.clear();
+      const std::int32_t e = router_.pick(request, workload_.content(request), *this);
+      auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
         if (result_.rejected++ == 0) result_.rejected_reason = *reason;
         workload_.finished(request, now_ + options_.egress);
         continue;
       }
-      ++outstanding_[static_cast<std::size_t>(e)];
-      engine.enqueue(request, now_);
-      update_load(e);
-      settle(e);
+      if (e < 0) {
+        unrouted_.push_back(request);
+        ++averages_.waiting;
+        if (replicas_.coming() == 0) replicas_.start(now_);
+      } else {
+        send(request, e);
+      }
       check_backlog();
     }
+  }
+
+  void send(const Request& request, std::int32_t e) {
+    Engine& engine = *engines_[static_cast<std::size_t>(e)];
+    router_.sent(e, request);
+    // Only a router that counts what isn't cached needs to know.
+    const bool counts = options_.router.kind == RouterKind::kKvCost;
+    engine.enqueue(request, now_, counts ? engine.state(request, hashes_).cached_tokens : 0);
+    update_load(e);
+    settle(e);
+  }
+
+  std::unique_ptr<Engine> make_engine(std::int32_t e) {
+    const bool same = options_.engines.size() == 1;
+    return std::make_unique<Engine>(e, options_.engines[same ? 0 : static_cast<std::size_t>(e)],
+                                    EngineContext{workload_, backend_, options_, metrics_});
+  }
+
+  void check_autoscale(std::size_t replicas) const {
+    const AutoscaleConfig& a = options_.autoscale;
+    if (!a.on) return;
+    require(options_.engines.size() == 1, "autoscale", "is modelled for replicas that are all alike");
+    require(a.min_replicas >= 0 && a.min_replicas <= a.max_replicas &&
+                a.max_replicas == static_cast<std::int64_t>(replicas),
+            "min_replicas", fmt::format("{} is not from 0 to {}", a.min_replicas, replicas));
+    require(a.target > 0 && a.tolerance >= 0, "target", "must be above 0");
+    require(a.interval > 0 && a.startup >= 0 && a.scale_down_window >= 0, "interval_s", "must be above 0");
+  }
+
+  // Replicas that are ready now begin, with an empty cache; then it is decided how many there should be.
+  void scale() {
+    for (std::int32_t r; (r = replicas_.finish_start(now_)) >= 0;) {
+      std::unique_ptr<Engine>& engine = engines_[static_cast<std::size_t>(r)];
+      // One that still computes a row of a request that has ended (SGLang's overlap) is warm.
+      if (engine->num_steps() > 0 && engine->is_idle()) {
+        add_up(*engine);
+        engine = make_engine(r);
+      }
+      router_.set_available(r, true);
+      for (; !unrouted_.empty(); unrouted_.pop_front()) {
+        const Request& request = unrouted_.front();
+        hashes_.clear();
+        --averages_.waiting;
+        send(request, router_.pick(request, workload_.content(request), *this));
+      }
+    }
+    if (now_ < next_decision_) return;
+    const AutoscaleConfig& a = options_.autoscale;
+    next_decision_ = (now_ / a.interval + 1) * a.interval;
+    std::int64_t current = replicas_.coming();
+    const auto recent = metrics_.take_recent_ttft();
+    if (current == 0) return;
+    double ratio = 1;
+    if (a.metric == ScaleMetric::kOutstanding)
+      ratio = static_cast<double>(router_.outstanding() + std::ssize(unrouted_)) /
+              (static_cast<double>(current) * a.target);
+    else if (recent)
+      ratio = to_ms(*recent) / a.target;
+    else if (router_.outstanding() == 0 && unrouted_.empty())
+      ratio = 0;
+    const std::int64_t wanted = autoscaler_.desired(now_, current, ratio);
+    for (; current < wanted && replicas_.start(now_) >= 0; ++current) continue;
+    for (; current > wanted; --current) {
+      const std::int32_t r = replicas_.end_one(now_);
+      if (r < 0) continue;
+      router_.set_available(r, false);
+      if (router_.outstanding(r) == 0) replicas_.stop(r, now_);
+    }
+  }
+
+  ReplicaState state(std::int32_t replica, const Request& request) override {
+    Engine& engine = *engines_[static_cast<std::size_t>(replica)];
+    engine.catch_up(now_);
+    return engine.state(request, hashes_);
+  }
+
+  void left(std::int32_t e, const Request& request) {
+    if (prefill_ > 0 && static_cast<std::size_t>(e) >= prefill_)
+      decode_router_.left(e - static_cast<std::int32_t>(prefill_), request);
+    else
+      router_.left(e, request);
+    if (replicas_.state(e) == Replicas::State::kDraining && router_.outstanding(e) == 0)
+      replicas_.stop(e, now_);
   }
 
   void launch_ready() {
@@ -418,43 +527,68 @@ class Loop {
     }
   }
 
-  ServeResult summarize() {
-    ServingMetrics m = metrics_.summarize();
-    TokenCounts counts;
-    Picoseconds busy = 0;
-    for (const auto& engine : engines_) {
-      const TokenCounts c = engine->counts();
-      counts.queried += c.queried;
-      counts.hit += c.hit;
-      result_.scheduled_tokens += c.scheduled;
-      result_.reused_tokens += c.reused;
-      result_.discarded_tokens += c.discarded;
-      result_.unaccepted_tokens += c.unaccepted;
-      result_.reserved_tokens += c.reserved;
-      result_.filled_tokens += c.filled;
-      result_.beam_blocks += c.beam_blocks;
-      result_.unshared_beam_blocks += c.unshared_beam_blocks;
-      result_.swapped_out_blocks += c.swapped_out;
-      result_.swapped_in_blocks += c.swapped_in;
-      result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine->peak_host_blocks());
-      m.num_steps += engine->num_steps();
-      m.peak_kv_usage = std::max(m.peak_kv_usage, engine->peak_kv_usage());
-      busy += engine->busy();
-      if (!result_.aborted && !engine->all_blocks_free()) {
-        throw std::logic_error("KV blocks are still held after the last request");
+  // At the times before the next event, when all of the last one is done: a step that starts at such a time
+  // has.
+  void sample(Picoseconds next) {
+    for (; result_.over_time.next() < next;) {
+      OverTime::Sample s{result_.over_time.next(), averages_.running, averages_.waiting};
+      for (std::size_t e = 0; e < engines_.size(); ++e) {
+        const Replicas::State state = replicas_.state(static_cast<std::int32_t>(e));
+        if (state == Replicas::State::kOff || state == Replicas::State::kStarting) continue;
+        engines_[e]->catch_up(s.time + 1);
+        const double usage = engines_[e]->kv_usage();
+        ++s.replicas;
+        s.mean_kv_usage += usage;
+        s.most_kv_usage = std::max(s.most_kv_usage, usage);
       }
+      if (s.replicas > 0) s.mean_kv_usage /= static_cast<double>(s.replicas);
+      result_.over_time.add(s);
     }
-    if (counts.queried > 0) {
-      m.prefix_cache_hit_rate = static_cast<double>(counts.hit) / static_cast<double>(counts.queried);
-    }
+  }
+
+  // What an engine has done, when it is about to go.
+  void add_up(const Engine& engine) {
+    const TokenCounts c = engine.counts();
+    queried_ += c.queried;
+    hit_ += c.hit;
+    result_.scheduled_tokens += c.scheduled;
+    result_.reused_tokens += c.reused;
+    result_.discarded_tokens += c.discarded;
+    result_.unaccepted_tokens += c.unaccepted;
+    result_.reserved_tokens += c.reserved;
+    result_.filled_tokens += c.filled;
+    result_.beam_blocks += c.beam_blocks;
+    result_.unshared_beam_blocks += c.unshared_beam_blocks;
+    result_.swapped_out_blocks += c.swapped_out;
+    result_.swapped_in_blocks += c.swapped_in;
+    result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine.peak_host_blocks());
+    steps_ += engine.num_steps();
+    peak_kv_usage_ = std::max(peak_kv_usage_, engine.peak_kv_usage());
+    busy_ += engine.busy();
+    if (!result_.aborted && !engine.all_blocks_free())
+      throw std::logic_error("KV blocks are still held after the last request");
+  }
+
+  ServeResult summarize() {
+    for (const auto& engine : engines_) add_up(*engine);
+    result_.replica_seconds = replicas_.paid_seconds(now_);
+    result_.most_replicas = replicas_.most();
+    result_.replica_starts = replicas_.started();
+    result_.replica_ends = replicas_.ended();
+    ServingMetrics m = metrics_.summarize();
+    m.num_steps = steps_;
+    m.peak_kv_usage = peak_kv_usage_;
+    if (queried_ > 0) m.prefix_cache_hit_rate = static_cast<double>(hit_) / static_cast<double>(queried_);
     const double time = result_.aborted ? static_cast<double>(now_ - std::max(first_arrival_, Picoseconds{0}))
                                         : m.duration * kPicosPerSecond;
-    if (time > 0) {
+    const double engine_time = options_.autoscale.on ? result_.replica_seconds * kPicosPerSecond
+                                                     : time * static_cast<double>(engines_.size());
+    if (time > 0 && engine_time > 0) {
       m.mean_running = static_cast<double>(averages_.running_time) / time;
       m.mean_waiting = static_cast<double>(averages_.waiting_time) / time;
       m.transfers.mean_moving = static_cast<double>(averages_.moving_time) / time;
       // A step that computes nothing but rows of ended requests may outlast the last one (overlap scheduler).
-      m.busy_share = std::min(1.0, static_cast<double>(busy) / (time * static_cast<double>(engines_.size())));
+      m.busy_share = std::min(1.0, static_cast<double>(busy_) / engine_time);
     }
     if (moves_.count() > 0)
       m.transfers.link_ms = to_ms(moves_.on_links()) / static_cast<double>(moves_.count());
@@ -469,12 +603,16 @@ class Loop {
   Backend& backend_;
   const ServeOptions& options_;
   MetricsCollector metrics_;
-  Router router_, decode_router_;
   const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
+  Router router_, decode_router_;
+  BlockHashes hashes_;  // of the request that is being routed
   KvMoves moves_;
+  Replicas replicas_;
+  Autoscaler autoscaler_;
+  Picoseconds next_decision_ = kNever;
+  std::deque<Request> unrouted_;  // came while no replica served
   std::vector<std::unique_ptr<Engine>> engines_;
   EngineHeap heap_;
-  std::vector<std::int64_t> outstanding_;
   std::vector<RankLoad> loads_;  // as counted in averages_
   std::vector<std::int32_t> ready_;
   std::vector<char> is_ready_;
@@ -484,7 +622,9 @@ class Loop {
   std::vector<std::int32_t> roomier_;  // decode engines to which a cache may move now
   Averages averages_;
   Picoseconds now_ = 0, first_arrival_ = -1;
-  std::int64_t completed_ = 0;
+  std::int64_t completed_ = 0, queried_ = 0, hit_ = 0, steps_ = 0;
+  double peak_kv_usage_ = 0;
+  Picoseconds busy_ = 0;
   std::uint64_t events_ = 0;
   ServeResult result_;
 };

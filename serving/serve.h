@@ -9,9 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "serving/autoscaler.h"
 #include "serving/backend.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
+#include "serving/over_time.h"
+#include "serving/router.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
 
@@ -155,8 +158,6 @@ struct EngineConfig {  // one replica: ranks that step together (1 unless attent
   EngineRole role = EngineRole::kWhole;
 };
 
-enum class RouterKind { kRoundRobin, kLeastOutstanding };
-
 struct ServeOptions {
   // One entry: used for all `replicas`; else one for each. Engines that only prefill come before those that
   // only decode; each of the former has a port to send through and each of the latter one to receive through.
@@ -165,13 +166,20 @@ struct ServeOptions {
   // Disaggregated: the client's first token is the one that the decode engine makes of the prompt's last
   // token once the cache is there (vLLM), not the one that the prefill engine ends with (DistServe).
   bool decode_makes_first_token = false;
-  RouterKind router = RouterKind::kRoundRobin;
+  // Disaggregated: of the prefill engines; decode engines by the same rule if it looks at loads alone, else
+  // by the fewest outstanding requests.
+  RouterConfig router;
+  // Of `replicas` engines alike as many serve as it decides; requests that come while none does wait in front
+  // of the router. Not with engines that only prefill.
+  AutoscaleConfig autoscale;
   Slo slo;
   bool use_spans = true;
   bool keep_records = false;
-  Picoseconds ingress = 0;             // client to engine queue, per request
-  Picoseconds egress = 0;              // token produced to token at the client
-  TimelineWriter* timeline = nullptr;  // Perfetto trace, or a recording; may be null
+  bool sample_over_time = false;
+  Picoseconds sample_period = OverTime().period;  // shorter in tests
+  Picoseconds ingress = 0;                        // client to engine queue, per request
+  Picoseconds egress = 0;                         // token produced to token at the client
+  TimelineWriter* timeline = nullptr;             // Perfetto trace, or a recording; may be null
   std::function<void(double done_share)> progress;
   const std::atomic<bool>* stop = nullptr;  // set: throw Interrupted
   // Give up (ServeResult::aborted) when a request can never be served, or when mean waiting grows past this
@@ -206,6 +214,10 @@ struct ServeResult {
                ? 1 - static_cast<double>(beam_blocks) / static_cast<double>(unshared_beam_blocks)
                : 0;
   }
+  OverTime over_time;  // empty unless it is asked for
+  // Replicas that serve, start or end, over time; how often one started after the beginning, and ended.
+  double replica_seconds = 0;
+  std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
 };
 

@@ -221,6 +221,12 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                             {"blocks", s.served.beam_blocks},
                             {"unshared_blocks", s.served.unshared_beam_blocks},
                             {"shared_block_share", s.served.shared_block_share()}};
+  if (d.scenario.cluster.autoscale)
+    j["autoscale"] = Json{{"mean_replicas", s.mean_replicas()},
+                          {"most_replicas", s.served.most_replicas},
+                          {"replica_hours", s.served.replica_seconds / 3600},
+                          {"starts", s.served.replica_starts},
+                          {"ends", s.served.replica_ends}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
   j["aborted"] = s.served.aborted;
@@ -237,25 +243,39 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                                     : Json(nullptr);
   j["memory"] = memory_json(d.memory);
   if (!detailed) return j;
-  // vLLM's --save-detailed arrays, index-aligned; times in seconds.
-  Json inputs = Json::array(), outputs = Json::array(), starts = Json::array(), ttfts = Json::array(),
-       latencies = Json::array(), queues = Json::array(), engines = Json::array();
-  for (const RequestRecord& r : s.served.records) {
-    inputs.push_back(r.input_len);
-    outputs.push_back(r.output_len);
-    starts.push_back(to_seconds(r.arrival).value);
-    ttfts.push_back(to_seconds(r.first_token - r.arrival).value);
-    latencies.push_back(to_seconds(r.finish - r.arrival).value);
-    queues.push_back(to_seconds(r.scheduled - r.queued).value);
-    engines.push_back(r.engine);
-  }
-  j["input_lens"] = std::move(inputs);
-  j["output_lens"] = std::move(outputs);
-  j["start_times"] = std::move(starts);
-  j["ttfts"] = std::move(ttfts);
-  j["latencies"] = std::move(latencies);
-  j["queue_times"] = std::move(queues);
-  j["engines"] = std::move(engines);
+  // vLLM's --save-detailed arrays, index-aligned, and beside them what the times to first token are made of;
+  // in seconds.
+  const auto array = [&](const char* key, auto value) {
+    Json values = Json::array();
+    for (const RequestRecord& r : s.served.records) values.push_back(value(r));
+    j[key] = std::move(values);
+  };
+  const auto seconds = [](Picoseconds t) { return to_seconds(t).value; };
+  array("input_lens", [](const RequestRecord& r) { return r.input_len; });
+  array("output_lens", [](const RequestRecord& r) { return r.output_len; });
+  array("start_times", [&](const RequestRecord& r) { return seconds(r.arrival); });
+  array("ttfts", [&](const RequestRecord& r) { return seconds(r.first_token - r.arrival); });
+  array("latencies", [&](const RequestRecord& r) { return seconds(r.finish - r.arrival); });
+  array("queue_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).queue); });
+  array("ingress_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).ingress); });
+  array("prefill_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).prefill); });
+  array("transfer_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).transfer); });
+  array("first_step_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).first_step); });
+  array("cached_tokens", [](const RequestRecord& r) { return r.cached_tokens; });
+  array("request_preemptions", [](const RequestRecord& r) { return r.preemptions; });
+  array("engines", [](const RequestRecord& r) { return r.engine; });
+  Json over_time{{"period", seconds(s.served.over_time.period)}};
+  const auto series = [&](const char* key, auto value) {
+    Json values = Json::array();
+    for (const OverTime::Sample& sample : s.served.over_time.samples) values.push_back(value(sample));
+    over_time[key] = std::move(values);
+  };
+  series("running", [](const OverTime::Sample& o) { return o.running; });
+  series("waiting", [](const OverTime::Sample& o) { return o.waiting; });
+  series("replicas", [](const OverTime::Sample& o) { return o.replicas; });
+  series("mean_kv_usage", [](const OverTime::Sample& o) { return o.mean_kv_usage; });
+  series("most_kv_usage", [](const OverTime::Sample& o) { return o.most_kv_usage; });
+  j["over_time"] = std::move(over_time);
   return j;
 }
 

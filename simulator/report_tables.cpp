@@ -1,6 +1,7 @@
 // Results as the tables that people read: at most 100 columns wide, the answer first.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "simulator/report.h"
@@ -205,6 +206,41 @@ std::vector<Table> estimate_tables(const Deployment& d, const Estimate& e,
   return tables;
 }
 
+// Where the time of those went that waited longest.
+Table slowest_first_tokens(const std::vector<RequestRecord>& records) {
+  constexpr std::size_t kShown = 5;
+  std::vector<const RequestRecord*> slowest;
+  for (const RequestRecord& r : records) slowest.push_back(&r);
+  const std::size_t shown = std::min(kShown, slowest.size());
+  const auto ttft = [](const RequestRecord* r) { return r->first_token - r->arrival; };
+  std::partial_sort(slowest.begin(), slowest.begin() + static_cast<std::ptrdiff_t>(shown), slowest.end(),
+                    [&](const RequestRecord* a, const RequestRecord* b) {
+                      return ttft(a) != ttft(b) ? ttft(a) > ttft(b) : a->id < b->id;
+                    });
+  Table t;
+  t.title = "The slowest first tokens (ms)";
+  t.columns = {{"request", "request"},
+               {"engine", "engine"},
+               {"input", "prompt"},
+               {"cached", "cached"},
+               {"ttft", "TTFT"},
+               {"ingress", "ingress"},
+               {"queue", "queue"},
+               {"prefill", "prefill"},
+               {"transfer", "transfer"},
+               {"first_step", "first step"},
+               {"preemptions", "preempted"}};
+  for (std::size_t i = 0; i < shown; ++i) {
+    const RequestRecord& r = *slowest[i];
+    const TtftParts p = ttft_parts(r);
+    t.add({r.id, static_cast<std::int64_t>(r.engine), static_cast<std::int64_t>(r.input_len),
+           static_cast<std::int64_t>(r.cached_tokens), to_ms(ttft(&r)), to_ms(p.ingress), to_ms(p.queue),
+           to_ms(p.prefill), to_ms(p.transfer), to_ms(p.first_step),
+           static_cast<std::int64_t>(r.preemptions)});
+  }
+  return t;
+}
+
 std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   const ServingMetrics& m = s.served.metrics;
   Table latency;
@@ -252,6 +288,12 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("prompt to cache at the decode engine (ms), mean"), m.transfers.mean_ms});
     load.add({std::string("of it on the link (ms), mean"), m.transfers.link_ms});
   }
+  if (d.scenario.cluster.autoscale) {
+    load.add({std::string("replicas, mean"), s.mean_replicas()});
+    load.add({std::string("replicas, most"), s.served.most_replicas});
+    load.add({std::string("replicas started, ended"),
+              fmt::format("{}, {}", s.served.replica_starts, s.served.replica_ends)});
+  }
   load.add({std::string("running sequences, mean"), m.mean_running});
   load.add({std::string("waiting requests, mean"), m.mean_waiting});
   load.add({std::string("engine time in steps"), percent(m.busy_share)});
@@ -276,7 +318,9 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   load.notes.push_back(basis_sentence(s.basis.share) + fmt::format(" Host time {}. Error of step times +-{}.",
                                                                    percent(s.basis.host_share),
                                                                    percent(s.basis.relative_error)));
-  return {latency, load};
+  std::vector<Table> tables{latency, load};
+  if (!s.served.records.empty()) tables.push_back(slowest_first_tokens(s.served.records));
+  return tables;
 }
 
 std::vector<Table> plan_tables(const PlanResult& p) {

@@ -30,6 +30,21 @@ constexpr MetricKey kHeadline[] = {
     {"p99_e2el_ms", [](const ServingMetrics& m) { return m.e2el.p99; }},
 };
 
+RouterConfig router_config(const Scenario& scenario) {
+  const ClusterSection& c = scenario.cluster;
+  RouterConfig r;
+  r.kind = static_cast<RouterKind>(std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) -
+                                   std::begin(kRouterNames));
+  r.seed = static_cast<std::uint64_t>(scenario.workload.seed);
+  r.prefix_tokens = c.router_prefix_tokens.value_or(r.prefix_tokens);
+  r.load_bound = c.router_load_bound.value_or(r.load_bound);
+  r.prefix_weight = c.router_prefix_weight.value_or(r.prefix_weight);
+  r.queue_weight = c.router_queue_weight.value_or(r.queue_weight);
+  r.kv_weight = c.router_kv_weight.value_or(r.kv_weight);
+  r.overlap_weight = c.kv_overlap_score_weight.value_or(r.overlap_weight);
+  return r;
+}
+
 ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) {
   ServeOptions o;
   const auto engine = [](const Deployment& of, EngineRole role) {
@@ -46,12 +61,24 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
     o.engines = {engine(d, EngineRole::kWhole)};
   }
   o.replicas = d.engines();
-  o.router = d.scenario.cluster.router == "least_outstanding" ? RouterKind::kLeastOutstanding
-                                                              : RouterKind::kRoundRobin;
+  o.router = router_config(d.scenario);
+  if (const auto& a = d.scenario.cluster.autoscale) {
+    const auto time = [](double seconds) { return to_picoseconds(Seconds(seconds)); };
+    o.autoscale = {true,
+                   a->min_replicas,
+                   o.replicas,
+                   a->metric == "ttft_ms" ? ScaleMetric::kTtft : ScaleMetric::kOutstanding,
+                   *a->target,
+                   a->tolerance,
+                   time(a->interval_s),
+                   time(a->startup_s),
+                   time(a->scale_down_window_s)};
+  }
   const SloSection& slo = d.scenario.slo;
   o.slo = {slo.ttft_ms, slo.tpot_ms, slo.e2el_ms, slo.itl_ms, slo.percentile};
   o.use_spans = options.use_spans;
   o.keep_records = options.keep_records;
+  o.sample_over_time = options.sample_over_time;
   o.ingress = to_picoseconds(d.behavior.ingress);
   o.egress = to_picoseconds(d.behavior.egress);
   o.timeline = options.timeline;
@@ -108,7 +135,10 @@ namespace {
 // What the served requests cost and whether the deployment keeps up.
 void conclude(Simulation& s, const Deployment& d) {
   s.has_price = d.has_price;
-  s.usd_per_hour = d.usd_per_device_hour * static_cast<double>(d.devices());
+  double devices = static_cast<double>(d.devices());
+  if (d.scenario.cluster.autoscale && s.served.metrics.duration > 0)
+    devices *= s.served.replica_seconds / (s.served.metrics.duration * static_cast<double>(d.engines()));
+  s.usd_per_hour = d.usd_per_device_hour * devices;
   if (d.has_price)
     s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, s.served.metrics.output_throughput);
   judge_stability(s, d);

@@ -26,6 +26,7 @@ Interval with_engine_error(double value, const Interval& steps, double engine_er
 struct SimulateOptions {
   bool use_spans = true;
   bool keep_records = false;
+  bool sample_over_time = false;
   bool intervals = true;  // simulate again with prices at the ends of their interval
   std::int64_t abort_backlog = 0;
   TimelineWriter* timeline = nullptr;
@@ -39,7 +40,10 @@ struct Simulation {
   std::map<std::string, Interval> interval;  // by result key, 90 %
   double usd_per_million_tokens = 0;         // output tokens; meaningful when has_price
   bool has_price = false;
-  double usd_per_hour = 0;
+  double usd_per_hour = 0;  // with autoscale: of the replicas that there were, on average
+  double mean_replicas() const {
+    return served.metrics.duration > 0 ? served.replica_seconds / served.metrics.duration : 0;
+  }
   std::string stability;  // "stable", "backlogged", "overloaded"
   std::string stability_reason;
   std::string workload;  // Workload::describe()

@@ -114,6 +114,24 @@ RadixCache::Match RadixCache::match(std::span<const TokenRun> key, std::int64_t 
   return descend(key, tokens, end);
 }
 
+std::int64_t RadixCache::matching(std::span<const TokenRun> key, std::int64_t tokens) const {
+  Cursor c;
+  Node node = kRoot;
+  std::int64_t matched = 0;
+  tokens = tokens / page_ * page_;
+  while (matched < tokens) {
+    const auto found = edges_.find({node, page_hash(key, c)});
+    if (found == edges_.end()) break;
+    node = found->second;
+    const Entry& entry = nodes_[static_cast<std::size_t>(node)];
+    const std::int64_t n = common(entry, key, c, tokens - matched);
+    matched += n;
+    if (n < entry.tokens) break;
+    move_on(key, c, n);
+  }
+  return matched;
+}
+
 RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int64_t tokens,
                                         std::span<const Page> pages) {
   tokens = tokens / page_ * page_;

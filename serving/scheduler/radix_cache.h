@@ -40,6 +40,8 @@ class RadixCache {
   // The longest prefix of the key's first `tokens` tokens that is in the tree; splits the node in which it
   // ends.
   Match match(std::span<const TokenRun> key, std::int64_t tokens);
+  // Its length alone; nothing is split, nothing counts as used.
+  std::int64_t matching(std::span<const TokenRun> key, std::int64_t tokens) const;
   // Puts the whole pages of the key's first `tokens` tokens into the tree. `existing` of them were there.
   struct Inserted {
     Node node = kRoot;

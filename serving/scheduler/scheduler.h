@@ -70,6 +70,12 @@ class Scheduler {
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
 
+  // Leading tokens of the prompt that its prefix cache would give now; changes nothing. hashes: as far as
+  // they are needed, of this request's blocks.
+  virtual std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const {
+    return (void)request, (void)hashes, 0;
+  }
+
   virtual std::int64_t running() const = 0;
   virtual std::int64_t waiting() const = 0;
   virtual const TokenCounts& counts() const = 0;

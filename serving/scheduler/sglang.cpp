@@ -396,4 +396,11 @@ void SglangScheduler::advance(std::int64_t steps) {
   }
 }
 
+std::int64_t SglangScheduler::cached_tokens(const Request& request, BlockHashes&) const {
+  if (!caching()) return 0;
+  std::vector<TokenRun> key;
+  token_key(request, workload_.content(request), request.input_len - 1, key);
+  return tree_.matching(key, request.input_len - 1);
+}
+
 }  // namespace foretoken

@@ -26,6 +26,7 @@ class SglangScheduler : public Scheduler {
   bool arrival_matters() const override { return !full_ || config_.sglang.scheduler_recv_interval > 1; }
   void advance(std::int64_t steps) override;
   void finish(std::span<const std::int32_t> slots) override;
+  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override;
   std::int64_t running() const override {
     return static_cast<std::int64_t>(running_.size()) + (chunked_ >= 0 ? 1 : 0);
   }

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "serving/scheduler/batch_builder.h"
+#include "serving/scheduler/prefix_lookup.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
@@ -23,6 +24,10 @@ class TrtllmScheduler : public Scheduler {
   bool arrival_matters() const override;
   void advance(std::int64_t steps) override;
   void finish(std::span<const std::int32_t> slots) override;
+  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override {
+    return caching() ? cached_prefix(pool_, config_.block_size, request, workload_.content(request), hashes)
+                     : 0;
+  }
   std::int64_t running() const override { return started_; }
   std::int64_t waiting() const override {
     return static_cast<std::int64_t>(queue_.size() + active_.size()) - started_;

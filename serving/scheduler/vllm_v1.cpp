@@ -280,6 +280,8 @@ void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
   for (; s.entered_blocks < full; ++s.entered_blocks) {
+    const std::int64_t later = s.entered_blocks + static_cast<std::int64_t>(KvBlockPool::kAhead);
+    if (later < full) pool_.prefetch(s.hashes[later]);
     pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
   }
 }
@@ -294,9 +296,13 @@ void VllmV1Scheduler::find_hits(Sequence& s) {
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
   if (beams() > 1) most = std::min(most, prompt_blocks(s));
   for (std::int64_t b = 0; b < most; ++b) {
-    if (s.hashes.size() <= b) {
-      s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
+    // Where one was found more will be.
+    const std::int64_t later =
+        b == 0 ? 0 : std::min(b + static_cast<std::int64_t>(KvBlockPool::kAhead), most - 1);
+    if (s.hashes.size() <= later) {
+      s.hashes.extend(later + 1, config_.block_size, s.request, workload_.content(s.request));
     }
+    pool_.prefetch(s.hashes[later]);
     const KvBlockPool::Block block = pool_.find(s.hashes[b]);
     if (block < 0) return;
     hits_.push_back(block);

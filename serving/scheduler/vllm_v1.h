@@ -8,6 +8,7 @@
 
 #include "serving/host_block_pool.h"
 #include "serving/region_pool.h"
+#include "serving/scheduler/prefix_lookup.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
@@ -35,6 +36,10 @@ class VllmV1Scheduler : public Scheduler {
   void release(std::int32_t slot) override { release_blocks(sequences_[slot]); }
   bool reserve(std::int32_t slot) override;
   void arrive(std::int32_t slot) override;
+  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override {
+    return caching() ? cached_prefix(pool_, config_.block_size, request, workload_.content(request), hashes)
+                     : 0;
+  }
   std::int64_t running() const override { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const override {
     return static_cast<std::int64_t>(waiting_.size() + arrived_.size());

@@ -269,9 +269,16 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
   EXPECT_NE(error(s).find("s.json:/cluster/pools: pools is not modelled by this build"), std::string::npos);
   s = scenario_on("H100");
   s.cluster.router = "prefix_aware";
+  EXPECT_EQ(
+      error(s),
+      "s.json:/cluster/router: \"prefix_aware\" is not modelled by this build; it models round_robin, "
+      "random, least_outstanding, least_tokens, power_of_two, session_sticky, prefix_affine, precise_prefix, "
+      "kv_cost");
+  s = scenario_on("H100");
+  s.cluster.router_load_bound = 1.5;
   EXPECT_EQ(error(s),
-            "s.json:/cluster/router: \"prefix_aware\" is not modelled by this build; it models round_robin, "
-            "least_outstanding");
+            "s.json:/cluster/router_load_bound: belongs to router \"prefix_affine\", and the router is "
+            "\"round_robin\"; leave it out");
   s = scenario_on("H100");
   s.engine.behavior = "nanoflow";
   EXPECT_NE(error(s).find("s.json:/engine/behavior: \"nanoflow\" is not modelled by this build"),

@@ -97,7 +97,7 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
   EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
   s.options.engines = {engine};
   s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
-  s.options.router = chance(0.5) ? RouterKind::kRoundRobin : RouterKind::kLeastOutstanding;
+  s.options.router.kind = static_cast<RouterKind>(pick(0, std::ssize(kRouterNames) - 1));
   s.options.keep_records = true;
   s.options.ingress = chance(0.3) ? pick(0, 3000) : 0;
   s.options.egress = chance(0.3) ? pick(0, 3000) : 0;
@@ -166,6 +166,23 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   return s;
 }
 
+// Replicas that come and go.
+Scenario scaled_scenario(std::uint64_t seed, SchedulerPolicy policy) {
+  Scenario s = random_scenario(seed, policy);
+  CounterRandom random(seed, 16);
+  s.options.replicas = static_cast<int>(random.uniform_int(2, 5));
+  AutoscaleConfig& a = s.options.autoscale;
+  a.on = true;
+  a.max_replicas = s.options.replicas;
+  a.min_replicas = random.uniform_int(0, 2);
+  a.metric = random.uniform() < 0.5 ? ScaleMetric::kOutstanding : ScaleMetric::kTtft;
+  a.target = a.metric == ScaleMetric::kTtft ? 1e-5 * random.uniform() : 8 * random.uniform();
+  a.interval = random.uniform_int(1, 20000);
+  a.startup = random.uniform_int(0, 20000);
+  a.scale_down_window = random.uniform_int(0, 40000);
+  return s;
+}
+
 // Beam search of two to five beams, in pools that hold a request's.
 Scenario beam_scenario(std::uint64_t seed) {
   Scenario s = random_scenario(seed);
@@ -185,7 +202,8 @@ Scenario beam_scenario(std::uint64_t seed) {
 }
 
 struct Reached {
-  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0;
+  std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0,
+               starts = 0, ends = 0, samples = 0;
 };
 
 template <class Make>
@@ -195,6 +213,7 @@ void expect_the_same_times(Make make, Reached& reached) {
     Recording with, without;
     a.options.use_spans = true;
     b.options.use_spans = false;
+    for (Scenario* s : {&a, &b}) s->options.sample_over_time = true, s->options.sample_period = 500;
     a.options.timeline = &with;
     b.options.timeline = &without;
     const ServeResult x = serve(a.workload, a.backend, a.options);
@@ -233,6 +252,14 @@ void expect_the_same_times(Make make, Reached& reached) {
     ASSERT_EQ(in_steps, x.scheduled_tokens) << seed;
     ASSERT_EQ(in_single_steps, x.scheduled_tokens) << seed;
 
+    ASSERT_EQ(x.replica_seconds, y.replica_seconds) << seed;
+    ASSERT_EQ(x.over_time.period, y.over_time.period) << seed;
+    ASSERT_EQ(x.over_time.samples, y.over_time.samples) << seed;
+    reached.samples += std::ssize(x.over_time.samples);
+    ASSERT_EQ(x.replica_starts, y.replica_starts) << seed;
+    ASSERT_EQ(x.replica_ends, y.replica_ends) << seed;
+    reached.starts += x.replica_starts;
+    reached.ends += x.replica_ends;
     ASSERT_EQ(m.transfers.count, n.transfers.count) << seed;
     ASSERT_EQ(m.transfers.mean_moving, n.transfers.mean_moving) << seed;
     ASSERT_EQ(with.transfers.size(), without.transfers.size()) << seed;
@@ -263,6 +290,16 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   EXPECT_GT(reached.rejected, 100);
   EXPECT_LT(reached.events * 2, reached.steps);
   RecordProperty("preemptions", static_cast<int>(reached.preemptions));
+}
+
+TEST_P(Spans, OfReplicasThatComeAndGoToo) {
+  Reached reached;
+  const auto make = [](std::uint64_t seed) { return scaled_scenario(seed, GetParam()); };
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached));
+  EXPECT_GT(reached.samples, 10000);
+  EXPECT_GT(reached.starts, 1000);
+  EXPECT_GT(reached.ends, 1000);
+  EXPECT_GT(reached.hits, 10000);
 }
 
 TEST(Spans, OfDisaggregatedEnginesToo) {
