@@ -14,175 +14,12 @@
 #include "serving/engine_heap.h"
 #include "serving/kv_moves.h"
 #include "serving/replicas.h"
+#include "serving/serve_checks.h"
 
 namespace foretoken {
 namespace {
 
 __extension__ using Integer128 = __int128;
-
-void require(bool ok, const char* key, const std::string& message) {
-  if (!ok) throw Error(key, message);
-}
-
-// Of the policies on top of BlockScheduler.
-void check_block_policy(const SchedulerConfig& c) {
-  require(!c.enable_prefix_caching, "enable_prefix_caching",
-          "the prefix cache is modelled for vLLM V1, SGLang and TensorRT-LLM; turn it off");
-  require(c.draft_tokens == 0, "speculative_config",
-          "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
-  require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
-  require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
-  const bool is_whole = c.policy == SchedulerPolicy::kVllmV0 || c.policy == SchedulerPolicy::kOrca ||
-                        c.policy == SchedulerPolicy::kStaticBatch;
-  require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
-          fmt::format("is {}, below max_model_len ({}): prompts are not split, so a step must hold the "
-                      "longest; raise it",
-                      c.max_num_batched_tokens, c.max_model_len));
-  const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
-                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp;
-  require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
-          fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
-                      c.max_num_batched_tokens, c.max_num_seqs));
-  const SarathiConfig& s = c.sarathi;
-  if (s.chunk_schedule_stages > 0) {
-    require(s.low_chunk_size >= 1 && s.low_chunk_size <= s.high_chunk_size, "low_chunk_size",
-            fmt::format("{} is not from 1 to high_chunk_size {}", s.low_chunk_size, s.high_chunk_size));
-    require(
-        s.low_chunk_size % 32 == 0 && s.high_chunk_size % 32 == 0, "high_chunk_size",
-        fmt::format("{} and low_chunk_size {} must be multiples of 32", s.high_chunk_size, s.low_chunk_size));
-    require(s.high_chunk_size <= c.max_num_batched_tokens, "high_chunk_size",
-            fmt::format("{} is above the {} tokens that a step may hold", s.high_chunk_size,
-                        c.max_num_batched_tokens));
-    require(s.chunk_schedule_max_tokens >= 1, "chunk_schedule_max_tokens", "must be at least 1");
-    require(c.max_num_seqs < s.low_chunk_size, "low_chunk_size",
-            fmt::format("{} must be above max_num_seqs {}, or decodes leave a prompt no token",
-                        s.low_chunk_size, c.max_num_seqs));
-  }
-  require(c.static_batch.max_queue_delay >= 0, "max_queue_delay_microseconds", "must be at least 0");
-  for (const std::int64_t size : c.static_batch.preferred_batch_size)
-    require(size >= 1 && size <= c.max_num_seqs, "preferred_batch_size",
-            fmt::format("{} is not from 1 to max_batch_size {}", size, c.max_num_seqs));
-  require(c.lightllm.router_max_wait_tokens >= 0, "router_max_wait_tokens", "must be at least 0");
-  require(c.tgi.waiting_served_ratio >= 0, "waiting_served_ratio", "must be at least 0");
-  require(c.tgi.max_waiting_tokens >= 0, "max_waiting_tokens", "must be at least 0");
-  require(c.tgi.max_batch_total_tokens >= 0, "max_batch_total_tokens", "must be at least 0");
-  require(c.policy != SchedulerPolicy::kLlamaCpp || !c.caches_tokens ||
-              c.reservation == KvReservation::kMaxModelLen,
-          "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
-  require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
-}
-
-bool reserves_memory(SchedulerPolicy p) {
-  return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch ||
-         p == SchedulerPolicy::kLlamaCpp;
-}
-
-// What the policies other than vLLM's need to make progress.
-void check_policy(const SchedulerConfig& c) {
-  require(c.num_host_blocks >= 0 && c.num_host_blocks <= std::numeric_limits<std::int32_t>::max(),
-          "swap_space_gib",
-          fmt::format("{} blocks in host memory are not from 0 to 2147483647", c.num_host_blocks));
-  if (c.reservation != KvReservation::kPaged) {
-    require(reserves_memory(c.policy), "kv_layout",
-            "contiguous is modelled for vLLM's scheduler, Orca, static batches and llama.cpp alone");
-    require(c.contiguous || c.policy == SchedulerPolicy::kOrca, "kv_layout",
-            "blocks anywhere are reserved by Orca alone");
-    require(!c.buddy || c.policy == SchedulerPolicy::kOrca, "kv_layout",
-            "a buddy allocator is modelled for Orca alone");
-    require(!c.enable_prefix_caching, "enable_prefix_caching",
-            "contiguous regions share nothing; turn it off");
-    require(c.num_host_blocks == 0, "preemption_mode",
-            "nobody is preempted whose memory is reserved; use recompute");
-    require(c.draft_tokens == 0, "kv_layout", "contiguous has no room for drafted tokens; use paged");
-  }
-  require(c.draft_tokens == 0 || c.pipeline_depth == 1, "speculative_config",
-          "speculative decoding is modelled without a pipeline; use pipeline_parallel_size 1");
-  require(c.draft_tokens == 0 || c.num_host_blocks == 0, "preemption_mode",
-          "the draft model's cache is not swapped; use recompute beside speculative decoding");
-  require(c.draft_tokens >= 0 && c.draft_tokens < c.max_num_batched_tokens, "num_speculative_tokens",
-          fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
-                      c.draft_tokens, c.max_num_batched_tokens));
-  require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
-          "num_speculative_tokens", "must be from 0 to 32767");
-  if (c.policy == SchedulerPolicy::kVllmV1) return;
-  require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
-  require(c.pipeline_depth == 1, "pipeline_parallel_size",
-          "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
-  if (c.policy == SchedulerPolicy::kSglang) {
-    const SglangConfig& s = c.sglang;
-    require(s.chunked_prefill_size < 1 || s.chunked_prefill_size % c.block_size == 0, "chunked_prefill_size",
-            fmt::format("{} is no multiple of the page size {}", s.chunked_prefill_size, c.block_size));
-    require(s.max_prefill_tokens >= 1, "max_prefill_tokens", "must be at least 1");
-    require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
-    require(c.draft_tokens == 0 || (!s.overlap && !s.enable_mixed_chunk), "speculative_config",
-            "SGLang drafts tokens without its overlap scheduler and mixed chunks");
-    return;
-  }
-  if (c.policy != SchedulerPolicy::kTrtllm) {
-    check_block_policy(c);
-    return;
-  }
-  const std::int64_t unit = c.trtllm.chunk_unit_size > 0 ? c.trtllm.chunk_unit_size : c.block_size;
-  require(unit % c.block_size == 0, "chunk_unit_size",
-          fmt::format("{} is no multiple of the {} tokens of a block", unit, c.block_size));
-  require(!c.enable_chunked_prefill || c.max_num_batched_tokens >= unit, "max_num_tokens",
-          fmt::format("{} is below the chunk unit of {} tokens", c.max_num_batched_tokens, unit));
-}
-
-void check(const EngineConfig& engine, const Backend& backend) {
-  const SchedulerConfig& c = engine.scheduler;
-  require(engine.ranks >= 1, "data_parallel_size", "must be at least 1");
-  require(c.max_num_seqs >= 1, "max_num_seqs", "must be at least 1");
-  require(c.max_num_batched_tokens >= 1, "max_num_batched_tokens", "must be at least 1");
-  require(c.max_model_len >= 2 && c.max_model_len <= std::numeric_limits<std::int32_t>::max(),
-          "max_model_len", "must be from 2 to 2147483647");
-  require(c.block_size >= 1, "block_size", "must be at least 1");
-  require(c.pipeline_depth >= 1, "pipeline_parallel_size", "must be at least 1");
-  require(c.watermark >= 0 && c.watermark < 1, "watermark", "must be from 0 to below 1");
-  require(c.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", "must be at least 0 (0: off)");
-  require(!c.caches_tokens || (c.num_blocks >= 2 && c.num_blocks <= std::numeric_limits<std::int32_t>::max()),
-          "num_gpu_blocks",
-          fmt::format("a pool of {} blocks can't be served from; it takes at least 2, one is the null block",
-                      c.num_blocks));
-  check_policy(c);
-  require(c.policy != SchedulerPolicy::kVllmV1 || c.enable_chunked_prefill ||
-              c.max_num_batched_tokens >= c.max_model_len,
-          "max_num_batched_tokens",
-          fmt::format(
-              "is {}, below max_model_len ({}): without chunked prefill a prompt must fit one step; raise "
-              "it or set enable_chunked_prefill",
-              c.max_num_batched_tokens, c.max_model_len));
-  const auto windows = backend.windows();
-  if (windows.empty() || windows.size() > kMaxAttentionGroups || windows[0] != 0) {
-    throw std::logic_error("Backend::windows must begin with 0 and name at most kMaxAttentionGroups groups");
-  }
-}
-
-// How many engines do prompts alone (0: none); they come first.
-std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
-  const auto count = [&](EngineRole role) {
-    return std::count_if(engines.begin(), engines.end(),
-                         [&](const EngineConfig& e) { return e.role == role; });
-  };
-  const auto prefill = count(EngineRole::kPrefill), decode = count(EngineRole::kDecode);
-  if (prefill == 0 && decode == 0) return 0;
-  require(prefill > 0, "prefill", "engines that only decode need one that prefills");
-  require(decode > 0, "decode", "engines that only prefill need one that decodes");
-  require(count(EngineRole::kWhole) == 0, "prefill", "engines either split requests or serve whole ones");
-  for (std::size_t i = 0; i < engines.size(); ++i) {
-    const EngineConfig& e = engines[i];
-    const bool prefills = static_cast<std::ptrdiff_t>(i) < prefill;
-    require((e.role == EngineRole::kPrefill) == prefills, "prefill", "engines that only prefill come first");
-    require(e.scheduler.policy == SchedulerPolicy::kVllmV1, "behavior",
-            "disaggregated serving is modelled for vLLM's scheduler alone");
-    require(e.scheduler.block_size == engines[0].scheduler.block_size, "block_size",
-            "must be the same for prefill and decode");
-    require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",
-            "must be the same for prefill and decode");
-    require(e.scheduler.prefill_only == prefills, "prefill", "prefill_only belongs to the role of an engine");
-  }
-  return static_cast<std::size_t>(prefill);
-}
 
 // Exact integrals of the numbers running, waiting and on links over time.
 struct Averages {
@@ -235,7 +72,7 @@ class Loop : private ReplicaView {
                               options.replicas, options.engines.size()));
     }
     if (options.ingress < 0 || options.egress < 0) throw Error("ingress", "delays must be at least 0");
-    check_autoscale(replicas);
+    check_autoscale(options, replicas);
     for (std::size_t i = 0; i < replicas; ++i) {
       check(options.engines[same ? 0 : i], backend);
       engines_.push_back(make_engine(static_cast<std::int32_t>(i)));
@@ -394,17 +231,6 @@ class Loop : private ReplicaView {
     const bool same = options_.engines.size() == 1;
     return std::make_unique<Engine>(e, options_.engines[same ? 0 : static_cast<std::size_t>(e)],
                                     EngineContext{workload_, backend_, options_, metrics_});
-  }
-
-  void check_autoscale(std::size_t replicas) const {
-    const AutoscaleConfig& a = options_.autoscale;
-    if (!a.on) return;
-    require(options_.engines.size() == 1, "autoscale", "is modelled for replicas that are all alike");
-    require(a.min_replicas >= 0 && a.min_replicas <= a.max_replicas &&
-                a.max_replicas == static_cast<std::int64_t>(replicas),
-            "min_replicas", fmt::format("{} is not from 0 to {}", a.min_replicas, replicas));
-    require(a.target > 0 && a.tolerance >= 0, "target", "must be above 0");
-    require(a.interval > 0 && a.startup >= 0 && a.scale_down_window >= 0, "interval_s", "must be above 0");
   }
 
   // Replicas that are ready now begin, with an empty cache; then it is decided how many there should be.
