@@ -16,9 +16,9 @@ class Threads {
   Threads& operator=(const Threads&) = delete;
   int count() const { return count_; }
 
-  // Calls f(i) for i in [0, tasks), each once, and returns when all are done. Once a task throws, no others
-  // are begun, and run() throws what it threw (the first, of several). A run() inside a task runs in that
-  // task's thread.
+  // Calls f(i) for i in [0, tasks), each once, and returns when all are done. When a task throws, no others
+  // are begun as soon as the threads see it, and run() throws what it threw (the first, of several). A run()
+  // inside a task runs in that task's thread.
   template <class F>
   void run(std::int64_t tasks, F&& f) {
     const auto call = [](void* context, std::int64_t i) {

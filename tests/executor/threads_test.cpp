@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 namespace foretoken {
@@ -43,6 +45,8 @@ TEST(Threads, WhatATaskThrowsIsThrownOnceTheOthersAreDone) {
           --running;
           throw std::runtime_error("task 5");
         }
+        // All of them together would take ten seconds: longer than the failure needs to be seen.
+        if (i > 5) std::this_thread::sleep_for(std::chrono::microseconds(100));
         --running;
       };
       for (int repeat = 0; repeat < 200; ++repeat) {
