@@ -35,6 +35,10 @@ bool needs_checkpoint(const Deployment& d) {
   return format != d.model.quantization.format && format != WeightFormat::kPlain;
 }
 
+void note_checkpoint(const Deployment& d, CommandText& c) {
+  c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+}
+
 // The servers' own flags for it differ between their versions.
 void note_speculation(const Deployment& d, CommandText& c) {
   if (!d.speculation) return;
@@ -65,7 +69,7 @@ std::string sglang_command(const Deployment& d) {
     if (d.precision.weights == WeightFormat::kFp8)
       c.add_if(true, "--quantization", "fp8");
     else
-      c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+      note_checkpoint(d, c);
   }
   c.add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype",
            e.kv_cache_dtype == "fp8" ? "fp8_e4m3" : e.kv_cache_dtype);
@@ -116,8 +120,7 @@ std::string trtllm_command(const Deployment& d) {
   if (m.data_parallel > 1 && m.expert_parallel == 1)
     c.note(fmt::format("{} servers behind a router: one has no independent data-parallel ranks",
                        m.data_parallel));
-  if (needs_checkpoint(d))
-    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
   c.add_if(*e.max_model_len != d.model.max_positions, "--max_seq_len", *e.max_model_len);
   c.add_if(*e.max_batch_size != 2048, "--max_batch_size", *e.max_batch_size);
   c.add_if(*e.max_num_tokens != 8192, "--max_num_tokens", *e.max_num_tokens);
@@ -161,7 +164,7 @@ std::string vllm_v0_command(const Deployment& d) {
     if (d.precision.weights == WeightFormat::kFp8)
       c.add_if(true, "--quantization", "fp8");
     else
-      c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+      note_checkpoint(d, c);
   }
   c.add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype", e.kv_cache_dtype);
   c.add_if(*e.max_model_len != d.model.max_positions, "--max-model-len", *e.max_model_len);
@@ -188,8 +191,7 @@ std::string tgi_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   CommandText c("text-generation-launcher --model-id " + shell_quote(model_id(d)));
   c.add_if(d.mapping.tensor_parallel > 1, "--num-shard", d.mapping.tensor_parallel);
-  if (needs_checkpoint(d))
-    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
   c.add_if(true, "--max-total-tokens", *e.max_model_len);
   c.add_if(true, "--max-input-tokens", *e.max_model_len - 1);
   c.add_if(true, "--max-batch-prefill-tokens", *e.max_batch_prefill_tokens);
@@ -218,8 +220,7 @@ std::string lightllm_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   CommandText c("python -m lightllm.server.api_server --model_dir " + shell_quote(model_id(d)));
   c.add_if(d.mapping.tensor_parallel > 1, "--tp", d.mapping.tensor_parallel);
-  if (needs_checkpoint(d))
-    c.note(fmt::format("serve a checkpoint with {} weights", name_of(d.precision.weights)));
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
   c.add_if(true, "--max_total_token_num", d.memory.kv_cache_tokens);
   c.add_if(true, "--batch_max_tokens", *e.batch_max_tokens);
   c.add_if(true, "--running_max_req_size", *e.running_max_req_size);

@@ -1,4 +1,4 @@
-// What a cache of hashed blocks has of a prompt that isn't here yet, for routers.
+// What a cache of hashed blocks can have of a prompt, and has, for schedulers and for routers.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,19 @@
 
 namespace foretoken {
 
+// Leading tokens of a prompt that others, or a later turn of its own conversation, can name. Content that
+// nobody can name need neither be looked for nor be entered: no lookup can hit it.
+inline std::int64_t shared_tokens(const Request& request, std::span<const ContentRun> runs) {
+  if (request.session >= 0) return request.input_len;
+  std::int64_t shared = 0;
+  for (const ContentRun& run : runs) shared += run.tokens;
+  return std::min<std::int64_t>(shared, request.input_len);
+}
+
 // Tokens of the leading full blocks in the cache, never the whole prompt, whose last token must be computed.
-// Only content that others can name is looked for (Request::session, num_runs).
 inline std::int64_t cached_prefix(const KvBlockPool& pool, int block_size, const Request& request,
                                   std::span<const ContentRun> runs, BlockHashes& hashes) {
-  std::int64_t shared = request.input_len;
-  if (request.session < 0) {
-    shared = 0;
-    for (const ContentRun& run : runs) shared += run.tokens;
-  }
+  const std::int64_t shared = shared_tokens(request, runs);
   const std::int64_t most = std::min<std::int64_t>(shared, request.input_len - 1) / block_size;
   for (std::int64_t b = 0; b < most; ++b) {
     if (hashes.size() <= b) hashes.extend(b + 1, block_size, request, runs);

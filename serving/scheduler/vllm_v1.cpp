@@ -45,10 +45,8 @@ void VllmV1Scheduler::enqueue(std::int32_t slot) {
     if (s.request.session >= 0) {
       s.shared_blocks = std::numeric_limits<std::int32_t>::max();
     } else if (s.request.num_runs > 0) {
-      std::int64_t shared = 0;
-      for (const ContentRun& run : workload_.content(s.request)) shared += run.tokens;
-      s.shared_blocks =
-          static_cast<std::int32_t>(std::min<std::int64_t>(shared, s.request.input_len) / config_.block_size);
+      s.shared_blocks = static_cast<std::int32_t>(shared_tokens(s.request, workload_.content(s.request)) /
+                                                  config_.block_size);
     }
   }
   waiting_.push_back(slot);
