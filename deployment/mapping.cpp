@@ -67,10 +67,10 @@ std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapp
                           : fmt::format("a replica takes {} devices, hardware.count is {}", each, *count),
                       {}};
   if (const auto& scaled = scenario.cluster.autoscale; scaled && scaled->min_replicas > wanted)
-    return Infeasible{"too few replicas",
-                      fmt::format("autoscale.min_replicas is {}, and there are {} replicas at the most",
-                                  scaled->min_replicas, wanted),
-                      {}};
+    return Infeasible{
+        "too few replicas",
+        fmt::format("autoscale.min_replicas is {}, of at most {}", scaled->min_replicas, wanted),
+        {}};
   mapping.replicas = static_cast<int>(wanted);
   return std::nullopt;
 }
