@@ -23,6 +23,7 @@ struct Behavior {
   std::string asked;   // as written in the scenario
   std::string family;  // "vllm", "sglang", "trtllm", or the name of a block system (block_systems.h)
   int major = 0, minor = 0;
+  int patch = -1;  // as asked for; -1: the newest
   SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
   MemoryRule memory_rule = MemoryRule::kShareOfDevice;
   // 0.92 from vLLM 0.22; SGLang's depends on the deployment (default_memory_share)

@@ -19,6 +19,9 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where);
 // Knobs of the behaviour's own: those of other systems are refused by name, those that mean what a common key
 // means are moved there.
 void take_host_times(const HostTimes& times, Behavior& behavior);
+// Orders of waiting requests and priorities: checks, after take_own_knobs, and what the scheduler is told.
+void check_orders(const Scenario& scenario, const Behavior& behavior, const std::string& where);
+void set_orders(SchedulerConfig& scheduler, const Scenario& scenario);
 void take_own_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
 // Limits and graph sizes of SGLang and TensorRT-LLM, by their defaults. Own and common keys agree afterwards.
 void fill_other_limits(EngineSection& engine, const Behavior& behavior, const Device& device,

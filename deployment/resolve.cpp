@@ -198,6 +198,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
     s.lookahead = d.speculation->draft ? s.draft_tokens : 0;
   }
   set_policy(s, e, d.behavior);
+  set_orders(s, d.scenario);
   return s;
 }
 
@@ -325,13 +326,16 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                 fmt::format("is vLLM's and not known to {}; leave it out", d.behavior.name));
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
+  check_orders(d.scenario, d.behavior, where);
   read_kv_layout(d, where);
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
   const bool running_given = e.max_num_seqs.has_value();
-  if (own_limits && e.pipeline_parallel_size > 1)
+  if (e.pipeline_parallel_size > 1 && !runs_in_pipelines(d.behavior.policy))
     return Infeasible{
         "pipeline not modelled",
-        fmt::format("pipeline parallelism is modelled for vLLM V1 alone, not for {}", d.behavior.name),
+        fmt::format("pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve, not for "
+                    "{}",
+                    d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))
     fill_block_limits(e, d.behavior, where);

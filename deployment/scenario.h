@@ -28,7 +28,9 @@ inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous", "bu
 inline constexpr std::string_view kKvReservationNames[] = {"max_model_len", "power_of_two", "exact"};
 inline constexpr std::string_view kStreamSourceNames[] = {"host", "storage"};
 
-inline constexpr std::string_view kSchedulePolicyNames[] = {"fcfs", "lpm"};
+inline constexpr std::string_view kSchedulingPolicyNames[] = {"fcfs", "priority"};
+inline constexpr std::string_view kSchedulePolicyNames[] = {
+    "fcfs", "lpm", "dfs-weight", "lof", "random", "hrrn", "shortest-prefill-first"};
 inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict", "max_utilization",
                                                             "static_batch"};
 inline constexpr std::string_view kChunkingPolicyNames[] = {"first_come_first_served", "equal_progress"};
@@ -180,6 +182,7 @@ struct EngineSection {
   std::optional<bool> enable_chunked_prefill, enable_prefix_caching;
   std::optional<std::int64_t> long_prefill_token_threshold;
   std::optional<bool> scheduler_reserve_full_isl, async_scheduling;
+  std::optional<std::string> scheduling_policy;
   std::optional<double> watermark;
   bool enforce_eager = false;
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
@@ -193,6 +196,9 @@ struct EngineSection {
   std::optional<std::string> schedule_policy;
   std::optional<bool> enable_mixed_chunk, disable_radix_cache, disable_overlap_schedule;
   std::optional<std::int64_t> scheduler_recv_interval;
+  std::optional<bool> enable_priority_scheduling, schedule_low_priority_values_first,
+      disable_priority_preemption;
+  std::optional<std::int64_t> priority_scheduling_preemption_threshold;
   // TensorRT-LLM's own, likewise.
   std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
   std::optional<double> kv_cache_free_gpu_memory_fraction;
@@ -260,6 +266,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("scheduler_reserve_full_isl", &EngineSection::scheduler_reserve_full_isl,
           "admit a prompt only if blocks for all of it are free"),
     field("async_scheduling", &EngineSection::async_scheduling, "schedule the next step while this one runs"),
+    field("scheduling_policy", &EngineSection::scheduling_policy,
+          "vLLM: order of waiting requests, and who is preempted", one_of(kSchedulingPolicyNames)),
     field("watermark", &EngineSection::watermark, "share of blocks kept free at admission", between(0, 1)),
     field("enforce_eager", &EngineSection::enforce_eager, "no CUDA graphs"),
     field("cuda_graph_sizes", &EngineSection::cuda_graph_sizes, "batch sizes with a captured graph"),
@@ -290,6 +298,15 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "SGLang: async_scheduling turned round"),
     field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
           "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
+    field("enable_priority_scheduling", &EngineSection::enable_priority_scheduling,
+          "SGLang: waiting requests by priority, higher values first"),
+    field("schedule_low_priority_values_first", &EngineSection::schedule_low_priority_values_first,
+          "SGLang: lower values first"),
+    field("disable_priority_preemption", &EngineSection::disable_priority_preemption,
+          "SGLang: running requests don't give way to those of better priority"),
+    field("priority_scheduling_preemption_threshold",
+          &EngineSection::priority_scheduling_preemption_threshold,
+          "SGLang: by how much more a priority must be better to preempt (default: 10)", at_least(0)),
     field("max_batch_size", &EngineSection::max_batch_size,
           "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton and TGI", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",

@@ -94,6 +94,15 @@ std::string sglang_command(const Deployment& d) {
   c.add_switch(*e.enable_mixed_chunk, "--enable-mixed-chunk");
   c.add_switch(*e.disable_radix_cache, "--disable-radix-cache");
   c.add_switch(*e.disable_overlap_schedule, "--disable-overlap-schedule");
+  if (d.scheduler.sglang.enable_priority_scheduling) {
+    const SglangConfig& s = d.scheduler.sglang;
+    c.add_switch(true, "--enable-priority-scheduling");
+    c.add_switch(s.schedule_low_priority_values_first, "--schedule-low-priority-values-first");
+    c.add_switch(s.disable_priority_preemption, "--disable-priority-preemption");
+    c.add_if(
+        s.priority_scheduling_preemption_threshold != SglangConfig().priority_scheduling_preemption_threshold,
+        "--priority-scheduling-preemption-threshold", s.priority_scheduling_preemption_threshold);
+  }
   c.add_if(*e.scheduler_recv_interval != 1, "--scheduler-recv-interval", *e.scheduler_recv_interval);
   if (d.graph_sizes.empty()) {
     c.add_switch(true, "--disable-cuda-graph");
@@ -159,6 +168,7 @@ std::string vllm_v0_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   CommandText c("vllm serve " + shell_quote(model_id(d)));
   c.add_if(d.mapping.tensor_parallel > 1, "--tensor-parallel-size", d.mapping.tensor_parallel);
+  c.add_if(d.mapping.pipeline_parallel > 1, "--pipeline-parallel-size", d.mapping.pipeline_parallel);
   c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (needs_checkpoint(d)) {
     if (d.precision.weights == WeightFormat::kFp8)
@@ -176,6 +186,7 @@ std::string vllm_v0_command(const Deployment& d) {
            *e.gpu_memory_utilization);
   // On by default where the context is long.
   c.add_if(*e.max_model_len > kLongContext, "--enable-chunked-prefill", "False");
+  if (d.scheduler.by_priority) c.add_if(true, "--scheduling-policy", "priority");
   c.add_switch(d.graph_sizes.empty(), "--enforce-eager");
   c.add_if(e.num_gpu_blocks_override.has_value(), "--num-gpu-blocks-override",
            e.num_gpu_blocks_override.value_or(0));

@@ -307,6 +307,7 @@ std::string vllm_command(const Deployment& d) {
     add("--speculative-config", shell_quote(speculative_json(*d.speculation, *e.speculative_config)));
     if (e.speculative_config->tree_widths) note = "vLLM verifies trees of EAGLE's drafts alone";
   }
+  if (d.scheduler.by_priority) out += " --scheduling-policy priority";
   add_if(*e.watermark != 0, "--watermark", *e.watermark);
   add_switch(e.enforce_eager, false, "enforce-eager");
   if (!e.enforce_eager && d.graph_sizes != default_graph_sizes(b, *e.max_num_seqs)) {

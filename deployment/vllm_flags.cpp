@@ -24,6 +24,7 @@ constexpr VllmFlag kFlags[] = {
     {"--long-prefill-token-threshold", "", "long_prefill_token_threshold", FlagKind::kInteger},
     {"--scheduler-reserve-full-isl", "", "scheduler_reserve_full_isl", FlagKind::kSwitch},
     {"--async-scheduling", "", "async_scheduling", FlagKind::kSwitch},
+    {"--scheduling-policy", "", "scheduling_policy", FlagKind::kText},
     {"--watermark", "", "watermark", FlagKind::kNumber},
     {"--enforce-eager", "", "enforce_eager", FlagKind::kSwitch},
     {"--cudagraph-capture-sizes", "", "cuda_graph_sizes", FlagKind::kIntegers},

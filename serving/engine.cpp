@@ -210,6 +210,7 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector
   while (in_flight_ > 0 && front().end <= now) {
     InFlight& flight = front();
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r]->scheduler->completed();
       if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1 - flight.advanced);
     }
     if (flight.event.steps > 1) note_usage();
@@ -347,6 +348,7 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   record.engine = index_;
   record.input_len = s.request.input_len;
   record.output_len = s.end_tokens - s.request.input_len;
+  record.priority = s.request.priority;
   record.arrival = s.request.arrival;
   record.queued = s.queued;
   record.scheduled = s.scheduled;
@@ -366,9 +368,11 @@ void Engine::launch(Picoseconds now) {
   if (in_flight_ == flights_.size()) return;
   bool empty = true, preempted = false;
   release_held(running() == 0 ? now : last_start_);
-  // A step in which the only running request preempted itself is empty; the next one may admit.
-  for (int attempt = 0; attempt < 2 && empty; ++attempt) {
-    if (attempt == 1 && !preempted) break;
+  // A step in which a running request preempted itself and nobody else ran is empty; the next one may admit.
+  // By priority this may happen as often as requests run.
+  const std::int64_t attempts = config_.scheduler.by_priority ? 2 + running() : 2;
+  for (std::int64_t attempt = 0; attempt < attempts && empty; ++attempt) {
+    if (attempt > 0 && !preempted) break;
     preempted = false;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       batches_[r] = ranks_[r]->scheduler->schedule(now);
@@ -475,20 +479,7 @@ void Engine::note_usage() { peak_kv_usage_ = std::max(peak_kv_usage_, kv_usage()
 TokenCounts Engine::counts() const {
   TokenCounts sum;
   sum.unaccepted = unaccepted_;
-  for (const auto& rank : ranks_) {
-    const TokenCounts& c = rank->scheduler->counts();
-    sum.scheduled += c.scheduled;
-    sum.reused += c.reused;
-    sum.discarded += c.discarded;
-    sum.queried += c.queried;
-    sum.hit += c.hit;
-    sum.reserved += c.reserved;
-    sum.filled += c.filled;
-    sum.beam_blocks += c.beam_blocks;
-    sum.unshared_beam_blocks += c.unshared_beam_blocks;
-    sum.swapped_out += c.swapped_out;
-    sum.swapped_in += c.swapped_in;
-  }
+  for (const auto& rank : ranks_) sum += rank->scheduler->counts();
   return sum;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,7 +18,7 @@ namespace foretoken {
 struct RequestRecord {
   RequestId id = 0;
   std::int32_t engine = 0;
-  std::int32_t input_len = 0, output_len = 0;
+  std::int32_t input_len = 0, output_len = 0, priority = 0;
   Picoseconds arrival = 0;
   Picoseconds queued = 0;        // reached an engine's queue (after ingress)
   Picoseconds scheduled = 0;     // first scheduled
@@ -86,6 +87,15 @@ struct ServingMetrics {
   double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
   double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
   SpeculationCounts speculation;
+  // Requests of one priority; by priority, and empty where all have the same.
+  struct PriorityClass {
+    std::int32_t priority = 0;
+    std::int64_t preemptions = 0;
+    double mean_queue = 0;  // ms
+    std::optional<double> slo_attainment;
+    Distribution ttft, tpot, e2el;  // count of ttft: requests
+  };
+  std::vector<PriorityClass> priority_classes;
   double busy_share = 0;  // engine time in steps over duration x engines
 };
 
@@ -142,6 +152,14 @@ class MetricsCollector {
     Distribution summarize() const;
   };
 
+  struct ClassSamples {
+    Samples ttft, tpot, e2el;
+    std::int64_t good = 0, preemptions = 0;
+    Sum queue = 0;
+  };
+  void add_to_class(const RequestRecord& r, Picoseconds ttft, Picoseconds tpot, Picoseconds e2el, bool good);
+  std::vector<ServingMetrics::PriorityClass> summarize_classes() const;
+
   Slo slo_;
   bool keep_records_;
   std::size_t exact_requests_;
@@ -154,6 +172,8 @@ class MetricsCollector {
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
   Sum ingress_ = 0, queue_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
   std::int64_t moved_ = 0;
+  std::int32_t first_priority_ = 0;
+  std::map<std::int32_t, ClassSamples> classes_;  // from the second priority on
   Sum recent_ttft_ = 0;
   std::int64_t recent_first_tokens_ = 0;
 };

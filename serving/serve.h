@@ -35,6 +35,12 @@ enum class SchedulerPolicy {
   kLlamaCpp
 };
 
+// Whose way to keep the stages of a pipeline busy is modelled.
+constexpr bool runs_in_pipelines(SchedulerPolicy p) {
+  return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kVllmV0 || p == SchedulerPolicy::kOrca ||
+         p == SchedulerPolicy::kSarathi;
+}
+
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
 // sequence's length, of prompt and output rounded up to a power of two, or of what it will need (Kwon et al.
 // 2023, 6.1: Orca's Max, Pow2 and Oracle).
@@ -42,7 +48,8 @@ enum class KvReservation { kPaged, kMaxModelLen, kPowerOfTwo, kExact };
 
 // What only SGLang has, by its names and defaults.
 struct SglangConfig {
-  enum class Order { kFcfs, kLpm };          // schedule_policy
+  // schedule_policy
+  enum class Order { kFcfs, kLpm, kDfsWeight, kLof, kRandom, kHrrn, kShortestPrefillFirst };
   std::int64_t chunked_prefill_size = 8192;  // below 1: prompts are never split
   std::int64_t max_prefill_tokens = 16384;
   double schedule_conservativeness = 1.0;
@@ -51,6 +58,12 @@ struct SglangConfig {
   bool overlap = true;  // off: disable_overlap_schedule
   // Decode steps between two looks at the queue of new requests; after a prefill it is looked at in any case.
   std::int64_t scheduler_recv_interval = 1;
+  // Higher values go first, or lower ones; a running request gives way to one that waits if its priority is
+  // worse by more than the threshold.
+  bool enable_priority_scheduling = false, schedule_low_priority_values_first = false;
+  bool disable_priority_preemption = false;
+  std::int64_t priority_scheduling_preemption_threshold = 10;
+  std::uint64_t seed = 0;  // of a random order
 };
 
 // What only TensorRT-LLM has, by its names and defaults.
@@ -126,6 +139,7 @@ struct SchedulerConfig {
   bool buddy = false;                                 // regions are a buddy allocator's
   bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;                             // batches in flight
+  bool by_priority = false;  // scheduling_policy "priority", vLLM's: by (priority, arrival)
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
   // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
   int draft_tokens = 0, lookahead = 0;

@@ -23,6 +23,8 @@ void check_block_policy(const SchedulerConfig& c) {
           "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
   require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
   require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
+  require(c.policy != SchedulerPolicy::kVllmV0 || !c.caches_tokens || c.num_blocks > c.pipeline_depth,
+          "num_gpu_blocks", "each virtual engine of a pipeline needs a block; lower pipeline_parallel_size");
   const bool is_whole = c.policy == SchedulerPolicy::kVllmV0 || c.policy == SchedulerPolicy::kOrca ||
                         c.policy == SchedulerPolicy::kStaticBatch;
   require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
@@ -95,10 +97,14 @@ void check_policy(const SchedulerConfig& c) {
                       c.draft_tokens, c.max_num_batched_tokens));
   require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
           "num_speculative_tokens", "must be from 0 to 32767");
+  require(!c.by_priority || ((c.policy == SchedulerPolicy::kVllmV1 || c.policy == SchedulerPolicy::kVllmV0) &&
+                             c.num_host_blocks == 0 && c.beam_width == 1 && !c.prefill_only),
+          "scheduling_policy",
+          "priorities are modelled for vLLM, without swapping, beam search and prefill apart; use fcfs");
   if (c.policy == SchedulerPolicy::kVllmV1) return;
   require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
-  require(c.pipeline_depth == 1, "pipeline_parallel_size",
-          "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
+  require(c.pipeline_depth == 1 || runs_in_pipelines(c.policy), "pipeline_parallel_size",
+          "pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
     const SglangConfig& s = c.sglang;
     require(s.chunked_prefill_size < 1 || s.chunked_prefill_size % c.block_size == 0, "chunked_prefill_size",
@@ -107,6 +113,14 @@ void check_policy(const SchedulerConfig& c) {
     require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
     require(c.draft_tokens == 0 || (!s.overlap && !s.enable_mixed_chunk), "speculative_config",
             "SGLang drafts tokens without its overlap scheduler and mixed chunks");
+    using Order = SglangConfig::Order;
+    require(!s.enable_priority_scheduling || s.schedule_policy == Order::kFcfs ||
+                s.schedule_policy == Order::kLof,
+            "enable_priority_scheduling", "SGLang takes fcfs and lof alone beside it");
+    require(s.priority_scheduling_preemption_threshold >= 0, "priority_scheduling_preemption_threshold",
+            "must be at least 0");
+    require(s.schedule_policy != Order::kShortestPrefillFirst || (c.enable_prefix_caching && c.caches_tokens),
+            "schedule_policy", "shortest-prefill-first needs the prefix cache");
     return;
   }
   if (c.policy != SchedulerPolicy::kTrtllm) {
@@ -131,6 +145,8 @@ void check(const EngineConfig& engine, const Backend& backend) {
           "max_model_len", "must be from 2 to 2147483647");
   require(c.block_size >= 1, "block_size", "must be at least 1");
   require(c.pipeline_depth >= 1, "pipeline_parallel_size", "must be at least 1");
+  require(c.pipeline_depth == 1 || engine.ranks == 1 || c.policy == SchedulerPolicy::kVllmV1,
+          "data_parallel_size", "ranks that step together are modelled in pipelines of vLLM V1 alone; use 1");
   require(c.watermark >= 0 && c.watermark < 1, "watermark", "must be from 0 to below 1");
   require(c.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", "must be at least 0 (0: off)");
   require(!c.caches_tokens || (c.num_blocks >= 2 && c.num_blocks <= std::numeric_limits<std::int32_t>::max()),

@@ -228,6 +228,8 @@ std::unique_ptr<Workload> make_workload(const WorkloadConfig& config, const std:
     }
     source = std::make_unique<SyntheticSource>(config, total, folder, where);
   }
+  if (const PriorityDraw draw(config); draw.any())
+    source = std::make_unique<PrioritizedSource>(std::move(source), draw);
   if (config.max_concurrency) {
     return std::make_unique<ClosedLoopWorkload>(std::move(source), *config.max_concurrency,
                                                 std::move(arrivals));

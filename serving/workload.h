@@ -72,6 +72,19 @@ inline constexpr auto fields_of<SharedPrefix> = std::tuple{
     field("think_time_s", &SharedPrefix::think_time_s, "seconds between an answer and the user's next turn",
           at_least(0))};
 
+// A share of the requests, drawn for each from the seed; turns of a conversation have one priority.
+struct PriorityClass {
+  std::int64_t priority = 0;
+  double share = 1;
+};
+template <>
+inline constexpr auto fields_of<PriorityClass> =
+    std::tuple{field("priority", &PriorityClass::priority,
+                     "sent with the request: vLLM serves lower values first, SGLang higher ones",
+                     between(-2147483647, 2147483647)),
+               field("share", &PriorityClass::share, "of the requests, relative to the other classes' shares",
+                     above(0))};
+
 // The scenario's "workload" section.
 struct WorkloadConfig {
   std::string trace;  // file; excludes the synthetic keys
@@ -85,6 +98,7 @@ struct WorkloadConfig {
   std::vector<RateStage> stages;
   std::optional<LengthDistribution> input_len, output_len;
   std::optional<SharedPrefix> shared_prefix;
+  std::vector<PriorityClass> priority_classes;
   std::int64_t seed = 0;
   bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
   // How requests sample, as clients ask for it; absent: greedily, and no token is left out.
@@ -113,6 +127,8 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("input_len", &WorkloadConfig::input_len, "prompt tokens"),
     field("output_len", &WorkloadConfig::output_len, "tokens to produce"),
     field("shared_prefix", &WorkloadConfig::shared_prefix, "prompts that begin alike, and conversations"),
+    field("priority_classes", &WorkloadConfig::priority_classes,
+          "priorities of requests, for those that a trace's priority column gives none (default: all 0)"),
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
     field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0"),
     field("temperature", &WorkloadConfig::temperature,

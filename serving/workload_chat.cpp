@@ -17,6 +17,7 @@ ChatWorkload::ChatWorkload(const WorkloadConfig& config, std::int64_t total, std
                            const std::string& where)
     : lengths_(config, folder, where),
       prefix_(config.shared_prefix.value()),
+      priority_of_(config),
       total_(total),
       conversations_((total + prefix_.turns - 1) / prefix_.turns),
       closed_(in_flight > 0),
@@ -105,6 +106,7 @@ Request ChatWorkload::pop() {
   request.output_len = static_cast<std::int32_t>(output);
   request.session = static_cast<std::int32_t>(c.number);
   request.turn = static_cast<std::int32_t>(c.turn);
+  request.priority = priority_of_(c.number);
   request.first_run = slot;
   request.num_runs = static_cast<std::int32_t>(c.runs.size());
   return request;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "serving/arrivals.h"
+#include "serving/priorities.h"
 #include "serving/request_source.h"
 #include "serving/workload.h"
 
@@ -128,6 +129,7 @@ class ChatWorkload : public Workload {
 
   LengthPair lengths_;
   SharedPrefix prefix_;
+  PriorityDraw priority_of_;
   std::int64_t total_, conversations_;
   bool closed_;
   std::optional<ArrivalProcess> arrivals_;

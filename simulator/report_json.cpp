@@ -78,6 +78,20 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                             {"mean_link_ms", m.transfers.link_ms},
                             {"mean_moving", m.transfers.mean_moving}};
   put_speculation(out, m.speculation);
+  if (m.priority_classes.empty()) return;
+  Json classes = Json::array();
+  for (const ServingMetrics::PriorityClass& c : m.priority_classes) {
+    Json j{{"priority", c.priority},
+           {"completed", c.ttft.count},
+           {"preemptions", c.preemptions},
+           {"mean_queue_ms", c.mean_queue},
+           {"slo_attainment", optional_json(c.slo_attainment)}};
+    put_distribution(j, "ttft", c.ttft);
+    put_distribution(j, "tpot", c.tpot);
+    put_distribution(j, "e2el", c.e2el);
+    classes.push_back(std::move(j));
+  }
+  out["priority_classes"] = std::move(classes);
 }
 
 Json candidate_json(const Candidate& c) {
@@ -263,6 +277,8 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   array("first_step_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).first_step); });
   array("cached_tokens", [](const RequestRecord& r) { return r.cached_tokens; });
   array("request_preemptions", [](const RequestRecord& r) { return r.preemptions; });
+  if (!s.served.metrics.priority_classes.empty())
+    array("priorities", [](const RequestRecord& r) { return r.priority; });
   array("engines", [](const RequestRecord& r) { return r.engine; });
   Json over_time{{"period", seconds(s.served.over_time.period)}};
   const auto series = [&](const char* key, auto value) {

@@ -8,6 +8,7 @@
 namespace foretoken {
 
 std::unique_ptr<Scheduler> make_vllm_v0(const SchedulerParts& parts);
+std::unique_ptr<Scheduler> make_vllm_v0_pipeline(const SchedulerParts& parts);
 std::unique_ptr<Scheduler> make_orca(const SchedulerParts& parts);
 std::unique_ptr<Scheduler> make_sarathi(const SchedulerParts& parts);
 std::unique_ptr<Scheduler> make_static_batch(const SchedulerParts& parts);

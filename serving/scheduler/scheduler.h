@@ -31,6 +31,22 @@ struct TokenCounts {
   std::int64_t swapped_out = 0, swapped_in = 0;  // blocks copied to host memory and back
   // Of beams that have left: blocks held at their end, and those of as many sequences that share nothing.
   std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
+
+  TokenCounts& operator+=(const TokenCounts& c) {
+    scheduled += c.scheduled;
+    reused += c.reused;
+    discarded += c.discarded;
+    unaccepted += c.unaccepted;
+    queried += c.queried;
+    hit += c.hit;
+    reserved += c.reserved;
+    filled += c.filled;
+    swapped_out += c.swapped_out;
+    swapped_in += c.swapped_in;
+    beam_blocks += c.beam_blocks;
+    unshared_beam_blocks += c.unshared_beam_blocks;
+    return *this;
+  }
 };
 
 class Scheduler {
@@ -57,6 +73,9 @@ class Scheduler {
   virtual bool arrival_matters() const = 0;
   // The decision just made was repeated `steps` more times; tokens of all but the last step are out.
   virtual void advance(std::int64_t steps) = 0;
+  // The oldest step in flight has ended; told before what its tokens bring about. Only where pipeline_depth
+  // is above 1 does anything follow from it.
+  virtual void completed() {}
   // These sequences have produced their last token, in this order: frees what they hold. Slots stay the
   // caller's.
   virtual void finish(std::span<const std::int32_t> slots) = 0;

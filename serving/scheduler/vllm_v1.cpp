@@ -26,6 +26,7 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       workload_(workload),
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
+      before_(sequences),
       adapter_slots_(config.lora.max_loras),
       needs_(static_cast<std::size_t>(config.block_size) + 1) {}
 
@@ -49,7 +50,10 @@ void VllmV1Scheduler::enqueue(std::int32_t slot) {
                                                   config_.block_size);
     }
   }
-  waiting_.push_back(slot);
+  if (config_.by_priority)
+    before_.insert(waiting_, slot);
+  else
+    waiting_.push_back(slot);
 }
 
 const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
@@ -64,7 +68,9 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   batch_adapters_.clear();
   adapter_loads_.clear();
 
+  planned_.clear();
   schedule_running();
+  for (const Planned& p : planned_) take(p.slot, p.tokens);
   if (!preempted_) {
     schedule_arrived();
     schedule_waiting(now);
@@ -112,15 +118,33 @@ void VllmV1Scheduler::schedule_running() {
     if (config_.caches_tokens && slots > s.capacity) {
       const std::int64_t need = blocks_for(s, slots) - static_cast<std::int64_t>(s.blocks.size());
       while (need > pool_.free()) {
-        const std::int32_t victim = running_.back();
-        running_.pop_back();
+        const std::int32_t victim = take_victim(i);
         preempt(victim);
         if (victim == slot) return;
       }
       append_blocks(s, need);
     }
-    take(slot, static_cast<std::int32_t>(n));
+    planned_.push_back({slot, static_cast<std::int32_t>(n)});
+    budget_ -= rows(s, s.computed + n) - rows(s, s.computed);
   }
+}
+
+// The one admitted last; by priority the one that would be served last, even if its tokens are planned
+// already. place: of the sequence that wants its blocks.
+std::int32_t VllmV1Scheduler::take_victim(std::size_t& place) {
+  const auto at = config_.by_priority ? std::max_element(running_.begin(), running_.end(), before_)
+                                      : std::prev(running_.end());
+  const std::int32_t victim = *at;
+  if (static_cast<std::size_t>(at - running_.begin()) < place) --place;
+  running_.erase(at);
+  if (!config_.by_priority) return victim;
+  const auto planned =
+      std::find_if(planned_.begin(), planned_.end(), [victim](const Planned& p) { return p.slot == victim; });
+  if (planned == planned_.end()) return victim;
+  const Sequence& s = sequences_[victim];
+  budget_ += rows(s, s.computed + planned->tokens) - rows(s, s.computed);
+  planned_.erase(planned);
+  return victim;
 }
 
 // They hold what their next token takes, so they go before those that wait for blocks.
@@ -129,6 +153,7 @@ void VllmV1Scheduler::schedule_arrived() {
     const std::int32_t slot = arrived_.front();
     arrived_.pop_front();
     running_.push_back(slot);
+    budget_ -= 1;
     take(slot, 1);
   }
 }
@@ -229,6 +254,7 @@ void VllmV1Scheduler::admit(Picoseconds now) {
         counts_.hit += computed;
       }
     }
+    budget_ -= rows(s, computed + n) - rows(s, computed);
     take(slot, static_cast<std::int32_t>(n));
   }
 }
@@ -238,9 +264,7 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   Sequence& s = sequences_[slot];
   const std::int32_t before = s.computed;
   s.computed += n;
-  const std::int64_t count = rows(s, s.computed) - rows(s, before);
-  budget_ -= count;
-  counts_.scheduled += count;
+  counts_.scheduled += rows(s, s.computed) - rows(s, before);
   add_distinct(batch_adapters_, s.request.adapter);
   const bool samples = s.computed >= s.num_tokens;
   const auto sequences = static_cast<std::int32_t>(before < s.request.input_len ? 1 : beams());
@@ -337,7 +361,10 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
   s.drafts = 0;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
-  waiting_.push_front(slot);
+  if (config_.by_priority)
+    before_.insert(waiting_, slot);
+  else
+    waiting_.push_front(slot);
   preempted_ = true;
 }
 
@@ -419,8 +446,8 @@ std::int64_t VllmV1Scheduler::hold() const {
 }
 
 bool VllmV1Scheduler::arrival_matters() const {
-  // Nobody waits, or all who wait do so for their adapters: who comes may overtake them.
-  return (waiting_.empty() || !blocked_) && running() < most_running() && budget_ > 0;
+  // Nobody waits, or all who wait do so for their adapters, or priorities rule: who comes may overtake them.
+  return (waiting_.empty() || !blocked_ || config_.by_priority) && running() < most_running() && budget_ > 0;
 }
 
 // Takes blocks exactly as single steps would: step by step, in running order within a step, so that the free

@@ -9,6 +9,7 @@
 #include "serving/host_block_pool.h"
 #include "serving/region_pool.h"
 #include "serving/scheduler/prefix_lookup.h"
+#include "serving/scheduler/priority_order.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
@@ -80,6 +81,7 @@ class VllmV1Scheduler : public Scheduler {
   void admit(Picoseconds now);
   void take(std::int32_t slot, std::int32_t tokens);
   bool adapter_waits(std::int32_t adapter);
+  std::int32_t take_victim(std::size_t& place);
   void preempt(std::int32_t slot);
   bool swap_out(Sequence& s);
   void swap_in(Sequence& s);
@@ -104,10 +106,11 @@ class VllmV1Scheduler : public Scheduler {
   std::vector<std::int64_t> windows_;
   bool list_decodes_;
 
+  const PriorityOrder before_;
   std::vector<std::int32_t> running_;  // in order of admission
-  std::deque<std::int32_t> waiting_;
-  std::deque<std::int32_t> arrived_;  // with a cache that was computed elsewhere
-  std::int64_t reserved_ = 0;         // caches on their way
+  std::deque<std::int32_t> waiting_;   // by priority, or in order of arrival, who was preempted first
+  std::deque<std::int32_t> arrived_;   // with a cache that was computed elsewhere
+  std::int64_t reserved_ = 0;          // caches on their way
 
   // The decision just made.
   Batch batch_;
@@ -115,6 +118,10 @@ class VllmV1Scheduler : public Scheduler {
   std::vector<DecodePart> decode_;
   std::vector<std::int32_t> sampled_;
   std::vector<BlockCopy> swap_out_, swap_in_;
+  struct Planned {
+    std::int32_t slot, tokens;
+  };
+  std::vector<Planned> planned_;  // of the running ones, so far
   std::int64_t budget_ = 0;
   bool preempted_ = false;
   bool skipped_ = false;  // a running sequence had nothing to compute: its token is in flight

@@ -118,4 +118,24 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
   }
 }
 
+void choose_sglang_order(SchedulerConfig& c, CounterRandom random) {
+  using Order = SglangConfig::Order;
+  SglangConfig& s = c.sglang;
+  const std::int64_t which = random.uniform_int(0, 9);
+  if (which < 3) return;
+  if (which < 7) {
+    constexpr Order kOthers[] = {Order::kDfsWeight, Order::kLof, Order::kRandom, Order::kHrrn,
+                                 Order::kShortestPrefillFirst};
+    s.schedule_policy = kOthers[random.uniform_int(0, 4)];
+    if (s.schedule_policy == Order::kShortestPrefillFirst && !(c.enable_prefix_caching && c.caches_tokens))
+      s.schedule_policy = Order::kHrrn;
+    return;
+  }
+  s.schedule_policy = random.uniform() < 0.5 ? Order::kFcfs : Order::kLof;
+  s.enable_priority_scheduling = true;
+  s.schedule_low_priority_values_first = random.uniform() < 0.5;
+  s.disable_priority_preemption = random.uniform() < 0.3;
+  s.priority_scheduling_preemption_threshold = random.uniform_int(0, 2);
+}
+
 }  // namespace foretoken::toy

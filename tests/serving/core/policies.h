@@ -25,4 +25,7 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info);
 // memory for a request of max_model_len.
 void choose_block_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom random);
 
+// In most cases an order of SGLang's other than fcfs and lpm, or priorities.
+void choose_sglang_order(SchedulerConfig& config, CounterRandom random);
+
 }  // namespace foretoken::toy

@@ -39,13 +39,21 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
   const auto chance = [&](double p) { return random.uniform() < p; };
   c.policy = policy;
   c.schedules_ahead = CounterRandom(seed, 9).uniform() < 0.5;
-  if (toy::is_block_policy(policy)) return toy::choose_block_policy(c, policy, random);
+  const bool by_priority = CounterRandom(seed, 20).uniform() < 0.4;
+  if (toy::is_block_policy(policy)) {
+    c.by_priority = by_priority && policy == SchedulerPolicy::kVllmV0;
+    return toy::choose_block_policy(c, policy, random);
+  }
   if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 11).uniform() < 0.5)
     c.num_host_blocks = CounterRandom(seed, 12).uniform_int(1, 40);
   if (policy == SchedulerPolicy::kVllmV1 && CounterRandom(seed, 13).uniform() < 0.2) {
     c.reservation = static_cast<KvReservation>(CounterRandom(seed, 14).uniform_int(1, 3));
     c.enable_prefix_caching = false;
     c.num_host_blocks = 0;
+  }
+  if (policy == SchedulerPolicy::kVllmV1) {
+    c.by_priority = by_priority;
+    if (by_priority) c.num_host_blocks = 0;
   }
   if (policy == SchedulerPolicy::kSglang) {
     c.block_size = chance(0.7) ? 1 : static_cast<int>(pick(2, 5));
@@ -57,6 +65,7 @@ void choose_policy(SchedulerConfig& c, SchedulerPolicy policy, std::uint64_t see
     c.sglang.enable_mixed_chunk = chance(0.3);
     c.sglang.overlap = chance(0.6);
     c.sglang.scheduler_recv_interval = chance(0.6) ? 1 : pick(2, 12);
+    toy::choose_sglang_order(c, CounterRandom(seed, 21));
   } else if (policy == SchedulerPolicy::kTrtllm) {
     using Capacity = TrtllmConfig::Capacity;
     const std::int64_t which = pick(0, 4);
@@ -131,6 +140,7 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
     s.workload.add(clock, input, static_cast<std::int32_t>(pick(1, c.max_model_len)), runs,
                    in_session ? static_cast<std::int32_t>(i) : -1);
   }
+  s.workload.draw_priorities(CounterRandom(seed, 22), 3);
   if (chance(0.3)) s.workload.close_loop(pick(1, 30));
   if (sessions)
     s.workload.converse(static_cast<std::int32_t>(pick(2, 4)), 5, chance(0.5) ? 0 : pick(0, 50) * unit * 10);
@@ -148,7 +158,8 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   const int decode_ranks = chance(0.3) ? 2 : 1, depth = chance(0.3) ? 2 : 1;
   const bool ahead = chance(0.4);
   for (EngineConfig& e : s.options.engines) {
-    e.scheduler.num_host_blocks = 0;  // swap and contiguous regions are refused there
+    e.scheduler.num_host_blocks = 0;  // swap, contiguous regions and priorities are refused there
+    e.scheduler.by_priority = false;
     e.scheduler.reservation = KvReservation::kPaged;
     if (e.role == EngineRole::kPrefill) {
       e.scheduler.pipeline_depth = depth;

@@ -20,6 +20,12 @@ class ListWorkload : public Workload {
   // Runs of the prompt, by value: ids and lengths.
   void add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len,
            std::vector<ContentRun> runs = {}, std::int32_t session = -1);
+  // Of the request added last.
+  void prioritize(std::int32_t priority) { list_.back().request.priority = priority; }
+  // A priority from 0 to `most` for each request.
+  void draw_priorities(CounterRandom random, std::int32_t most) {
+    for (Later& l : list_) l.request.priority = static_cast<std::int32_t>(random.uniform_int(0, most));
+  }
   // Only so many requests in flight; arrivals of the rest are the ends of others.
   void close_loop(std::int64_t concurrency) { concurrency_ = concurrency; }
   // Each request of a session (session >= 0) is followed by `turns - 1` more, `think` after the end of the
