@@ -18,8 +18,10 @@ constexpr Strategy kStrategies[] = {
      "heads and widths divided; two all-reduces a layer; KV heads replicated where they don't divide",
      "parameter and KV counts of shards; NCCL tuning model"},
     {"parallelism", "pipeline parallelism", "pipeline_parallel_size",
-     "layers divided into stages; a batch in flight for each stage; activations sent between them",
-     "conservation of layers and work over stages"},
+     "layers divided into stages; a batch in flight for each stage; activations sent between them (vLLM, "
+     "Orca, "
+     "Sarathi-Serve)",
+     "conservation of layers and work over stages; schedules worked by hand"},
     {"parallelism", "data parallelism", "data_parallel_size, replicas",
      "independent engines behind the router", "equals the same number of single engines"},
     {"parallelism", "expert parallelism", "expert_parallel_size, enable_expert_parallel",
@@ -87,6 +89,15 @@ constexpr Strategy kStrategies[] = {
      "behavior fastertransformer, triton; remove_padding, max_queue_delay_microseconds",
      "who starts together ends together; batches wait for company; padding is computed",
      "schedules worked by hand"},
+    {"scheduling", "priorities",
+     "priority_classes, scheduling_policy, enable_priority_scheduling, "
+     "priority_scheduling_preemption_threshold",
+     "who waits by priority; who is preempted for memory (vLLM) or for a place (vLLM V0, SGLang); metrics by "
+     "class",
+     "schedules worked by hand; a search over who waits"},
+    {"scheduling", "orders of the queue", "schedule_policy",
+     "SGLang: longest cached prefix or output, tree order, chance, response ratio, shortest prompt",
+     "schedules worked by hand; which of them starve"},
     {"scheduling", "asynchronous scheduling", "async_scheduling", "host time hidden behind the device's",
      "bounds: never slower than synchronous"},
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",

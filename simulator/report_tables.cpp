@@ -241,6 +241,23 @@ Table slowest_first_tokens(const std::vector<RequestRecord>& records) {
   return t;
 }
 
+namespace {
+
+Table priority_table(const ServingMetrics& m) {
+  Table t;
+  t.title = "By priority (ms)";
+  t.columns = {{"priority", "priority"},    {"completed", "requests"},   {"mean_queue", "queue, mean"},
+               {"mean_ttft", "TTFT, mean"}, {"p99_ttft", "TTFT, p99"},   {"mean_tpot", "TPOT, mean"},
+               {"p99_tpot", "TPOT, p99"},   {"mean_e2el", "E2EL, mean"}, {"preemptions", "preemptions"}};
+  for (const ServingMetrics::PriorityClass& c : m.priority_classes)
+    t.add({std::int64_t{c.priority}, c.ttft.count, c.mean_queue, c.ttft.mean, c.ttft.p99,
+           c.tpot.count > 0 ? Cell(c.tpot.mean) : Cell(), c.tpot.count > 0 ? Cell(c.tpot.p99) : Cell(),
+           c.e2el.mean, c.preemptions});
+  return t;
+}
+
+}  // namespace
+
 std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   const ServingMetrics& m = s.served.metrics;
   Table latency;
@@ -319,6 +336,7 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
                                                                    percent(s.basis.host_share),
                                                                    percent(s.basis.relative_error)));
   std::vector<Table> tables{latency, load};
+  if (!m.priority_classes.empty()) tables.push_back(priority_table(m));
   if (!s.served.records.empty()) tables.push_back(slowest_first_tokens(s.served.records));
   return tables;
 }

@@ -97,7 +97,9 @@ TEST(PipelinePolicies, WhoIsInFlightIsNotPreempted) {
   ServeOptions o = pipeline(SchedulerPolicy::kSarathi, 2, 4);  // three blocks
   const Log log = serve_log(w, o);
   EXPECT_THAT(log.batches,
-              ElementsAre("p0:4/0!", "p1:4/0!", "d0@5", "p1:5/0!", "d0@6", "d1@6", "d0@7", "d1@7"));
+              ElementsAre("p0:4/0!", "p1:4/0!", "d0@5", "d0@6", "d0@7", "p1:5/0!", "d1@6", "d1@7"));
+  EXPECT_EQ(log.result.records[0].preemptions, 0);
+  EXPECT_EQ(log.result.records[1].preemptions, 1);
 }
 
 // Steps of a fixed length, checked for sequences in two of them at once and for slots beyond their blocks.
