@@ -11,6 +11,10 @@
 // of 128 bytes have their halves swapped where the row is odd, so that 8 lanes reach all banks. What comes
 // next is copied between two parts of a stage, while the tensor cores are at the first.
 //
+// The larger tile of bf16 experts is multiplied by warpgroups where the device has them (Groups): rows of 64
+// elements whose chunks change places so are what they read. Products of a stage are awaited a stage later,
+// so that they follow one another; what is copied goes where the stage before last was.
+//
 // Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
 // done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
 // shares both operands in the second-level cache.
@@ -21,6 +25,7 @@
 #include "executor/cuda/launch.h"
 #include "executor/cuda/product_parts.cuh"
 #include "executor/cuda/tile_products.h"
+#include "executor/cuda/warpgroup.cuh"
 
 namespace foretoken::cuda {
 
@@ -73,14 +78,17 @@ struct Place {
   }
 };
 
-template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped>
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped, bool Groups = false>
 __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
                                   Shape<storage, tile_n, tile_m>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
   using S = Shape<storage, tile_n, tile_m>;
   constexpr bool kPlain = S::kPlain;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
-  std::byte* const shared = dynamic_shared();
+  static_assert(!Groups || (storage == Storage::kBf16 && grouped && tile_n == 256 && tile_m == 128));
+  static_assert(!Groups || (S::kWBytes == kPanelRow && S::kStage % kPanelAlignment == 0));
+  constexpr unsigned kAhead = Groups ? S::kStages - 2 : S::kStages - 1;  // stages that are on their way
+  std::byte* const shared = Groups ? aligned_panels(dynamic_shared()) : dynamic_shared();
   auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kRowsAt);
   const unsigned g = lane() / 4, t = lane() % 4, warp_n = warp() % S::kWarpsN, warp_m = warp() / S::kWarpsN;
   const Place place(blockIdx.x, tiles_n, tiles_m);
@@ -155,7 +163,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   const unsigned split = blockIdx.y, splits = static_cast<unsigned>(p.splits);
   const unsigned begin = k_tiles * split / splits, count = k_tiles * (split + 1) / splits - begin;
   // Weights may be read before the kernels that make x are done.
-  for (unsigned i = 0; i + 1 < S::kStages; ++i)
+  for (unsigned i = 0; i < kAhead; ++i)
     if (i < count) load_w(i, begin + i);
   if constexpr (!grouped) {
     grid_dependency_wait();
@@ -170,26 +178,43 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     x_rows[row] = from;
   }
   sync_threads();
-  for (unsigned i = 0; i + 1 < S::kStages; ++i) {
+  for (unsigned i = 0; i < kAhead; ++i) {
     if (i < count) load_x(i, begin + i);
     copy_async_commit();
   }
 
-  float sums[kFragmentsN * kFragmentsM][4] = {};
+  float sums[Groups ? 1 : kFragmentsN * kFragmentsM][4] = {};
+  // Of a warpgroup: 128 rows of w, 64 a product.
+  [[maybe_unused]] float halves[2][Groups ? tile_m / 2 : 1] = {};
+  [[maybe_unused]] const unsigned of_group = warp() / 4 * (tile_n / 2);
   const unsigned first_n = warp_n * kFragmentsN * 16, first_m = warp_m * kFragmentsM * 8;
   for (unsigned k = 0; k < count; ++k) {
-    copy_async_wait<static_cast<int>(S::kStages) - 2>();
+    copy_async_wait<static_cast<int>(kAhead) - 1>();
+    if constexpr (Groups) show_to_products();
     sync_threads();
     const std::byte* const w = shared + k % S::kStages * S::kStage;
     const std::byte* const x = w + tile_n * S::kWBytes;
     const auto copy_next = [&] {
-      if (k + S::kStages - 1 < count) {
-        load_w((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
-        load_x((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
+      if (k + kAhead < count) {
+        load_w((k + kAhead) % S::kStages, begin + k + kAhead);
+        load_x((k + kAhead) % S::kStages, begin + k + kAhead);
       }
       copy_async_commit();
     };
-    if constexpr (kPlain) {
+    if constexpr (Groups) {
+      products_begin();
+#pragma unroll
+      for (unsigned part = 0; part < kPanelColumns / 16; ++part)
+#pragma unroll
+        for (unsigned half = 0; half < 2; ++half)
+          product_bf16<tile_m>(
+              halves[half],
+              rows_operand(w + (of_group + half * 64) * kPanelRow).advanced(static_cast<int>(part * 32)),
+              rows_operand(x).advanced(static_cast<int>(part * 32)), true);
+      products_commit();
+      copy_next();
+      products_wait<1>();
+    } else if constexpr (kPlain) {
 #pragma unroll
       for (unsigned half = 0; half < 2 * S::kUnits; ++half) {  // of a unit: 16 along k
         std::uint32_t of_w[kFragmentsN][4];
@@ -261,6 +286,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     }
   }
   copy_async_wait<0>();
+  if constexpr (Groups) products_wait<0>();
 
   if (!grouped && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
@@ -272,14 +298,23 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   // Through shared memory, so that rows of y are written whole, by code that is there once.
   auto* const tile = reinterpret_cast<float*>(shared);
   sync_threads();
+  if constexpr (Groups) {
 #pragma unroll
-  for (unsigned i = 0; i < kFragmentsN; ++i)
+    for (unsigned half = 0; half < 2; ++half)
 #pragma unroll
-    for (unsigned j = 0; j < kFragmentsM; ++j)
+      for (unsigned i = 0; i < tile_m / 2; ++i)
+        tile[(i / 4 * 8 + 2 * t + i % 2) * S::kPitch + of_group + half * 64 + warp() % 4 * 16 +
+             i / 2 % 2 * 8 + g] = halves[half][i];
+  } else {
 #pragma unroll
-      for (unsigned c = 0; c < 4; ++c)
-        tile[(first_m + 8 * j + 2 * t + c % 2) * S::kPitch + first_n + 16 * i + c / 2 * 8 + g] =
-            sums[i * kFragmentsM + j][c];
+    for (unsigned i = 0; i < kFragmentsN; ++i)
+#pragma unroll
+      for (unsigned j = 0; j < kFragmentsM; ++j)
+#pragma unroll
+        for (unsigned c = 0; c < 4; ++c)
+          tile[(first_m + 8 * j + 2 * t + c % 2) * S::kPitch + first_n + 16 * i + c / 2 * 8 + g] =
+              sums[i * kFragmentsM + j][c];
+  }
   sync_threads();
   const float* const bias = bias_of(p, mine.expert);
   const auto count_m = static_cast<unsigned>(mine.rows);
@@ -328,6 +363,14 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
                    .block = S::kThreads,
                    .shared = S::kShared,
                    .name = grouped ? "tile_product of experts" : "tile_product"};
+  if constexpr (storage == Storage::kBf16 && tile_n > kTileN) {
+    if (p.warpgroups) {
+      Launch by_groups = how;
+      by_groups.shared += kPanelAlignment;
+      launch(tile_product<storage, tile_n, tile_m, true, true>, by_groups, on, p, n, m);
+      return;
+    }
+  }
   if (grouped)
     launch(tile_product<storage, tile_n, tile_m, true>, how, on, p, n, m);
   else if constexpr (tile_n == kTileN || !S::kPlain)
@@ -346,7 +389,7 @@ void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
     const std::int64_t tiles_m = p.tiles != nullptr ? p.tile_count : divide_up(p.m, 128);
     if ((p.tiles != nullptr || !Large::kPlain) &&
         10 * divide_up(p.n, 2 * kTileN) * tiles_m >= 9 * device.multiprocessors &&
-        device.shared_bytes >= Large::kShared)
+        device.shared_bytes >= Large::kShared + kPanelAlignment)
       return tiles<storage, 2 * kTileN, 128>(p, device, on);
   }
   tiles<storage, kTileN, 128>(p, device, on);
