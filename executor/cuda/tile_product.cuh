@@ -11,9 +11,10 @@
 // of 128 bytes have their halves swapped where the row is odd, so that 8 lanes reach all banks. What comes
 // next is copied between two parts of a stage, while the tensor cores are at the first.
 //
-// The larger tile of bf16 experts is multiplied by warpgroups where the device has them (Groups): rows of 64
-// elements whose chunks change places so are what they read. Products of a stage are awaited a stage later,
-// so that they follow one another; what is copied goes where the stage before last was.
+// The larger tile is multiplied by warpgroups where the device has them (Groups): rows of 64 elements whose
+// chunks change places so are what they read. Smaller elements become bf16 in a tile beside the stages, of
+// which there are two. Products of a stage are awaited a stage later, so that they follow one another while
+// the next tile is made; what is copied goes where the stage before last was.
 //
 // Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
 // done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
@@ -34,7 +35,7 @@ constexpr unsigned kBand = 8;
 // Parts of a tile that are done; the last one sets it back. One stream runs at a time.
 static __device__ unsigned parts_done[kMostSplitTiles];
 
-template <Storage storage, unsigned tile_n, unsigned tile_m>
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool Groups = false>
 struct Shape {
   static constexpr bool kInGroups = storage == Storage::kInt4;
   static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
@@ -51,19 +52,27 @@ struct Shape {
   static constexpr unsigned kStage = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
   // Blocks of a multiprocessor, and the stages that there is room for beside one another.
   static constexpr unsigned kBlocks = tile_n > 128 ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
-  static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m;
+  static constexpr unsigned kWide = Groups && !kPlain ? tile_n * kPanelRow : 0;  // a tile of w as bf16
+  static constexpr unsigned kSlack = Groups ? kPanelAlignment : 0;
+  static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m - 2 * kWide - kSlack;
   static constexpr unsigned kStages = kRoom / kStage < 3 ? 3 : kRoom / kStage > 4 ? 4 : kRoom / kStage;
   // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
   static constexpr unsigned kPitch = tile_n + 4, kSums = tile_m * kPitch * 4;
-  static constexpr unsigned kRowsAt = kStages * kStage > kSums ? kStages* kStage : kSums;
-  static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4;
+  static constexpr unsigned kWideAt = kStages * kStage, kTiles = kWideAt + 2 * kWide;
+  static constexpr unsigned kRowsAt = kTiles > kSums ? kTiles : kSums;
+  static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4 + kSlack;
+  static constexpr unsigned kAhead = Groups ? kStages - 2 : kStages - 1;  // stages that are on their way
+  static_assert(!Groups ||
+                (tile_n == 256 && tile_m == 128 && kThreads == 256 && kStage % kPanelAlignment == 0 &&
+                 kXBytes == kPanelRow && (!kPlain || kWBytes == kPanelRow)));
   static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
   // Blocks of a multiprocessor that k is split for: one warp a scheduler waits most of the time.
   static constexpr int kSplitBlocks = kThreads == 128 ? static_cast<int>(kBlocks) : 1;
 
   // Where chunk `chunk` of row `row` of an operand lies, whose rows are of `chunks` chunks.
   static FORETOKEN_DEVICE unsigned place(unsigned row, unsigned chunk, unsigned chunks) {
-    return row * chunks + (kPlain ? chunk ^ (row & 7) : chunks < 8 ? chunk : chunk ^ ((row & 1) << 2));
+    if (kPlain || (Groups && chunks == 8)) return row * chunks + (chunk ^ (row & 7));
+    return row * chunks + (chunks < 8 ? chunk : chunk ^ ((row & 1) << 2));
   }
 };
 
@@ -79,15 +88,13 @@ struct Place {
 };
 
 template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped, bool Groups = false>
-__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
-                                  Shape<storage, tile_n, tile_m>::kMinBlocks)
+__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThreads,
+                                  Shape<storage, tile_n, tile_m, Groups>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
-  using S = Shape<storage, tile_n, tile_m>;
+  using S = Shape<storage, tile_n, tile_m, Groups>;
   constexpr bool kPlain = S::kPlain;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
-  static_assert(!Groups || (storage == Storage::kBf16 && grouped && tile_n == 256 && tile_m == 128));
-  static_assert(!Groups || (S::kWBytes == kPanelRow && S::kStage % kPanelAlignment == 0));
-  constexpr unsigned kAhead = Groups ? S::kStages - 2 : S::kStages - 1;  // stages that are on their way
+  constexpr unsigned kAhead = S::kAhead;
   std::byte* const shared = Groups ? aligned_panels(dynamic_shared()) : dynamic_shared();
   auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kRowsAt);
   const unsigned g = lane() / 4, t = lane() % 4, warp_n = warp() % S::kWarpsN, warp_m = warp() / S::kWarpsN;
@@ -202,15 +209,34 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
       copy_async_commit();
     };
     if constexpr (Groups) {
+      const std::byte* rows_of_w = w;
+      if constexpr (!kPlain) {
+        std::byte* const wide = shared + S::kWideAt + k % 2 * S::kWide;
+#pragma unroll
+        for (unsigned i = 0; i < tile_n * 4 / kThreads; ++i) {
+          const unsigned row = (i * kThreads + thread()) / 4, of = thread() % 4;
+          const uint4 raw = load16(w + S::place(row, of, kWChunks) * 16);
+#pragma unroll
+          for (unsigned part = 0; part < S::kParts; ++part) {
+            std::uint32_t pairs[4];
+            Weights<storage>::decode(raw, part, pairs);
+            store16(wide + swizzled(static_cast<int>(row), static_cast<int>(4 * part + of)),
+                    make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+          }
+        }
+        show_to_products();
+        sync_threads();
+        rows_of_w = wide;
+      }
       products_begin();
 #pragma unroll
       for (unsigned part = 0; part < kPanelColumns / 16; ++part)
 #pragma unroll
         for (unsigned half = 0; half < 2; ++half)
-          product_bf16<tile_m>(
-              halves[half],
-              rows_operand(w + (of_group + half * 64) * kPanelRow).advanced(static_cast<int>(part * 32)),
-              rows_operand(x).advanced(static_cast<int>(part * 32)), true);
+          product_bf16<tile_m>(halves[half],
+                               rows_operand(rows_of_w + (of_group + half * 64) * kPanelRow)
+                                   .advanced(static_cast<int>(part * 32)),
+                               rows_operand(x).advanced(static_cast<int>(part * 32)), true);
       products_commit();
       copy_next();
       products_wait<1>();
@@ -288,7 +314,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   copy_async_wait<0>();
   if constexpr (Groups) products_wait<0>();
 
-  if (!grouped && splits > 1) {
+  if (!grouped && !Groups && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
     if (!join_parts<kThreads>(sums, p.partial + blockIdx.x * splits * kFloats, split, splits,
                               &parts_done[blockIdx.x], reinterpret_cast<unsigned*>(x_rows + tile_m)))
@@ -354,7 +380,7 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, tile_n),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
-  p.splits = p.partial == nullptr || grouped
+  p.splits = p.partial == nullptr || grouped || tile_n > kTileN
                  ? 1
                  : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes),
                               device.multiprocessors * S::kSplitBlocks);
@@ -363,11 +389,14 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
                    .block = S::kThreads,
                    .shared = S::kShared,
                    .name = grouped ? "tile_product of experts" : "tile_product"};
-  if constexpr (storage == Storage::kBf16 && tile_n > kTileN) {
+  if constexpr (tile_n > kTileN && storage != Storage::kF16) {
     if (p.warpgroups) {
       Launch by_groups = how;
-      by_groups.shared += kPanelAlignment;
-      launch(tile_product<storage, tile_n, tile_m, true, true>, by_groups, on, p, n, m);
+      by_groups.shared = Shape<storage, tile_n, tile_m, true>::kShared;
+      if (grouped)
+        launch(tile_product<storage, tile_n, tile_m, true, true>, by_groups, on, p, n, m);
+      else
+        launch(tile_product<storage, tile_n, tile_m, false, true>, by_groups, on, p, n, m);
       return;
     }
   }
@@ -383,13 +412,13 @@ void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
   if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
   if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
   if constexpr (storage != Storage::kInt4) {  // sums of groups leave no registers for it
-    // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16,
-    // those of experts alone: cuBLASLt takes the others.)
+    // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16
+    // without warpgroups, those of experts alone: cuBLASLt takes the others.)
     using Large = Shape<storage, 2 * kTileN, 128>;
     const std::int64_t tiles_m = p.tiles != nullptr ? p.tile_count : divide_up(p.m, 128);
-    if ((p.tiles != nullptr || !Large::kPlain) &&
+    if ((p.tiles != nullptr || !Large::kPlain || (p.warpgroups && storage == Storage::kBf16)) &&
         10 * divide_up(p.n, 2 * kTileN) * tiles_m >= 9 * device.multiprocessors &&
-        device.shared_bytes >= Large::kShared + kPanelAlignment)
+        device.shared_bytes >= Large::kShared)
       return tiles<storage, 2 * kTileN, 128>(p, device, on);
   }
   tiles<storage, kTileN, 128>(p, device, on);

@@ -215,10 +215,11 @@ TEST(CudaExperts, OfEveryActivation) {
 // The larger tile with products of warpgroups, where there are any, and without.
 TEST(CudaExperts, ByWarpgroupsAndWithout) {
   if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
-  for (const bool use : {true, false})
-    for (const bool gated : {true, false}) {
+  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kFp8})
+    for (const auto& [use, gated] : {std::pair{true, true}, {true, false}, {false, true}}) {
       cuda_set().use_warpgroups(use);
       ExpertCase c;
+      c.up = c.down = storage;
       c.activation.gated = gated;
       c.hidden = 600, c.inter = 300, c.count = 2, c.of = 2, c.rows = 280, c.top_k = 1;
       c.biases = gated;
