@@ -27,6 +27,11 @@ constexpr Strategy kStrategies[] = {
     {"parallelism", "expert parallelism", "expert_parallel_size, enable_expert_parallel",
      "experts divided over ranks that step together; all-to-all; expected number of experts hit",
      "closed form of distinct experts against enumeration"},
+    {"parallelism", "hot experts", "expert_skew, enable_eplb, num_redundant_experts",
+     "experts chosen by Zipf's law; all wait for the fullest rank; copies of the busiest experts and a "
+     "packing "
+     "even it out",
+     "draws of tokens; a skew of 0 is even; packing never fuller than chance"},
     {"parallelism", "sequence parallelism", "enable_sequence_parallelism",
      "norms and residual stream divided by tokens; reduce-scatter and all-gather for each all-reduce",
      "volume of the collectives; executed: the same logits, bit for bit"},
@@ -103,6 +108,10 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
+     "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
+     "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
+     "Mooncake's hit rates by capacity and its equation 2; executed: the tokens of plain serving"},
     {"decoding", "speculative decoding", "speculative_config",
      "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
      "ones are rolled back; slots, weights, cache and passes of the draft model",

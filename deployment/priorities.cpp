@@ -94,6 +94,7 @@ void check_orders(const Scenario& scenario, const Behavior& b, const std::string
     if (wrong) k.fail("scheduling_policy", fmt::format("\"priority\" is not modelled {}", what));
   };
   apart(e.preemption_mode.value_or("") == "swap", "beside preemption_mode swap; use recompute");
+  apart(!e.kv_tiers.empty(), "beside KV tiers; leave kv_tiers out");
   apart(scenario.workload.beam_width.value_or(1) > 1, "beside beam search; leave beam_width out");
   apart(scenario.cluster.prefill || scenario.cluster.decode,
         "where prefill and decode are apart; leave out cluster.prefill and cluster.decode");
