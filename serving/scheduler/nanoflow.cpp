@@ -62,13 +62,11 @@ class NanoflowScheduler final : public BlockScheduler {
   // As much of the prompt as there is room for, in the step and in memory.
   std::int64_t take_chunk(std::int32_t slot, std::int64_t room) {
     Sequence& s = sequences_[slot];
-    const std::int64_t n = std::min({left(s), room, s.capacity - s.computed + free_tokens()});
+    std::int64_t n = std::min(left(s), room);
+    if (config_.caches_tokens) n = std::min(n, s.capacity - s.computed + pool_.free() * config_.block_size);
     if (n <= 0 || !grow(s, n)) return 0;
     take_prompt(slot, n);
     return n;
-  }
-  std::int64_t free_tokens() const {
-    return config_.caches_tokens ? pool_.free() * config_.block_size : config_.max_num_batched_tokens;
   }
 
   bool has_room(std::int64_t expected) const {

@@ -28,15 +28,15 @@ class TurbomindScheduler final : public BlockScheduler {
  private:
   void decide(Picoseconds now) override {
     join();
+    if (running_.empty()) return;
     budget_ = budget();
     victims_.clear();
     evictable_ = 0;
     was_active_.swap(active_);
     active_.assign(was_active_.size(), false);
-    idle_ = false;
+    out_of_tokens_ = false;
     last_ = running_.size();
     for (std::size_t i = 0; i < last_; ++i) serve(i, now);
-    idle_ = idle_ || last_ < running_.size();
     for (const std::int32_t slot : running_) {
       if (active_[static_cast<std::size_t>(slot)] || !was_active_[static_cast<std::size_t>(slot)]) continue;
       ++sequences_[slot].preemptions;
@@ -72,10 +72,11 @@ class TurbomindScheduler final : public BlockScheduler {
   void serve(std::size_t i, Picoseconds now) {
     const std::int32_t slot = running_[i];
     Sequence& s = sequences_[slot];
-    if (budget_ <= 0 || !find_blocks(s, i)) {
-      idle_ = true;
+    if (budget_ <= 0) {
+      out_of_tokens_ = true;
       return;
     }
+    if (!find_blocks(s, i)) return;
     if (s.cached_tokens < 0) {
       s.cached_tokens = 0;
       s.scheduled = now;
@@ -127,11 +128,14 @@ class TurbomindScheduler final : public BlockScheduler {
     }
   }
 
-  std::int64_t repeats() const override { return idle_ ? 1 : kForever; }
+  // Who finds no blocks finds none before somebody ends: those that are free or held by later members become
+  // no more. Who lost its turn may have it again in the next step.
+  std::int64_t repeats() const override { return victims_.empty() && !out_of_tokens_ ? kForever : 1; }
+  // Each of the steps asks for as much as the last one.
   void repeated(std::int64_t steps) override {
-    for (; steps > 0 && minimum_.front() > 0; --steps) {
+    for (; steps > 0 && minimum_.front() > minimum_.back(); --steps) {
       minimum_.pop_front();
-      minimum_.push_back(0);
+      minimum_.push_back(minimum_.back());
     }
   }
 
@@ -140,7 +144,7 @@ class TurbomindScheduler final : public BlockScheduler {
   std::vector<std::int32_t> victims_;        // of this step, in the order in which their blocks go
   std::int64_t budget_ = 0, evictable_ = 0;  // tokens left in the step; blocks of the victims
   std::size_t last_ = 0;                     // members from here on are left out
-  bool idle_ = false;                        // somebody is
+  bool out_of_tokens_ = false;               // before all members had their turn
 };
 
 }  // namespace

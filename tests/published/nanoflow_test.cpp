@@ -29,13 +29,6 @@ Priced llama(const char* behavior, int input, int output) {
                 true);
 }
 
-double tokens_per_gpu(const Priced& p, double scale = 1) {
-  SimulateOptions o;
-  o.intervals = false;
-  return scale * simulate(p.deployment, p.cost, test_resources(), o).served.metrics.total_token_throughput /
-         8;
-}
-
 // The matrix products of a dense batch of 2048 alone bound the throughput.
 TEST(Nanoflow, TheOptimumIsWhatTheProductsTake) {
   const Priced p = llama("nanoflow", 512, 512);
@@ -52,16 +45,42 @@ TEST(Nanoflow, TheOptimumIsWhatTheProductsTake) {
   }
   // 68.5 billion parameters in the layers' products, not 70.
   EXPECT_NEAR(8 * flops_of_all / 2048 / 2e9, 68.5, 0.5);
-  EXPECT_NEAR(2048 / products / 8 / kOptimum, 1, 0.15);
+  EXPECT_NEAR(2048 / products / 8 / kOptimum, 1, 0.06);
 }
 
-TEST(Nanoflow, WhatIsReached) {
-  const double reached = tokens_per_gpu(llama("nanoflow", 512, 512)) / kOptimum;
-  std::printf("512-512 %.3f 1024-512 %.3f 512-1024 %.3f sarathi %.3f\n", reached,
-              tokens_per_gpu(llama("nanoflow", 1024, 512)) / kOptimum,
-              tokens_per_gpu(llama("nanoflow", 512, 1024)) / kOptimum,
-              tokens_per_gpu(llama("sarathi", 512, 512)) / kOptimum);
-  EXPECT_NEAR(reached, kReached, 0.2);
+// A dense step of 512 + 512 tokens, as many decodes as prompt tokens: 57 % one operator after the other, 68 %
+// overlapped. The interference that this rests on is NanoFlow's own; nothing was fitted to the throughput.
+// What can't be reproduced is the pipeline that the paper searches for, nor which lengths its figure is for.
+TEST(Nanoflow, WhatADenseStepReaches) {
+  const Priced p = llama("nanoflow", 512, 512);
+  Probe probe;
+  probe.sequences = 1024;
+  probe.context = 768;
+  for (int i = 0; i < 2; ++i) {
+    PrefillPart part;
+    part.new_tokens = 512;
+    part.last = true;
+    probe.prefill.push_back(part);
+  }
+  StepPricer pricer(p.deployment, p.cost);
+  const StepEstimate e = pricer.estimate("dense", probe, true);
+  double saved = 0;
+  for (const auto& o : e.operators)
+    if (o.name == "overlap_of_nano_batches") saved = -o.seconds;
+  const auto reached = [](double seconds) { return 2048 / seconds / 8 / kOptimum; };
+  EXPECT_NEAR(reached(e.seconds), kReached, 0.03);
+  EXPECT_LT(reached(e.seconds + saved), 0.6);
+  EXPECT_GE(e.high, e.seconds + saved) << "all of it is in the interval";
+}
+
+// Offline, the schedule keeps the step dense but for the beginning and the end.
+TEST(Nanoflow, AnOfflineRun) {
+  const Priced p = llama("nanoflow", 512, 512);
+  SimulateOptions o;
+  o.intervals = false;
+  const ServingMetrics m = simulate(p.deployment, p.cost, test_resources(), o).served.metrics;
+  EXPECT_EQ(m.preemptions, 0);
+  EXPECT_NEAR(m.total_token_throughput / 8 / kOptimum, kReached, 0.04);
 }
 
 }  // namespace

@@ -17,12 +17,10 @@ TEST(NanoBatches, TwoOfUnequalSize) {
 }
 
 // 10 of memory-bound work beside 100 of products: at a share of 0.1 it takes 10 / 0.25 = 40 and the products
-// lose
-// 4. Where there is no time for that it takes more: 50 need at least P = 0.5, so R = 0.3 and 100 + 0.3 x 50 /
-// 0.5.
+// lose 4. 50 would take 200 then; at 0.2 they take 125, and so do the products.
 TEST(NanoBatches, TheSmallestSharesWithWhichNobodyIsLate) {
   EXPECT_DOUBLE_EQ(overlapped(100, 10, 0), 104);
-  EXPECT_DOUBLE_EQ(overlapped(100, 50, 0), 130);
+  EXPECT_DOUBLE_EQ(overlapped(100, 50, 0), 125);
   EXPECT_DOUBLE_EQ(overlapped(100, 0, 20), 100 + 0.1 * 20 / 0.4);
   EXPECT_DOUBLE_EQ(overlapped(100, 10, 20), 104 + 5);
   EXPECT_DOUBLE_EQ(overlapped(0, 10, 0), 10);
