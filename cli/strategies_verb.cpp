@@ -103,6 +103,10 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
+     "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
+     "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
+     "Mooncake's hit rates by capacity and its equation 2; executed: the tokens of plain serving"},
     {"decoding", "speculative decoding", "speculative_config",
      "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
      "ones are rolled back; slots, weights, cache and passes of the draft model",

@@ -42,6 +42,9 @@ void read_swap(Deployment& deployment, const std::string& where);
 void read_kv_layout(Deployment& deployment, const std::string& where);
 // Which layers' weights stay outside device memory: sets the mapping's shards and `streaming`.
 void place_weights(Deployment& deployment, const std::string& where);
+// Tiers of the KV cache; fills their defaults. Throws Error for what they are not modelled with.
+void read_kv_tiers(Deployment& deployment, const std::string& where);
+KvTiersConfig kv_tiers_config(const Deployment& deployment);
 // The scenario's link to host memory, or the device's; needed by what crosses it.
 void use_host_link(Deployment& deployment, const std::string& where);
 double host_bytes(const Deployment& deployment);  // of host memory that one device takes

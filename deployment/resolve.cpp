@@ -188,6 +188,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
                     : *e.kv_reservation == "power_of_two" ? KvReservation::kPowerOfTwo
                                                           : KvReservation::kMaxModelLen;
   s.num_host_blocks = d.memory.num_host_blocks;
+  s.kv_tiers = kv_tiers_config(d);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
@@ -368,6 +369,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                          d.precision.kv == d.precision.activation &&
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
   read_swap(d, where);
+  read_kv_tiers(d, where);
   place_weights(d, where);
 
   refuse_with_beams(d, where);

@@ -11,6 +11,7 @@
 
 #include "serving/autoscaler.h"
 #include "serving/backend.h"
+#include "serving/kv_tier_config.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
 #include "serving/over_time.h"
@@ -160,7 +161,8 @@ struct SchedulerConfig {
   bool schedules_ahead = false;
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
-  LoraConfig lora;  // of vLLM's policy alone
+  LoraConfig lora;         // of vLLM's policy alone
+  KvTiersConfig kv_tiers;  // of vLLM's policy alone
   // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
   // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
   int beam_width = 1;
@@ -237,6 +239,13 @@ struct ServeResult {
   double replica_seconds = 0;
   std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
+  // Of each tier of the KV cache, all ranks together; prompt tokens looked for at first admission, and found
+  // in device memory.
+  std::vector<KvTierCounts> kv_tiers;
+  std::int64_t queried_tokens = 0, device_hit_tokens = 0;
+  std::int64_t kv_loads = 0;     // requests that waited for their blocks
+  Picoseconds kv_load_wait = 0;  // they all together
+  Picoseconds kv_stall = 0;      // steps that did
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);
