@@ -255,6 +255,10 @@ struct EngineSection {
   std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
   std::optional<double> waiting_served_ratio;
   std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
+  std::optional<std::int64_t> max_prefill_token_num, num_tokens_per_iter, max_prefill_iters, prefill_interval,
+      cache_block_seq_len;
+  std::optional<double> cache_max_entry_count;
+  std::optional<std::int64_t> global_batch_size, average_prefill_length, average_decode_length;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -350,7 +354,7 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           &EngineSection::priority_scheduling_preemption_threshold,
           "SGLang: by how much more a priority must be better to preempt (default: 10)", at_least(0)),
     field("max_batch_size", &EngineSection::max_batch_size,
-          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton and TGI", at_least(1)),
+          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton, TGI and LMDeploy", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
           at_least(1)),
     field("tokens_per_block", &EngineSection::tokens_per_block, "TensorRT-LLM's block_size", at_least(1)),
@@ -413,6 +417,25 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
     field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
           at_least(1)),
+    field("max_prefill_token_num", &EngineSection::max_prefill_token_num,
+          "LMDeploy: prompt tokens of a step (default: 8192 for TurboMind, 4096 for the PyTorch engine)",
+          at_least(1)),
+    field("num_tokens_per_iter", &EngineSection::num_tokens_per_iter,
+          "TurboMind: tokens that a step takes at least, if there are so many (default: 0)", at_least(0)),
+    field("max_prefill_iters", &EngineSection::max_prefill_iters,
+          "TurboMind: most steps that a prompt may be spread over for its sake (default: 1)", at_least(1)),
+    field("prefill_interval", &EngineSection::prefill_interval,
+          "LMDeploy's PyTorch engine: decode steps between two looks at the queue (default: 16)",
+          at_least(1)),
+    field("cache_block_seq_len", &EngineSection::cache_block_seq_len, "TurboMind's block_size", at_least(1)),
+    field("cache_max_entry_count", &EngineSection::cache_max_entry_count,
+          "LMDeploy's gpu_memory_utilization: share of the free memory", above_up_to(0, 1)),
+    field("global_batch_size", &EngineSection::global_batch_size, "NanoFlow's max_num_batched_tokens",
+          at_least(1)),
+    field("average_prefill_length", &EngineSection::average_prefill_length,
+          "NanoFlow: prompt tokens that it expects of a request (default: the workload's mean)", at_least(1)),
+    field("average_decode_length", &EngineSection::average_decode_length,
+          "NanoFlow: output tokens that it expects (default: the workload's mean)", at_least(1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),

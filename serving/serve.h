@@ -33,7 +33,10 @@ enum class SchedulerPolicy {
   kLightllm,
   kFastgen,
   kTgi,
-  kLlamaCpp
+  kLlamaCpp,
+  kTurbomind,  // LMDeploy's engines
+  kLmdeployPytorch,
+  kNanoflow
 };
 
 // Whose way to keep the stages of a pipeline busy is modelled.
@@ -109,6 +112,19 @@ struct LlamaCppConfig {
   std::int64_t n_ubatch = 512;  // tokens of a step; max_num_batched_tokens is n_batch
 };
 
+// LMDeploy's, by its names and defaults.
+struct LmdeployConfig {
+  // TurboMind: a step holds at least so many tokens, and as many as it takes to compute all prompts in
+  // max_prefill_iters steps.
+  std::int64_t num_tokens_per_iter = 0, max_prefill_iters = 1;
+  std::int64_t prefill_interval = 16;  // PyTorch engine: decode steps between two looks at the queue
+};
+
+// NanoFlow's; max_num_batched_tokens is its global_batch_size. 0: the workload's mean.
+struct NanoflowConfig {
+  std::int64_t average_prefill_length = 0, average_decode_length = 0;
+};
+
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
 // are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
 // max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
@@ -122,6 +138,8 @@ struct SchedulerConfig {
   LightllmConfig lightllm;
   TgiConfig tgi;
   LlamaCppConfig llama_cpp;
+  LmdeployConfig lmdeploy;
+  NanoflowConfig nanoflow;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;

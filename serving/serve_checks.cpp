@@ -32,7 +32,8 @@ void check_block_policy(const SchedulerConfig& c) {
                       "longest; raise it",
                       c.max_num_batched_tokens, c.max_model_len));
   const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
-                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp;
+                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp ||
+                        c.policy == SchedulerPolicy::kTurbomind || c.policy == SchedulerPolicy::kNanoflow;
   require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
           fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
                       c.max_num_batched_tokens, c.max_num_seqs));
@@ -63,6 +64,11 @@ void check_block_policy(const SchedulerConfig& c) {
               c.reservation == KvReservation::kMaxModelLen,
           "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
   require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+  require(c.lmdeploy.num_tokens_per_iter >= 0, "num_tokens_per_iter", "must be at least 0");
+  require(c.lmdeploy.max_prefill_iters >= 1, "max_prefill_iters", "must be at least 1");
+  require(c.lmdeploy.prefill_interval >= 1, "prefill_interval", "must be at least 1");
+  require(c.nanoflow.average_prefill_length >= 0, "average_prefill_length", "must be at least 0");
+  require(c.nanoflow.average_decode_length >= 0, "average_decode_length", "must be at least 0");
 }
 
 bool reserves_memory(SchedulerPolicy p) {

@@ -53,7 +53,8 @@ class PredictedBackend : public Backend {
   }
   StagePrice price_stage(const Deployment& deployment, StageModel& stage, const Step& step, bool decode_only,
                          std::int64_t max_steps);
-  PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r);
+  PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r,
+                       PricedPart* decode = nullptr);
   // The draft model's passes after the step: device time into `sum`, host time returned.
   Picoseconds price_drafts(const Step& step, StagePrice& sum);
   Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,

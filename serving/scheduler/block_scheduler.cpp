@@ -18,7 +18,7 @@ BlockScheduler::BlockScheduler(const SchedulerParts& parts)
       most_running_(parts.config.max_num_seqs),
       batch_(parts.windows, parts.list_decodes),
       grows_(parts.config.caches_tokens && !reserves()),
-      quota_(parts.quota > 0 ? parts.quota : parts.pool.usable()),
+      quota_(parts.quota),
       rooms_(static_cast<std::size_t>(parts.config.block_size)) {}
 
 void BlockScheduler::enqueue(std::int32_t slot) {
@@ -28,10 +28,10 @@ void BlockScheduler::enqueue(std::int32_t slot) {
 
 std::optional<std::string> BlockScheduler::never_admitted(const Request& request, std::int64_t kept) const {
   const std::int64_t need = blocks_for(end_tokens(request) - 1);
-  if (!config_.caches_tokens || need + kept <= quota_) return std::nullopt;
+  if (!config_.caches_tokens || need + kept <= usable_blocks()) return std::nullopt;
   return fmt::format(
       "request of {} tokens needs {} KV blocks beside the {} of the watermark, the engine has {}",
-      end_tokens(request) - 1, need, kept, quota_);
+      end_tokens(request) - 1, need, kept, usable_blocks());
 }
 
 void BlockScheduler::take_blocks(std::int64_t count, Sequence& s) {
@@ -101,7 +101,7 @@ bool BlockScheduler::reserve(Sequence& s) {
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
   if (!grows_) return true;
-  const std::int64_t need = blocks_for(s.computed + n) - static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
   if (need > free_blocks() || (eager && free_blocks() == 0)) return false;
   if (need <= 0) return true;
   take_blocks(need, s);
@@ -176,7 +176,7 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
 // for them goes on waiting, and so does who waits for a place.
 std::int64_t BlockScheduler::hold() const {
   if (preempted_ || batch_.has_prefill()) return 1;
-  if (decoded_.empty()) return waiting_.empty() && running_.empty() ? kForever : 1;
+  if (decoded_.empty()) return waiting_.empty() && running_.empty() && batch_.empty() ? kForever : 1;
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
@@ -185,7 +185,7 @@ std::int64_t BlockScheduler::hold() const {
   std::fill(rooms_.begin(), rooms_.end(), 0);
   for (const std::int32_t slot : decoded_) {
     const Sequence& s = sequences_[slot];
-    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed)];
+    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed - ahead_)];
   }
   return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(decoded_.size()), spare));
 }

@@ -44,8 +44,11 @@ class BlockScheduler : public Scheduler {
   std::int64_t running() const final { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const final { return counts_; }
-  std::int64_t kv_used() const final { return contiguous() ? regions_.used() : held_; }
-  std::int64_t kv_usable() const final { return quota_; }
+  std::int64_t kv_used() const final {
+    if (contiguous()) return regions_.used();
+    return quota_ > 0 ? held_ : pool_.used();
+  }
+  std::int64_t kv_usable() const final { return usable_blocks(); }
 
  protected:
   static constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
@@ -77,8 +80,10 @@ class BlockScheduler : public Scheduler {
     return config_.caches_tokens ? (tokens + config_.block_size - 1) / config_.block_size : 0;
   }
   std::int64_t free_blocks() const {
-    return config_.caches_tokens ? quota_ - held_ : std::numeric_limits<std::int32_t>::max();
+    if (!config_.caches_tokens) return std::numeric_limits<std::int32_t>::max();
+    return quota_ > 0 ? quota_ - held_ : pool_.free();
   }
+  std::int64_t usable_blocks() const { return quota_ > 0 ? quota_ : pool_.usable(); }
   std::int64_t watermark_blocks() const {
     return static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
   }
@@ -88,7 +93,8 @@ class BlockScheduler : public Scheduler {
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
   // one. False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
-  // Blocks for the sequence's next n tokens. With `eager`, one must be free even if the last one has room.
+  // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
+  // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);
   void take_prompt(std::int32_t slot, std::int64_t n);
   void take_decode(std::int32_t slot);
@@ -111,8 +117,9 @@ class BlockScheduler : public Scheduler {
   BatchBuilder batch_;
   std::vector<std::int32_t> decoded_;  // in the step just decided
   bool preempted_ = false;
-  bool eager_ = false;  // decodes of this step wanted a free block each
-  bool grows_;          // sequences take blocks while they decode
+  bool eager_ = false;      // decodes of this step wanted a free block each
+  bool grows_;              // sequences take blocks while they decode
+  std::int64_t ahead_ = 0;  // tokens that they have room for beyond those of the step
   TokenCounts counts_;
 
  private:
@@ -121,8 +128,8 @@ class BlockScheduler : public Scheduler {
   bool reserve(Sequence& s);
   void take_blocks(std::int64_t count, Sequence& s);
 
-  const std::int64_t quota_;
-  std::int64_t held_ = 0;                        // blocks of the pool
+  const std::int64_t quota_;                     // of the pool's blocks, 0: all
+  std::int64_t held_ = 0;                        // of these, where there is a quota
   std::deque<std::vector<std::int32_t>> steps_;  // in flight: their sequences (pipeline_depth above 1)
   std::vector<bool> in_flight_;                  // by slot
   mutable std::vector<std::int64_t> rooms_;

@@ -272,8 +272,8 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/cluster/router_load_bound: belongs to router \"prefix_affine\", and the router is "
             "\"round_robin\"; leave it out");
   s = scenario_on("H100");
-  s.engine.behavior = "nanoflow";
-  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"nanoflow\" is not modelled by this build"),
+  s.engine.behavior = "rtp-llm";
+  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"rtp-llm\" is not modelled by this build"),
             std::string::npos);
 }
 
