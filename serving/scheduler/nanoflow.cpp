@@ -44,6 +44,7 @@ class NanoflowScheduler final : public BlockScheduler {
   void decide(Picoseconds now) override {
     retire();
     const bool may_start = !waiting_.empty() && has_room(expected_peak());
+    blocked_for_ = may_start ? kForever : peak_in_;
     decode_or_preempt(false);
     compute_ended();
     std::int64_t room = config_.max_num_batched_tokens - batch_.decodes();
@@ -52,7 +53,7 @@ class NanoflowScheduler final : public BlockScheduler {
       if (!sequences_[slot].decoding) room -= take_chunk(slot, room);
     }
     if (!may_start || preempted_) return;
-    while (room > 0 && !waiting_.empty() && has_place() && admit(now, 0)) {
+    while (room > 0 && !waiting_.empty() && has_place() && free_blocks() > 0 && admit(now, 0)) {
       const std::int64_t taken = take_chunk(running_.back(), room);
       if (taken == 0) return;
       room -= taken;
@@ -79,6 +80,7 @@ class NanoflowScheduler final : public BlockScheduler {
   // Whoever is longer already counts what it holds; a prompt that has begun counts as an average one.
   std::int64_t expected_peak() {
     lengths_.clear();
+    peak_in_ = kForever;
     std::int64_t beyond = 0;
     const std::int64_t end = whole_ + kMargin;
     const auto add = [&](std::int64_t length) {
@@ -105,7 +107,9 @@ class NanoflowScheduler final : public BlockScheduler {
       const std::int64_t t = end - lengths_[i] - 1;
       std::int64_t held = quotients + static_cast<std::int64_t>(i + 1) * (t / size);
       for (std::int64_t r = size - t % size; r < size; ++r) held += of_residue_[static_cast<std::size_t>(r)];
-      peak = std::max(peak, held);
+      if (held <= peak) continue;
+      peak = held;
+      peak_in_ = t;
     }
     return peak + beyond;
   }
@@ -130,11 +134,18 @@ class NanoflowScheduler final : public BlockScheduler {
     s.capacity = 0;
   }
 
-  // Nobody who waits starts before somebody has ended or been computed: what running requests are expected to
-  // need changes with every token.
-  std::int64_t repeats() const override { return waiting_.empty() && !batch_.has_wasted() ? kForever : 1; }
+  // While nobody ends, the expected peak stays where it is until it is there, or rises for who is longer than
+  // expected. A prompt that waits for memory counts as an average one, however long it waits.
+  std::int64_t repeats() const override {
+    if (batch_.has_wasted()) return 1;
+    if (waiting_.empty() || blocked_for_ == kForever) return kForever;
+    const bool all_decode = decoded_.size() == running_.size();
+    return all_decode ? 1 + blocked_for_ : 1;
+  }
 
   std::int64_t prompt_ = 0, whole_ = 0;  // tokens of an average prompt, and of a request
+  std::int64_t peak_in_ = 0;             // steps until the expected peak
+  std::int64_t blocked_for_ = 0;         // further steps for which it leaves no room
   std::vector<Ended> ended_;
   std::vector<std::int64_t> lengths_, of_residue_;
 };

@@ -217,9 +217,11 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   EXPECT_EQ(
       refused("vllm-0.7", [](auto& e) { e.chunk_size = 512; }),
       "s.json:/engine/chunk_size: is a knob of Sarathi-Serve, and the behaviour is vllm-0.7; leave it out");
-  EXPECT_EQ(refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
-            "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
-            "Generation Inference, and the behaviour is sarathi; leave it out");
+  EXPECT_EQ(
+      refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
+      "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
+      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, and the behaviour is sarathi; "
+      "leave it out");
   EXPECT_THAT(refused("fastertransformer", [](auto& e) { e.max_queue_delay_microseconds = 5; }),
               HasSubstr("is a knob of Triton"));
   EXPECT_THAT(refused("orca", [](auto& e) { e.enable_prefix_caching = true; }), HasSubstr("turn it off"));

@@ -299,7 +299,9 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   EXPECT_TRUE(toy::has_prefix_cache(GetParam()) ? reached.hits > 10000 : reached.hits == 0);
   EXPECT_EQ(reached.swaps > 1000, GetParam() == SchedulerPolicy::kVllmV1);
   EXPECT_GT(reached.rejected, 100);
-  EXPECT_LT(reached.events * 2, reached.steps);
+  // TurboMind's members lose their memory block by block.
+  const bool by_blocks = GetParam() == SchedulerPolicy::kTurbomind;
+  EXPECT_LT(reached.events * (by_blocks ? 3 : 4), reached.steps * 2);
   RecordProperty("preemptions", static_cast<int>(reached.preemptions));
 }
 
