@@ -66,9 +66,10 @@ class Scheduler {
   virtual void park(std::span<const std::int32_t> slots) { (void)slots, fail(); }
   virtual void release(std::int32_t slot) { (void)slot, fail(); }
   // At the decode engine: blocks for a cache that will come, false if there is no room for it now; and the
-  // cache is there.
+  // cache is there, or won't come.
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
+  virtual void cancel(std::int32_t slot) { (void)slot, fail(); }
 
   // Leading tokens of the prompt that its prefix cache would give now; changes nothing. hashes: as far as
   // they are needed, of this request's blocks.
