@@ -25,6 +25,11 @@ constexpr Strategy kStrategies[] = {
     {"parallelism", "expert parallelism", "expert_parallel_size, enable_expert_parallel",
      "experts divided over ranks that step together; all-to-all; expected number of experts hit",
      "closed form of distinct experts against enumeration"},
+    {"parallelism", "hot experts", "expert_skew, enable_eplb, num_redundant_experts",
+     "experts chosen by Zipf's law; all wait for the fullest rank; copies of the busiest experts and a "
+     "packing "
+     "even it out",
+     "draws of tokens; a skew of 0 is even; packing never fuller than chance"},
     {"parallelism", "sequence parallelism", "enable_sequence_parallelism",
      "norms and residual stream divided by tokens; reduce-scatter and all-gather for each all-reduce",
      "volume of the collectives; executed: the same logits, bit for bit"},

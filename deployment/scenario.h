@@ -171,6 +171,8 @@ struct EngineSection {
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
                expert_parallel_size = 1;
   bool enable_expert_parallel = false;  // expert_parallel_size = tensor x data
+  bool enable_eplb = false;
+  std::int64_t num_redundant_experts = 0;
   std::optional<bool> enable_sequence_parallelism;
   std::string dtype = "auto";
   std::optional<std::string> quantization;  // null: the model's quantization_config
@@ -236,6 +238,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "ranks that split the experts; divides tensor x data", at_least(1)),
     field("enable_expert_parallel", &EngineSection::enable_expert_parallel,
           "shorthand for expert_parallel_size = tensor x data"),
+    field("enable_eplb", &EngineSection::enable_eplb,
+          "place experts so that the expert-parallel ranks have equal loads (with workload.expert_skew)"),
+    field("num_redundant_experts", &EngineSection::num_redundant_experts,
+          "with enable_eplb: copies of the busiest experts, over all expert-parallel ranks",
+          between(0, 65536)),
     field("enable_sequence_parallelism", &EngineSection::enable_sequence_parallelism,
           "split norms and residual stream by tokens over the tensor-parallel ranks"),
     field("dtype", &EngineSection::dtype, "type of activations and plain weights", one_of(kDtypeNames)),

@@ -64,6 +64,8 @@ std::string sglang_command(const Deployment& d) {
     }
   }
   c.add_if(m.expert_parallel > 1, "--ep-size", m.expert_parallel);
+  c.add_switch(e.enable_eplb, "--enable-eplb");
+  c.add_if(e.num_redundant_experts > 0, "--ep-num-redundant-experts", e.num_redundant_experts);
   c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (needs_checkpoint(d)) {
     if (d.precision.weights == WeightFormat::kFp8)
@@ -116,6 +118,8 @@ std::string trtllm_command(const Deployment& d) {
       m.data_parallel > 1 && m.expert_parallel > 1 ? m.tensor_parallel * m.data_parallel : m.tensor_parallel;
   c.add_if(ranks > 1, "--tp_size", ranks);
   c.add_if(m.expert_parallel > 1, "--ep_size", m.expert_parallel);
+  if (e.enable_eplb)
+    c.note("balance experts by moe_config.load_balancer, whose slots are experts and copies");
   if (m.data_parallel > 1 && m.expert_parallel > 1) options.emplace_back("enable_attention_dp: true");
   if (m.data_parallel > 1 && m.expert_parallel == 1)
     c.note(fmt::format("{} servers behind a router: one has no independent data-parallel ranks",

@@ -205,7 +205,10 @@ class CommandReader {
         return;
       }
       case FlagKind::kJson:
-        engine_[key] = parse_json(need(value, name), at);
+        if (key == "eplb_config")
+          read_eplb(parse_json(need(value, name), at), at);
+        else
+          engine_[key] = parse_json(need(value, name), at);
         return;
     }
   }
@@ -216,6 +219,13 @@ class CommandReader {
     for (; words_.more_values(); ++words_.next) ++count;
     if (count == 0) throw Error(where_, "--lora-modules needs a value");
     lora_["num_adapters"] = count;
+  }
+
+  // Its other keys say how often loads are looked at and copied; here they are always known.
+  void read_eplb(const Json& config, const std::string& at) {
+    if (!config.is_object()) throw Error(at, "a JSON object is expected");
+    if (config.contains("num_redundant_experts"))
+      engine_["num_redundant_experts"] = config["num_redundant_experts"];
   }
 
   void set_quantization(const std::string& text, const std::string& at) {
@@ -282,6 +292,11 @@ std::string vllm_command(const Deployment& d) {
   if (m.expert_parallel > 1 && m.expert_parallel != m.tensor_parallel * m.data_parallel)
     note = fmt::format("vLLM splits the experts over all {} tensor x data ranks, not {}",
                        m.tensor_parallel * m.data_parallel, m.expert_parallel);
+  if (e.enable_eplb) {
+    out += " --enable-eplb";
+    add_if(e.num_redundant_experts > 0, "--eplb-config",
+           fmt::format(R"('{{"num_redundant_experts": {}}}')", e.num_redundant_experts));
+  }
   add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (m.data_parallel > 1 && m.expert_parallel == 1 && has_experts(d.model))
     note = "vLLM splits the experts over the data-parallel ranks too; independent ranks are separate servers";

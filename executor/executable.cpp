@@ -85,6 +85,9 @@ void check(const Deployment& deployment, bool apart, bool processes) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
   const bool several = apart || m.engines() > 1;
+  if (m.stages.front().expert_load)
+    throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",
+                "is not executed: a model's own router says which experts a token takes; leave it out");
   if (deployment.speculation) {
     if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");

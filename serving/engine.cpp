@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "serving/scheduler/decode_group.h"
 #include "serving/scheduler/factory.h"
 #include "serving/scheduler/reservation.h"
 #include "serving/scheduler/vllm_v1.h"
@@ -295,6 +296,11 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
   parking_.clear();
   Picoseconds common = -1;  // time of the previous token, mostly the same for all
   std::int64_t with_common = 0, others = 0;
+  if (DecodeGroup* group = rank.scheduler->group()) {
+    with_common = group->size();
+    if (with_common > 0) common = group->last_token();
+    group->come_out(flight.end, finishing_);
+  }
   for (const std::int32_t slot : flight.sampled[r]) {
     Sequence& s = rank.sequences[slot];
     s.token_in_flight = false;

@@ -91,6 +91,7 @@ struct WorkloadConfig {
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> beam_width;  // absent: 1, no beam search
+  std::optional<double> expert_skew;       // absent: as in the rows that operators were measured with
   // Probabilities must be ordered to find the tokens that may be drawn.
   bool sorts_logits() const {
     return temperature.value_or(0) > 0 && (top_k.value_or(0) > 0 || top_p.value_or(1) < 1);
@@ -123,7 +124,11 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("beam_width", &WorkloadConfig::beam_width,
           "beam search: a request keeps so many likeliest continuations and answers with the best one (vLLM; "
           "default: 1)",
-          between(1, 1024))};
+          between(1, 1024)),
+    field("expert_skew", &WorkloadConfig::expert_skew,
+          "mixtures of experts: the r-th most popular expert is chosen like r^-skew; 0: all alike (default: "
+          "as in the measured rows, evenly over the ranks)",
+          between(0, 4))};
 
 // A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
 // one's end (closed loop, next turn of a conversation) is released by finished(), which every popped request

@@ -33,6 +33,8 @@ struct TokenCounts {
   std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
 };
 
+class DecodeGroup;
+
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
@@ -47,8 +49,10 @@ class Scheduler {
   // When to ask again if nothing was scheduled and nothing happens before: a batch waits for company.
   static constexpr Picoseconds kNoWake = std::numeric_limits<Picoseconds>::max();
   virtual Picoseconds wake() const { return kNoWake; }
-  // Sequences that get a token in the step just decided, in the policy's order.
+  // Sequences that get a token in the step just decided, in the policy's order, behind those of its group if
+  // it keeps one (else null): the caller tells the group when tokens are out, and lets its members alone.
   virtual std::span<const std::int32_t> sampled() const = 0;
+  virtual DecodeGroup* group() { return nullptr; }
   virtual bool preempted() const = 0;  // in the step just decided
   // For how many steps, this one included, single decisions would repeat the one just made, if nothing
   // arrives. Tokens of the step are not out yet when this is asked.

@@ -27,7 +27,12 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
       adapter_slots_(config.lora.max_loras),
-      needs_(static_cast<std::size_t>(config.block_size) + 1) {}
+      needs_(static_cast<std::size_t>(config.block_size) + 1) {
+  const bool plain = config.pipeline_depth == 1 && config.draft_tokens == 0 && beams() == 1 &&
+                     config.lora.max_loras == 0 && !list_decodes &&
+                     std::all_of(windows.begin(), windows.end(), [](std::int64_t w) { return w == 0; });
+  if (plain) group_.emplace(sequences, grows() ? config.block_size : 0);
+}
 
 // vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
 std::int32_t VllmV1Scheduler::end_of(const Request& request) const {
@@ -97,8 +102,49 @@ std::int64_t VllmV1Scheduler::within_budget(const Sequence& s, std::int64_t comp
   return prompt > 0 ? std::min({n, prompt, budget_}) : std::min(n, budget_ / beams());
 }
 
+// Takes a token of each of the group's members, the first running sequences, as the loop below would; it is
+// left to that loop where some of them would get none. Returns how many were dealt with.
+std::size_t VllmV1Scheduler::schedule_group() {
+  if (!group_) return 0;
+  DecodeGroup& g = *group_;
+  while (g.size() < running()) {
+    const std::int32_t next = running_[static_cast<std::size_t>(g.size())];
+    if (!g.may_join(sequences_[next])) break;
+    g.join(next);
+  }
+  if (g.size() == 0) return 0;
+  if (g.size() > budget_ || (grows() && std::ssize(g.without_room(1)) > pool_.free())) {
+    g.dissolve();
+    return 0;
+  }
+  grow_group(1);
+  g.decide(1);
+  const auto size = static_cast<std::int32_t>(g.size());
+  budget_ -= size;
+  counts_.scheduled += size;
+  batch_.decode_sequences = batch_.sampled_rows = size;
+  batch_.longest_context = g.longest();
+  for (std::size_t w = 0; w < windows_.size(); ++w) {
+    batch_.contexts[w] = g.contexts();
+    batch_.growing[w] = size;
+  }
+  return static_cast<std::size_t>(size);
+}
+
+// Blocks of the members' tokens of the step that is so many ahead, and into the prefix cache those that it
+// fills.
+void VllmV1Scheduler::grow_group(std::int64_t step) {
+  if (!grows()) return;
+  for (const std::int32_t slot : group_->without_room(step)) append_blocks(sequences_[slot], 1);
+  if (!caching()) return;
+  for (const std::int32_t slot : group_->without_room(step + 1)) {
+    Sequence& s = sequences_[slot];
+    enter_until(s, std::min<std::int64_t>(std::ssize(s.blocks), s.shared_blocks));
+  }
+}
+
 void VllmV1Scheduler::schedule_running() {
-  for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
+  for (std::size_t i = schedule_group(); i < running_.size() && budget_ > 0; ++i) {
     const std::int32_t slot = running_[i];
     Sequence& s = sequences_[slot];
     std::int64_t n = s.num_tokens + s.drafts - s.computed;
@@ -273,8 +319,10 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
 // holds a drafted token, which may yet be rejected.
 void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   if (beams() > 1) limit = std::min(limit, prompt_blocks(s));
-  const std::int64_t full =
-      std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
+  enter_until(s, std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit));
+}
+
+void VllmV1Scheduler::enter_until(Sequence& s, std::int64_t full) {
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
   for (; s.entered_blocks < full; ++s.entered_blocks) {
@@ -395,16 +443,23 @@ std::int64_t VllmV1Scheduler::hold() const {
   }
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   std::int64_t steps = std::numeric_limits<std::int64_t>::max();
-  std::fill(needs_.begin(), needs_.end(), 0);
-  for (std::int64_t i = 0; i < scheduled; ++i) {
-    const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
-    steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
-    if (config_.caches_tokens && !contiguous()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
-    for (const std::int64_t window : windows_) {
-      if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
+  if (group_) {
+    if (group_->size() < scheduled) return 1;  // the others join it for the next step
+    steps = 1 + group_->steps_left();
+    for (std::int64_t d = 0; grows() && d < config_.block_size; ++d)
+      needs_[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(group_->without_room(d + 1).size());
+  } else {
+    std::fill(needs_.begin(), needs_.end(), 0);
+    for (std::int64_t i = 0; i < scheduled; ++i) {
+      const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+      steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
+      if (grows()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+      for (const std::int64_t window : windows_) {
+        if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
+      }
     }
   }
-  if (!config_.caches_tokens || contiguous()) return steps;  // a region is never too short
+  if (!grows()) return steps;  // a region is never too short
   // Step j (the next one is 1) needs a block (a group of them, one a beam) for each sequence with room for
   // j - 1 more tokens, modulo block_size.
   std::int64_t left = pool_.free() / beams();
@@ -430,7 +485,12 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
   counts_.scheduled += batch_.decode_sequences * steps;
-  if (config_.caches_tokens && !contiguous()) {
+  if (group_) {
+    for (std::int64_t step = 1; grows() && step <= steps; ++step) grow_group(step);
+    group_->decide(steps);
+    return;
+  }
+  if (grows()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
       const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
@@ -476,10 +536,13 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
       s.host_blocks.clear();
     }
   }
-  std::erase_if(running_, [this](std::int32_t slot) {
-    const Sequence& s = sequences_[slot];
-    return s.num_tokens >= s.end_tokens;
-  });
+  auto at = running_.begin();
+  for (const std::int32_t slot : slots) {  // mostly in running order
+    if (sequences_[slot].state == Sequence::State::kWaiting) continue;
+    at = std::find(at, running_.end(), slot);
+    if (at == running_.end()) at = std::find(running_.begin(), running_.end(), slot);
+    at = running_.erase(at);
+  }
 }
 
 void VllmV1Scheduler::park(std::span<const std::int32_t> slots) {

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <optional>
 
 #include "serving/host_block_pool.h"
 #include "serving/region_pool.h"
+#include "serving/scheduler/decode_group.h"
 #include "serving/scheduler/prefix_lookup.h"
 #include "serving/scheduler/scheduler.h"
 
@@ -27,6 +29,7 @@ class VllmV1Scheduler : public Scheduler {
   void enqueue(std::int32_t slot) override;
   const Batch& schedule(Picoseconds now) override;
   std::span<const std::int32_t> sampled() const override { return sampled_; }
+  DecodeGroup* group() override { return group_ ? &*group_ : nullptr; }
   bool preempted() const override { return preempted_; }
   std::int64_t hold() const override;
   bool arrival_matters() const override;
@@ -51,9 +54,6 @@ class VllmV1Scheduler : public Scheduler {
   std::int64_t host_blocks() const override { return host_.used(); }
   std::int64_t peak_host_blocks() const override { return host_.peak(); }
 
-  std::span<const std::int32_t> running_slots() const { return running_; }
-  const std::deque<std::int32_t>& waiting_slots() const { return waiting_; }
-
  private:
   bool contiguous() const { return config_.reservation != KvReservation::kPaged && config_.caches_tokens; }
   bool reserve_region(Sequence& s);
@@ -74,6 +74,10 @@ class VllmV1Scheduler : public Scheduler {
   // Full blocks that beams share; the others are not found again.
   std::int64_t prompt_blocks(const Sequence& s) const { return s.request.input_len / config_.block_size; }
   std::int64_t within_budget(const Sequence& s, std::int64_t computed, std::int64_t n) const;
+  bool grows() const {
+    return config_.caches_tokens && !contiguous();
+  }  // sequences take blocks as they decode
+  std::size_t schedule_group();
   void schedule_running();
   void schedule_arrived();
   void schedule_waiting(Picoseconds now);
@@ -86,6 +90,8 @@ class VllmV1Scheduler : public Scheduler {
   void swap_in(Sequence& s);
   void find_hits(Sequence& s);
   void enter_blocks(Sequence& s, std::int64_t limit);
+  void enter_until(Sequence& s, std::int64_t full);
+  void grow_group(std::int64_t step);
   void append_blocks(Sequence& s, std::int64_t count) {
     pool_.allocate(count, s.blocks);
     if (beams() == 1)
@@ -106,6 +112,7 @@ class VllmV1Scheduler : public Scheduler {
   bool list_decodes_;
 
   std::vector<std::int32_t> running_;  // in order of admission
+  std::optional<DecodeGroup> group_;   // the first ones of these
   std::deque<std::int32_t> waiting_;
   std::deque<std::int32_t> arrived_;  // with a cache that was computed elsewhere
   std::int64_t reserved_ = 0;         // caches on their way
