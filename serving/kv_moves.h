@@ -42,6 +42,7 @@ class KvMoves {
   struct Stream {
     Computed from;
     std::int32_t to = 0;                  // engine
+    std::int32_t preemptions = 0;         // of the prompt before; one more, and it begins anew
     std::optional<Engine::Place> target;  // once there is room
     std::vector<Engine::Chunk> computed;  // and not sent yet
     std::int32_t sent = 0;                // tokens

@@ -126,10 +126,12 @@ void Transfers::stream(std::int32_t e, bool started, Picoseconds now) {
     const KvMoves::Computed from{e, chunk.place};
     KvMoves::Stream* stream = moves_.find(from);
     if (stream == nullptr) {
-      const std::int32_t to = choose_decode(engine.sequence(chunk.place).request);
+      const Sequence& sequence = engine.sequence(chunk.place);
+      const std::int32_t to = choose_decode(sequence.request);
       stream = &moves_.streams(e).emplace_back();
       stream->from = from;
       stream->to = to;
+      stream->preemptions = sequence.preemptions;
       moves_.wait_for(to, from);
       roomier_.push_back(to);
     }
@@ -147,7 +149,7 @@ void Transfers::give_back_preempted(std::int32_t e, Picoseconds now) {
   for (std::size_t i = 0; i < streams.size();) {
     const KvMoves::Stream& s = streams[i];
     const Sequence& sequence = engine.sequence(s.from.place);
-    if (sequence.state != Sequence::State::kWaiting) {
+    if (sequence.preemptions == s.preemptions) {
       ++i;
       continue;
     }

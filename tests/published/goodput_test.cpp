@@ -4,8 +4,7 @@
 
 #include <functional>
 
-#include "fixtures.h"
-#include "serving/workload.h"
+#include "serving/serve.h"
 
 namespace foretoken {
 namespace {
@@ -84,10 +83,12 @@ double highest_rate(const ServeOptions& options, const std::function<bool(const 
   double low = 0, high = 64;
   while (high - low > 0.05) {
     const double rate = (low + high) / 2;
-    const Scenario s =
-        test_scenario(R"({"workload": {"request_rate": )" + std::to_string(rate) +
-                      R"(, "num_prompts": 4000, "input_len": {"value": 512}, "output_len": {"value": 64}}})");
-    const auto workload = make_workload(s.workload, "", "test.json:/workload");
+    WorkloadConfig config;
+    config.request_rate = rate;
+    config.num_prompts = 4000;
+    config.input_len.emplace().value = 512;
+    config.output_len.emplace().value = 64;
+    const auto workload = make_workload(config, "", "/workload");
     FittedBackend backend;
     (keeps(serve(*workload, backend, options).metrics) ? low : high) = rate;
   }
