@@ -38,6 +38,9 @@ class KvMoves {
   struct Sent {
     Picoseconds start = 0, end = 0;
   };
+  struct Piece {
+    Picoseconds start = 0, duration = 0;
+  };
   // A prompt whose layers are sent while it is computed.
   struct Stream {
     Computed from;
@@ -47,6 +50,7 @@ class KvMoves {
     std::vector<Engine::Chunk> computed;  // and not sent yet
     std::int32_t sent = 0;                // tokens
     Picoseconds end = 0;                  // of the last one sent
+    std::vector<Piece> pieces;            // of time on the ports
     bool parked = false;                  // the prompt's last step is over
   };
 
@@ -77,7 +81,16 @@ class KvMoves {
   }
   // Layers that are computed evenly from `begin` to `end`, `duration` of the link for all together.
   Sent send_layers(std::int32_t from, std::int32_t to, Picoseconds now, Picoseconds begin, Picoseconds end,
-                   std::int64_t layers, Picoseconds duration);
+                   std::int64_t layers, Picoseconds duration, std::vector<Piece>& pieces);
+  // What has not begun yet does not go after all.
+  void give_back(const Stream& stream, Picoseconds now) {
+    for (const Piece& p : stream.pieces) {
+      if (p.start <= now || p.duration == 0) continue;
+      port(out_, stream.from.engine).give_back(p.start, p.duration);
+      port(in_, stream.to).give_back(p.start, p.duration);
+      on_links_ -= p.duration;
+    }
+  }
   // What was sent is there then.
   void deliver(const Computed& from, const Computed& to, Picoseconds end) {
     moves_.push({from, to, end, order_++});
@@ -123,7 +136,7 @@ class KvMoves {
 
 inline KvMoves::Sent KvMoves::send_layers(std::int32_t from, std::int32_t to, Picoseconds now,
                                           Picoseconds begin, Picoseconds end, std::int64_t layers,
-                                          Picoseconds duration) {
+                                          Picoseconds duration, std::vector<Piece>& pieces) {
   LinkPort &out = port(out_, from), &in = port(in_, to);
   if (end <= now) layers = 1;
   Sent sent{kNever, now};
@@ -136,6 +149,7 @@ inline KvMoves::Sent KvMoves::send_layers(std::int32_t from, std::int32_t to, Pi
     }
     out.take(at, each, now);
     in.take(at, each, now);
+    pieces.push_back({at, each});
     sent = {std::min(sent.start, at), at + each};
   }
   on_links_ += duration;

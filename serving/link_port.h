@@ -38,6 +38,16 @@ class LinkPort {
     }
   }
 
+  // Of what is booked, and has not begun, after all.
+  void give_back(Picoseconds start, Picoseconds duration) {
+    const auto i = after(start);
+    const Interval whole = *i;
+    auto next = taken_.erase(i);
+    if (start + duration < whole.end) next = taken_.insert(next, {start + duration, whole.end});
+    if (whole.start < start) taken_.insert(next, {whole.start, start});
+    end_ = taken_.empty() ? 0 : taken_.back().end;
+  }
+
  private:
   struct Interval {
     Picoseconds start, end;

@@ -154,6 +154,7 @@ void Transfers::give_back_preempted(std::int32_t e, Picoseconds now) {
       continue;
     }
     decode_router_.left(s.to - prefill_, sequence.request);
+    moves_.give_back(s, now);
     if (s.target) {
       host_.engine(s.to).cancel(*s.target, now);
       host_.update_load(s.to);
@@ -178,7 +179,7 @@ void Transfers::send_computed(KvMoves::Stream& s, Picoseconds now) {
     const Picoseconds latency = std::min(options_.kv_link.latency, duration);
     KvMoves::Sent sent =
         moves_.send_layers(s.from.engine, s.to, now, begin, end, end > begin ? options_.kv_link.layers : 1,
-                           s.sent == 0 ? duration - latency : duration);
+                           s.sent == 0 ? duration - latency : duration, s.pieces);
     sent.end += latency;
     write(transfer, now, sent, duration);
     s.sent = tokens;

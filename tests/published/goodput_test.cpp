@@ -99,23 +99,22 @@ bool keeps_tpot(const ServingMetrics& m) { return m.tpot.p90 <= 40; }
 bool keeps_both(const ServingMetrics& m) { return keeps_ttft(m) && keeps_tpot(m); }
 
 // Figure 1 and section 1: 13B, 512 in, 64 out, P90 of 0.4 s to the first token and 0.04 s for each one after
-// it. Colocated 1.6 requests a second; prompts alone 5.6, decodes alone 10; two and one of these serve 10 on
-// three GPUs, 2.1 times as many each. The coefficients, fitted to later and faster code, put all four rates
-// higher, so that the rates are not reproduced. Their order, which limit binds, and what separation is worth
-// are.
+// it. Colocated 1.6 requests a second, as the time per token binds; prompts alone 5.6, decodes alone 10; two
+// and one of these serve 10 on three GPUs, 2.1 times as many each. The coefficients, fitted to later code,
+// put these rates 1.4 times higher, all of them, so that their ratios are reproduced. What is not: the rate
+// up to which colocated engines keep the time to first token (2.3 there, 6.9 here).
 TEST(DistServe, GoodputOfSeparatedPhases) {
   const double both = highest_rate(colocated(), keeps_both), ttft = highest_rate(colocated(), keeps_ttft),
                tpot = highest_rate(colocated(), keeps_tpot);
   const double prompts = highest_rate(apart(1, 8), keeps_ttft),
                decodes = highest_rate(apart(8, 1), keeps_tpot);
   const double separated = highest_rate(apart(2, 1), keeps_both);
-  std::printf("%g %g %g %g %g %g\n", both, ttft, tpot, prompts, decodes, separated);
   EXPECT_DOUBLE_EQ(both, tpot) << "the time per token binds";
-  EXPECT_GT(ttft, 1.4 * tpot) << "2.3 against 1.6 in the paper";
-  EXPECT_GT(prompts, both);
-  EXPECT_GT(decodes, prompts) << "10 against 5.6";
+  EXPECT_GT(ttft, 1.4 * tpot);
+  EXPECT_NEAR(prompts / both, 5.6 / 1.6, 0.35);
+  EXPECT_NEAR(decodes / both, 10 / 1.6, 0.6);
   EXPECT_NEAR(separated / std::min(2 * prompts, decodes), 1, 0.1) << "rates of the phases alone add up";
-  EXPECT_NEAR(separated / 3 / both, 2.1, 0.4);
+  EXPECT_NEAR(separated / 3 / both, 2.1, 0.2);
 }
 
 }  // namespace

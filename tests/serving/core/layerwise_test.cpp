@@ -55,6 +55,12 @@ TEST(LinkPort, GivesTheFirstGapThatIsLongEnough) {
   EXPECT_EQ(port.fit(85, 6), 300);
   port.take(400, 10, 300);  // what lies before is forgotten, what comes isn't
   EXPECT_EQ(port.fit(300, 101), 410);
+  port.give_back(403, 4);
+  EXPECT_EQ(port.fit(400, 4), 403);
+  EXPECT_EQ(port.end(), 410);
+  port.give_back(407, 3);
+  EXPECT_EQ(port.fit(400, 5), 403);
+  EXPECT_EQ(port.end(), 403);
 }
 
 // Four layers, computed at 250, 500, 750 and 1000, each 100 on the link.
