@@ -43,7 +43,7 @@ constexpr Strategy kStrategies[] = {
     {"cluster", "KV cache centric scheduling", "router mooncake; cluster/conductor",
      "both engines by predicted time to first token; prefixes fetched from other prefill engines; early "
      "rejection",
-     "choices worked by hand; Mooncake's order of routers"},
+     "choices and schedules worked by hand; spans against single steps"},
     {"memory", "paged KV cache", "block_size, gpu_memory_utilization, num_gpu_blocks_override",
      "blocks that fit beside weights, activations and graphs", "block counts reported by vLLM"},
     {"memory", "sliding windows and hybrid layers", "(the model's config)",

@@ -262,7 +262,8 @@ TEST_P(Strategies, LayersSentWhilePromptsAreComputedChangeNoToken) {
   const auto plain = execute(scenario(GetParam())).tokens;
   Json json = split(scenario(GetParam()), {{"max_num_batched_tokens", 32}, {"replicas", 2}},
                     {{"max_num_seqs", 3}}, 3);
-  json["cluster"]["kv_link"].update({{"overlap", "layerwise"}, {"engines_per_port", 2}});
+  json["cluster"]["kv_link"]["overlap"] = "layerwise";
+  json["cluster"]["kv_link"]["engines_per_port"] = 2;
   const Executed apart = execute(json);
   EXPECT_EQ(plain, apart.tokens);
   EXPECT_GT(apart.recording.transfers.size(), 12u) << "chunk by chunk";
