@@ -19,6 +19,8 @@
 
 namespace foretoken {
 
+class KvTiers;
+
 // Tokens of one rank so far: scheduled + reused = needed + discarded + unaccepted, over requests that have
 // left.
 struct TokenCounts {
@@ -74,6 +76,15 @@ class Scheduler {
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
   virtual void cancel(std::int32_t slot) { (void)slot, fail(); }
+
+  // KV tiers, vLLM's scheduler alone; they must outlive it. When the blocks that come next for a waiting
+  // sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next step; and
+  // the tokens of the step that was decided last are out.
+  virtual void use(KvTiers& tiers) { (void)tiers, fail(); }
+  virtual Picoseconds loaded_at() const { return kNoWake; }
+  virtual std::int32_t take_loaded() { return fail(), -1; }
+  virtual void join(std::int32_t slot) { (void)slot, fail(); }
+  virtual void tokens_out(Picoseconds at) { (void)at; }
 
   // Leading tokens of the prompt that its prefix cache would give now; changes nothing. hashes: as far as
   // they are needed, of this request's blocks.
