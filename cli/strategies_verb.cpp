@@ -37,7 +37,15 @@ constexpr Strategy kStrategies[] = {
      "volume of the collectives; executed: the same logits, bit for bit"},
     {"cluster", "prefill and decode apart", "cluster/prefill, decode, kv_link, first_token",
      "prompts on engines of their own; their cache moves over links; the decode engine pulls",
-     "executed: the same tokens, bit for bit; Little's law; DistServe's sizes and its queueing formula"},
+     "executed: the same tokens, bit for bit; Little's law; DistServe's sizes, its queueing formula and "
+     "goodput"},
+    {"cluster", "layer-wise transfer", "cluster/kv_link/overlap, engines_per_port",
+     "layers of a prompt's cache go while it is computed; ports that engines share",
+     "schedules worked by hand; executed: the same tokens, bit for bit; the closed form of exposed time"},
+    {"cluster", "KV cache centric scheduling", "router mooncake; cluster/conductor",
+     "both engines by predicted time to first token; prefixes fetched from other prefill engines; early "
+     "rejection",
+     "choices and schedules worked by hand; spans against single steps"},
     {"memory", "paged KV cache", "block_size, gpu_memory_utilization, num_gpu_blocks_override",
      "blocks that fit beside weights, activations and graphs", "block counts reported by vLLM"},
     {"memory", "sliding windows and hybrid layers", "(the model's config)",

@@ -508,14 +508,44 @@ inline constexpr auto fields_of<PoolSection> = std::tuple{
 struct KvLinkSection {
   std::optional<std::string> name, bandwidth;
   std::optional<double> latency_us;
+  std::optional<std::string> overlap;
+  std::optional<std::int64_t> engines_per_port;
 };
+inline constexpr std::string_view kOverlapNames[] = {"none", "layerwise"};
 template <>
 inline constexpr auto fields_of<KvLinkSection> = std::tuple{
     field("name", &KvLinkSection::name,
           "a link of the database, such as \"InfiniBand NDR\" (default: the device's network)"),
     field("bandwidth", &KvLinkSection::bandwidth,
           "one direction a device, such as \"50 GB/s\", instead of the link's"),
-    field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0))};
+    field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0)),
+    field("overlap", &KvLinkSection::overlap,
+          "none (default): the decode engine pulls a prompt's cache when it is computed; layerwise: the "
+          "prefill engine pushes each layer as soon as it is computed",
+          one_of(kOverlapNames)),
+    field("engines_per_port", &KvLinkSection::engines_per_port,
+          "neighbouring engines of a side that share each port, such as those of a node its network "
+          "adapters (default: 1)",
+          at_least(1))};
+
+// Mooncake's conductor.
+struct ConductorSection {
+  std::optional<double> kvcache_balancing_threshold, ttft_slo_ms, tbt_slo_ms, decode_time_s;
+};
+template <>
+inline constexpr auto fields_of<ConductorSection> = std::tuple{
+    field("kvcache_balancing_threshold", &ConductorSection::kvcache_balancing_threshold,
+          "the longest cached prefix anywhere over an engine's own above which it is fetched from there "
+          "(default: 1)",
+          at_least(1)),
+    field("ttft_slo_ms", &ConductorSection::ttft_slo_ms,
+          "requests predicted to miss it are refused when they come (default: none is)", above(0)),
+    field("tbt_slo_ms", &ConductorSection::tbt_slo_ms,
+          "the same for the time between tokens of their decode engine (default: none is)", above(0)),
+    field("decode_time_s", &ConductorSection::decode_time_s,
+          "seconds for which each request is taken to decode, by which the decode engine's load is predicted "
+          "for the end of the prompt (default: its load at the arrival)",
+          above(0))};
 
 // Kubernetes' HorizontalPodAutoscaler, by its defaults.
 struct AutoscaleSection {
@@ -552,6 +582,7 @@ struct ClusterSection {
   std::optional<std::int64_t> replicas;
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
+  std::optional<ConductorSection> conductor;
   std::optional<std::string> first_token;
   std::optional<AutoscaleSection> autoscale;
   RawJson pools;  // refused by name when present
@@ -578,6 +609,7 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("prefill", &ClusterSection::prefill, "engines that compute prompts alone; with decode"),
     field("decode", &ClusterSection::decode, "engines that go on from there; with prefill"),
     field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks between them"),
+    field("conductor", &ClusterSection::conductor, "router mooncake's"),
     field("first_token", &ClusterSection::first_token,
           "whose first token the client gets: that of the prefill engine (default), or the one that the "
           "decode engine makes after the transfer",

@@ -452,12 +452,13 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
   const auto of = [&](std::int32_t engine, std::int32_t rank) -> Transformer& {
     return s.executable.engine(static_cast<std::size_t>(engine)).rank(static_cast<std::size_t>(rank));
   };
-  double seconds =
-      Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target, t.tokens);
+  double seconds = Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target,
+                                           t.tokens, t.done);
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
-  ++s.moved.count;
+  s.moved.count += t.done == 0;
   s.moved.seconds += seconds;
-  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens);
+  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens) -
+                   (t.done > 0 ? moved_bytes(*s.deployment.pools, t.done) : 0);
   return to_picoseconds(Seconds(seconds));
 }
 

@@ -114,7 +114,8 @@ struct SpanTime {
 // The KV cache of a prompt on its way from the engine that computed it to the one that goes on with it.
 struct KvTransfer {
   RequestId request = 0;
-  std::int32_t tokens = 0;                       // of the prompt, all of them
+  std::int32_t tokens = 0;                       // leading ones of the prompt; all of them unless in pieces
+  std::int32_t done = 0;                         // of these, moved before
   std::int32_t from = 0, to = 0;                 // engines
   std::int32_t from_rank = 0, to_rank = 0;       // of these
   std::span<const std::int32_t> source, target;  // blocks on either side, in the order of the tokens
@@ -158,6 +159,7 @@ class Backend {
     return {};
   }
   // Moves (or prices) a prompt's cache: the time that it keeps the link for itself. Queueing is the loop's.
+  // The times of its pieces add up to that of the whole.
   virtual Picoseconds transfer(const KvTransfer& transfer) {
     (void)transfer;
     throw std::logic_error("this backend moves no KV cache between engines");

@@ -123,10 +123,6 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
   const std::int32_t slot = rank.sequences.add(source.request, source.queued);
   Sequence& s = rank.sequences[slot];
-  s.scheduled = source.scheduled;
-  s.handed_over = source.last_token;
-  s.preemptions = source.preemptions;
-  s.cached_tokens = source.cached_tokens;
   s.decoding = true;
   if (context_.options.decode_makes_first_token) {
     s.computed = s.request.input_len - 1;
@@ -134,8 +130,6 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
     s.computed = s.request.input_len;
     s.num_tokens = s.request.input_len + 1;
     s.first_token_out = true;
-    s.prefill_start = source.prefill_start;
-    s.first_token = s.last_token = source.first_token;
   }
   if (!rank.scheduler->reserve(slot)) {
     rank.sequences.remove(slot);
@@ -147,10 +141,19 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
   return Place{chosen, slot};
 }
 
-void Engine::arrive(Place at, Picoseconds now) {
+void Engine::arrive(Place at, const Sequence& source, Picoseconds now) {
   Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
   cut(now);
-  rank.sequences[at.slot].moved = now;
+  Sequence& s = rank.sequences[at.slot];
+  s.scheduled = source.scheduled;
+  s.handed_over = source.last_token;
+  s.preemptions = source.preemptions;
+  s.cached_tokens = source.cached_tokens;
+  if (s.first_token_out) {
+    s.prefill_start = source.prefill_start;
+    s.first_token = s.last_token = source.first_token;
+  }
+  s.moved = now;
   if (decides_ahead() || !held_.empty()) {
     held_.push_back({now, at.rank, at.slot, true});
   } else {
@@ -414,9 +417,9 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   if (context_.options.timeline != nullptr) context_.options.timeline->request(record);
 }
 
-void Engine::launch(Picoseconds now) {
+bool Engine::launch(Picoseconds now) {
   next_try_ = kNever;
-  if (in_flight_ == flights_.size()) return;
+  if (in_flight_ == flights_.size()) return false;
   bool empty = true, preempted = false;
   release_held(running() == 0 ? now : last_start_);
   for (const auto& rank : ranks_)
@@ -439,7 +442,7 @@ void Engine::launch(Picoseconds now) {
     for (const auto& rank : ranks_) next_try_ = std::min(next_try_, rank->scheduler->wake());
     if (!held_.empty()) next_try_ = now;
     release_held(now);
-    return;
+    return false;
   }
   const bool late = std::any_of(held_.begin(), held_.end(), [&](const Held& h) {
     return h.arrived || ranks_[static_cast<std::size_t>(h.rank)]->scheduler->arrival_matters();
@@ -494,6 +497,7 @@ void Engine::launch(Picoseconds now) {
   if (flight.end < now || ready_at_ < now) throw std::logic_error("a step of negative duration");
   ++in_flight_;
   if (in_flight_ < flights_.size()) next_try_ = ready_at_;
+  return true;
 }
 
 bool Engine::stuck() const {

@@ -60,15 +60,15 @@ void PerfettoWriter::name_lane(std::vector<bool>& named, std::int32_t engine, st
                     name, engine));
 }
 
-// A lane for the sending port of each prefill engine: what goes through it goes one after the other.
+// A lane for the sending port of each prefill engine.
 void PerfettoWriter::transfer(const TransferEvent& e) {
   constexpr std::int32_t kFirstLink = 1'000'000;
   name_lane(named_links_, e.from, kFirstLink + e.from, "KV link of engine");
   event(fmt::format(
       R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"KV of request {}","args":{{"to":{},"tokens":{},)"
       R"("queued_us":{}}}}})",
-      kFirstLink + e.from, microseconds(e.start), microseconds(e.duration), e.request, e.to, e.tokens,
-      microseconds(e.start - e.asked)));
+      kFirstLink + e.from, microseconds(e.start), microseconds(e.end - e.start), e.request, e.to,
+      e.tokens - e.done, microseconds(e.start - e.asked)));
 }
 
 // A lane for each direction of an engine's link to each tier.

@@ -71,7 +71,7 @@ Picoseconds ReplayBackend::transfer(const KvTransfer& t) {
   const TimelineWriter::TransferEvent recorded =
       more ? recording_.transfers[next_transfer_] : TimelineWriter::TransferEvent{};
   if (!more || recorded.request != t.request || recorded.from != t.from || recorded.to != t.to ||
-      recorded.tokens != t.tokens)
+      recorded.tokens != t.tokens || recorded.done != t.done)
     throw Error("timeline",
                 fmt::format("the run leaves the recording: the cache of request {} moves from engine {} "
                             "to {}, recorded is {}; replay it with the scenario that it was recorded with",

@@ -11,6 +11,7 @@
 
 #include "serving/autoscaler.h"
 #include "serving/backend.h"
+#include "serving/conductor.h"
 #include "serving/kv_tier_config.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
@@ -192,17 +193,29 @@ struct EngineConfig {  // one replica: ranks that step together (1 unless attent
   EngineRole role = EngineRole::kWhole;
 };
 
+// What carries caches between engines (docs/policies.md).
+struct KvLinkConfig {
+  // Of the model, where each goes as soon as it is computed; 0: whole caches, once their prompts are.
+  std::int64_t layers = 0;
+  Picoseconds latency = 0;   // part of each transfer; what goes behind another one doesn't wait for it
+  int engines_per_port = 1;  // neighbours on either side that send and receive through one port
+};
+
 struct ServeOptions {
   // One entry: used for all `replicas`; else one for each. Engines that only prefill come before those that
-  // only decode; each of the former has a port to send through and each of the latter one to receive through.
+  // only decode.
   std::vector<EngineConfig> engines;
   int replicas = 1;
   // Disaggregated: the client's first token is the one that the decode engine makes of the prompt's last
   // token once the cache is there (vLLM), not the one that the prefill engine ends with (DistServe).
   bool decode_makes_first_token = false;
+  KvLinkConfig kv_link;
   // Disaggregated: of the prefill engines; decode engines by the same rule if it looks at loads alone, else
   // by the fewest outstanding requests.
   RouterConfig router;
+  // Of router kMooncake, which decides by estimates.
+  ConductorConfig conductor;
+  TimeEstimates* estimates = nullptr;
   // Of `replicas` engines alike as many serve as it decides; requests that come while none does wait in front
   // of the router. Not with engines that only prefill.
   AutoscaleConfig autoscale;
@@ -226,8 +239,13 @@ struct ServeResult {
   std::vector<RequestRecord> records;
   bool aborted = false;
   std::string abort_reason;
-  std::int64_t rejected = 0;  // prompts longer than max_model_len or than the whole pool
+  std::int64_t rejected =
+      0;  // prompts longer than max_model_len or than the whole pool; and by the conductor
   std::string rejected_reason;
+  std::int64_t rejected_ttft = 0,
+               rejected_tbt = 0;  // of these by the conductor, for the limit that they'd miss
+  std::int64_t prefix_fetches = 0,
+               fetched_tokens = 0;  // by the conductor, from one prefill engine to another
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each,
   // input + beams x (output - 1) in beam search) are scheduled + reused - discarded - unaccepted: computed in
   // steps, found in the prefix cache, lost to preemption, drafted and not used.

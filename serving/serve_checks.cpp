@@ -226,6 +226,31 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
   return static_cast<std::size_t>(prefill);
 }
 
+void check_transfers(const ServeOptions& options, std::size_t prefill) {
+  const KvLinkConfig& link = options.kv_link;
+  require(link.layers >= 0 && link.latency >= 0, "kv_link", "layers and latency must be at least 0");
+  require(link.engines_per_port >= 1, "engines_per_port", "must be at least 1");
+  for (std::size_t e = 0; e < prefill && link.layers > 0; ++e)
+    require(
+        options.engines[e].scheduler.pipeline_depth == 1, "overlap",
+        "layerwise is modelled for prefill engines without a pipeline; use pipeline_parallel_size 1 there");
+  if (options.router.kind != RouterKind::kMooncake) return;
+  require(
+      prefill > 0, "router",
+      "mooncake chooses a prefill and a decode engine for each request; give both, or use another router");
+  require(options.estimates != nullptr, "router",
+          "mooncake decides by predicted times, which only `simulate` has; use another router");
+  const ConductorConfig& c = options.conductor;
+  require(c.balancing_threshold >= 1, "kvcache_balancing_threshold", "must be at least 1");
+  require(!c.decode_time || *c.decode_time > 0, "decode_time_s", "must be above 0");
+  for (std::size_t e = 0; e < prefill; ++e) {
+    require(options.engines[e].scheduler.kv_tiers.tiers.empty(), "kv_tiers",
+            "mooncake is modelled for prefixes in device memory; leave the tiers out, or use another router");
+    require(options.engines[e].ranks == 1, "data_parallel_size",
+            "mooncake is modelled for prefill engines of one rank; use independent replicas there");
+  }
+}
+
 void check_autoscale(const ServeOptions& options, std::size_t replicas) {
   const AutoscaleConfig& a = options.autoscale;
   if (!a.on) return;

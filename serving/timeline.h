@@ -36,10 +36,11 @@ class TimelineWriter {
   };
   struct TransferEvent {
     RequestId request = 0;
-    std::int32_t from = 0, to = 0;  // engines
-    std::int32_t tokens = 0;
-    Picoseconds asked = 0;  // blocks were there on both sides; it may have queued for the link
+    std::int32_t from = 0, to = 0;      // engines
+    std::int32_t tokens = 0, done = 0;  // of the prompt; of these moved before
+    Picoseconds asked = 0;              // blocks were there on both sides; it may have queued for the link
     Picoseconds start = 0, duration = 0;
+    Picoseconds end = 0;  // start + duration, or later where layers went as they were computed
   };
   // KV blocks to or from a tier (see TierMove), or computed again instead.
   struct TierEvent {

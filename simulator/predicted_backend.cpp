@@ -41,7 +41,8 @@ void PredictedBackend::add_pool(const Deployment& deployment, const CostModel& c
 }
 
 Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
-  return to_picoseconds(move_time(*deployment_->pools, transfer.tokens));
+  return to_picoseconds(
+      rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, transfer.to < first_pool_engines_));
 }
 
 PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,

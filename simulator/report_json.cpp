@@ -274,6 +274,11 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                           {"ends", s.served.replica_ends}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
+  if (d.scenario.cluster.router == "mooncake")
+    j["conductor"] = Json{{"rejected_ttft", s.served.rejected_ttft},
+                          {"rejected_tbt", s.served.rejected_tbt},
+                          {"prefix_fetches", s.served.prefix_fetches},
+                          {"fetched_tokens", s.served.fetched_tokens}};
   j["aborted"] = s.served.aborted;
   j["stability"] = s.stability;
   j["stability_reason"] = s.stability_reason;

@@ -308,6 +308,11 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("prompt to cache at the decode engine (ms), mean"), m.transfers.mean_ms});
     load.add({std::string("of it on the link (ms), mean"), m.transfers.link_ms});
   }
+  if (d.scenario.cluster.router == "mooncake") {
+    load.add({std::string("prefixes fetched from other prefill engines"), s.served.prefix_fetches});
+    load.add({std::string("refused for time to first token, between tokens"),
+              fmt::format("{}, {}", s.served.rejected_ttft, s.served.rejected_tbt)});
+  }
   if (d.scenario.cluster.autoscale) {
     load.add({std::string("replicas, mean"), s.mean_replicas()});
     load.add({std::string("replicas, most"), s.served.most_replicas});

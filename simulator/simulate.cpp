@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "simulator/closed_forms.h"
+#include "simulator/price_estimates.h"
 
 namespace foretoken {
 namespace {
@@ -45,7 +46,22 @@ RouterConfig router_config(const Scenario& scenario) {
   return r;
 }
 
-ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) {
+ConductorConfig conductor_config(const Scenario& scenario) {
+  ConductorConfig r;
+  const auto& given = scenario.cluster.conductor;
+  if (!given) return r;
+  const auto time = [](const std::optional<double>& value, double unit) {
+    return value ? std::optional(to_picoseconds(Seconds(*value * unit))) : std::nullopt;
+  };
+  r.balancing_threshold = given->kvcache_balancing_threshold.value_or(r.balancing_threshold);
+  r.ttft_slo = time(given->ttft_slo_ms, 1e-3);
+  r.tbt_slo = time(given->tbt_slo_ms, 1e-3);
+  r.decode_time = time(given->decode_time_s, 1);
+  return r;
+}
+
+ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
+                           TimeEstimates* estimates = nullptr) {
   ServeOptions o;
   const auto engine = [](const Deployment& of, EngineRole role) {
     return EngineConfig{of.scheduler, of.mapping.ranks_per_engine(), role};
@@ -57,11 +73,16 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
     o.engines.insert(o.engines.end(), static_cast<std::size_t>(decode.mapping.engines()),
                      engine(decode, EngineRole::kDecode));
     o.decode_makes_first_token = d.pools->decode_makes_first_token;
+    o.kv_link.layers = d.pools->by_layers ? d.model.num_layers : 0;
+    o.kv_link.latency = to_picoseconds(d.pools->link.latency);
+    o.kv_link.engines_per_port = d.pools->engines_per_port;
   } else {
     o.engines = {engine(d, EngineRole::kWhole)};
   }
   o.replicas = d.engines();
   o.router = router_config(d.scenario);
+  o.conductor = conductor_config(d.scenario);
+  o.estimates = estimates;
   if (const auto& a = d.scenario.cluster.autoscale) {
     const auto time = [](double seconds) { return to_picoseconds(Seconds(seconds)); };
     o.autoscale = {true,
@@ -166,7 +187,8 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
   {
     const auto requests = workload();
     PredictedBackend backend(d, cost);
-    s.served = serve(*requests, backend, serve_options(d, options));
+    PriceEstimates estimates(d, cost);
+    s.served = serve(*requests, backend, serve_options(d, options, &estimates));
     s.basis = backend.basis();
     s.workload = requests->describe();
   }
@@ -182,7 +204,8 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
     for (int i = 0; i < 2; ++i) {
       const auto requests = workload();
       PredictedBackend backend(d, cost, i == 0 ? 1 - r : 1 + r);
-      ends[i] = serve(*requests, backend, serve_options(d, quiet)).metrics;
+      PriceEstimates estimates(d, cost);  // a conductor doesn't know how wrong its prices are
+      ends[i] = serve(*requests, backend, serve_options(d, quiet, &estimates)).metrics;
     }
     for (const MetricKey& k : kHeadline) {
       const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);

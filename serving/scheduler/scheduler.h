@@ -91,9 +91,10 @@ class Scheduler {
   virtual void park(std::span<const std::int32_t> slots) { (void)slots, fail(); }
   virtual void release(std::int32_t slot) { (void)slot, fail(); }
   // At the decode engine: blocks for a cache that will come, false if there is no room for it now; and the
-  // cache is there.
+  // cache is there, or won't come.
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
+  virtual void cancel(std::int32_t slot) { (void)slot, fail(); }
 
   // KV tiers, vLLM's scheduler alone; they must outlive it. When the blocks that come next for a waiting
   // sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next step; and

@@ -658,4 +658,9 @@ void VllmV1Scheduler::arrive(std::int32_t slot) {
   arrived_.push_back(slot);
 }
 
+void VllmV1Scheduler::cancel(std::int32_t slot) {
+  --reserved_;
+  release_blocks(sequences_[slot]);
+}
+
 }  // namespace foretoken

@@ -41,6 +41,7 @@ class VllmV1Scheduler : public Scheduler {
   void release(std::int32_t slot) override { release_blocks(sequences_[slot]); }
   bool reserve(std::int32_t slot) override;
   void arrive(std::int32_t slot) override;
+  void cancel(std::int32_t slot) override;
   std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override {
     return caching() ? cached_prefix(pool_, config_.block_size, request, workload_.content(request), hashes)
                      : 0;

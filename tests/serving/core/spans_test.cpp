@@ -106,7 +106,8 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
   EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
   s.options.engines = {engine};
   s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
-  s.options.router.kind = static_cast<RouterKind>(pick(0, std::ssize(kRouterNames) - 1));
+  s.options.router.kind =
+      static_cast<RouterKind>(pick(0, std::ssize(kRouterNames) - 2));  // the last one is a conductor
   s.options.keep_records = true;
   s.options.ingress = chance(0.3) ? pick(0, 3000) : 0;
   s.options.egress = chance(0.3) ? pick(0, 3000) : 0;
@@ -177,6 +178,33 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   return s;
 }
 
+// Layers sent while they are computed, over ports that engines share.
+Scenario layerwise_scenario(std::uint64_t seed) {
+  Scenario s = disaggregated_scenario(seed);
+  CounterRandom random(seed, 20);
+  s.options.kv_link = {random.uniform_int(1, 9), random.uniform_int(0, 500),
+                       static_cast<int>(random.uniform_int(1, 3))};
+  for (EngineConfig& e : s.options.engines) e.scheduler.pipeline_depth = 1;
+  s.backend.pipeline(1);
+  return s;
+}
+
+// Mooncake's conductor, which fetches prefixes and refuses requests.
+Scenario conducted_scenario(std::uint64_t seed) {
+  Scenario s = seed % 2 == 0 ? disaggregated_scenario(seed) : layerwise_scenario(seed);
+  static toy::ToyEstimates estimates(100, 20, 10'000, 1000);
+  CounterRandom random(seed, 21);
+  for (EngineConfig& e : s.options.engines) e.ranks = e.role == EngineRole::kPrefill ? 1 : e.ranks;
+  s.options.router.kind = RouterKind::kMooncake;
+  s.options.estimates = &estimates;
+  ConductorConfig& c = s.options.conductor;
+  c.balancing_threshold = 1 + random.uniform();
+  if (random.uniform() < 0.3) c.ttft_slo = random.uniform_int(1000, 50'000);
+  if (random.uniform() < 0.3) c.tbt_slo = random.uniform_int(11'000, 20'000);
+  if (random.uniform() < 0.5) c.decode_time = random.uniform_int(1, 500'000);
+  return s;
+}
+
 // Replicas that come and go.
 Scenario scaled_scenario(std::uint64_t seed, SchedulerPolicy policy) {
   Scenario s = random_scenario(seed, policy);
@@ -214,7 +242,7 @@ Scenario beam_scenario(std::uint64_t seed) {
 
 struct Reached {
   std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0,
-               starts = 0, ends = 0, samples = 0;
+               starts = 0, ends = 0, samples = 0, fetches = 0, refused = 0;
 };
 
 template <class Make>
@@ -274,7 +302,11 @@ void expect_the_same_times(Make make, Reached& reached) {
     ASSERT_EQ(m.transfers.count, n.transfers.count) << seed;
     ASSERT_EQ(m.transfers.mean_moving, n.transfers.mean_moving) << seed;
     ASSERT_EQ(with.transfers.size(), without.transfers.size()) << seed;
+    ASSERT_EQ(x.prefix_fetches, y.prefix_fetches) << seed;
+    ASSERT_EQ(x.fetched_tokens, y.fetched_tokens) << seed;
     reached.moved += m.transfers.count;
+    reached.fetches += x.prefix_fetches;
+    reached.refused += x.rejected_ttft + x.rejected_tbt;
     reached.preemptions += m.preemptions;
     reached.swaps += x.swapped_out_blocks;
     reached.hits += x.reused_tokens;
@@ -322,6 +354,22 @@ TEST(Spans, OfDisaggregatedEnginesToo) {
   EXPECT_GT(reached.hits, 10000);
   EXPECT_GT(reached.moved, 10000);
   EXPECT_LT(reached.events, reached.steps);
+}
+
+TEST(Spans, OfLayersSentAsTheyAreComputedToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(layerwise_scenario, reached));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.hits, 10000);
+  EXPECT_GT(reached.moved, 10000);
+}
+
+TEST(Spans, OfAConductorToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(conducted_scenario, reached));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.fetches, 1000);
+  EXPECT_GT(reached.refused, 1000);
 }
 
 TEST(Spans, OfBeamSearchToo) {

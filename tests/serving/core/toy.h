@@ -106,7 +106,9 @@ class ToyBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
-  Picoseconds transfer(const KvTransfer& t) override { return latency_ + per_moved_ * t.tokens; }
+  Picoseconds transfer(const KvTransfer& t) override {
+    return (t.done == 0 ? latency_ : 0) + per_moved_ * (t.tokens - t.done);
+  }
   void link(Picoseconds latency, Picoseconds per_token) { latency_ = latency, per_moved_ = per_token; }
   void limit_spans(std::int64_t steps) { span_limit_ = steps; }
   // Steps overlap: the next one may start after this share of a step.
@@ -119,6 +121,26 @@ class ToyBackend : public Backend {
   std::vector<std::int64_t> windows_;
   std::int64_t span_limit_ = std::int64_t{1} << 60;
   double pipeline_ = 1;
+};
+
+// Estimates in proportion to tokens and sequences.
+class ToyEstimates : public TimeEstimates {
+ public:
+  ToyEstimates(Picoseconds per_prefill_token, Picoseconds per_moved_token, Picoseconds step,
+               Picoseconds per_sequence)
+      : prefill_(per_prefill_token), moved_(per_moved_token), step_(step), sequence_(per_sequence) {}
+  Picoseconds prefill(std::int32_t, std::int64_t tokens, std::int64_t cached) override {
+    return prefill_ * (tokens - cached);
+  }
+  Picoseconds decode_step(std::int32_t, std::int64_t sequences, std::int64_t) override {
+    return step_ + sequence_ * sequences;
+  }
+  Picoseconds transfer(std::int32_t, std::int32_t, std::int64_t done, std::int64_t tokens) override {
+    return moved_ * (tokens - done);
+  }
+
+ private:
+  Picoseconds prefill_, moved_, step_, sequence_;
 };
 
 // Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with
