@@ -518,21 +518,20 @@ std::int64_t VllmV1Scheduler::hold() const {
                                                                     : 1;
   }
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
-  std::int64_t steps = std::numeric_limits<std::int64_t>::max();
-  if (group_) {
-    if (group_->size() < scheduled) return 1;  // the others join it for the next step
+  std::int64_t steps = std::numeric_limits<std::int64_t>::max(), grouped = 0;
+  std::fill(needs_.begin(), needs_.end(), 0);
+  if (group_ && group_->size() > 0) {
+    grouped = group_->size();
     steps = 1 + group_->steps_left();
     for (std::int64_t d = 0; grows() && d < config_.block_size; ++d)
       needs_[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(group_->without_room(d + 1).size());
-  } else {
-    std::fill(needs_.begin(), needs_.end(), 0);
-    for (std::int64_t i = 0; i < scheduled; ++i) {
-      const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
-      steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
-      if (grows()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
-      for (const std::int64_t window : windows_) {
-        if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
-      }
+  }
+  for (std::int64_t i = grouped; i < scheduled; ++i) {
+    const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+    steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
+    if (grows()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+    for (const std::int64_t window : windows_) {
+      if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
     }
   }
   if (tiers_ != nullptr &&
@@ -566,12 +565,17 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
   counts_.scheduled += batch_.decode_sequences * steps;
-  if (group_) {
-    for (std::int64_t step = 1; grows() && step <= steps; ++step) grow_group(step);
+  const std::int64_t grouped = group_ ? group_->size() : 0;
+  if (grouped > 0) {
+    for (std::int64_t step = 1; grows() && step <= steps; ++step) {
+      grow_group(step);
+      for (std::int64_t i = grouped; i < scheduled; ++i) {
+        Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+        if (s.capacity < s.computed + step) append_blocks(s, 1);
+      }
+    }
     group_->decide(steps);
-    return;
-  }
-  if (grows()) {
+  } else if (grows()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
       const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
@@ -592,7 +596,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
       }
     }
   }
-  for (std::int64_t i = 0; i < scheduled; ++i) {
+  for (std::int64_t i = grouped; i < scheduled; ++i) {
     Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
     s.computed += extra;
     s.num_tokens += extra;
