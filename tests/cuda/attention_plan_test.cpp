@@ -55,6 +55,12 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
     EXPECT_EQ(variant.rows, rows);
     EXPECT_EQ(variant.stages, rows == 16 ? 3 : 2);
   }
+  // A latent model's prompt over keys and values that were projected up, in one block.
+  CacheLayer projected = cache_of(Storage::kBf16, 16, 192, 128);
+  projected.block_size = 16384;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kPrompt);
+  projected.storage = Storage::kF32;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kGeneral);
   // A device with less shared memory takes smaller tiles, or another kernel.
   const cuda::AttentionDevice small{108, 163 * 1024};
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, small).rows, 16);
