@@ -3,11 +3,16 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "executor/cuda/runtime.h"
 #include "expect_error.h"
 
 namespace foretoken::cuda {
 namespace {
 
+using test::error_of;
 using testing::HasSubstr;
 
 // A driver whose calls have correlations 1, 2, ... and whose kernels take what they are told.
@@ -141,13 +146,37 @@ TEST_F(Times, MissingRecordsAreRefused) {
   EXPECT_THAT(error_of([&] { times.seconds(0, 1); }), HasSubstr("lost 4 records"));
 }
 
-// The emulated device's: one record a kernel, copy and fill, under the id of the call that launched it.
+// The emulated device's: one record a kernel, copy and fill, under the id of the call that launched it, and
+// of a graph one for each of its nodes under the id of the graph's launch.
 TEST(Activities, AreRecordedByTheDevice) {
   std::string why_not;
   const auto source = open_activities(why_not);
   ASSERT_NE(source, nullptr) << why_not;
+  Stream stream;
+  const DeviceMemory memory(64);
+  fill(stream, memory.data(), 1, 64);
   source->push(5);
+  fill(stream, memory.data(), 2, 32);
   source->pop();
+  Graph graph;
+  graph.capture(stream, [&] {
+    EXPECT_EQ(stream.captured(), 0u);
+    fill(stream, memory.data(), 3, 64), fill(stream, memory.data(), 4, 8);
+    EXPECT_EQ(stream.captured(), 2u);
+  });
+  EXPECT_EQ(stream.captured(), std::nullopt);
+  source->push(6);
+  graph.launch(stream);
+  source->pop();
+  stream.synchronize();
+  const ActivityRecords records = source->collect();
+  ASSERT_EQ(records.activities.size(), 4u);
+  ASSERT_EQ(records.ids.size(), 2u) << "the first fill was under no id";
+  EXPECT_EQ(records.ids[0], (std::pair<std::uint32_t, std::uint64_t>{records.activities[1].correlation, 5}));
+  for (const std::size_t of_graph : {2, 3})
+    EXPECT_EQ(records.ids[1],
+              (std::pair<std::uint32_t, std::uint64_t>{records.activities[of_graph].correlation, 6}));
+  for (const Activity& a : records.activities) EXPECT_GE(a.end, a.start);
   EXPECT_TRUE(source->collect().activities.empty());
 }
 

@@ -91,13 +91,14 @@ double limit_of([[maybe_unused]] Storage storage) {
 #endif
 }
 
-void products_are_the_references() {
+void products_are_the_references(std::int64_t least_rows) {
   const std::int64_t shapes[][2] = {{1, 1}, {3, 8}, {17, 33}, {72, 256}, {130, 100}, {5, 390}};
   for (const Storage storage : kOf8Bits)
     for (const auto& [n, k] : shapes) {
       const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 43));
       const auto bias = normal(static_cast<std::size_t>(n), 44);
       for (const std::int64_t m : {1, 2, 5, 8, 9, 17, 65, 300}) {
+        if (m < least_rows) continue;
         SCOPED_TRACE(testing::Message()
                      << "storage " << static_cast<int>(storage) << " m " << m << " n " << n << " k " << k);
         const auto x = normal(static_cast<std::size_t>(m * k), 45),
@@ -116,7 +117,7 @@ void products_are_the_references() {
     }
 }
 
-TEST(CudaQuantised, ProductsAreTheReferences) { products_are_the_references(); }
+TEST(CudaQuantised, ProductsAreTheReferences) { products_are_the_references(1); }
 
 TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
   const std::int64_t n = 70, k = 200;
@@ -155,7 +156,7 @@ TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
 TEST(CudaQuantised, EveryOfferIsTheProduct) {
   for (const int offer : {0, 1}) {
     cuda::emulation::settings().cublas_offer = offer;
-    products_are_the_references();
+    products_are_the_references(cuda::kStreamRows + 1);
   }
   cuda::emulation::settings() = {};
 }
