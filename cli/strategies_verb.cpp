@@ -80,14 +80,20 @@ constexpr Strategy kStrategies[] = {
     {"scheduling", "preemption by swapping", "preemption_mode, swap_space_gib, host_link_bandwidth",
      "the latest request's blocks are copied to host memory and back; recomputed where there is no room",
      "vLLM V0's rule; swapped and uninterrupted execution say the same"},
-    {"scheduling", "prompts first and whole", "behavior vllm-0.7, tgi, lightllm",
+    {"scheduling", "prompts first and whole", "behavior vllm-0.7, tgi, lightllm, lmdeploy-pytorch",
      "steps of prompts alone stall decodes; who joins when is each system's rule",
      "schedules worked by hand"},
     {"scheduling", "iteration-level scheduling", "behavior orca, kv_layout, kv_reservation",
      "whole prompts join running requests; memory reserved to the end, in regions or blocks",
      "Kwon et al. 2023, figure 2: what the memory holds"},
-    {"scheduling", "stall-free chunks", "behavior sarathi, deepspeed-fastgen, llama.cpp; chunk_size",
+    {"scheduling", "stall-free chunks",
+     "behavior sarathi, deepspeed-fastgen, lmdeploy-turbomind, llama.cpp; chunk_size",
      "decodes first, chunks of prompts fill the step", "schedules worked by hand"},
+    {"scheduling", "nano-batches", "behavior nanoflow; global_batch_size, average_decode_length",
+     "prompts fill a dense batch while the expected peak of memory allows; compute-, memory- and "
+     "network-bound "
+     "operators share the device",
+     "schedules worked by hand; the published bound of LLaMA-2-70B on eight A100"},
     {"scheduling", "static and dynamic batching",
      "behavior fastertransformer, triton; remove_padding, max_queue_delay_microseconds",
      "who starts together ends together; batches wait for company; padding is computed",
@@ -97,6 +103,10 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
+     "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
+     "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
+     "Mooncake's hit rates by capacity and its equation 2; executed: the tokens of plain serving"},
     {"decoding", "speculative decoding", "speculative_config",
      "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
      "ones are rolled back; slots, weights, cache and passes of the draft model",

@@ -15,7 +15,8 @@ namespace foretoken {
 enum class MemoryRule {
   kShareOfDevice,  // vLLM: the budget of everything
   kStaticShare,    // SGLang: weights and KV cache; activations and graphs live in the rest
-  kShareOfRest     // TensorRT-LLM: what weights, activations and buffers leave
+  kShareOfRest,    // TensorRT-LLM: what weights, activations and buffers leave
+  kShareOfFree     // TurboMind: what weights and buffers leave; activations live in the rest of it
 };
 
 struct Behavior {
@@ -32,6 +33,7 @@ struct Behavior {
   bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
   bool graph_memory_counted = false;     // captured graphs come out of the memory budget (vLLM 0.21)
   bool own_executor = false;             // this program's: no graphs are captured
+  bool overlaps_operators = false;       // of nano-batches (NanoFlow): compute, memory and network together
   bool in_python = false;                // prompts outside graphs return to Python module by module
   // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
   // device's time, an asynchronous one hides it: step = max(device, host).

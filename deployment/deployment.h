@@ -66,6 +66,15 @@ struct ModelText {
 struct Deployment;
 struct Disaggregation;
 
+// How a tier of the KV cache is reached (kv_tiers.cpp).
+struct KvTierLink {
+  double block_bytes = 0;  // of one block on one device; of a shared tier, on all devices of an engine
+  double host_bytes = 0;   // of host memory, for each device
+  BytesPerSecond bandwidth{};
+  Seconds latency{};
+  bool is_host_link = false;  // the device's own: a copy takes what swapping does
+};
+
 // Speculative decoding, resolved. Drafted tokens form a tree whose root is the sequence's newest token: every
 // token of level i has widths[i] children, nodes are numbered level by level, parents first. A chain has
 // width 1.
@@ -108,6 +117,7 @@ struct Deployment {
   bool shares_host_memory = false;  // a processor: its memory is that of its host
   MemoryPlan memory;
   SchedulerConfig scheduler;
+  std::vector<KvTierLink> kv_tiers;       // in the order of the scheduler's
   std::vector<std::int64_t> graph_sizes;  // empty: eager
   // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
   // a step in one call of variable length.
@@ -133,6 +143,8 @@ struct Disaggregation {
 // as its ranks on one side send them and those on the other take them in, and the time that this takes.
 double moved_bytes(const Disaggregation& pools, std::int64_t tokens);
 Seconds move_time(const Disaggregation& pools, std::int64_t tokens);
+// Of so many blocks to or from that tier, where it is no host link.
+Seconds copy_time(const KvTierLink& tier, std::int64_t blocks);
 // Throws an Error that says that `verb` covers whole requests alone.
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where);
 

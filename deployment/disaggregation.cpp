@@ -106,6 +106,9 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   if (scenario.engine.preemption_mode.value_or("") == "swap")
     throw Error(where + "/engine/preemption_mode",
                 "swap is not modelled for engines that do prefill or decode alone; use \"recompute\"");
+  if (!scenario.engine.kv_tiers.empty())
+    throw Error(where + "/engine/kv_tiers",
+                "are not modelled for engines that do prefill or decode alone; leave them out");
   if (scenario.engine.kv_layout.value_or("") == "contiguous")
     throw Error(where + "/engine/kv_layout",
                 "contiguous is not modelled for engines that do prefill or decode alone; use \"paged\"");

@@ -188,6 +188,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
                     : *e.kv_reservation == "power_of_two" ? KvReservation::kPowerOfTwo
                                                           : KvReservation::kMaxModelLen;
   s.num_host_blocks = d.memory.num_host_blocks;
+  s.kv_tiers = kv_tiers_config(d);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
@@ -334,7 +335,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
         fmt::format("pipeline parallelism is modelled for vLLM V1 alone, not for {}", d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))
-    fill_block_limits(e, d.behavior, where);
+    fill_block_limits(e, d.behavior, device.name, where);
   else if (own_limits)
     fill_other_limits(e, d.behavior, device, model, where);
   else
@@ -368,6 +369,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                          d.precision.kv == d.precision.activation &&
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
   read_swap(d, where);
+  read_kv_tiers(d, where);
   place_weights(d, where);
 
   refuse_with_beams(d, where);

@@ -80,6 +80,41 @@ inline constexpr auto fields_of<LayerStreaming> = std::tuple{
     field("source", &LayerStreaming::source, "where streamed weights are kept (default: host)",
           one_of(kStreamSourceNames))};
 
+inline constexpr std::string_view kKvTierKinds[] = {"host", "storage"};
+inline constexpr std::string_view kKvTierWritePolicies[] = {"write_through", "write_through_selective",
+                                                            "write_back"};
+inline constexpr std::string_view kKvTierEvictions[] = {"lru", "lfu", "length_aware"};
+inline constexpr std::string_view kKvLoadPolicies[] = {"always", "cost"};
+inline constexpr std::string_view kKvLoadModes[] = {"async", "layerwise"};
+
+// Memory for KV blocks below the device's, in the order in which it is searched.
+struct KvTierSection {
+  std::string kind = "host";
+  std::optional<double> capacity_gib, latency_us;
+  std::optional<std::string> bandwidth, write_policy;
+  std::string eviction_policy = "lru";
+  bool shared = false;
+};
+template <>
+inline constexpr auto fields_of<KvTierSection> = std::tuple{
+    field("kind", &KvTierSection::kind, "where its blocks lie", one_of(kKvTierKinds)),
+    field("capacity_gib", &KvTierSection::capacity_gib,
+          "room for each device's blocks, in GiB; of a shared tier, all of it", above_up_to(0, 1e9)),
+    field("bandwidth", &KvTierSection::bandwidth,
+          "of each device's link in either direction, such as \"50 GB/s\"; of a shared tier, all devices' "
+          "together (default: host_link_bandwidth or storage_bandwidth)"),
+    field("latency_us", &KvTierSection::latency_us, "before the first block of a copy comes", at_least(0)),
+    field("shared", &KvTierSection::shared, "one for all engines; else each has its own"),
+    field("write_policy", &KvTierSection::write_policy,
+          "a block comes here when it is computed, when it is used for the second time, or when its room in "
+          "the "
+          "memory above is needed (default: write_through; of a lower tier: write_back)",
+          one_of(kKvTierWritePolicies)),
+    field("eviction_policy", &KvTierSection::eviction_policy,
+          "who leaves a full tier: the least recently used block; the least often used; of these the one "
+          "deepest in its prompt",
+          one_of(kKvTierEvictions))};
+
 // Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
 struct HostTimes {
   std::optional<double> step_us, sequence_us, ingress_ms, egress_ms, launch_eager_us, launch_graph_us,
@@ -214,6 +249,10 @@ struct EngineSection {
   std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
   std::optional<double> waiting_served_ratio;
   std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
+  std::optional<std::int64_t> max_prefill_token_num, num_tokens_per_iter, max_prefill_iters, prefill_interval,
+      cache_block_seq_len;
+  std::optional<double> cache_max_entry_count;
+  std::optional<std::int64_t> global_batch_size, average_prefill_length, average_decode_length;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -221,8 +260,8 @@ struct EngineSection {
   LayerStreaming layer_streaming;
   std::optional<LoraSection> lora;
   std::optional<SpeculativeSection> speculative_config;
-  // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson kv_tiers;
+  std::vector<KvTierSection> kv_tiers;
+  std::optional<std::string> kv_load_policy, kv_load_mode;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -298,7 +337,7 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
           "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
     field("max_batch_size", &EngineSection::max_batch_size,
-          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton and TGI", at_least(1)),
+          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton, TGI and LMDeploy", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
           at_least(1)),
     field("tokens_per_block", &EngineSection::tokens_per_block, "TensorRT-LLM's block_size", at_least(1)),
@@ -361,6 +400,25 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
     field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
           at_least(1)),
+    field("max_prefill_token_num", &EngineSection::max_prefill_token_num,
+          "LMDeploy: prompt tokens of a step (default: 8192 for TurboMind, 4096 for the PyTorch engine)",
+          at_least(1)),
+    field("num_tokens_per_iter", &EngineSection::num_tokens_per_iter,
+          "TurboMind: tokens that a step takes at least, if there are so many (default: 0)", at_least(0)),
+    field("max_prefill_iters", &EngineSection::max_prefill_iters,
+          "TurboMind: most steps that a prompt may be spread over for its sake (default: 1)", at_least(1)),
+    field("prefill_interval", &EngineSection::prefill_interval,
+          "LMDeploy's PyTorch engine: decode steps between two looks at the queue (default: 16)",
+          at_least(1)),
+    field("cache_block_seq_len", &EngineSection::cache_block_seq_len, "TurboMind's block_size", at_least(1)),
+    field("cache_max_entry_count", &EngineSection::cache_max_entry_count,
+          "LMDeploy's gpu_memory_utilization: share of the free memory", above_up_to(0, 1)),
+    field("global_batch_size", &EngineSection::global_batch_size, "NanoFlow's max_num_batched_tokens",
+          at_least(1)),
+    field("average_prefill_length", &EngineSection::average_prefill_length,
+          "NanoFlow: prompt tokens that it expects of a request (default: the workload's mean)", at_least(1)),
+    field("average_decode_length", &EngineSection::average_decode_length,
+          "NanoFlow: output tokens that it expects (default: the workload's mean)", at_least(1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),
@@ -382,7 +440,18 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "weights of each device that stay in host memory and are read from there, in GiB", at_least(0)),
     field("layer_streaming", &EngineSection::layer_streaming, "weights fetched layer by layer"),
     field("lora", &EngineSection::lora, "low-rank adapters (vLLM)"),
-    field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
+    field("kv_tiers", &EngineSection::kv_tiers,
+          "KV cache tiers below device memory, the nearest first (vLLM), such as [{\"kind\": \"host\", "
+          "\"capacity_gib\": 100}]"),
+    field(
+        "kv_load_policy", &EngineSection::kv_load_policy,
+        "whether blocks found in a tier are always loaded, or where that is faster than computing them again "
+        "(default: always)",
+        one_of(kKvLoadPolicies)),
+    field("kv_load_mode", &EngineSection::kv_load_mode,
+          "a request waits for its blocks while others run, or is computed while they come layer by layer "
+          "(default: async)",
+          one_of(kKvLoadModes))};
 
 // One side of a disaggregated deployment: its replicas, and where its engines differ from `engine`.
 struct PoolSection {

@@ -233,6 +233,27 @@ std::string lightllm_command(const Deployment& d) {
   return c.text();
 }
 
+std::string lmdeploy_command(const Deployment& d, bool turbomind) {
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("lmdeploy serve api_server " + shell_quote(model_id(d)));
+  c.add_if(true, "--backend", turbomind ? "turbomind" : "pytorch");
+  c.add_if(d.mapping.tensor_parallel > 1, "--tp", d.mapping.tensor_parallel);
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
+  c.add_if(true, "--session-len", *e.max_model_len);
+  c.add_if(true, "--max-batch-size", *e.max_batch_size);
+  c.add_if(true, "--max-prefill-token-num", *e.max_prefill_token_num);
+  c.add_if(*e.cache_max_entry_count != d.behavior.gpu_memory_utilization, "--cache-max-entry-count",
+           *e.cache_max_entry_count);
+  c.add_if(*e.block_size != d.behavior.block_size, "--cache-block-seq-len", *e.block_size);
+  if (turbomind) {
+    c.add_if(*e.num_tokens_per_iter != 0, "--num-tokens-per-iter", *e.num_tokens_per_iter);
+    c.add_if(*e.max_prefill_iters != 1, "--max-prefill-iters", *e.max_prefill_iters);
+  } else if (*e.prefill_interval != LmdeployConfig().prefill_interval) {
+    c.note(fmt::format("prefill_interval {} is set in PytorchEngineConfig", *e.prefill_interval));
+  }
+  return c.text();
+}
+
 }  // namespace
 
 std::string serve_command(const Deployment& d) {
@@ -251,6 +272,11 @@ std::string serve_command(const Deployment& d) {
       return llama_cpp_command(d);
     case SchedulerPolicy::kLightllm:
       return lightllm_command(d);
+    case SchedulerPolicy::kTurbomind:
+      return lmdeploy_command(d, true);
+    case SchedulerPolicy::kLmdeployPytorch:
+      return lmdeploy_command(d, false);
+    case SchedulerPolicy::kNanoflow:
     case SchedulerPolicy::kOrca:
     case SchedulerPolicy::kSarathi:
     case SchedulerPolicy::kStaticBatch:

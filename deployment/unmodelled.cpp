@@ -21,8 +21,6 @@ void refuse(const RawJson& value, const std::string& where, std::string_view sec
 }  // namespace
 
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
-  const EngineSection& e = scenario.engine;
-  refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
   refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
   if (c.autoscale) {

@@ -344,6 +344,11 @@ std::string vllm_command(const Deployment& d) {
     add("--preemption-mode swap --swap-space", *e.swap_space_gib);
     note = "vLLM's V0 engine alone swaps";
   }
+  if (e.kv_tiers.size() == 1 && e.kv_tiers[0].kind == "host" && !e.kv_tiers[0].shared)
+    add("--kv-offloading-backend native --kv-offloading-size",
+        *e.kv_tiers[0].capacity_gib * static_cast<double>(d.mapping.tensor_parallel));
+  else if (!e.kv_tiers.empty())
+    note = "vLLM reaches such KV tiers through a --kv-transfer-config";
   if (d.streaming.layers > 0) note = "vLLM has no layer streaming of this kind";
   if (d.scheduler.reservation != KvReservation::kPaged) note = "vLLM's KV memory is paged";
   if (!note.empty()) out += "  # " + note;

@@ -109,6 +109,15 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
+  if (const auto& tiers = deployment.scenario.engine.kv_tiers; !tiers.empty()) {
+    if (tiers.size() > 1) refuse("kv_tiers", "more than one KV tier");
+    if (tiers[0].kind != "host") refuse("kv_tiers", "a KV tier on storage");
+    if (tiers[0].shared) refuse("kv_tiers", "a KV tier that engines share");
+    if (*deployment.scenario.engine.kv_load_policy == "cost")
+      refuse("kv_load_policy", "loading by cost, which takes a prediction,");
+    if (*deployment.scenario.engine.kv_load_mode == "layerwise")
+      refuse("kv_load_mode", "computing while blocks come layer by layer");
+  }
   const bool recurrent = deployment.model.is_recurrent();
   if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
     refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
@@ -164,6 +173,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
   l.num_host_blocks = s.num_host_blocks;
+  if (!s.kv_tiers.tiers.empty()) l.num_host_blocks = s.kv_tiers.tiers.front().blocks;
   l.streamed_layers = static_cast<int>(deployment.streaming.layers);
   l.stream.buffers = deployment.streaming.buffers;
   l.stream.overlap = deployment.streaming.overlap;

@@ -461,6 +461,24 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
   return to_picoseconds(Seconds(seconds));
 }
 
+Picoseconds ExecutedBackend::move_blocks(const TierMove& m) {
+  State& s = *state_;
+  Replica& engine = s.executable.engine(static_cast<std::size_t>(m.engine));
+  const auto ranks = static_cast<std::size_t>(s.deployment.mapping.ranks_per_engine());
+  const std::vector<std::vector<StepSequence>> nobody(ranks);
+  std::vector<Transformer::Swaps> swaps(ranks);
+  Transformer::Swaps& own = swaps[static_cast<std::size_t>(m.rank)];
+  (m.to < 0 ? own.in : own.out) = m.blocks;
+  engine.step(nobody, swaps);
+  double seconds = 0;
+  for (const OperatorRun& o : engine.operators_run()) {
+    seconds += o.seconds;
+    s.operator_seconds[std::string(o.op.name)] += o.seconds;
+  }
+  if (s.options.processes) s.options.processes->maximum({&seconds, 1});
+  return to_picoseconds(Seconds(std::max(1e-9, seconds)));
+}
+
 ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
 
 std::span<const StepRun> ExecutedBackend::steps() const { return state_->steps; }

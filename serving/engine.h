@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "serving/kv_tiers.h"
 #include "serving/router.h"
 #include "serving/scheduler/scheduler.h"
 
@@ -23,6 +24,8 @@ struct EngineContext {
   Backend& backend;
   const ServeOptions& options;
   MetricsCollector& metrics;
+  // Tiers of the KV cache that all engines have together; null where each rank has its own.
+  std::span<const std::shared_ptr<KvTier>> shared_tiers = {};
 };
 
 class Engine {
@@ -55,8 +58,8 @@ class Engine {
   // Starts the next step if there is one to start and room in the pipeline.
   void launch(Picoseconds now);
 
-  // When something happens here: tokens come out, or the next step may start.
-  Picoseconds event_time() const { return std::min(tokens_out(), next_try_); }
+  // When something happens here: tokens come out, KV blocks have been loaded, or the next step may start.
+  Picoseconds event_time() const { return std::min({tokens_out(), next_try_, loaded_at_}); }
   Picoseconds tokens_out() const { return in_flight_ == 0 ? kNever : front().end; }
   Picoseconds next_try() const { return next_try_; }
   bool is_idle() const { return in_flight_ == 0 && next_try_ == kNever; }
@@ -72,14 +75,16 @@ class Engine {
   TokenCounts counts() const;
   std::int64_t peak_host_blocks() const;  // of the fullest rank
   bool all_blocks_free() const;
+  void add_tiers(ServeResult& result) const;  // what its ranks did with them
 
  private:
   struct Rank {
-    Rank(const SchedulerConfig& config, const EngineContext& context);
+    Rank(const SchedulerConfig& config, const EngineContext& context, std::int32_t engine, std::int32_t rank);
     SequenceTable sequences;
     KvBlockPool pool;
     std::unique_ptr<Scheduler> scheduler;
-    std::int64_t reserved = 0;  // caches on their way here
+    std::unique_ptr<KvTiers> tiers;  // null: device memory alone
+    std::int64_t reserved = 0;       // caches on their way here
   };
   // A step, or a span of decode steps that repeat one decision, the i-th lasting first + i * increment.
   struct InFlight {
@@ -114,6 +119,9 @@ class Engine {
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
   void note_usage();
+  void note_loads();
+  void finish_loads(Picoseconds now);
+  Picoseconds stall(Picoseconds now, Picoseconds computing);
 
   const std::int32_t index_;
   const EngineConfig config_;
@@ -136,10 +144,13 @@ class Engine {
   struct Held {
     Picoseconds at;
     std::int32_t rank, slot;
-    bool arrived;  // with its cache
+    bool arrived;         // with its cache
+    bool loaded = false;  // that from a tier
   };
-  std::vector<Held> held_;      // in order of arrival
-  Picoseconds last_start_ = 0;  // of the newest step that has ended, the last of a span
+  std::vector<Held> held_;          // in order of arrival
+  Picoseconds loaded_at_ = kNever;  // when the next blocks from a tier are there
+  Picoseconds stalls_ = 0;          // of all steps
+  Picoseconds last_start_ = 0;      // of the newest step that has ended, the last of a span
 };
 
 }  // namespace foretoken

@@ -81,7 +81,8 @@ KvBlockPool::Block KvBlockPool::find(std::uint64_t hash) const {
 
 void KvBlockPool::evict(Block block) {
   Cached& entry = cached_[static_cast<std::size_t>(block)];
-  std::size_t hole = place(entry.hash);
+  const std::uint64_t hash = entry.hash;
+  std::size_t hole = place(hash);
   entry.hash = entry.next == block ? 0 : entry.hash;
   --cached_count_;
   if (entry.hash != 0) {  // others with this content stay
@@ -91,6 +92,7 @@ void KvBlockPool::evict(Block block) {
     entry.hash = 0;
     return;
   }
+  if (evicted_ != nullptr) evicted_->push_back({block, hash});
   // Backward-shift deletion: later members of the cluster move up if the hole lies on their probe path.
   --table_used_;
   const std::size_t mask = table_.size() - 1;

@@ -58,6 +58,13 @@ class KvBlockPool {
   Block find(std::uint64_t hash) const;
   std::int64_t cached_blocks() const { return cached_count_; }
 
+  // Blocks that allocate() takes out of the prefix cache, of each content the last, are appended there.
+  struct Evicted {
+    Block block = 0;
+    std::uint64_t hash = 0;
+  };
+  void note_evicted(std::vector<Evicted>* evicted) { evicted_ = evicted; }
+
  private:
   struct Cached {  // blocks of equal content form a ring in the order in which they were entered
     std::uint64_t hash = 0;
@@ -114,6 +121,7 @@ class KvBlockPool {
   std::vector<Entry> table_;
   std::size_t table_used_ = 0;
   std::int64_t cached_count_ = 0;
+  std::vector<Evicted>* evicted_ = nullptr;
 };
 
 }  // namespace foretoken

@@ -81,9 +81,12 @@ Distribution MetricsCollector::Samples::summarize() const {
 TtftParts ttft_parts(const RequestRecord& r) {
   // Where the decode engine makes the first token, its step begins after the move.
   const bool waited = r.moved > 0 && r.prefill_done >= r.moved;
-  return {r.queued - r.arrival, r.scheduled - r.queued,
+  return {r.queued - r.arrival,
+          r.scheduled - r.queued - r.loading,
+          r.loading,
           (waited ? r.handed_over : r.prefill_done) - r.scheduled,
-          waited ? r.prefill_done - r.handed_over : 0, r.first_token - r.prefill_done};
+          waited ? r.prefill_done - r.handed_over : 0,
+          r.first_token - r.prefill_done};
 }
 
 MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact_requests)
@@ -109,6 +112,7 @@ void MetricsCollector::add(const RequestRecord& r) {
   const TtftParts parts = ttft_parts(r);
   ingress_ += parts.ingress;
   queue_ += parts.queue;
+  load_ += parts.load;
   prefill_ += parts.prefill;
   transfer_ += parts.transfer;
   first_step_ += parts.first_step;
@@ -158,7 +162,8 @@ ServingMetrics MetricsCollector::summarize() const {
     const auto mean = [&](Sum sum) {
       return static_cast<double>(sum) / static_cast<double>(completed_) / 1e9;
     };
-    m.ttft_parts = {mean(ingress_), mean(queue_), mean(prefill_), mean(transfer_), mean(first_step_)};
+    m.ttft_parts = {mean(ingress_), mean(queue_),    mean(load_),
+                    mean(prefill_), mean(transfer_), mean(first_step_)};
   }
   m.transfers.count = moved_;
   if (moved_ > 0) m.transfers.mean_ms = static_cast<double>(moving_) / static_cast<double>(moved_) / 1e9;

@@ -25,7 +25,8 @@ struct RequestRecord {
   Picoseconds first_token = 0;   // at the client
   // Disaggregated: the prompt's step ended, and its cache was where it goes on; 0: it never moved.
   Picoseconds handed_over = 0, moved = 0;
-  Picoseconds finish = 0;  // last token at the client
+  Picoseconds loading = 0;  // before it was first scheduled its blocks came from a KV tier for so long
+  Picoseconds finish = 0;   // last token at the client
   std::int32_t preemptions = 0;
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
@@ -33,7 +34,8 @@ struct RequestRecord {
 // What its time to first token is made of; they add up to first_token - arrival.
 struct TtftParts {
   Picoseconds ingress = 0;     // to the engine's queue; with autoscale also in front of the router
-  Picoseconds queue = 0;       // until it is first scheduled
+  Picoseconds queue = 0;       // until it is first scheduled, but for:
+  Picoseconds load = 0;        // KV blocks on their way from a tier
   Picoseconds prefill = 0;     // until the step with its last chunk begins
   Picoseconds transfer = 0;    // of its cache, where the decode engine makes the first token
   Picoseconds first_step = 0;  // that step, and the way to the client
@@ -72,7 +74,8 @@ struct ServingMetrics {
   std::optional<double> slo_attainment;   // share of requests that meet them
   Distribution ttft, tpot, itl, e2el;
   struct Parts {
-    double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
+    double ingress = 0, queue = 0, load = 0, prefill = 0, transfer = 0,
+           first_step = 0;  // ms, means; sum is mean TTFT
   } ttft_parts;
   // Of a disaggregated deployment; count 0 in any other.
   struct Transfers {
@@ -152,7 +155,7 @@ class MetricsCollector {
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
                preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
-  Sum ingress_ = 0, queue_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
+  Sum ingress_ = 0, queue_ = 0, load_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
   std::int64_t moved_ = 0;
   Sum recent_ttft_ = 0;
   std::int64_t recent_first_tokens_ = 0;

@@ -73,6 +73,8 @@ class Loop : private ReplicaView {
     }
     if (options.ingress < 0 || options.egress < 0) throw Error("ingress", "delays must be at least 0");
     check_autoscale(options, replicas);
+    for (const KvTierConfig& tier : options.engines.front().scheduler.kv_tiers.tiers)
+      shared_tiers_.push_back(tier.shared ? std::make_shared<KvTier>(tier) : nullptr);
     for (std::size_t i = 0; i < replicas; ++i) {
       check(options.engines[same ? 0 : i], backend);
       engines_.push_back(make_engine(static_cast<std::int32_t>(i)));
@@ -230,7 +232,7 @@ class Loop : private ReplicaView {
   std::unique_ptr<Engine> make_engine(std::int32_t e) {
     const bool same = options_.engines.size() == 1;
     return std::make_unique<Engine>(e, options_.engines[same ? 0 : static_cast<std::size_t>(e)],
-                                    EngineContext{workload_, backend_, options_, metrics_});
+                                    EngineContext{workload_, backend_, options_, metrics_, shared_tiers_});
   }
 
   // Replicas that are ready now begin, with an empty cache; then it is decided how many there should be.
@@ -388,6 +390,7 @@ class Loop : private ReplicaView {
     result_.swapped_out_blocks += c.swapped_out;
     result_.swapped_in_blocks += c.swapped_in;
     result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine.peak_host_blocks());
+    engine.add_tiers(result_);
     steps_ += engine.num_steps();
     peak_kv_usage_ = std::max(peak_kv_usage_, engine.peak_kv_usage());
     busy_ += engine.busy();
@@ -397,6 +400,9 @@ class Loop : private ReplicaView {
 
   ServeResult summarize() {
     for (const auto& engine : engines_) add_up(*engine);
+    result_.queried_tokens = queried_;
+    result_.device_hit_tokens = hit_;
+    for (const KvTierCounts& tier : result_.kv_tiers) result_.device_hit_tokens -= tier.hit_tokens;
     result_.replica_seconds = replicas_.paid_seconds(now_);
     result_.most_replicas = replicas_.most();
     result_.replica_starts = replicas_.started();
@@ -436,7 +442,8 @@ class Loop : private ReplicaView {
   Replicas replicas_;
   Autoscaler autoscaler_;
   Picoseconds next_decision_ = kNever;
-  std::deque<Request> unrouted_;  // came while no replica served
+  std::deque<Request> unrouted_;                       // came while no replica served
+  std::vector<std::shared_ptr<KvTier>> shared_tiers_;  // null where each rank has its own
   std::vector<std::unique_ptr<Engine>> engines_;
   EngineHeap heap_;
   std::vector<RankLoad> loads_;  // as counted in averages_

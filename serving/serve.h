@@ -11,6 +11,7 @@
 
 #include "serving/autoscaler.h"
 #include "serving/backend.h"
+#include "serving/kv_tier_config.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
 #include "serving/over_time.h"
@@ -32,7 +33,10 @@ enum class SchedulerPolicy {
   kLightllm,
   kFastgen,
   kTgi,
-  kLlamaCpp
+  kLlamaCpp,
+  kTurbomind,  // LMDeploy's engines
+  kLmdeployPytorch,
+  kNanoflow
 };
 
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
@@ -95,6 +99,19 @@ struct LlamaCppConfig {
   std::int64_t n_ubatch = 512;  // tokens of a step; max_num_batched_tokens is n_batch
 };
 
+// LMDeploy's, by its names and defaults.
+struct LmdeployConfig {
+  // TurboMind: a step holds at least so many tokens, and as many as it takes to compute all prompts in
+  // max_prefill_iters steps.
+  std::int64_t num_tokens_per_iter = 0, max_prefill_iters = 1;
+  std::int64_t prefill_interval = 16;  // PyTorch engine: decode steps between two looks at the queue
+};
+
+// NanoFlow's; max_num_batched_tokens is its global_batch_size. 0: the workload's mean.
+struct NanoflowConfig {
+  std::int64_t average_prefill_length = 0, average_decode_length = 0;
+};
+
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
 // are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
 // max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
@@ -108,6 +125,8 @@ struct SchedulerConfig {
   LightllmConfig lightllm;
   TgiConfig tgi;
   LlamaCppConfig llama_cpp;
+  LmdeployConfig lmdeploy;
+  NanoflowConfig nanoflow;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;
@@ -142,7 +161,8 @@ struct SchedulerConfig {
   bool schedules_ahead = false;
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
-  LoraConfig lora;  // of vLLM's policy alone
+  LoraConfig lora;         // of vLLM's policy alone
+  KvTiersConfig kv_tiers;  // of vLLM's policy alone
   // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
   // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
   int beam_width = 1;
@@ -219,6 +239,13 @@ struct ServeResult {
   double replica_seconds = 0;
   std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
+  // Of each tier of the KV cache, all ranks together; prompt tokens looked for at first admission, and found
+  // in device memory.
+  std::vector<KvTierCounts> kv_tiers;
+  std::int64_t queried_tokens = 0, device_hit_tokens = 0;
+  std::int64_t kv_loads = 0;     // requests that waited for their blocks
+  Picoseconds kv_load_wait = 0;  // they all together
+  Picoseconds kv_stall = 0;      // steps that did
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);

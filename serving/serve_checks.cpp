@@ -30,7 +30,8 @@ void check_block_policy(const SchedulerConfig& c) {
                       "longest; raise it",
                       c.max_num_batched_tokens, c.max_model_len));
   const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
-                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp;
+                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp ||
+                        c.policy == SchedulerPolicy::kTurbomind || c.policy == SchedulerPolicy::kNanoflow;
   require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
           fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
                       c.max_num_batched_tokens, c.max_num_seqs));
@@ -61,11 +62,40 @@ void check_block_policy(const SchedulerConfig& c) {
               c.reservation == KvReservation::kMaxModelLen,
           "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
   require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+  require(c.lmdeploy.num_tokens_per_iter >= 0, "num_tokens_per_iter", "must be at least 0");
+  require(c.lmdeploy.max_prefill_iters >= 1, "max_prefill_iters", "must be at least 1");
+  require(c.lmdeploy.prefill_interval >= 1, "prefill_interval", "must be at least 1");
+  require(c.nanoflow.average_prefill_length >= 0, "average_prefill_length", "must be at least 0");
+  require(c.nanoflow.average_decode_length >= 0, "average_decode_length", "must be at least 0");
 }
 
 bool reserves_memory(SchedulerPolicy p) {
   return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch ||
          p == SchedulerPolicy::kLlamaCpp;
+}
+
+void check_tiers(const SchedulerConfig& c) {
+  if (c.kv_tiers.tiers.empty()) return;
+  require(c.policy == SchedulerPolicy::kVllmV1, "kv_tiers", "are modelled for vLLM V1's scheduler alone");
+  require(c.caches_tokens && c.enable_prefix_caching, "kv_tiers",
+          "are searched by the prefix cache; turn enable_prefix_caching on");
+  require(c.reservation == KvReservation::kPaged, "kv_tiers", "hold blocks; use kv_layout paged");
+  require(c.num_host_blocks == 0, "preemption_mode",
+          "what is preempted is found in the KV tiers again; use recompute beside them");
+  require(c.pipeline_depth == 1, "kv_tiers", "are modelled without a pipeline; use pipeline_parallel_size 1");
+  require(c.draft_tokens == 0, "kv_tiers", "don't hold a draft model's cache; leave speculative_config out");
+  require(c.beam_width == 1, "kv_tiers", "are not modelled for several beams; use beam_width 1");
+  require(c.lora.max_loras == 0, "kv_tiers", "are not modelled with adapters; leave lora out");
+  require(c.kv_tiers.layers >= 0, "kv_tiers", "need at least one layer");
+  for (const KvTierConfig& tier : c.kv_tiers.tiers)
+    require(tier.blocks >= 1 && tier.blocks <= std::numeric_limits<std::int32_t>::max(), "capacity_gib",
+            fmt::format("of a KV tier is {} blocks, not from 1 to 2147483647", tier.blocks));
+  for (std::size_t t = 1; t < c.kv_tiers.tiers.size(); ++t) {
+    require(c.kv_tiers.tiers[t].write != KvTierConfig::Write::kSelective, "write_policy",
+            "write_through_selective is the first tier's alone");
+    require(c.kv_tiers.tiers[t].shared || !c.kv_tiers.tiers[t - 1].shared, "shared",
+            "is a KV tier above one that each rank has to itself; share the lower one, too");
+  }
 }
 
 // What the policies other than vLLM's need to make progress.
@@ -138,6 +168,7 @@ void check(const EngineConfig& engine, const Backend& backend) {
           fmt::format("a pool of {} blocks can't be served from; it takes at least 2, one is the null block",
                       c.num_blocks));
   check_policy(c);
+  check_tiers(c);
   require(c.policy != SchedulerPolicy::kVllmV1 || c.enable_chunked_prefill ||
               c.max_num_batched_tokens >= c.max_model_len,
           "max_num_batched_tokens",
@@ -171,6 +202,8 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
             "must be the same for prefill and decode");
     require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",
             "must be the same for prefill and decode");
+    require(e.scheduler.kv_tiers.tiers.empty(), "kv_tiers",
+            "are modelled for engines that serve whole requests");
     require(e.scheduler.prefill_only == prefills, "prefill", "prefill_only belongs to the role of an engine");
   }
   return static_cast<std::size_t>(prefill);

@@ -58,6 +58,17 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
   }
   if (most == 0 && !copies) return {{}, {}, max_steps};
 
+  if (deployment.behavior.overlaps_operators) {
+    StagePrice p;
+    p.steps = 1;
+    const Batch& b = step.ranks.front();
+    PricedPart decode;
+    const PricedPart prompts = attention(deployment, stage, b, p, &decode);
+    p.first = stage.nano_batches(b.tokens(), prompts, decode);
+    if (b.sampled_rows > 0) p.first += stage.sampled(b.sampled_rows);
+    return p;
+  }
+
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
   best.steps = max_steps;
@@ -103,9 +114,9 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
   return best;
 }
 
-// Adds the decoding rows' rise to `r`.
+// Adds the decoding rows' rise to `r`. decode: gets their part, which is else in the sum.
 PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel& stage, const Batch& b,
-                                       StagePrice& r) {
+                                       StagePrice& r, PricedPart* decode) {
   const bool one_call = deployment.one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
   PricedPart sum;
   Picoseconds longest = 0;  // a prompt's chunk in a call of its own
@@ -132,7 +143,7 @@ PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel&
             : 0;
     part.by_basis[main] += at(piece) + skew - part.time;
     part.time = at(piece) + skew;
-    sum += part;
+    (decode != nullptr ? *decode : sum) += part;
     if (one_call)
       apart +=
           at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, b.decode_queries()));
@@ -254,7 +265,9 @@ StepTime PredictedBackend::run(const Step& step) {
     sum.first += p.first;
     sum.excess += p.excess;
     slowest = std::max(slowest, p.first.time);
-    floor = std::max(floor, p.first.time - context_part(step, stage));
+    // Steps with nano-batches are no spans.
+    const bool overlaps = pool.deployment->behavior.overlaps_operators;
+    floor = std::max(floor, p.first.time - (overlaps ? 0 : context_part(step, stage)));
   }
   Picoseconds host = host_time(pool, step, floor, sum.excess);
   if (!draft_stages_.empty()) host += price_drafts(step, sum);
@@ -269,6 +282,7 @@ StepTime PredictedBackend::run(const Step& step) {
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   Pool& pool = pool_of(step);
   if (pool.stages.size() > 1 || !decode_only(step)) return {};
+  if (pool.deployment->behavior.overlaps_operators) return {};  // nor here
   if (pool.stages.front().streams()) return {};  // what it waits for is no straight line of the contexts
   for (const Batch& b : step.ranks)
     if (b.copies()) return {};  // the next step has none

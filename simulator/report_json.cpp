@@ -65,6 +65,7 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                               {"prefill", m.ttft_parts.prefill},
                               {"transfer", m.ttft_parts.transfer},
                               {"first_step", m.ttft_parts.first_step}};
+  if (m.ttft_parts.load > 0) out["ttft_parts_ms"]["load"] = m.ttft_parts.load;
   out["preemptions"] = m.preemptions;
   out["prefix_cache_hit_rate"] = m.prefix_cache_hit_rate;
   out["peak_kv_usage"] = m.peak_kv_usage;
@@ -78,6 +79,35 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                             {"mean_link_ms", m.transfers.link_ms},
                             {"mean_moving", m.transfers.mean_moving}};
   put_speculation(out, m.speculation);
+}
+
+// Hit rates are shares of the prompt tokens that were looked for.
+Json kv_tiers_json(const Deployment& d, const ServeResult& r) {
+  const auto rate = [&](std::int64_t tokens) {
+    return r.queried_tokens > 0 ? static_cast<double>(tokens) / static_cast<double>(r.queried_tokens) : 0.0;
+  };
+  Json tiers = Json::array();
+  for (std::size_t t = 0; t < r.kv_tiers.size(); ++t) {
+    const KvTierCounts& c = r.kv_tiers[t];
+    const double bytes = d.kv_tiers[t].block_bytes;
+    tiers.push_back(Json{{"kind", d.scenario.engine.kv_tiers[t].kind},
+                         {"blocks", d.scheduler.kv_tiers.tiers[t].blocks},
+                         {"hit_rate", rate(c.hit_tokens)},
+                         {"loaded_blocks", c.loaded},
+                         {"written_blocks", c.written},
+                         {"evicted_blocks", c.evicted},
+                         {"refused_blocks", c.refused},
+                         {"loaded_bytes", static_cast<double>(c.loaded) * bytes},
+                         {"written_bytes", static_cast<double>(c.written) * bytes},
+                         {"read_s", to_seconds(c.reading).value},
+                         {"write_s", to_seconds(c.writing).value}});
+  }
+  const double loads = static_cast<double>(std::max<std::int64_t>(r.kv_loads, 1));
+  return Json{{"device_hit_rate", rate(r.device_hit_tokens)},
+              {"loads", r.kv_loads},
+              {"mean_load_ms", to_ms(r.kv_load_wait) / loads},
+              {"stalled_steps_ms", to_ms(r.kv_stall)},
+              {"tiers", tiers}};
 }
 
 Json candidate_json(const Candidate& c) {
@@ -212,6 +242,7 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                      {"peak_host_blocks", s.served.peak_host_blocks},
                      {"swapped_out_blocks", s.served.swapped_out_blocks},
                      {"swapped_in_blocks", s.served.swapped_in_blocks}};
+  if (!s.served.kv_tiers.empty()) j["kv_tiers"] = kv_tiers_json(d, s.served);
   if (s.served.reserved_tokens > 0)
     j["kv_reservation"] = Json{{"reserved_tokens", s.served.reserved_tokens},
                                {"filled_tokens", s.served.filled_tokens},

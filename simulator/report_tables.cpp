@@ -266,6 +266,9 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
       "TTFT is made of: ingress {:.3g}, queue {:.3g}, prefill {:.3g}, transfer {:.3g}, first step {:.3g} ms.",
       m.ttft_parts.ingress, m.ttft_parts.queue, m.ttft_parts.prefill, m.ttft_parts.transfer,
       m.ttft_parts.first_step));
+  if (m.ttft_parts.load > 0)
+    latency.notes.push_back(
+        fmt::format("Beside these, KV blocks on their way from a tier: {:.3g} ms.", m.ttft_parts.load));
   if (!m.ttft.exact) latency.notes.push_back("Percentiles are from a histogram, within 0.1 %.");
 
   Table load;
@@ -299,6 +302,15 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   load.add({std::string("engine time in steps"), percent(m.busy_share)});
   load.add({std::string("KV cache in use at the peak"), percent(m.peak_kv_usage)});
   load.add({std::string("prefix cache hits"), percent(m.prefix_cache_hit_rate)});
+  for (std::size_t t = 0; t < s.served.kv_tiers.size() && s.served.queried_tokens > 0; ++t) {
+    const KvTierCounts& c = s.served.kv_tiers[t];
+    const std::string kind = d.scenario.engine.kv_tiers[t].kind;
+    load.add({"of these in the " + kind + " tier",
+              percent(static_cast<double>(c.hit_tokens) / static_cast<double>(s.served.queried_tokens))});
+    load.add({"GB loaded from " + kind + ", written to it",
+              fmt::format("{:.3g}, {:.3g}", static_cast<double>(c.loaded) * d.kv_tiers[t].block_bytes * 1e-9,
+                          static_cast<double>(c.written) * d.kv_tiers[t].block_bytes * 1e-9)});
+  }
   load.add({std::string("preemptions"), m.preemptions});
   if (s.served.swapped_out_blocks > 0)
     load.add({std::string("KV blocks swapped out"), s.served.swapped_out_blocks});

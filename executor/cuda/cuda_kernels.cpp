@@ -14,6 +14,7 @@
 #include "executor/cuda/cublas.h"
 #include "executor/cuda/remarks.h"
 #include "executor/cuda/sampling.h"
+#include "executor/cuda/warpgroup_check.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -188,6 +189,9 @@ struct CudaKernels::State {
   const Processes* processes = nullptr;
   std::unique_ptr<Communicator> communicator;
   PinnedMemory gathered;
+  const bool has_warpgroups = device.compute_capability == 90;
+  const bool right_warpgroups = has_warpgroups && warpgroup_products_are_right(stream);
+  bool warpgroups = right_warpgroups;
 };
 
 CudaKernels::CudaKernels()
@@ -198,7 +202,9 @@ const char* CudaKernels::name() const { return "cuda"; }
 std::string CudaKernels::machine() const {
   const DeviceProperties& d = state_->device;
   return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
-         std::to_string(d.driver_version % 1000 / 10);
+         std::to_string(d.driver_version % 1000 / 10) +
+         (state_->has_warpgroups && !state_->right_warpgroups ? ", wgmma failed its check and isn't used"
+                                                              : "");
 }
 std::string CudaKernels::condition() const {
   const Clocks c = state_->clocks.read();
@@ -250,5 +256,7 @@ void CudaKernels::all_gather(Processes& processes, std::span<const float> mine, 
 }
 Stream& CudaKernels::stream() const { return state_->stream; }
 const DeviceProperties& CudaKernels::device() const { return state_->device; }
+bool CudaKernels::warpgroups() const { return state_->warpgroups; }
+void CudaKernels::use_warpgroups(bool use) const { state_->warpgroups = use && state_->right_warpgroups; }
 
 }  // namespace foretoken::cuda

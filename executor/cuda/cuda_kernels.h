@@ -110,6 +110,9 @@ class CudaKernels final : public Kernels {
 
   Stream& stream() const;
   const DeviceProperties& device() const;
+  // Whether kernels multiply by warpgroups: the device has them, and they were found right.
+  bool warpgroups() const;
+  void use_warpgroups(bool use) const;  // false: as on a device without them, to compare
 
  private:
   struct State;

@@ -208,6 +208,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
     p.bias = bias;
     p.tiles = tiles, p.tile_count = tile_count, p.tile_rows = tile_rows;
     p.expert_stride = static_cast<std::int64_t>(experts.stride);
+    p.warpgroups = warpgroups();
     return p;
   };
   const auto run = [&](const Product& p) {

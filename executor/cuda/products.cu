@@ -426,6 +426,7 @@ void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, s
   p.x = x, p.x_stride = x_stride, p.m = m;
   p.bias = bias, p.accumulate = accumulate;
   p.y = y, p.y_stride = y_stride;
+  p.warpgroups = warpgroups();
   run_product(choose_path(w.storage, m, w.n, w.k, w.quantised_x), p, scratch, device(), stream());
 }
 

@@ -60,6 +60,7 @@ struct Product {
   bool activated = false;
   ActivationArgs activation;
   std::uint16_t* rounded_y = nullptr;
+  bool warpgroups = false;  // multiply (warpgroup.cuh)
 
   // Of kTiles and kFloatTiles: k in `splits` parts, whose sums lie in `partial` until the last part adds them
   // up.

@@ -78,7 +78,7 @@ bool BlockScheduler::reserve(Sequence& s) {
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
   if (!grows_) return true;
-  const std::int64_t need = blocks_for(s.computed + n) - static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
   if (need > pool_.free() || (eager && pool_.free() == 0)) return false;
   if (need <= 0) return true;
   pool_.allocate(need, s.blocks);
@@ -149,7 +149,7 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
 // for them goes on waiting, and so does who waits for a place.
 std::int64_t BlockScheduler::hold() const {
   if (preempted_ || batch_.has_prefill()) return 1;
-  if (decoded_.empty()) return waiting_.empty() && running_.empty() ? kForever : 1;
+  if (decoded_.empty()) return waiting_.empty() && running_.empty() && batch_.empty() ? kForever : 1;
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
@@ -158,7 +158,7 @@ std::int64_t BlockScheduler::hold() const {
   std::fill(rooms_.begin(), rooms_.end(), 0);
   for (const std::int32_t slot : decoded_) {
     const Sequence& s = sequences_[slot];
-    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed)];
+    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed - ahead_)];
   }
   return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(decoded_.size()), spare));
 }

@@ -81,7 +81,8 @@ class BlockScheduler : public Scheduler {
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
   // one. False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
-  // Blocks for the sequence's next n tokens. With `eager`, one must be free even if the last one has room.
+  // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
+  // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);
   void take_prompt(std::int32_t slot, std::int64_t n);
   void take_decode(std::int32_t slot);
@@ -102,8 +103,9 @@ class BlockScheduler : public Scheduler {
   BatchBuilder batch_;
   std::vector<std::int32_t> decoded_;  // in the step just decided
   bool preempted_ = false;
-  bool eager_ = false;  // decodes of this step wanted a free block each
-  bool grows_;          // sequences take blocks while they decode
+  bool eager_ = false;      // decodes of this step wanted a free block each
+  bool grows_;              // sequences take blocks while they decode
+  std::int64_t ahead_ = 0;  // tokens that they have room for beyond those of the step
   TokenCounts counts_;
 
  private:

@@ -36,6 +36,12 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
       return make_tgi(parts);
     case SchedulerPolicy::kLlamaCpp:
       return make_llama_cpp(parts);
+    case SchedulerPolicy::kTurbomind:
+      return make_turbomind(parts);
+    case SchedulerPolicy::kLmdeployPytorch:
+      return make_lmdeploy_pytorch(parts);
+    case SchedulerPolicy::kNanoflow:
+      return make_nanoflow(parts, workload.means());
   }
   throw std::logic_error("unknown scheduler policy");
 }

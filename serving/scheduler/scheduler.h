@@ -19,6 +19,8 @@
 
 namespace foretoken {
 
+class KvTiers;
+
 // Tokens of one rank so far: scheduled + reused = needed + discarded + unaccepted, over requests that have
 // left.
 struct TokenCounts {
@@ -32,6 +34,8 @@ struct TokenCounts {
   // Of beams that have left: blocks held at their end, and those of as many sequences that share nothing.
   std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
 };
+
+class DecodeGroup;
 
 class Scheduler {
  public:
@@ -47,8 +51,10 @@ class Scheduler {
   // When to ask again if nothing was scheduled and nothing happens before: a batch waits for company.
   static constexpr Picoseconds kNoWake = std::numeric_limits<Picoseconds>::max();
   virtual Picoseconds wake() const { return kNoWake; }
-  // Sequences that get a token in the step just decided, in the policy's order.
+  // Sequences that get a token in the step just decided, in the policy's order, behind those of its group if
+  // it keeps one (else null): the caller tells the group when tokens are out, and lets its members alone.
   virtual std::span<const std::int32_t> sampled() const = 0;
+  virtual DecodeGroup* group() { return nullptr; }
   virtual bool preempted() const = 0;  // in the step just decided
   // For how many steps, this one included, single decisions would repeat the one just made, if nothing
   // arrives. Tokens of the step are not out yet when this is asked.
@@ -69,6 +75,15 @@ class Scheduler {
   // cache is there.
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
+
+  // KV tiers, vLLM's scheduler alone; they must outlive it. When the blocks that come next for a waiting
+  // sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next step; and
+  // the tokens of the step that was decided last are out.
+  virtual void use(KvTiers& tiers) { (void)tiers, fail(); }
+  virtual Picoseconds loaded_at() const { return kNoWake; }
+  virtual std::int32_t take_loaded() { return fail(), -1; }
+  virtual void join(std::int32_t slot) { (void)slot, fail(); }
+  virtual void tokens_out(Picoseconds at) { (void)at; }
 
   // Leading tokens of the prompt that its prefix cache would give now; changes nothing. hashes: as far as
   // they are needed, of this request's blocks.

@@ -256,14 +256,6 @@ TEST(Resolve, AdaptersThatCanNotBeAreRefused) {
 }
 
 TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
-  const auto engine = [](RawJson EngineSection::*member, const char* text) {
-    Scenario s = scenario_on("H100");
-    (s.engine.*member).text = text;
-    return error(s);
-  };
-  for (auto member : {&EngineSection::kv_tiers})
-    EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
-  EXPECT_EQ(engine(&EngineSection::kv_tiers, "[]"), "no error");
   Scenario s = scenario_on("H100");
   s.cluster.pools.text = "[{}]";
   EXPECT_NE(error(s).find("s.json:/cluster/pools: pools is not modelled by this build"), std::string::npos);
@@ -280,8 +272,8 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
             "s.json:/cluster/router_load_bound: belongs to router \"prefix_affine\", and the router is "
             "\"round_robin\"; leave it out");
   s = scenario_on("H100");
-  s.engine.behavior = "nanoflow";
-  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"nanoflow\" is not modelled by this build"),
+  s.engine.behavior = "rtp-llm";
+  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"rtp-llm\" is not modelled by this build"),
             std::string::npos);
 }
 

@@ -13,7 +13,9 @@ bool has_prefix_cache(SchedulerPolicy policy) {
 
 bool preempts(SchedulerPolicy policy) {
   return has_prefix_cache(policy) || policy == SchedulerPolicy::kVllmV0 ||
-         policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen;
+         policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen ||
+         policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
+         policy == SchedulerPolicy::kNanoflow;
 }
 
 std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
@@ -40,6 +42,12 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "Tgi";
     case SchedulerPolicy::kLlamaCpp:
       return "LlamaCpp";
+    case SchedulerPolicy::kTurbomind:
+      return "Turbomind";
+    case SchedulerPolicy::kLmdeployPytorch:
+      return "LmdeployPytorch";
+    case SchedulerPolicy::kNanoflow:
+      return "Nanoflow";
   }
   return "unknown";
 }
@@ -112,6 +120,20 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       c.llama_cpp.n_ubatch = chance(0.3) ? pick(1, 6) : pick(7, 60);
       all_decode();
       more_memory();
+      break;
+    case SchedulerPolicy::kTurbomind:
+      all_decode();
+      c.lmdeploy.num_tokens_per_iter = chance(0.5) ? 0 : pick(1, 60);
+      c.lmdeploy.max_prefill_iters = pick(1, 4);
+      break;
+    case SchedulerPolicy::kLmdeployPytorch:
+      c.lmdeploy.prefill_interval = pick(1, 20);
+      break;
+    case SchedulerPolicy::kNanoflow:
+      all_decode();
+      c.nanoflow.average_prefill_length = pick(1, c.max_model_len / 4);
+      c.nanoflow.average_decode_length = pick(1, c.max_model_len / 4);
+      c.schedules_ahead = chance(0.7);
       break;
     default:
       break;

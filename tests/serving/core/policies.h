@@ -11,9 +11,12 @@
 namespace foretoken::toy {
 
 inline constexpr SchedulerPolicy kBlockPolicies[] = {
-    SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,     SchedulerPolicy::kSarathi,
-    SchedulerPolicy::kStaticBatch, SchedulerPolicy::kLightllm, SchedulerPolicy::kFastgen,
-    SchedulerPolicy::kTgi,         SchedulerPolicy::kLlamaCpp};
+    SchedulerPolicy::kVllmV0,    SchedulerPolicy::kOrca,
+    SchedulerPolicy::kSarathi,   SchedulerPolicy::kStaticBatch,
+    SchedulerPolicy::kLightllm,  SchedulerPolicy::kFastgen,
+    SchedulerPolicy::kTgi,       SchedulerPolicy::kLlamaCpp,
+    SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
+    SchedulerPolicy::kNanoflow};
 
 bool is_block_policy(SchedulerPolicy policy);
 bool has_prefix_cache(SchedulerPolicy policy);

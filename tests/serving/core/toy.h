@@ -150,6 +150,9 @@ class ShadowMemory : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
+  // Of tier t a copy takes (t + 1) x (latency + blocks x per_block).
+  Picoseconds move_blocks(const TierMove& move) override;
+  void tiers(Picoseconds latency, Picoseconds per_block) { latency_ = latency, per_block_ = per_block; }
   std::vector<std::string> batches;
 
  private:
@@ -158,7 +161,9 @@ class ShadowMemory : public Backend {
   void compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
                std::int64_t count);
   const Workload& workload_;
-  std::vector<Memory> device_, host_;  // by rank
+  std::vector<Memory> device_, host_;                              // by rank
+  std::map<std::pair<std::int32_t, std::int32_t>, Memory> tiers_;  // by rank and tier
+  Picoseconds latency_ = 0, per_block_ = 0;
   int block_size_;
   Picoseconds step_;
   std::vector<std::int64_t> windows_{0};
