@@ -47,6 +47,20 @@ Storage storage_of(WeightFormat format, DType plain) {
   }
 }
 
+// Whether products round activations to the format of their weights. By default as the format's price has it:
+// compute_type() of fp8 and int8 weights is their own.
+bool quantises_x(const ExecutorOptions& options, Storage weights) {
+  const std::string& asked = options.activations;
+  const bool of_8_bits = weights == Storage::kFp8 || weights == Storage::kInt8;
+  if (asked.empty()) return of_8_bits;
+  if (asked == "bf16") return false;
+  const bool fp8 = asked == "fp8";
+  if (weights == (fp8 ? Storage::kFp8 : Storage::kInt8)) return true;
+  throw Error("--activation-format",
+              fmt::format("{} is multiplied by weights in {} alone; use --quantization {}, or leave it out",
+                          asked, asked, asked));
+}
+
 // rank: of this process; each takes a device of its own where there are as many.
 const Kernels& cuda_device_kernels(const std::string& library, int rank) {
   static const CudaSearch search = open_cuda_library(library);
@@ -155,6 +169,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
+  l.quantised_x = quantises_x(options, l.weights);
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
   l.num_host_blocks = s.num_host_blocks;
@@ -258,9 +273,9 @@ std::string Executable::description() const {
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
   const std::string with =
       kernels_->memory().host_reads() ? count(threads_.count(), "thread") : ", " + kernels_->machine();
-  return fmt::format("{} kernels{}, {}; {} weights in {}, cache in {}", kernels_->name(), with, ranks,
-                     synthetic_ ? "synthetic" : "stored", kStorage[static_cast<int>(l.weights)],
-                     kStorage[static_cast<int>(l.cache)]);
+  return fmt::format("{} kernels{}, {}; {} weights{} in {}, cache in {}", kernels_->name(), with, ranks,
+                     synthetic_ ? "synthetic" : "stored", l.quantised_x ? " and what they multiply" : "",
+                     kStorage[static_cast<int>(l.weights)], kStorage[static_cast<int>(l.cache)]);
 }
 
 }  // namespace foretoken

@@ -498,6 +498,7 @@ std::vector<std::int32_t> ExecutedBackend::prompt(RequestId request) const {
 ExecutedBackend::BeamSharing ExecutedBackend::beam_sharing() const { return state_->beam_sharing; }
 
 std::string ExecutedBackend::condition() const { return state_->executable.kernels().condition(); }
+std::vector<std::string> ExecutedBackend::remarks() const { return state_->executable.kernels().remarks(); }
 std::string ExecutedBackend::description() const { return state_->executable.description(); }
 
 }  // namespace foretoken

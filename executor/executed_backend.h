@@ -66,7 +66,8 @@ class ExecutedBackend final : public Backend {
     }
   };
   BeamSharing beam_sharing() const;
-  std::string condition() const;    // Kernels::condition(), now
+  std::string condition() const;  // Kernels::condition(), now
+  std::vector<std::string> remarks() const;
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, bf16 weights, ..."
 
  private:

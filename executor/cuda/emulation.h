@@ -36,6 +36,7 @@ struct Settings {
   // The device that runtime.h describes.
   int compute_capability = 90;  // ten times
   int multiprocessors = 4;
+  int cublas_offer = -1;  // which of a product's offers (cublas.h) the library takes; -1: none
   std::size_t memory_bytes = std::size_t{4} << 30;
   std::size_t shared_bytes = 227 * 1024;  // a block's most
   // DeviceMemory allocated meanwhile is closed to the host: it may be touched by kernels and copies alone.

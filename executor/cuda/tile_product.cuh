@@ -348,7 +348,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
     return kPlain || S::kInGroups || row < 0 ? 1.0f : scales[row];
   };
   const auto scale_of_x = [&](unsigned row) {
-    return storage == Storage::kF16 ? p.x_scales[x_rows[row]] : 1.0f;
+    constexpr bool k8Bits = storage == Storage::kInt8 || storage == Storage::kFp8;
+    return storage == Storage::kF16 || (k8Bits && p.x_scales != nullptr) ? p.x_scales[x_rows[row]] : 1.0f;
   };
   if (!grouped || !p.activated) {
     const unsigned n = thread() % tile_n;

@@ -55,6 +55,12 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
     EXPECT_EQ(variant.rows, rows);
     EXPECT_EQ(variant.stages, rows == 16 ? 3 : 2);
   }
+  // A latent model's prompt over keys and values that were projected up, in one block.
+  CacheLayer projected = cache_of(Storage::kBf16, 16, 192, 128);
+  projected.block_size = 16384;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kPrompt);
+  projected.storage = Storage::kF32;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kGeneral);
   // Products of warpgroups, where there are any, for many rows of bf16 caches.
   const cuda::AttentionDevice groups{132, 227 * 1024, true};
   EXPECT_EQ(chosen(args_of(32, 128, 128), bf16, 1, groups).kernel, AttentionKernel::kDecode);

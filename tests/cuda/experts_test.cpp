@@ -9,7 +9,7 @@ struct ExpertCase {
   Storage up = Storage::kBf16, down = Storage::kBf16;
   std::int64_t hidden = 40, inter = 24, count = 4, first = 0, of = 4, rows = 5, top_k = 2;
   ActivationArgs activation;
-  bool biases = false;
+  bool biases = false, quantised_x = false;
   int skipped = -1;  // an expert that nothing is for
 };
 
@@ -52,6 +52,7 @@ Packing pack_experts(const Kernels& kernels, const ExpertCase& c, const std::vec
       p.experts.down_bias = reinterpret_cast<const float*>(at + up + down + up_bias);
     }
   }
+  p.experts.gate_up.quantised_x = p.experts.down.quantised_x = c.quantised_x;
   p.experts.stride = stride;
   p.experts.first = c.first, p.experts.count = c.count;
   return p;
@@ -131,6 +132,19 @@ TEST(CudaExperts, OfEveryStorage) {
       c.rows = rows;
       experts_are_the_references(c, limit_of(storage));
     }
+}
+
+// x, and what the activation makes, quantised; a few values are rounded the other way.
+TEST(CudaExperts, OfQuantisedRows) {
+  for (const Storage storage : {Storage::kInt8, Storage::kFp8})
+    for (const auto& [hidden, inter] : {std::pair<std::int64_t, std::int64_t>{40, 24}, {75, 3}, {130, 133}})
+      for (const std::int64_t rows : {1, 3, 31, 90}) {
+        ExpertCase c;
+        c.up = c.down = storage;
+        c.hidden = hidden, c.inter = inter, c.rows = rows;
+        c.biases = rows != 31, c.quantised_x = true;
+        experts_are_the_references(c, storage == Storage::kFp8 ? 4e-3 : 2.5e-3);
+      }
 }
 
 TEST(CudaExperts, OfOddWidths) {

@@ -109,7 +109,7 @@ inline Floats by_path(Path path, const Matrix& w, const Case& c,
         p.warpgroups = cuda_set().warpgroups();
         // As if for more rows than the streams take: it is that much at least.
         const DeviceBytes scratch(cuda::product_scratch(w.storage, w.n, w.k, std::max<std::int64_t>(c.m, 9),
-                                                        device.multiprocessors));
+                                                        device.multiprocessors, w.quantised_x));
         cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
         cuda_set().memory().wait();
       });
