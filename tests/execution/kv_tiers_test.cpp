@@ -12,11 +12,11 @@ namespace {
 
 using Tokens = std::map<RequestId, std::vector<std::int32_t>>;
 
-// Conversations of three turns that device memory of twenty blocks can't hold between the turns.
+// Prompts of six beginnings in turns, which device memory of twenty blocks cannot hold at once.
 Json scenario(const char* family, const Json& engine) {
   return small_scenario(small_config(family), engine, Json::parse(R"({"request_rate": 2000, "num_prompts": 24,
-    "shared_prefix": {"groups": 2, "users_per_group": 4, "prefix_len": 32, "multi_turn": true, "turns": 3},
-    "input_len": {"value": 24}, "output_len": {"value": 12}})"));
+    "shared_prefix": {"groups": 6, "users_per_group": 1, "prefix_len": 64},
+    "input_len": {"value": 80}, "output_len": {"value": 12}})"));
 }
 
 Tokens tokens_of(const Json& json, ServeResult& served, Recording& recording) {

@@ -82,7 +82,8 @@ TEST(Mooncake, BandwidthAboveWhichLoadingPays) {
     Work w;
     w.prefill = {{8192, 0, 1}};
     double work = 0;
-    for (const Op& op : operators(d.model, shard, w, d.precision, d.fusion)) work += flops(op);
+    for (const Op& op : operators(d.model, shard, w, d.precision, d.fusion).ops)
+      work += flops(op).value * static_cast<double>(op.count);
     const double seconds = work / d.device.peak(d.precision.activation).value;  // the eight side by side
     const double bytes = 8 * 8192 * kv_bytes_per_token(d.model, shard, d.precision.kv);
     EXPECT_NEAR(bytes / seconds * 1e-9 / c.gb_per_s, 1, 0.1) << c.device;

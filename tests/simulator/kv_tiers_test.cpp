@@ -16,7 +16,7 @@ Json scenario(const Json& tiers, const Json& more = Json::object()) {
     "engine": {"behavior": "vllm-0.19", "num_gpu_blocks_override": 2000, "max_model_len": 16384},
     "workload": {"request_rate": 2, "num_prompts": 200, "seed": 1,
       "shared_prefix": {"groups": 4, "users_per_group": 10, "prefix_len": 2000, "multi_turn": true, "turns": 4},
-      "input_len": {"value": 500}, "output_len": {"value": 50}}})");
+      "input_len": {"value": 2500}, "output_len": {"value": 50}}})");
   s["engine"]["kv_tiers"] = tiers;
   s["engine"].update(more);
   return s;
