@@ -233,7 +233,8 @@ Scenario beam_scenario(std::uint64_t seed) {
     c.max_num_seqs = std::max(c.max_num_seqs, width);
     c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, width);
     c.num_blocks += random.uniform_int(0, width) * c.max_model_len / c.block_size;
-    c.num_host_blocks = 0;  // swap and contiguous regions are refused
+    c.num_host_blocks = 0;  // swap, priorities and contiguous regions are refused
+    c.by_priority = false;
     c.reservation = KvReservation::kPaged;
     c.caches_tokens = true;
   }
