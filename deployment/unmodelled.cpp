@@ -24,7 +24,6 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const EngineSection& e = scenario.engine;
   refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
-  refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
   if (c.autoscale) {
     const std::string at = where + "/cluster/autoscale";
     if (!c.autoscale->target)
@@ -37,6 +36,7 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
           at,
           "replicas that come and go are modelled where they serve whole requests; leave it out beside "
           "prefill and decode");
+    if (c.pools) throw Error(at, "is modelled for replicas that are all alike; leave it out beside pools");
   }
   if (std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) == std::end(kRouterNames))
     throw Error(

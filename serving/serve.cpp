@@ -34,8 +34,9 @@ struct Averages {
   }
 };
 
-// The rule for decode engines, to which no prompt goes.
+// The rule for decode engines, to which no prompt goes; weights are of replicas that serve whole requests.
 RouterConfig by_load(RouterConfig config) {
+  config.weights.clear();
   const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
                      config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost;
   if (looks) config.kind = RouterKind::kLeastOutstanding;
@@ -81,6 +82,15 @@ class Loop : private ReplicaView {
     }
     result_.over_time.period = options.sample_period;
     if (options.autoscale.on) next_decision_ = options.autoscale.interval;
+    result_.engines.resize(replicas);
+    // Engines of one block size share the hashes of a prompt's blocks.
+    std::vector<int> sizes;
+    for (const EngineConfig& engine : options.engines) {
+      const auto at = std::find(sizes.begin(), sizes.end(), engine.scheduler.block_size);
+      hashes_of_.push_back(static_cast<std::size_t>(at - sizes.begin()));
+      if (at == sizes.end()) sizes.push_back(engine.scheduler.block_size);
+    }
+    hashes_.resize(sizes.size());
     loads_.resize(replicas);
     is_ready_.resize(replicas);
   }
@@ -119,8 +129,10 @@ class Loop : private ReplicaView {
       for (const Engine::Place place : computed_) handed_.push_back({e, place});
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
+        note_session();
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
+      result_.engines[static_cast<std::size_t>(e)].requests += std::ssize(finished_) + std::ssize(computed_);
       for (const Request& request : finished_) left(e, request);
       for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
@@ -129,6 +141,10 @@ class Loop : private ReplicaView {
         roomier_.push_back(e);
     }
     hand_over();
+  }
+
+  void note_session() {
+    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
   }
 
   // Once every step that ends now has: whose prompt is computed goes to a decode engine.
@@ -197,13 +213,14 @@ class Loop : private ReplicaView {
       if (request.input_len < 1 || request.output_len < 1) {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
-      hashes_.clear();
+      forget_hashes();
       const std::int32_t e = router_.pick(request, workload_.content(request), *this);
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
         if (result_.rejected++ == 0) result_.rejected_reason = *reason;
-        workload_.finished(request, now_ + options_.egress);
+        workload_.refused(request, now_ + options_.egress);
+        note_session();
         continue;
       }
       if (e < 0) {
@@ -222,7 +239,7 @@ class Loop : private ReplicaView {
     router_.sent(e, request);
     // Only a router that counts what isn't cached needs to know.
     const bool counts = options_.router.kind == RouterKind::kKvCost;
-    engine.enqueue(request, now_, counts ? engine.state(request, hashes_).cached_tokens : 0);
+    engine.enqueue(request, now_, counts ? engine.state(request, hashes(e)).cached_tokens : 0);
     update_load(e);
     settle(e);
   }
@@ -239,13 +256,13 @@ class Loop : private ReplicaView {
       std::unique_ptr<Engine>& engine = engines_[static_cast<std::size_t>(r)];
       // One that still computes a row of a request that has ended (SGLang's overlap) is warm.
       if (engine->num_steps() > 0 && engine->is_idle()) {
-        add_up(*engine);
+        add_up(static_cast<std::size_t>(r));
         engine = make_engine(r);
       }
       router_.set_available(r, true);
       for (; !unrouted_.empty(); unrouted_.pop_front()) {
         const Request& request = unrouted_.front();
-        hashes_.clear();
+        forget_hashes();
         --averages_.waiting;
         send(request, router_.pick(request, workload_.content(request), *this));
       }
@@ -277,7 +294,14 @@ class Loop : private ReplicaView {
   ReplicaState state(std::int32_t replica, const Request& request) override {
     Engine& engine = *engines_[static_cast<std::size_t>(replica)];
     engine.catch_up(now_);
-    return engine.state(request, hashes_);
+    return engine.state(request, hashes(replica));
+  }
+
+  BlockHashes& hashes(std::int32_t e) {
+    return hashes_[hashes_of_.size() == 1 ? 0 : hashes_of_[static_cast<std::size_t>(e)]];
+  }
+  void forget_hashes() {
+    for (BlockHashes& hashes : hashes_) hashes.clear();
   }
 
   void left(std::int32_t e, const Request& request) {
@@ -373,7 +397,8 @@ class Loop : private ReplicaView {
   }
 
   // What an engine has done, when it is about to go.
-  void add_up(const Engine& engine) {
+  void add_up(std::size_t e) {
+    const Engine& engine = *engines_[e];
     const TokenCounts c = engine.counts();
     queried_ += c.queried;
     hit_ += c.hit;
@@ -391,12 +416,16 @@ class Loop : private ReplicaView {
     steps_ += engine.num_steps();
     peak_kv_usage_ = std::max(peak_kv_usage_, engine.peak_kv_usage());
     busy_ += engine.busy();
+    EngineTotals& totals = result_.engines[e];
+    totals.steps += engine.num_steps();
+    totals.busy_seconds += to_seconds(engine.busy()).value;
+    totals.peak_kv_usage = std::max(totals.peak_kv_usage, engine.peak_kv_usage());
     if (!result_.aborted && !engine.all_blocks_free())
       throw std::logic_error("KV blocks are still held after the last request");
   }
 
   ServeResult summarize() {
-    for (const auto& engine : engines_) add_up(*engine);
+    for (std::size_t e = 0; e < engines_.size(); ++e) add_up(e);
     result_.replica_seconds = replicas_.paid_seconds(now_);
     result_.most_replicas = replicas_.most();
     result_.replica_starts = replicas_.started();
@@ -431,7 +460,8 @@ class Loop : private ReplicaView {
   MetricsCollector metrics_;
   const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
   Router router_, decode_router_;
-  BlockHashes hashes_;  // of the request that is being routed
+  std::vector<BlockHashes> hashes_;     // of the request that is being routed, by block size
+  std::vector<std::size_t> hashes_of_;  // by engine, or of all
   KvMoves moves_;
   Replicas replicas_;
   Autoscaler autoscaler_;

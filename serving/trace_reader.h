@@ -58,7 +58,8 @@ inline constexpr std::string_view kFormatsRead =
     "output_length, hash_ids), Qwen Bailian JSONL (the same with chat_id), BurstGPT CSV (Timestamp,Request "
     "tokens,Response tokens), Splitwise CSV (arrival_timestamp,prompt_size,token_size), Vidur CSV "
     "(arrived_at,num_prefill_tokens,num_decode_tokens), LLMServingSim CSV or JSONL "
-    "(input_toks,output_toks,arrival_time_ns), APEX JSONL (StartTimeOffset,ContextTokens,GeneratedTokens), "
+    "(input_toks,output_toks,arrival_time_ns; sub_requests), APEX JSONL "
+    "(StartTimeOffset,ContextTokens,GeneratedTokens), "
     "vLLM "
     "--save-detailed JSON (start_times, input_lens, output_lens)";
 

@@ -265,9 +265,6 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
     EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
   EXPECT_EQ(engine(&EngineSection::kv_tiers, "[]"), "no error");
   Scenario s = scenario_on("H100");
-  s.cluster.pools.text = "[{}]";
-  EXPECT_NE(error(s).find("s.json:/cluster/pools: pools is not modelled by this build"), std::string::npos);
-  s = scenario_on("H100");
   s.cluster.router = "prefix_aware";
   EXPECT_EQ(
       error(s),
