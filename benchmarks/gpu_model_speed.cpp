@@ -51,6 +51,7 @@ double quantile(std::vector<double> v, double q) {
 struct Question {
   std::string file;
   const Format* format = nullptr;
+  bool quantised_x = false;  // activations of 8 bits too
   std::vector<std::int64_t> batches{1, 64}, contexts{1024, 4096};
   std::int64_t prompt = 8192;
 };
@@ -106,13 +107,14 @@ class ModelSpeed {
   Layout layout(std::int64_t sequences, std::int64_t tokens, bool recorded, bool operator_times) const {
     Layout l;
     l.weights = q_.format->weights, l.plain = l.cache = q_.format->plain;
+    l.quantised_x = q_.quantised_x;
     l.block_size = kBlock;
     l.num_blocks = sequences * ((tokens + kBlock) / kBlock);
     l.max_tokens = std::min(sequences * tokens, kStepTokens);
     l.max_sequences = sequences, l.max_length = longest_;
     if (tokens == q_.prompt && sequences == 1) l.max_tokens = std::max(l.max_tokens, tokens);
     if (recorded) l.step_sizes = q_.batches;
-    l.operator_times = operator_times;
+    l.operator_times = operator_times ? OperatorTimes::kMarks : OperatorTimes::kNone;
     return l;
   }
 
@@ -240,7 +242,7 @@ class ModelSpeed {
     const std::size_t slash = q_.file.rfind('/');
     return Json{{"what", what},
                 {"model", q_.file.substr(slash == std::string::npos ? 0 : slash + 1)},
-                {"format", q_.format->name},
+                {"format", q_.format->name + std::string(q_.quantised_x ? "_x" : "")},
                 {"kernels", kernels_.name()},
                 {"machine", kernels_.machine()}};
   }
@@ -282,9 +284,14 @@ std::vector<std::int64_t> numbers(const std::string& text) {
 int main(int count, char** arguments) {
   using namespace foretoken;
   Question q;
-  q.format = count < 3 ? nullptr : format_of(arguments[2]);
+  std::string format = count < 3 ? "" : arguments[2];
+  q.quantised_x = format.ends_with("_x");
+  if (q.quantised_x) format.resize(format.size() - 2);
+  q.format = format.empty() ? nullptr : format_of(format);
+  if (q.quantised_x && q.format != nullptr && format != "fp8" && format != "int8") q.format = nullptr;
   if (q.format == nullptr) {
-    std::cerr << "gpu_model_speed CONFIG.json float32|bfloat16|float16|int8|int4_wo|fp8 [BATCHES [CONTEXTS "
+    std::cerr << "gpu_model_speed CONFIG.json float32|bfloat16|float16|int8|int4_wo|fp8|int8_x|fp8_x "
+                 "[BATCHES [CONTEXTS "
                  "[PROMPT]]]\n";
     return 2;
   }

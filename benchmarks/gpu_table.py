@@ -78,6 +78,9 @@ def rows(r):
         r.kernel(f"product/bfloat16/{matrices}/{large}", "TFLOP/s")
     yield "products with fp8 weights from 1,024 rows on", "TFLOP/s", "1,150, then 1,350", \
         r.kernel(f"product/fp8/{matrices}/{large}", "TFLOP/s")
+    yield "the same, activations in fp8 too", "TFLOP/s", "1,150, then 1,350", \
+        r.kernel(f"quantised_product/fp8/{matrices}/{large}", "TFLOP/s")
+    yield "int8 by int8 from 1,024 rows on", "TFLOP/s", "", r.kernel(f"quantised_product/int8/{matrices}/{large}", "TFLOP/s")
     yield "int4 weights up to 16 rows", "TB/s", "2.0, then 3.0", r.kernel(f"product/int4/{matrices}/m:(1|4|16)", "TB/s")
     yield "the same, beside bfloat16", "times its speed", "2.2", r.kernel(f"product/int4/{matrices}/m:(1|4|16)", "of_bf16")
     attention = r"decode_attention/bfloat16/batch:\d+/kv:\d+"

@@ -129,8 +129,9 @@ BENCHMARK_CAPTURE(simulate_benchmark, fixed_512_128_5000_requests,
 
 // A load that keeps a device half busy, under each scheduling policy.
 const char* const kPolicies[] = {
-    "vllm-0.19",         "sglang-0.5", "trtllm-1.2", "vllm-0.7",          "orca", "sarathi",
-    "fastertransformer", "triton",     "lightllm",   "deepspeed-fastgen", "tgi",  "llama.cpp"};
+    "vllm-0.19", "sglang-0.5", "trtllm-1.2",        "foretoken", "vllm-0.6", "vllm-0.7",
+    "orca",      "sarathi",    "fastertransformer", "triton",    "lightllm", "deepspeed-fastgen",
+    "tgi",       "llama.cpp"};
 const bool registered = [] {
   for (const std::string behavior : kPolicies) {
     // Static batches and one slot after another serve less.
@@ -143,6 +144,16 @@ const bool registered = [] {
                                  (slow ? "4" : "15") + R"(, "num_prompts": 5000, "input_len": {"value": 512},
                    "output_len": {"value": 256}}})";
     benchmark::RegisterBenchmark(("simulate_policy/" + behavior).c_str(), simulate_benchmark, scenario, true)
+        ->Unit(benchmark::kMillisecond);
+    // The same engine as large_azure_saturated: as many run as may, the rest wait.
+    const std::string saturated =
+        R"({"model": "llama-3.3-70b", "hardware": {"device": "h200", "count": 4},
+      "engine": {"tensor_parallel_size": 4, "quantization": "fp8", "max_model_len": 16384)" +
+        std::string(behavior == "llama.cpp" ? R"(, "n_parallel": 64)" : R"(, "max_num_seqs": 256)") +
+        R"(, "behavior": ")" + behavior + R"("},
+      "workload": {"trace": "traces/azure-conv-2023.csv.gz", "rate_scale": 100}})";
+    benchmark::RegisterBenchmark(("saturated_policy/" + behavior).c_str(), simulate_benchmark, saturated,
+                                 true)
         ->Unit(benchmark::kMillisecond);
   }
   return true;

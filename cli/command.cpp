@@ -112,6 +112,16 @@ std::vector<OptionSpec> model_show_options() {
           number_option("tensor-parallel-size", "devices that split every layer (default 1)")};
 }
 
+OptionSpec activation_format_option() {
+  OptionSpec o = with_choices(
+      number_option(
+          "activation-format",
+          "what products by fp8 and int8 weights round activations to (default auto: the weights' own)"),
+      {"auto", "bf16", "fp8", "int8"});
+  o.value = "FORMAT";
+  return o;
+}
+
 std::vector<OptionSpec> run_options() {
   return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
           file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
@@ -119,8 +129,11 @@ std::vector<OptionSpec> run_options() {
           with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                        {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
           file_option("tokens", "write the produced token ids as JSON, a list for each request"),
-          with_choices(number_option("operator-times", "time each operator, or the step alone (default on)"),
-                       {"on", "off"}),
+          with_choices(number_option("operator-times",
+                                     "time each operator, or the step alone (default on; cupti: by what a "
+                                     "device's driver records of each kernel)"),
+                       {"on", "off", "cupti"}),
+          activation_format_option(),
           number_option("threads",
                         "threads of the executor (default 1; all processors to load a device's weights)")};
 }
@@ -130,6 +143,7 @@ std::vector<OptionSpec> calibrate_options() {
       with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
+      activation_format_option(),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),
       number_option("threads",
                     "threads of the executor (default 1; all processors to load a device's weights)")};

@@ -14,6 +14,8 @@ ExecutorOptions executor_options(const Invocation& invocation) {
   options.backend = invocation.value("backend").value_or("cpu");
   if (const char* library = std::getenv("FORETOKEN_CUDA_LIBRARY")) options.cuda_library = library;
   options.isa = invocation.value("isa").value_or("");
+  const std::string activations = invocation.value("activation-format").value_or("auto");
+  options.activations = activations == "auto" ? "" : activations;
   if (const auto text = invocation.value("threads")) {
     const auto n = parse_int(*text);
     if (!n || *n < 1 || *n > 1024)

@@ -183,7 +183,10 @@ Answer run_answer(const Invocation& invocation) {
   ExecutorOptions executor = executor_options(invocation);
   executor.weights = invocation.value("weights").value_or("");
   executor.processes = processes;
-  executor.operator_times = invocation.value("operator-times").value_or("on") == "on";
+  const std::string times = invocation.value("operator-times").value_or("on");
+  executor.operator_times = times == "off"     ? OperatorTimes::kNone
+                            : times == "cupti" ? OperatorTimes::kActivities
+                                               : OperatorTimes::kMarks;
   executor.draft_weights = invocation.value("draft-weights").value_or("");
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
@@ -235,6 +238,7 @@ Answer run_answer(const Invocation& invocation) {
   json["executor"] = backend.description();
   const std::string after = backend.condition();
   if (!after.empty()) json["device_condition"] = Json{{"before", before}, {"after", after}};
+  if (const auto remarks = backend.remarks(); !remarks.empty()) json["remarks"] = remarks;
   json["measured"] = simulation_json(d, measured, false);
   json["predicted"] = simulation_json(d, predicted, false);
   Json operators = Json::object();
@@ -255,6 +259,7 @@ Answer run_answer(const Invocation& invocation) {
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
   if (!after.empty()) lines.push_back("The device before: " + before + "; after: " + after + ".");
+  for (const std::string& remark : backend.remarks()) lines.push_back(remark + ".");
   if (moves)
     lines.push_back(
         fmt::format("{} caches moved between engines at {:.3g} GB/s; the prediction has {:.3g} GB/s "
@@ -277,7 +282,8 @@ Answer run_answer(const Invocation& invocation) {
                     "; `foretoken calibrate` measures this machine's operators.");
   std::vector<Table> tables{metrics_table(measured.served.metrics, predicted.served.metrics),
                             steps_table(backend.steps(), priced)};
-  if (executor.operator_times) tables.push_back(operators_table(backend.operator_seconds(), priced));
+  if (executor.operator_times != OperatorTimes::kNone)
+    tables.push_back(operators_table(backend.operator_seconds(), priced));
   return {{title, lines, tables, 0, dump_json(json), {}},
           "",
           measured.served.aborted || measured.served.metrics.completed == 0 ? kNegative : kDone};

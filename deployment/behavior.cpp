@@ -194,17 +194,18 @@ struct Asked {
   bool newest = false;
   Version version{0, 0};
   bool has_minor = false;
+  int patch = -1;
 };
 std::optional<Asked> read_version(std::string_view rest) {
   Asked asked;
-  if (rest.empty()) return Asked{true, {}, false};
+  if (rest.empty()) return Asked{true, {}, false, -1};
   const auto begin = rest.find_first_not_of("-_ =");
   if (begin == 0 || begin == std::string_view::npos) return std::nullopt;
   rest.remove_prefix(begin);
   if (rest.starts_with("v")) rest.remove_prefix(1);
   if (rest.find("dev") != std::string_view::npos || rest == "main" || rest == "latest" ||
       rest.starts_with("nightly"))
-    return Asked{true, {}, false};
+    return Asked{true, {}, false, -1};
   const auto major = take_number(rest);
   if (!major) return std::nullopt;
   asked.version.major = *major;
@@ -215,6 +216,10 @@ std::optional<Asked> read_version(std::string_view rest) {
   if (!minor) return std::nullopt;
   asked.version.minor = *minor;
   asked.has_minor = true;
+  if (rest.starts_with(".")) {
+    rest.remove_prefix(1);
+    asked.patch = take_number(rest).value_or(-1);
+  }
   return asked;
 }
 
@@ -253,6 +258,7 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
         b = vllm(versioned ? std::min(asked->version.minor, kNewestMinor) : kNewestMinor);
     }
     b.asked = name;
+    b.patch = asked->patch;
     return b;
   }
   if (const auto system = find_block_system(text)) {

@@ -15,7 +15,8 @@ namespace foretoken {
 enum class MemoryRule {
   kShareOfDevice,  // vLLM: the budget of everything
   kStaticShare,    // SGLang: weights and KV cache; activations and graphs live in the rest
-  kShareOfRest     // TensorRT-LLM: what weights, activations and buffers leave
+  kShareOfRest,    // TensorRT-LLM: what weights, activations and buffers leave
+  kShareOfFree     // TurboMind: what weights and buffers leave; activations live in the rest of it
 };
 
 struct Behavior {
@@ -23,6 +24,7 @@ struct Behavior {
   std::string asked;   // as written in the scenario
   std::string family;  // "vllm", "sglang", "trtllm", or the name of a block system (block_systems.h)
   int major = 0, minor = 0;
+  int patch = -1;  // as asked for; -1: the newest
   SchedulerPolicy policy = SchedulerPolicy::kVllmV1;
   MemoryRule memory_rule = MemoryRule::kShareOfDevice;
   // 0.92 from vLLM 0.22; SGLang's depends on the deployment (default_memory_share)
@@ -32,6 +34,7 @@ struct Behavior {
   bool fp8_cache_of_checkpoint = false;  // kv_cache_dtype auto follows a checkpoint that asks for fp8
   bool graph_memory_counted = false;     // captured graphs come out of the memory budget (vLLM 0.21)
   bool own_executor = false;             // this program's: no graphs are captured
+  bool overlaps_operators = false;       // of nano-batches (NanoFlow): compute, memory and network together
   bool in_python = false;                // prompts outside graphs return to Python module by module
   // Host work of a step, and more of it for each running request. A synchronous scheduler adds it to the
   // device's time, an asynchronous one hides it: step = max(device, host).

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -21,6 +22,8 @@ constexpr std::int64_t kTgiConcurrent = 128;   // max_concurrent_requests: no ba
 constexpr std::int64_t kTgiPromptMargin = 50;  // max_batch_prefill_tokens beyond the longest prompt
 constexpr std::int64_t kTgiGraphs[] = {1, 2, 4, 8, 16, 32};
 constexpr std::int64_t kLlamaCppBatch = 2048, kLlamaCppSlots = 1;
+constexpr std::int64_t kTurbomindPrompts = 8192, kLmdeployPytorchPrompts = 4096;
+constexpr std::int64_t kNanoflowTokens = 2048;
 constexpr std::int64_t kPlannedTokens = 8192;  // of a step that the system itself does not limit
 constexpr std::int64_t kMostTokens = 2'147'483'647, kMostSequences = 1'000'000, kMostBlockSize = 65'536;
 
@@ -31,7 +34,14 @@ bool reserves(SchedulerPolicy p) {
 struct QueueLimits {
   std::int64_t tokens, sequences;
 };
-QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_len) {
+// LMDeploy's max_batch_size goes by the device's name (utils.py, get_max_batch_size).
+std::int64_t lmdeploy_sequences(const std::string& device) {
+  const std::string name = lower(device);
+  const auto is = [&](const char* part) { return name.find(part) != std::string::npos; };
+  return is("a100") || is("a800") ? 256 : is("h100") || is("h800") ? 512 : 128;
+}
+QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_len,
+                                 const std::string& device) {
   switch (policy) {
     case SchedulerPolicy::kVllmV0:
       return {std::max(kVllmV0Tokens, max_model_len), kVllmV0Seqs};
@@ -45,6 +55,12 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
       return {max_model_len - 1 + kTgiPromptMargin, kTgiConcurrent};
     case SchedulerPolicy::kLlamaCpp:
       return {kLlamaCppBatch, kLlamaCppSlots};
+    case SchedulerPolicy::kTurbomind:
+      return {kTurbomindPrompts, lmdeploy_sequences(device)};
+    case SchedulerPolicy::kLmdeployPytorch:
+      return {kLmdeployPytorchPrompts, lmdeploy_sequences(device)};
+    case SchedulerPolicy::kNanoflow:
+      return {kNanoflowTokens, kNanoflowTokens};
     default:  // Orca, static batches
       return {std::max(kPlannedTokens, max_model_len), kSarathiSeqs};
   }
@@ -66,8 +82,21 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
   }
   refuse(e.enable_prefix_caching.value_or(false), "enable_prefix_caching",
          "is modelled for vLLM V1, SGLang and TensorRT-LLM: turn it off under");
-  refuse(e.async_scheduling.value_or(false), "async_scheduling",
-         "is modelled for vLLM V1, SGLang and TensorRT-LLM: turn it off under");
+  if (e.async_scheduling && *e.async_scheduling != b.async_scheduling)
+    k.fail(
+        "async_scheduling",
+        b.async_scheduling
+            ? fmt::format("is how {} works; leave it out", b.name)
+            : fmt::format("is modelled for vLLM V1, SGLang, TensorRT-LLM and NanoFlow: turn it off under {}",
+                          b.name));
+  if (b.overlaps_operators) {
+    refuse(e.data_parallel_size > 1, "data_parallel_size",
+           "operators that run together are priced for one rank at a time: use replicas under");
+    refuse(e.layer_streaming.layers.has_value(), "layer_streaming",
+           "fetches beside operators that run together are not modelled: leave it out under");
+    refuse(e.cpu_offload_gib.value_or(0) > 0, "cpu_offload_gib",
+           "reads from host memory beside operators that run together are not modelled: leave it out under");
+  }
   refuse(e.speculative_config.has_value(), "speculative_config",
          "is modelled for vLLM V1, SGLang and TensorRT-LLM: leave it out under");
   if (e.enable_chunked_prefill && *e.enable_chunked_prefill != b.chunked_prefill)
@@ -134,9 +163,40 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
       e.n_batch = e.max_num_batched_tokens;
       if (!e.n_ubatch) e.n_ubatch = std::min(LlamaCppConfig().n_ubatch, *e.n_batch);
       break;
+    case SchedulerPolicy::kTurbomind:
+      e.max_batch_size = e.max_num_seqs;
+      e.cache_max_entry_count = e.gpu_memory_utilization;
+      e.cache_block_seq_len = e.block_size;
+      if (!e.num_tokens_per_iter) e.num_tokens_per_iter = LmdeployConfig().num_tokens_per_iter;
+      if (!e.max_prefill_iters) e.max_prefill_iters = LmdeployConfig().max_prefill_iters;
+      break;
+    case SchedulerPolicy::kLmdeployPytorch:
+      e.max_batch_size = e.max_num_seqs;
+      e.cache_max_entry_count = e.gpu_memory_utilization;
+      e.max_prefill_token_num = e.max_num_batched_tokens;
+      if (!e.prefill_interval) e.prefill_interval = LmdeployConfig().prefill_interval;
+      break;
+    case SchedulerPolicy::kNanoflow:
+      e.global_batch_size = e.max_num_batched_tokens;
+      break;
     default:
       break;
   }
+}
+
+// A step of TurboMind holds max_prefill_token_num tokens and one more for each place of the batch.
+void fill_turbomind_tokens(EngineSection& e, const QueueLimits& limits, const Knobs& k) {
+  if (!e.max_num_seqs) e.max_num_seqs = limits.sequences;
+  if (!e.max_prefill_token_num)
+    e.max_prefill_token_num = e.max_num_batched_tokens
+                                  ? std::max<std::int64_t>(1, *e.max_num_batched_tokens - *e.max_num_seqs)
+                                  : limits.tokens;
+  const std::int64_t tokens = *e.max_prefill_token_num + *e.max_num_seqs;
+  if (e.max_num_batched_tokens && *e.max_num_batched_tokens != tokens)
+    k.fail("max_num_batched_tokens",
+           fmt::format("is {}, and max_prefill_token_num {} with max_num_seqs {} makes {}; give one",
+                       *e.max_num_batched_tokens, *e.max_prefill_token_num, *e.max_num_seqs, tokens));
+  e.max_num_batched_tokens = tokens;
 }
 
 }  // namespace
@@ -174,20 +234,39 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
   k.alias(e.n_parallel, "n_parallel", "llama.cpp", e.max_num_seqs, "max_num_seqs");
   k.alias(e.n_batch, "n_batch", "llama.cpp", e.max_num_batched_tokens, "max_num_batched_tokens");
   k.only(e.n_ubatch, "n_ubatch", "llama.cpp");
+
+  k.only(e.max_prefill_token_num, "max_prefill_token_num", "lmdeploy-turbomind lmdeploy-pytorch");
+  if (b.policy == SchedulerPolicy::kLmdeployPytorch)
+    k.alias(e.max_prefill_token_num, "max_prefill_token_num", "lmdeploy-pytorch", e.max_num_batched_tokens,
+            "max_num_batched_tokens");
+  k.only(e.num_tokens_per_iter, "num_tokens_per_iter", "lmdeploy-turbomind");
+  k.only(e.max_prefill_iters, "max_prefill_iters", "lmdeploy-turbomind");
+  k.only(e.prefill_interval, "prefill_interval", "lmdeploy-pytorch");
+  k.alias(e.cache_block_seq_len, "cache_block_seq_len", "lmdeploy-turbomind", e.block_size, "block_size");
+  k.alias(e.cache_max_entry_count, "cache_max_entry_count", "lmdeploy-turbomind lmdeploy-pytorch",
+          e.gpu_memory_utilization, "gpu_memory_utilization");
+
+  k.alias(e.global_batch_size, "global_batch_size", "nanoflow", e.max_num_batched_tokens,
+          "max_num_batched_tokens");
+  k.only(e.average_prefill_length, "average_prefill_length", "nanoflow");
+  k.only(e.average_decode_length, "average_decode_length", "nanoflow");
   if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
 }
 
-void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& where) {
+void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& device_name,
+                       const std::string& where) {
   const Knobs k(b, where);
   const auto check = [&](std::int64_t value, std::int64_t most, const char* key) {
     if (value < 1 || value > most)
       k.fail(key, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
   };
-  const QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len);
-  e.enable_prefix_caching = e.async_scheduling = false;
+  const QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len, device_name);
+  e.enable_prefix_caching = false;
+  e.async_scheduling = b.async_scheduling;
   e.enable_chunked_prefill = b.chunked_prefill;
   if (!e.block_size) e.block_size = b.block_size;
   check(*e.block_size, kMostBlockSize, "block_size");
+  if (b.policy == SchedulerPolicy::kTurbomind) fill_turbomind_tokens(e, limits, k);
   if (!e.max_num_batched_tokens)
     e.max_num_batched_tokens = std::max(limits.tokens, e.max_num_seqs.value_or(1));
   check(*e.max_num_batched_tokens, kMostTokens, "max_num_batched_tokens");
@@ -218,6 +297,10 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& w
     if (b.policy == SchedulerPolicy::kVllmV0)
       e.cuda_graph_sizes = vllm_graph_sizes_up_to(
           b, std::min(e.max_cudagraph_capture_size.value_or(kVllmV0LargestGraph), *e.max_num_seqs));
+    if (b.policy == SchedulerPolicy::kLmdeployPytorch)  // the next power of two
+      for (std::uint64_t size = 1; size <= std::bit_ceil(static_cast<std::uint64_t>(*e.max_num_seqs));
+           size *= 2)
+        e.cuda_graph_sizes->push_back(static_cast<std::int64_t>(size));
     if (b.policy == SchedulerPolicy::kTgi)
       e.cuda_graph_sizes->assign(std::begin(kTgiGraphs), std::end(kTgiGraphs));
   }
@@ -244,6 +327,12 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   if (s.policy == SchedulerPolicy::kTgi)
     s.max_num_batched_tokens = (s.max_num_batched_tokens + s.block_size - 1) / s.block_size * s.block_size;
   if (e.n_ubatch) s.llama_cpp.n_ubatch = *e.n_ubatch;
+  const auto take = [](const std::optional<std::int64_t>& from, std::int64_t& to) { to = from.value_or(to); };
+  take(e.num_tokens_per_iter, s.lmdeploy.num_tokens_per_iter);
+  take(e.max_prefill_iters, s.lmdeploy.max_prefill_iters);
+  take(e.prefill_interval, s.lmdeploy.prefill_interval);
+  take(e.average_prefill_length, s.nanoflow.average_prefill_length);
+  take(e.average_decode_length, s.nanoflow.average_decode_length);
 }
 
 std::optional<Infeasible> slots_verdict(Deployment& d) {

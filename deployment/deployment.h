@@ -66,6 +66,15 @@ struct ModelText {
 struct Deployment;
 struct Disaggregation;
 
+// How a tier of the KV cache is reached (kv_tiers.cpp).
+struct KvTierLink {
+  double block_bytes = 0;  // of one block on one device; of a shared tier, on all devices of an engine
+  double host_bytes = 0;   // of host memory, for each device
+  BytesPerSecond bandwidth{};
+  Seconds latency{};
+  bool is_host_link = false;  // the device's own: a copy takes what swapping does
+};
+
 // Speculative decoding, resolved. Drafted tokens form a tree whose root is the sequence's newest token: every
 // token of level i has widths[i] children, nodes are numbered level by level, parents first. A chain has
 // width 1.
@@ -108,6 +117,7 @@ struct Deployment {
   bool shares_host_memory = false;  // a processor: its memory is that of its host
   MemoryPlan memory;
   SchedulerConfig scheduler;
+  std::vector<KvTierLink> kv_tiers;       // in the order of the scheduler's
   std::vector<std::int64_t> graph_sizes;  // empty: eager
   // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
   // a step in one call of variable length.
@@ -133,13 +143,21 @@ struct Deployment {
 
 struct Disaggregation {
   Deployment prefill, decode;
-  Link link;  // a port of it for each device
+  Link link;               // a port of it for each device
+  bool by_layers = false;  // caches go layer by layer, as they are computed
+  int engines_per_port = 1;
   bool decode_makes_first_token = false;
 };
 // The KV cache of a prompt in whole blocks (and its recurrent state): bytes through the busiest device's port
 // as its ranks on one side send them and those on the other take them in, and the time that this takes.
-double moved_bytes(const Disaggregation& pools, std::int64_t tokens);
-Seconds move_time(const Disaggregation& pools, std::int64_t tokens);
+// to_prefill: from one prefill engine to another.
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens, bool to_prefill = false);
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens, bool to_prefill = false);
+// What goes of it after its first `done` tokens; the latency is that of the first piece.
+Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int64_t tokens,
+                       bool to_prefill = false);
+// Of so many blocks to or from that tier, where it is no host link.
+Seconds copy_time(const KvTierLink& tier, std::int64_t blocks);
 // Throws an Error that says that `verb` covers replicas that are alike and serve whole requests.
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where);
 

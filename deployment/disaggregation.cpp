@@ -77,6 +77,9 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   if (scenario.engine.preemption_mode.value_or("") == "swap")
     throw Error(where + "/engine/preemption_mode",
                 "swap is not modelled for engines that do prefill or decode alone; use \"recompute\"");
+  if (!scenario.engine.kv_tiers.empty())
+    throw Error(where + "/engine/kv_tiers",
+                "are not modelled for engines that do prefill or decode alone; leave them out");
   if (scenario.engine.kv_layout.value_or("") == "contiguous")
     throw Error(where + "/engine/kv_layout",
                 "contiguous is not modelled for engines that do prefill or decode alone; use \"paged\"");
@@ -109,6 +112,18 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
                             name_of(pools->decode.precision.kv), pools->decode.device.name));
   pools->link = kv_link(scenario, resources, *pools, where);
   pools->decode_makes_first_token = c.first_token == "decode";
+  if (c.kv_link) {
+    pools->by_layers = c.kv_link->overlap == "layerwise";
+    pools->engines_per_port = static_cast<int>(c.kv_link->engines_per_port.value_or(1));
+  }
+  if (pools->by_layers && pools->prefill.mapping.pipeline_parallel > 1)
+    throw Error(where + "/cluster/kv_link/overlap",
+                "layerwise is modelled for prefill engines without a pipeline; give "
+                "prefill.pipeline_parallel_size 1, or use \"none\"");
+  if (c.router == "mooncake" && pools->prefill.mapping.ranks_per_engine() > 1)
+    throw Error(where + "/cluster/router",
+                "mooncake is modelled for prefill engines whose data-parallel ranks are independent; leave "
+                "expert parallelism out there, or use another router");
 
   Deployment d = pools->decode;
   d.scenario.cluster = c;
@@ -121,14 +136,15 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
 
 // Each decode rank takes in what it will hold, replicated heads and latents included; the prefill ranks of a
 // stage share what is asked for of their layers.
-double moved_bytes(const Disaggregation& pools, std::int64_t tokens) {
-  const Mapping &from = pools.prefill.mapping, &to = pools.decode.mapping;
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens, bool to_prefill) {
+  const Deployment& target = to_prefill ? pools.prefill : pools.decode;
+  const Mapping &from = pools.prefill.mapping, &to = target.mapping;
   double in = 0, asked = 0, whole = 0;
   for (const Shard& stage : to.stages) {
-    const double each = stage_bytes(pools.decode, stage, to.tensor_parallel, tokens);
+    const double each = stage_bytes(target, stage, to.tensor_parallel, tokens);
     in = std::max(in, each);
     asked += each * to.tensor_parallel;
-    whole += stage_bytes(pools.decode, stage, 1, tokens);
+    whole += stage_bytes(target, stage, 1, tokens);
   }
   double out = 0;
   for (const Shard& stage : from.stages) {
@@ -138,8 +154,13 @@ double moved_bytes(const Disaggregation& pools, std::int64_t tokens) {
   return std::max(in, out);
 }
 
-Seconds move_time(const Disaggregation& pools, std::int64_t tokens) {
-  return pools.link.latency + Bytes(moved_bytes(pools, tokens)) / pools.link.bandwidth;
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens, bool to_prefill) {
+  return pools.link.latency + Bytes(moved_bytes(pools, tokens, to_prefill)) / pools.link.bandwidth;
+}
+
+Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int64_t tokens, bool to_prefill) {
+  const Seconds whole = move_time(pools, tokens, to_prefill);
+  return done > 0 ? whole - move_time(pools, done, to_prefill) : whole;
 }
 
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {

@@ -116,7 +116,9 @@ double host_bytes(const Deployment& d) {
     weights = std::max(weights, own);
   }
   const bool swaps = d.scenario.engine.preemption_mode.value_or("") == "swap";
-  return weights + (swaps ? *d.scenario.engine.swap_space_gib * kGiB : 0);
+  double tiers = 0;
+  for (const KvTierLink& tier : d.kv_tiers) tiers += tier.host_bytes;
+  return weights + tiers + (swaps ? *d.scenario.engine.swap_space_gib * kGiB : 0);
 }
 
 void read_kv_layout(Deployment& d, const std::string& where) {

@@ -50,19 +50,6 @@ void Knobs::fail(std::string_view key, const std::string& message) const {
 
 namespace {
 
-void refuse_order(const EngineSection& e, const std::string& where) {
-  if (!e.schedule_policy) return;
-  for (const std::string_view name : kSchedulePolicyNames)
-    if (*e.schedule_policy == name) return;
-  constexpr std::string_view kOthers[] = {"dfs-weight",  "lof",  "random",
-                                          "routing-key", "hrrn", "shortest-prefill-first"};
-  const bool known =
-      std::find(std::begin(kOthers), std::end(kOthers), *e.schedule_policy) != std::end(kOthers);
-  throw Error(where + "/engine/schedule_policy",
-              fmt::format("\"{}\" {}; fcfs and lpm are modelled", *e.schedule_policy,
-                          known ? "is not modelled by this build" : "is no policy of SGLang"));
-}
-
 void check_positive(std::int64_t value, std::int64_t most, const std::string& where) {
   if (value < 1 || value > most)
     throw Error(where, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
@@ -88,14 +75,14 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
           "gpu_memory_utilization");
   k.negated(e.disable_radix_cache, "disable_radix_cache", e.enable_prefix_caching, "enable_prefix_caching");
   k.negated(e.disable_overlap_schedule, "disable_overlap_schedule", e.async_scheduling, "async_scheduling");
-  refuse_order(e, where);
 
   k.only(e.chunk_unit_size, "chunk_unit_size", "trtllm");
   k.only(e.capacity_scheduler_policy, "capacity_scheduler_policy", "trtllm");
   k.only(e.context_chunking_policy, "context_chunking_policy", "trtllm");
   k.only(e.batch_wait_timeout_iters, "batch_wait_timeout_iters", "trtllm");
   k.only(e.batch_wait_max_tokens_ratio, "batch_wait_max_tokens_ratio", "trtllm");
-  k.alias(e.max_batch_size, "max_batch_size", "trtllm orca fastertransformer triton tgi", e.max_num_seqs,
+  k.alias(e.max_batch_size, "max_batch_size",
+          "trtllm orca fastertransformer triton tgi lmdeploy-turbomind lmdeploy-pytorch", e.max_num_seqs,
           "max_num_seqs");
   k.alias(e.max_num_tokens, "max_num_tokens", "trtllm", e.max_num_batched_tokens, "max_num_batched_tokens");
   k.alias(e.tokens_per_block, "tokens_per_block", "trtllm", e.block_size, "block_size");
@@ -243,8 +230,6 @@ void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& beha
     s.sglang.chunked_prefill_size = *e.chunked_prefill_size;
     s.sglang.max_prefill_tokens = *e.max_prefill_tokens;
     s.sglang.schedule_conservativeness = *e.schedule_conservativeness;
-    s.sglang.schedule_policy =
-        *e.schedule_policy == "lpm" ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
     s.sglang.enable_mixed_chunk = *e.enable_mixed_chunk;
     s.sglang.overlap = *e.async_scheduling;
     s.sglang.scheduler_recv_interval = *e.scheduler_recv_interval;

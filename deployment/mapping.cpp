@@ -46,6 +46,44 @@ int expert_parallel_of(const EngineSection& e, const ModelConfig& model, const s
   return static_cast<int>(size);
 }
 
+// How tokens fall on the experts of expert-parallel ranks, and the copies of experts that even it out.
+void place_experts(Shard& shard, const Scenario& scenario, const ModelConfig& model,
+                   const std::string& where) {
+  const EngineSection& e = scenario.engine;
+  const auto& skew = scenario.workload.expert_skew;
+  const std::string engine = where + "/engine/";
+  if (e.num_redundant_experts > 0 && !e.enable_eplb)
+    throw Error(engine + "num_redundant_experts", "belongs to enable_eplb; turn that on or leave this out");
+  if (e.enable_eplb && shard.expert_parallel == 1)
+    throw Error(
+        engine + "enable_eplb",
+        "evens out expert-parallel ranks, and there is one; raise expert_parallel_size or leave it out");
+  if (!skew && !e.enable_eplb) return;
+  const MoeMlp* experts = nullptr;
+  for (const std::uint8_t kind : model.layers) {
+    const auto* m = std::get_if<MoeMlp>(&model.kinds[kind].mlp);
+    if (!m) continue;
+    if (experts && (m->experts != experts->experts || m->top_k != experts->top_k))
+      throw Error(
+          where + "/workload/expert_skew",
+          fmt::format("{} has layers with {} and with {} experts; a skew is modelled for one kind alone",
+                      model.name, experts->experts, m->experts));
+    experts = m;
+  }
+  if (!experts)
+    throw Error(where + "/workload/expert_skew", fmt::format("{} has no experts; leave it out", model.name));
+  const std::int64_t slots = experts->experts + e.num_redundant_experts;
+  if (slots % shard.expert_parallel != 0)
+    throw Error(engine + "num_redundant_experts",
+                fmt::format("{} experts and {} copies don't divide by {} expert-parallel ranks; {} copies do",
+                            experts->experts, e.num_redundant_experts, shard.expert_parallel,
+                            (slots / shard.expert_parallel + 1) * shard.expert_parallel - experts->experts));
+  shard.redundant_experts = e.num_redundant_experts;
+  shard.expert_load = std::make_shared<const ExpertLoad>(
+      experts->experts, experts->top_k, shard.expert_parallel,
+      ExpertSkew{skew.value_or(0), e.enable_eplb, e.num_redundant_experts});
+}
+
 std::optional<Infeasible> count_replicas(const Scenario& scenario, Mapping& mapping,
                                          const std::string& where) {
   const std::int64_t each = mapping.devices_per_replica();
@@ -122,6 +160,7 @@ std::variant<Mapping, Infeasible> make_mapping(const Scenario& scenario, const M
     throw Error(where + "/engine/enable_sequence_parallelism",
                 "splits tokens over tensor-parallel ranks, and tensor_parallel_size is 1; raise it or leave "
                 "this out");
+  place_experts(shard, scenario, model, where);
   const std::vector<int> parts = split_layers(layers, m.pipeline_parallel);
   int first = 0;
   for (int stage = 0; stage < m.pipeline_parallel; ++stage) {

@@ -66,6 +66,12 @@ void share_memory(MemoryPlan& m, const MemoryLimits& limits, double outside) {
       m.overhead_bytes += std::max(0.0, reserve - m.activation_peak_bytes);
       break;
     }
+    case MemoryRule::kShareOfFree: {
+      m.budget_bytes = seen;
+      const double reserve = std::max(0.0, seen - m.weights_bytes - m.overhead_bytes) * (1 - share);
+      m.overhead_bytes += std::max(0.0, reserve - m.activation_peak_bytes);
+      break;
+    }
     case MemoryRule::kShareOfRest:
       m.budget_bytes = seen;
       m.overhead_bytes +=

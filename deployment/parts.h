@@ -19,6 +19,9 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where);
 // Knobs of the behaviour's own: those of other systems are refused by name, those that mean what a common key
 // means are moved there.
 void take_host_times(const HostTimes& times, Behavior& behavior);
+// Orders of waiting requests and priorities: checks, after take_own_knobs, and what the scheduler is told.
+void check_orders(const Scenario& scenario, const Behavior& behavior, const std::string& where);
+void set_orders(SchedulerConfig& scheduler, const Scenario& scenario);
 void take_own_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
 // Limits and graph sizes of SGLang and TensorRT-LLM, by their defaults. Own and common keys agree afterwards.
 void fill_other_limits(EngineSection& engine, const Behavior& behavior, const Device& device,
@@ -27,7 +30,8 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
 // The same for the systems of block_systems.h and vLLM V0 (block_knobs.cpp).
 void take_block_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
-void fill_block_limits(EngineSection& engine, const Behavior& behavior, const std::string& where);
+void fill_block_limits(EngineSection& engine, const Behavior& behavior, const std::string& device_name,
+                       const std::string& where);
 void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine);
 // llama.cpp's slots: memory is what they need, no more; a verdict where they do not fit.
 std::optional<Infeasible> slots_verdict(Deployment& deployment);
@@ -41,6 +45,9 @@ void read_swap(Deployment& deployment, const std::string& where);
 void read_kv_layout(Deployment& deployment, const std::string& where);
 // Which layers' weights stay outside device memory: sets the mapping's shards and `streaming`.
 void place_weights(Deployment& deployment, const std::string& where);
+// Tiers of the KV cache; fills their defaults. Throws Error for what they are not modelled with.
+void read_kv_tiers(Deployment& deployment, const std::string& where);
+KvTiersConfig kv_tiers_config(const Deployment& deployment);
 // The scenario's link to host memory, or the device's; needed by what crosses it.
 void use_host_link(Deployment& deployment, const std::string& where);
 double host_bytes(const Deployment& deployment);  // of host memory that one device takes

@@ -188,6 +188,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
                     : *e.kv_reservation == "power_of_two" ? KvReservation::kPowerOfTwo
                                                           : KvReservation::kMaxModelLen;
   s.num_host_blocks = d.memory.num_host_blocks;
+  s.kv_tiers = kv_tiers_config(d);
   s.caches_tokens = has_cache(d.model);
   s.pipeline_depth = d.mapping.pipeline_parallel;
   s.schedules_ahead = e.async_scheduling.value_or(false);
@@ -198,6 +199,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
     s.lookahead = d.speculation->draft ? s.draft_tokens : 0;
   }
   set_policy(s, e, d.behavior);
+  set_orders(s, d.scenario);
   return s;
 }
 
@@ -327,16 +329,19 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                 fmt::format("is vLLM's and not known to {}; leave it out", d.behavior.name));
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
+  check_orders(d.scenario, d.behavior, where);
   read_kv_layout(d, where);
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
   const bool running_given = e.max_num_seqs.has_value();
-  if (own_limits && e.pipeline_parallel_size > 1)
+  if (e.pipeline_parallel_size > 1 && !runs_in_pipelines(d.behavior.policy))
     return Infeasible{
         "pipeline not modelled",
-        fmt::format("pipeline parallelism is modelled for vLLM V1 alone, not for {}", d.behavior.name),
+        fmt::format("pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve, not for "
+                    "{}",
+                    d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))
-    fill_block_limits(e, d.behavior, where);
+    fill_block_limits(e, d.behavior, device.name, where);
   else if (own_limits)
     fill_other_limits(e, d.behavior, device, model, where);
   else
@@ -370,6 +375,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                          d.precision.kv == d.precision.activation &&
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
   read_swap(d, where);
+  read_kv_tiers(d, where);
   place_weights(d, where);
 
   refuse_with_beams(d, where);

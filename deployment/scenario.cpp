@@ -56,6 +56,8 @@ Json scenario_to_json(const Scenario& scenario) {
   for (auto& [key, section] : json.items()) {
     if (key == "model" || !section.is_object()) continue;
     erase_nulls(section);
+    if (section.contains("kv_tiers"))
+      for (Json& tier : section["kv_tiers"]) erase_nulls(tier);
     if (section.contains("speculative_config")) erase_nulls(section["speculative_config"]);
     if (key != "workload" && key != "cluster") continue;
     for (auto& [name, value] : section.items()) {

@@ -28,7 +28,9 @@ inline constexpr std::string_view kKvLayoutNames[] = {"paged", "contiguous", "bu
 inline constexpr std::string_view kKvReservationNames[] = {"max_model_len", "power_of_two", "exact"};
 inline constexpr std::string_view kStreamSourceNames[] = {"host", "storage"};
 
-inline constexpr std::string_view kSchedulePolicyNames[] = {"fcfs", "lpm"};
+inline constexpr std::string_view kSchedulingPolicyNames[] = {"fcfs", "priority"};
+inline constexpr std::string_view kSchedulePolicyNames[] = {
+    "fcfs", "lpm", "dfs-weight", "lof", "random", "hrrn", "shortest-prefill-first"};
 inline constexpr std::string_view kCapacityPolicyNames[] = {"guaranteed_no_evict", "max_utilization",
                                                             "static_batch"};
 inline constexpr std::string_view kChunkingPolicyNames[] = {"first_come_first_served", "equal_progress"};
@@ -79,6 +81,41 @@ inline constexpr auto fields_of<LayerStreaming> = std::tuple{
         "one thread)"),
     field("source", &LayerStreaming::source, "where streamed weights are kept (default: host)",
           one_of(kStreamSourceNames))};
+
+inline constexpr std::string_view kKvTierKinds[] = {"host", "storage"};
+inline constexpr std::string_view kKvTierWritePolicies[] = {"write_through", "write_through_selective",
+                                                            "write_back"};
+inline constexpr std::string_view kKvTierEvictions[] = {"lru", "lfu", "length_aware"};
+inline constexpr std::string_view kKvLoadPolicies[] = {"always", "cost"};
+inline constexpr std::string_view kKvLoadModes[] = {"async", "layerwise"};
+
+// Memory for KV blocks below the device's, in the order in which it is searched.
+struct KvTierSection {
+  std::string kind = "host";
+  std::optional<double> capacity_gib, latency_us;
+  std::optional<std::string> bandwidth, write_policy;
+  std::string eviction_policy = "lru";
+  bool shared = false;
+};
+template <>
+inline constexpr auto fields_of<KvTierSection> = std::tuple{
+    field("kind", &KvTierSection::kind, "where its blocks lie", one_of(kKvTierKinds)),
+    field("capacity_gib", &KvTierSection::capacity_gib,
+          "room for each device's blocks, in GiB; of a shared tier, all of it", above_up_to(0, 1e9)),
+    field("bandwidth", &KvTierSection::bandwidth,
+          "of each device's link in either direction, such as \"50 GB/s\"; of a shared tier, all devices' "
+          "together (default: host_link_bandwidth or storage_bandwidth)"),
+    field("latency_us", &KvTierSection::latency_us, "before the first block of a copy comes", at_least(0)),
+    field("shared", &KvTierSection::shared, "one for all engines; else each has its own"),
+    field("write_policy", &KvTierSection::write_policy,
+          "a block comes here when it is computed, when it is used for the second time, or when its room in "
+          "the "
+          "memory above is needed (default: write_through; of a lower tier: write_back)",
+          one_of(kKvTierWritePolicies)),
+    field("eviction_policy", &KvTierSection::eviction_policy,
+          "who leaves a full tier: the least recently used block; the least often used; of these the one "
+          "deepest in its prompt",
+          one_of(kKvTierEvictions))};
 
 // Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
 struct HostTimes {
@@ -171,6 +208,8 @@ struct EngineSection {
   std::int64_t tensor_parallel_size = 1, pipeline_parallel_size = 1, data_parallel_size = 1,
                expert_parallel_size = 1;
   bool enable_expert_parallel = false;  // expert_parallel_size = tensor x data
+  bool enable_eplb = false;
+  std::int64_t num_redundant_experts = 0;
   std::optional<bool> enable_sequence_parallelism;
   std::string dtype = "auto";
   std::optional<std::string> quantization;  // null: the model's quantization_config
@@ -180,6 +219,7 @@ struct EngineSection {
   std::optional<bool> enable_chunked_prefill, enable_prefix_caching;
   std::optional<std::int64_t> long_prefill_token_threshold;
   std::optional<bool> scheduler_reserve_full_isl, async_scheduling;
+  std::optional<std::string> scheduling_policy;
   std::optional<double> watermark;
   bool enforce_eager = false;
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
@@ -193,6 +233,9 @@ struct EngineSection {
   std::optional<std::string> schedule_policy;
   std::optional<bool> enable_mixed_chunk, disable_radix_cache, disable_overlap_schedule;
   std::optional<std::int64_t> scheduler_recv_interval;
+  std::optional<bool> enable_priority_scheduling, schedule_low_priority_values_first,
+      disable_priority_preemption;
+  std::optional<std::int64_t> priority_scheduling_preemption_threshold;
   // TensorRT-LLM's own, likewise.
   std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
   std::optional<double> kv_cache_free_gpu_memory_fraction;
@@ -212,6 +255,10 @@ struct EngineSection {
   std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
   std::optional<double> waiting_served_ratio;
   std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
+  std::optional<std::int64_t> max_prefill_token_num, num_tokens_per_iter, max_prefill_iters, prefill_interval,
+      cache_block_seq_len;
+  std::optional<double> cache_max_entry_count;
+  std::optional<std::int64_t> global_batch_size, average_prefill_length, average_decode_length;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -219,8 +266,8 @@ struct EngineSection {
   LayerStreaming layer_streaming;
   std::optional<LoraSection> lora;
   std::optional<SpeculativeSection> speculative_config;
-  // Known to the contract, not modelled by this build: refused by name when present.
-  RawJson kv_tiers;
+  std::vector<KvTierSection> kv_tiers;
+  std::optional<std::string> kv_load_policy, kv_load_mode;
 };
 template <>
 inline constexpr auto fields_of<EngineSection> = std::tuple{
@@ -236,6 +283,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "ranks that split the experts; divides tensor x data", at_least(1)),
     field("enable_expert_parallel", &EngineSection::enable_expert_parallel,
           "shorthand for expert_parallel_size = tensor x data"),
+    field("enable_eplb", &EngineSection::enable_eplb,
+          "place experts so that the expert-parallel ranks have equal loads (with workload.expert_skew)"),
+    field("num_redundant_experts", &EngineSection::num_redundant_experts,
+          "with enable_eplb: copies of the busiest experts, over all expert-parallel ranks",
+          between(0, 65536)),
     field("enable_sequence_parallelism", &EngineSection::enable_sequence_parallelism,
           "split norms and residual stream by tokens over the tensor-parallel ranks"),
     field("dtype", &EngineSection::dtype, "type of activations and plain weights", one_of(kDtypeNames)),
@@ -260,6 +312,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("scheduler_reserve_full_isl", &EngineSection::scheduler_reserve_full_isl,
           "admit a prompt only if blocks for all of it are free"),
     field("async_scheduling", &EngineSection::async_scheduling, "schedule the next step while this one runs"),
+    field("scheduling_policy", &EngineSection::scheduling_policy,
+          "vLLM: order of waiting requests, and who is preempted", one_of(kSchedulingPolicyNames)),
     field("watermark", &EngineSection::watermark, "share of blocks kept free at admission", between(0, 1)),
     field("enforce_eager", &EngineSection::enforce_eager, "no CUDA graphs"),
     field("cuda_graph_sizes", &EngineSection::cuda_graph_sizes, "batch sizes with a captured graph"),
@@ -290,8 +344,17 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "SGLang: async_scheduling turned round"),
     field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
           "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
+    field("enable_priority_scheduling", &EngineSection::enable_priority_scheduling,
+          "SGLang: waiting requests by priority, higher values first"),
+    field("schedule_low_priority_values_first", &EngineSection::schedule_low_priority_values_first,
+          "SGLang: lower values first"),
+    field("disable_priority_preemption", &EngineSection::disable_priority_preemption,
+          "SGLang: running requests don't give way to those of better priority"),
+    field("priority_scheduling_preemption_threshold",
+          &EngineSection::priority_scheduling_preemption_threshold,
+          "SGLang: by how much more a priority must be better to preempt (default: 10)", at_least(0)),
     field("max_batch_size", &EngineSection::max_batch_size,
-          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton and TGI", at_least(1)),
+          "max_num_seqs of TensorRT-LLM, Orca, FasterTransformer, Triton, TGI and LMDeploy", at_least(1)),
     field("max_num_tokens", &EngineSection::max_num_tokens, "TensorRT-LLM's max_num_batched_tokens",
           at_least(1)),
     field("tokens_per_block", &EngineSection::tokens_per_block, "TensorRT-LLM's block_size", at_least(1)),
@@ -354,6 +417,25 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
     field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
           at_least(1)),
+    field("max_prefill_token_num", &EngineSection::max_prefill_token_num,
+          "LMDeploy: prompt tokens of a step (default: 8192 for TurboMind, 4096 for the PyTorch engine)",
+          at_least(1)),
+    field("num_tokens_per_iter", &EngineSection::num_tokens_per_iter,
+          "TurboMind: tokens that a step takes at least, if there are so many (default: 0)", at_least(0)),
+    field("max_prefill_iters", &EngineSection::max_prefill_iters,
+          "TurboMind: most steps that a prompt may be spread over for its sake (default: 1)", at_least(1)),
+    field("prefill_interval", &EngineSection::prefill_interval,
+          "LMDeploy's PyTorch engine: decode steps between two looks at the queue (default: 16)",
+          at_least(1)),
+    field("cache_block_seq_len", &EngineSection::cache_block_seq_len, "TurboMind's block_size", at_least(1)),
+    field("cache_max_entry_count", &EngineSection::cache_max_entry_count,
+          "LMDeploy's gpu_memory_utilization: share of the free memory", above_up_to(0, 1)),
+    field("global_batch_size", &EngineSection::global_batch_size, "NanoFlow's max_num_batched_tokens",
+          at_least(1)),
+    field("average_prefill_length", &EngineSection::average_prefill_length,
+          "NanoFlow: prompt tokens that it expects of a request (default: the workload's mean)", at_least(1)),
+    field("average_decode_length", &EngineSection::average_decode_length,
+          "NanoFlow: output tokens that it expects (default: the workload's mean)", at_least(1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),
@@ -375,7 +457,18 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "weights of each device that stay in host memory and are read from there, in GiB", at_least(0)),
     field("layer_streaming", &EngineSection::layer_streaming, "weights fetched layer by layer"),
     field("lora", &EngineSection::lora, "low-rank adapters (vLLM)"),
-    field("kv_tiers", &EngineSection::kv_tiers, "KV cache tiers in host memory and SSD (not modelled yet)")};
+    field("kv_tiers", &EngineSection::kv_tiers,
+          "KV cache tiers below device memory, the nearest first (vLLM), such as [{\"kind\": \"host\", "
+          "\"capacity_gib\": 100}]"),
+    field(
+        "kv_load_policy", &EngineSection::kv_load_policy,
+        "whether blocks found in a tier are always loaded, or where that is faster than computing them again "
+        "(default: always)",
+        one_of(kKvLoadPolicies)),
+    field("kv_load_mode", &EngineSection::kv_load_mode,
+          "a request waits for its blocks while others run, or is computed while they come layer by layer "
+          "(default: async)",
+          one_of(kKvLoadModes))};
 
 // Replicas of one kind, such as one side of a disaggregated deployment: where their engines differ from
 // `engine` and their devices from `hardware`. With `device` nothing else of `hardware` holds for them.
@@ -448,7 +541,10 @@ inline constexpr auto fields_of<ReplicaPoolSection> = std::tuple_cat(
 struct KvLinkSection {
   std::optional<std::string> name, bandwidth;
   std::optional<double> latency_us;
+  std::optional<std::string> overlap;
+  std::optional<std::int64_t> engines_per_port;
 };
+inline constexpr std::string_view kOverlapNames[] = {"none", "layerwise"};
 template <>
 inline constexpr auto fields_of<KvLinkSection> = std::tuple{
     field("name", &KvLinkSection::name,
@@ -457,7 +553,34 @@ inline constexpr auto fields_of<KvLinkSection> = std::tuple{
           "slower)"),
     field("bandwidth", &KvLinkSection::bandwidth,
           "one direction a device, such as \"50 GB/s\", instead of the link's"),
-    field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0))};
+    field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0)),
+    field("overlap", &KvLinkSection::overlap,
+          "none (default): the decode engine pulls a prompt's cache when it is computed; layerwise: the "
+          "prefill engine pushes each layer as soon as it is computed",
+          one_of(kOverlapNames)),
+    field("engines_per_port", &KvLinkSection::engines_per_port,
+          "neighbouring engines of a side that share each port, such as those of a node its network "
+          "adapters (default: 1)",
+          at_least(1))};
+
+// Mooncake's conductor.
+struct ConductorSection {
+  std::optional<double> kvcache_balancing_threshold, ttft_slo_ms, tbt_slo_ms, decode_time_s;
+};
+template <>
+inline constexpr auto fields_of<ConductorSection> = std::tuple{
+    field("kvcache_balancing_threshold", &ConductorSection::kvcache_balancing_threshold,
+          "the longest cached prefix anywhere over an engine's own above which it is fetched from there "
+          "(default: 1)",
+          at_least(1)),
+    field("ttft_slo_ms", &ConductorSection::ttft_slo_ms,
+          "requests predicted to miss it are refused when they come (default: none is)", above(0)),
+    field("tbt_slo_ms", &ConductorSection::tbt_slo_ms,
+          "the same for the time between tokens of their decode engine (default: none is)", above(0)),
+    field("decode_time_s", &ConductorSection::decode_time_s,
+          "seconds for which each request is taken to decode, by which the decode engine's load is predicted "
+          "for the end of the prompt (default: its load at the arrival)",
+          above(0))};
 
 // Kubernetes' HorizontalPodAutoscaler, by its defaults.
 struct AutoscaleSection {
@@ -494,6 +617,7 @@ struct ClusterSection {
   std::optional<std::int64_t> replicas;
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
+  std::optional<ConductorSection> conductor;
   std::optional<std::string> first_token;
   std::optional<AutoscaleSection> autoscale;
   std::optional<std::vector<ReplicaPoolSection>> pools;
@@ -520,6 +644,7 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("prefill", &ClusterSection::prefill, "engines that compute prompts alone; with decode"),
     field("decode", &ClusterSection::decode, "engines that go on from there; with prefill"),
     field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks between them"),
+    field("conductor", &ClusterSection::conductor, "router mooncake's"),
     field("first_token", &ClusterSection::first_token,
           "whose first token the client gets: that of the prefill engine (default), or the one that the "
           "decode engine makes after the transfer",

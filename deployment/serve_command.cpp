@@ -64,6 +64,8 @@ std::string sglang_command(const Deployment& d) {
     }
   }
   c.add_if(m.expert_parallel > 1, "--ep-size", m.expert_parallel);
+  c.add_switch(e.enable_eplb, "--enable-eplb");
+  c.add_if(e.num_redundant_experts > 0, "--ep-num-redundant-experts", e.num_redundant_experts);
   c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (needs_checkpoint(d)) {
     if (d.precision.weights == WeightFormat::kFp8)
@@ -94,6 +96,15 @@ std::string sglang_command(const Deployment& d) {
   c.add_switch(*e.enable_mixed_chunk, "--enable-mixed-chunk");
   c.add_switch(*e.disable_radix_cache, "--disable-radix-cache");
   c.add_switch(*e.disable_overlap_schedule, "--disable-overlap-schedule");
+  if (d.scheduler.sglang.enable_priority_scheduling) {
+    const SglangConfig& s = d.scheduler.sglang;
+    c.add_switch(true, "--enable-priority-scheduling");
+    c.add_switch(s.schedule_low_priority_values_first, "--schedule-low-priority-values-first");
+    c.add_switch(s.disable_priority_preemption, "--disable-priority-preemption");
+    c.add_if(
+        s.priority_scheduling_preemption_threshold != SglangConfig().priority_scheduling_preemption_threshold,
+        "--priority-scheduling-preemption-threshold", s.priority_scheduling_preemption_threshold);
+  }
   c.add_if(*e.scheduler_recv_interval != 1, "--scheduler-recv-interval", *e.scheduler_recv_interval);
   if (d.graph_sizes.empty()) {
     c.add_switch(true, "--disable-cuda-graph");
@@ -116,6 +127,8 @@ std::string trtllm_command(const Deployment& d) {
       m.data_parallel > 1 && m.expert_parallel > 1 ? m.tensor_parallel * m.data_parallel : m.tensor_parallel;
   c.add_if(ranks > 1, "--tp_size", ranks);
   c.add_if(m.expert_parallel > 1, "--ep_size", m.expert_parallel);
+  if (e.enable_eplb)
+    c.note("balance experts by moe_config.load_balancer, whose slots are experts and copies");
   if (m.data_parallel > 1 && m.expert_parallel > 1) options.emplace_back("enable_attention_dp: true");
   if (m.data_parallel > 1 && m.expert_parallel == 1)
     c.note(fmt::format("{} servers behind a router: one has no independent data-parallel ranks",
@@ -159,6 +172,7 @@ std::string vllm_v0_command(const Deployment& d) {
   const EngineSection& e = d.scenario.engine;
   CommandText c("vllm serve " + shell_quote(model_id(d)));
   c.add_if(d.mapping.tensor_parallel > 1, "--tensor-parallel-size", d.mapping.tensor_parallel);
+  c.add_if(d.mapping.pipeline_parallel > 1, "--pipeline-parallel-size", d.mapping.pipeline_parallel);
   c.add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (needs_checkpoint(d)) {
     if (d.precision.weights == WeightFormat::kFp8)
@@ -176,6 +190,7 @@ std::string vllm_v0_command(const Deployment& d) {
            *e.gpu_memory_utilization);
   // On by default where the context is long.
   c.add_if(*e.max_model_len > kLongContext, "--enable-chunked-prefill", "False");
+  if (d.scheduler.by_priority) c.add_if(true, "--scheduling-policy", "priority");
   c.add_switch(d.graph_sizes.empty(), "--enforce-eager");
   c.add_if(e.num_gpu_blocks_override.has_value(), "--num-gpu-blocks-override",
            e.num_gpu_blocks_override.value_or(0));
@@ -229,6 +244,27 @@ std::string lightllm_command(const Deployment& d) {
   return c.text();
 }
 
+std::string lmdeploy_command(const Deployment& d, bool turbomind) {
+  const EngineSection& e = d.scenario.engine;
+  CommandText c("lmdeploy serve api_server " + shell_quote(model_id(d)));
+  c.add_if(true, "--backend", turbomind ? "turbomind" : "pytorch");
+  c.add_if(d.mapping.tensor_parallel > 1, "--tp", d.mapping.tensor_parallel);
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
+  c.add_if(true, "--session-len", *e.max_model_len);
+  c.add_if(true, "--max-batch-size", *e.max_batch_size);
+  c.add_if(true, "--max-prefill-token-num", *e.max_prefill_token_num);
+  c.add_if(*e.cache_max_entry_count != d.behavior.gpu_memory_utilization, "--cache-max-entry-count",
+           *e.cache_max_entry_count);
+  c.add_if(*e.block_size != d.behavior.block_size, "--cache-block-seq-len", *e.block_size);
+  if (turbomind) {
+    c.add_if(*e.num_tokens_per_iter != 0, "--num-tokens-per-iter", *e.num_tokens_per_iter);
+    c.add_if(*e.max_prefill_iters != 1, "--max-prefill-iters", *e.max_prefill_iters);
+  } else if (*e.prefill_interval != LmdeployConfig().prefill_interval) {
+    c.note(fmt::format("prefill_interval {} is set in PytorchEngineConfig", *e.prefill_interval));
+  }
+  return c.text();
+}
+
 }  // namespace
 
 std::string serve_command(const Deployment& d) {
@@ -247,6 +283,11 @@ std::string serve_command(const Deployment& d) {
       return llama_cpp_command(d);
     case SchedulerPolicy::kLightllm:
       return lightllm_command(d);
+    case SchedulerPolicy::kTurbomind:
+      return lmdeploy_command(d, true);
+    case SchedulerPolicy::kLmdeployPytorch:
+      return lmdeploy_command(d, false);
+    case SchedulerPolicy::kNanoflow:
     case SchedulerPolicy::kOrca:
     case SchedulerPolicy::kSarathi:
     case SchedulerPolicy::kStaticBatch:

@@ -92,7 +92,11 @@ std::variant<std::shared_ptr<Deployment>, Infeasible> draft_deployment(
   e.quantization = s.quantization;
   e.dtype = asked.engine.dtype;
   e.kv_cache_dtype = asked.engine.kv_cache_dtype;
-  if (!has_experts(d->model)) e.expert_parallel_size = 1, e.enable_expert_parallel = false;
+  if (!has_experts(d->model)) {
+    e.expert_parallel_size = 1, e.enable_expert_parallel = false;
+    e.enable_eplb = false, e.num_redundant_experts = 0;
+    d->scenario.workload.expert_skew.reset();
+  }
   auto precision = choose_precision(e, d->model, d->device, d->behavior, where, warnings);
   if (auto* verdict = std::get_if<Infeasible>(&precision)) return std::move(*verdict);
   d->precision = std::get<Precision>(precision);

@@ -21,8 +21,6 @@ void refuse(const RawJson& value, const std::string& where, std::string_view sec
 }  // namespace
 
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
-  const EngineSection& e = scenario.engine;
-  refuse(e.kv_tiers, where, "engine", "kv_tiers", "a KV cache in device memory is", "[]");
   const ClusterSection& c = scenario.cluster;
   if (c.autoscale) {
     const std::string at = where + "/cluster/autoscale";
@@ -55,6 +53,11 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   belongs(c.router_queue_weight.has_value(), "router_queue_weight", "precise_prefix");
   belongs(c.router_kv_weight.has_value(), "router_kv_weight", "precise_prefix");
   belongs(c.kv_overlap_score_weight.has_value(), "kv_overlap_score_weight", "kv_cost");
+  belongs(c.conductor.has_value(), "conductor", "mooncake");
+  if (c.router == "mooncake" && !c.prefill && !c.decode)
+    throw Error(where + "/cluster/router",
+                "mooncake chooses a prefill and a decode engine for each request; give cluster.prefill and "
+                "cluster.decode, or use another router");
 }
 
 }  // namespace foretoken

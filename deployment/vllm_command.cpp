@@ -205,7 +205,10 @@ class CommandReader {
         return;
       }
       case FlagKind::kJson:
-        engine_[key] = parse_json(need(value, name), at);
+        if (key == "eplb_config")
+          read_eplb(parse_json(need(value, name), at), at);
+        else
+          engine_[key] = parse_json(need(value, name), at);
         return;
     }
   }
@@ -216,6 +219,13 @@ class CommandReader {
     for (; words_.more_values(); ++words_.next) ++count;
     if (count == 0) throw Error(where_, "--lora-modules needs a value");
     lora_["num_adapters"] = count;
+  }
+
+  // Its other keys say how often loads are looked at and copied; here they are always known.
+  void read_eplb(const Json& config, const std::string& at) {
+    if (!config.is_object()) throw Error(at, "a JSON object is expected");
+    if (config.contains("num_redundant_experts"))
+      engine_["num_redundant_experts"] = config["num_redundant_experts"];
   }
 
   void set_quantization(const std::string& text, const std::string& at) {
@@ -282,6 +292,11 @@ std::string vllm_command(const Deployment& d) {
   if (m.expert_parallel > 1 && m.expert_parallel != m.tensor_parallel * m.data_parallel)
     note = fmt::format("vLLM splits the experts over all {} tensor x data ranks, not {}",
                        m.tensor_parallel * m.data_parallel, m.expert_parallel);
+  if (e.enable_eplb) {
+    out += " --enable-eplb";
+    add_if(e.num_redundant_experts > 0, "--eplb-config",
+           fmt::format(R"('{{"num_redundant_experts": {}}}')", e.num_redundant_experts));
+  }
   add_if(d.precision.activation != d.model.dtype, "--dtype", name_of(d.precision.activation));
   if (m.data_parallel > 1 && m.expert_parallel == 1 && has_experts(d.model))
     note = "vLLM splits the experts over the data-parallel ranks too; independent ranks are separate servers";
@@ -307,6 +322,7 @@ std::string vllm_command(const Deployment& d) {
     add("--speculative-config", shell_quote(speculative_json(*d.speculation, *e.speculative_config)));
     if (e.speculative_config->tree_widths) note = "vLLM verifies trees of EAGLE's drafts alone";
   }
+  if (d.scheduler.by_priority) out += " --scheduling-policy priority";
   add_if(*e.watermark != 0, "--watermark", *e.watermark);
   add_switch(e.enforce_eager, false, "enforce-eager");
   if (!e.enforce_eager && d.graph_sizes != default_graph_sizes(b, *e.max_num_seqs)) {
@@ -329,6 +345,11 @@ std::string vllm_command(const Deployment& d) {
     add("--preemption-mode swap --swap-space", *e.swap_space_gib);
     note = "vLLM's V0 engine alone swaps";
   }
+  if (e.kv_tiers.size() == 1 && e.kv_tiers[0].kind == "host" && !e.kv_tiers[0].shared)
+    add("--kv-offloading-backend native --kv-offloading-size",
+        *e.kv_tiers[0].capacity_gib * static_cast<double>(d.mapping.tensor_parallel));
+  else if (!e.kv_tiers.empty())
+    note = "vLLM reaches such KV tiers through a --kv-transfer-config";
   if (d.streaming.layers > 0) note = "vLLM has no layer streaming of this kind";
   if (d.scheduler.reservation != KvReservation::kPaged) note = "vLLM's KV memory is paged";
   if (!note.empty()) out += "  # " + note;

@@ -43,7 +43,7 @@ void list_head(std::vector<CopyPiece>& pieces, const CacheLayer& from, std::int6
 
 double Transformer::copy_cache(const Transformer& source_model, std::span<const std::int32_t> source,
                                Transformer& target_model, std::span<const std::int32_t> target,
-                               std::int64_t tokens) {
+                               std::int64_t tokens, std::int64_t done) {
   const State& from = *source_model.state_;
   State& to = *target_model.state_;
   const std::int64_t size = from.layout.block_size, blocks = (tokens + size - 1) / size;
@@ -72,7 +72,7 @@ double Transformer::copy_cache(const Transformer& source_model, std::span<const 
         };
         const Rank& holder = *std::find_if(from.ranks.begin(), from.ranks.end(), holds);
         const std::int64_t at = a ? head - holder.kv_heads(a->kv_heads).first : 0;
-        for (std::int64_t b = unread / size; b < blocks; ++b)
+        for (std::int64_t b = std::max(unread, done) / size; b < blocks; ++b)
           list_head(pieces, holder.cache(layer), source[static_cast<std::size_t>(b)], at, own,
                     target[static_cast<std::size_t>(b)], h);
       }

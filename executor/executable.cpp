@@ -47,6 +47,20 @@ Storage storage_of(WeightFormat format, DType plain) {
   }
 }
 
+// Whether products round activations to the format of their weights. By default as the format's price has it:
+// compute_type() of fp8 and int8 weights is their own.
+bool quantises_x(const ExecutorOptions& options, Storage weights) {
+  const std::string& asked = options.activations;
+  const bool of_8_bits = weights == Storage::kFp8 || weights == Storage::kInt8;
+  if (asked.empty()) return of_8_bits;
+  if (asked == "bf16") return false;
+  const bool fp8 = asked == "fp8";
+  if (weights == (fp8 ? Storage::kFp8 : Storage::kInt8)) return true;
+  throw Error("--activation-format",
+              fmt::format("{} is multiplied by weights in {} alone; use --quantization {}, or leave it out",
+                          asked, asked, asked));
+}
+
 // rank: of this process; each takes a device of its own where there are as many.
 const Kernels& cuda_device_kernels(const std::string& library, int rank) {
   static const CudaSearch search = open_cuda_library(library);
@@ -85,6 +99,9 @@ void check(const Deployment& deployment, bool apart, bool processes) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
   const bool several = apart || m.engines() > 1;
+  if (m.stages.front().expert_load)
+    throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",
+                "is not executed: a model's own router says which experts a token takes; leave it out");
   if (deployment.speculation) {
     if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
@@ -92,6 +109,15 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
+  if (const auto& tiers = deployment.scenario.engine.kv_tiers; !tiers.empty()) {
+    if (tiers.size() > 1) refuse("kv_tiers", "more than one KV tier");
+    if (tiers[0].kind != "host") refuse("kv_tiers", "a KV tier on storage");
+    if (tiers[0].shared) refuse("kv_tiers", "a KV tier that engines share");
+    if (*deployment.scenario.engine.kv_load_policy == "cost")
+      refuse("kv_load_policy", "loading by cost, which takes a prediction,");
+    if (*deployment.scenario.engine.kv_load_mode == "layerwise")
+      refuse("kv_load_mode", "computing while blocks come layer by layer");
+  }
   const bool recurrent = deployment.model.is_recurrent();
   if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
     refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
@@ -160,9 +186,11 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
+  l.quantised_x = quantises_x(options, l.weights);
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
   l.num_host_blocks = s.num_host_blocks;
+  if (!s.kv_tiers.tiers.empty()) l.num_host_blocks = s.kv_tiers.tiers.front().blocks;
   l.streamed_layers = static_cast<int>(deployment.streaming.layers);
   l.stream.buffers = deployment.streaming.buffers;
   l.stream.overlap = deployment.streaming.overlap;
@@ -266,9 +294,9 @@ std::string Executable::description() const {
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
   const std::string with =
       kernels_->memory().host_reads() ? count(threads_.count(), "thread") : ", " + kernels_->machine();
-  return fmt::format("{} kernels{}, {}; {} weights in {}, cache in {}", kernels_->name(), with, ranks,
-                     synthetic_ ? "synthetic" : "stored", kStorage[static_cast<int>(l.weights)],
-                     kStorage[static_cast<int>(l.cache)]);
+  return fmt::format("{} kernels{}, {}; {} weights{} in {}, cache in {}", kernels_->name(), with, ranks,
+                     synthetic_ ? "synthetic" : "stored", l.quantised_x ? " and what they multiply" : "",
+                     kStorage[static_cast<int>(l.weights)], kStorage[static_cast<int>(l.cache)]);
 }
 
 }  // namespace foretoken

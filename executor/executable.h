@@ -20,8 +20,12 @@ struct ExecutorOptions {
   std::string cuda_library;     // the file, for open_cuda_library()
   std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",
                     // "avx2", "avx512", "avx512-bf16"
-  const Kernels* kernels = nullptr;       // these, whatever the two above say; must outlive what is made
-  bool operator_times = true;             // each operator is timed, and not the step alone
+  const Kernels* kernels = nullptr;  // these, whatever the two above say; must outlive what is made
+  OperatorTimes operator_times = OperatorTimes::kMarks;  // kNone: the step alone is timed
+  // What products by weights of 8 bits round activations to: "bf16", "fp8", "int8" (fp8 by fp8 and int8 by
+  // int8 weights alone), or "" for what the weights' format means to servers and to the simulator's prices:
+  // their own.
+  std::string activations;
   bool probe = false;                     // a MachineProbe will run beside it, in the same memory
   SamplingArgs sampling;                  // greedy; a backend takes the workload's
   std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage

@@ -452,13 +452,32 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
   const auto of = [&](std::int32_t engine, std::int32_t rank) -> Transformer& {
     return s.executable.engine(static_cast<std::size_t>(engine)).rank(static_cast<std::size_t>(rank));
   };
-  double seconds =
-      Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target, t.tokens);
+  double seconds = Transformer::copy_cache(of(t.from, t.from_rank), t.source, of(t.to, t.to_rank), t.target,
+                                           t.tokens, t.done);
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
-  ++s.moved.count;
+  s.moved.count += t.done == 0;
   s.moved.seconds += seconds;
-  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens);
+  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens) -
+                   (t.done > 0 ? moved_bytes(*s.deployment.pools, t.done) : 0);
   return to_picoseconds(Seconds(seconds));
+}
+
+Picoseconds ExecutedBackend::move_blocks(const TierMove& m) {
+  State& s = *state_;
+  Replica& engine = s.executable.engine(static_cast<std::size_t>(m.engine));
+  const auto ranks = static_cast<std::size_t>(s.deployment.mapping.ranks_per_engine());
+  const std::vector<std::vector<StepSequence>> nobody(ranks);
+  std::vector<Transformer::Swaps> swaps(ranks);
+  Transformer::Swaps& own = swaps[static_cast<std::size_t>(m.rank)];
+  (m.to < 0 ? own.in : own.out) = m.blocks;
+  engine.step(nobody, swaps);
+  double seconds = 0;
+  for (const OperatorRun& o : engine.operators_run()) {
+    seconds += o.seconds;
+    s.operator_seconds[std::string(o.op.name)] += o.seconds;
+  }
+  if (s.options.processes) s.options.processes->maximum({&seconds, 1});
+  return to_picoseconds(Seconds(std::max(1e-9, seconds)));
 }
 
 ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
@@ -479,6 +498,7 @@ std::vector<std::int32_t> ExecutedBackend::prompt(RequestId request) const {
 ExecutedBackend::BeamSharing ExecutedBackend::beam_sharing() const { return state_->beam_sharing; }
 
 std::string ExecutedBackend::condition() const { return state_->executable.kernels().condition(); }
+std::vector<std::string> ExecutedBackend::remarks() const { return state_->executable.kernels().remarks(); }
 std::string ExecutedBackend::description() const { return state_->executable.description(); }
 
 }  // namespace foretoken

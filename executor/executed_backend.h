@@ -41,6 +41,8 @@ class ExecutedBackend final : public Backend {
   StepTime run(const Step& step) override;
   // Copies the blocks from the one engine's cache to the other's.
   Picoseconds transfer(const KvTransfer& transfer) override;
+  // Copies the blocks between the device's cache and the memory that stands for the host's.
+  Picoseconds move_blocks(const TierMove& move) override;
   void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
   std::span<const StepRun> steps() const;
@@ -64,7 +66,8 @@ class ExecutedBackend final : public Backend {
     }
   };
   BeamSharing beam_sharing() const;
-  std::string condition() const;    // Kernels::condition(), now
+  std::string condition() const;  // Kernels::condition(), now
+  std::vector<std::string> remarks() const;
   std::string description() const;  // "avx512-bf16 kernels, 1 thread, bf16 weights, ..."
 
  private:

@@ -20,6 +20,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "executor/kernel_memory.h"
 #include "executor/processes.h"
@@ -33,10 +34,13 @@ enum class Storage : std::uint8_t { kF32, kBf16, kF16, kInt8, kInt4, kFp8 };
 inline constexpr std::int64_t kInt4Group = 128;
 
 // A weight matrix w[n, k] packed by a Kernels for its own gemm(): an opaque layout in memory of the caller's.
+// quantised_x (kInt8 and kFp8 alone): products round each row of x to w's own format, with a scale that puts
+// the row's largest value at the format's largest, before they multiply ("W8A8" with dynamic scales a token).
 struct Matrix {
   Storage storage = Storage::kF32;
   std::int64_t n = 0, k = 0;
   std::byte* packed = nullptr;
+  bool quantised_x = false;
 };
 
 // The KV cache of one layer: paged, [block][head][token of the block][dim], keys and values apart. A layer
@@ -179,11 +183,16 @@ struct DeltaArgs {
   const float *decay = nullptr, *step = nullptr;  // [heads]
 };
 
-// Latents projected up (latent attention in its first form): keys [head][length][nope + rope], of which the
-// rope part is the latent's, and values [head][length][v].
+// Latents projected up (latent attention in its first form): keys [head][token][nope + rope], of which the
+// rope part is the latent's, and values [head][token][v].
 struct LatentArgs {
-  std::int64_t heads = 0, nope = 0, rope = 0, v = 0, rank = 0, length = 0;
+  std::int64_t heads = 0, nope = 0, rope = 0, v = 0, rank = 0;
 };
+
+// How operators are timed. kMarks: from place to place in the order of kernels, which on a device are events
+// and cost it a microsecond or two each. kActivities: by what the driver records of each kernel and copy,
+// which leaves the gaps between them out and costs the host time instead; devices alone.
+enum class OperatorTimes : std::uint8_t { kNone, kMarks, kActivities };
 
 // Times at places in the order of kernels.
 class KernelStopwatch {
@@ -214,7 +223,10 @@ class Kernels {
   // Bytes of memory() that it will take for itself: workspaces of libraries, and an allowance for what can't
   // be known before.
   virtual std::size_t own_bytes() const { return 0; }
-  virtual std::unique_ptr<KernelStopwatch> stopwatch() const;
+  // kNone: as kMarks. Throws Error where operators can't be timed so.
+  virtual std::unique_ptr<KernelStopwatch> stopwatch(OperatorTimes how = OperatorTimes::kMarks) const;
+  // What those who asked for something should know: that it is done in another way, each said once.
+  virtual std::vector<std::string> remarks() const { return {}; }
   // Null where steps aren't recorded.
   virtual std::unique_ptr<StepGraphs> graphs() const { return nullptr; }
   // Of a step's sizes and longest context, alike for those that may run one recording.
@@ -290,9 +302,10 @@ class Kernels {
   virtual void attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& sequences,
                          const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                          std::byte* scratch, Threads& threads) const = 0;
-  // up[token][head][nope + v] and latent[token][rank + rope] -> keys and values.
+  // up[token][head][nope + v] and latent[token][rank + rope] -> keys and values of the first block of a cache
+  // in kF32 or kBf16.
   virtual void expand_latents(const LatentArgs& args, const float* up, const float* latent,
-                              std::int64_t tokens, float* keys, float* values) const = 0;
+                              std::int64_t tokens, const CacheLayer& to) const = 0;
 
   // logits[rows][experts] -> chosen[rows][top_k] (best first; ties: the lower index) and their weights.
   virtual void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,

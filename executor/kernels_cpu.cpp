@@ -145,8 +145,10 @@ class CpuKernels final : public SharedKernels {
     }
   }
 
+  // Rounded rows; and where they are quantised before, these rows as floats and their scales.
   std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override {
-    return exact(w) ? 0 : static_cast<std::size_t>(m * ops_.rounded_stride(w.k) * 4);
+    if (exact(w)) return 0;
+    return static_cast<std::size_t>(m * (ops_.rounded_stride(w.k) + (w.quantised_x ? w.k + 1 : 0)) * 4);
   }
 
   void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
@@ -156,12 +158,21 @@ class CpuKernels final : public SharedKernels {
     const Layout layout(w.storage, w.n, w.k);
     const void* rounded = x;
     std::int64_t stride = x_stride;
+    float* x_scales = nullptr;
     if (!exact(w)) {
       stride = ops_.rounded_stride(w.k);
       constexpr std::int64_t kShare = 16;
+      auto* const quantised = reinterpret_cast<float*>(scratch) + m * stride;
+      if (w.quantised_x) x_scales = quantised + m * w.k;
       threads.run((m + kShare - 1) / kShare, [&](std::int64_t i) {
-        ops_.round_rows(x + i * kShare * x_stride, x_stride, std::min(kShare, m - i * kShare), w.k,
-                        scratch + i * kShare * stride * 4);
+        const std::int64_t first = i * kShare, rows = std::min(kShare, m - first);
+        const float* from = x + first * x_stride;
+        if (w.quantised_x) {
+          for (std::int64_t r = first; r < first + rows; ++r)
+            x_scales[r] = quantise_row(w.storage, x + r * x_stride, w.k, quantised + r * w.k);
+          from = quantised + first * w.k;
+        }
+        ops_.round_rows(from, w.quantised_x ? w.k : x_stride, rows, w.k, scratch + first * stride * 4);
       });
       rounded = scratch;
     }
@@ -181,6 +192,7 @@ class CpuKernels final : public SharedKernels {
       t.tile_bytes = layout.tile_bytes;
       t.elements = w.packed + layout.scale_bytes + n / kTile * layout.tile_bytes;
       t.scales = reinterpret_cast<const float*>(w.packed) + n * layout.groups;
+      t.x_scales = x_scales == nullptr ? nullptr : x_scales + first;
       t.x = static_cast<const float*>(rounded) + first * stride;
       t.x_stride = stride;
       t.rows = std::min(share, m - first);

@@ -43,21 +43,31 @@ class ReferenceKernels final : public SharedKernels {
       out[i] = stored_value(w.storage, w.packed + w.n * scales * 4 + (row * w.k + i) * width) * scale;
     }
   }
-  std::size_t gemm_scratch(const Matrix& w, std::int64_t) const override {
-    return static_cast<std::size_t>(w.k) * sizeof(float);
+  // A row of w, and what products take of x where that isn't x itself: its rows, then their scales.
+  std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override {
+    return static_cast<std::size_t>(w.k + (w.quantised_x ? m * (w.k + 1) : 0)) * sizeof(float);
   }
   void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
             bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch, Threads&) const override {
     auto* row = reinterpret_cast<float*>(scratch);
-    const bool exact = w.storage == Storage::kF32 || w.storage == Storage::kF16;
+    const float* scales = nullptr;
+    if (w.quantised_x) {
+      float* const rows = row + w.k;
+      for (std::int64_t r = 0; r < m; ++r)
+        rows[m * w.k + r] = quantise_row(w.storage, x + r * x_stride, w.k, rows + r * w.k);
+      x = rows, x_stride = w.k, scales = rows + m * w.k;
+    }
+    const bool exact = w.storage == Storage::kF32 || w.storage == Storage::kF16 || w.quantised_x;
     for (std::int64_t n = 0; n < w.n; ++n) {
       unpack_row(w, n, row);
       for (std::int64_t r = 0; r < m; ++r) {
-        double sum = bias ? bias[n] : 0;
+        double sum = 0;
         for (std::int64_t i = 0; i < w.k; ++i) {
           const float value = x[r * x_stride + i];
           sum += double{row[i]} * (exact ? value : round_to_bf16(value));
         }
+        if (scales) sum *= scales[r];
+        if (bias) sum += bias[n];
         float& to = y[r * y_stride + n];
         to = static_cast<float>(accumulate ? to + sum : sum);
       }

@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+#include "base/error.h"
+
 namespace foretoken {
 
 namespace {
@@ -139,15 +141,17 @@ void SharedKernels::cache_read(const CacheLayer& cache, const std::int32_t* bloc
 }
 
 void SharedKernels::expand_latents(const LatentArgs& a, const float* up, const float* latent,
-                                   std::int64_t tokens, float* keys, float* values) const {
-  const std::int64_t each = a.nope + a.v, qk = a.nope + a.rope, row = a.rank + a.rope;
+                                   std::int64_t tokens, const CacheLayer& to) const {
+  const std::int64_t each = a.nope + a.v, qk = a.nope + a.rope, row = a.rank + a.rope,
+                     width = cache_width(to.storage);
   for (std::int64_t h = 0; h < a.heads; ++h)
     for (std::int64_t t = 0; t < tokens; ++t) {
       const float* from = up + (t * a.heads + h) * each;
-      float* key = keys + (h * a.length + t) * qk;
-      std::copy_n(from, a.nope, key);
-      std::copy_n(latent + t * row + a.rank, a.rope, key + a.nope);
-      std::copy_n(from + a.nope, a.v, values + (h * a.length + t) * a.v);
+      const std::int64_t slot = h * to.block_size + t;
+      std::byte* key = to.keys + slot * qk * width;
+      encode_row(to.storage, from, a.nope, key, nullptr);
+      encode_row(to.storage, latent + t * row + a.rank, a.rope, key + a.nope * width, nullptr);
+      encode_row(to.storage, from + a.nope, a.v, to.values + slot * a.v * width, nullptr);
     }
 }
 
@@ -476,7 +480,11 @@ class HostStopwatch final : public KernelStopwatch {
 
 }  // namespace
 
-std::unique_ptr<KernelStopwatch> Kernels::stopwatch() const { return std::make_unique<HostStopwatch>(); }
+std::unique_ptr<KernelStopwatch> Kernels::stopwatch(OperatorTimes how) const {
+  if (how == OperatorTimes::kActivities)
+    throw Error("--operator-times", "cupti times the kernels of a CUDA device; use on, or --backend cuda");
+  return std::make_unique<HostStopwatch>();
+}
 
 void plain_norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
                 std::int64_t width, float* y, std::int64_t y_stride) {

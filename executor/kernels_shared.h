@@ -42,7 +42,7 @@ class SharedKernels : public Kernels {
   void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens, float* keys,
                   float* values) const override;
   void expand_latents(const LatentArgs& args, const float* up, const float* latent, std::int64_t tokens,
-                      float* keys, float* values) const override;
+                      const CacheLayer& to) const override;
   void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,
              float* weights) const override;
   std::size_t expert_scratch(const Experts& experts, std::int64_t pairs) const override;

@@ -24,6 +24,7 @@ struct GemmTask {
   const std::byte* elements = nullptr;  // of the task's first tile
   std::int64_t tile_bytes = 0;          // of elements
   const float* scales = nullptr;        // of the first tile
+  const float* x_scales = nullptr;      // of the rows of x; null: ones (kInt8 and kFp8 alone have others)
   const void* x = nullptr;              // as round_rows leaves it; float for kF32 and kF16
   std::int64_t x_stride = 0, rows = 0;  // stride in 4-byte units
   const float* bias = nullptr;

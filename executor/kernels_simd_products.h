@@ -369,15 +369,16 @@ void gemm(const GemmTask& t) {
     for (Index r = 0; r < rows; ++r) {
       float* y = t.y + (row + r) * t.y_stride;
       const float* sums = c + r * kPanel;
+      const float of_x = t.x_scales ? t.x_scales[row + r] : 1;
       Index n = 0;
       for (; n + kLanes <= t.columns; n += kLanes) {
         V value = load<V>(sums + n);
-        if (scaled) value = value * load<V>(t.scales + n);
+        if (scaled) value = value * load<V>(t.scales + n) * of_x;
         if (t.bias) value = value + load<V>(t.bias + n);
         store(y + n, t.accumulate ? load<V>(y + n) + value : value);
       }
       for (; n < t.columns; ++n) {
-        float value = scaled ? sums[n] * t.scales[n] : sums[n];
+        float value = scaled ? sums[n] * t.scales[n] * of_x : sums[n];
         if (t.bias) value += t.bias[n];
         y[n] = t.accumulate ? y[n] + value : value;
       }

@@ -5,16 +5,22 @@
 #include <span>
 
 namespace foretoken {
+namespace {
+
+bool has_scales(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
+
+}  // namespace
 
 // Walks over the rank's weights twice: without memory it adds up what they take, with memory it reads and
 // packs them.
 class Rank::Loader {
  public:
-  Loader(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, Threads& threads,
-         Arena* arena)
+  Loader(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels, const Layout& layout,
+         Threads& threads, Arena* arena)
       : model_(model),
         checkpoint_(checkpoint),
         kernels_(kernels),
+        quantised_x_(layout.quantised_x),
         threads_(threads),
         arena_(arena),
         matrices_(arena) {}
@@ -87,6 +93,7 @@ class Rank::Loader {
         return;
       }
     });
+    result.w.quantised_x = quantised_x_ && has_scales(storage);
     if (!any_bias) return result;
     matrix_bytes_ += Arena::padded(static_cast<std::size_t>(n) * sizeof(float));
     float* bias = take(n, matrices_);
@@ -126,6 +133,7 @@ class Rank::Loader {
   const ModelConfig& model_;
   const Checkpoint& checkpoint_;
   const Kernels& kernels_;
+  const bool quantised_x_;
   Threads& threads_;
   Arena *arena_, *matrices_;
   std::size_t bytes_ = 0, matrix_bytes_ = 0;
@@ -169,8 +177,6 @@ void move_matrices(LayerWeights& w, const std::byte* from, const std::byte* to) 
   for (ExpertWeights& e : w.experts) move(e.gate_up), move(e.down);
 }
 
-bool has_scales(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
-
 }  // namespace
 
 Rank::Slice Rank::kv_heads(std::int64_t all) const {
@@ -181,14 +187,14 @@ Rank::Slice Rank::kv_heads(std::int64_t all) const {
 Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels& kernels,
            const Layout& layout, int index, Threads& threads)
     : Rank(layout, index, kernels.memory()) {
-  Loader measure(model, checkpoint, kernels, threads, nullptr);
+  Loader measure(model, checkpoint, kernels, layout, threads, nullptr);
   load(measure);
   std::size_t resident = measure.bytes();
   for (const std::size_t bytes : streamed_bytes_) resident -= bytes;
   weights_ = std::make_shared<Arena>(resident, *memory_);
   if (!streamed_bytes_.empty())
     stream_ = std::make_unique<WeightStream>(streamed_bytes_, layout.stream, *memory_);
-  Loader loader(model, checkpoint, kernels, threads, weights_.get());
+  Loader loader(model, checkpoint, kernels, layout, threads, weights_.get());
   load(loader);
   allocate_caches(model);
 }
@@ -225,7 +231,7 @@ Rank Rank::plan(const ModelConfig& model, const Checkpoint& checkpoint, const Ke
                 const Layout& layout, int index, std::size_t& weights, std::size_t& cache) {
   Rank plan(layout, index, kernels.memory());
   Threads none;
-  Loader loader(model, checkpoint, kernels, none, nullptr);
+  Loader loader(model, checkpoint, kernels, layout, none, nullptr);
   plan.load(loader);
   weights += loader.bytes();
   for (const std::size_t bytes : plan.streamed_bytes_) weights -= bytes;

@@ -31,6 +31,7 @@ struct Layout {
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;
+  bool quantised_x = false;  // of products by int8 and fp8 weights: see Matrix
   int block_size = 16;
   std::int64_t num_blocks = 1;
   std::int64_t num_host_blocks = 0;  // that blocks are swapped to
@@ -43,8 +44,8 @@ struct Layout {
   // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
   // one. Empty: none is recorded.
   std::vector<std::int64_t> step_sizes;
-  Fusion fusion;               // norm_residual and rope_kv_write: which operators there are
-  bool operator_times = true;  // each operator is timed, and not the step alone
+  Fusion fusion;  // norm_residual and rope_kv_write: which operators there are
+  OperatorTimes operator_times = OperatorTimes::kMarks;  // kNone: the step alone is timed
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory
   // Blocks of the cache: one more for rows that pad a step.

@@ -34,20 +34,37 @@ FORETOKEN_VECTOR_CLONES void encode_f16(const float* __restrict row, std::int64_
                                         std::uint16_t* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = float_to_f16(row[i]);
 }
+FORETOKEN_VECTOR_CLONES void quantise_fp8(const float* __restrict row, std::int64_t count, float scale,
+                                          float* __restrict to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = fp8_to_float(float_to_fp8(row[i] / scale));
+}
 FORETOKEN_VECTOR_CLONES void encode_fp8(const float* __restrict row, std::int64_t count, float scale,
                                         std::uint8_t* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = float_to_fp8(row[i] / scale);
 }
-// The nearest whole number of magnitude `limit` at most, ties to even: a number of the size of kWhole has no
-// places after the point left.
+// The nearest whole number of magnitude `limit` at most, ties to even, beside kWhole: a number of that size
+// has no places after the point left.
+inline constexpr float kWhole = 0x1.8p23f;
+inline float beside_whole(float scaled, float limit) {
+  const float above = scaled < -limit ? -limit : scaled;
+  return (above > limit ? limit : above) + kWhole;
+}
 FORETOKEN_VECTOR_CLONES void encode_integers(const float* __restrict row, std::int64_t count, float scale,
                                              float limit, std::uint8_t* __restrict to) {
-  constexpr float kWhole = 0x1.8p23f;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float scaled = row[i] / scale, above = scaled < -limit ? -limit : scaled,
-                limited = above > limit ? limit : above;
-    to[i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(limited + kWhole));
-  }
+  for (std::int64_t i = 0; i < count; ++i)
+    to[i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(beside_whole(row[i] / scale, limit)));
+}
+FORETOKEN_VECTOR_CLONES void quantise_integers(const float* __restrict row, std::int64_t count, float scale,
+                                               float limit, float* __restrict to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = beside_whole(row[i] / scale, limit) - kWhole;
+}
+
+float limit_of(Storage storage) {
+  return storage == Storage::kFp8 ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
+}
+float scale_of(const float* row, std::int64_t count, float limit) {
+  const float largest = largest_of(row, count);
+  return largest > 0 ? largest / limit : 1.0f;
 }
 
 }  // namespace
@@ -64,11 +81,11 @@ void encode_row(Storage storage, const float* row, std::int64_t count, std::byte
     default:
       break;
   }
-  const float limit = storage == Storage::kFp8 ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
+  const float limit = limit_of(storage);
   const std::int64_t group = scale_group(storage, count);
   for (std::int64_t first = 0; first < count; first += group, row += group, elements += group) {
     const std::int64_t part = std::min(group, count - first);
-    const float largest = largest_of(row, part), scale = largest > 0 ? largest / limit : 1.0f;
+    const float scale = scale_of(row, part, limit);
     *scales++ = scale;
     auto* const to = reinterpret_cast<std::uint8_t*>(elements);
     if (storage == Storage::kFp8)
@@ -76,6 +93,15 @@ void encode_row(Storage storage, const float* row, std::int64_t count, std::byte
     else
       encode_integers(row, part, scale, limit, to);
   }
+}
+
+float quantise_row(Storage storage, const float* row, std::int64_t count, float* to) {
+  const float limit = limit_of(storage), scale = scale_of(row, count, limit);
+  if (storage == Storage::kFp8)
+    quantise_fp8(row, count, scale, to);
+  else
+    quantise_integers(row, count, scale, limit, to);
+  return scale;
 }
 
 std::uint32_t pack_nibbles(const std::byte* eight) {

@@ -25,6 +25,10 @@ constexpr std::int64_t scale_group(Storage storage, std::int64_t k) {
 // that it is for at the format's largest (1 where all are zero); scales: scales_of_row() floats.
 void encode_row(Storage storage, const float* row, std::int64_t count, std::byte* elements, float* scales);
 
+// The numbers that encode_row() leaves of kInt8 and kFp8, before their scale, as floats; the scale. Bfloat16
+// has each of them exactly.
+float quantise_row(Storage storage, const float* row, std::int64_t count, float* to);
+
 // Eight elements of kInt4 in four bytes: 0, 2, 4, 6 from the lowest nibble on, then 1, 3, 5, 7.
 std::uint32_t pack_nibbles(const std::byte* eight);
 

@@ -85,8 +85,9 @@ class Transformer {
 
   // Copies the cache of a sequence's first `tokens` tokens between two transformers of one model, whatever
   // their ranks: each rank of `to` fetches its heads from a rank that holds them. Seconds of the slowest one.
+  // done: of these tokens, copied before.
   static double copy_cache(const Transformer& from, std::span<const std::int32_t> source, Transformer& to,
-                           std::span<const std::int32_t> target, std::int64_t tokens);
+                           std::span<const std::int32_t> target, std::int64_t tokens, std::int64_t done = 0);
 
  private:
   friend class Replica;

@@ -278,8 +278,8 @@ void Transformer::State::prefill_latent(const MlaAttention& a, int layer, std::s
     const int start = mark();
     gemm(rank.layer(layer).kv_b, up_latent, row, tokens, w.up, heads * up);
     time(Timed::Kind::kProjecting, start);
-    kernels.expand_latents({heads, a.nope_dim, a.rope_dim, a.v_dim, a.kv_lora_rank, layout.max_length}, w.up,
-                           up_latent, tokens, w.up_keys, w.up_values);
+    kernels.expand_latents({heads, a.nope_dim, a.rope_dim, a.v_dim, a.kv_lora_rank}, w.up, up_latent, tokens,
+                           cache);
     kernels.attention(args, cache, whole.part(begin + i, 1), w.qkv, heads * qk, w.heads_out, heads * a.v_dim,
                       scratch, threads);
   }

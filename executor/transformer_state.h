@@ -58,7 +58,8 @@ struct Transformer::State {
           *shared = nullptr, *logits = nullptr;
     float *linear = nullptr, *linear_gates = nullptr, *convolved = nullptr;
     float* low_rank = nullptr;  // between an adapter's two products
-    float *absorbed = nullptr, *attended = nullptr, *up = nullptr, *up_keys = nullptr, *up_values = nullptr;
+    float *absorbed = nullptr, *attended = nullptr, *up = nullptr;
+    std::byte *up_keys = nullptr, *up_values = nullptr;
   };
   std::vector<PerRank> work;
   float *linear_q = nullptr, *linear_k = nullptr, *linear_v = nullptr;  // of every value head
@@ -102,7 +103,7 @@ struct Transformer::State {
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
   std::vector<OperatorRun> runs;
-  std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch();
+  std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch(layout.operator_times);
   // Parts of operators by the stopwatch's places, whose seconds are read when the step is done. kProjecting:
   // what a prompt's attention spent on projecting latents up, which is an operator of its own.
   struct Timed {
@@ -298,8 +299,9 @@ struct Transformer::State {
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);
         take(w.up, layout.max_length, widths.up);
-        take(w.up_keys, layout.max_length, widths.up_keys),
-            take(w.up_values, layout.max_length, widths.up_values);
+        const std::int64_t bytes = up_storage() == Storage::kBf16 ? 2 : 4;
+        take(w.up_keys, layout.max_length, widths.up_keys * bytes),
+            take(w.up_values, layout.max_length, widths.up_values * bytes);
       }
     }
     if (widths.linear > 0) {
@@ -436,13 +438,18 @@ struct Transformer::State {
       kernels.add(partial(r), static_cast<std::int64_t>(size), delta + first);
   }
 
+  // As attention multiplies over the cache: where that is by bfloat16, projected keys and values are too, as
+  // servers keep them.
+  Storage up_storage() const {
+    return layout.cache == Storage::kF32 || layout.cache == Storage::kF16 ? Storage::kF32 : Storage::kBf16;
+  }
   CacheLayer up_cache(const MlaAttention& a, const Rank& rank, const PerRank& w) const {
     CacheLayer c;
-    c.storage = Storage::kF32;
+    c.storage = up_storage();
     c.block_size = static_cast<int>(layout.max_length);
     c.heads = rank.heads(a.heads).count;
     c.k_dim = a.nope_dim + a.rope_dim, c.v_dim = a.v_dim;
-    c.keys = reinterpret_cast<std::byte*>(w.up_keys), c.values = reinterpret_cast<std::byte*>(w.up_values);
+    c.keys = w.up_keys, c.values = w.up_values;
     return c;
   }
 
@@ -536,7 +543,9 @@ struct Transformer::State {
   // The stream goes to the next stage of the pipeline.
   void send(int stage);
   // A pipeline's stages and ranks that take turns are told apart by the times of their operators.
-  bool timing() const { return layout.operator_times || stages.size() > 1 || ranks.size() > 1; }
+  bool timing() const {
+    return layout.operator_times != OperatorTimes::kNone || stages.size() > 1 || ranks.size() > 1;
+  }
   int mark() { return timing() ? stopwatch->mark() : 0; }
   void time(Timed::Kind kind, int from) {
     if (timing()) timed.push_back({kind, runs.size() - 1, from, stopwatch->mark()});

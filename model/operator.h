@@ -41,7 +41,7 @@ struct MoeShape {
   double distinct_experts = 0;  // expected local experts with at least one row
   double local_rows = 0;        // token-expert pairs that this rank computes
   double imbalance = 1.0;       // fullest expert over mean, at least 1
-  bool dealt = false;           // a benchmark gave every expert the same load
+  bool dealt = false;           // priced by rows whose tokens a benchmark dealt out evenly
 };
 
 // Attention over a KV cache. A prefill op stands for `sequences` equal chunks; a decode op for all decoding

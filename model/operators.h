@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "model/expert_load.h"
 #include "model/lora.h"
 #include "model/model_config.h"
 #include "model/operator.h"
@@ -29,6 +31,9 @@ struct Shard {
   // Expert-parallel ranks send each token to the ranks of its experts; else every rank gets all tokens of the
   // group and their results are reduced and scattered.
   bool expert_all_to_all = true;
+  // How tokens fall on the experts; null: as in the measured rows, and evenly over the ranks.
+  std::shared_ptr<const ExpertLoad> expert_load;
+  std::int64_t redundant_experts = 0;  // copies of experts, over all expert-parallel ranks
   // Weights outside device memory. The first offloaded_layers of this rank read theirs over the link to host
   // memory as they compute; streamed_layers of the whole model, evenly spread, are fetched before they do.
   int offloaded_layers = 0, streamed_layers = 0;

@@ -34,8 +34,11 @@ void OpBuilder::experts(const MoeMlp& m) {
   const bool group = shard_.data_parallel > 1;
   std::int64_t tokens = rows_;
   if (group) tokens = work_.group_tokens > 0 ? work_.group_tokens : rows_ * shard_.data_parallel;
-  const std::int64_t local = (m.experts + shard_.expert_parallel - 1) / shard_.expert_parallel;
-  const double share = d(local) / d(m.experts);
+  const std::int64_t local =
+      (m.experts + shard_.redundant_experts + shard_.expert_parallel - 1) / shard_.expert_parallel;
+  const double share = d(local) / d(m.experts + shard_.redundant_experts);
+  // Everyone waits for the fullest rank, which computes and exchanges as in a group with more tokens.
+  const double fullest = shard_.expert_load ? shard_.expert_load->fullest_rank() : 1;
   const std::int64_t width = m.latent > 0 ? m.latent : model_.hidden;
   const WeightFormat w = format(Component::kExperts);
   const int ranks = shard_.expert_parallel * shard_.moe_tensor_parallel;
@@ -45,13 +48,13 @@ void OpBuilder::experts(const MoeMlp& m) {
   const double sent = w == WeightFormat::kFp8Block ? d(width) + scales : d(width) * element_;
   const bool all_to_all = group && shard_.expert_parallel > 1 && shard_.expert_all_to_all;
   if (all_to_all)
-    exchange("moe_dispatch", m, own, sent, ranks);
+    exchange("moe_dispatch", m, own * fullest, sent, ranks);
   else if (group)
     collective("moe_dispatch", Collective::kAllGather, d(tokens) * d(width) * element_, shard_.data_parallel,
                OpScope::kGroupTokens);
 
   MoeShape s;
-  s.tokens = tokens;
+  s.tokens = std::llround(d(tokens) * fullest);
   s.hidden = width;
   s.inter = (m.inter + shard_.moe_tensor_parallel - 1) / shard_.moe_tensor_parallel;
   // Slices are padded to what the kernels take (vLLM's mxfp4 experts: 128).
@@ -65,8 +68,13 @@ void OpBuilder::experts(const MoeMlp& m) {
   s.weight = w;
   s.activation = precision_.activation;
   s.distinct_experts = expected_experts(d(m.experts), d(m.top_k), d(tokens)) * share;
-  s.local_rows = d(tokens) * d(m.top_k) * share;
+  s.local_rows = d(tokens) * d(m.top_k) * share * fullest;
   s.imbalance = std::max(1.0, work_.expert_imbalance);
+  if (shard_.expert_load) {
+    s.distinct_experts = shard_.expert_load->distinct(d(tokens));
+    // Rows of a power law on several ranks are of a fuller rank already.
+    s.dealt = shard_.expert_parallel > 1;
+  }
   if (fusion_.fused_moe) {
     add("experts", s, OpScope::kGroupTokens);
   } else {
@@ -76,7 +84,7 @@ void OpBuilder::experts(const MoeMlp& m) {
     for (const Op& part : expand(whole)) add(part.name, part.shape, OpScope::kGroupTokens);
   }
   if (all_to_all)
-    exchange("moe_combine", m, own, d(width) * element_, ranks);
+    exchange("moe_combine", m, own * fullest, d(width) * element_, ranks);
   else if (group)
     collective("moe_combine", Collective::kReduceScatter, d(tokens) * d(width) * element_,
                shard_.data_parallel, OpScope::kGroupTokens);

@@ -175,12 +175,14 @@ void Parts::add(const MoeMlp& m) {
        .split = Split::kExperts,
        .matrix = true,
        .parameters = m.experts * mats * width * m.inter,
+       .experts = m.experts,
        .active = share});
   if (m.expert_bias)
     put({.component = Component::kExperts,
          .split = Split::kExperts,
          .matrix = false,
          .parameters = m.experts * ((mats - 1) * m.inter + width),
+         .experts = m.experts,
          .active = share,
          .plain = true});
   if (m.latent > 0) matrix(Component::kMlp, Split::kReplicated, 2 * h_ * m.latent);
@@ -235,7 +237,8 @@ double rank_share(const WeightPart& part, const Shard& shard) {
       return n * static_cast<double>(kv_heads_on_rank(part.kv_heads, shard.tensor_parallel)) /
              static_cast<double>(part.kv_heads);
     case Split::kExperts:
-      return n / shard.expert_parallel / shard.moe_tensor_parallel;
+      return n * (1 + static_cast<double>(shard.redundant_experts) / static_cast<double>(part.experts)) /
+             shard.expert_parallel / shard.moe_tensor_parallel;
   }
   return n;
 }

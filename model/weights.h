@@ -35,6 +35,7 @@ struct WeightPart {
   bool matrix = true;  // multiplied with the tokens; vectors (biases, norms, sinks) are not quantised
   std::int64_t parameters = 0;  // whole model
   std::int64_t kv_heads = 0;    // of a kKvHeads part
+  std::int64_t experts = 0;     // of a kExperts part
   double active = 1;            // share that one token uses: top_k / experts for routed experts
   bool plain = false;           // stays at the activation type in every format (routers, small gates)
 };

@@ -114,10 +114,31 @@ struct SpanTime {
 // The KV cache of a prompt on its way from the engine that computed it to the one that goes on with it.
 struct KvTransfer {
   RequestId request = 0;
-  std::int32_t tokens = 0;                       // of the prompt, all of them
+  std::int32_t tokens = 0;                       // leading ones of the prompt; all of them unless in pieces
+  std::int32_t done = 0;                         // of these, moved before
   std::int32_t from = 0, to = 0;                 // engines
   std::int32_t from_rank = 0, to_rank = 0;       // of these
   std::span<const std::int32_t> source, target;  // blocks on either side, in the order of the tokens
+};
+
+// KV blocks copied between memories of one rank: -1 is device memory, others are its tiers (kv_tiers.h), the
+// nearest 0. A block of a tier goes to device memory or to the tier below.
+struct TierMove {
+  std::int32_t engine = 0, rank = 0;
+  RequestId request = 0;  // that the blocks are loaded for; -1: they are written
+  std::int32_t from = -1, to = -1;
+  std::span<const BlockCopy> blocks;  // numbered within either memory
+};
+
+// Shall the blocks be loaded, or their tokens computed again?
+struct TierLoad {
+  std::int32_t engine = 0, rank = 0;
+  RequestId request = 0;
+  std::int32_t tier = 0;
+  std::int64_t blocks = 0;
+  std::int64_t cached = 0, tokens = 0;  // before them in the cache, and in them
+  std::int64_t rest = 0;                // tokens that come after them and are computed in any case
+  Picoseconds wait = 0;                 // until the link is free
 };
 
 class Backend {
@@ -138,10 +159,17 @@ class Backend {
     return {};
   }
   // Moves (or prices) a prompt's cache: the time that it keeps the link for itself. Queueing is the loop's.
+  // The times of its pieces add up to that of the whole.
   virtual Picoseconds transfer(const KvTransfer& transfer) {
     (void)transfer;
     throw std::logic_error("this backend moves no KV cache between engines");
   }
+  // Copies (or prices) blocks at once; the time that the link is taken. Queueing is the loop's.
+  virtual Picoseconds move_blocks(const TierMove& move) {
+    (void)move;
+    throw std::logic_error("this backend has no KV tiers");
+  }
+  virtual bool worth_loading(const TierLoad& load) { return (void)load, true; }
   // Asked after run() where the engine speculates: what each sequence of a rank that gets tokens in the step
   // gets. A backend that doesn't answer accepts nothing and drafts nothing.
   virtual void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) {

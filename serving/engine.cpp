@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "serving/scheduler/decode_group.h"
 #include "serving/scheduler/factory.h"
 #include "serving/scheduler/reservation.h"
 #include "serving/scheduler/vllm_v1.h"
@@ -16,14 +17,24 @@ std::int64_t cdiv(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-Engine::Rank::Rank(const SchedulerConfig& config, const EngineContext& context)
+Engine::Rank::Rank(const SchedulerConfig& config, const EngineContext& context, std::int32_t engine,
+                   std::int32_t rank)
     : pool(config.caches_tokens ? config.num_blocks : 1),
       scheduler(make_scheduler(config, sequences, pool, context.workload, context.backend.windows(),
-                               context.backend.wants_sequences())) {}
+                               context.backend.wants_sequences())) {
+  if (config.kv_tiers.tiers.empty()) return;
+  std::vector<std::shared_ptr<KvTier>> own(context.shared_tiers.begin(), context.shared_tiers.end());
+  for (std::size_t t = 0; t < own.size(); ++t)
+    if (own[t] == nullptr) own[t] = std::make_shared<KvTier>(config.kv_tiers.tiers[t]);
+  tiers = std::make_unique<KvTiers>(config.kv_tiers, config.block_size, std::move(own), context.backend,
+                                    context.options.timeline, engine, rank);
+  scheduler->use(*tiers);
+}
 
 Engine::Engine(std::int32_t index, const EngineConfig& config, const EngineContext& context)
     : index_(index), config_(config), context_(context), adapter_of_(config.scheduler.lora) {
-  for (int r = 0; r < config.ranks; ++r) ranks_.push_back(std::make_unique<Rank>(config.scheduler, context));
+  for (int r = 0; r < config.ranks; ++r)
+    ranks_.push_back(std::make_unique<Rank>(config.scheduler, context, index, r));
   flights_.resize(static_cast<std::size_t>(config.scheduler.pipeline_depth));
   for (InFlight& flight : flights_) flight.sampled.resize(ranks_.size());
   batches_.resize(ranks_.size());
@@ -112,10 +123,6 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
   const std::int32_t slot = rank.sequences.add(source.request, source.queued);
   Sequence& s = rank.sequences[slot];
-  s.scheduled = source.scheduled;
-  s.handed_over = source.last_token;
-  s.preemptions = source.preemptions;
-  s.cached_tokens = source.cached_tokens;
   s.decoding = true;
   if (context_.options.decode_makes_first_token) {
     s.computed = s.request.input_len - 1;
@@ -123,8 +130,6 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
     s.computed = s.request.input_len;
     s.num_tokens = s.request.input_len + 1;
     s.first_token_out = true;
-    s.prefill_start = source.prefill_start;
-    s.first_token = s.last_token = source.first_token;
   }
   if (!rank.scheduler->reserve(slot)) {
     rank.sequences.remove(slot);
@@ -136,10 +141,19 @@ std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds
   return Place{chosen, slot};
 }
 
-void Engine::arrive(Place at, Picoseconds now) {
+void Engine::arrive(Place at, const Sequence& source, Picoseconds now) {
   Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
   cut(now);
-  rank.sequences[at.slot].moved = now;
+  Sequence& s = rank.sequences[at.slot];
+  s.scheduled = source.scheduled;
+  s.handed_over = source.last_token;
+  s.preemptions = source.preemptions;
+  s.cached_tokens = source.cached_tokens;
+  if (s.first_token_out) {
+    s.prefill_start = source.prefill_start;
+    s.first_token = s.last_token = source.first_token;
+  }
+  s.moved = now;
   if (decides_ahead() || !held_.empty()) {
     held_.push_back({now, at.rank, at.slot, true});
   } else {
@@ -174,7 +188,9 @@ void Engine::release_held(Picoseconds arrived_by) {
   std::size_t n = 0;
   for (; n < held_.size() && held_[n].at <= arrived_by; ++n) {
     Rank& rank = *ranks_[static_cast<std::size_t>(held_[n].rank)];
-    if (held_[n].arrived) {
+    if (held_[n].loaded) {
+      rank.scheduler->join(held_[n].slot);
+    } else if (held_[n].arrived) {
       rank.scheduler->arrive(held_[n].slot);
       --rank.reserved;
     } else {
@@ -210,6 +226,7 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector
   while (in_flight_ > 0 && front().end <= now) {
     InFlight& flight = front();
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r]->scheduler->completed();
       if (flight.event.steps > 1) ranks_[r]->scheduler->advance(flight.event.steps - 1 - flight.advanced);
     }
     if (flight.event.steps > 1) note_usage();
@@ -220,6 +237,7 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector
     }
     std::size_t asked = 0;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r]->scheduler->tokens_out(flight.end);
       if (speculates()) {
         take_accepted(std::span(flight.verified).subspan(asked, flight.sampled[r].size()), *ranks_[r]);
         asked += flight.sampled[r].size();
@@ -233,6 +251,37 @@ void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector
     --in_flight_;
     next_try_ = std::max(now, ready_at_);
   }
+  if (loaded_at_ <= now) finish_loads(now);
+}
+
+// Whose blocks are there by now join: the next step, or, where that is decided already, the one after it.
+void Engine::finish_loads(Picoseconds now) {
+  cut(now);
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    Scheduler& scheduler = *ranks_[r]->scheduler;
+    while (scheduler.loaded_at() <= now) {
+      const std::int32_t slot = scheduler.take_loaded();
+      if (decides_ahead() || !held_.empty())
+        held_.push_back({now, static_cast<std::int32_t>(r), slot, true, true});
+      else
+        scheduler.join(slot);
+    }
+  }
+  note_loads();
+  retry(now);
+}
+
+void Engine::note_loads() {
+  loaded_at_ = kNever;
+  for (const auto& rank : ranks_) loaded_at_ = std::min(loaded_at_, rank->scheduler->loaded_at());
+}
+
+Picoseconds Engine::stall(Picoseconds now, Picoseconds computing) {
+  Picoseconds most = 0;
+  for (const auto& rank : ranks_)
+    if (rank->tiers != nullptr) most = std::max(most, rank->tiers->stall(now, computing));
+  stalls_ += most;
+  return most;
 }
 
 // What the step that just ran gave to the sequences that it sampled for.
@@ -282,6 +331,11 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
   parking_.clear();
   Picoseconds common = -1;  // time of the previous token, mostly the same for all
   std::int64_t with_common = 0, others = 0;
+  if (DecodeGroup* group = rank.scheduler->group()) {
+    with_common = group->size();
+    if (with_common > 0) common = group->last_token();
+    group->come_out(flight.end, finishing_);
+  }
   for (const std::int32_t slot : flight.sampled[r]) {
     Sequence& s = rank.sequences[slot];
     s.token_in_flight = false;
@@ -348,6 +402,7 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   record.session = s.request.session;
   record.input_len = s.request.input_len;
   record.output_len = s.end_tokens - s.request.input_len;
+  record.priority = s.request.priority;
   record.arrival = s.request.arrival;
   record.queued = s.queued;
   record.scheduled = s.scheduled;
@@ -356,20 +411,25 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   record.finish = at + egress;
   record.handed_over = s.handed_over;
   record.moved = s.moved;
+  record.loading = s.loading;
   record.preemptions = s.preemptions;
   record.cached_tokens = s.cached_tokens;
   context_.metrics.add(record);
   if (context_.options.timeline != nullptr) context_.options.timeline->request(record);
 }
 
-void Engine::launch(Picoseconds now) {
+bool Engine::launch(Picoseconds now) {
   next_try_ = kNever;
-  if (in_flight_ == flights_.size()) return;
+  if (in_flight_ == flights_.size()) return false;
   bool empty = true, preempted = false;
   release_held(running() == 0 ? now : last_start_);
-  // A step in which the only running request preempted itself is empty; the next one may admit.
-  for (int attempt = 0; attempt < 2 && empty; ++attempt) {
-    if (attempt == 1 && !preempted) break;
+  for (const auto& rank : ranks_)
+    if (rank->tiers != nullptr) rank->tiers->begin_step();
+  // A step in which a running request preempted itself and nobody else ran is empty; the next one may admit.
+  // By priority this may happen as often as requests run.
+  const std::int64_t attempts = config_.scheduler.by_priority ? 2 + running() : 2;
+  for (std::int64_t attempt = 0; attempt < attempts && empty; ++attempt) {
+    if (attempt > 0 && !preempted) break;
     preempted = false;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       batches_[r] = ranks_[r]->scheduler->schedule(now);
@@ -378,11 +438,12 @@ void Engine::launch(Picoseconds now) {
       preempted = preempted || ranks_[r]->scheduler->preempted();
     }
   }
+  note_loads();
   if (empty) {
     for (const auto& rank : ranks_) next_try_ = std::min(next_try_, rank->scheduler->wake());
     if (!held_.empty()) next_try_ = now;
     release_held(now);
-    return;
+    return false;
   }
   const bool late = std::any_of(held_.begin(), held_.end(), [&](const Held& h) {
     return h.arrived || ranks_[static_cast<std::size_t>(h.rank)]->scheduler->arrival_matters();
@@ -422,6 +483,9 @@ void Engine::launch(Picoseconds now) {
     ready_at_ = flight.end;
   } else {
     e.time = context_.backend.run(step);
+    e.stall = stall(now, e.time.tokens_out);
+    e.time.next_start += e.stall;
+    e.time.tokens_out += e.stall;
     if (speculates()) ask_for_tokens(step, flight);
     e.first = e.time.tokens_out;
     flight.end = now + e.time.tokens_out;
@@ -434,10 +498,12 @@ void Engine::launch(Picoseconds now) {
   if (flight.end < now || ready_at_ < now) throw std::logic_error("a step of negative duration");
   ++in_flight_;
   if (in_flight_ < flights_.size()) next_try_ = ready_at_;
+  return true;
 }
 
 bool Engine::stuck() const {
-  return in_flight_ == 0 && next_try_ == kNever && between_ == 0 && running() + waiting() > 0;
+  return in_flight_ == 0 && next_try_ == kNever && loaded_at_ == kNever && between_ == 0 &&
+         running() + waiting() > 0;
 }
 
 std::int64_t Engine::running() const {
@@ -476,20 +542,7 @@ void Engine::note_usage() { peak_kv_usage_ = std::max(peak_kv_usage_, kv_usage()
 TokenCounts Engine::counts() const {
   TokenCounts sum;
   sum.unaccepted = unaccepted_;
-  for (const auto& rank : ranks_) {
-    const TokenCounts& c = rank->scheduler->counts();
-    sum.scheduled += c.scheduled;
-    sum.reused += c.reused;
-    sum.discarded += c.discarded;
-    sum.queried += c.queried;
-    sum.hit += c.hit;
-    sum.reserved += c.reserved;
-    sum.filled += c.filled;
-    sum.beam_blocks += c.beam_blocks;
-    sum.unshared_beam_blocks += c.unshared_beam_blocks;
-    sum.swapped_out += c.swapped_out;
-    sum.swapped_in += c.swapped_in;
-  }
+  for (const auto& rank : ranks_) sum += rank->scheduler->counts();
   return sum;
 }
 
@@ -497,6 +550,18 @@ bool Engine::all_blocks_free() const {
   return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) {
     return rank->scheduler->kv_used() == 0 && rank->scheduler->host_blocks() == 0;
   });
+}
+
+void Engine::add_tiers(ServeResult& result) const {
+  for (const auto& rank : ranks_) {
+    if (rank->tiers == nullptr) continue;
+    const std::vector<KvTierCounts>& counts = rank->tiers->counts();
+    result.kv_tiers.resize(std::max(result.kv_tiers.size(), counts.size()));
+    for (std::size_t t = 0; t < counts.size(); ++t) result.kv_tiers[t] += counts[t];
+    result.kv_loads += rank->tiers->loads();
+    result.kv_load_wait += rank->tiers->load_wait();
+  }
+  result.kv_stall += stalls_;
 }
 
 std::int64_t Engine::peak_host_blocks() const {

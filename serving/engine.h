@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "serving/kv_tiers.h"
 #include "serving/router.h"
 #include "serving/scheduler/scheduler.h"
 
@@ -23,6 +24,8 @@ struct EngineContext {
   Backend& backend;
   const ServeOptions& options;
   MetricsCollector& metrics;
+  // Tiers of the KV cache that all engines have together; null where each rank has its own.
+  std::span<const std::shared_ptr<KvTier>> shared_tiers = {};
 };
 
 class Engine {
@@ -36,6 +39,13 @@ class Engine {
   // A sequence of this engine.
   struct Place {
     std::int32_t rank = 0, slot = 0;
+    bool operator==(const Place&) const = default;
+  };
+  // A part of a prompt that a step computes.
+  struct Chunk {
+    Place place;
+    std::int32_t begin = 0, end = 0;  // tokens
+    Picoseconds start = 0, finish = 0;
   };
   // Commits the steps whose tokens are out by now; `finished` gets the requests that end, `computed` those
   // that go on elsewhere: they keep their blocks until these are released.
@@ -44,19 +54,31 @@ class Engine {
     return ranks_[static_cast<std::size_t>(at.rank)]->sequences[at.slot];
   }
   void release(Place at, Picoseconds now);
-  // Blocks for what another engine computed; nullopt if there is no room now. Then its cache arrives.
+  // Blocks for what another engine computes; nullopt if there is no room now. Then its cache arrives, or,
+  // before that, it is known that it won't.
   std::optional<Place> reserve(const Sequence& source, Picoseconds now);
-  void arrive(Place at, Picoseconds now);
+  void arrive(Place at, const Sequence& source, Picoseconds now);
+  void cancel(Place at, Picoseconds now);
+  // A prefix that one engine fetches from another's cache, on engines of one rank: the blocks of it that are
+  // cached here, kept; more blocks for what comes, fewer if no more are free; and they are let go, those from
+  // `cached` on entered under their hashes.
+  void hold_prefix(const BlockHashes& hashes, std::int64_t blocks, std::vector<KvBlockPool::Block>& held,
+                   Picoseconds now);
+  std::int64_t take_prefix_blocks(std::int64_t blocks, std::vector<KvBlockPool::Block>& held);
+  void release_prefix(std::span<const KvBlockPool::Block> held, std::int64_t cached,
+                      std::span<const std::uint64_t> hashes, Picoseconds now);
   // Brings the schedulers, and with them the cache, to the step that is under way now.
   void catch_up(Picoseconds now);
   // What a router sees here (after catch_up). hashes: of this request's blocks, filled as far as needed, for
   // all engines of one block size.
   ReplicaState state(const Request& request, BlockHashes& hashes) const;
-  // Starts the next step if there is one to start and room in the pipeline.
-  void launch(Picoseconds now);
+  // Starts the next step if there is one to start and room in the pipeline; whether one has started.
+  bool launch(Picoseconds now);
+  // Right after that: the step's parts of prompts that go on elsewhere.
+  void list_chunks(std::vector<Chunk>& chunks) const;
 
-  // When something happens here: tokens come out, or the next step may start.
-  Picoseconds event_time() const { return std::min(tokens_out(), next_try_); }
+  // When something happens here: tokens come out, KV blocks have been loaded, or the next step may start.
+  Picoseconds event_time() const { return std::min({tokens_out(), next_try_, loaded_at_}); }
   Picoseconds tokens_out() const { return in_flight_ == 0 ? kNever : front().end; }
   Picoseconds next_try() const { return next_try_; }
   bool is_idle() const { return in_flight_ == 0 && next_try_ == kNever; }
@@ -72,14 +94,16 @@ class Engine {
   TokenCounts counts() const;
   std::int64_t peak_host_blocks() const;  // of the fullest rank
   bool all_blocks_free() const;
+  void add_tiers(ServeResult& result) const;  // what its ranks did with them
 
  private:
   struct Rank {
-    Rank(const SchedulerConfig& config, const EngineContext& context);
+    Rank(const SchedulerConfig& config, const EngineContext& context, std::int32_t engine, std::int32_t rank);
     SequenceTable sequences;
     KvBlockPool pool;
     std::unique_ptr<Scheduler> scheduler;
-    std::int64_t reserved = 0;  // caches on their way here
+    std::unique_ptr<KvTiers> tiers;  // null: device memory alone
+    std::int64_t reserved = 0;       // caches on their way here
   };
   // A step, or a span of decode steps that repeat one decision, the i-th lasting first + i * increment.
   struct InFlight {
@@ -114,6 +138,9 @@ class Engine {
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
   void note_usage();
+  void note_loads();
+  void finish_loads(Picoseconds now);
+  Picoseconds stall(Picoseconds now, Picoseconds computing);
 
   const std::int32_t index_;
   const EngineConfig config_;
@@ -136,10 +163,13 @@ class Engine {
   struct Held {
     Picoseconds at;
     std::int32_t rank, slot;
-    bool arrived;  // with its cache
+    bool arrived;         // with its cache
+    bool loaded = false;  // that from a tier
   };
-  std::vector<Held> held_;      // in order of arrival
-  Picoseconds last_start_ = 0;  // of the newest step that has ended, the last of a span
+  std::vector<Held> held_;          // in order of arrival
+  Picoseconds loaded_at_ = kNever;  // when the next blocks from a tier are there
+  Picoseconds stalls_ = 0;          // of all steps
+  Picoseconds last_start_ = 0;      // of the newest step that has ended, the last of a span
 };
 
 }  // namespace foretoken

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -58,6 +59,13 @@ class KvBlockPool {
   Block find(std::uint64_t hash) const;
   std::int64_t cached_blocks() const { return cached_count_; }
 
+  // Blocks that allocate() takes out of the prefix cache, of each content the last, are appended there.
+  struct Evicted {
+    Block block = 0;
+    std::uint64_t hash = 0;
+  };
+  void note_evicted(std::vector<Evicted>* evicted) { evicted_ = evicted; }
+
  private:
   struct Cached {  // blocks of equal content form a ring in the order in which they were entered
     std::uint64_t hash = 0;
@@ -70,7 +78,13 @@ class KvBlockPool {
     std::uint32_t tag = 0;  // low half of the hash
     Block first = 0;        // of the ring; 0: hole
   };
-  void fetch(std::uint64_t hash) const { __builtin_prefetch(&table_[hash & (table_.size() - 1)], 1); }
+  struct alignas(64) Line {  // of the processor's cache
+    std::array<Entry, 8> entries;
+  };
+  std::size_t table_size() const { return 8 * table_.size(); }
+  Entry& at(std::size_t place) { return table_[place / 8].entries[place % 8]; }
+  const Entry& at(std::size_t place) const { return table_[place / 8].entries[place % 8]; }
+  void fetch(std::uint64_t hash) const { __builtin_prefetch(&at(hash & (table_size() - 1)), 1); }
   // What evict() will want of blocks that are soon popped: their entries, then their lines of the table.
   void fetch_next() const {
     const std::size_t mask = queue_.size() - 1, left = tail_ - head_;
@@ -110,10 +124,12 @@ class KvBlockPool {
   std::vector<Block> queue_;
   std::size_t head_ = 0, tail_ = 0;
   std::vector<Cached> cached_;
-  // Open addressing, linear probing. With half of the hash beside the block a probe touches one cache line.
-  std::vector<Entry> table_;
+  // Open addressing, linear probing. With half of the hash beside the block a probe touches one cache line,
+  // and so do blocks that BlockHashes has numbered.
+  std::vector<Line> table_;
   std::size_t table_used_ = 0;
   std::int64_t cached_count_ = 0;
+  std::vector<Evicted>* evicted_ = nullptr;
 };
 
 }  // namespace foretoken

@@ -81,9 +81,12 @@ Distribution MetricsCollector::Samples::summarize() const {
 TtftParts ttft_parts(const RequestRecord& r) {
   // Where the decode engine makes the first token, its step begins after the move.
   const bool waited = r.moved > 0 && r.prefill_done >= r.moved;
-  return {r.queued - r.arrival, r.scheduled - r.queued,
+  return {r.queued - r.arrival,
+          r.scheduled - r.queued - r.loading,
+          r.loading,
           (waited ? r.handed_over : r.prefill_done) - r.scheduled,
-          waited ? r.prefill_done - r.handed_over : 0, r.first_token - r.prefill_done};
+          waited ? r.prefill_done - r.handed_over : 0,
+          r.first_token - r.prefill_done};
 }
 
 MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact_requests)
@@ -92,6 +95,10 @@ MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact
 void MetricsCollector::add(const RequestRecord& r) {
   const Picoseconds ttft = r.first_token - r.arrival, e2el = r.finish - r.arrival;
   first_arrival_ = completed_ == 0 ? r.arrival : std::min(first_arrival_, r.arrival);
+  if (completed_ == 0) first_priority_ = r.priority;
+  // So far all had one priority: what is counted is that class.
+  if (classes_.empty() && r.priority != first_priority_)
+    classes_[first_priority_] = {ttft_, tpot_, e2el_, good_, preemptions_, queue_};
   last_finish_ = completed_ == 0 ? r.finish : std::max(last_finish_, r.finish);
   ++completed_;
   input_tokens_ += r.input_len;
@@ -109,6 +116,7 @@ void MetricsCollector::add(const RequestRecord& r) {
   const TtftParts parts = ttft_parts(r);
   ingress_ += parts.ingress;
   queue_ += parts.queue;
+  load_ += parts.load;
   prefill_ += parts.prefill;
   transfer_ += parts.transfer;
   first_step_ += parts.first_step;
@@ -119,7 +127,9 @@ void MetricsCollector::add(const RequestRecord& r) {
   const auto within = [](Picoseconds t, const std::optional<double>& limit) {
     return !limit || to_ms(t) <= *limit;
   };
-  if (within(ttft, slo_.ttft_ms) && within(tpot, slo_.tpot_ms) && within(e2el, slo_.e2el_ms)) ++good_;
+  const bool good = within(ttft, slo_.ttft_ms) && within(tpot, slo_.tpot_ms) && within(e2el, slo_.e2el_ms);
+  good_ += good;
+  if (!classes_.empty()) add_to_class(r, ttft, tpot, e2el, good);
   if (keep_records_) {
     // Requests end nearly in order of id: the way to the right place is about as long as the list of those in
     // flight.
@@ -127,6 +137,34 @@ void MetricsCollector::add(const RequestRecord& r) {
     while (at != records_.begin() && std::prev(at)->id > r.id) --at;
     records_.insert(at, r);
   }
+}
+
+void MetricsCollector::add_to_class(const RequestRecord& r, Picoseconds ttft, Picoseconds tpot,
+                                    Picoseconds e2el, bool good) {
+  ClassSamples& c = classes_[r.priority];
+  c.ttft.add(ttft, exact_requests_);
+  if (r.output_len > 1) c.tpot.add(tpot, exact_requests_);
+  c.e2el.add(e2el, exact_requests_);
+  c.good += good;
+  c.preemptions += r.preemptions;
+  c.queue += ttft_parts(r).queue;
+}
+
+std::vector<ServingMetrics::PriorityClass> MetricsCollector::summarize_classes() const {
+  std::vector<ServingMetrics::PriorityClass> classes;
+  for (const auto& [priority, c] : classes_) {
+    ServingMetrics::PriorityClass& to = classes.emplace_back();
+    to.priority = priority;
+    to.preemptions = c.preemptions;
+    to.ttft = c.ttft.summarize();
+    to.tpot = c.tpot.summarize();
+    to.e2el = c.e2el.summarize();
+    const auto requests = static_cast<double>(to.ttft.count);
+    to.mean_queue = static_cast<double>(c.queue) / requests / 1e9;
+    if (slo_.ttft_ms || slo_.tpot_ms || slo_.e2el_ms)
+      to.slo_attainment = static_cast<double>(c.good) / requests;
+  }
+  return classes;
 }
 
 void MetricsCollector::add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
@@ -175,11 +213,13 @@ ServingMetrics MetricsCollector::summarize() const {
     const auto mean = [&](Sum sum) {
       return static_cast<double>(sum) / static_cast<double>(completed_) / 1e9;
     };
-    m.ttft_parts = {mean(ingress_), mean(queue_), mean(prefill_), mean(transfer_), mean(first_step_)};
+    m.ttft_parts = {mean(ingress_), mean(queue_),    mean(load_),
+                    mean(prefill_), mean(transfer_), mean(first_step_)};
   }
   m.transfers.count = moved_;
   if (moved_ > 0) m.transfers.mean_ms = static_cast<double>(moving_) / static_cast<double>(moved_) / 1e9;
   m.preemptions = preemptions_;
+  m.priority_classes = summarize_classes();
   m.speculation = speculation_;
   if (input_tokens_ > 0) {
     m.prefix_cache_hit_rate = static_cast<double>(cached_tokens_) / static_cast<double>(input_tokens_);

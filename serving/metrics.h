@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ struct RequestRecord {
   RequestId id = 0;
   std::int32_t engine = 0;
   std::int32_t session = -1;
-  std::int32_t input_len = 0, output_len = 0;
+  std::int32_t input_len = 0, output_len = 0, priority = 0;
   Picoseconds arrival = 0;
   Picoseconds queued = 0;        // reached an engine's queue (after ingress)
   Picoseconds scheduled = 0;     // first scheduled
@@ -26,7 +27,8 @@ struct RequestRecord {
   Picoseconds first_token = 0;   // at the client
   // Disaggregated: the prompt's step ended, and its cache was where it goes on; 0: it never moved.
   Picoseconds handed_over = 0, moved = 0;
-  Picoseconds finish = 0;  // last token at the client
+  Picoseconds loading = 0;  // before it was first scheduled its blocks came from a KV tier for so long
+  Picoseconds finish = 0;   // last token at the client
   std::int32_t preemptions = 0;
   std::int32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first scheduled
 };
@@ -34,7 +36,8 @@ struct RequestRecord {
 // What its time to first token is made of; they add up to first_token - arrival.
 struct TtftParts {
   Picoseconds ingress = 0;     // to the engine's queue; with autoscale also in front of the router
-  Picoseconds queue = 0;       // until it is first scheduled
+  Picoseconds queue = 0;       // until it is first scheduled, but for:
+  Picoseconds load = 0;        // KV blocks on their way from a tier
   Picoseconds prefill = 0;     // until the step with its last chunk begins
   Picoseconds transfer = 0;    // of its cache, where the decode engine makes the first token
   Picoseconds first_step = 0;  // that step, and the way to the client
@@ -73,7 +76,8 @@ struct ServingMetrics {
   std::optional<double> slo_attainment;   // share of requests that meet them
   Distribution ttft, tpot, itl, e2el;
   struct Parts {
-    double ingress = 0, queue = 0, prefill = 0, transfer = 0, first_step = 0;  // ms, means; sum is mean TTFT
+    double ingress = 0, queue = 0, load = 0, prefill = 0, transfer = 0,
+           first_step = 0;  // ms, means; sum is mean TTFT
   } ttft_parts;
   // Of a disaggregated deployment; count 0 in any other.
   struct Transfers {
@@ -94,6 +98,15 @@ struct ServingMetrics {
   double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
   double mean_running = 0, mean_waiting = 0;  // time averages over the run, all engines together
   SpeculationCounts speculation;
+  // Requests of one priority; by priority, and empty where all have the same.
+  struct PriorityClass {
+    std::int32_t priority = 0;
+    std::int64_t preemptions = 0;
+    double mean_queue = 0;  // ms
+    std::optional<double> slo_attainment;
+    Distribution ttft, tpot, e2el;  // count of ttft: requests
+  };
+  std::vector<PriorityClass> priority_classes;
   double busy_share = 0;  // engine time in steps over duration x engines
 };
 
@@ -151,6 +164,14 @@ class MetricsCollector {
     Distribution summarize() const;
   };
 
+  struct ClassSamples {
+    Samples ttft, tpot, e2el;
+    std::int64_t good = 0, preemptions = 0;
+    Sum queue = 0;
+  };
+  void add_to_class(const RequestRecord& r, Picoseconds ttft, Picoseconds tpot, Picoseconds e2el, bool good);
+  std::vector<ServingMetrics::PriorityClass> summarize_classes() const;
+
   Slo slo_;
   bool keep_records_;
   std::size_t exact_requests_;
@@ -161,8 +182,10 @@ class MetricsCollector {
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
                preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
-  Sum ingress_ = 0, queue_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
+  Sum ingress_ = 0, queue_ = 0, load_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
   std::int64_t moved_ = 0, broken_sessions_ = 0, session_calls_ = 0;
+  std::int32_t first_priority_ = 0;
+  std::map<std::int32_t, ClassSamples> classes_;  // from the second priority on
   Sum recent_ttft_ = 0;
   std::int64_t recent_first_tokens_ = 0;
 };

@@ -60,14 +60,31 @@ void PerfettoWriter::name_lane(std::vector<bool>& named, std::int32_t engine, st
                     name, engine));
 }
 
-// A lane for the sending port of each prefill engine: what goes through it goes one after the other.
+// A lane for the sending port of each prefill engine.
 void PerfettoWriter::transfer(const TransferEvent& e) {
   constexpr std::int32_t kFirstLink = 1'000'000;
   name_lane(named_links_, e.from, kFirstLink + e.from, "KV link of engine");
   event(fmt::format(
       R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"KV of request {}","args":{{"to":{},"tokens":{},)"
       R"("queued_us":{}}}}})",
-      kFirstLink + e.from, microseconds(e.start), microseconds(e.duration), e.request, e.to, e.tokens,
+      kFirstLink + e.from, microseconds(e.start), microseconds(e.end - e.start), e.request, e.to,
+      e.tokens - e.done, microseconds(e.start - e.asked)));
+}
+
+// A lane for each direction of an engine's link to each tier.
+void PerfettoWriter::tier(const TierEvent& e) {
+  constexpr std::int32_t kFirstLink = 2'000'000, kLinks = 16;
+  if (e.declined) return;
+  const std::int32_t tier = e.to < 0 ? e.from : e.to;
+  const std::int32_t direction = 2 * tier + (e.to < 0 ? 0 : 1);
+  const std::int32_t lane = kFirstLink + e.engine * kLinks + direction;
+  if (named_tiers_.size() <= static_cast<std::size_t>(direction))
+    named_tiers_.resize(static_cast<std::size_t>(direction) + 1);
+  name_lane(named_tiers_[static_cast<std::size_t>(direction)], e.engine, lane,
+            fmt::format("KV tier {} {} engine", tier, e.to < 0 ? "to" : "from"));
+  event(fmt::format(
+      R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"{} KV blocks","args":{{"request":{},"queued_us":{}}}}})",
+      lane, microseconds(e.start), microseconds(e.duration), e.blocks, e.request,
       microseconds(e.start - e.asked)));
 }
 

@@ -59,7 +59,9 @@ StepTime ReplayBackend::run(const Step& step) {
   const std::size_t index = events_[engine][next_[engine]];
   answers_ = index < recording_.verified.size() ? std::span<const Verification>(recording_.verified[index])
                                                 : std::span<const Verification>();
-  const StepTime time = event.steps == 1 ? event.time : StepTime{duration, duration};
+  StepTime time = event.steps == 1 ? event.time : StepTime{duration, duration};
+  time.next_start -= event.stall;  // the loop adds it again
+  time.tokens_out -= event.stall;
   consume(engine, event, 1);
   return time;
 }
@@ -69,7 +71,7 @@ Picoseconds ReplayBackend::transfer(const KvTransfer& t) {
   const TimelineWriter::TransferEvent recorded =
       more ? recording_.transfers[next_transfer_] : TimelineWriter::TransferEvent{};
   if (!more || recorded.request != t.request || recorded.from != t.from || recorded.to != t.to ||
-      recorded.tokens != t.tokens)
+      recorded.tokens != t.tokens || recorded.done != t.done)
     throw Error("timeline",
                 fmt::format("the run leaves the recording: the cache of request {} moves from engine {} "
                             "to {}, recorded is {}; replay it with the scenario that it was recorded with",
@@ -79,6 +81,36 @@ Picoseconds ReplayBackend::transfer(const KvTransfer& t) {
                                  : std::string("no more")));
   ++next_transfer_;
   return recorded.duration;
+}
+
+Picoseconds ReplayBackend::move_blocks(const TierMove& m) {
+  const bool more = next_tier_ < recording_.tiers.size();
+  const TimelineWriter::TierEvent recorded =
+      more ? recording_.tiers[next_tier_] : TimelineWriter::TierEvent{};
+  const auto blocks = static_cast<std::int64_t>(m.blocks.size());
+  if (!more || recorded.declined || recorded.engine != m.engine || recorded.rank != m.rank ||
+      recorded.request != m.request || recorded.from != m.from || recorded.to != m.to ||
+      recorded.blocks != blocks)
+    throw Error(
+        "timeline",
+        fmt::format(
+            "the run leaves the recording: {} KV blocks of engine {} move from tier {} to {}, "
+            "recorded is {}; replay it with the scenario that it was recorded with",
+            blocks, m.engine, m.from, m.to,
+            more ? fmt::format("a move of {} from {} to {}", recorded.blocks, recorded.from, recorded.to)
+                 : std::string("no more")));
+  ++next_tier_;
+  return recorded.duration;
+}
+
+bool ReplayBackend::worth_loading(const TierLoad& load) {
+  if (next_tier_ >= recording_.tiers.size()) return true;
+  const TimelineWriter::TierEvent& recorded = recording_.tiers[next_tier_];
+  if (!recorded.declined || recorded.request != load.request || recorded.from != load.tier ||
+      recorded.cached != load.cached)
+    return true;
+  ++next_tier_;
+  return false;
 }
 
 void ReplayBackend::verify(const Step& step, std::size_t, std::span<Verification> sequences) {
@@ -96,7 +128,7 @@ void ReplayBackend::verify(const Step& step, std::size_t, std::span<Verification
 
 SpanTime ReplayBackend::run_span(const Step& step, std::int64_t max_steps) {
   const TimelineWriter::StepEvent& event = match(step);
-  if (event.steps == 1 && event.time.next_start != event.time.tokens_out) return {};
+  if (event.steps == 1 && (event.stall > 0 || event.time.next_start != event.time.tokens_out)) return {};
   const auto engine = static_cast<std::size_t>(step.engine);
   const std::int64_t i = step_in_span_[engine];
   const SpanTime span{std::min(max_steps, event.steps - i), event.first + event.increment * i,

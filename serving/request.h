@@ -26,7 +26,7 @@ struct Request {
   std::int32_t turn = 0;
   std::int32_t first_run = 0,
                num_runs = 0;  // shared content of the prompt in Workload's run pool; 0 runs: private
-  std::int16_t priority = 0;
+  std::int32_t priority = 0;  // vLLM: lower goes first; SGLang: higher, unless it is told otherwise
   std::int32_t adapter = -1;  // low-rank adapter that serves it; -1: the base model
 };
 

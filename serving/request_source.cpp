@@ -49,6 +49,7 @@ void SyntheticSource::next(TraceEntry& entry) {
   const std::int64_t index = index_++;
   entry.arrival = 0;
   entry.turn = 0;
+  entry.priority.reset();
   entry.input_len = lengths_.input(index);
   entry.output_len = lengths_.output(index);
   entry.runs.clear();

@@ -93,6 +93,8 @@ std::int32_t Router::pick(const Request& request, std::span<const ContentRun> co
       return highest_score(request, view);
     case RouterKind::kKvCost:
       return lowest_cost(request, view);
+    case RouterKind::kMooncake:
+      break;
   }
   throw std::logic_error("a router of no kind");
 }

@@ -19,12 +19,13 @@ enum class RouterKind {
   kSessionSticky,
   kPrefixAffine,
   kPrecisePrefix,
-  kKvCost
+  kKvCost,
+  kMooncake  // the conductor's: it chooses a prefill and a decode engine (serving/conductor.h)
 };
 // By kind, as scenarios name them.
-inline constexpr std::string_view kRouterNames[] = {"round_robin",   "random",         "least_outstanding",
-                                                    "least_tokens",  "power_of_two",   "session_sticky",
-                                                    "prefix_affine", "precise_prefix", "kv_cost"};
+inline constexpr std::string_view kRouterNames[] = {
+    "round_robin",    "random",        "least_outstanding", "least_tokens", "power_of_two",
+    "session_sticky", "prefix_affine", "precise_prefix",    "kv_cost",      "mooncake"};
 
 struct RouterConfig {
   RouterKind kind = RouterKind::kRoundRobin;

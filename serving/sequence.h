@@ -27,6 +27,7 @@ struct alignas(64) Sequence {
   std::int16_t drafts = 0;          // drafted tokens that its next step verifies
   std::int32_t shared_blocks = 0;   // leading blocks whose content other requests may share
   std::int32_t entered_blocks = 0;  // leading blocks that are in the prefix cache's table
+  std::int32_t offered_blocks = 0;  // leading blocks that the KV tiers know of
   std::int32_t preemptions = 0;
   std::int32_t cached_tokens =
       -1;  // prompt tokens found in the cache at first admission; -1: not yet admitted
@@ -34,6 +35,7 @@ struct alignas(64) Sequence {
   std::int32_t uncached = 0;  // prompt tokens that its router expected to be computed
   Request request;
   Picoseconds queued = 0, scheduled = 0, prefill_start = 0, first_token = 0;
+  Picoseconds loading = 0;                 // waited for KV tiers before it was first scheduled
   Picoseconds handed_over = 0, moved = 0;  // prompt computed elsewhere, its cache here; 0: not moved
   std::vector<KvBlockPool::Block> blocks;
   std::vector<KvBlockPool::Block> host_blocks;  // holds its tokens while it is swapped out

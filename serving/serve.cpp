@@ -7,14 +7,15 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <stdexcept>
 
 #include "base/error.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
-#include "serving/kv_moves.h"
 #include "serving/replicas.h"
 #include "serving/serve_checks.h"
+#include "serving/transfers.h"
 
 namespace foretoken {
 namespace {
@@ -34,21 +35,12 @@ struct Averages {
   }
 };
 
-// The rule for decode engines, to which no prompt goes; weights are of replicas that serve whole requests.
-RouterConfig by_load(RouterConfig config) {
-  config.weights.clear();
-  const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
-                     config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost;
-  if (looks) config.kind = RouterKind::kLeastOutstanding;
-  return config;
-}
-
 std::size_t replicas_of(const ServeOptions& options) {
   return options.engines.size() == 1 ? static_cast<std::size_t>(std::max(options.replicas, 1))
                                      : options.engines.size();
 }
 
-class Loop : private ReplicaView {
+class Loop : private Transfers::Host {
  public:
   Loop(Workload& workload, Backend& backend, const ServeOptions& options)
       : workload_(workload),
@@ -57,11 +49,11 @@ class Loop : private ReplicaView {
         metrics_(options.slo, options.keep_records),
         prefill_(prefill_engines(options.engines)),
         router_(options.router, prefill_ > 0 ? prefill_ : replicas_of(options)),
-        decode_router_(by_load(options.router), prefill_ > 0 ? options.engines.size() - prefill_ : 1),
-        moves_(prefill_ > 0 ? options.engines.size() : 0),
         replicas_(options.autoscale, replicas_of(options)),
         autoscaler_(options.autoscale),
         heap_(static_cast<std::size_t>(std::max(options.replicas, 1))) {
+    check_transfers(options, prefill_);
+    transfers_.emplace(static_cast<Transfers::Host&>(*this), backend, options, prefill_);
     if (options.engines.empty()) throw Error("engine", "no engine is configured");
     const bool same = options.engines.size() == 1;
     const std::size_t replicas = replicas_of(options);
@@ -74,6 +66,8 @@ class Loop : private ReplicaView {
     }
     if (options.ingress < 0 || options.egress < 0) throw Error("ingress", "delays must be at least 0");
     check_autoscale(options, replicas);
+    for (const KvTierConfig& tier : options.engines.front().scheduler.kv_tiers.tiers)
+      shared_tiers_.push_back(tier.shared ? std::make_shared<KvTier>(tier) : nullptr);
     for (std::size_t i = 0; i < replicas; ++i) {
       check(options.engines[same ? 0 : i], backend);
       engines_.push_back(make_engine(static_cast<std::int32_t>(i)));
@@ -97,7 +91,7 @@ class Loop : private ReplicaView {
 
   ServeResult run() {
     while (!result_.aborted) {
-      Picoseconds next = std::min(heap_.first_time(), moves_.first_end());
+      Picoseconds next = std::min(heap_.first_time(), transfers_->first_end());
       if (const auto arrival = workload_.next_arrival()) {
         next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
       }
@@ -108,7 +102,7 @@ class Loop : private ReplicaView {
       averages_.advance(std::max(next, now_));
       now_ = averages_.now;
       commit_ended();
-      finish_moves();
+      transfers_->finish(now_);
       scale();
       admit_arrived();
       commit_ended();  // spans that an arrival cut at this very time: nobody finishes in these
@@ -126,82 +120,23 @@ class Loop : private ReplicaView {
       finished_.clear();
       computed_.clear();
       engine.commit(now_, finished_, computed_);
-      for (const Engine::Place place : computed_) handed_.push_back({e, place});
+      for (const Engine::Place place : computed_) transfers_->computed(e, place, now_);
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
         note_session();
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
       result_.engines[static_cast<std::size_t>(e)].requests += std::ssize(finished_) + std::ssize(computed_);
-      for (const Request& request : finished_) left(e, request);
+      for (const Request& request : finished_) {
+        transfers_->ended(e, request);
+        left(e, request);
+      }
       for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
-      if (prefill_ > 0 && !finished_.empty() && static_cast<std::size_t>(e) >= prefill_)
-        roomier_.push_back(e);
+      if (!finished_.empty() && transfers_->decodes(e)) transfers_->has_room(e);
     }
-    hand_over();
-  }
-
-  void note_session() {
-    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
-  }
-
-  // Once every step that ends now has: whose prompt is computed goes to a decode engine.
-  void hand_over() {
-    if (handed_.empty() && roomier_.empty()) return;
-    for (const KvMoves::Computed& c : handed_) {
-      const Request& request = engines_[static_cast<std::size_t>(c.engine)]->sequence(c.place).request;
-      const std::int32_t picked = decode_router_.pick(request, {}, *this);
-      decode_router_.sent(picked, request);
-      const auto e = static_cast<std::int32_t>(prefill_) + picked;
-      ++averages_.waiting;
-      moves_.wait_for(e, c);
-      roomier_.push_back(e);
-    }
-    handed_.clear();
-    for (const std::int32_t e : roomier_)
-      if (pull(e)) settle(e);
-    roomier_.clear();
-    check_backlog();
-  }
-
-  // The decode engine takes in what it has room for, in order.
-  bool pull(std::int32_t e) {
-    if (!moves_.any_pending(e)) return false;
-    Engine& engine = *engines_[static_cast<std::size_t>(e)];
-    while (moves_.any_pending(e)) {
-      const KvMoves::Computed from = moves_.next(e);
-      const Sequence& source = engines_[static_cast<std::size_t>(from.engine)]->sequence(from.place);
-      const auto place = engine.reserve(source, now_);
-      if (!place) break;
-      const Picoseconds duration =
-          backend_.transfer({source.request.id, source.request.input_len, from.engine, e, from.place.rank,
-                             place->rank, source.blocks, engine.sequence(*place).blocks});
-      if (duration < 0) throw std::logic_error("a transfer of negative duration");
-      const Picoseconds start = moves_.start(e, *place, now_, duration);
-      if (options_.timeline != nullptr)
-        options_.timeline->transfer(
-            {source.request.id, from.engine, e, source.request.input_len, now_, start, duration});
-      --averages_.waiting;
-      ++averages_.moving;
-    }
-    return true;
-  }
-
-  void finish_moves() {
-    while (moves_.first_end() <= now_) {
-      const KvMoves::Move move = moves_.pop();
-      engines_[static_cast<std::size_t>(move.from.engine)]->release(move.from.place, now_);
-      engines_[static_cast<std::size_t>(move.to.engine)]->arrive(move.to.place, now_);
-      --averages_.moving;
-      // The prefill engine's own token is nobody's then.
-      if (options_.decode_makes_first_token) ++result_.discarded_tokens;
-      for (const std::int32_t e : {move.from.engine, move.to.engine}) {
-        update_load(e);
-        settle(e);
-      }
-    }
+    if (transfers_->hand_over(now_)) check_backlog();
   }
 
   void admit_arrived() {
@@ -214,7 +149,8 @@ class Loop : private ReplicaView {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
       forget_hashes();
-      const std::int32_t e = router_.pick(request, workload_.content(request), *this);
+      const bool conducts = transfers_->conducts();
+      const std::int32_t e = conducts ? 0 : router_.pick(request, workload_.content(request), *this);
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
@@ -223,7 +159,15 @@ class Loop : private ReplicaView {
         note_session();
         continue;
       }
-      if (e < 0) {
+      if (conducts) {
+        const auto decision = transfers_->conduct(request, result_, now_);
+        if (decision) {
+          transfers_->carry_out(*decision, request, hashes(0), result_, now_);
+        } else {
+          workload_.refused(request, now_ + options_.egress);
+          note_session();
+        }
+      } else if (e < 0) {
         unrouted_.push_back(request);
         ++averages_.waiting;
         if (replicas_.coming() == 0) replicas_.start(now_);
@@ -234,7 +178,7 @@ class Loop : private ReplicaView {
     }
   }
 
-  void send(const Request& request, std::int32_t e) {
+  void send(const Request& request, std::int32_t e) override {
     Engine& engine = *engines_[static_cast<std::size_t>(e)];
     router_.sent(e, request);
     // Only a router that counts what isn't cached needs to know.
@@ -247,7 +191,7 @@ class Loop : private ReplicaView {
   std::unique_ptr<Engine> make_engine(std::int32_t e) {
     const bool same = options_.engines.size() == 1;
     return std::make_unique<Engine>(e, options_.engines[same ? 0 : static_cast<std::size_t>(e)],
-                                    EngineContext{workload_, backend_, options_, metrics_});
+                                    EngineContext{workload_, backend_, options_, metrics_, shared_tiers_});
   }
 
   // Replicas that are ready now begin, with an empty cache; then it is decided how many there should be.
@@ -305,35 +249,55 @@ class Loop : private ReplicaView {
   }
 
   void left(std::int32_t e, const Request& request) {
-    if (prefill_ > 0 && static_cast<std::size_t>(e) >= prefill_)
-      decode_router_.left(e - static_cast<std::int32_t>(prefill_), request);
-    else
-      router_.left(e, request);
+    if (!transfers_->decodes(e)) router_.left(e, request);
     if (replicas_.state(e) == Replicas::State::kDraining && router_.outstanding(e) == 0)
       replicas_.stop(e, now_);
   }
 
   void launch_ready() {
     std::sort(ready_.begin(), ready_.end());
+    if (transfers_->by_layers()) launch_prefill();
     for (const std::int32_t e : ready_) {
-      Engine& engine = *engines_[static_cast<std::size_t>(e)];
-      is_ready_[static_cast<std::size_t>(e)] = 0;
-      engine.launch(now_);
-      update_load(e);
-      heap_.set(e, engine.event_time());
-      if (engine.stuck()) {
-        abort(fmt::format("engine {} can schedule none of its {} waiting and {} running requests", e,
-                          engine.waiting(), engine.running()));
-      }
+      launch(e);
       // A preempted request that runs again no longer keeps others out.
-      if (static_cast<std::size_t>(e) >= prefill_ && prefill_ > 0 && pull(e))
-        heap_.set(e, engine.event_time());
+      if (transfers_->decodes(e) && transfers_->pull(e, now_)) heap_.set(e, engine(e).event_time());
     }
     ready_.clear();
   }
 
+  bool launch(std::int32_t e) {
+    Engine& engine = *engines_[static_cast<std::size_t>(e)];
+    is_ready_[static_cast<std::size_t>(e)] = 0;
+    const bool started = engine.launch(now_);
+    update_load(e);
+    heap_.set(e, engine.event_time());
+    if (engine.stuck()) {
+      abort(fmt::format("engine {} can schedule none of its {} waiting and {} running requests", e,
+                        engine.waiting(), engine.running()));
+    }
+    return started;
+  }
+
+  // Prefill engines come first where their steps send layers: decode engines make room for these in front of
+  // their own steps, as for all that happens now.
+  void launch_prefill() {
+    while (!ready_.empty() && !transfers_->decodes(ready_.front())) {
+      const std::int32_t e = ready_.front();
+      ready_.erase(ready_.begin());
+      transfers_->stream(e, launch(e), now_);
+      commit_ended();  // spans that this cut at this very time
+      std::sort(ready_.begin(), ready_.end());
+    }
+  }
+
+  Engine& engine(std::int32_t e) override { return *engines_[static_cast<std::size_t>(e)]; }
+  void count(std::int64_t waiting, std::int64_t moving) override {
+    averages_.waiting += waiting;
+    averages_.moving += moving;
+  }
+
   // After a change at an engine: an engine that may start a step now is remembered until all arrivals are in.
-  void settle(std::int32_t e) {
+  void settle(std::int32_t e) override {
     Engine& engine = *engines_[static_cast<std::size_t>(e)];
     if (engine.next_try() <= now_) {
       if (!is_ready_[static_cast<std::size_t>(e)]) {
@@ -346,7 +310,7 @@ class Loop : private ReplicaView {
     }
   }
 
-  void update_load(std::int32_t e) {
+  void update_load(std::int32_t e) override {
     RankLoad& load = loads_[static_cast<std::size_t>(e)];
     const RankLoad current{engines_[static_cast<std::size_t>(e)]->waiting(),
                            engines_[static_cast<std::size_t>(e)]->running()};
@@ -413,6 +377,7 @@ class Loop : private ReplicaView {
     result_.swapped_out_blocks += c.swapped_out;
     result_.swapped_in_blocks += c.swapped_in;
     result_.peak_host_blocks = std::max(result_.peak_host_blocks, engine.peak_host_blocks());
+    engine.add_tiers(result_);
     steps_ += engine.num_steps();
     peak_kv_usage_ = std::max(peak_kv_usage_, engine.peak_kv_usage());
     busy_ += engine.busy();
@@ -426,6 +391,9 @@ class Loop : private ReplicaView {
 
   ServeResult summarize() {
     for (std::size_t e = 0; e < engines_.size(); ++e) add_up(e);
+    result_.queried_tokens = queried_;
+    result_.device_hit_tokens = hit_;
+    for (const KvTierCounts& tier : result_.kv_tiers) result_.device_hit_tokens -= tier.hit_tokens;
     result_.replica_seconds = replicas_.paid_seconds(now_);
     result_.most_replicas = replicas_.most();
     result_.replica_starts = replicas_.started();
@@ -445,8 +413,7 @@ class Loop : private ReplicaView {
       // A step that computes nothing but rows of ended requests may outlast the last one (overlap scheduler).
       m.busy_share = std::min(1.0, static_cast<double>(busy_) / engine_time);
     }
-    if (moves_.count() > 0)
-      m.transfers.link_ms = to_ms(moves_.on_links()) / static_cast<double>(moves_.count());
+    transfers_->summarize(result_, m);
     result_.metrics = m;
     result_.records = metrics_.records();
     if (options_.timeline != nullptr) options_.timeline->finish();
@@ -459,14 +426,15 @@ class Loop : private ReplicaView {
   const ServeOptions& options_;
   MetricsCollector metrics_;
   const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
-  Router router_, decode_router_;
+  Router router_;
   std::vector<BlockHashes> hashes_;     // of the request that is being routed, by block size
   std::vector<std::size_t> hashes_of_;  // by engine, or of all
-  KvMoves moves_;
+  std::optional<Transfers> transfers_;
   Replicas replicas_;
   Autoscaler autoscaler_;
   Picoseconds next_decision_ = kNever;
-  std::deque<Request> unrouted_;  // came while no replica served
+  std::deque<Request> unrouted_;                       // came while no replica served
+  std::vector<std::shared_ptr<KvTier>> shared_tiers_;  // null where each rank has its own
   std::vector<std::unique_ptr<Engine>> engines_;
   EngineHeap heap_;
   std::vector<RankLoad> loads_;  // as counted in averages_
@@ -474,8 +442,6 @@ class Loop : private ReplicaView {
   std::vector<char> is_ready_;
   std::vector<Request> finished_;
   std::vector<Engine::Place> computed_;
-  std::vector<KvMoves::Computed> handed_;
-  std::vector<std::int32_t> roomier_;  // decode engines to which a cache may move now
   Averages averages_;
   Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t completed_ = 0, queried_ = 0, hit_ = 0, steps_ = 0;

@@ -11,6 +11,8 @@
 
 #include "serving/autoscaler.h"
 #include "serving/backend.h"
+#include "serving/conductor.h"
+#include "serving/kv_tier_config.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
 #include "serving/over_time.h"
@@ -32,8 +34,17 @@ enum class SchedulerPolicy {
   kLightllm,
   kFastgen,
   kTgi,
-  kLlamaCpp
+  kLlamaCpp,
+  kTurbomind,  // LMDeploy's engines
+  kLmdeployPytorch,
+  kNanoflow
 };
+
+// Whose way to keep the stages of a pipeline busy is modelled.
+constexpr bool runs_in_pipelines(SchedulerPolicy p) {
+  return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kVllmV0 || p == SchedulerPolicy::kOrca ||
+         p == SchedulerPolicy::kSarathi;
+}
 
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
 // sequence's length, of prompt and output rounded up to a power of two, or of what it will need (Kwon et al.
@@ -42,7 +53,8 @@ enum class KvReservation { kPaged, kMaxModelLen, kPowerOfTwo, kExact };
 
 // What only SGLang has, by its names and defaults.
 struct SglangConfig {
-  enum class Order { kFcfs, kLpm };          // schedule_policy
+  // schedule_policy
+  enum class Order { kFcfs, kLpm, kDfsWeight, kLof, kRandom, kHrrn, kShortestPrefillFirst };
   std::int64_t chunked_prefill_size = 8192;  // below 1: prompts are never split
   std::int64_t max_prefill_tokens = 16384;
   double schedule_conservativeness = 1.0;
@@ -51,6 +63,12 @@ struct SglangConfig {
   bool overlap = true;  // off: disable_overlap_schedule
   // Decode steps between two looks at the queue of new requests; after a prefill it is looked at in any case.
   std::int64_t scheduler_recv_interval = 1;
+  // Higher values go first, or lower ones; a running request gives way to one that waits if its priority is
+  // worse by more than the threshold.
+  bool enable_priority_scheduling = false, schedule_low_priority_values_first = false;
+  bool disable_priority_preemption = false;
+  std::int64_t priority_scheduling_preemption_threshold = 10;
+  std::uint64_t seed = 0;  // of a random order
 };
 
 // What only TensorRT-LLM has, by its names and defaults.
@@ -95,6 +113,19 @@ struct LlamaCppConfig {
   std::int64_t n_ubatch = 512;  // tokens of a step; max_num_batched_tokens is n_batch
 };
 
+// LMDeploy's, by its names and defaults.
+struct LmdeployConfig {
+  // TurboMind: a step holds at least so many tokens, and as many as it takes to compute all prompts in
+  // max_prefill_iters steps.
+  std::int64_t num_tokens_per_iter = 0, max_prefill_iters = 1;
+  std::int64_t prefill_interval = 16;  // PyTorch engine: decode steps between two looks at the queue
+};
+
+// NanoFlow's; max_num_batched_tokens is its global_batch_size. 0: the workload's mean.
+struct NanoflowConfig {
+  std::int64_t average_prefill_length = 0, average_decode_length = 0;
+};
+
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
 // are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
 // max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
@@ -108,6 +139,8 @@ struct SchedulerConfig {
   LightllmConfig lightllm;
   TgiConfig tgi;
   LlamaCppConfig llama_cpp;
+  LmdeployConfig lmdeploy;
+  NanoflowConfig nanoflow;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;
@@ -126,6 +159,7 @@ struct SchedulerConfig {
   bool buddy = false;                                 // regions are a buddy allocator's
   bool caches_tokens = true;                          // false: the model has no KV cache (pure recurrent)
   int pipeline_depth = 1;                             // batches in flight
+  bool by_priority = false;  // scheduling_policy "priority", vLLM's: by (priority, arrival)
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
   // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
   int draft_tokens = 0, lookahead = 0;
@@ -142,7 +176,8 @@ struct SchedulerConfig {
   bool schedules_ahead = false;
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
-  LoraConfig lora;  // of vLLM's policy alone
+  LoraConfig lora;         // of vLLM's policy alone
+  KvTiersConfig kv_tiers;  // of vLLM's policy alone
   // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
   // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
   int beam_width = 1;
@@ -158,17 +193,29 @@ struct EngineConfig {  // one replica: ranks that step together (1 unless attent
   EngineRole role = EngineRole::kWhole;
 };
 
+// What carries caches between engines (docs/policies.md).
+struct KvLinkConfig {
+  // Of the model, where each goes as soon as it is computed; 0: whole caches, once their prompts are.
+  std::int64_t layers = 0;
+  Picoseconds latency = 0;   // part of each transfer; what goes behind another one doesn't wait for it
+  int engines_per_port = 1;  // neighbours on either side that send and receive through one port
+};
+
 struct ServeOptions {
   // One entry: used for all `replicas`; else one for each. Engines that only prefill come before those that
-  // only decode; each of the former has a port to send through and each of the latter one to receive through.
+  // only decode.
   std::vector<EngineConfig> engines;
   int replicas = 1;
   // Disaggregated: the client's first token is the one that the decode engine makes of the prompt's last
   // token once the cache is there (vLLM), not the one that the prefill engine ends with (DistServe).
   bool decode_makes_first_token = false;
+  KvLinkConfig kv_link;
   // Disaggregated: of the prefill engines; decode engines by the same rule if it looks at loads alone, else
   // by the fewest outstanding requests.
   RouterConfig router;
+  // Of router kMooncake, which decides by estimates.
+  ConductorConfig conductor;
+  TimeEstimates* estimates = nullptr;
   // Of `replicas` engines alike as many serve as it decides; requests that come while none does wait in front
   // of the router. Not with engines that only prefill.
   AutoscaleConfig autoscale;
@@ -201,8 +248,13 @@ struct ServeResult {
   std::vector<RequestRecord> records;
   bool aborted = false;
   std::string abort_reason;
-  std::int64_t rejected = 0;  // prompts longer than max_model_len or than the whole pool
+  std::int64_t rejected =
+      0;  // prompts longer than max_model_len or than the whole pool; and by the conductor
   std::string rejected_reason;
+  std::int64_t rejected_ttft = 0,
+               rejected_tbt = 0;  // of these by the conductor, for the limit that they'd miss
+  std::int64_t prefix_fetches = 0,
+               fetched_tokens = 0;  // by the conductor, from one prefill engine to another
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each,
   // input + beams x (output - 1) in beam search) are scheduled + reused - discarded - unaccepted: computed in
   // steps, found in the prefix cache, lost to preemption, drafted and not used.
@@ -228,6 +280,13 @@ struct ServeResult {
   double replica_seconds = 0;
   std::int64_t most_replicas = 0, replica_starts = 0, replica_ends = 0;
   std::int64_t swapped_out_blocks = 0, swapped_in_blocks = 0, peak_host_blocks = 0;
+  // Of each tier of the KV cache, all ranks together; prompt tokens looked for at first admission, and found
+  // in device memory.
+  std::vector<KvTierCounts> kv_tiers;
+  std::int64_t queried_tokens = 0, device_hit_tokens = 0;
+  std::int64_t kv_loads = 0;     // requests that waited for their blocks
+  Picoseconds kv_load_wait = 0;  // they all together
+  Picoseconds kv_stall = 0;      // steps that did
 };
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options);

@@ -23,6 +23,8 @@ void check_block_policy(const SchedulerConfig& c) {
           "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
   require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
   require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
+  require(c.policy != SchedulerPolicy::kVllmV0 || !c.caches_tokens || c.num_blocks > c.pipeline_depth,
+          "num_gpu_blocks", "each virtual engine of a pipeline needs a block; lower pipeline_parallel_size");
   const bool is_whole = c.policy == SchedulerPolicy::kVllmV0 || c.policy == SchedulerPolicy::kOrca ||
                         c.policy == SchedulerPolicy::kStaticBatch;
   require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
@@ -30,7 +32,8 @@ void check_block_policy(const SchedulerConfig& c) {
                       "longest; raise it",
                       c.max_num_batched_tokens, c.max_model_len));
   const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
-                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp;
+                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp ||
+                        c.policy == SchedulerPolicy::kTurbomind || c.policy == SchedulerPolicy::kNanoflow;
   require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
           fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
                       c.max_num_batched_tokens, c.max_num_seqs));
@@ -61,11 +64,41 @@ void check_block_policy(const SchedulerConfig& c) {
               c.reservation == KvReservation::kMaxModelLen,
           "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
   require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+  require(c.lmdeploy.num_tokens_per_iter >= 0, "num_tokens_per_iter", "must be at least 0");
+  require(c.lmdeploy.max_prefill_iters >= 1, "max_prefill_iters", "must be at least 1");
+  require(c.lmdeploy.prefill_interval >= 1, "prefill_interval", "must be at least 1");
+  require(c.nanoflow.average_prefill_length >= 0, "average_prefill_length", "must be at least 0");
+  require(c.nanoflow.average_decode_length >= 0, "average_decode_length", "must be at least 0");
 }
 
 bool reserves_memory(SchedulerPolicy p) {
   return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch ||
          p == SchedulerPolicy::kLlamaCpp;
+}
+
+void check_tiers(const SchedulerConfig& c) {
+  if (c.kv_tiers.tiers.empty()) return;
+  require(c.policy == SchedulerPolicy::kVllmV1, "kv_tiers", "are modelled for vLLM V1's scheduler alone");
+  require(c.caches_tokens && c.enable_prefix_caching, "kv_tiers",
+          "are searched by the prefix cache; turn enable_prefix_caching on");
+  require(c.reservation == KvReservation::kPaged, "kv_tiers", "hold blocks; use kv_layout paged");
+  require(c.num_host_blocks == 0, "preemption_mode",
+          "what is preempted is found in the KV tiers again; use recompute beside them");
+  require(c.pipeline_depth == 1, "kv_tiers", "are modelled without a pipeline; use pipeline_parallel_size 1");
+  require(c.draft_tokens == 0, "kv_tiers", "don't hold a draft model's cache; leave speculative_config out");
+  require(c.beam_width == 1, "kv_tiers", "are not modelled for several beams; use beam_width 1");
+  require(c.lora.max_loras == 0, "kv_tiers", "are not modelled with adapters; leave lora out");
+  require(!c.by_priority, "kv_tiers", "are not modelled with priorities; use scheduling_policy fcfs");
+  require(c.kv_tiers.layers >= 0, "kv_tiers", "need at least one layer");
+  for (const KvTierConfig& tier : c.kv_tiers.tiers)
+    require(tier.blocks >= 1 && tier.blocks <= std::numeric_limits<std::int32_t>::max(), "capacity_gib",
+            fmt::format("of a KV tier is {} blocks, not from 1 to 2147483647", tier.blocks));
+  for (std::size_t t = 1; t < c.kv_tiers.tiers.size(); ++t) {
+    require(c.kv_tiers.tiers[t].write != KvTierConfig::Write::kSelective, "write_policy",
+            "write_through_selective is the first tier's alone");
+    require(c.kv_tiers.tiers[t].shared || !c.kv_tiers.tiers[t - 1].shared, "shared",
+            "is a KV tier above one that each rank has to itself; share the lower one, too");
+  }
 }
 
 // What the policies other than vLLM's need to make progress.
@@ -95,10 +128,14 @@ void check_policy(const SchedulerConfig& c) {
                       c.draft_tokens, c.max_num_batched_tokens));
   require(c.lookahead >= 0 && c.draft_tokens <= std::numeric_limits<std::int16_t>::max(),
           "num_speculative_tokens", "must be from 0 to 32767");
+  require(!c.by_priority || ((c.policy == SchedulerPolicy::kVllmV1 || c.policy == SchedulerPolicy::kVllmV0) &&
+                             c.num_host_blocks == 0 && c.beam_width == 1 && !c.prefill_only),
+          "scheduling_policy",
+          "priorities are modelled for vLLM, without swapping, beam search and prefill apart; use fcfs");
   if (c.policy == SchedulerPolicy::kVllmV1) return;
   require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
-  require(c.pipeline_depth == 1, "pipeline_parallel_size",
-          "pipeline parallelism is modelled for vLLM's scheduler alone; use 1");
+  require(c.pipeline_depth == 1 || runs_in_pipelines(c.policy), "pipeline_parallel_size",
+          "pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve alone; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
     const SglangConfig& s = c.sglang;
     require(s.chunked_prefill_size < 1 || s.chunked_prefill_size % c.block_size == 0, "chunked_prefill_size",
@@ -107,6 +144,14 @@ void check_policy(const SchedulerConfig& c) {
     require(s.schedule_conservativeness > 0, "schedule_conservativeness", "must be above 0");
     require(c.draft_tokens == 0 || (!s.overlap && !s.enable_mixed_chunk), "speculative_config",
             "SGLang drafts tokens without its overlap scheduler and mixed chunks");
+    using Order = SglangConfig::Order;
+    require(!s.enable_priority_scheduling || s.schedule_policy == Order::kFcfs ||
+                s.schedule_policy == Order::kLof,
+            "enable_priority_scheduling", "SGLang takes fcfs and lof alone beside it");
+    require(s.priority_scheduling_preemption_threshold >= 0, "priority_scheduling_preemption_threshold",
+            "must be at least 0");
+    require(s.schedule_policy != Order::kShortestPrefillFirst || (c.enable_prefix_caching && c.caches_tokens),
+            "schedule_policy", "shortest-prefill-first needs the prefix cache");
     return;
   }
   if (c.policy != SchedulerPolicy::kTrtllm) {
@@ -131,6 +176,8 @@ void check(const EngineConfig& engine, const Backend& backend) {
           "max_model_len", "must be from 2 to 2147483647");
   require(c.block_size >= 1, "block_size", "must be at least 1");
   require(c.pipeline_depth >= 1, "pipeline_parallel_size", "must be at least 1");
+  require(c.pipeline_depth == 1 || engine.ranks == 1 || c.policy == SchedulerPolicy::kVllmV1,
+          "data_parallel_size", "ranks that step together are modelled in pipelines of vLLM V1 alone; use 1");
   require(c.watermark >= 0 && c.watermark < 1, "watermark", "must be from 0 to below 1");
   require(c.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", "must be at least 0 (0: off)");
   require(!c.caches_tokens || (c.num_blocks >= 2 && c.num_blocks <= std::numeric_limits<std::int32_t>::max()),
@@ -138,6 +185,7 @@ void check(const EngineConfig& engine, const Backend& backend) {
           fmt::format("a pool of {} blocks can't be served from; it takes at least 2, one is the null block",
                       c.num_blocks));
   check_policy(c);
+  check_tiers(c);
   require(c.policy != SchedulerPolicy::kVllmV1 || c.enable_chunked_prefill ||
               c.max_num_batched_tokens >= c.max_model_len,
           "max_num_batched_tokens",
@@ -171,9 +219,36 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
             "must be the same for prefill and decode");
     require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",
             "must be the same for prefill and decode");
+    require(e.scheduler.kv_tiers.tiers.empty(), "kv_tiers",
+            "are modelled for engines that serve whole requests");
     require(e.scheduler.prefill_only == prefills, "prefill", "prefill_only belongs to the role of an engine");
   }
   return static_cast<std::size_t>(prefill);
+}
+
+void check_transfers(const ServeOptions& options, std::size_t prefill) {
+  const KvLinkConfig& link = options.kv_link;
+  require(link.layers >= 0 && link.latency >= 0, "kv_link", "layers and latency must be at least 0");
+  require(link.engines_per_port >= 1, "engines_per_port", "must be at least 1");
+  for (std::size_t e = 0; e < prefill && link.layers > 0; ++e)
+    require(
+        options.engines[e].scheduler.pipeline_depth == 1, "overlap",
+        "layerwise is modelled for prefill engines without a pipeline; use pipeline_parallel_size 1 there");
+  if (options.router.kind != RouterKind::kMooncake) return;
+  require(
+      prefill > 0, "router",
+      "mooncake chooses a prefill and a decode engine for each request; give both, or use another router");
+  require(options.estimates != nullptr, "router",
+          "mooncake decides by predicted times, which only `simulate` has; use another router");
+  const ConductorConfig& c = options.conductor;
+  require(c.balancing_threshold >= 1, "kvcache_balancing_threshold", "must be at least 1");
+  require(!c.decode_time || *c.decode_time > 0, "decode_time_s", "must be above 0");
+  for (std::size_t e = 0; e < prefill; ++e) {
+    require(options.engines[e].scheduler.kv_tiers.tiers.empty(), "kv_tiers",
+            "mooncake is modelled for prefixes in device memory; leave the tiers out, or use another router");
+    require(options.engines[e].ranks == 1, "data_parallel_size",
+            "mooncake is modelled for prefill engines of one rank; use independent replicas there");
+  }
 }
 
 void check_autoscale(const ServeOptions& options, std::size_t replicas) {

@@ -31,16 +31,30 @@ class TimelineWriter {
     double kv_usage = 0;
     // What sequences got in a step of speculative decoding, rank after rank; valid during the call alone.
     std::span<const Verification> verified;
+    // Part of the times above: waiting for KV blocks that are written to a tier or loaded from one.
+    Picoseconds stall = 0;
   };
   struct TransferEvent {
     RequestId request = 0;
-    std::int32_t from = 0, to = 0;  // engines
-    std::int32_t tokens = 0;
-    Picoseconds asked = 0;  // blocks were there on both sides; it may have queued for the link
+    std::int32_t from = 0, to = 0;      // engines
+    std::int32_t tokens = 0, done = 0;  // of the prompt; of these moved before
+    Picoseconds asked = 0;              // blocks were there on both sides; it may have queued for the link
     Picoseconds start = 0, duration = 0;
+    Picoseconds end = 0;  // start + duration, or later where layers went as they were computed
+  };
+  // KV blocks to or from a tier (see TierMove), or computed again instead.
+  struct TierEvent {
+    std::int32_t engine = 0, rank = 0;
+    RequestId request = 0;
+    std::int32_t from = 0, to = 0;
+    std::int64_t blocks = 0;
+    Picoseconds asked = 0, start = 0, duration = 0;
+    bool declined = false;
+    std::int64_t cached = 0;  // declined: tokens before the blocks
   };
   virtual void step(const StepEvent& event) = 0;
   virtual void transfer(const TransferEvent& event) { (void)event; }
+  virtual void tier(const TierEvent& event) { (void)event; }
   virtual void request(const RequestRecord& record) = 0;
   virtual void finish() {}
 };
@@ -53,6 +67,7 @@ class PerfettoWriter : public TimelineWriter {
   ~PerfettoWriter() override;
   void step(const StepEvent& event) override;
   void transfer(const TransferEvent& event) override;
+  void tier(const TierEvent& event) override;
   void request(const RequestRecord& record) override;
   void finish() override;  // commits the file
 
@@ -61,7 +76,8 @@ class PerfettoWriter : public TimelineWriter {
   void mark(char type, RequestId id, std::string_view name, Picoseconds at, std::string_view args);
   OutputFile file_;
   void name_lane(std::vector<bool>& named, std::int32_t engine, std::int32_t lane, std::string_view name);
-  std::vector<bool> named_, named_links_;  // engines whose lane, and whose link's, has a name
+  std::vector<bool> named_, named_links_;       // engines whose lane, and whose link's, has a name
+  std::vector<std::vector<bool>> named_tiers_;  // by tier and direction: the same
   bool first_ = true;
 };
 
@@ -77,10 +93,12 @@ class Recording : public TimelineWriter {
     steps.back().verified = {};
   }
   void transfer(const TransferEvent& event) override { transfers.push_back(event); }
+  void tier(const TierEvent& event) override { tiers.push_back(event); }
   void request(const RequestRecord& record) override { requests.push_back(record); }
   std::vector<StepEvent> steps;
   std::vector<std::vector<Verification>> verified;  // of each step up to the last that has any
   std::vector<TransferEvent> transfers;
+  std::vector<TierEvent> tiers;
   std::vector<RequestRecord> requests;
 };
 
@@ -92,6 +110,8 @@ class ReplayBackend : public Backend {
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
   Picoseconds transfer(const KvTransfer& transfer) override;
+  Picoseconds move_blocks(const TierMove& move) override;
+  bool worth_loading(const TierLoad& load) override;
   void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
  private:
@@ -103,7 +123,7 @@ class ReplayBackend : public Backend {
   std::vector<std::vector<std::size_t>> events_;  // per engine: its steps in the recording
   std::vector<std::size_t> next_;                 // per engine
   std::vector<std::int64_t> step_in_span_;
-  std::size_t next_transfer_ = 0;
+  std::size_t next_transfer_ = 0, next_tier_ = 0;
   std::span<const Verification> answers_;  // of the step that ran last
 };
 

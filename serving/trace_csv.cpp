@@ -116,11 +116,12 @@ class CsvTrace : public TraceReader {
     input_ = csv_.column(format_.input);
     output_ = csv_.column(format_.output);
     arrival_ = csv_.find_column(format_.arrival);
+    priority_ = csv_.find_column(kPriority);
     if (!format_.must_be_one.empty()) must_be_one_ = csv_.find_column(format_.must_be_one);
     for (const std::string& column : csv_.header()) {
       const bool known =
           column == format_.input || column == format_.output || column == format_.arrival ||
-          column == format_.must_be_one ||
+          column == format_.must_be_one || column == kPriority ||
           std::find(format_.others.begin(), format_.others.end(), column) != format_.others.end();
       if (!known || column.empty()) {
         throw Error(csv_.where(),
@@ -136,6 +137,8 @@ class CsvTrace : public TraceReader {
       entry.input_len = integer(input_, format_.input);
       entry.output_len = integer(output_, format_.output);
       entry.arrival = arrival_ ? arrival() : 0;
+      entry.priority.reset();
+      if (priority_) entry.priority = checked_priority(integer(*priority_, kPriority), where());
       if (format_.failures && entry.output_len == 0) {
         ++left_out_;
         continue;
@@ -200,7 +203,7 @@ class CsvTrace : public TraceReader {
   CsvReader csv_;
   const CsvFormat& format_;
   std::size_t input_ = 0, output_ = 0;
-  std::optional<std::size_t> arrival_, must_be_one_;
+  std::optional<std::size_t> arrival_, must_be_one_, priority_;
   std::optional<Timestamp> first_time_;
   std::optional<double> first_;
   std::int64_t left_out_ = 0;

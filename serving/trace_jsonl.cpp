@@ -144,6 +144,8 @@ class JsonlTrace : public TraceReader {
     check_lengths(entry, format_->input, format_->output, at);
     entry.turn = pending_.contains("turn") ? static_cast<std::int32_t>(integer(pending_, "turn", at)) : 0;
     entry.arrival = has_arrivals_ ? arrival(at) : 0;
+    entry.priority.reset();
+    if (pending_.contains(kPriority)) entry.priority = checked_priority(integer(pending_, kPriority, at), at);
     if (const auto ids = pending_.find("hash_ids"); ids != pending_.end()) {
       add_blocks(*ids, format_->block, entry, at);
     } else if (const auto tokens = pending_.find("input_tok_ids");
@@ -180,7 +182,7 @@ class JsonlTrace : public TraceReader {
   void check_keys(const std::string& at) const {
     for (const auto& [key, value] : pending_.items()) {
       const bool known =
-          key == format_->input || key == format_->output || key == format_->arrival ||
+          key == format_->input || key == format_->output || key == format_->arrival || key == kPriority ||
           (key == "hash_ids" && format_->block > 0) ||
           std::find(format_->others.begin(), format_->others.end(), key) != format_->others.end();
       if (!known) {

@@ -115,6 +115,13 @@ Picoseconds clock_time(double value, double unit, std::string_view name, const s
   return std::llround(t);
 }
 
+std::int32_t checked_priority(std::int64_t value, const std::string& where) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (value < -kMost || value > kMost)
+    throw Error(where, fmt::format("priority {} is outside [-{}, {}]", value, kMost, kMost));
+  return static_cast<std::int32_t>(value);
+}
+
 void check_lengths(const TraceEntry& entry, std::string_view input_name, std::string_view output_name,
                    const std::string& where) {
   const auto check = [&](std::int64_t tokens, std::string_view name) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,7 +19,8 @@ struct TraceEntry {
   Picoseconds arrival = 0;  // 0 when the trace has lengths only
   std::int64_t input_len = 0, output_len = 0;
   std::int32_t turn = 0;
-  std::vector<ContentRun> runs;  // of the prompt, from prefix hashes; empty: private
+  std::optional<std::int32_t> priority;  // where the trace has a column of that name
+  std::vector<ContentRun> runs;          // of the prompt, from prefix hashes; empty: private
 };
 
 class TraceReader {
@@ -61,7 +63,9 @@ inline constexpr std::string_view kFormatsRead =
     "(input_toks,output_toks,arrival_time_ns; sub_requests), APEX JSONL "
     "(StartTimeOffset,ContextTokens,GeneratedTokens), "
     "vLLM "
-    "--save-detailed JSON (start_times, input_lens, output_lens)";
+    "--save-detailed JSON (start_times, input_lens, output_lens); a column or key \"priority\" may be added "
+    "to "
+    "CSV and JSONL";
 
 std::unique_ptr<TraceReader> open_csv_trace(const std::filesystem::path& path);
 std::unique_ptr<TraceReader> open_jsonl_trace(const std::filesystem::path& path);
@@ -70,6 +74,10 @@ std::unique_ptr<TraceReader> open_vllm_results(const std::filesystem::path& path
 // Lengths that a request may have; throws Error{where}.
 void check_lengths(const TraceEntry& entry, std::string_view input_name, std::string_view output_name,
                    const std::string& where);
+// A column, or key, that every format may have beside its own.
+inline constexpr std::string_view kPriority = "priority";
+// Throws Error{where} where a priority is beyond 32 bits.
+std::int32_t checked_priority(std::int64_t value, const std::string& where);
 // value x unit (picoseconds) on the virtual clock; throws Error{where} when negative or beyond it (106 days).
 Picoseconds clock_time(double value, double unit, std::string_view name, const std::string& where);
 

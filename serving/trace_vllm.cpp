@@ -78,6 +78,7 @@ class VllmResults : public TraceReader {
       }
       entry.runs.clear();
       entry.turn = 0;
+      entry.priority.reset();
       entry.input_len = whole(input_[current_], "input_lens");
       entry.output_len = whole(output_[current_], "output_lens");
       check_lengths(entry, "input_lens", "output_lens", where());

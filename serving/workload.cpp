@@ -209,7 +209,7 @@ std::unique_ptr<Workload> sessions_of_trace(const WorkloadConfig& c, const std::
     refuse(where, "rate_scale", "the slowed trace lasts longer than the virtual clock (104 days); raise it");
   const Timing timing = recorded ? Timing::kRecorded : c.request_rate ? Timing::kDrawn : Timing::kAllAtOnce;
   return std::make_unique<SessionWorkload>(std::move(source), timing, c.max_concurrency.value_or(0), 0,
-                                           std::move(arrivals));
+                                           std::move(arrivals), PriorityDraw(c));
 }
 
 std::unique_ptr<Workload> drawn_sessions(const WorkloadConfig& c, const std::filesystem::path& folder,
@@ -222,7 +222,7 @@ std::unique_ptr<Workload> drawn_sessions(const WorkloadConfig& c, const std::fil
     check_length(c, total, where);
     auto source = std::make_unique<ChatSource>(c, total, folder, where);
     return std::make_unique<SessionWorkload>(std::move(source), timing, at_once, p.groups * p.users_per_group,
-                                             std::move(arrivals));
+                                             std::move(arrivals), PriorityDraw(c));
   }
   // With stages as many sessions as these let begin.
   const std::int64_t starts = c.stages.empty() ? 0 : count_arrivals(ArrivalProcess(c), where);
@@ -234,7 +234,8 @@ std::unique_ptr<Workload> drawn_sessions(const WorkloadConfig& c, const std::fil
         where, "num_prompts",
         fmt::format("{} requests are {} sessions, and the stages yield {}; lower it or lengthen the stages",
                     with_commas(total), with_commas(source->sessions()), with_commas(starts)));
-  return std::make_unique<SessionWorkload>(std::move(source), timing, at_once, 0, std::move(arrivals));
+  return std::make_unique<SessionWorkload>(std::move(source), timing, at_once, 0, std::move(arrivals),
+                                           PriorityDraw(c));
 }
 
 std::unique_ptr<RequestSource> open_trace_source(const WorkloadConfig& c, const std::filesystem::path& path,
@@ -290,6 +291,8 @@ std::unique_ptr<Workload> make_workload(const WorkloadConfig& config, const std:
     check_length(config, total, where);
     source = std::make_unique<SyntheticSource>(config, total, folder, where);
   }
+  if (const PriorityDraw draw(config); draw.any())
+    source = std::make_unique<PrioritizedSource>(std::move(source), draw);
   if (config.max_concurrency) {
     return std::make_unique<ClosedLoopWorkload>(std::move(source), *config.max_concurrency,
                                                 std::move(arrivals));

@@ -84,6 +84,18 @@ inline constexpr auto fields_of<AgenticSection> = std::tuple{
           "tokens of a tool's result, which a prompt has beyond the one before and its answer"),
     field("tool_ms", &AgenticSection::tool_ms,
           "milliseconds from an answer's last token to the session's next request (default: none)")};
+// A share of the requests, drawn for each from the seed; turns of a conversation have one priority.
+struct PriorityClass {
+  std::int64_t priority = 0;
+  double share = 1;
+};
+template <>
+inline constexpr auto fields_of<PriorityClass> =
+    std::tuple{field("priority", &PriorityClass::priority,
+                     "sent with the request: vLLM serves lower values first, SGLang higher ones",
+                     between(-2147483647, 2147483647)),
+               field("share", &PriorityClass::share, "of the requests, relative to the other classes' shares",
+                     above(0))};
 
 // The scenario's "workload" section.
 struct WorkloadConfig {
@@ -99,12 +111,14 @@ struct WorkloadConfig {
   std::optional<LengthDistribution> input_len, output_len;
   std::optional<SharedPrefix> shared_prefix;
   std::optional<AgenticSection> agentic;
+  std::vector<PriorityClass> priority_classes;
   std::int64_t seed = 0;
   bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
   // How requests sample, as clients ask for it; absent: greedily, and no token is left out.
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> beam_width;  // absent: 1, no beam search
+  std::optional<double> expert_skew;       // absent: as in the rows that operators were measured with
   // Probabilities must be ordered to find the tokens that may be drawn.
   bool sorts_logits() const {
     return temperature.value_or(0) > 0 && (top_k.value_or(0) > 0 || top_p.value_or(1) < 1);
@@ -131,6 +145,8 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
         "agentic", &WorkloadConfig::agentic,
         "sessions of several calls with tools in between; input_len is then the first prompt's, request_rate "
         "and max_concurrency count sessions"),
+    field("priority_classes", &WorkloadConfig::priority_classes,
+          "priorities of requests, for those that a trace's priority column gives none (default: all 0)"),
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
     field("all_at_once", &WorkloadConfig::all_at_once, "every request arrives at time 0"),
     field("temperature", &WorkloadConfig::temperature,
@@ -141,7 +157,11 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("beam_width", &WorkloadConfig::beam_width,
           "beam search: a request keeps so many likeliest continuations and answers with the best one (vLLM; "
           "default: 1)",
-          between(1, 1024))};
+          between(1, 1024)),
+    field("expert_skew", &WorkloadConfig::expert_skew,
+          "mixtures of experts: the r-th most popular expert is chosen like r^-skew; 0: all alike (default: "
+          "as in the measured rows, evenly over the ranks)",
+          between(0, 4))};
 
 // A stream of requests. Open-loop requests come out in order of arrival. A request that waits for another
 // one's end (closed loop, next turn of a conversation) is released by finished(), which every popped request

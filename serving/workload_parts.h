@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "serving/arrivals.h"
+#include "serving/priorities.h"
 #include "serving/request_source.h"
 #include "serving/sessions.h"
 #include "serving/workload.h"
@@ -98,7 +99,8 @@ class SessionWorkload : public Workload {
   // in_flight: sessions that are under way at most (closed loop; 0: as many as users). users: who hold one
   // session at a time each; 0: anybody. arrivals: when sessions begin, where timing is kDrawn.
   SessionWorkload(std::unique_ptr<SessionSource> source, Timing timing, std::int64_t in_flight,
-                  std::int64_t users, std::optional<ArrivalProcess> arrivals);
+                  std::int64_t users, std::optional<ArrivalProcess> arrivals,
+                  const PriorityDraw& priority_of);
   std::optional<Picoseconds> next_arrival() const override;
   Request pop() override;
   void finished(const Request& request, Picoseconds at) override;
@@ -134,6 +136,7 @@ class SessionWorkload : public Workload {
 
   std::unique_ptr<SessionSource> source_;
   Timing timing_;
+  PriorityDraw priority_of_;
   std::optional<ArrivalProcess> arrivals_;
   bool closed_;
   std::optional<Picoseconds> planned_;

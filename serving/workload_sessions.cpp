@@ -13,9 +13,11 @@
 namespace foretoken {
 
 SessionWorkload::SessionWorkload(std::unique_ptr<SessionSource> source, Timing timing, std::int64_t in_flight,
-                                 std::int64_t users, std::optional<ArrivalProcess> arrivals)
+                                 std::int64_t users, std::optional<ArrivalProcess> arrivals,
+                                 const PriorityDraw& priority_of)
     : source_(std::move(source)),
       timing_(timing),
+      priority_of_(priority_of),
       arrivals_(std::move(arrivals)),
       closed_(in_flight > 0),
       users_(users),
@@ -107,6 +109,7 @@ Request SessionWorkload::pop() {
   request.output_len = static_cast<std::int32_t>(call.output_len);
   request.session = static_cast<std::int32_t>(s.number);
   request.turn = static_cast<std::int32_t>(s.next);
+  request.priority = priority_of_(s.number);
   request.first_run = slot;
   request.num_runs = static_cast<std::int32_t>(s.runs.size());
   return request;

@@ -42,6 +42,7 @@ Request make_request(RequestId id, Picoseconds arrival, const TraceEntry& entry,
   request.input_len = static_cast<std::int32_t>(entry.input_len);
   request.output_len = static_cast<std::int32_t>(entry.output_len);
   request.turn = entry.turn;
+  request.priority = entry.priority.value_or(0);
   pool.put(request, entry.runs);
   return request;
 }

@@ -42,7 +42,8 @@ PredictedBackend::PredictedBackend(const Deployment& deployment, std::span<const
 }
 
 Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
-  return to_picoseconds(move_time(*deployment_->pools, transfer.tokens));
+  return to_picoseconds(
+      rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, transfer.to < first_pool_engines_));
 }
 
 PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,
@@ -58,6 +59,17 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
     all += std::max<std::int64_t>(b.tokens(), 1);  // an idle rank steps along with one row
   }
   if (most == 0 && !copies) return {{}, {}, max_steps};
+
+  if (deployment.behavior.overlaps_operators) {
+    StagePrice p;
+    p.steps = 1;
+    const Batch& b = step.ranks.front();
+    PricedPart decode;
+    const PricedPart prompts = attention(deployment, stage, b, p, &decode);
+    p.first = stage.nano_batches(b.tokens(), prompts, decode);
+    if (b.sampled_rows > 0) p.first += stage.sampled(b.sampled_rows);
+    return p;
+  }
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
   StagePrice best;
@@ -104,9 +116,9 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
   return best;
 }
 
-// Adds the decoding rows' rise to `r`.
+// Adds the decoding rows' rise to `r`. decode: gets their part, which is else in the sum.
 PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel& stage, const Batch& b,
-                                       StagePrice& r) {
+                                       StagePrice& r, PricedPart* decode) {
   const bool one_call = deployment.one_attention_call && !b.prefill.empty() && b.decode_sequences > 0;
   PricedPart sum;
   Picoseconds longest = 0;  // a prompt's chunk in a call of its own
@@ -133,7 +145,7 @@ PricedPart PredictedBackend::attention(const Deployment& deployment, StageModel&
             : 0;
     part.by_basis[main] += at(piece) + skew - part.time;
     part.time = at(piece) + skew;
-    sum += part;
+    (decode != nullptr ? *decode : sum) += part;
     if (one_call)
       apart +=
           at(stage.decode(static_cast<int>(g), b.decode_sequences, b.contexts[g], false, b.decode_queries()));
@@ -255,7 +267,9 @@ StepTime PredictedBackend::run(const Step& step) {
     sum.first += p.first;
     sum.excess += p.excess;
     slowest = std::max(slowest, p.first.time);
-    floor = std::max(floor, p.first.time - context_part(step, stage));
+    // Steps with nano-batches are no spans.
+    const bool overlaps = pool.deployment->behavior.overlaps_operators;
+    floor = std::max(floor, p.first.time - (overlaps ? 0 : context_part(step, stage)));
   }
   Picoseconds host = host_time(pool, step, floor, sum.excess);
   if (!pool.draft_stages.empty()) host += price_drafts(pool, step, sum);
@@ -270,6 +284,7 @@ StepTime PredictedBackend::run(const Step& step) {
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   Pool& pool = pool_of(step);
   if (pool.stages.size() > 1 || !decode_only(step)) return {};
+  if (pool.deployment->behavior.overlaps_operators) return {};  // nor here
   if (pool.stages.front().streams()) return {};  // what it waits for is no straight line of the contexts
   for (const Batch& b : step.ranks)
     if (b.copies()) return {};  // the next step has none

@@ -30,6 +30,9 @@ class PredictedBackend : public Backend {
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
   Picoseconds transfer(const KvTransfer& transfer) override;
+  // Prices of KV tiers (tier_prices.cpp).
+  Picoseconds move_blocks(const TierMove& move) override;
+  bool worth_loading(const TierLoad& load) override;
   // Draws from the scenario's acceptance, a draw for each place of a request, whatever it is served beside.
   void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
   TimeBasis basis() const;
@@ -54,11 +57,14 @@ class PredictedBackend : public Backend {
   }
   StagePrice price_stage(const Deployment& deployment, StageModel& stage, const Step& step, bool decode_only,
                          std::int64_t max_steps);
-  PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r);
+  PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r,
+                       PricedPart* decode = nullptr);
   // The draft model's passes after the step: device time into `sum`, host time returned.
   Picoseconds price_drafts(Pool& pool, const Step& step, StagePrice& sum);
   Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,
                         Picoseconds excess) const;
+  Picoseconds copy_price(std::int32_t from, std::int32_t to, std::int64_t blocks);
+  Picoseconds prompt_price(std::int32_t engine, std::int64_t cached, std::int64_t tokens);
   Picoseconds context_part(const Step& step, StageModel& stage);
   Picoseconds scaled(Picoseconds t) const;
   void book(const Step& step, const StagePrice& price, Picoseconds host, const SpanTime& span);

@@ -65,6 +65,7 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                               {"prefill", m.ttft_parts.prefill},
                               {"transfer", m.ttft_parts.transfer},
                               {"first_step", m.ttft_parts.first_step}};
+  if (m.ttft_parts.load > 0) out["ttft_parts_ms"]["load"] = m.ttft_parts.load;
   out["preemptions"] = m.preemptions;
   out["prefix_cache_hit_rate"] = m.prefix_cache_hit_rate;
   out["peak_kv_usage"] = m.peak_kv_usage;
@@ -86,6 +87,49 @@ void put_metrics(Json& out, const ServingMetrics& m) {
     out["sessions"] = std::move(sessions);
   }
   put_speculation(out, m.speculation);
+  if (m.priority_classes.empty()) return;
+  Json classes = Json::array();
+  for (const ServingMetrics::PriorityClass& c : m.priority_classes) {
+    Json j{{"priority", c.priority},
+           {"completed", c.ttft.count},
+           {"preemptions", c.preemptions},
+           {"mean_queue_ms", c.mean_queue},
+           {"slo_attainment", optional_json(c.slo_attainment)}};
+    put_distribution(j, "ttft", c.ttft);
+    put_distribution(j, "tpot", c.tpot);
+    put_distribution(j, "e2el", c.e2el);
+    classes.push_back(std::move(j));
+  }
+  out["priority_classes"] = std::move(classes);
+}
+
+// Hit rates are shares of the prompt tokens that were looked for.
+Json kv_tiers_json(const Deployment& d, const ServeResult& r) {
+  const auto rate = [&](std::int64_t tokens) {
+    return r.queried_tokens > 0 ? static_cast<double>(tokens) / static_cast<double>(r.queried_tokens) : 0.0;
+  };
+  Json tiers = Json::array();
+  for (std::size_t t = 0; t < r.kv_tiers.size(); ++t) {
+    const KvTierCounts& c = r.kv_tiers[t];
+    const double bytes = d.kv_tiers[t].block_bytes;
+    tiers.push_back(Json{{"kind", d.scenario.engine.kv_tiers[t].kind},
+                         {"blocks", d.scheduler.kv_tiers.tiers[t].blocks},
+                         {"hit_rate", rate(c.hit_tokens)},
+                         {"loaded_blocks", c.loaded},
+                         {"written_blocks", c.written},
+                         {"evicted_blocks", c.evicted},
+                         {"refused_blocks", c.refused},
+                         {"loaded_bytes", static_cast<double>(c.loaded) * bytes},
+                         {"written_bytes", static_cast<double>(c.written) * bytes},
+                         {"read_s", to_seconds(c.reading).value},
+                         {"write_s", to_seconds(c.writing).value}});
+  }
+  const double loads = static_cast<double>(std::max<std::int64_t>(r.kv_loads, 1));
+  return Json{{"device_hit_rate", rate(r.device_hit_tokens)},
+              {"loads", r.kv_loads},
+              {"mean_load_ms", to_ms(r.kv_load_wait) / loads},
+              {"stalled_steps_ms", to_ms(r.kv_stall)},
+              {"tiers", tiers}};
 }
 
 Json candidate_json(const Candidate& c) {
@@ -244,6 +288,7 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                      {"peak_host_blocks", s.served.peak_host_blocks},
                      {"swapped_out_blocks", s.served.swapped_out_blocks},
                      {"swapped_in_blocks", s.served.swapped_in_blocks}};
+  if (!s.served.kv_tiers.empty()) j["kv_tiers"] = kv_tiers_json(d, s.served);
   if (s.served.reserved_tokens > 0)
     j["kv_reservation"] = Json{{"reserved_tokens", s.served.reserved_tokens},
                                {"filled_tokens", s.served.filled_tokens},
@@ -261,6 +306,11 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                           {"ends", s.served.replica_ends}};
   j["rejected"] = s.served.rejected;
   j["rejected_reason"] = s.served.rejected_reason;
+  if (d.scenario.cluster.router == "mooncake")
+    j["conductor"] = Json{{"rejected_ttft", s.served.rejected_ttft},
+                          {"rejected_tbt", s.served.rejected_tbt},
+                          {"prefix_fetches", s.served.prefix_fetches},
+                          {"fetched_tokens", s.served.fetched_tokens}};
   j["aborted"] = s.served.aborted;
   j["stability"] = s.stability;
   j["stability_reason"] = s.stability_reason;
@@ -296,6 +346,8 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   array("first_step_times", [&](const RequestRecord& r) { return seconds(ttft_parts(r).first_step); });
   array("cached_tokens", [](const RequestRecord& r) { return r.cached_tokens; });
   array("request_preemptions", [](const RequestRecord& r) { return r.preemptions; });
+  if (!s.served.metrics.priority_classes.empty())
+    array("priorities", [](const RequestRecord& r) { return r.priority; });
   array("engines", [](const RequestRecord& r) { return r.engine; });
   if (s.served.metrics.sessions.completed > 0)
     array("sessions_of", [](const RequestRecord& r) { return r.session; });

@@ -285,6 +285,19 @@ Table pools_table(const Deployment& d, const Simulation& s) {
   return t;
 }
 
+Table priority_table(const ServingMetrics& m) {
+  Table t;
+  t.title = "By priority (ms)";
+  t.columns = {{"priority", "priority"},    {"completed", "requests"},   {"mean_queue", "queue, mean"},
+               {"mean_ttft", "TTFT, mean"}, {"p99_ttft", "TTFT, p99"},   {"mean_tpot", "TPOT, mean"},
+               {"p99_tpot", "TPOT, p99"},   {"mean_e2el", "E2EL, mean"}, {"preemptions", "preemptions"}};
+  for (const ServingMetrics::PriorityClass& c : m.priority_classes)
+    t.add({std::int64_t{c.priority}, c.ttft.count, c.mean_queue, c.ttft.mean, c.ttft.p99,
+           c.tpot.count > 0 ? Cell(c.tpot.mean) : Cell(), c.tpot.count > 0 ? Cell(c.tpot.p99) : Cell(),
+           c.e2el.mean, c.preemptions});
+  return t;
+}
+
 std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   const ServingMetrics& m = s.served.metrics;
   Table latency;
@@ -319,6 +332,9 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
       "TTFT is made of: ingress {:.3g}, queue {:.3g}, prefill {:.3g}, transfer {:.3g}, first step {:.3g} ms.",
       m.ttft_parts.ingress, m.ttft_parts.queue, m.ttft_parts.prefill, m.ttft_parts.transfer,
       m.ttft_parts.first_step));
+  if (m.ttft_parts.load > 0)
+    latency.notes.push_back(
+        fmt::format("Beside these, KV blocks on their way from a tier: {:.3g} ms.", m.ttft_parts.load));
   if (!m.ttft.exact) latency.notes.push_back("Percentiles are from a histogram, within 0.1 %.");
 
   Table load;
@@ -341,6 +357,11 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("prompt to cache at the decode engine (ms), mean"), m.transfers.mean_ms});
     load.add({std::string("of it on the link (ms), mean"), m.transfers.link_ms});
   }
+  if (d.scenario.cluster.router == "mooncake") {
+    load.add({std::string("prefixes fetched from other prefill engines"), s.served.prefix_fetches});
+    load.add({std::string("refused for time to first token, between tokens"),
+              fmt::format("{}, {}", s.served.rejected_ttft, s.served.rejected_tbt)});
+  }
   if (d.scenario.cluster.autoscale) {
     load.add({std::string("replicas, mean"), s.mean_replicas()});
     load.add({std::string("replicas, most"), s.served.most_replicas});
@@ -352,6 +373,15 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   load.add({std::string("engine time in steps"), percent(m.busy_share)});
   load.add({std::string("KV cache in use at the peak"), percent(m.peak_kv_usage)});
   load.add({std::string("prefix cache hits"), percent(m.prefix_cache_hit_rate)});
+  for (std::size_t t = 0; t < s.served.kv_tiers.size() && s.served.queried_tokens > 0; ++t) {
+    const KvTierCounts& c = s.served.kv_tiers[t];
+    const std::string kind = d.scenario.engine.kv_tiers[t].kind;
+    load.add({"of these in the " + kind + " tier",
+              percent(static_cast<double>(c.hit_tokens) / static_cast<double>(s.served.queried_tokens))});
+    load.add({"GB loaded from " + kind + ", written to it",
+              fmt::format("{:.3g}, {:.3g}", static_cast<double>(c.loaded) * d.kv_tiers[t].block_bytes * 1e-9,
+                          static_cast<double>(c.written) * d.kv_tiers[t].block_bytes * 1e-9)});
+  }
   load.add({std::string("preemptions"), m.preemptions});
   if (s.served.swapped_out_blocks > 0)
     load.add({std::string("KV blocks swapped out"), s.served.swapped_out_blocks});
@@ -373,6 +403,7 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
                                                                    percent(s.basis.relative_error)));
   std::vector<Table> tables{latency, load};
   if (!d.replica_pools.empty()) tables.push_back(pools_table(d, s));
+  if (!m.priority_classes.empty()) tables.push_back(priority_table(m));
   if (!s.served.records.empty()) tables.push_back(slowest_first_tokens(s.served.records));
   return tables;
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "simulator/closed_forms.h"
+#include "simulator/price_estimates.h"
 
 namespace foretoken {
 namespace {
@@ -57,7 +58,22 @@ std::vector<std::int64_t> router_weights(const Deployment& d) {
   return same ? std::vector<std::int64_t>() : weights;
 }
 
-ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) {
+ConductorConfig conductor_config(const Scenario& scenario) {
+  ConductorConfig r;
+  const auto& given = scenario.cluster.conductor;
+  if (!given) return r;
+  const auto time = [](const std::optional<double>& value, double unit) {
+    return value ? std::optional(to_picoseconds(Seconds(*value * unit))) : std::nullopt;
+  };
+  r.balancing_threshold = given->kvcache_balancing_threshold.value_or(r.balancing_threshold);
+  r.ttft_slo = time(given->ttft_slo_ms, 1e-3);
+  r.tbt_slo = time(given->tbt_slo_ms, 1e-3);
+  r.decode_time = time(given->decode_time_s, 1);
+  return r;
+}
+
+ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
+                           TimeEstimates* estimates = nullptr) {
   ServeOptions o;
   const auto engine = [](const Deployment& of, EngineRole role) {
     return EngineConfig{of.scheduler, of.mapping.ranks_per_engine(), role};
@@ -73,11 +89,18 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options) 
       o.engines.insert(o.engines.end(), static_cast<std::size_t>(kind->mapping.engines()),
                        engine(*kind, role));
     }
-    if (d.pools) o.decode_makes_first_token = d.pools->decode_makes_first_token;
+    if (d.pools) {
+      o.decode_makes_first_token = d.pools->decode_makes_first_token;
+      o.kv_link.layers = d.pools->by_layers ? d.model.num_layers : 0;
+      o.kv_link.latency = to_picoseconds(d.pools->link.latency);
+      o.kv_link.engines_per_port = d.pools->engines_per_port;
+    }
   }
   o.replicas = d.engines();
   o.router = router_config(d.scenario);
   o.router.weights = router_weights(d);
+  o.conductor = conductor_config(d.scenario);
+  o.estimates = estimates;
   if (const auto& a = d.scenario.cluster.autoscale) {
     const auto time = [](double seconds) { return to_picoseconds(Seconds(seconds)); };
     o.autoscale = {true,
@@ -205,7 +228,8 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
   {
     const auto requests = workload();
     PredictedBackend backend(d, costs);
-    s.served = serve(*requests, backend, serve_options(d, options));
+    PriceEstimates estimates(d, costs);
+    s.served = serve(*requests, backend, serve_options(d, options, &estimates));
     s.basis = backend.basis();
     s.workload = requests->describe();
   }
@@ -221,7 +245,8 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
     for (int i = 0; i < 2; ++i) {
       const auto requests = workload();
       PredictedBackend backend(d, costs, i == 0 ? 1 - r : 1 + r);
-      ends[i] = serve(*requests, backend, serve_options(d, quiet)).metrics;
+      PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
+      ends[i] = serve(*requests, backend, serve_options(d, quiet, &estimates)).metrics;
     }
     const auto widest = [&](const char* key) {
       double error = 0;

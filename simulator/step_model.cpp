@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "simulator/nano_batches.h"
+
 namespace foretoken {
 namespace {
 
@@ -59,6 +61,19 @@ PricedPart blend(const PricedPart& a, const PricedPart& b, double share) {
     r.time += r.by_basis[i];
   }
   r.variance = a.variance + share * (b.variance - a.variance);
+  return r;
+}
+
+// The same in less time. What is saved is as uncertain as it is large.
+PricedPart shrunk(const PricedPart& all, double time) {
+  if (all.time == 0) return all;
+  const double share = time / static_cast<double>(all.time), saved = static_cast<double>(all.time) - time;
+  PricedPart r;
+  for (std::size_t i = 0; i < r.by_basis.size(); ++i) {
+    r.by_basis[i] = std::llround(share * static_cast<double>(all.by_basis[i]));
+    r.time += r.by_basis[i];
+  }
+  r.variance = share * share * all.variance + saved * saved;
   return r;
 }
 
@@ -176,12 +191,13 @@ Picoseconds StageModel::skew(int attention_group, std::int64_t sequences, std::i
   return to_picoseconds(Seconds(seconds * static_cast<double>(beyond) / static_cast<double>(sequences)));
 }
 
-PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group) const {
+PricedPart StageModel::price_scope(const Work& work, OpScope scope, int attention_group, Kind kind) const {
   PricedPart sum;
   const OpList list =
       operators(deployment_->model, shard_, work, deployment_->precision, deployment_->fusion);
   for (const Op& op : list.ops) {
     if (op.scope != scope || (attention_group >= 0 && op.attention_group != attention_group)) continue;
+    if (kind != Kind::kAny && is_network_bound(op) != (kind == Kind::kLink)) continue;
     const Price p = cost_->price(op);
     const Picoseconds t = to_picoseconds(p.time) * op.count;
     sum.time += t;
@@ -230,8 +246,8 @@ const PricedPart& StageModel::adapter_loads(std::int64_t loads) {
   return adapters_.emplace(key, price_scope(w, OpScope::kAdapters)).first->second;
 }
 
-const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
-                                           std::int64_t rows, OpScope scope) {
+const PricedPart& StageModel::interpolated(Rows& known_rows, std::int64_t rows, OpScope scope, Kind kind) {
+  auto& [cache, known] = known_rows;
   const auto index = static_cast<std::size_t>(rows);
   if (index >= cache.size()) {
     cache.resize(std::bit_ceil(index + 1));
@@ -244,26 +260,44 @@ const PricedPart& StageModel::interpolated(std::vector<PricedPart>& cache, std::
     w.decode_sequences = w.padded_tokens = w.group_tokens = rows;
     w.contexts = {static_cast<double>(rows)};
     w.sampled_rows = scope == OpScope::kSampled ? rows : 0;
-    const PricedPart price = price_scope(w, scope);
+    const PricedPart price = price_scope(w, scope, -1, kind);
     cache[index] = price;
   } else {
     const std::int64_t low = rows / step * step;
-    const PricedPart a = interpolated(cache, known, low, scope),
-                     b = interpolated(cache, known, low + step, scope);
-    cache[index] = blend(a, b, static_cast<double>(rows - low) / static_cast<double>(step));
+    const PricedPart a = interpolated(known_rows, low, scope, kind),
+                     b = interpolated(known_rows, low + step, scope, kind);
+    known_rows.price[index] = blend(a, b, static_cast<double>(rows - low) / static_cast<double>(step));
   }
-  known[index] = 1;
-  return cache[index];
+  known_rows.known[index] = 1;
+  return known_rows.price[index];
 }
 
 const PricedPart& StageModel::tokens(std::int64_t rows) {
-  return interpolated(tokens_, tokens_known_, rows, OpScope::kTokens);
+  return interpolated(tokens_, rows, OpScope::kTokens);
 }
 const PricedPart& StageModel::group(std::int64_t rows) {
-  return interpolated(group_, group_known_, rows, OpScope::kGroupTokens);
+  return interpolated(group_, rows, OpScope::kGroupTokens);
 }
 const PricedPart& StageModel::sampled(std::int64_t rows) {
-  return interpolated(sampled_, sampled_known_, rows, OpScope::kSampled);
+  return interpolated(sampled_, rows, OpScope::kSampled);
+}
+
+PricedPart StageModel::nano_batches(std::int64_t rows, const PricedPart& attention,
+                                    const PricedPart& decode) {
+  PricedPart compute = attention, network;
+  for (const std::int64_t part : foretoken::nano_batches(rows)) {
+    if (part == 0) continue;
+    compute += interpolated(token_device_, part, OpScope::kTokens, Kind::kDevice);
+    compute += interpolated(group_device_, part, OpScope::kGroupTokens, Kind::kDevice);
+    network += interpolated(token_links_, part, OpScope::kTokens, Kind::kLink);
+    network += interpolated(group_links_, part, OpScope::kGroupTokens, Kind::kLink);
+  }
+  const auto seconds = [](const PricedPart& p) { return static_cast<double>(p.time); };
+  const double together = overlapped(seconds(compute), seconds(decode), seconds(network));
+  PricedPart all = compute;
+  all += decode;
+  all += network;
+  return shrunk(all, together);
 }
 
 const ContextPiece& StageModel::decode(int attention_group, std::int64_t sequences, std::int64_t context,

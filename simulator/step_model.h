@@ -85,6 +85,9 @@ class StageModel {
   // Products of low-rank adapters for `rows` tokens of `adapters` distinct ones; loads of so many.
   const PricedPart& adapters(std::int64_t rows, std::int64_t adapters);
   const PricedPart& adapter_loads(std::int64_t loads);
+  // A step of so many rows in nano-batches that run together with `attention` of prompts and `decode`
+  // attention (nano_batches.h): tokens(), group() and attention in one.
+  PricedPart nano_batches(std::int64_t rows, const PricedPart& attention, const PricedPart& decode);
   // What decode attention of a group takes beyond that of as many sequences of mean length, the longest
   // having `longest` of `context` cached tokens; unchanged while all grow. Priced where one kernel splits no
   // keys.
@@ -99,16 +102,20 @@ class StageModel {
   std::size_t attention_groups() const { return groups_count_; }
 
  private:
-  PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1) const;
-  const PricedPart& interpolated(std::vector<PricedPart>& cache, std::vector<std::uint8_t>& known,
-                                 std::int64_t rows, OpScope scope);
+  enum class Kind { kAny, kLink, kDevice };  // of operators: all, collectives, all others
+  PricedPart price_scope(const Work& work, OpScope scope, int attention_group = -1,
+                         Kind kind = Kind::kAny) const;
+  struct Rows {  // prices by rows
+    std::vector<PricedPart> price;
+    std::vector<std::uint8_t> known;
+  };
+  const PricedPart& interpolated(Rows& rows, std::int64_t count, OpScope scope, Kind kind = Kind::kAny);
   PricedPart prefill_knot(int q_index, int c_index, bool one_call);
 
   const Deployment* deployment_;
   const CostModel* cost_;
   Shard shard_;
-  std::vector<PricedPart> tokens_, group_, sampled_;
-  std::vector<std::uint8_t> tokens_known_, group_known_, sampled_known_;
+  Rows tokens_, group_, sampled_, token_links_, group_links_, token_device_, group_device_;
   std::array<std::unordered_map<std::uint64_t, ContextPiece>, kMaxAttentionGroups> decode_, decode_mixed_;
   std::unordered_map<std::uint32_t, PricedPart> prefill_, prefill_mixed_;
   std::unordered_map<std::uint64_t, PricedPart> adapters_;  // by rows and adapters; by loads above bit 62

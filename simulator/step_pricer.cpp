@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "simulator/nano_batches.h"
+
 namespace foretoken {
 namespace {
 
@@ -157,6 +159,15 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
           {"weight_fetch", streamed.layers, stall, 0, 0, Basis::kRoofline, kStallError, "link"});
   };
   for (const Shard& shard : deployment_.mapping.stages) add(deployment_, shard, w, 1, "");
+  if (deployment_.behavior.overlaps_operators) {
+    // Beside the operators of the whole step: what their nano-batches take together, less their sum.
+    const double saved = total - nano_batches_seconds(w, b.tokens());
+    total -= saved;
+    attention = 0;
+    variance += saved * saved;
+    if (with_operators)
+      s.operators.push_back({"overlap_of_nano_batches", 1, -saved, 0, 0, Basis::kRoofline, 1, "latency"});
+  }
   kernels /= static_cast<std::int64_t>(deployment_.mapping.stages.size());
   const std::int64_t own_kernels = kernels;
   const double own_floor = total - attention;
@@ -190,6 +201,31 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
   s.low = std::max(limit, s.seconds - half);
   s.high = s.seconds + half;
   return s;
+}
+
+double StepPricer::nano_batches_seconds(const Work& whole, std::int64_t rows) {
+  double compute = 0, memory = 0, network = 0, alone = 0;
+  const Shard& shard = deployment_.mapping.stages.front();
+  const auto each = [&](const Work& work, auto&& take) {
+    for (const Op& op :
+         operators(deployment_.model, shard, work, deployment_.precision, deployment_.fusion).ops)
+      take(op, static_cast<double>(op.count) * price(op).time.value);
+  };
+  each(whole, [&](const Op& op, double t) {
+    if (op.scope == OpScope::kTokens || op.scope == OpScope::kGroupTokens) return;
+    (op.scope == OpScope::kDecodeAttention ? memory : op.scope == OpScope::kSampled ? alone : compute) += t;
+  });
+  for (const std::int64_t part : nano_batches(rows)) {
+    if (part == 0) continue;
+    Work w;
+    w.decode_sequences = w.padded_tokens = w.group_tokens = part;
+    w.contexts = {static_cast<double>(part)};
+    each(w, [&](const Op& op, double t) {
+      if (op.scope == OpScope::kTokens || op.scope == OpScope::kGroupTokens)
+        (is_network_bound(op) ? network : compute) += t;
+    });
+  }
+  return overlapped(compute, memory, network) + alone;
 }
 
 std::array<double, 4> StepPricer::basis() const {

@@ -43,6 +43,7 @@ class StepPricer {
  private:
   Price price(const Op& op);
   Price price_anew(const Op& op) const;
+  double nano_batches_seconds(const Work& whole, std::int64_t rows);
   template <class Known>
   Price price_once(Known& known, const typename Known::value_type::first_type& shape, const Op& op);
   const Deployment& deployment_;

@@ -122,22 +122,27 @@ void launch_variant(const AttentionPlan& plan, Storage storage, const AttentionP
       return launch_decode_attention(plan, storage, params, stream);
     case AttentionKernel::kPrompt:
       return launch_prompt_attention(plan, storage, params, stream);
+    case AttentionKernel::kPromptWarpgroup:
+      return launch_prompt_warpgroup(plan, params, stream);
     case AttentionKernel::kLatent:
       return launch_latent_attention(plan, storage, params, stream);
+    case AttentionKernel::kLatentWarpgroup:
+      return launch_latent_warpgroup(plan, params, stream);
     case AttentionKernel::kGeneral:
       return launch_general_attention(plan, storage, params, stream);
   }
 }
 
-AttentionDevice attention_device(const DeviceProperties& device) {
-  return {device.multiprocessors, device.shared_bytes};
+AttentionDevice attention_device(const CudaKernels& kernels) {
+  const DeviceProperties& device = kernels.device();
+  return {device.multiprocessors, device.shared_bytes, kernels.warpgroups()};
 }
 
 }  // namespace
 
 std::size_t CudaKernels::attention_scratch(const AttentionArgs& args, const CacheLayer& cache,
                                            std::int64_t rows, std::int64_t, int) const {
-  return attention_most_part_bytes(args, cache, rows, attention_device(device()));
+  return attention_most_part_bytes(args, cache, rows, attention_device(*this));
 }
 
 void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& sequences,
@@ -148,7 +153,7 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   if (longest > std::numeric_limits<int>::max() / 2)
     throw Error("attention", "a context of " + std::to_string(longest) + " tokens is too long");
   const AttentionPlan plan =
-      attention_plan(args, cache, sequences.host, context_bucket(longest), attention_device(device()));
+      attention_plan(args, cache, sequences.host, context_bucket(longest), attention_device(*this));
   if (plan.items == 0) return;
 
   AttentionParams p;

@@ -13,8 +13,10 @@ void launch_decode_attention(const AttentionPlan& plan, Storage storage, const A
                              Stream& stream);
 void launch_prompt_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
                              Stream& stream);
+void launch_prompt_warpgroup(const AttentionPlan& plan, const AttentionParams& params, Stream& stream);
 void launch_latent_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
                              Stream& stream);
+void launch_latent_warpgroup(const AttentionPlan& plan, const AttentionParams& params, Stream& stream);
 void launch_general_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
                               Stream& stream);
 

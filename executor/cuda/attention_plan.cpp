@@ -18,9 +18,11 @@ struct Heads {
   int k, v;
 };
 constexpr Heads kHeads[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
+// Those of prompts by warpgroups.
+constexpr Heads kGroupHeads[] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}};
 
-const Heads* smallest(std::int64_t k, std::int64_t v) {
-  for (const Heads& heads : kHeads)
+const Heads* smallest(std::span<const Heads> all, std::int64_t k, std::int64_t v) {
+  for (const Heads& heads : all)
     if (k <= heads.k && v <= heads.v) return &heads;
   return nullptr;
 }
@@ -94,6 +96,27 @@ AttentionVariant latent(int rows, int stages, int width) {
   return variant;
 }
 
+AttentionVariant prompt_warpgroup(const Heads& heads) {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kPromptWarpgroup;
+  variant.k = heads.k, variant.v = heads.v;
+  variant.rows = kPromptGroupRows, variant.unit = prompt_group_keys(heads.k);
+  variant.threads = kPromptGroupThreads;
+  variant.shared = static_cast<std::size_t>(prompt_group_bytes(heads.k, heads.v));
+  variant.least_units = 256 / variant.unit;
+  return variant;
+}
+
+AttentionVariant latent_warpgroup() {
+  AttentionVariant variant;
+  variant.kernel = AttentionKernel::kLatentWarpgroup;
+  variant.k = kLatentK, variant.v = kLatentV;
+  variant.rows = kLatentGroupRows, variant.unit = kLatentKeys, variant.stages = 2;
+  variant.threads = kLatentGroupThreads;
+  variant.shared = kLatentGroupBytes;
+  return variant;
+}
+
 // Whichever of a sequence's rows fill a tile: the variants in the order of their liking.
 AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
                             const AttentionDevice& device) {
@@ -104,13 +127,19 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
   const auto width = static_cast<int>(cache_width(cache.storage));
   if (cache.v_dim == 0) {
     if (cache.k_dim > kLatentK || v_dim > kLatentV) return general(cache, rows, v_dim, device);
+    if (device.warpgroups && width == 2 && rows > kLatentGroupRows / 2 && fits(latent_warpgroup()))
+      return reside(latent_warpgroup(), 1, device);
     for (const auto& [tile, stages] : {std::pair{64, 2}, {32, 2}, {16, 3}, {16, 2}}) {
       const AttentionVariant variant = latent(tile, stages, width);
       if ((tile == 16 || rows > tile / 2) && fits(variant)) return reside(variant, 1, device);
     }
     return general(cache, rows, v_dim, device);
   }
-  const Heads* heads = smallest(cache.k_dim, cache.v_dim);
+  const Heads* heads = smallest(kGroupHeads, cache.k_dim, cache.v_dim);
+  if (device.warpgroups && width == 2 && rows > 2 * kDecodeRows && heads != nullptr &&
+      fits(prompt_warpgroup(*heads)))
+    return reside(prompt_warpgroup(*heads), 1, device);
+  heads = smallest(kHeads, cache.k_dim, cache.v_dim);
   if (heads == nullptr) return general(cache, rows, v_dim, device);
   if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
     return reside(prompt(*heads, width), heads->k > 128 ? 1 : 2, device);

@@ -40,13 +40,16 @@ struct Divisor {
 struct AttentionDevice {
   int multiprocessors = 0;
   std::size_t shared_bytes = 0;  // a block's most; a multiprocessor has a kilobyte more
+  bool warpgroups = false;       // multiply (warpgroup.cuh)
 };
 
 enum class AttentionKernel : std::uint8_t {
-  kDecode,   // decode_attention.cu: few rows, a warp's own keys each; products of bf16
-  kPrompt,   // prompt_attention.cu: many rows, keys shared by all warps; products of bf16
-  kLatent,   // latent_attention.cu: values are a part of the keys; products of bf16
-  kGeneral,  // general_attention.cu: any storage and size, in float32
+  kDecode,           // decode_attention.cu: few rows, a warp's own keys each; products of bf16
+  kPrompt,           // prompt_attention.cu: many rows, keys shared by all warps; products of bf16
+  kPromptWarpgroup,  // prompt_warpgroup.cu: the same in bf16 caches, by warpgroups
+  kLatent,           // latent_attention.cu: values are a part of the keys; products of bf16
+  kLatentWarpgroup,  // latent_warpgroup.cu: the same of many rows, in bf16 caches, by warpgroups
+  kGeneral,          // general_attention.cu: any storage and size, in float32
 };
 
 // A kernel as it is compiled for some sizes.
@@ -129,6 +132,14 @@ constexpr int prompt_shared_bytes(int k, int v, int width) {
   return prompt_rows(k) * padded_row(k, 2) + stages + 2 * kPromptKeys * 4;
 }
 
+// Queries and two tiles of keys and values in panels that begin at multiples of 1,024 bytes.
+inline constexpr int kPromptGroupRows = 128, kPromptGroupThreads = 256;
+constexpr int prompt_group_keys(int k) { return k > 192 ? 64 : 128; }
+constexpr int prompt_group_bytes(int k, int v) {
+  const int keys = prompt_group_keys(k);
+  return kPromptGroupRows * k * 2 + 2 * keys * (k + v) * 2 + 2 * keys * 4 + 1024;
+}
+
 inline constexpr int kLatentK = 576, kLatentV = 512, kLatentKeys = 64, kLatentWarps = 8;
 constexpr int latent_key_groups(int rows) { return rows == 16 ? 8 : rows == 32 ? 4 : 2; }  // of warps
 constexpr int latent_shared_bytes(int rows, int stages, int width) {
@@ -139,6 +150,12 @@ constexpr int latent_shared_bytes(int rows, int stages, int width) {
   return tiles + queries + rows * kLatentKeys * 2 + latent_key_groups(rows) * rows * 4 + rows * 4 +
          stages * kLatentKeys * 4;
 }
+
+// Two tiles of keys, queries and weights in panels that begin at multiples of 1,024 bytes.
+inline constexpr int kLatentGroupRows = 64, kLatentGroupThreads = 256;
+inline constexpr int kLatentGroupBytes = (2 * kLatentKeys + kLatentGroupRows) * kLatentK * 2 +
+                                         kLatentGroupRows * kLatentKeys * 2 + 2 * kLatentGroupRows * 4 +
+                                         2 * kLatentKeys * 4 + 1024;
 
 // Keys, then values, in pieces of so many dims.
 inline constexpr int kGeneralKPiece = 64, kGeneralVPiece = 128, kGeneralWarps = 4, kGeneralWarpRows = 8;

@@ -10,8 +10,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <vector>
+
+#include "executor/cuda/remarks.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -47,28 +50,38 @@ struct Described {
   bool good = false;
 
   // Column by column, as the library sees matrices, y^T[n, m] = w[k, n]^T x[k, m].
-  explicit Described(const CublasProduct& p) {
-    const cublasOperation_t transposed = CUBLAS_OP_T;
+  explicit Described(const CublasOffer& p) {
+    const bool integers = p.form == CublasForm::kInt8,
+               fp8 = p.form == CublasForm::kFp8 || p.form == CublasForm::kFp8Scaled;
     const auto size = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
-    bool ok = cublasLtMatmulDescInit(&matmul, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
-              cublasLtMatmulDescSetAttribute(&matmul, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                             sizeof transposed) == CUBLAS_STATUS_SUCCESS;
+    good = cublasLtMatmulDescInit(&matmul, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                  integers ? CUDA_R_32I : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
+    const auto set = [&](cublasLtMatmulDescAttributes_t which, const auto& value) {
+      good = good &&
+             cublasLtMatmulDescSetAttribute(&matmul, which, &value, sizeof value) == CUBLAS_STATUS_SUCCESS;
+    };
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (p.bias != nullptr) {
-      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-      const void* bias = p.bias;
-      ok = ok &&
-           cublasLtMatmulDescSetAttribute(&matmul, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                          sizeof epilogue) == CUBLAS_STATUS_SUCCESS &&
-           cublasLtMatmulDescSetAttribute(&matmul, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias) ==
-               CUBLAS_STATUS_SUCCESS;
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias));
     }
-    good =
-        ok &&
-        cublasLtMatrixLayoutInit(&w, CUDA_R_16BF, size(p.k), size(p.n), p.w_stride) ==
-            CUBLAS_STATUS_SUCCESS &&
-        cublasLtMatrixLayoutInit(&x, CUDA_R_16BF, size(p.k), size(p.m), p.x_stride) ==
-            CUBLAS_STATUS_SUCCESS &&
-        cublasLtMatrixLayoutInit(&y, CUDA_R_32F, size(p.n), size(p.m), p.y_stride) == CUBLAS_STATUS_SUCCESS;
+    // Without sums in registers of the CUDA cores between, as servers multiply: what tensor cores keep of a
+    // sum of fp8 products is some 13 bits below its largest term (DeepSeek-V3, arXiv 2412.19437, 3.3.2).
+    if (fp8) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
+    if (p.form == CublasForm::kFp8Scaled) {
+      const std::int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, by_rows), set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, by_rows);
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.w_scales));
+      set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.x_scales));
+    }
+    const cudaDataType_t in = fp8        ? CUDA_R_8F_E4M3
+                              : integers ? CUDA_R_8I
+                                         : CUDA_R_16BF,
+                         out = integers ? CUDA_R_32I : CUDA_R_32F;
+    good = good &&
+           cublasLtMatrixLayoutInit(&w, in, size(p.k), size(p.n), p.w_stride) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutInit(&x, in, size(p.k), size(p.m), p.x_stride) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutInit(&y, out, size(p.n), size(p.m), p.y_stride) == CUBLAS_STATUS_SUCCESS;
   }
 };
 
@@ -77,7 +90,8 @@ std::uint32_t alignment_of(const void* address) {
   return static_cast<std::uint32_t>(bits & (~bits + 1) & 0xff ? bits & (~bits + 1) & 0xff : 256);
 }
 
-std::vector<cublasLtMatmulAlgo_t> proposals(const CublasProduct& p, const Described& d) {
+std::vector<cublasLtMatmulAlgo_t> proposals(const CublasOffer& p, const Described& d) {
+  if (!d.good) return {};
   cublasLtMatmulPreferenceOpaque_t preference;
   if (cublasLtMatmulPreferenceInit(&preference) != CUBLAS_STATUS_SUCCESS) return {};
   const std::size_t workspace = library().workspace.bytes();
@@ -103,16 +117,20 @@ std::vector<cublasLtMatmulAlgo_t> proposals(const CublasProduct& p, const Descri
   return all;
 }
 
-bool multiply(const CublasProduct& p, const Described& d, const cublasLtMatmulAlgo_t& by, float* y,
-              Stream& stream, const CublasSteps& steps) {
-  if (steps.before) steps.before();
+bool multiply(const CublasOffer& p, const Described& d, const cublasLtMatmulAlgo_t& by, float* y,
+              Stream& stream) {
+  if (p.before) p.before();
+  // Of the scale's type.
   const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
+  const std::int32_t whole_one = 1, whole_beta = 0;
+  const bool integers = p.form == CublasForm::kInt8;
   const Library& l = library();
-  if (cublasLtMatmul(l.handle, &d.matmul, &one, p.w, &d.w, p.x, &d.x, &beta, y, &d.y, y, &d.y, &by,
-                     l.workspace.data(), l.workspace.bytes(),
+  if (cublasLtMatmul(l.handle, &d.matmul, integers ? static_cast<const void*>(&whole_one) : &one, p.w, &d.w,
+                     p.x, &d.x, integers ? static_cast<const void*>(&whole_beta) : &beta, y, &d.y, y, &d.y,
+                     &by, l.workspace.data(), l.workspace.bytes(),
                      static_cast<cudaStream_t>(stream.native())) != CUBLAS_STATUS_SUCCESS)
     return false;
-  if (steps.after) steps.after(y, p.y_stride);
+  if (p.after) p.after(y, p.y_stride);
   return true;
 }
 
@@ -124,15 +142,30 @@ bool capturing(Stream& stream) {
 
 struct Choice {
   bool own = false;
+  std::size_t offer = 0;
   cublasLtMatmulAlgo_t algorithm{};
 };
 
-// The fastest of the proposals and `own`, into memory of its own: y may be added to but once. Each finds the
-// second-level cache full of other things, as the products of a step do.
-Choice measure(const CublasProduct& p, const Described& d, const std::vector<cublasLtMatmulAlgo_t>& all,
-               Stream& stream, const std::function<void(float*, std::int64_t)>& own,
-               const CublasSteps& steps) {
-  Choice best{false, all.front()};
+// What the library has for the offers: the choices that there are beside `own`, and their descriptions.
+struct Offered {
+  std::vector<Described> descriptions;
+  std::vector<Choice> choices;
+
+  explicit Offered(std::span<const CublasOffer> offers) {
+    for (std::size_t i = 0; i < offers.size(); ++i) {
+      descriptions.emplace_back(offers[i]);
+      for (const cublasLtMatmulAlgo_t& algorithm : proposals(offers[i], descriptions.back()))
+        choices.push_back({false, i, algorithm});
+    }
+  }
+};
+
+// The fastest of what the library has and `own`, into memory of its own: y may be added to but once. Each
+// finds the second-level cache full of other things, as the products of a step do.
+Choice measure(std::span<const CublasOffer> offers, const Offered& offered, Stream& stream,
+               const std::function<void(float*, std::int64_t)>& own) {
+  Choice best = offered.choices.front();
+  const CublasOffer& p = offers.front();
   // Room for others, who may be about to allocate.
   const std::size_t bytes = static_cast<std::size_t>(p.m * p.y_stride) * sizeof(float),
                     spare = std::size_t{256} << 20;
@@ -160,11 +193,13 @@ Choice measure(const CublasProduct& p, const Described& d, const std::vector<cub
     return true;
   });
   best.own = true;
-  for (const cublasLtMatmulAlgo_t& candidate : all) {
-    const double time = seconds([&] { return multiply(p, d, candidate, to.as<float>(), stream, steps); });
+  for (const Choice& c : offered.choices) {
+    const double time = seconds([&] {
+      return multiply(offers[c.offer], offered.descriptions[c.offer], c.algorithm, to.as<float>(), stream);
+    });
     if (time < 0 || time >= least) continue;
     least = time;
-    best = {false, candidate};
+    best = c;
   }
   stream.synchronize();
   return best;
@@ -175,18 +210,19 @@ Choice measure(const CublasProduct& p, const Described& d, const std::vector<cub
 void prepare_cublas() { library(); }
 std::size_t cublas_bytes() { return made ? 0 : kWorkspace; }
 
-bool cublas_product(const CublasProduct& p, Stream& stream,
-                    const std::function<void(float*, std::int64_t)>& own, const CublasSteps& steps) {
-  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
-                         std::uint32_t, std::uint32_t, std::uint32_t, bool, bool, bool>;
-  static std::mutex mutex;
+bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
+                    const std::function<void(float*, std::int64_t)>& own) {
+  using Key = std::tuple<CublasForm, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                         std::int64_t, std::uint32_t, std::uint32_t, std::uint32_t, bool, bool, bool>;
+  // `own` may ask for another product while it is measured.
+  static std::recursive_mutex mutex;
   static auto& choices = *new std::map<Key, Choice>;
   const std::lock_guard lock(mutex);
-  if (library().handle == nullptr) return false;
-  const Described d(p);
-  if (!d.good) return false;
+  if (library().handle == nullptr || offers.empty()) return false;
+  const CublasOffer& p = offers.front();
   const auto bucket = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(p.m)));
-  const Key key{bucket,
+  const Key key{p.form,
+                bucket,
                 p.n,
                 p.k,
                 p.w_stride,
@@ -197,19 +233,31 @@ bool cublas_product(const CublasProduct& p, Stream& stream,
                 alignment_of(p.y),
                 p.bias != nullptr,
                 p.accumulate,
-                steps.before != nullptr};
+                p.before != nullptr};
   auto known = choices.find(key);
   if (known == choices.end()) {
-    const std::vector<cublasLtMatmulAlgo_t> all = proposals(p, d);
-    if (capturing(stream)) return !all.empty() && multiply(p, d, all.front(), p.y, stream, steps);
-    known =
-        choices.emplace(key, all.empty() ? Choice{true, {}} : measure(p, d, all, stream, own, steps)).first;
+    const Offered offered(offers);
+    if (offered.choices.empty() && p.form != CublasForm::kBf16)
+      remark(p.form == CublasForm::kInt8 ? "cuBLASLt has no products of int8"
+                                         : "cuBLASLt has no products of fp8",
+             "the same numbers are multiplied in bfloat16 (first for " + std::to_string(p.m) + " x " +
+                 std::to_string(p.n) + " x " + std::to_string(p.k) + ")");
+    if (capturing(stream)) {
+      if (offered.choices.empty()) return false;
+      const Choice& c = offered.choices.front();
+      return multiply(offers[c.offer], offered.descriptions[c.offer], c.algorithm, offers[c.offer].y, stream);
+    }
+    const Choice best = offered.choices.empty() ? Choice{true, 0, {}} : measure(offers, offered, stream, own);
+    known = choices.emplace(key, best).first;
   }
-  if (known->second.own) return false;
-  if (multiply(p, d, known->second.algorithm, p.y, stream, steps)) return true;
+  const Choice& choice = known->second;
+  if (choice.own) return false;
+  const CublasOffer& offer = offers[choice.offer];
+  const Described described(offer);
+  if (described.good && multiply(offer, described, choice.algorithm, offer.y, stream)) return true;
   // Another m of the bucket, for which the algorithm won't do.
-  const std::vector<cublasLtMatmulAlgo_t> all = proposals(p, d);
-  return !all.empty() && multiply(p, d, all.front(), p.y, stream, steps);
+  const std::vector<cublasLtMatmulAlgo_t> all = proposals(offer, described);
+  return !all.empty() && multiply(offer, described, all.front(), offer.y, stream);
 }
 
 }  // namespace foretoken::cuda

@@ -1,38 +1,49 @@
-// Products of bf16 matrices by cuBLASLt: cublas.cpp, or cublas_none.cpp, which has nothing for any.
+// Products of bf16, fp8 (e4m3) and int8 matrices by cuBLASLt: cublas.cpp; cublas_none.cpp, which has nothing
+// for any; or cublas_emulated.cpp, which has what a test sets.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <span>
 
 #include "executor/cuda/runtime.h"
 
 namespace foretoken::cuda {
 
-// y[m, n] = x[m, k] w[n, k]^T (+ bias[n]) (+ y if accumulate): w and x of bf16, the rest of float32, strides
-// in elements. Rows of w and x may be padded with zeros, which count in k.
-struct CublasProduct {
+// What w and x are of, and what the library leaves in y.
+//   kBf16       float32 sums, with the bias
+//   kFp8        float32 sums
+//   kFp8Scaled  the same times the scales of the rows of w and of x
+//   (CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F) kInt8       int32 sums, in y's memory
+// kFp8 and kInt8 leave to `after` what makes a product of the sums, and accumulate nothing.
+enum class CublasForm : std::uint8_t { kBf16, kFp8, kFp8Scaled, kInt8 };
+
+// A way to make y[m, n] = x[m, k] w[n, k]^T (+ bias[n]) (+ y if accumulate) that the library may have a
+// kernel for; strides in elements. Rows of w and x may be padded with zeros, which count in k.
+struct CublasOffer {
+  CublasForm form = CublasForm::kBf16;
   const void *w = nullptr, *x = nullptr;
   std::int64_t m = 0, n = 0, k = 0, w_stride = 0, x_stride = 0, y_stride = 0;
-  const float* bias = nullptr;
+  const float *w_scales = nullptr, *x_scales = nullptr;  // [n], [m]; kFp8Scaled alone
+  const float* bias = nullptr;                           // kBf16 alone
   bool accumulate = false;
   float* y = nullptr;
+  // What belongs to a product this way: w or x is made before, y changed after.
+  std::function<void()> before;
+  std::function<void(float* y, std::int64_t y_stride)> after;
 };
 
 // Makes the handle and its workspace, once: allocates, so not while a step is recorded.
 void prepare_cublas();
 std::size_t cublas_bytes();  // that prepare_cublas() will take of the device's memory; 0 once it has
-// What belongs to a product by the library, and not to `own`: w is made before, y changed after.
-struct CublasSteps {
-  std::function<void()> before;
-  std::function<void(float* y, std::int64_t y_stride)> after;
-};
 
-// Launches the product; false where the library has nothing for it, or where `own` was found to be faster:
-// own(y, y_stride) launches the same product, but never accumulates, by another kernel. What is fastest is
-// measured when a shape (m within a power of two) is first seen, unless a step is being recorded or there is
-// no memory for it: then the library's first proposal is taken.
-bool cublas_product(const CublasProduct& product, Stream& stream,
-                    const std::function<void(float* y, std::int64_t y_stride)>& own,
-                    const CublasSteps& steps = {});
+// Launches one product, which all of `offers` make; false where the library has nothing for any of them, or
+// where `own` was found to be faster: own(y, y_stride) launches the same product, but never accumulates,
+// without the library, or by another call of this function. What is fastest is measured when a shape (m
+// within a power of two) is first seen, unless a step is being recorded or there is no memory for it: then
+// the library's first proposal for the first offer that it has one for is taken. Where it has none for 8
+// bits, remark() says so.
+bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
+                    const std::function<void(float* y, std::int64_t y_stride)>& own);
 
 }  // namespace foretoken::cuda

@@ -7,10 +7,14 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/error.h"
+#include "executor/cuda/activities.h"
 #include "executor/cuda/clocks.h"
 #include "executor/cuda/communicator.h"
 #include "executor/cuda/cublas.h"
+#include "executor/cuda/remarks.h"
 #include "executor/cuda/sampling.h"
+#include "executor/cuda/warpgroup_check.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -128,11 +132,26 @@ class EventStopwatch final : public KernelStopwatch {
   std::size_t used_ = 0;
 };
 
+// By activities, of which the kernels have one account, as steps run one after another.
+class ActivityStopwatch final : public KernelStopwatch {
+ public:
+  ActivityStopwatch(ActivityTimes& times, Stream& stream) : times_(times), stream_(stream) {}
+  void restart() override { times_.restart(); }
+  int mark() override { return times_.mark(stream_.captured()); }
+  double seconds(int from, int to) override { return times_.seconds(from, to); }
+
+ private:
+  ActivityTimes& times_;
+  Stream& stream_;
+};
+
 // A step is launched once before it is recorded: meanwhile kernels are loaded and products choose their
 // algorithms by measuring, which a recording doesn't allow.
 class RecordedSteps final : public StepGraphs {
  public:
-  explicit RecordedSteps(Stream& stream) : stream_(stream) {}
+  // activities: null while operators aren't timed by them.
+  RecordedSteps(Stream& stream, const std::unique_ptr<ActivityTimes>& activities)
+      : stream_(stream), activities_(activities) {}
   void run(std::uint64_t key, const std::function<void()>& launches) override {
     const auto at = graphs_.find(key);
     if (at == graphs_.end()) {
@@ -140,12 +159,20 @@ class RecordedSteps final : public StepGraphs {
       graphs_.try_emplace(key);  // not of a step that failed
       return;
     }
-    if (at->second.empty()) at->second.capture(stream_, launches);
-    at->second.launch(stream_);
+    Graph& graph = at->second;
+    if (graph.empty()) {
+      graph.capture(stream_, launches);
+      if (activities_) activities_->keep(this, key, graph.nodes());
+    }
+    if (activities_)
+      activities_->replay(this, key, [&] { graph.launch(stream_); });
+    else
+      graph.launch(stream_);
   }
 
  private:
   Stream& stream_;
+  const std::unique_ptr<ActivityTimes>& activities_;
   std::unordered_map<std::uint64_t, Graph> graphs_;
 };
 
@@ -157,10 +184,14 @@ struct CudaKernels::State {
   ClockReader clocks{device.pci_bus_id};
   Stream stream;
   Memory memory{number, stream};
+  std::unique_ptr<ActivityTimes> activities;  // once operators are timed by them
   // Of the processes that met last.
   const Processes* processes = nullptr;
   std::unique_ptr<Communicator> communicator;
   PinnedMemory gathered;
+  const bool has_warpgroups = device.compute_capability == 90;
+  const bool right_warpgroups = has_warpgroups && warpgroup_products_are_right(stream);
+  bool warpgroups = right_warpgroups;
 };
 
 CudaKernels::CudaKernels()
@@ -171,7 +202,9 @@ const char* CudaKernels::name() const { return "cuda"; }
 std::string CudaKernels::machine() const {
   const DeviceProperties& d = state_->device;
   return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
-         std::to_string(d.driver_version % 1000 / 10);
+         std::to_string(d.driver_version % 1000 / 10) +
+         (state_->has_warpgroups && !state_->right_warpgroups ? ", wgmma failed its check and isn't used"
+                                                              : "");
 }
 std::string CudaKernels::condition() const {
   const Clocks c = state_->clocks.read();
@@ -186,11 +219,21 @@ std::string CudaKernels::condition() const {
 }
 const KernelMemory& CudaKernels::memory() const { return state_->memory; }
 std::size_t CudaKernels::own_bytes() const { return cublas_bytes() + unseen_bytes(); }
-std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch() const {
+std::vector<std::string> CudaKernels::remarks() const { return cuda::remarks(); }
+std::unique_ptr<KernelStopwatch> CudaKernels::stopwatch(OperatorTimes how) const {
+  if (how == OperatorTimes::kActivities) {
+    if (!state_->activities) {
+      std::string why_not;
+      auto source = open_activities(why_not);
+      if (!source) throw Error("--operator-times", "cupti: " + why_not + "; use on");
+      state_->activities = std::make_unique<ActivityTimes>(std::move(source));
+    }
+    return std::make_unique<ActivityStopwatch>(*state_->activities, state_->stream);
+  }
   return std::make_unique<EventStopwatch>(state_->stream);
 }
 std::unique_ptr<StepGraphs> CudaKernels::graphs() const {
-  return std::make_unique<RecordedSteps>(state_->stream);
+  return std::make_unique<RecordedSteps>(state_->stream, state_->activities);
 }
 // Powers of two from 256 on: at most twice the blocks that the longest context needs, and few recordings.
 std::int64_t CudaKernels::context_bucket(std::int64_t longest) const {
@@ -213,5 +256,7 @@ void CudaKernels::all_gather(Processes& processes, std::span<const float> mine, 
 }
 Stream& CudaKernels::stream() const { return state_->stream; }
 const DeviceProperties& CudaKernels::device() const { return state_->device; }
+bool CudaKernels::warpgroups() const { return state_->warpgroups; }
+void CudaKernels::use_warpgroups(bool use) const { state_->warpgroups = use && state_->right_warpgroups; }
 
 }  // namespace foretoken::cuda

@@ -28,7 +28,8 @@ class CudaKernels final : public Kernels {
   std::string condition() const override;
   const KernelMemory& memory() const override;
   std::size_t own_bytes() const override;
-  std::unique_ptr<KernelStopwatch> stopwatch() const override;
+  std::unique_ptr<KernelStopwatch> stopwatch(OperatorTimes how) const override;
+  std::vector<std::string> remarks() const override;
   std::unique_ptr<StepGraphs> graphs() const override;
   std::int64_t context_bucket(std::int64_t longest) const override;
 
@@ -72,7 +73,7 @@ class CudaKernels final : public Kernels {
                  const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                  std::byte* scratch, Threads& threads) const override;
   void expand_latents(const LatentArgs& args, const float* up, const float* latent, std::int64_t tokens,
-                      float* keys, float* values) const override;
+                      const CacheLayer& to) const override;
   void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,
              float* weights) const override;
   std::size_t expert_scratch(const Experts& experts, std::int64_t pairs) const override;
@@ -109,6 +110,9 @@ class CudaKernels final : public Kernels {
 
   Stream& stream() const;
   const DeviceProperties& device() const;
+  // Whether kernels multiply by warpgroups: the device has them, and they were found right.
+  bool warpgroups() const;
+  void use_warpgroups(bool use) const;  // false: as on a device without them, to compare
 
  private:
   struct State;

@@ -62,6 +62,13 @@ struct Copy {
 
 enum class Wait : std::uint8_t { kNothing, kBarrier, kExchange };
 
+struct Product {
+  float* d;
+  std::shared_ptr<void> shared;
+  std::function<void(void*, bool)> run;
+  unsigned group;
+};
+
 struct Thread {
   Fiber* fiber = nullptr;  // null: has not started
   uint3 index{};
@@ -69,6 +76,8 @@ struct Thread {
   bool dependency_waited = false;
   unsigned groups = 0;  // committed
   std::vector<Copy> copies;
+  unsigned product_groups = 0;
+  std::vector<Product> products;
 };
 
 struct Warp {
@@ -376,6 +385,8 @@ void Block::run_block() {
     thread.dependency_waited = false;
     thread.groups = 0;
     thread.copies.clear();
+    thread.product_groups = 0;
+    thread.products.clear();
   }
   for (unsigned w = 0; w < warp_count_; ++w) {
     Warp& warp = warps_[w];
@@ -479,6 +490,30 @@ void copy_async(void* shared, const void* global, unsigned bytes, bool valid) {
   Thread& thread = running_block->thread();
   std::memset(shared, 0xff, bytes);
   thread.copies.push_back({shared, global, bytes, thread.groups, valid});
+}
+
+void product(float* d, const std::function<std::shared_ptr<void>()>& make,
+             std::function<void(void* shared, bool last)> run) {
+  Thread& thread = running_block->thread();
+  const auto same = std::find_if(thread.products.begin(), thread.products.end(),
+                                 [d](const Product& p) { return p.d == d; });
+  auto shared = same != thread.products.end() ? same->shared : make();
+  thread.products.push_back({d, std::move(shared), std::move(run), thread.product_groups});
+}
+
+void products_commit() { ++running_block->thread().product_groups; }
+
+void products_wait(unsigned newest) {
+  std::vector<Product>& products = running_block->thread().products;
+  const unsigned groups = running_block->thread().product_groups;
+  std::size_t done = 0;
+  for (; done < products.size() && products[done].group + newest < groups; ++done) {
+    const float* d = products[done].d;
+    const bool last = std::none_of(products.begin() + static_cast<std::ptrdiff_t>(done) + 1, products.end(),
+                                   [d](const Product& p) { return p.d == d; });
+    products[done].run(products[done].shared.get(), last);
+  }
+  products.erase(products.begin(), products.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
 void copy_async_commit() { ++running_block->thread().groups; }

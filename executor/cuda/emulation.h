@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <type_traits>
 
@@ -35,6 +36,7 @@ struct Settings {
   // The device that runtime.h describes.
   int compute_capability = 90;  // ten times
   int multiprocessors = 4;
+  int cublas_offer = -1;  // which of a product's offers (cublas.h) the library takes; -1: none
   std::size_t memory_bytes = std::size_t{4} << 30;
   std::size_t shared_bytes = 227 * 1024;  // a block's most
   // DeviceMemory allocated meanwhile is closed to the host: it may be touched by kernels and copies alone.
@@ -64,6 +66,12 @@ std::byte* dynamic_shared();
 void copy_async(void* shared, const void* global, unsigned bytes, bool valid);
 void copy_async_commit();
 void copy_async_wait(unsigned newest);
+// A product that happens at the wait (warpgroup.cuh). Those of one d share what make() gives the first of
+// them; last: no other of this d is under way.
+void product(float* d, const std::function<std::shared_ptr<void>()>& make,
+             std::function<void(void* shared, bool last)> run);
+void products_commit();
+void products_wait(unsigned newest);
 void grid_dependency_wait();
 [[noreturn]] void fail(const std::string& what);
 

@@ -11,7 +11,7 @@
 // time), bound by the bytes of the experts that are hit; many take tiles (tile_products.cu).
 //
 // to.in and to.act hold the rounded rows, and to.mid what is activated by float32, where that is to be split
-// for weights of f16 (products.h), by a launch of its own.
+// for weights of f16 (products.h) or quantised, by a launch of its own.
 #include <algorithm>
 
 #include "executor/cuda/cuda_kernels.h"
@@ -140,7 +140,7 @@ struct Scratch {
       at += (size + 63) / 64 * 64;
     };
     const auto of_rows = [&](const Matrix& w, std::int64_t& scales, std::int64_t& rows) {
-      take(scales, w.storage == Storage::kF16 ? pairs * 4 : 0);
+      take(scales, has_row_scales(w) ? pairs * 4 : 0);
       take(rows, fits(w) ? 0 : pairs * rounded_stride(w.storage, w.k) * 2);
     };
     // The fewer rows a tile has the more tiles there are.
@@ -150,6 +150,8 @@ struct Scratch {
     of_rows(e.down, act_scales_at, act_at);
     bytes = at;
   }
+  // x is split or quantised by a launch of its own.
+  static bool has_row_scales(const Matrix& w) { return w.storage == Storage::kF16 || w.quantised_x; }
   static bool fits(const Matrix& w) { return rounded_stride(w.storage, w.k) <= 2 * w.k; }
 };
 
@@ -189,7 +191,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   a.place = to.place, a.order = to.order, a.begin = to.begin;
   a.tiles = tiles, a.tile_count = static_cast<std::int32_t>(tile_count);
   std::int64_t blocks = std::max<std::int64_t>(experts.count, 1);
-  if (!exact_product(up_storage)) {
+  if (!exact_product(up_storage) && !experts.gate_up.quantised_x) {
     a.x = x, a.rows = rows, a.width = hidden, a.rounded = rounded;
     blocks += std::min<std::int64_t>((rows * ((hidden + 7) / 8) + kThreads - 1) / kThreads, 1 << 16);
   }
@@ -206,6 +208,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
     p.bias = bias;
     p.tiles = tiles, p.tile_count = tile_count, p.tile_rows = tile_rows;
     p.expert_stride = static_cast<std::int64_t>(experts.stride);
+    p.warpgroups = warpgroups();
     return p;
   };
   const auto run = [&](const Product& p) {
@@ -217,26 +220,32 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
       launch_tiles(p, device(), stream());
   };
   if (experts.count <= 0) return;
-  if (up_storage == Storage::kF16)
-    launch_round(up_storage, x, hidden, rows, hidden, rounded, x_scales, nullptr, stream());
+  const auto scale_rows = [&](const Matrix& w, const float* from, std::int64_t count, std::uint16_t* into,
+                              float* scales, const std::int32_t* on_device) {
+    if (w.quantised_x)
+      launch_quantise(w.storage, from, w.k, count, w.k, into, scales, on_device, stream());
+    else if (w.storage == Storage::kF16)
+      launch_round(w.storage, from, w.k, count, w.k, into, scales, on_device, stream());
+  };
+  scale_rows(experts.gate_up, x, rows, rounded, x_scales, nullptr);
 
   Product up = product(experts.gate_up, experts.gate_up_bias);
   up.x_rows = to.order;
-  up.x = x, up.rounded = rounded, up.x_scales = x_scales;
+  up.x = x, up.rounded = rounded;
+  if (Scratch::has_row_scales(experts.gate_up)) up.x_scales = x_scales;
   up.x_stride = up_storage == Storage::kF32 ? hidden : rounded_stride(up_storage, hidden);
   up.activated = true, up.activation = activation;
   up.activation.gated |= activation.kind == Activation::kClampedSwiglu;
-  if (exact_product(down_storage))
+  if (exact_product(down_storage) || experts.down.quantised_x)
     up.y = down_storage == Storage::kF32 ? to.act : to.mid, up.y_stride = width;
   else
     up.rounded_y = rounded_act, up.y_stride = rounded_stride(down_storage, width);
   run(up);
 
   Product down = product(experts.down, experts.down_bias);
-  if (down_storage == Storage::kF16)
-    launch_round(down_storage, to.mid, width, pairs, width, rounded_act, act_scales, to.begin + experts.count,
-                 stream());
-  down.x = to.act, down.rounded = rounded_act, down.x_scales = act_scales;
+  scale_rows(experts.down, to.mid, pairs, rounded_act, act_scales, to.begin + experts.count);
+  down.x = to.act, down.rounded = rounded_act;
+  if (Scratch::has_row_scales(experts.down)) down.x_scales = act_scales;
   down.x_stride = down_storage == Storage::kF32 ? width : rounded_stride(down_storage, width);
   down.y = to.out, down.y_stride = experts.down.n;
   run(down);

@@ -109,10 +109,12 @@ struct Combine {
 };
 
 // Planes are tokens, rows heads; columns a head's key and, behind it, its value.
+template <class Element>
 struct ExpandLatents {
   LatentArgs a;
   const float *up, *latent;
-  float *keys, *values;
+  std::int64_t length;
+  Element *keys, *values;
   template <int W>
   using Loaded = Values<W>;
   template <int W>
@@ -126,8 +128,14 @@ struct ExpandLatents {
   template <int W>
   FORETOKEN_DEVICE void store(std::int64_t token, std::int64_t head, std::int64_t column,
                               const Values<W>& in) const {
-    const std::int64_t qk = a.nope + a.rope, at = head * a.length + token;
-    store_values(column < qk ? keys + at * qk + column : values + at * a.v + column - qk, in);
+    const std::int64_t qk = a.nope + a.rope, at = head * length + token;
+    Element* const to = column < qk ? keys + at * qk + column : values + at * a.v + column - qk;
+    if constexpr (std::is_same_v<Element, float>)
+      store_values(to, in);
+    else if constexpr (W == 1)
+      *to = from_float<bf16>(in.v[0]);
+    else
+      store8(to, make_uint2(pack_bf16x2(in.v[0], in.v[1]), pack_bf16x2(in.v[2], in.v[3])));
   }
 };
 
@@ -416,11 +424,19 @@ void CudaKernels::copy_rows(const float* from, std::int64_t from_stride, std::in
 }
 
 void CudaKernels::expand_latents(const LatentArgs& args, const float* up, const float* latent,
-                                 std::int64_t tokens, float* keys, float* values) const {
-  launch_rows(*this, "expand_latents",
-              in_vectors({up, latent, keys, values}, {args.nope, args.rope, args.v, args.rank}),
-              ExpandLatents{args, up, latent, keys, values}, tokens, args.heads,
-              args.nope + args.rope + args.v);
+                                 std::int64_t tokens, const CacheLayer& to) const {
+  const bool vectors =
+      in_vectors({up, latent, to.keys, to.values}, {args.nope, args.rope, args.v, args.rank});
+  const auto with = [&](auto* keys, auto* values) {
+    launch_rows(
+        *this, "expand_latents", vectors,
+        ExpandLatents<std::remove_pointer_t<decltype(keys)>>{args, up, latent, to.block_size, keys, values},
+        tokens, args.heads, args.nope + args.rope + args.v);
+  };
+  if (to.storage == Storage::kBf16)
+    with(reinterpret_cast<bf16*>(to.keys), reinterpret_cast<bf16*>(to.values));
+  else
+    with(reinterpret_cast<float*>(to.keys), reinterpret_cast<float*>(to.values));
 }
 
 void CudaKernels::combine_rows(const float* x, std::int64_t width, const std::int32_t* place,

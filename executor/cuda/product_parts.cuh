@@ -92,10 +92,9 @@ FORETOKEN_DEVICE void multiply_pairs(float (&d)[4], const std::uint32_t (&w)[4],
   multiply_add<storage>(d, second, x_second);
 }
 
-// 8 neighbours of x from `at` on, as pairs of bf16; zeros from k on. even: all 8 are there, and aligned.
+// 8 neighbours of x from `at` on; zeros from k on. even: all 8 are there, and aligned.
 template <bool even>
-FORETOKEN_DEVICE uint4 rounded_eight(const float* row, std::int64_t at, std::int64_t k) {
-  float x[8];
+FORETOKEN_DEVICE void load_eight(const float* row, std::int64_t at, std::int64_t k, float (&x)[8]) {
   if constexpr (even) {
     const uint4 low = load16(row + at), high = load16(row + at + 4);
     x[0] = as_float(low.x), x[1] = as_float(low.y), x[2] = as_float(low.z), x[3] = as_float(low.w);
@@ -104,6 +103,12 @@ FORETOKEN_DEVICE uint4 rounded_eight(const float* row, std::int64_t at, std::int
 #pragma unroll
     for (unsigned i = 0; i < 8; ++i) x[i] = at + i < k ? row[at + i] : 0.0f;
   }
+}
+// The same as pairs of bf16.
+template <bool even>
+FORETOKEN_DEVICE uint4 rounded_eight(const float* row, std::int64_t at, std::int64_t k) {
+  float x[8];
+  load_eight<even>(row, at, k, x);
   return {pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]), pack_bf16x2(x[4], x[5]), pack_bf16x2(x[6], x[7])};
 }
 

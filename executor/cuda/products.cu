@@ -1,5 +1,6 @@
 // Products of matrices, rows of tables: which kernel takes them, and rounding before them.
 #include <algorithm>
+#include <vector>
 
 #include "executor/cuda/cublas.h"
 #include "executor/cuda/cuda_kernels.h"
@@ -83,8 +84,9 @@ __global__ void __launch_bounds__(kThreads) expand_rows(Product p, std::uint16_t
   }
 }
 
-// A thread takes a few rows of kWidth columns. Bound by memory: 8 bytes a value.
-template <unsigned kWidth>
+// A thread takes a few rows of kWidth columns. Bound by memory: 8 bytes a value. integers: the sums are of
+// int32.
+template <unsigned kWidth, bool integers>
 __global__ void __launch_bounds__(kThreads) scale_columns(Product p, float* y, std::int64_t y_stride) {
   grid_dependency_wait();
   grid_dependency_launch();
@@ -99,12 +101,16 @@ __global__ void __launch_bounds__(kThreads) scale_columns(Product p, float* y, s
 #pragma unroll 4
   for (std::int64_t row = blockIdx.y; row < p.m; row += gridDim.y) {
     float* const at = y + row * y_stride + first;
+    const float of_x = p.x_scales == nullptr ? 1.0f : p.x_scales[row];
+    const auto scaled = [&](std::uint32_t sum, unsigned i) {
+      const float value = integers ? static_cast<float>(static_cast<std::int32_t>(sum)) : as_float(sum);
+      return as_bits(value * (by[i] * of_x) + more[i]);
+    };
     if constexpr (kWidth == 4) {
       const uint4 sums = load16(at);
-      store16(at, {as_bits(as_float(sums.x) * by[0] + more[0]), as_bits(as_float(sums.y) * by[1] + more[1]),
-                   as_bits(as_float(sums.z) * by[2] + more[2]), as_bits(as_float(sums.w) * by[3] + more[3])});
+      store16(at, {scaled(sums.x, 0), scaled(sums.y, 1), scaled(sums.z, 2), scaled(sums.w, 3)});
     } else {
-      *at = *at * by[0] + more[0];
+      *at = as_float(scaled(as_bits(*at), 0));
     }
   }
 }
@@ -179,8 +185,13 @@ std::size_t padded(std::int64_t bytes) { return static_cast<std::size_t>((bytes 
 std::size_t rounded_bytes(Storage storage, std::int64_t k, std::int64_t m) {
   return padded(m * rounded_stride(storage, k) * 2);
 }
-std::size_t scale_bytes(Storage storage, std::int64_t m) {
-  return storage == Storage::kF16 ? padded(m * 4) : 0;
+std::size_t scale_bytes(Storage storage, std::int64_t m, bool quantised_x) {
+  return storage == Storage::kF16 || quantised_x ? padded(m * 4) : 0;
+}
+// The same rows as bytes take less, but for the padding of short ones.
+std::size_t row_bytes_for(Storage storage, std::int64_t k, std::int64_t m, bool quantised_x) {
+  const std::size_t rounded = rounded_bytes(storage, k, m);
+  return quantised_x ? std::max(rounded, padded(m * PackedLayout(storage, 1, k).row_bytes)) : rounded;
 }
 
 bool of_8_bits(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
@@ -196,17 +207,26 @@ std::size_t expanded_bytes(Storage storage, std::int64_t n, std::int64_t k, std:
   return padded(expanded_rows(n, row_bytes) * row_bytes * 2);
 }
 
-// By cuBLASLt where that is faster; w: bf16.
-bool by_cublas(const Product& p, const void* w, std::int64_t w_stride, const float* bias,
-               const DeviceProperties& device, Stream& on, const CublasSteps& steps = {}) {
-  const CublasProduct product{w,          p.rounded,  p.m,  p.n,          p.x_stride, w_stride,
-                              p.x_stride, p.y_stride, bias, p.accumulate, p.y};
+CublasOffer offer_of(CublasForm form, const Product& p, const void* w, std::int64_t w_stride, const void* x,
+                     std::int64_t x_stride, const float* bias) {
+  CublasOffer offer;
+  offer.form = form;
+  offer.w = w, offer.x = x;
+  offer.m = p.m, offer.n = p.n, offer.k = x_stride;
+  offer.w_stride = w_stride, offer.x_stride = x_stride;
+  offer.bias = bias, offer.accumulate = p.accumulate;
+  offer.y = p.y, offer.y_stride = p.y_stride;
+  return offer;
+}
+
+// By cuBLASLt where that is faster; offer: of bf16.
+bool by_cublas(const Product& p, const CublasOffer& offer, const DeviceProperties& device, Stream& on) {
   const auto own = [&](float* y, std::int64_t y_stride) {
     Product other = p;
     other.y = y, other.y_stride = y_stride, other.accumulate = false;
     launch_tiles(other, device, on);
   };
-  return cublas_product(product, on, own, steps);
+  return cublas_product({&offer, 1}, on, own);
 }
 
 void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& device, Stream& on) {
@@ -216,12 +236,45 @@ void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& de
     part.n = std::min(rows, p.n - first);
     part.elements += first * p.row_bytes, part.scales += first, part.y += first;
     if (p.bias != nullptr) part.bias += first;
-    const CublasSteps steps{[&] { launch_expand(part, w, on); },
-                            [&](float* y, std::int64_t y_stride) { launch_scale(part, y, y_stride, on); }};
+    CublasOffer offer =
+        offer_of(CublasForm::kBf16, part, w, part.row_bytes, part.rounded, part.x_stride, nullptr);
+    offer.before = [&] { launch_expand(part, w, on); };
+    offer.after = [&](float* y, std::int64_t y_stride) { launch_scale(part, y, y_stride, on); };
     // Scaled after the library's sum, which is all that y may hold then.
-    if (part.accumulate || !by_cublas(part, w, part.row_bytes, nullptr, device, on, steps))
-      launch_tiles(part, device, on);
+    if (part.accumulate || !by_cublas(part, offer, device, on)) launch_tiles(part, device, on);
   }
+}
+
+// x as bytes by cuBLASLt, or as bf16 by what takes products of an x that isn't quantised; each makes its own
+// form of x. rows, scales: memory for them.
+void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* expanded,
+                   const DeviceProperties& device, Stream& on) {
+  p.x_scales = scales;
+  const auto by_bf16 = [&](float* y, std::int64_t y_stride, bool accumulate) {
+    Product other = p;
+    other.y = y, other.y_stride = y_stride, other.accumulate = accumulate;
+    other.rounded = reinterpret_cast<std::uint16_t*>(rows);
+    other.x_stride = rounded_stride(p.storage, p.k);
+    launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, reinterpret_cast<std::uint16_t*>(rows), scales,
+                    nullptr, on);
+    if (choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
+      return run_expanded(other, expanded, device, on);
+    launch_tiles(other, device, on);
+  };
+  const bool fp8 = p.storage == Storage::kFp8;
+  CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, rows,
+                               p.row_bytes, nullptr);
+  plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, on); };
+  CublasOffer scaled = plain;
+  plain.after = [&](float* y, std::int64_t y_stride) { launch_scale(p, y, y_stride, on, !fp8); };
+  scaled.form = CublasForm::kFp8Scaled;
+  scaled.w_scales = p.scales, scaled.x_scales = scales;
+  // Where sums are scaled after, they are all that y may hold; the library's bias of fp8 products is of bf16.
+  std::vector<CublasOffer> offers;
+  if (fp8 && p.bias == nullptr) offers.push_back(scaled);
+  if (!p.accumulate) offers.push_back(plain);
+  const auto own = [&](float* y, std::int64_t y_stride) { by_bf16(y, y_stride, false); };
+  if (offers.empty() || !cublas_product(offers, on, own)) by_bf16(p.y, p.y_stride, p.accumulate);
 }
 
 }  // namespace
@@ -234,12 +287,14 @@ Product product_of(const Matrix& w) {
   if (layout.groups > 0) p.scales = reinterpret_cast<const float*>(w.packed + layout.scales_at);
   p.n = w.n, p.k = w.k;
   p.row_bytes = layout.row_bytes, p.scale_stride = layout.scale_stride;
+  p.quantised_x = w.quantised_x;
   return p;
 }
 
-Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k) {
+Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k, bool quantised_x) {
   if (m <= kStreamRows) return exact_product(storage) ? Path::kFloatStream : Path::kStream;
   if (storage == Storage::kF32) return Path::kFloatTiles;
+  if (quantised_x && n >= 8 && k >= 8) return Path::kQuantised;
   if (storage == Storage::kBf16 && n >= 8 && k >= 8) return Path::kCublas;
   // The fewer rows, the less it pays to write and read twice the bytes.
   if (of_8_bits(storage) && m >= kExpandRows && n >= 8 && k >= 8) return Path::kExpand;
@@ -257,13 +312,15 @@ void launch_expand(const Product& p, std::uint16_t* to, Stream& on) {
          on, p, to);
 }
 
-void launch_scale(const Product& p, float* y, std::int64_t y_stride, Stream& on) {
+void launch_scale(const Product& p, float* y, std::int64_t y_stride, Stream& on, bool integers) {
   if (p.m <= 0 || p.n <= 0) return;
   constexpr std::int64_t kMostRows = 1024;
   const std::int64_t width =
       reinterpret_cast<std::uintptr_t>(y) % 16 == 0 && y_stride % 4 == 0 && p.n % 4 == 0 ? 4 : 1;
   const std::int64_t columns = (p.n + kThreads * width - 1) / (kThreads * width);
-  launch(width == 4 ? scale_columns<4> : scale_columns<1>,
+  launch(width == 4 ? integers ? scale_columns<4, true> : scale_columns<4, false>
+         : integers ? scale_columns<1, true>
+                    : scale_columns<1, false>,
          {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(std::min(p.m, kMostRows))),
           .block = kThreads,
           .name = "scale_columns"},
@@ -289,35 +346,46 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
 
 // Alike or more for more rows, so that what was planned for the most does for fewer.
 std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
-                            int multiprocessors) {
-  if (m <= kStreamRows) return 0;
+                            int multiprocessors, bool quantised_x) {
+  const std::size_t rows = row_bytes_for(storage, k, m, quantised_x) + scale_bytes(storage, m, quantised_x);
+  if (m <= kStreamRows) return quantised_x ? rows : 0;
   const std::size_t partial = partial_bytes(m, multiprocessors);
   if (storage == Storage::kF32) return partial;
-  return rounded_bytes(storage, k, m) + scale_bytes(storage, m) + partial + expanded_bytes(storage, n, k, m);
+  return rows + partial + expanded_bytes(storage, n, k, m);
 }
 
 void run_product(Path path, Product p, std::byte* scratch, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
-  if (path == Path::kStream) return launch_stream(p, device, on);
+  if (path == Path::kStream && !p.quantised_x) return launch_stream(p, device, on);
   if (path == Path::kFloatStream) return launch_float_stream(p, on);
   if (path == Path::kFloatTiles) {
     p.partial = reinterpret_cast<float*>(scratch);
     return launch_float_tiles(p, device, on);
   }
+  std::byte* const rows = scratch;
   auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
-  scratch += rounded_bytes(p.storage, p.k, p.m);
-  auto* const scales = reinterpret_cast<float*>(scratch);
-  scratch += scale_bytes(p.storage, p.m);
-  launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
+  scratch += row_bytes_for(p.storage, p.k, p.m, p.quantised_x);
+  const std::size_t of_scales = scale_bytes(p.storage, p.m, p.quantised_x);
+  auto* const scales = of_scales > 0 ? reinterpret_cast<float*>(scratch) : nullptr;
+  scratch += of_scales;
+  p.partial = reinterpret_cast<float*>(scratch);
+  if (path == Path::kStream) p.partial = nullptr;
+  scratch += partial_bytes(p.m, device.multiprocessors);
+  auto* const expanded = reinterpret_cast<std::uint16_t*>(scratch);
+  if (path == Path::kQuantised) return run_quantised(p, rows, scales, expanded, device, on);
+  if (p.quantised_x)
+    launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
+  else
+    launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   p.rounded = rounded;
   p.x_scales = scales;
   p.x_stride = rounded_stride(p.storage, p.k);
-  p.partial = reinterpret_cast<float*>(scratch);
-  if (path == Path::kExpand) {
-    scratch += partial_bytes(p.m, device.multiprocessors);
-    return run_expanded(p, reinterpret_cast<std::uint16_t*>(scratch), device, on);
-  }
-  if (path == Path::kCublas && by_cublas(p, p.elements, p.row_bytes / 2, p.bias, device, on)) return;
+  if (path == Path::kStream) return launch_stream(p, device, on);
+  if (path == Path::kExpand) return run_expanded(p, expanded, device, on);
+  if (path == Path::kCublas &&
+      by_cublas(p, offer_of(CublasForm::kBf16, p, p.elements, p.row_bytes / 2, p.rounded, p.x_stride, p.bias),
+                device, on))
+    return;
   launch_tiles(p, device, on);
 }
 
@@ -348,7 +416,7 @@ void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std:
 }
 
 std::size_t CudaKernels::gemm_scratch(const Matrix& w, std::int64_t m) const {
-  return product_scratch(w.storage, w.n, w.k, m, device().multiprocessors);
+  return product_scratch(w.storage, w.n, w.k, m, device().multiprocessors, w.quantised_x);
 }
 
 void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m,
@@ -358,7 +426,8 @@ void CudaKernels::gemm(const Matrix& w, const float* x, std::int64_t x_stride, s
   p.x = x, p.x_stride = x_stride, p.m = m;
   p.bias = bias, p.accumulate = accumulate;
   p.y = y, p.y_stride = y_stride;
-  run_product(choose_path(w.storage, m, w.n, w.k), p, scratch, device(), stream());
+  p.warpgroups = warpgroups();
+  run_product(choose_path(w.storage, m, w.n, w.k, w.quantised_x), p, scratch, device(), stream());
 }
 
 }  // namespace foretoken::cuda

@@ -17,11 +17,14 @@ namespace foretoken::cuda {
 //   kCublas                cuBLASLt, or kTiles where that won't or takes longer
 //   kExpand                the same with weights of 8 bits, made bf16 in memory before, and scaled sums
 //   kFloatTiles            tiles in shared memory (float_products.cu)
-enum class Path : std::uint8_t { kStream, kTiles, kCublas, kExpand, kFloatStream, kFloatTiles };
+//   kQuantised             x of 8 bits too: cuBLASLt's products of these, or what the rows would take else
+// A quantised x (Matrix) has the same numbers on every path: bf16 holds each exactly before its scale, so it
+// goes through the others as rounded rows with scales.
+enum class Path : std::uint8_t { kStream, kTiles, kCublas, kExpand, kFloatStream, kFloatTiles, kQuantised };
 inline constexpr std::int64_t kStreamRows = 8;    // most rows of the streams
 inline constexpr std::int64_t kExpandRows = 256;  // fewest of kExpand
 
-Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k);
+Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k, bool quantised_x = false);
 
 // Rows [first, first + rows) of the product are by the matrix of one expert; no rows: of none.
 struct ExpertTile {
@@ -37,7 +40,9 @@ struct Product {
   // x as float32, or as launch_round() leaves it: x_stride is rounded_stride() then.
   const float* x = nullptr;
   const std::uint16_t* rounded = nullptr;
-  const float* x_scales = nullptr;       // of split rows: what their products are multiplied by
+  // Of split and of quantised rows: what their products are multiplied by; null for others.
+  const float* x_scales = nullptr;
+  bool quantised_x = false;
   std::int64_t x_stride = 0, m = 0;      // strides in elements
   const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
   const float* bias = nullptr;
@@ -55,6 +60,7 @@ struct Product {
   bool activated = false;
   ActivationArgs activation;
   std::uint16_t* rounded_y = nullptr;
+  bool warpgroups = false;  // multiply (warpgroup.cuh)
 
   // Of kTiles and kFloatTiles: k in `splits` parts, whose sums lie in `partial` until the last part adds them
   // up.
@@ -90,12 +96,23 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
 // Weights of 8 bits as bf16 without their scales, in rows of row_bytes elements; and what is left to do of
 // their product, y = scales x y + bias.
 void launch_expand(const Product& product, std::uint16_t* to, Stream& stream);
-void launch_scale(const Product& product, float* y, std::int64_t y_stride, Stream& stream);
+// y = (x_scales x) scales x sums + bias, in place. integers: the sums are of int32.
+void launch_scale(const Product& product, float* y, std::int64_t y_stride, Stream& stream,
+                  bool integers = false);
+
+// Rows of x quantised to kInt8 or kFp8, as quantise_row() has them: as bf16 in rows of rounded_stride(), or
+// as bytes in the order of packed rows (packed.h), in rows of PackedLayout::row_bytes. scales: one a row.
+// count: as above.
+void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
+                     std::int64_t k, std::uint16_t* to, float* scales, const std::int32_t* count,
+                     Stream& stream);
+void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
+                     std::int64_t k, std::byte* to, float* scales, Stream& stream);
 
 // A product by a path; scratch: product_scratch(...) bytes.
 void run_product(Path path, Product product, std::byte* scratch, const DeviceProperties& device,
                  Stream& stream);
 std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
-                            int multiprocessors);
+                            int multiprocessors, bool quantised_x = false);
 
 }  // namespace foretoken::cuda

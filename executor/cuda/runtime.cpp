@@ -157,6 +157,20 @@ void Stream::wait(const Event& event) {
   FORETOKEN_CUDA(cudaStreamWaitEvent, state_->stream, event.state().event, 0);
 }
 void* Stream::native() const { return state_->stream; }
+std::optional<std::size_t> Stream::captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaGraph_t graph = nullptr;
+  std::size_t nodes = 0;
+#if CUDART_VERSION >= 13000
+  FORETOKEN_CUDA(cudaStreamGetCaptureInfo, state_->stream, &status, nullptr, &graph, nullptr, nullptr,
+                 nullptr);
+#else
+  FORETOKEN_CUDA(cudaStreamGetCaptureInfo_v2, state_->stream, &status, nullptr, &graph, nullptr, nullptr);
+#endif
+  if (status != cudaStreamCaptureStatusActive) return std::nullopt;
+  FORETOKEN_CUDA(cudaGraphGetNodes, graph, nullptr, &nodes);
+  return nodes;
+}
 
 Event::Event() : state_(std::make_unique<State>()) { FORETOKEN_CUDA(cudaEventCreate, &state_->event); }
 Event::~Event() { static_cast<void>(cudaEventDestroy(state_->event)); }

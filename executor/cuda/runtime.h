@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -101,6 +102,8 @@ class Stream {
   void synchronize();             // the host waits for all of it
   void wait(const Event& event);  // what follows waits for what was recorded
   void* native() const;           // the cudaStream_t; null where emulated
+  // Kernels, copies and fills of the graph that is being captured from it so far; nothing where none is.
+  std::optional<std::size_t> captured() const;
   struct State;
   State& state() const { return *state_; }
 

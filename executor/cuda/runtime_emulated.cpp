@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "executor/cuda/activities.h"
 #include "executor/cuda/emulation.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/runtime.h"
@@ -126,6 +127,65 @@ void issue(Stream& stream, std::function<void()> work) {
   const std::uint64_t place = state.queue->push(std::move(work));
   if (!emulation::settings().late_work) state.queue->run_to(place);
 }
+
+// What the emulated driver records of kernels, copies and fills, while somebody asks. A launch has a
+// correlation of its own; that of a graph is one for all of its work.
+struct Recorder {
+  std::mutex mutex;
+  ActivityRecords records;
+  std::vector<std::uint64_t> ids;  // pushed
+  std::uint32_t calls = 0, graph_call = 0;
+};
+Recorder& recorder() {
+  static Recorder& recorder = *new Recorder;
+  return recorder;
+}
+std::atomic<int> recording_sources{0};
+
+std::uint32_t begin_call() {
+  Recorder& r = recorder();
+  const std::lock_guard lock(r.mutex);
+  ++r.calls;
+  if (!r.ids.empty()) r.records.ids.emplace_back(r.calls, r.ids.back());
+  return r.calls;
+}
+
+// As issue(), of what has a record. Of a graph's work the call is that which launches it.
+void issue_recorded(Stream& stream, std::function<void()> work) {
+  const bool captured = stream.state().capturing();
+  const std::uint32_t call = captured || recording_sources == 0 ? 0 : begin_call();
+  issue(stream, [work = std::move(work), call] {
+    const Clock::time_point start = Clock::now();
+    work();
+    if (recording_sources == 0) return;
+    Recorder& r = recorder();
+    const std::lock_guard lock(r.mutex);
+    const auto nanoseconds = [](Clock::time_point at) {
+      return static_cast<std::uint64_t>(
+          std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count());
+    };
+    r.records.activities.push_back(
+        {nanoseconds(start), nanoseconds(Clock::now()), call > 0 ? call : r.graph_call});
+  });
+}
+
+class EmulatedActivities final : public ActivitySource {
+ public:
+  EmulatedActivities() { ++recording_sources; }
+  ~EmulatedActivities() override { --recording_sources; }
+  void push(std::uint64_t id) override {
+    const std::lock_guard lock(recorder().mutex);
+    recorder().ids.push_back(id);
+  }
+  void pop() override {
+    const std::lock_guard lock(recorder().mutex);
+    recorder().ids.pop_back();
+  }
+  ActivityRecords collect() override {
+    const std::lock_guard lock(recorder().mutex);
+    return std::exchange(recorder().records, {});
+  }
+};
 
 // Memory that only the device reaches (Settings::guard_memory): pages that are closed but while kernels and
 // copies run. What lies in them ends where the next closed page begins.
@@ -281,6 +341,10 @@ void Stream::wait(const Event& event) {
     issue(*this, [queue = of.queue, place = of.place] { queue->run_to(place); });
 }
 void* Stream::native() const { return nullptr; }
+std::optional<std::size_t> Stream::captured() const {
+  if (!state_->capturing()) return std::nullopt;
+  return state_->recording->work.size();
+}
 
 Event::Event() : state_(std::make_unique<State>()) {}
 Event::~Event() = default;
@@ -317,7 +381,7 @@ double Event::milliseconds_since(const Event& earlier) const {
 
 void copy(Stream& stream, void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  issue(stream, [=] {
+  issue_recorded(stream, [=] {
     const DeviceAtWork at_work;
     std::memcpy(to, from, bytes);
   });
@@ -327,7 +391,7 @@ void copy_rows(Stream& stream, void* to, std::size_t to_pitch, const void* from,
   if (row_bytes == 0 || rows == 0) return;
   if (to_pitch < row_bytes || from_pitch < row_bytes)
     throw CudaError("copy_rows", "rows that are longer than the pitch", 12);
-  issue(stream, [=] {
+  issue_recorded(stream, [=] {
     const DeviceAtWork at_work;
     for (std::size_t row = 0; row < rows; ++row)
       std::memcpy(static_cast<std::byte*>(to) + row * to_pitch,
@@ -339,7 +403,7 @@ void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces) {
 }
 void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
   if (bytes == 0) return;
-  issue(stream, [=] {
+  issue_recorded(stream, [=] {
     const DeviceAtWork at_work;
     std::memset(to, byte, bytes);
   });
@@ -374,13 +438,22 @@ void Graph::abandon_capture(Stream& stream) noexcept {
 }
 void Graph::launch(Stream& stream) {
   if (empty()) throw CudaError("Graph::launch", "nothing was captured", 0);
+  if (recording_sources > 0)
+    issue(stream, [call = begin_call()] {
+      const std::lock_guard lock(recorder().mutex);
+      recorder().graph_call = call;
+    });
   for (const auto& work : state_->work) issue(stream, work);
 }
 bool Graph::empty() const { return !state_->captured; }
 std::size_t Graph::nodes() const { return state_->work.size(); }
 
+std::unique_ptr<ActivitySource> open_activities(std::string&) {
+  return std::make_unique<EmulatedActivities>();
+}
+
 void launch_emulated(const Launch& launch, Stream& stream, std::function<void()> body) {
-  issue(stream, [launch, body = std::move(body)] {
+  issue_recorded(stream, [launch, body = std::move(body)] {
     const DeviceAtWork at_work;
     emulation::run_grid(launch.name, launch.grid, launch.block, launch.shared, launch.overlaps, body);
   });

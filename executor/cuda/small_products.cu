@@ -50,16 +50,16 @@ constexpr unsigned x_pitch(unsigned units) {
   return bytes % 128 == 0 ? bytes + 64 : bytes;
 }
 
-// kAny: x as it comes. kEven: its rows are aligned and multiples of 8. kGrouped: rounded, of experts, whose
-// tile y blocks (x, y) take.
-enum class Rows : std::uint8_t { kAny, kEven, kGrouped };
+// kAny: x as it comes. kEven: its rows are aligned and multiples of 8. kRounded: rounded. kGrouped: rounded,
+// of experts, whose tile y blocks (x, y) take.
+enum class Rows : std::uint8_t { kAny, kEven, kRounded, kGrouped };
 
 // x is held `chunk` units at a time.
 template <Storage storage, unsigned kFragments, Rows kind>
 __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlocks)
     stream_product(Product p, unsigned k_warps, unsigned chunk) {
   using R = Ring<storage, kFragments>;
-  constexpr bool grouped = kind == Rows::kGrouped;
+  constexpr bool grouped = kind == Rows::kGrouped, rounded = grouped || kind == Rows::kRounded;
   constexpr unsigned kParts = Weights<storage>::kParts, kRows = 16 * kFragments;
   const unsigned g = lane() / 4, t = lane() % 4, k_warp = warp() % k_warps, team = warp() / k_warps,
                  teams = kWarps / k_warps;
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
   const auto place_x = [&](unsigned begin) {
     const unsigned size = units - begin < chunk ? units - begin : chunk,
                    eights = (size + R::kUnits - 1) * kParts * 4;
-    const std::int64_t width = grouped ? p.x_stride : p.k;
+    const std::int64_t width = rounded ? p.x_stride : p.k;
 #pragma unroll 4
     for (unsigned i = thread(); i < x_rows * eights; i += kWarp * kWarps) {
       const unsigned row = i / eights, eight = i % eights;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
       if (grouped && p.x_rows != nullptr) from_row = p.x_rows[from_row];
       uint4 values{0, 0, 0, 0};
       if (eight < size * kParts * 4 && at < width) {
-        if constexpr (grouped)
+        if constexpr (rounded)
           values = load16(p.rounded + from_row * p.x_stride + at);
         else
           values = rounded_eight<kind == Rows::kEven>(p.x + from_row * p.x_stride, at, p.k);
@@ -248,6 +248,13 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
         const std::int64_t w_first = rows.at(at), w_second = rows.at(at + 8);
         first *= w_first < 0 ? 1.0f : scales[w_first];
         second *= w_second < 0 ? 1.0f : scales[w_second];
+        if constexpr (rounded) {
+          if (p.x_scales != nullptr) {
+            std::int64_t of = mine.first + row;
+            if (grouped && p.x_rows != nullptr) of = p.x_rows[of];
+            first *= p.x_scales[of], second *= p.x_scales[of];
+          }
+        }
       }
       put_both<8, grouped>(p, rows, bias, mine.first + row, at, first, second);
     }
@@ -297,6 +304,10 @@ void stream(const Product& p, const DeviceProperties& device, Stream& on) {
 template <Storage storage>
 void stream(const Product& p, const DeviceProperties& device, Stream& on) {
   if (p.tiles != nullptr) return stream<storage, 1, Rows::kGrouped>(p, device, on);
+  if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8)
+    if (p.rounded != nullptr)
+      return p.m > 4 ? stream<storage, 2, Rows::kRounded>(p, device, on)
+                     : stream<storage, 1, Rows::kRounded>(p, device, on);
   const bool even = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.k % 8 == 0;
   // More rows of w a warp where x, which each block reads, is not small beside them.
   if (p.m > 4)

@@ -11,6 +11,11 @@
 // of 128 bytes have their halves swapped where the row is odd, so that 8 lanes reach all banks. What comes
 // next is copied between two parts of a stage, while the tensor cores are at the first.
 //
+// The larger tile is multiplied by warpgroups where the device has them (Groups): rows of 64 elements whose
+// chunks change places so are what they read. Smaller elements become bf16 in a tile beside the stages, of
+// which there are two. Products of a stage are awaited a stage later, so that they follow one another while
+// the next tile is made; what is copied goes where the stage before last was.
+//
 // Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
 // done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
 // shares both operands in the second-level cache.
@@ -21,6 +26,7 @@
 #include "executor/cuda/launch.h"
 #include "executor/cuda/product_parts.cuh"
 #include "executor/cuda/tile_products.h"
+#include "executor/cuda/warpgroup.cuh"
 
 namespace foretoken::cuda {
 
@@ -29,7 +35,7 @@ constexpr unsigned kBand = 8;
 // Parts of a tile that are done; the last one sets it back. One stream runs at a time.
 static __device__ unsigned parts_done[kMostSplitTiles];
 
-template <Storage storage, unsigned tile_n, unsigned tile_m>
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool Groups = false>
 struct Shape {
   static constexpr bool kInGroups = storage == Storage::kInt4;
   static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
@@ -46,19 +52,27 @@ struct Shape {
   static constexpr unsigned kStage = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
   // Blocks of a multiprocessor, and the stages that there is room for beside one another.
   static constexpr unsigned kBlocks = tile_n > 128 ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
-  static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m;
+  static constexpr unsigned kWide = Groups && !kPlain ? tile_n * kPanelRow : 0;  // a tile of w as bf16
+  static constexpr unsigned kSlack = Groups ? kPanelAlignment : 0;
+  static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m - 2 * kWide - kSlack;
   static constexpr unsigned kStages = kRoom / kStage < 3 ? 3 : kRoom / kStage > 4 ? 4 : kRoom / kStage;
   // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
   static constexpr unsigned kPitch = tile_n + 4, kSums = tile_m * kPitch * 4;
-  static constexpr unsigned kRowsAt = kStages * kStage > kSums ? kStages* kStage : kSums;
-  static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4;
+  static constexpr unsigned kWideAt = kStages * kStage, kTiles = kWideAt + 2 * kWide;
+  static constexpr unsigned kRowsAt = kTiles > kSums ? kTiles : kSums;
+  static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4 + kSlack;
+  static constexpr unsigned kAhead = Groups ? kStages - 2 : kStages - 1;  // stages that are on their way
+  static_assert(!Groups ||
+                (tile_n == 256 && tile_m == 128 && kThreads == 256 && kStage % kPanelAlignment == 0 &&
+                 kXBytes == kPanelRow && (!kPlain || kWBytes == kPanelRow)));
   static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
   // Blocks of a multiprocessor that k is split for: one warp a scheduler waits most of the time.
   static constexpr int kSplitBlocks = kThreads == 128 ? static_cast<int>(kBlocks) : 1;
 
   // Where chunk `chunk` of row `row` of an operand lies, whose rows are of `chunks` chunks.
   static FORETOKEN_DEVICE unsigned place(unsigned row, unsigned chunk, unsigned chunks) {
-    return row * chunks + (kPlain ? chunk ^ (row & 7) : chunks < 8 ? chunk : chunk ^ ((row & 1) << 2));
+    if (kPlain || (Groups && chunks == 8)) return row * chunks + (chunk ^ (row & 7));
+    return row * chunks + (chunks < 8 ? chunk : chunk ^ ((row & 1) << 2));
   }
 };
 
@@ -73,14 +87,15 @@ struct Place {
   }
 };
 
-template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped>
-__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
-                                  Shape<storage, tile_n, tile_m>::kMinBlocks)
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped, bool Groups = false>
+__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThreads,
+                                  Shape<storage, tile_n, tile_m, Groups>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
-  using S = Shape<storage, tile_n, tile_m>;
+  using S = Shape<storage, tile_n, tile_m, Groups>;
   constexpr bool kPlain = S::kPlain;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
-  std::byte* const shared = dynamic_shared();
+  constexpr unsigned kAhead = S::kAhead;
+  std::byte* const shared = Groups ? aligned_panels(dynamic_shared()) : dynamic_shared();
   auto* const x_rows = reinterpret_cast<std::int32_t*>(shared + S::kRowsAt);
   const unsigned g = lane() / 4, t = lane() % 4, warp_n = warp() % S::kWarpsN, warp_m = warp() / S::kWarpsN;
   const Place place(blockIdx.x, tiles_n, tiles_m);
@@ -155,7 +170,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   const unsigned split = blockIdx.y, splits = static_cast<unsigned>(p.splits);
   const unsigned begin = k_tiles * split / splits, count = k_tiles * (split + 1) / splits - begin;
   // Weights may be read before the kernels that make x are done.
-  for (unsigned i = 0; i + 1 < S::kStages; ++i)
+  for (unsigned i = 0; i < kAhead; ++i)
     if (i < count) load_w(i, begin + i);
   if constexpr (!grouped) {
     grid_dependency_wait();
@@ -170,26 +185,62 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     x_rows[row] = from;
   }
   sync_threads();
-  for (unsigned i = 0; i + 1 < S::kStages; ++i) {
+  for (unsigned i = 0; i < kAhead; ++i) {
     if (i < count) load_x(i, begin + i);
     copy_async_commit();
   }
 
-  float sums[kFragmentsN * kFragmentsM][4] = {};
+  float sums[Groups ? 1 : kFragmentsN * kFragmentsM][4] = {};
+  // Of a warpgroup: 128 rows of w, 64 a product.
+  [[maybe_unused]] float halves[2][Groups ? tile_m / 2 : 1] = {};
+  [[maybe_unused]] const unsigned of_group = warp() / 4 * (tile_n / 2);
   const unsigned first_n = warp_n * kFragmentsN * 16, first_m = warp_m * kFragmentsM * 8;
   for (unsigned k = 0; k < count; ++k) {
-    copy_async_wait<static_cast<int>(S::kStages) - 2>();
+    copy_async_wait<static_cast<int>(kAhead) - 1>();
+    if constexpr (Groups) show_to_products();
     sync_threads();
     const std::byte* const w = shared + k % S::kStages * S::kStage;
     const std::byte* const x = w + tile_n * S::kWBytes;
     const auto copy_next = [&] {
-      if (k + S::kStages - 1 < count) {
-        load_w((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
-        load_x((k + S::kStages - 1) % S::kStages, begin + k + S::kStages - 1);
+      if (k + kAhead < count) {
+        load_w((k + kAhead) % S::kStages, begin + k + kAhead);
+        load_x((k + kAhead) % S::kStages, begin + k + kAhead);
       }
       copy_async_commit();
     };
-    if constexpr (kPlain) {
+    if constexpr (Groups) {
+      const std::byte* rows_of_w = w;
+      if constexpr (!kPlain) {
+        std::byte* const wide = shared + S::kWideAt + k % 2 * S::kWide;
+#pragma unroll
+        for (unsigned i = 0; i < tile_n * 4 / kThreads; ++i) {
+          const unsigned row = (i * kThreads + thread()) / 4, of = thread() % 4;
+          const uint4 raw = load16(w + S::place(row, of, kWChunks) * 16);
+#pragma unroll
+          for (unsigned part = 0; part < S::kParts; ++part) {
+            std::uint32_t pairs[4];
+            Weights<storage>::decode(raw, part, pairs);
+            store16(wide + swizzled(static_cast<int>(row), static_cast<int>(4 * part + of)),
+                    make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+          }
+        }
+        show_to_products();
+        sync_threads();
+        rows_of_w = wide;
+      }
+      products_begin();
+#pragma unroll
+      for (unsigned part = 0; part < kPanelColumns / 16; ++part)
+#pragma unroll
+        for (unsigned half = 0; half < 2; ++half)
+          product_bf16<tile_m>(halves[half],
+                               rows_operand(rows_of_w + (of_group + half * 64) * kPanelRow)
+                                   .advanced(static_cast<int>(part * 32)),
+                               rows_operand(x).advanced(static_cast<int>(part * 32)), true);
+      products_commit();
+      copy_next();
+      products_wait<1>();
+    } else if constexpr (kPlain) {
 #pragma unroll
       for (unsigned half = 0; half < 2 * S::kUnits; ++half) {  // of a unit: 16 along k
         std::uint32_t of_w[kFragmentsN][4];
@@ -261,8 +312,9 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     }
   }
   copy_async_wait<0>();
+  if constexpr (Groups) products_wait<0>();
 
-  if (!grouped && splits > 1) {
+  if (!grouped && !Groups && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
     if (!join_parts<kThreads>(sums, p.partial + blockIdx.x * splits * kFloats, split, splits,
                               &parts_done[blockIdx.x], reinterpret_cast<unsigned*>(x_rows + tile_m)))
@@ -272,14 +324,23 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
   // Through shared memory, so that rows of y are written whole, by code that is there once.
   auto* const tile = reinterpret_cast<float*>(shared);
   sync_threads();
+  if constexpr (Groups) {
 #pragma unroll
-  for (unsigned i = 0; i < kFragmentsN; ++i)
+    for (unsigned half = 0; half < 2; ++half)
 #pragma unroll
-    for (unsigned j = 0; j < kFragmentsM; ++j)
+      for (unsigned i = 0; i < tile_m / 2; ++i)
+        tile[(i / 4 * 8 + 2 * t + i % 2) * S::kPitch + of_group + half * 64 + warp() % 4 * 16 +
+             i / 2 % 2 * 8 + g] = halves[half][i];
+  } else {
 #pragma unroll
-      for (unsigned c = 0; c < 4; ++c)
-        tile[(first_m + 8 * j + 2 * t + c % 2) * S::kPitch + first_n + 16 * i + c / 2 * 8 + g] =
-            sums[i * kFragmentsM + j][c];
+    for (unsigned i = 0; i < kFragmentsN; ++i)
+#pragma unroll
+      for (unsigned j = 0; j < kFragmentsM; ++j)
+#pragma unroll
+        for (unsigned c = 0; c < 4; ++c)
+          tile[(first_m + 8 * j + 2 * t + c % 2) * S::kPitch + first_n + 16 * i + c / 2 * 8 + g] =
+              sums[i * kFragmentsM + j][c];
+  }
   sync_threads();
   const float* const bias = bias_of(p, mine.expert);
   const auto count_m = static_cast<unsigned>(mine.rows);
@@ -287,7 +348,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m>::kThreads,
     return kPlain || S::kInGroups || row < 0 ? 1.0f : scales[row];
   };
   const auto scale_of_x = [&](unsigned row) {
-    return storage == Storage::kF16 ? p.x_scales[x_rows[row]] : 1.0f;
+    constexpr bool k8Bits = storage == Storage::kInt8 || storage == Storage::kFp8;
+    return storage == Storage::kF16 || (k8Bits && p.x_scales != nullptr) ? p.x_scales[x_rows[row]] : 1.0f;
   };
   if (!grouped || !p.activated) {
     const unsigned n = thread() % tile_n;
@@ -319,7 +381,7 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, tile_n),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
-  p.splits = p.partial == nullptr || grouped
+  p.splits = p.partial == nullptr || grouped || tile_n > kTileN
                  ? 1
                  : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes),
                               device.multiprocessors * S::kSplitBlocks);
@@ -328,6 +390,17 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
                    .block = S::kThreads,
                    .shared = S::kShared,
                    .name = grouped ? "tile_product of experts" : "tile_product"};
+  if constexpr (tile_n > kTileN && storage != Storage::kF16) {
+    if (p.warpgroups) {
+      Launch by_groups = how;
+      by_groups.shared = Shape<storage, tile_n, tile_m, true>::kShared;
+      if (grouped)
+        launch(tile_product<storage, tile_n, tile_m, true, true>, by_groups, on, p, n, m);
+      else
+        launch(tile_product<storage, tile_n, tile_m, false, true>, by_groups, on, p, n, m);
+      return;
+    }
+  }
   if (grouped)
     launch(tile_product<storage, tile_n, tile_m, true>, how, on, p, n, m);
   else if constexpr (tile_n == kTileN || !S::kPlain)
@@ -340,11 +413,11 @@ void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
   if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
   if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
   if constexpr (storage != Storage::kInt4) {  // sums of groups leave no registers for it
-    // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16,
-    // those of experts alone: cuBLASLt takes the others.)
+    // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16
+    // without warpgroups, those of experts alone: cuBLASLt takes the others.)
     using Large = Shape<storage, 2 * kTileN, 128>;
     const std::int64_t tiles_m = p.tiles != nullptr ? p.tile_count : divide_up(p.m, 128);
-    if ((p.tiles != nullptr || !Large::kPlain) &&
+    if ((p.tiles != nullptr || !Large::kPlain || (p.warpgroups && storage == Storage::kBf16)) &&
         10 * divide_up(p.n, 2 * kTileN) * tiles_m >= 9 * device.multiprocessors &&
         device.shared_bytes >= Large::kShared)
       return tiles<storage, 2 * kTileN, 128>(p, device, on);

@@ -63,6 +63,9 @@ class BatchBuilder {
   bool has_prefill() const { return !prefill_.empty(); }
   bool has_wasted() const { return rows_ > 0; }
   std::int64_t decodes() const { return batch_.decode_sequences; }
+  std::int64_t sequences() const {
+    return batch_.decode_sequences + static_cast<std::int64_t>(prefill_.size());
+  }
   bool empty() const { return prefill_.empty() && batch_.decode_sequences == 0; }
 
  private:

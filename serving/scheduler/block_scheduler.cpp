@@ -15,8 +15,10 @@ BlockScheduler::BlockScheduler(const SchedulerParts& parts)
       sequences_(parts.sequences),
       pool_(parts.pool),
       regions_(contiguous() ? parts.config.num_blocks : 0, parts.config.buddy),
+      most_running_(parts.config.max_num_seqs),
       batch_(parts.windows, parts.list_decodes),
       grows_(parts.config.caches_tokens && !reserves()),
+      quota_(parts.quota),
       rooms_(static_cast<std::size_t>(parts.config.block_size)) {}
 
 void BlockScheduler::enqueue(std::int32_t slot) {
@@ -26,10 +28,15 @@ void BlockScheduler::enqueue(std::int32_t slot) {
 
 std::optional<std::string> BlockScheduler::never_admitted(const Request& request, std::int64_t kept) const {
   const std::int64_t need = blocks_for(end_tokens(request) - 1);
-  if (!config_.caches_tokens || need + kept <= pool_.usable()) return std::nullopt;
+  if (!config_.caches_tokens || need + kept <= usable_blocks()) return std::nullopt;
   return fmt::format(
       "request of {} tokens needs {} KV blocks beside the {} of the watermark, the engine has {}",
-      end_tokens(request) - 1, need, kept, pool_.usable());
+      end_tokens(request) - 1, need, kept, usable_blocks());
+}
+
+void BlockScheduler::take_blocks(std::int64_t count, Sequence& s) {
+  pool_.allocate(count, s.blocks);
+  held_ += count;
 }
 
 const Batch& BlockScheduler::schedule(Picoseconds now) {
@@ -37,7 +44,23 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   decoded_.clear();
   preempted_ = eager_ = false;
   decide(now);
-  return batch_.build();
+  const Batch& batch = batch_.build();
+  if (config_.pipeline_depth > 1 && !batch.empty()) {
+    steps_.push_back(decoded_);
+    for (const PrefillPart& part : batch.prefill) steps_.back().push_back(part.slot);
+    for (const std::int32_t slot : steps_.back()) {
+      if (in_flight_.size() <= static_cast<std::size_t>(slot))
+        in_flight_.resize(static_cast<std::size_t>(slot) + 1);
+      in_flight_[static_cast<std::size_t>(slot)] = true;
+    }
+  }
+  return batch;
+}
+
+void BlockScheduler::completed() {
+  if (steps_.empty()) return;
+  for (const std::int32_t slot : steps_.front()) in_flight_[static_cast<std::size_t>(slot)] = false;
+  steps_.pop_front();
 }
 
 bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
@@ -47,8 +70,8 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
     if (reserves()) {
       if (!reserve(s)) return false;
     } else {
-      if (blocks_for(tokens) > pool_.free()) return false;
-      pool_.allocate(blocks_for(tokens), s.blocks);
+      if (blocks_for(tokens) > free_blocks()) return false;
+      take_blocks(blocks_for(tokens), s);
     }
     s.capacity = static_cast<std::int32_t>(static_cast<std::int64_t>(s.blocks.size()) * config_.block_size);
   }
@@ -65,8 +88,8 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
 bool BlockScheduler::reserve(Sequence& s) {
   const std::int64_t count = blocks_for(reserved_tokens(config_, s.request));
   if (!contiguous()) {
-    if (count > pool_.free()) return false;
-    pool_.allocate(count, s.blocks);
+    if (count > free_blocks()) return false;
+    take_blocks(count, s);
     return true;
   }
   const RegionPool::Block first = regions_.allocate(count);
@@ -78,10 +101,10 @@ bool BlockScheduler::reserve(Sequence& s) {
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
   if (!grows_) return true;
-  const std::int64_t need = blocks_for(s.computed + n) - static_cast<std::int64_t>(s.blocks.size());
-  if (need > pool_.free() || (eager && pool_.free() == 0)) return false;
+  const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
+  if (need > free_blocks() || (eager && free_blocks() == 0)) return false;
   if (need <= 0) return true;
-  pool_.allocate(need, s.blocks);
+  take_blocks(need, s);
   s.capacity += static_cast<std::int32_t>(need * config_.block_size);
   return true;
 }
@@ -107,10 +130,12 @@ void BlockScheduler::decode_or_preempt(bool eager) {
   eager_ = eager;
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const std::int32_t slot = running_[i];
-    if (!sequences_[slot].decoding) continue;
+    if (!sequences_[slot].decoding || in_flight(slot)) continue;
+    if (batch_.sequences() >= most_in_batch_) break;
     bool grown = false;
     while (!(grown = grow(sequences_[slot], 1, eager))) {
-      const std::int32_t victim = running_.back();
+      const std::int32_t victim = *std::find_if(running_.rbegin(), running_.rend(),
+                                                [this](std::int32_t other) { return !in_flight(other); });
       preempt(victim);
       if (victim == slot) break;
     }
@@ -137,10 +162,12 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
     counts_.reserved += capacity;
     counts_.filled += computed;
   }
-  if (!contiguous())
+  if (!contiguous()) {
     pool_.release(blocks, 0);
-  else if (!blocks.empty())
+    held_ -= static_cast<std::int64_t>(blocks.size());
+  } else if (!blocks.empty()) {
     regions_.release(blocks.front(), static_cast<std::int64_t>(blocks.size()));
+  }
   blocks.clear();
   capacity = 0;
 }
@@ -149,16 +176,16 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
 // for them goes on waiting, and so does who waits for a place.
 std::int64_t BlockScheduler::hold() const {
   if (preempted_ || batch_.has_prefill()) return 1;
-  if (decoded_.empty()) return waiting_.empty() && running_.empty() ? kForever : 1;
+  if (decoded_.empty()) return waiting_.empty() && running_.empty() && batch_.empty() ? kForever : 1;
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
-  const std::int64_t spare = pool_.free() - (eager_ ? 1 : 0);
+  const std::int64_t spare = free_blocks() - (eager_ ? 1 : 0);
   if (spare < 0) return 1;
   std::fill(rooms_.begin(), rooms_.end(), 0);
   for (const std::int32_t slot : decoded_) {
     const Sequence& s = sequences_[slot];
-    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed)];
+    ++rooms_[static_cast<std::size_t>(s.capacity - s.computed - ahead_)];
   }
   return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(decoded_.size()), spare));
 }

@@ -1,7 +1,8 @@
 // What most schedulers share: a queue, running sequences in order of admission, KV blocks taken as sequences
 // grow or once for all, preemption by recompute, and the spans of decode steps that repeat a decision. A
 // policy on top of it says in decide() who computes what. Nothing is shared between requests here: there is
-// no prefix cache.
+// no prefix cache. In a pipeline a sequence is in one step at a time: those in flight are neither scheduled
+// nor preempted.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +24,8 @@ struct SchedulerParts {
   KvBlockPool& pool;
   std::span<const std::int64_t> windows;
   bool list_decodes;
+  // Blocks that are its own where several schedulers share the pool; 0: all.
+  std::int64_t quota = 0;
 };
 
 class BlockScheduler : public Scheduler {
@@ -36,12 +39,16 @@ class BlockScheduler : public Scheduler {
   std::int64_t hold() const final;
   bool arrival_matters() const final { return waiting_.empty() ? open() : could_pass(); }
   void advance(std::int64_t steps) final;
+  void completed() final;
   void finish(std::span<const std::int32_t> slots) final;
   std::int64_t running() const final { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const final { return counts_; }
-  std::int64_t kv_used() const final { return contiguous() ? regions_.used() : pool_.used(); }
-  std::int64_t kv_usable() const final { return pool_.usable(); }
+  std::int64_t kv_used() const final {
+    if (contiguous()) return regions_.used();
+    return quota_ > 0 ? held_ : pool_.used();
+  }
+  std::int64_t kv_usable() const final { return usable_blocks(); }
 
  protected:
   static constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
@@ -65,13 +72,18 @@ class BlockScheduler : public Scheduler {
   }
   // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
   std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
-  bool has_place() const { return running() < config_.max_num_seqs; }
+  bool has_place() const { return running() < most_running_ && batch_.sequences() < most_in_batch_; }
+  bool in_flight(std::int32_t slot) const {
+    return static_cast<std::size_t>(slot) < in_flight_.size() && in_flight_[static_cast<std::size_t>(slot)];
+  }
   std::int64_t blocks_for(std::int64_t tokens) const {
     return config_.caches_tokens ? (tokens + config_.block_size - 1) / config_.block_size : 0;
   }
   std::int64_t free_blocks() const {
-    return config_.caches_tokens ? pool_.free() : std::numeric_limits<std::int32_t>::max();
+    if (!config_.caches_tokens) return std::numeric_limits<std::int32_t>::max();
+    return quota_ > 0 ? quota_ - held_ : pool_.free();
   }
+  std::int64_t usable_blocks() const { return quota_ > 0 ? quota_ : pool_.usable(); }
   std::int64_t watermark_blocks() const {
     return static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
   }
@@ -81,7 +93,8 @@ class BlockScheduler : public Scheduler {
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
   // one. False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
-  // Blocks for the sequence's next n tokens. With `eager`, one must be free even if the last one has room.
+  // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
+  // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);
   void take_prompt(std::int32_t slot, std::int64_t n);
   void take_decode(std::int32_t slot);
@@ -97,20 +110,28 @@ class BlockScheduler : public Scheduler {
   SequenceTable& sequences_;
   KvBlockPool& pool_;
   RegionPool regions_;
+  // In a pipeline also of the sequences of one step, of which several are in flight.
+  std::int64_t most_running_, most_in_batch_ = kForever;
   std::vector<std::int32_t> running_;  // in order of admission
   std::deque<std::int32_t> waiting_;
   BatchBuilder batch_;
   std::vector<std::int32_t> decoded_;  // in the step just decided
   bool preempted_ = false;
-  bool eager_ = false;  // decodes of this step wanted a free block each
-  bool grows_;          // sequences take blocks while they decode
+  bool eager_ = false;      // decodes of this step wanted a free block each
+  bool grows_;              // sequences take blocks while they decode
+  std::int64_t ahead_ = 0;  // tokens that they have room for beyond those of the step
   TokenCounts counts_;
 
  private:
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
   bool reserve(Sequence& s);
+  void take_blocks(std::int64_t count, Sequence& s);
 
+  const std::int64_t quota_;                     // of the pool's blocks, 0: all
+  std::int64_t held_ = 0;                        // of these, where there is a quota
+  std::deque<std::vector<std::int32_t>> steps_;  // in flight: their sequences (pipeline_depth above 1)
+  std::vector<bool> in_flight_;                  // by slot
   mutable std::vector<std::int64_t> rooms_;
 };
 

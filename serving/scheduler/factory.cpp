@@ -12,7 +12,7 @@ namespace foretoken {
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, SequenceTable& sequences,
                                           KvBlockPool& pool, const Workload& workload,
                                           std::span<const std::int64_t> windows, bool list_decodes) {
-  const SchedulerParts parts{config, sequences, pool, windows, list_decodes};
+  const SchedulerParts parts{config, sequences, pool, windows, list_decodes, 0};
   switch (config.policy) {
     case SchedulerPolicy::kVllmV1:
       return std::make_unique<VllmV1Scheduler>(config, sequences, pool, workload, windows, list_decodes);
@@ -21,7 +21,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
     case SchedulerPolicy::kTrtllm:
       return std::make_unique<TrtllmScheduler>(config, sequences, pool, workload, windows, list_decodes);
     case SchedulerPolicy::kVllmV0:
-      return make_vllm_v0(parts);
+      return config.pipeline_depth > 1 ? make_vllm_v0_pipeline(parts) : make_vllm_v0(parts);
     case SchedulerPolicy::kOrca:
       return make_orca(parts);
     case SchedulerPolicy::kSarathi:
@@ -36,6 +36,12 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
       return make_tgi(parts);
     case SchedulerPolicy::kLlamaCpp:
       return make_llama_cpp(parts);
+    case SchedulerPolicy::kTurbomind:
+      return make_turbomind(parts);
+    case SchedulerPolicy::kLmdeployPytorch:
+      return make_lmdeploy_pytorch(parts);
+    case SchedulerPolicy::kNanoflow:
+      return make_nanoflow(parts, workload.means());
   }
   throw std::logic_error("unknown scheduler policy");
 }

@@ -1,5 +1,5 @@
-// DeepSpeed-FastGen's Dynamic SplitFuse (DeepSpeed-MII, batching/ragged_batching.py): generation first, then
-// prompts, split or fused to fill max_ragged_batch_size tokens.
+// DeepSpeed-FastGen's Dynamic SplitFuse (DeepSpeed-MII 0.3.3, batching/ragged_batching.py): generation first,
+// then prompts, split or fused to fill max_ragged_batch_size tokens.
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -15,23 +15,27 @@ class FastgenScheduler final : public BlockScheduler {
   void decide(Picoseconds now) override {
     sequences_in_batch_ = 0;
     budget_ = config_.max_num_batched_tokens;
+    const bool full_memory = free_blocks() == 0;
     generate();
-    prompts(now);
+    if (!full_memory) prompts(now);
     if (sequences_in_batch_ > 0 || running_.empty()) return;
-    // Nothing can go on: all are computed again, in the order in which they are.
-    for (std::size_t i = running_.size(); i > 0; --i) preempt(running_[i - 1]);
+    // Nothing can go on: the last one that generates is computed again, from the end of the queue.
+    const auto last = std::find_if(running_.rbegin(), running_.rend(),
+                                   [&](std::int32_t slot) { return sequences_[slot].decoding; });
+    preempt(last != running_.rend() ? *last : running_.back());
+    waiting_.push_back(waiting_.front());
+    waiting_.pop_front();
   }
 
   bool full() const { return budget_ <= 0 || sequences_in_batch_ >= config_.max_num_seqs; }
 
-  // One token of whoever has but one to compute, the last one of a split prompt too. Who gets no block is
-  // passed over and asked first next time.
+  // Who gets no block is passed over and asked first next time.
   void generate() {
     std::size_t passed = 0;
     for (std::size_t i = 0; i < running_.size() && !full(); ++i) {
       const std::int32_t slot = running_[i];
       Sequence& s = sequences_[slot];
-      if (left(s) != 1) continue;
+      if (!s.decoding) continue;
       if (!grow(s, 1)) {
         std::rotate(running_.begin() + static_cast<std::ptrdiff_t>(passed),
                     running_.begin() + static_cast<std::ptrdiff_t>(i),
@@ -39,10 +43,7 @@ class FastgenScheduler final : public BlockScheduler {
         ++passed;
         continue;
       }
-      if (s.decoding)
-        take_decode(slot);
-      else
-        take_prompt(slot, 1);
+      take_decode(slot);
       count(1);
     }
   }
@@ -51,7 +52,7 @@ class FastgenScheduler final : public BlockScheduler {
   void prompts(Picoseconds now) {
     for (const std::int32_t slot : running_) {
       Sequence& s = sequences_[slot];
-      if (left(s) <= 1) continue;
+      if (s.decoding) continue;
       if (full() || blocks_for(s.num_tokens) - held(s) > free_blocks()) return;
       take(slot);
     }

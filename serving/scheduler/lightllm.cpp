@@ -43,17 +43,14 @@ class LightllmScheduler final : public BlockScheduler {
   }
 
   bool start(Picoseconds now) {
-    expected_.clear();
-    for (const std::int32_t slot : running_) {
-      const Sequence& s = sequences_[slot];
-      expected_.push_back({s.end_tokens - s.num_tokens - 1, s.num_tokens});
-    }
     const std::size_t before = running_.size();
     std::int64_t tokens = 0;
     blocked_for_ = kForever;
+    if (!waiting_.empty() && has_place()) expect_running();
     while (!waiting_.empty() && has_place()) {
       const Sequence& s = sequences_[waiting_.front()];
-      expected_.push_back({s.end_tokens - s.request.input_len - 1, s.request.input_len + 1});
+      const Expected next{s.end_tokens - s.request.input_len - 1, s.request.input_len + 1};
+      expected_.insert(std::upper_bound(expected_.begin(), expected_.end(), next, longer), next);
       const std::int64_t peak = expected_peak();
       if (config_.caches_tokens && peak >= capacity()) {
         blocked_for_ = peak - capacity();
@@ -68,10 +65,18 @@ class LightllmScheduler final : public BlockScheduler {
     return running_.size() > before;
   }
 
+  static bool longer(const Expected& a, const Expected& b) { return a.left > b.left; }
+  void expect_running() {
+    expected_.clear();
+    for (const std::int32_t slot : running_) {
+      const Sequence& s = sequences_[slot];
+      expected_.push_back({s.end_tokens - s.num_tokens - 1, s.num_tokens});
+    }
+    std::sort(expected_.begin(), expected_.end(), longer);
+  }
+
   // The most tokens that the cache holds until all have ended, if each runs as long as it may.
-  std::int64_t expected_peak() {
-    std::sort(expected_.begin(), expected_.end(),
-              [](const Expected& a, const Expected& b) { return a.left > b.left; });
+  std::int64_t expected_peak() const {
     std::int64_t peak = 0, held = 0, count = 0;
     for (const Expected& e : expected_) {
       held += e.held;
@@ -91,9 +96,9 @@ class LightllmScheduler final : public BlockScheduler {
     waited_ = std::min(waited_ + steps, config_.lightllm.router_max_wait_tokens);
   }
 
-  std::int64_t waited_ = 0;       // decode steps since somebody started
-  std::int64_t blocked_for_ = 0;  // further steps for which nobody who waits can start
-  std::vector<Expected> expected_;
+  std::int64_t waited_ = 0;         // decode steps since somebody started
+  std::int64_t blocked_for_ = 0;    // further steps for which nobody who waits can start
+  std::vector<Expected> expected_;  // those that stay longest first
 };
 
 }  // namespace

@@ -10,7 +10,12 @@ namespace {
 
 class OrcaScheduler final : public BlockScheduler {
  public:
-  using BlockScheduler::BlockScheduler;
+  // A pipeline has as many batches in flight as stages, each of up to max_batch_size.
+  explicit OrcaScheduler(const SchedulerParts& parts) : BlockScheduler(parts) {
+    if (parts.config.pipeline_depth == 1) return;
+    most_in_batch_ = parts.config.max_num_seqs;
+    most_running_ *= parts.config.pipeline_depth;
+  }
 
   std::optional<std::string> refuses(const Request& request) const override {
     const std::int64_t region = regions_.taken(blocks_for(reserved_tokens(config_, request)));

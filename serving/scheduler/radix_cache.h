@@ -52,6 +52,8 @@ class RadixCache {
   // Pages of all tokens from the root to the end of the node.
   void pages_to(Node node, std::vector<Page>& pages) const;
 
+  Node parent(Node node) const { return nodes_[static_cast<std::size_t>(node)].parent; }  // of kRoot: -1
+
   // While a node is locked, it and everything above it stay.
   void lock(Node node) { change_locks(node, 1); }
   void unlock(Node node) { change_locks(node, -1); }

@@ -26,7 +26,11 @@ std::vector<std::int64_t> chunk_schedule(const SarathiConfig& c) {
 class SarathiScheduler final : public BlockScheduler {
  public:
   explicit SarathiScheduler(const SchedulerParts& parts)
-      : BlockScheduler(parts), sizes_(chunk_schedule(parts.config.sarathi)) {}
+      : BlockScheduler(parts), sizes_(chunk_schedule(parts.config.sarathi)) {
+    // Vidur's rule (BaseReplicaScheduler): the stages' micro-batches share max_num_seqs evenly.
+    if (parts.config.pipeline_depth > 1)
+      most_in_batch_ = std::max<std::int64_t>(1, parts.config.max_num_seqs / parts.config.pipeline_depth);
+  }
 
   std::optional<std::string> refuses(const Request& request) const override {
     return never_admitted(request, watermark_blocks());
@@ -38,7 +42,8 @@ class SarathiScheduler final : public BlockScheduler {
     std::int64_t tokens = batch_.decodes();
     for (const std::int32_t slot : running_) {
       const Sequence& s = sequences_[slot];
-      if (s.decoding) continue;
+      if (s.decoding || in_flight(slot)) continue;
+      if (batch_.sequences() >= most_in_batch_) break;
       const std::int64_t n = chunk(s, tokens);
       if (n <= 0) continue;
       take_prompt(slot, n);

@@ -19,6 +19,8 @@
 
 namespace foretoken {
 
+class KvTiers;
+
 // Tokens of one rank so far: scheduled + reused = needed + discarded + unaccepted, over requests that have
 // left.
 struct TokenCounts {
@@ -31,7 +33,25 @@ struct TokenCounts {
   std::int64_t swapped_out = 0, swapped_in = 0;  // blocks copied to host memory and back
   // Of beams that have left: blocks held at their end, and those of as many sequences that share nothing.
   std::int64_t beam_blocks = 0, unshared_beam_blocks = 0;
+
+  TokenCounts& operator+=(const TokenCounts& c) {
+    scheduled += c.scheduled;
+    reused += c.reused;
+    discarded += c.discarded;
+    unaccepted += c.unaccepted;
+    queried += c.queried;
+    hit += c.hit;
+    reserved += c.reserved;
+    filled += c.filled;
+    swapped_out += c.swapped_out;
+    swapped_in += c.swapped_in;
+    beam_blocks += c.beam_blocks;
+    unshared_beam_blocks += c.unshared_beam_blocks;
+    return *this;
+  }
 };
+
+class DecodeGroup;
 
 class Scheduler {
  public:
@@ -47,8 +67,10 @@ class Scheduler {
   // When to ask again if nothing was scheduled and nothing happens before: a batch waits for company.
   static constexpr Picoseconds kNoWake = std::numeric_limits<Picoseconds>::max();
   virtual Picoseconds wake() const { return kNoWake; }
-  // Sequences that get a token in the step just decided, in the policy's order.
+  // Sequences that get a token in the step just decided, in the policy's order, behind those of its group if
+  // it keeps one (else null): the caller tells the group when tokens are out, and lets its members alone.
   virtual std::span<const std::int32_t> sampled() const = 0;
+  virtual DecodeGroup* group() { return nullptr; }
   virtual bool preempted() const = 0;  // in the step just decided
   // For how many steps, this one included, single decisions would repeat the one just made, if nothing
   // arrives. Tokens of the step are not out yet when this is asked.
@@ -57,6 +79,9 @@ class Scheduler {
   virtual bool arrival_matters() const = 0;
   // The decision just made was repeated `steps` more times; tokens of all but the last step are out.
   virtual void advance(std::int64_t steps) = 0;
+  // The oldest step in flight has ended; told before what its tokens bring about. Only where pipeline_depth
+  // is above 1 does anything follow from it.
+  virtual void completed() {}
   // These sequences have produced their last token, in this order: frees what they hold. Slots stay the
   // caller's.
   virtual void finish(std::span<const std::int32_t> slots) = 0;
@@ -66,9 +91,19 @@ class Scheduler {
   virtual void park(std::span<const std::int32_t> slots) { (void)slots, fail(); }
   virtual void release(std::int32_t slot) { (void)slot, fail(); }
   // At the decode engine: blocks for a cache that will come, false if there is no room for it now; and the
-  // cache is there.
+  // cache is there, or won't come.
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
+  virtual void cancel(std::int32_t slot) { (void)slot, fail(); }
+
+  // KV tiers, vLLM's scheduler alone; they must outlive it. When the blocks that come next for a waiting
+  // sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next step; and
+  // the tokens of the step that was decided last are out.
+  virtual void use(KvTiers& tiers) { (void)tiers, fail(); }
+  virtual Picoseconds loaded_at() const { return kNoWake; }
+  virtual std::int32_t take_loaded() { return fail(), -1; }
+  virtual void join(std::int32_t slot) { (void)slot, fail(); }
+  virtual void tokens_out(Picoseconds at) { (void)at; }
 
   // Leading tokens of the prompt that its prefix cache would give now; changes nothing. hashes: as far as
   // they are needed, of this request's blocks.

@@ -80,7 +80,16 @@ void SglangScheduler::enqueue(std::int32_t slot) {
                               total_ - 1 - config_.draft_tokens - config_.lookahead}));
   if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
   held(slot) = Held();
-  (config_.sglang.scheduler_recv_interval > 1 ? arrived_ : waiting_).push_back(slot);
+  if (config_.sglang.scheduler_recv_interval > 1)
+    arrived_.push_back(slot);
+  else
+    join_queue(slot);
+}
+
+void SglangScheduler::join_queue(std::int32_t slot) {
+  held(slot).entry = entries_++;
+  held(slot).prefilled_at_entry = prefilled_;
+  waiting_.push_back(slot);
 }
 
 // SchedulerRecvSkipper: a decode step weighs 1, a prefill step more than any interval; with nothing to run
@@ -92,7 +101,7 @@ void SglangScheduler::receive() {
   since_received_ = last_was_prefill_ || idle ? interval : since_received_ + 1;
   if (since_received_ < interval) return;
   since_received_ = 0;
-  waiting_.insert(waiting_.end(), arrived_.begin(), arrived_.end());
+  for (const std::int32_t slot : arrived_) join_queue(slot);
   arrived_.clear();
 }
 
@@ -106,7 +115,7 @@ std::int64_t SglangScheduler::known_output(std::int32_t slot) const {
 
 const Batch& SglangScheduler::schedule(Picoseconds now) {
   batch_.clear();
-  retracted_ = false;
+  retracted_ = outranks_nobody_ = false;
   ++decision_;
   receive();
   settle_last_batch();
@@ -249,7 +258,7 @@ void SglangScheduler::retract() {
 }
 
 // What is in the tree stays there until it is evicted; the rest is lost.
-void SglangScheduler::put_back(std::int32_t slot) {
+void SglangScheduler::give_up_memory(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   Held& h = held(slot);
   give_pages(s.blocks, h.prefix, std::max(taken(s), pages(s.computed)));
@@ -264,7 +273,6 @@ void SglangScheduler::put_back(std::int32_t slot) {
   s.decoding = false;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
-  waiting_.push_back(slot);
 }
 
 // Enters the whole pages computed so far; copies of what others have entered meanwhile are given back.
@@ -351,7 +359,8 @@ void SglangScheduler::finish(std::span<const std::int32_t> slots) {
 std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
   if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
-  if (!waiting_.empty() && !full_) return 1;
+  // By priority who waits tries at every step, in vain while all running ones are as good.
+  if (!waiting_.empty() && (!full_ || (preempts_by_priority() && !outranks_nobody_))) return 1;
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
   if (!arrived_.empty()) steps = std::min(steps, config_.sglang.scheduler_recv_interval - since_received_);

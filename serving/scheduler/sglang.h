@@ -23,7 +23,9 @@ class SglangScheduler : public Scheduler {
   bool preempted() const override { return retracted_; }
   std::int64_t hold() const override;
   // With an interval it starts the count of steps until it is looked at.
-  bool arrival_matters() const override { return !full_ || config_.sglang.scheduler_recv_interval > 1; }
+  bool arrival_matters() const override {
+    return !full_ || preempts_by_priority() || config_.sglang.scheduler_recv_interval > 1;
+  }
   void advance(std::int64_t steps) override;
   void finish(std::span<const std::int32_t> slots) override;
   std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override;
@@ -45,6 +47,8 @@ class SglangScheduler : public Scheduler {
     RadixCache::Node node = RadixCache::kRoot;
     std::int64_t prefix = 0;
     std::int64_t sampled_at = -1;  // decision of its newest token
+    // When it joined the queue, last: its number, and prompt tokens computed until then.
+    std::int64_t entry = 0, prefilled_at_entry = 0;
   };
   // A request that has its last token, still holding its memory.
   struct Ended {
@@ -60,6 +64,7 @@ class SglangScheduler : public Scheduler {
     std::int32_t slot;
     std::int64_t tokens;
   };
+  static constexpr std::int64_t kClipMaxNewTokens = 4096;  // CLIP_MAX_NEW_TOKENS
   enum class Verdict { kContinue, kOther, kNoToken };
 
   std::int64_t pages(std::int64_t tokens) const { return (tokens + page_ - 1) / page_ * page_; }  // in tokens
@@ -75,7 +80,6 @@ class SglangScheduler : public Scheduler {
   void settle_last_batch();
   // Prefill (sglang_prefill.cpp).
   bool form_prefill(Picoseconds now);
-  void order_waiting();
   void add_chunked();
   Verdict add_waiting(std::int32_t slot);
   void charge(std::int64_t tokens, std::int64_t max_new_tokens, std::int64_t drafted);
@@ -96,6 +100,32 @@ class SglangScheduler : public Scheduler {
   void admit(std::int32_t slot, const RadixCache::Match& hit, Picoseconds now);
   void run_prefill(Picoseconds now);
 
+  // Orders and priorities (sglang_order.cpp).
+  void order_waiting();
+  void match_waiting();
+  template <class Key>
+  void sort_waiting(Key key);
+  std::int64_t work(std::int32_t slot, std::int64_t cached) const;
+  std::int64_t cached_now(std::int32_t slot);
+  std::int64_t chunk_beside_shorter(std::int64_t budget);
+  bool preempt_for(std::int32_t slot);
+  bool by_priority() const { return config_.sglang.enable_priority_scheduling; }
+  bool preempts_by_priority() const { return by_priority() && !config_.sglang.disable_priority_preemption; }
+  // Lower goes first.
+  std::int64_t rank(std::int32_t slot) const {
+    const std::int64_t priority = sequences_[slot].request.priority;
+    return config_.sglang.schedule_low_priority_values_first ? priority : -priority;
+  }
+  // Of allowed output, what an estimate counts.
+  static std::int64_t expected(std::int64_t output) { return std::min(output, kClipMaxNewTokens); }
+  std::int64_t output_left(std::int32_t slot) const {
+    const Sequence& s = sequences_[slot];
+    return expected(s.end_tokens - s.request.input_len - known_output(slot));
+  }
+  double still_to_come(std::int32_t slot) const {
+    return static_cast<double>(output_left(slot)) * new_token_ratio();
+  }
+
   bool form_decode();
   std::int64_t next_tokens_need() const;
   void make_room(std::int64_t tokens) {
@@ -108,7 +138,12 @@ class SglangScheduler : public Scheduler {
   void check_pages() const;
   void add_decode_rows();
   void retract();
-  void put_back(std::int32_t slot);
+  void give_up_memory(std::int32_t slot);
+  void join_queue(std::int32_t slot);
+  void put_back(std::int32_t slot) {
+    give_up_memory(slot);
+    join_queue(slot);
+  }
   void cache_unfinished(std::int32_t slot, std::int64_t tokens);
   void release(Ended& ended);
   void release_ended();
@@ -155,6 +190,13 @@ class SglangScheduler : public Scheduler {
   std::int64_t rem_input_ = 0, rem_chunk_ = 0;
   double total_offset_ = 0, current_offset_ = 0;
   std::int64_t from_waiting_ = 0;
+
+  std::int64_t entries_ = 0, prefilled_ = 0;  // into the queue; prompt tokens computed
+  std::uint64_t shuffles_ = 0;
+  std::vector<RadixCache::Match> matches_;  // of who waits, in order
+  std::vector<std::uint8_t> later_;
+  std::vector<std::int32_t> preempted_;  // by priority, in the decision being made
+  bool outranks_nobody_ = false;         // nor does anybody behind it: the first who found no place
 
   std::vector<TokenRun> key_;           // scratch
   std::vector<RadixCache::Page> path_;  // scratch: pages of a node's prefix

@@ -8,18 +8,16 @@
 namespace foretoken {
 namespace {
 
-constexpr std::int64_t kClipMaxNewTokens = 4096;      // CLIP_MAX_NEW_TOKENS
-constexpr std::size_t kLpmMostWaiting = 128;          // above, lpm falls back to fcfs
-constexpr std::int64_t kInBatchPrefixThreshold = 32;  // IN_BATCH_PREFIX_CACHING_*_THRESHOLD
 constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max() / 4;
 
 }  // namespace
 
 bool SglangScheduler::form_prefill(Picoseconds now) {
+  if (preempts_by_priority()) full_ = false;
   if ((full_ || waiting_.empty()) && chunked_ < 0) return false;
   const std::int64_t running = batch_size();
   const std::int64_t allocatable = config_.max_num_seqs - running;
-  if (allocatable <= 0 && chunked_ < 0) {
+  if (allocatable <= 0 && chunked_ < 0 && !preempts_by_priority()) {
     full_ = true;
     return false;
   }
@@ -30,54 +28,28 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
   rem_input_ = c.max_prefill_tokens - mixed;
   rem_chunk_ = c.chunked_prefill_size < 1 ? kUnlimited : c.chunked_prefill_size - mixed;
   std::int64_t to_come = 0;
-  for (const std::int32_t slot : running_) {
-    const Sequence& s = sequences_[slot];
-    to_come += std::min(s.end_tokens - s.request.input_len - known_output(slot), kClipMaxNewTokens);
-  }
+  for (const std::int32_t slot : running_) to_come += output_left(slot);
   to_come += static_cast<std::int64_t>(ended_.size());  // their last token isn't known yet
   current_offset_ = static_cast<double>(mixed);
   total_offset_ = current_offset_ + static_cast<double>(to_come) * new_token_ratio();
   chosen_.clear();
   hits_.clear();
   from_waiting_ = 0;
+  preempted_.clear();
 
   if (chunked_ >= 0) add_chunked();
   for (const std::int32_t slot : waiting_) {
-    if (static_cast<std::int64_t>(chosen_.size()) >= allocatable) full_ = true;
-    if (full_) break;
+    if (static_cast<std::int64_t>(chosen_.size()) >= config_.max_num_seqs - batch_size()) full_ = true;
+    if (full_ && !(preempts_by_priority() && preempt_for(slot))) break;
     const Verdict verdict = add_waiting(slot);
     if (verdict == Verdict::kContinue) continue;
     if (verdict == Verdict::kNoToken) full_ = true;
     break;
   }
-  if (chosen_.empty()) return false;
-  run_prefill(now);
-  return true;
-}
-
-// lpm: longest cached prefix first; of waiting requests that share a prefix which is not cached yet, all but
-// the first go last, so that they find it.
-void SglangScheduler::order_waiting() {
-  if (config_.sglang.schedule_policy != SglangConfig::Order::kLpm || !caching()) return;
-  if (waiting_.size() > kLpmMostWaiting) return;
-  waiting_tree_.clear();
-  std::vector<std::pair<std::int64_t, std::int32_t>> order;
-  for (const std::int32_t slot : waiting_) {
-    const Sequence& s = sequences_[slot];
-    token_key(s.request, workload_.content(s.request), s.num_tokens - 1, key_);
-    std::int64_t rank = -tree_.match(key_, s.num_tokens - 1).tokens;
-    if (-rank <= kInBatchPrefixThreshold) {
-      if (waiting_tree_.match(key_, s.num_tokens - 1).tokens >= kInBatchPrefixThreshold) {
-        rank = 1;
-      } else {
-        waiting_tree_.insert(key_, s.num_tokens - 1);
-      }
-    }
-    order.emplace_back(rank, slot);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  for (std::size_t i = 0; i < order.size(); ++i) waiting_[i] = order[i].second;
+  const bool formed = !chosen_.empty();
+  if (formed) run_prefill(now);
+  for (const std::int32_t slot : preempted_) join_queue(slot);
+  return formed;
 }
 
 void SglangScheduler::charge(std::int64_t tokens, std::int64_t max_new_tokens, std::int64_t drafted) {
@@ -94,6 +66,7 @@ void SglangScheduler::add_chunked() {
   const std::int64_t extend = s.num_tokens - s.computed;
   std::int64_t most = std::min(rem_chunk_, static_cast<std::int64_t>(std::max(rem_total(), 0.0)));
   if (most < page_) most = rem_chunk_;
+  if (rem_chunk_ < kUnlimited) most = std::min(most, chunk_beside_shorter(rem_chunk_));
   // Decodes of a mixed batch may have taken what was reserved; SGLang itself stops with an error there.
   most = std::min(most, (available() - ahead(s, extend)) / page_ * page_);
   std::int64_t n = extend;
@@ -136,8 +109,11 @@ SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
   } else {
     const std::int64_t n = rem_chunk_ / page_ * page_;
     // Two prompts are never in chunks at once: the one before must end with this batch.
-    if (n <= 0 || (chunked_ >= 0 && chosen_.front().tokens <
-                                        sequences_[chunked_].num_tokens - sequences_[chunked_].computed)) {
+    // By shortest-prefill-first none begins beside one that is in chunks.
+    if (n <= 0 ||
+        (chunked_ >= 0 &&
+         (config_.sglang.schedule_policy == SglangConfig::Order::kShortestPrefillFirst ||
+          chosen_.front().tokens < sequences_[chunked_].num_tokens - sequences_[chunked_].computed))) {
       return give_up(Verdict::kOther);
     }
     chosen_.push_back({slot, std::min(n, extend)});
@@ -191,6 +167,7 @@ void SglangScheduler::run_prefill(Picoseconds now) {
       take_pages(s.blocks, before, tokens);
     s.computed += static_cast<std::int32_t>(tokens);
     counts_.scheduled += tokens;
+    prefilled_ += tokens;
     batch_.add_prefill(slot, s.request.id, tokens, before, last);
     if (!last) {
       chunked_ = slot;
@@ -209,7 +186,10 @@ void SglangScheduler::run_prefill(Picoseconds now) {
                                   running_.end());
   running_.resize(running_before);
   make_room(next_tokens_need());
-  if (next_tokens_need() <= free_) add_decode_rows();
+  if (next_tokens_need() <= free_) {
+    add_decode_rows();
+    prefilled_ += batch_.decodes();  // SGLang's extend_num_tokens has them too
+  }
   running_.insert(running_.end(), added.begin(), added.end());
 }
 

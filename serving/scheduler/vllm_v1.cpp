@@ -26,8 +26,14 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       workload_(workload),
       windows_(windows.begin(), windows.end()),
       list_decodes_(list_decodes),
+      before_(sequences),
       adapter_slots_(config.lora.max_loras),
-      needs_(static_cast<std::size_t>(config.block_size) + 1) {}
+      needs_(static_cast<std::size_t>(config.block_size) + 1) {
+  const bool plain = config.pipeline_depth == 1 && config.draft_tokens == 0 && beams() == 1 &&
+                     config.lora.max_loras == 0 && !list_decodes && !config.by_priority &&
+                     std::all_of(windows.begin(), windows.end(), [](std::int64_t w) { return w == 0; });
+  if (plain) group_.emplace(sequences, grows() ? config.block_size : 0);
+}
 
 // vLLM's check_stop: a request also ends when prompt and output reach max_model_len.
 std::int32_t VllmV1Scheduler::end_of(const Request& request) const {
@@ -39,7 +45,9 @@ void VllmV1Scheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   s.end_tokens = config_.prefill_only ? s.request.input_len + 1 : end_of(s.request);
   s.shared_blocks = 0;
-  if (caching()) {
+  if (tiers_ != nullptr) {
+    s.shared_blocks = std::numeric_limits<std::int32_t>::max();  // who is written takes room there, too
+  } else if (caching()) {
     // Content that nobody else can name is not entered into the table unless its own request may look for it
     // again (see preempt): the outcome is the same, for no other lookup can hit it.
     if (s.request.session >= 0) {
@@ -49,7 +57,10 @@ void VllmV1Scheduler::enqueue(std::int32_t slot) {
                                                   config_.block_size);
     }
   }
-  waiting_.push_back(slot);
+  if (config_.by_priority)
+    before_.insert(waiting_, slot);
+  else
+    waiting_.push_back(slot);
 }
 
 const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
@@ -60,13 +71,16 @@ const Batch& VllmV1Scheduler::schedule(Picoseconds now) {
   swap_out_.clear();
   swap_in_.clear();
   budget_ = config_.max_num_batched_tokens;
+  now_ = now;
   preempted_ = skipped_ = fragile_ = false;
   batch_adapters_.clear();
   adapter_loads_.clear();
 
+  planned_.clear();
   schedule_running();
+  for (const Planned& p : planned_) take(p.slot, p.tokens);
   if (!preempted_) {
-    schedule_arrived();
+    schedule_arrived(now);
     schedule_waiting(now);
   }
 
@@ -97,8 +111,49 @@ std::int64_t VllmV1Scheduler::within_budget(const Sequence& s, std::int64_t comp
   return prompt > 0 ? std::min({n, prompt, budget_}) : std::min(n, budget_ / beams());
 }
 
+// Takes a token of each of the group's members, the first running sequences, as the loop below would; it is
+// left to that loop where some of them would get none. Returns how many were dealt with.
+std::size_t VllmV1Scheduler::schedule_group() {
+  if (!group_) return 0;
+  DecodeGroup& g = *group_;
+  while (g.size() < running()) {
+    const std::int32_t next = running_[static_cast<std::size_t>(g.size())];
+    if (!g.may_join(sequences_[next])) break;
+    g.join(next);
+  }
+  if (g.size() == 0) return 0;
+  if (g.size() > budget_ || (grows() && std::ssize(g.without_room(1)) > pool_.free())) {
+    g.dissolve();
+    return 0;
+  }
+  grow_group(1);
+  g.decide(1);
+  const auto size = static_cast<std::int32_t>(g.size());
+  budget_ -= size;
+  counts_.scheduled += size;
+  batch_.decode_sequences = batch_.sampled_rows = size;
+  batch_.longest_context = g.longest();
+  for (std::size_t w = 0; w < windows_.size(); ++w) {
+    batch_.contexts[w] = g.contexts();
+    batch_.growing[w] = size;
+  }
+  return static_cast<std::size_t>(size);
+}
+
+// Blocks of the members' tokens of the step that is so many ahead, and into the prefix cache those that it
+// fills.
+void VllmV1Scheduler::grow_group(std::int64_t step) {
+  if (!grows()) return;
+  for (const std::int32_t slot : group_->without_room(step)) append_blocks(sequences_[slot], 1);
+  if (!caching()) return;
+  for (const std::int32_t slot : group_->without_room(step + 1)) {
+    Sequence& s = sequences_[slot];
+    enter_until(s, std::min<std::int64_t>(std::ssize(s.blocks), s.shared_blocks));
+  }
+}
+
 void VllmV1Scheduler::schedule_running() {
-  for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
+  for (std::size_t i = schedule_group(); i < running_.size() && budget_ > 0; ++i) {
     const std::int32_t slot = running_[i];
     Sequence& s = sequences_[slot];
     std::int64_t n = s.num_tokens + s.drafts - s.computed;
@@ -112,24 +167,55 @@ void VllmV1Scheduler::schedule_running() {
     if (config_.caches_tokens && slots > s.capacity) {
       const std::int64_t need = blocks_for(s, slots) - static_cast<std::int64_t>(s.blocks.size());
       while (need > pool_.free()) {
-        const std::int32_t victim = running_.back();
-        running_.pop_back();
+        const std::int32_t victim = take_victim(i);
         preempt(victim);
         if (victim == slot) return;
       }
       append_blocks(s, need);
     }
-    take(slot, static_cast<std::int32_t>(n));
+    budget_ -= rows(s, s.computed + n) - rows(s, s.computed);
+    if (config_.by_priority)
+      planned_.push_back({slot, static_cast<std::int32_t>(n)});
+    else
+      take(slot, static_cast<std::int32_t>(n));
   }
 }
 
-// They hold what their next token takes, so they go before those that wait for blocks.
-void VllmV1Scheduler::schedule_arrived() {
+// The one admitted last; by priority the one that would be served last, even if its tokens are planned
+// already. place: of the sequence that wants its blocks.
+std::int32_t VllmV1Scheduler::take_victim(std::size_t& place) {
+  const auto at = config_.by_priority ? std::max_element(running_.begin(), running_.end(), before_)
+                                      : std::prev(running_.end());
+  const std::int32_t victim = *at;
+  if (static_cast<std::size_t>(at - running_.begin()) < place) --place;
+  running_.erase(at);
+  if (!config_.by_priority) return victim;
+  const auto planned =
+      std::find_if(planned_.begin(), planned_.end(), [victim](const Planned& p) { return p.slot == victim; });
+  if (planned == planned_.end()) return victim;
+  const Sequence& s = sequences_[victim];
+  budget_ += rows(s, s.computed + planned->tokens) - rows(s, s.computed);
+  planned_.erase(planned);
+  return victim;
+}
+
+// They hold what they take, so they go before those that wait for blocks.
+void VllmV1Scheduler::schedule_arrived(Picoseconds now) {
   while (!arrived_.empty() && budget_ > 0 && running() < most_running()) {
     const std::int32_t slot = arrived_.front();
+    Sequence& s = sequences_[slot];
+    std::int64_t n = s.num_tokens - s.computed;  // 1 where another engine computed the prompt
+    if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
+    if (!config_.enable_chunked_prefill && n > budget_) break;
     arrived_.pop_front();
     running_.push_back(slot);
-    take(slot, 1);
+    if (tiers_ != nullptr) {
+      if (s.preemptions == 0) s.scheduled = now;
+      offer_blocks(s, true, false);
+    }
+    n = std::min(n, budget_);
+    budget_ -= n;
+    take(slot, static_cast<std::int32_t>(n));
   }
 }
 
@@ -157,6 +243,7 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
       add_distinct(running_adapters_, sequences_[slot].request.adapter);
   }
   passed_over_.clear();
+  if (!arrived_.empty()) return;  // who comes first did not fit
   admit(now);
   if (passed_over_.empty()) return;
   blocked_ = !waiting_.empty();
@@ -177,13 +264,26 @@ void VllmV1Scheduler::admit(Picoseconds now) {
     const bool swapped = !s.host_blocks.empty();
     find_hits(s);  // none where its tokens are in host memory
     const auto hit_blocks = static_cast<std::int64_t>(hits_.size());
-    const std::int64_t computed = swapped ? s.computed : hit_blocks * config_.block_size;
+    std::int64_t loaded = 0;  // blocks that come from a tier in this step
+    if (tiers_ != nullptr) {
+      const Seek seeks = seek(slot, now, loaded);
+      if (seeks == Seek::kComes) continue;
+      if (seeks == Seek::kOthersLoad) {
+        waiting_.pop_front();
+        passed_over_.push_back(slot);
+        continue;
+      }
+      if (seeks == Seek::kNoRoom) break;
+    }
+    const std::int64_t computed = swapped ? s.computed : (hit_blocks + loaded) * config_.block_size;
     std::int64_t n = s.num_tokens - computed;
     if (config_.long_prefill_token_threshold > 0) n = std::min(n, config_.long_prefill_token_threshold);
     if (beams() > 1 && computed < s.request.input_len) n = std::min(n, s.request.input_len - computed);
     // What beams have generated is cut all the same: all of it may be more than any step takes.
-    if (!config_.enable_chunked_prefill && n > budget_ && (beams() == 1 || computed < s.request.input_len))
+    if (!config_.enable_chunked_prefill && n > budget_ && (beams() == 1 || computed < s.request.input_len)) {
+      fragile_ = tiers_ != nullptr;  // it is shorter once more of it lies in a tier
       break;
+    }
     n = within_budget(s, computed, n);
     if (n == 0) {  // a row for each beam is more than what is left; its prompt, once evicted, might fit
       fragile_ = free_hits_ > 0;
@@ -194,25 +294,26 @@ void VllmV1Scheduler::admit(Picoseconds now) {
     if (contiguous()) {
       if (!reserve_region(s)) break;
     } else if (config_.caches_tokens) {
-      const std::int64_t watermark =
-          running_.empty()
-              ? 0
-              : static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
       // Hits on free blocks leave the free queue, so they count against it.
-      const std::int64_t available = pool_.free() - free_hits_ - watermark;
+      const std::int64_t available = pool_.free() - free_hits_ - watermark();
       // A prompt that ends in this step is drafted for at once. (vLLM takes those slots a step later.)
       const bool samples = computed + n == s.num_tokens;
       need = blocks_for(s, samples ? config_.with_lookahead(computed + n) : computed + n) - hit_blocks;
       const std::int64_t need_in_full = blocks_for(s, s.num_tokens) - hit_blocks;
       if (need > available || (config_.reserve_full_prompt && need_in_full > available)) {
-        fragile_ = free_hits_ > 0 && !config_.reserve_full_prompt;
+        fragile_ = (free_hits_ > 0 || tiers_ != nullptr) && !config_.reserve_full_prompt;
         break;  // admission never preempts
       }
       for (const KvBlockPool::Block block : hits_) pool_.touch(block);
       s.blocks.assign(hits_.begin(), hits_.end());
       s.capacity = static_cast<std::int32_t>(hit_blocks * config_.block_size);
+      if (loaded > 0) tiers_->pin(loaded);
       append_blocks(s, need);
       if (swapped) swap_in(s);
+      if (loaded > 0) {
+        const auto to = std::span(s.blocks).subspan(static_cast<std::size_t>(hit_blocks));
+        tiers_->load(s.request.id, to.first(static_cast<std::size_t>(loaded)), now);
+      }
     }
     waiting_.pop_front();
     running_.push_back(slot);
@@ -220,17 +321,26 @@ void VllmV1Scheduler::admit(Picoseconds now) {
     s.state = Sequence::State::kRunning;
     s.computed = static_cast<std::int32_t>(computed);
     s.entered_blocks = static_cast<std::int32_t>(hit_blocks);
-    counts_.reused += hit_blocks * config_.block_size;
+    counts_.reused += (hit_blocks + loaded) * config_.block_size;
     if (s.cached_tokens < 0) {
-      s.cached_tokens = static_cast<std::int32_t>(computed);
       s.scheduled = now;
-      if (caching()) {
-        counts_.queried += s.num_tokens;
-        counts_.hit += computed;
-      }
+      count_first_admission(s, computed);
+      if (loaded > 0) tiers_->count_hits(loaded);
     }
+    if (tiers_ != nullptr) {
+      enter_blocks(s, hit_blocks + loaded);
+      offer_blocks(s, true, false);
+    }
+    budget_ -= rows(s, computed + n) - rows(s, computed);
     take(slot, static_cast<std::int32_t>(n));
   }
+}
+
+void VllmV1Scheduler::count_first_admission(Sequence& s, std::int64_t computed) {
+  s.cached_tokens = static_cast<std::int32_t>(computed);
+  if (!caching()) return;
+  counts_.queried += s.num_tokens;
+  counts_.hit += computed;
 }
 
 // Puts n tokens of a sequence into the batch. Counted as computed at once, as vLLM does.
@@ -238,11 +348,9 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
   Sequence& s = sequences_[slot];
   const std::int32_t before = s.computed;
   s.computed += n;
-  const std::int64_t count = rows(s, s.computed) - rows(s, before);
-  budget_ -= count;
-  counts_.scheduled += count;
+  counts_.scheduled += rows(s, s.computed) - rows(s, before);
   add_distinct(batch_adapters_, s.request.adapter);
-  const bool samples = s.computed >= s.num_tokens;
+  const bool samples = s.computed >= s.num_tokens, decodes = s.decoding;
   const auto sequences = static_cast<std::int32_t>(before < s.request.input_len ? 1 : beams());
   if (s.decoding) {
     const std::int32_t drafted = n - 1;
@@ -267,14 +375,18 @@ void VllmV1Scheduler::take(std::int32_t slot, std::int32_t n) {
     sampled_.push_back(slot);
   }
   if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);
+  // What is generated is written at the request's end.
+  if (tiers_ != nullptr && !decodes) offer_blocks(s, false, false);
 }
 
 // Enters the blocks that are full by now (vLLM: when the step that fills them is scheduled), but none that
 // holds a drafted token, which may yet be rejected.
 void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   if (beams() > 1) limit = std::min(limit, prompt_blocks(s));
-  const std::int64_t full =
-      std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
+  enter_until(s, std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit));
+}
+
+void VllmV1Scheduler::enter_until(Sequence& s, std::int64_t full) {
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
   for (; s.entered_blocks < full; ++s.entered_blocks) {
@@ -284,15 +396,19 @@ void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   }
 }
 
-// The longest run of cached full blocks from the start; never the whole prompt, whose last token must be
-// computed.
+// Never the whole prompt, whose last token must be computed.
+std::int64_t VllmV1Scheduler::most_hits(const Sequence& s) const {
+  std::int64_t most = (s.num_tokens - 1) / config_.block_size;
+  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  return beams() > 1 ? std::min(most, prompt_blocks(s)) : most;
+}
+
+// The longest run of cached full blocks from the start.
 void VllmV1Scheduler::find_hits(Sequence& s) {
   hits_.clear();
   free_hits_ = 0;
   if (!caching() || !s.host_blocks.empty()) return;
-  std::int64_t most = (s.num_tokens - 1) / config_.block_size;
-  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
-  if (beams() > 1) most = std::min(most, prompt_blocks(s));
+  const std::int64_t most = most_hits(s);
   for (std::int64_t b = 0; b < most; ++b) {
     // Where one was found more will be.
     const std::int64_t later =
@@ -328,16 +444,23 @@ void VllmV1Scheduler::preempt(std::int32_t slot) {
     release_blocks(s);
   } else {
     if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
+    if (tiers_ != nullptr) {
+      offer_blocks(s, false, true);
+      tiers_->write_leaving(now_);
+    }
     release_blocks(s);
     counts_.discarded += rows(s, s.computed);
     s.computed = 0;
     s.decoding = false;
   }
-  s.entered_blocks = 0;
+  s.entered_blocks = s.offered_blocks = 0;
   s.drafts = 0;
   s.state = Sequence::State::kWaiting;
   ++s.preemptions;
-  waiting_.push_front(slot);
+  if (config_.by_priority)
+    before_.insert(waiting_, slot);
+  else
+    waiting_.push_front(slot);
   preempted_ = true;
 }
 
@@ -386,7 +509,8 @@ void VllmV1Scheduler::swap_in(Sequence& s) {
 // For the same reason a request that joins a blocked queue changes nothing (arrival_matters): it queues
 // behind.
 std::int64_t VllmV1Scheduler::hold() const {
-  if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies() || !adapter_loads_.empty())
+  if (preempted_ || skipped_ || fragile_ || !prefill_.empty() || batch_.copies() || !adapter_loads_.empty() ||
+      (tiers_ != nullptr && tiers_->stalls()))
     return 1;
   const std::int64_t scheduled = batch_.decode_sequences / beams();
   if (scheduled == 0) {
@@ -394,17 +518,28 @@ std::int64_t VllmV1Scheduler::hold() const {
                                                                     : 1;
   }
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
-  std::int64_t steps = std::numeric_limits<std::int64_t>::max();
+  std::int64_t steps = std::numeric_limits<std::int64_t>::max(), grouped = 0;
   std::fill(needs_.begin(), needs_.end(), 0);
-  for (std::int64_t i = 0; i < scheduled; ++i) {
+  if (group_ && group_->size() > 0) {
+    grouped = group_->size();
+    steps = 1 + group_->steps_left();
+    for (std::int64_t d = 0; grows() && d < config_.block_size; ++d)
+      needs_[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(group_->without_room(d + 1).size());
+  }
+  for (std::int64_t i = grouped; i < scheduled; ++i) {
     const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
     steps = std::min<std::int64_t>(steps, s.end_tokens - s.num_tokens);
-    if (config_.caches_tokens && !contiguous()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
+    if (grows()) ++needs_[static_cast<std::size_t>(s.capacity - s.computed)];
     for (const std::int64_t window : windows_) {
       if (window > s.computed) steps = std::min(steps, window - s.computed + 1);
     }
   }
-  if (!config_.caches_tokens || contiguous()) return steps;  // a region is never too short
+  if (tiers_ != nullptr &&
+      config_.kv_tiers.writes_back()) {  // blocks that a step takes may have to be copied
+    const auto rooms = std::find_if(needs_.begin(), needs_.end(), [](std::int32_t n) { return n > 0; });
+    return std::min<std::int64_t>(steps, rooms - needs_.begin() + 1);
+  }
+  if (!grows()) return steps;  // a region is never too short
   // Step j (the next one is 1) needs a block (a group of them, one a beam) for each sequence with room for
   // j - 1 more tokens, modulo block_size.
   std::int64_t left = pool_.free() / beams();
@@ -419,8 +554,8 @@ std::int64_t VllmV1Scheduler::hold() const {
 }
 
 bool VllmV1Scheduler::arrival_matters() const {
-  // Nobody waits, or all who wait do so for their adapters: who comes may overtake them.
-  return (waiting_.empty() || !blocked_) && running() < most_running() && budget_ > 0;
+  // Nobody waits, or all who wait do so for their adapters, or priorities rule: who comes may overtake them.
+  return (waiting_.empty() || !blocked_ || config_.by_priority) && running() < most_running() && budget_ > 0;
 }
 
 // Takes blocks exactly as single steps would: step by step, in running order within a step, so that the free
@@ -430,7 +565,17 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
   if (steps <= 0 || scheduled == 0) return;
   const auto extra = static_cast<std::int32_t>(steps);
   counts_.scheduled += batch_.decode_sequences * steps;
-  if (config_.caches_tokens && !contiguous()) {
+  const std::int64_t grouped = group_ ? group_->size() : 0;
+  if (grouped > 0) {
+    for (std::int64_t step = 1; grows() && step <= steps; ++step) {
+      grow_group(step);
+      for (std::int64_t i = grouped; i < scheduled; ++i) {
+        Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
+        if (s.capacity < s.computed + step) append_blocks(s, 1);
+      }
+    }
+    group_->decide(steps);
+  } else if (grows()) {
     std::fill(needs_.begin(), needs_.end(), 0);
     for (std::int64_t i = 0; i < scheduled; ++i) {
       const Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
@@ -451,7 +596,7 @@ void VllmV1Scheduler::advance(std::int64_t steps) {
       }
     }
   }
-  for (std::int64_t i = 0; i < scheduled; ++i) {
+  for (std::int64_t i = grouped; i < scheduled; ++i) {
     Sequence& s = sequences_[running_[static_cast<std::size_t>(i)]];
     s.computed += extra;
     s.num_tokens += extra;
@@ -467,6 +612,10 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
       counts_.beam_blocks += static_cast<std::int64_t>(s.blocks.size());
       counts_.unshared_beam_blocks += beams() * blocks_for(s.computed);
     }
+    if (tiers_ != nullptr) {
+      enter_blocks(s, std::numeric_limits<std::int32_t>::max());
+      offer_blocks(s, false, true);
+    }
     release_blocks(s);
     if (s.state == Sequence::State::kWaiting) {  // preempted while its last token was in flight
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
@@ -476,10 +625,14 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
       s.host_blocks.clear();
     }
   }
-  std::erase_if(running_, [this](std::int32_t slot) {
-    const Sequence& s = sequences_[slot];
-    return s.num_tokens >= s.end_tokens;
-  });
+  auto at = running_.begin();
+  for (const std::int32_t slot : slots) {  // mostly in running order
+    if (sequences_[slot].state == Sequence::State::kWaiting) continue;
+    at = std::find(at, running_.end(), slot);
+    if (at == running_.end()) at = std::find(running_.begin(), running_.end(), slot);
+    at = running_.erase(at);
+  }
+  if (tiers_ != nullptr) tiers_->write_leaving(now_);
 }
 
 void VllmV1Scheduler::park(std::span<const std::int32_t> slots) {
@@ -495,11 +648,7 @@ bool VllmV1Scheduler::reserve(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   if (config_.caches_tokens) {
     const std::int64_t need = blocks_for(s.computed + 1);
-    const std::int64_t watermark =
-        running_.empty()
-            ? 0
-            : static_cast<std::int64_t>(config_.watermark * static_cast<double>(config_.num_blocks));
-    if (need > pool_.free() - watermark) return false;
+    if (need > pool_.free() - watermark()) return false;
     append_blocks(s, need);
   }
   s.end_tokens = end_of(s.request);
@@ -511,6 +660,11 @@ bool VllmV1Scheduler::reserve(std::int32_t slot) {
 void VllmV1Scheduler::arrive(std::int32_t slot) {
   --reserved_;
   arrived_.push_back(slot);
+}
+
+void VllmV1Scheduler::cancel(std::int32_t slot) {
+  --reserved_;
+  release_blocks(sequences_[slot]);
 }
 
 }  // namespace foretoken

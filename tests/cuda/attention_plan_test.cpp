@@ -55,13 +55,30 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
     EXPECT_EQ(variant.rows, rows);
     EXPECT_EQ(variant.stages, rows == 16 ? 3 : 2);
   }
+  // A latent model's prompt over keys and values that were projected up, in one block.
+  CacheLayer projected = cache_of(Storage::kBf16, 16, 192, 128);
+  projected.block_size = 16384;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kPrompt);
+  projected.storage = Storage::kF32;
+  EXPECT_EQ(chosen(args_of(16, 192, 128), projected, 500).kernel, AttentionKernel::kGeneral);
+  // Products of warpgroups, where there are any, for many rows of bf16 caches.
+  const cuda::AttentionDevice groups{132, 227 * 1024, true};
+  EXPECT_EQ(chosen(args_of(32, 128, 128), bf16, 1, groups).kernel, AttentionKernel::kDecode);
+  EXPECT_EQ(chosen(args_of(32, 128, 128), bf16, 500, groups).kernel, AttentionKernel::kPromptWarpgroup);
+  EXPECT_EQ(chosen(args_of(32, 96, 96), cache_of(Storage::kBf16, 8, 96, 96), 500, groups).k, 128);
+  EXPECT_EQ(chosen(args_of(32, 128, 128), cache_of(Storage::kFp8, 8, 128, 128), 500, groups).kernel,
+            AttentionKernel::kPrompt);
+  EXPECT_EQ(chosen(args_of(32, 576, 512), latent, 1, groups).kernel, AttentionKernel::kLatent);
+  EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, groups).kernel, AttentionKernel::kLatentWarpgroup);
+  EXPECT_EQ(chosen(args_of(128, 576, 512), cache_of(Storage::kInt8, 1, 576, 0), 1, groups).kernel,
+            AttentionKernel::kLatent);
   // A device with less shared memory takes smaller tiles, or another kernel.
   const cuda::AttentionDevice small{108, 163 * 1024};
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, small).rows, 16);
   EXPECT_EQ(chosen(args_of(16, 576, 512), latent, 1, small).stages, 2);
   EXPECT_EQ(chosen(args_of(8, 256, 256), cache_of(Storage::kBf16, 8, 256, 256), 1, small).kernel,
             AttentionKernel::kGeneral);
-  for (const auto& d : {kDevice, small})
+  for (const auto& d : {kDevice, groups, small})
     for (const auto storage : kStorages)
       for (const std::int64_t k : {7, 64, 80, 96, 128, 192, 256, 576, 1024})
         for (const std::int64_t v : {std::int64_t{0}, k, k - 5})

@@ -192,7 +192,12 @@ void check(const Shape& shape, const std::vector<Length>& lengths, unsigned seed
                                   << (shape.latent ? " latent" : "") << " first " << lengths[0].cached << "+"
                                   << lengths[0].new_tokens);
   Batch batch(shape, lengths, seed);
-  expect_alike(batch, shape, batch.got(), batch.expected());
+  const Floats expected = batch.expected();
+  expect_alike(batch, shape, batch.got(), expected);
+  if (shape.storage != Storage::kBf16 || !cuda_set().warpgroups()) return;
+  cuda_set().use_warpgroups(false);
+  expect_alike(batch, shape, batch.got(), expected, "without warpgroups");
+  cuda_set().use_warpgroups(true);
 }
 
 constexpr Storage kRounded[] = {Storage::kBf16, Storage::kInt8, Storage::kFp8};
@@ -246,6 +251,37 @@ TEST(CudaAttention, Latents) {
   for (const auto storage : kRounded) {
     check({{20, 576, 512, 0.05f}, 1, storage, 64, true}, {{66, 1}});
     check({{70, 576, 512, 0.05f}, 1, storage, 16, true}, {{66, 1}, {5, 2}});
+  }
+}
+
+// More than 32 rows, of which a device with products of warpgroups makes tiles of 64 and 128.
+TEST(CudaAttention, ManyRows) {
+  const auto sinks = normal(8, 15);
+  for (const auto& [qk, v] :
+       {std::pair{64, 64}, {72, 56}, {128, 128}, {192, 128}, {160, 96}, {256, 256}, {200, 136}}) {
+    const Shape shape{args_of(8, qk, v), 2, Storage::kBf16, 16, false};
+    check(shape, {{0, 33}, {150, 20}, {129, 9}});
+    check({args_of(2, qk, v), 2, Storage::kBf16, 5, false}, {{0, 300}}, 2);
+  }
+  for (const std::int64_t window : {1, 40, 130, 200})
+    for (const bool chunked : {false, true}) {
+      AttentionArgs args = args_of(8, 128, 128);
+      args.window = window, args.chunked = chunked;
+      check({args, 2, Storage::kBf16, 16, false}, {{100, 70}, {260, 10}});
+      args.sinks = sinks.data(), args.softcap = 2;
+      check({args, 2, Storage::kBf16, 16, false}, {{100, 70}, {260, 10}});
+    }
+}
+
+TEST(CudaAttention, LatentsOfManyHeads) {
+  const auto sinks = normal(70, 16);
+  for (const std::int64_t heads : {40, 64, 128})
+    check({{heads, 576, 512, 0.05f}, 1, Storage::kBf16, 16, true}, {{700, 1}, {64, 1}, {3, 2}});
+  check({{70, 520, 488, 0.05f}, 1, Storage::kBf16, 16, true}, {{150, 1, 20}, {127, 1}});
+  for (const std::int64_t window : {1, 50, 200}) {
+    AttentionArgs args{70, 576, 512, 0.05f};
+    args.window = window, args.sinks = sinks.data(), args.softcap = 3;
+    check({args, 1, Storage::kBf16, 16, true}, {{300, 1}, {60, 3}});
   }
 }
 
@@ -346,10 +382,12 @@ TEST(CudaAttention, LaunchesForLongerContexts) {
 TEST(CudaAttention, AnyOrderOfThreads) {
   using cuda::emulation::Order;
   auto& settings = cuda::emulation::settings();
+  // Heads, and of the cache: 1 are latents.
+  const std::pair<std::int64_t, std::int64_t> heads[] = {{6, 3}, {24, 3}, {6, 1}, {40, 1}, {70, 1}};
   for (const auto storage : {Storage::kBf16, Storage::kInt8, Storage::kF32})
-    for (const std::int64_t kv_heads : {3, 1, 0}) {  // 1: latents; 0: of many heads
-      const bool latent = kv_heads < 3;
-      const Shape shape{args_of(kv_heads > 0 ? 6 : 40, 64, 64), latent ? 1 : kv_heads, storage, 16, latent};
+    for (const auto& [queries, kv_heads] : heads) {
+      const bool latent = kv_heads == 1;
+      const Shape shape{args_of(queries, 64, 64), kv_heads, storage, 16, latent};
       for (const auto& lengths :
            {std::vector<Length>{{200, 1}, {20, 1}}, std::vector<Length>{{10, 40}, {3, 1}}}) {
         Batch batch(shape, lengths);

@@ -10,6 +10,7 @@
 
 #include "executor/cuda/device.cuh"
 #include "executor/cuda/launch.h"
+#include "executor/cuda/warpgroup.cuh"
 
 namespace foretoken::cuda {
 namespace {
@@ -162,6 +163,59 @@ TEST_F(Emulation, AMissingWaitShows) {
     }
     launch(copy_in_too_late, how, stream, x.data(), y.data());
     for (const float v : y) EXPECT_TRUE(std::isnan(v));
+  }
+}
+
+enum class Multiplying { kRight, kNoWait, kNoCommit, kOtherPlaces, kWrittenTooEarly, kNewestGroupAlone };
+
+// y[64, 32] = x[64, 64] x[32, 64]^T of the first rows; x: small whole numbers.
+__global__ void multiply_by_groups(const float* x, float* y, Multiplying how) {
+  grid_dependency_wait();
+  std::byte* panel = aligned_panels(dynamic_shared());
+  for (unsigned i = thread(); i < 64 * 64; i += threads()) {
+    const int row = static_cast<int>(i / 64), piece = static_cast<int>(i % 64 / 8);
+    const int at = how == Multiplying::kOtherPlaces ? row * kPanelRow + piece * 16 : swizzled(row, piece);
+    *reinterpret_cast<bf16*>(panel + at + i % 8 * 2) = from_float<bf16>(x[i]);
+  }
+  show_to_products();
+  sync_threads();
+  float d[16] = {};
+  products_begin();
+  for (int k = 0; k < 4; ++k)
+    product_bf16<32>(d, rows_operand(panel).advanced(k * 32), rows_operand(panel).advanced(k * 32), k > 0);
+  if (how != Multiplying::kNoCommit) products_commit();
+  if (how == Multiplying::kWrittenTooEarly) panel[thread() * 2 + 1] = std::byte{0x7f};
+  if (how == Multiplying::kNewestGroupAlone)
+    products_wait<1>();
+  else if (how != Multiplying::kNoWait)
+    products_wait<0>();
+  for (unsigned i = 0; i < 16; ++i)
+    y[(warp() * 16 + lane() / 4 + 8 * (i / 2 % 2)) * 32 + i / 4 * 8 + lane() % 4 * 2 + i % 2] = d[i];
+  products_wait<0>();
+}
+
+TEST_F(Emulation, ProductsOfWarpgroupsHappenAtTheWait) {
+  std::vector<float> x(64 * 64), y(64 * 32);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 7 % 11) - 5;
+  const Launch how{.grid = 1, .block = 128, .shared = 64 * 128 + 1024};
+  const auto right = [&] {
+    for (std::size_t row = 0; row < 64; ++row)
+      for (std::size_t column = 0; column < 32; ++column) {
+        float sum = 0;
+        for (std::size_t k = 0; k < 64; ++k) sum += x[row * 64 + k] * x[column * 64 + k];
+        if (y[row * 32 + column] != sum) return false;
+      }
+    return true;
+  };
+  for (const auto order : kOrders) {
+    set_order(order);
+    launch(multiply_by_groups, how, stream, x.data(), y.data(), Multiplying::kRight);
+    EXPECT_TRUE(right());
+    for (const Multiplying wrong : {Multiplying::kNoWait, Multiplying::kNoCommit, Multiplying::kOtherPlaces,
+                                    Multiplying::kWrittenTooEarly, Multiplying::kNewestGroupAlone}) {
+      launch(multiply_by_groups, how, stream, x.data(), y.data(), wrong);
+      EXPECT_FALSE(right()) << static_cast<int>(wrong);
+    }
   }
 }
 

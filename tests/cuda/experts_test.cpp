@@ -9,7 +9,7 @@ struct ExpertCase {
   Storage up = Storage::kBf16, down = Storage::kBf16;
   std::int64_t hidden = 40, inter = 24, count = 4, first = 0, of = 4, rows = 5, top_k = 2;
   ActivationArgs activation;
-  bool biases = false;
+  bool biases = false, quantised_x = false;
   int skipped = -1;  // an expert that nothing is for
 };
 
@@ -52,6 +52,7 @@ Packing pack_experts(const Kernels& kernels, const ExpertCase& c, const std::vec
       p.experts.down_bias = reinterpret_cast<const float*>(at + up + down + up_bias);
     }
   }
+  p.experts.gate_up.quantised_x = p.experts.down.quantised_x = c.quantised_x;
   p.experts.stride = stride;
   p.experts.first = c.first, p.experts.count = c.count;
   return p;
@@ -133,6 +134,19 @@ TEST(CudaExperts, OfEveryStorage) {
     }
 }
 
+// x, and what the activation makes, quantised; a few values are rounded the other way.
+TEST(CudaExperts, OfQuantisedRows) {
+  for (const Storage storage : {Storage::kInt8, Storage::kFp8})
+    for (const auto& [hidden, inter] : {std::pair<std::int64_t, std::int64_t>{40, 24}, {75, 3}, {130, 133}})
+      for (const std::int64_t rows : {1, 3, 31, 90}) {
+        ExpertCase c;
+        c.up = c.down = storage;
+        c.hidden = hidden, c.inter = inter, c.rows = rows;
+        c.biases = rows != 31, c.quantised_x = true;
+        experts_are_the_references(c, storage == Storage::kFp8 ? 4e-3 : 2.5e-3);
+      }
+}
+
 TEST(CudaExperts, OfOddWidths) {
   for (const Storage storage : kAll)
     for (const auto& [hidden, inter] :
@@ -210,6 +224,22 @@ TEST(CudaExperts, OfEveryActivation) {
           experts_are_the_references(c, limit_of(storage));
         }
     }
+}
+
+// The larger tile with products of warpgroups, where there are any, and without.
+TEST(CudaExperts, ByWarpgroupsAndWithout) {
+  if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
+  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kFp8})
+    for (const auto& [use, gated] : {std::pair{true, true}, {true, false}, {false, true}}) {
+      cuda_set().use_warpgroups(use);
+      ExpertCase c;
+      c.up = c.down = storage;
+      c.activation.gated = gated;
+      c.hidden = 600, c.inter = 300, c.count = 2, c.of = 2, c.rows = 280, c.top_k = 1;
+      c.biases = gated;
+      experts_are_the_references(c, limit_of(c.up));
+    }
+  cuda_set().use_warpgroups(true);
 }
 
 TEST(CudaExperts, WithoutRows) {

@@ -106,9 +106,10 @@ inline Floats by_path(Path path, const Matrix& w, const Case& c,
         p.x = x, p.x_stride = x_stride, p.m = c.m;
         p.bias = bias, p.accumulate = c.start != nullptr;
         p.y = y, p.y_stride = y_stride;
+        p.warpgroups = cuda_set().warpgroups();
         // As if for more rows than the streams take: it is that much at least.
         const DeviceBytes scratch(cuda::product_scratch(w.storage, w.n, w.k, std::max<std::int64_t>(c.m, 9),
-                                                        device.multiprocessors));
+                                                        device.multiprocessors, w.quantised_x));
         cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
         cuda_set().memory().wait();
       });

@@ -221,18 +221,32 @@ TEST(CudaOperators, RowsThatMove) {
 }
 
 TEST(CudaOperators, LatentsAreExpanded) {
-  for (const LatentArgs& a : {LatentArgs{3, 8, 4, 12, 16, 7}, LatentArgs{2, 5, 3, 2, 6, 5},
-                              LatentArgs{1, 128, 64, 128, 512, 5}, LatentArgs{5, 8, 6, 4, 8, 5}})
+  struct Shape {
+    LatentArgs latent;
+    int length;
+  };
+  for (const auto& [a, length] : {Shape{{3, 8, 4, 12, 16}, 7}, Shape{{2, 5, 3, 2, 6}, 5},
+                                  Shape{{1, 128, 64, 128, 512}, 5}, Shape{{5, 8, 6, 4, 8}, 5}})
     for (const std::int64_t tokens : {0, 1, 5}) {
       const Floats up = normal(size_of(5 * a.heads * (a.nope + a.v)), 16),
                    latent = normal(size_of(5 * (a.rank + a.rope)), 17);
-      const std::int64_t keys = a.heads * a.length * (a.nope + a.rope), values = a.heads * a.length * a.v;
-      compare(
-          Floats(size_of(keys + 4 + values), kPoison),
-          [&](const Kernels& kernels, const Put& put, float* out) {
-            kernels.expand_latents(a, put(up), put(latent), tokens, out, out + (keys + 4) / 4 * 4);
-          },
-          0, "latents");
+      // Of bf16 two share a float of what is compared; heads of an odd length end within one.
+      for (const Storage storage : {Storage::kF32, Storage::kBf16}) {
+        const std::int64_t each = storage == Storage::kBf16 ? 2 : 1,
+                           keys = (a.heads * length * (a.nope + a.rope) + each - 1) / each,
+                           values = (a.heads * length * a.v + each - 1) / each;
+        compare(
+            Floats(size_of(keys + 4 + values), kPoison),
+            [&](const Kernels& kernels, const Put& put, float* out) {
+              CacheLayer to;
+              to.storage = storage, to.block_size = length, to.heads = a.heads;
+              to.k_dim = a.nope + a.rope, to.v_dim = a.v;
+              to.keys = reinterpret_cast<std::byte*>(out);
+              to.values = reinterpret_cast<std::byte*>(out + (keys + 4) / 4 * 4);
+              kernels.expand_latents(a, put(up), put(latent), tokens, to);
+            },
+            0, storage == Storage::kBf16 ? "latents in bf16" : "latents");
+      }
     }
 }
 

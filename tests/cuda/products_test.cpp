@@ -105,6 +105,29 @@ TEST(CudaProducts, OfManyTiles) {
 }
 
 // Blocks that take several tiles by turns, and x in pieces where it is too long for shared memory.
+// The larger tile with products of warpgroups, where there are any, and without.
+TEST(CudaProducts, ByWarpgroupsAndWithout) {
+  if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
+  const std::int64_t m = 150, n = 530;
+  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kFp8})
+    for (const std::int64_t k : {8, 330, 1000}) {
+      const Both packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 40));
+      const auto x = normal(static_cast<std::size_t>(m * k), 41);
+      const auto bias = normal(static_cast<std::size_t>(n), 42),
+                 start = normal(static_cast<std::size_t>(m * n), 43);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      if (k != 330) c.start = &start;
+      const auto expected = reference_product(packed.reference, c);
+      for (const bool use : {true, false}) {
+        cuda_set().use_warpgroups(use);
+        EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c), expected), kClose)
+            << "storage " << static_cast<int>(storage) << " k " << k << " warpgroups " << use;
+      }
+      cuda_set().use_warpgroups(true);
+    }
+}
+
 TEST(CudaProducts, StreamsInTurnsAndPieces) {
   for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kInt4, Storage::kFp8})
     for (const std::int64_t m : {1, 3, 4, 5, 8})

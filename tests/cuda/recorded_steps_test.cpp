@@ -2,6 +2,7 @@
 // are launched one by one.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 
 #include "tests/executor/model_support.h"
@@ -74,7 +75,7 @@ TEST_P(Recorded, LengthsGrowUnderOneRecording) {
 TEST_P(Recorded, AStepAloneIsTimedAsAWhole) {
   const SmallModel model(GetParam()());
   Layout layout = small_layout();
-  layout.step_sizes = {1, 2}, layout.operator_times = false;
+  layout.step_sizes = {1, 2}, layout.operator_times = OperatorTimes::kNone;
   Decoding d(model, layout, 2);
   d.decode(0, 2, 1);
   d.decode(0, 2, 2);
@@ -82,6 +83,28 @@ TEST_P(Recorded, AStepAloneIsTimedAsAWhole) {
   for (const OperatorRun& o : d.runner.transformer().operators_run()) seconds += o.seconds;
   EXPECT_EQ(seconds, 0) << "operators have no times of their own";
   EXPECT_FALSE(d.runner.transformer().operators_run().empty());
+}
+
+// By what is recorded of kernels: every operator that launches has a time, launched or recorded, and together
+// they are no more than the step.
+TEST_P(Recorded, OperatorsAreTimedByActivities) {
+  const SmallModel model(GetParam()());
+  Layout layout = small_layout();
+  layout.step_sizes = {1, 2}, layout.operator_times = OperatorTimes::kActivities;
+  Decoding d(model, layout, 2);
+  for (int step = 0; step < 5; ++step) {  // prompts, then launched, recorded and replayed steps
+    const auto start = std::chrono::steady_clock::now();
+    d.decode(0, 2, step + 1);
+    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    double seconds = 0;
+    for (const OperatorRun& o : d.runner.transformer().operators_run()) {
+      seconds += o.seconds;
+      if (o.op.name == "input_norm" || o.op.name == "o_proj" || o.op.name == "lm_head")
+        EXPECT_GT(o.seconds, 0);
+    }
+    EXPECT_GT(seconds, 0);
+    EXPECT_LT(seconds, took);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Recorded,

@@ -37,7 +37,9 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
         std::pair("lightllm", "lightllm"), std::pair("fastgen", "deepspeed-fastgen"),
         std::pair("mii-0.2", "deepspeed-fastgen"), std::pair("tgi-2.4.0", "tgi"),
         std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp"),
-        std::pair("llama-cpp", "llama.cpp")})
+        std::pair("llama-cpp", "llama.cpp"), std::pair("lmdeploy-0.9", "lmdeploy-turbomind"),
+        std::pair("turbomind", "lmdeploy-turbomind"), std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
+        std::pair("nanoflow", "nanoflow")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -63,16 +65,16 @@ TEST(Behavior, OtherSystems) {
 
 TEST(Behavior, OthersAreRefusedByName) {
   for (const char* asked :
-       {"orcas", "nanoflow", "static", "lmdeploy", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
+       {"orcas", "nanoflows", "static", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
         "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +
             "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, V0 as vllm-0.6 and vllm-0.7, "
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
-            "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, llama.cpp, and its own "
-            "executor, foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 8u);
+            "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, lmdeploy-pytorch, "
+            "lmdeploy-turbomind, nanoflow, llama.cpp, and its own executor, foretoken");
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 11u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

@@ -49,6 +49,9 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lightllm", SchedulerPolicy::kLightllm, 8192, 1000, 1},
                             Expected{"deepspeed-fastgen", SchedulerPolicy::kFastgen, 768, 512, 128},
                             Expected{"tgi", SchedulerPolicy::kTgi, 4160, 128, 16},
+                            Expected{"lmdeploy-turbomind", SchedulerPolicy::kTurbomind, 8192 + 512, 512, 64},
+                            Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
+                            Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
                             Expected{"llama.cpp", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;
@@ -57,7 +60,7 @@ TEST(BlockSystems, Defaults) {
     EXPECT_EQ(c.max_num_seqs, x.sequences) << x.behavior;
     EXPECT_EQ(c.block_size, x.block_size) << x.behavior;
     EXPECT_FALSE(c.enable_prefix_caching) << x.behavior;
-    EXPECT_FALSE(c.schedules_ahead) << x.behavior;
+    EXPECT_EQ(c.schedules_ahead, x.policy == SchedulerPolicy::kNanoflow) << x.behavior;
     EXPECT_TRUE(d.warnings.empty()) << x.behavior;
     // All of the budget is accounted for, and what is resolved resolves to the same.
     const MemoryPlan& m = d.memory;
@@ -75,6 +78,59 @@ TEST(BlockSystems, Defaults) {
   EXPECT_EQ(deploy(with("vllm-0.7")).graph_sizes.back(), 256);
   EXPECT_EQ(deploy(with("tgi")).graph_sizes.back(), 32);
   EXPECT_TRUE(deploy(with("lightllm")).graph_sizes.empty());
+}
+
+// LMDeploy's max_batch_size goes by the device, TurboMind's step holds a token more for each place.
+TEST(BlockSystems, Lmdeploy) {
+  Scenario s = with("lmdeploy-turbomind");
+  s.engine.max_batch_size = 64;
+  s.engine.max_prefill_token_num = 1000;
+  s.engine.num_tokens_per_iter = 512;
+  s.engine.max_prefill_iters = 4;
+  s.engine.cache_max_entry_count = 0.5;
+  s.engine.cache_block_seq_len = 128;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 1064);
+  EXPECT_EQ(d.scheduler.lmdeploy.num_tokens_per_iter, 512);
+  EXPECT_EQ(d.scheduler.lmdeploy.max_prefill_iters, 4);
+  EXPECT_EQ(d.scheduler.block_size, 128);
+  // Half of what weights and buffers leave; activations find room in the other half.
+  const double half = 0.5 * (d.memory.budget_bytes - d.memory.weights_bytes);
+  EXPECT_NEAR(d.memory.kv_cache_bytes / half, 1, 0.02);
+  EXPECT_LT(d.memory.kv_cache_bytes, half);
+  EXPECT_TRUE(d.graph_sizes.empty());
+  s.engine.max_num_batched_tokens = 1000;
+  EXPECT_THAT(error(s), HasSubstr("max_prefill_token_num 1000 with max_num_seqs 64 makes 1064"));
+
+  s = with("lmdeploy-pytorch");
+  s.engine.prefill_interval = 8;
+  s.engine.max_prefill_token_num = 2048;
+  s.engine.max_batch_size = 48;
+  const Deployment p = deploy(s);
+  EXPECT_EQ(p.scheduler.lmdeploy.prefill_interval, 8);
+  EXPECT_EQ(p.scheduler.max_num_batched_tokens, 2048);
+  EXPECT_THAT(p.graph_sizes, testing::ElementsAre(1, 2, 4, 8, 16, 32, 64));
+  EXPECT_THAT(serve_command(p), HasSubstr("--backend pytorch"));
+  EXPECT_THAT(serve_command(d), HasSubstr("--num-tokens-per-iter 512"));
+  EXPECT_THAT(refused("lmdeploy-pytorch", [](auto& e) { e.num_tokens_per_iter = 4; }),
+              HasSubstr("is a knob of LMDeploy's TurboMind"));
+  EXPECT_THAT(refused("lmdeploy-turbomind", [](auto& e) { e.enable_prefix_caching = true; }),
+              HasSubstr("turn it off"));
+}
+
+TEST(BlockSystems, Nanoflow) {
+  Scenario s = with("nanoflow");
+  s.engine.global_batch_size = 1024;
+  s.engine.average_decode_length = 300;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 1024);
+  EXPECT_EQ(d.scheduler.nanoflow.average_decode_length, 300);
+  EXPECT_EQ(d.scheduler.nanoflow.average_prefill_length, 0) << "the workload's mean";
+  EXPECT_TRUE(d.behavior.overlaps_operators);
+  EXPECT_THAT(refused("nanoflow", [](auto& e) { e.async_scheduling = false; }),
+              HasSubstr("is how nanoflow works"));
+  EXPECT_THAT(refused("nanoflow", [](auto& e) { e.data_parallel_size = 2; }), HasSubstr("use replicas"));
+  EXPECT_THAT(refused("nanoflow", [](auto& e) { e.cpu_offload_gib = 1; }), HasSubstr("leave it out"));
 }
 
 TEST(BlockSystems, OwnKeysAreTheCommonOnes) {
@@ -161,9 +217,11 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   EXPECT_EQ(
       refused("vllm-0.7", [](auto& e) { e.chunk_size = 512; }),
       "s.json:/engine/chunk_size: is a knob of Sarathi-Serve, and the behaviour is vllm-0.7; leave it out");
-  EXPECT_EQ(refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
-            "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
-            "Generation Inference, and the behaviour is sarathi; leave it out");
+  EXPECT_EQ(
+      refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
+      "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
+      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, and the behaviour is sarathi; "
+      "leave it out");
   EXPECT_THAT(refused("fastertransformer", [](auto& e) { e.max_queue_delay_microseconds = 5; }),
               HasSubstr("is a knob of Triton"));
   EXPECT_THAT(refused("orca", [](auto& e) { e.enable_prefix_caching = true; }), HasSubstr("turn it off"));
@@ -186,9 +244,20 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
               HasSubstr("low_chunk_size"));
   EXPECT_THAT(refused("fastgen", [](auto& e) { e.max_num_seqs = 900, e.max_num_batched_tokens = 800; }),
               HasSubstr("below max_num_seqs"));
-  Scenario s = with("orca");
-  s.engine.pipeline_parallel_size = 2;
-  EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s)));
+  for (const char* behavior : {"fastertransformer", "triton", "lightllm", "fastgen", "tgi", "llama.cpp"}) {
+    Scenario s = scenario_on("H100", 2);
+    s.engine.behavior = behavior;
+    s.engine.tensor_parallel_size = 1;
+    s.engine.pipeline_parallel_size = 2;
+    EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s))) << behavior;
+  }
+  for (const char* behavior : {"vllm-0.7", "orca", "sarathi"}) {
+    Scenario s = scenario_on("H100", 2);
+    s.engine.behavior = behavior;
+    s.engine.tensor_parallel_size = 1;
+    s.engine.pipeline_parallel_size = 2;
+    EXPECT_EQ(deploy(s).scheduler.pipeline_depth, 2) << behavior;
+  }
 }
 
 TEST(BlockSystems, Commands) {

@@ -1,10 +1,16 @@
 // Devices to replicas, engines, ranks, stages and shards.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "model/hf_config.h"
 #include "models.h"
 
 namespace foretoken {
 namespace {
+
+using ::testing::HasSubstr;
 
 Scenario sizes(int tp, int pp, int dp, int ep = 1) {
   Scenario s = scenario_on("H100", tp);
@@ -144,6 +150,29 @@ TEST(Mapping, SequenceParallelismNeedsTensorParallelism) {
               make_mapping(s, llama_8b(), WeightFormat::kPlain, "s.json:");
             }).find("s.json:/engine/enable_sequence_parallelism: splits tokens over tensor-parallel ranks"),
             std::string::npos);
+}
+
+TEST(Mapping, HotExpertsNeedExpertsAndRanksToBalance) {
+  const ModelConfig model =
+      load_model("deepseek-v2-lite", std::filesystem::path(FORETOKEN_SOURCE_DIR) / "model/presets");
+  Scenario s = scenario_on("H100", 4);
+  const auto error = [&](const ModelConfig& m) {
+    return error_of([&] { make_mapping(s, m, WeightFormat::kPlain, "s.json:"); });
+  };
+  s.workload.expert_skew = 1;
+  EXPECT_THAT(error(llama_8b()), HasSubstr("s.json:/workload/expert_skew: "));
+  s.engine.num_redundant_experts = 4;
+  EXPECT_THAT(error(model), HasSubstr("s.json:/engine/num_redundant_experts: belongs to enable_eplb"));
+  s.engine.enable_eplb = true;
+  EXPECT_THAT(error(model), HasSubstr("s.json:/engine/enable_eplb: evens out expert-parallel ranks"));
+  s.engine.enable_expert_parallel = true;
+  s.engine.num_redundant_experts = 3;
+  EXPECT_THAT(error(model),
+              HasSubstr("64 experts and 3 copies don't divide by 4 expert-parallel ranks; 4 copies do"));
+  s.engine.num_redundant_experts = 4;
+  const Mapping m = std::get<Mapping>(make_mapping(s, model, WeightFormat::kPlain, "s.json:"));
+  EXPECT_EQ(m.stages.front().redundant_experts, 4);
+  EXPECT_GT(m.stages.front().expert_load->fullest_rank(), 1);
 }
 
 }  // namespace

@@ -147,12 +147,6 @@ TEST(OtherSystems, KnobsOfAnotherSystemAreRefusedByName) {
   s.engine.watermark = 0.1;
   EXPECT_THAT(error(s),
               HasSubstr("watermark: is a knob of vLLM, Sarathi-Serve, and the behaviour is trtllm-1.2"));
-  for (const char* policy : {"lof", "random", "dfs-weight"}) {
-    s = with("sglang-0.5");
-    s.engine.schedule_policy = policy;
-    EXPECT_EQ(error(s), std::string("s.json:/engine/schedule_policy: \"") + policy +
-                            "\" is not modelled by this build; fcfs and lpm are modelled");
-  }
   s = with("sglang-0.5");
   s.engine.max_num_seqs = 8;
   s.engine.max_running_requests = 9;

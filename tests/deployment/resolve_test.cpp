@@ -256,29 +256,21 @@ TEST(Resolve, AdaptersThatCanNotBeAreRefused) {
 }
 
 TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
-  const auto engine = [](RawJson EngineSection::*member, const char* text) {
-    Scenario s = scenario_on("H100");
-    (s.engine.*member).text = text;
-    return error(s);
-  };
-  for (auto member : {&EngineSection::kv_tiers})
-    EXPECT_NE(engine(member, "1").find("is not modelled by this build"), std::string::npos);
-  EXPECT_EQ(engine(&EngineSection::kv_tiers, "[]"), "no error");
   Scenario s = scenario_on("H100");
   s.cluster.router = "prefix_aware";
   EXPECT_EQ(
       error(s),
       "s.json:/cluster/router: \"prefix_aware\" is not modelled by this build; it models round_robin, "
       "random, least_outstanding, least_tokens, power_of_two, session_sticky, prefix_affine, precise_prefix, "
-      "kv_cost");
+      "kv_cost, mooncake");
   s = scenario_on("H100");
   s.cluster.router_load_bound = 1.5;
   EXPECT_EQ(error(s),
             "s.json:/cluster/router_load_bound: belongs to router \"prefix_affine\", and the router is "
             "\"round_robin\"; leave it out");
   s = scenario_on("H100");
-  s.engine.behavior = "nanoflow";
-  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"nanoflow\" is not modelled by this build"),
+  s.engine.behavior = "rtp-llm";
+  EXPECT_NE(error(s).find("s.json:/engine/behavior: \"rtp-llm\" is not modelled by this build"),
             std::string::npos);
 }
 

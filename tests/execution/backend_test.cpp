@@ -258,6 +258,18 @@ TEST_P(Strategies, ADisaggregatedRequestGetsTheTokensOfAColocatedOne) {
   }
 }
 
+TEST_P(Strategies, LayersSentWhilePromptsAreComputedChangeNoToken) {
+  const auto plain = execute(scenario(GetParam())).tokens;
+  Json json = split(scenario(GetParam()), {{"max_num_batched_tokens", 32}, {"replicas", 2}},
+                    {{"max_num_seqs", 3}}, 3);
+  json["cluster"]["kv_link"]["overlap"] = "layerwise";
+  json["cluster"]["kv_link"]["engines_per_port"] = 2;
+  const Executed apart = execute(json);
+  EXPECT_EQ(plain, apart.tokens);
+  EXPECT_GT(apart.recording.transfers.size(), 12u) << "chunk by chunk";
+  expect_the_same_schedule(apart.result.served, apart.recording, json);
+}
+
 TEST_P(Strategies, ACacheMovesInEveryFormatAndAfterAPreemption) {
   for (const char* format : {"int8", "fp8", "bfloat16"}) {
     const Json cache{{"kv_cache_dtype", format}};

@@ -36,6 +36,14 @@ std::vector<Case> cases() {
       {"lightllm", with(whole, {{"block_size", 1}, {"num_gpu_blocks_override", 400}}), false},
       {"deepspeed-fastgen", with(tight, {{"max_num_batched_tokens", 24}}), true},
       {"tgi", {{"max_num_batched_tokens", 200}, {"num_gpu_blocks_override", 40}}, false},
+      {"lmdeploy-turbomind", with(tight, {{"max_num_batched_tokens", 32}, {"num_tokens_per_iter", 16}}),
+       true},
+      {"lmdeploy-pytorch",
+       with(tight, {{"max_num_batched_tokens", 24}, {"prefill_interval", 4}, {"enforce_eager", true}}), true},
+      {"nanoflow",
+       with(tight,
+            {{"max_num_batched_tokens", 24}, {"average_prefill_length", 5}, {"average_decode_length", 2}}),
+       true},
       {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, false}};
 }
 

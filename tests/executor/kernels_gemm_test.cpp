@@ -97,6 +97,70 @@ TEST_P(EverySet, ProductsOfARowDoNotDependOnOthers) {
     }
 }
 
+const Storage kOf8Bits[] = {Storage::kInt8, Storage::kFp8};
+
+// x rounded to the weights' format: within the sums' rounding of the reference, and by far another product
+// than with x in bfloat16. Rows of zeros alone stay zeros.
+TEST_P(EverySet, QuantisedRowsAreTheReferences) {
+  Threads threads(2);
+  const std::int64_t shapes[][3] = {{1, 1, 1},    {1, 17, 33},    {3, 64, 128},  {17, 100, 301},
+                                    {8, 65, 390}, {130, 70, 257}, {40, 66, 1029}};
+  for (const auto storage : kOf8Bits)
+    for (const auto& [m, n, k] : shapes) {
+      SCOPED_TRACE(testing::Message()
+                   << "storage " << static_cast<int>(storage) << " m " << m << " n " << n << " k " << k);
+      const auto w = normal(static_cast<std::size_t>(n * k), 21),
+                 bias = normal(static_cast<std::size_t>(n), 23),
+                 start = normal(static_cast<std::size_t>(m * n), 24);
+      auto x = normal(static_cast<std::size_t>(m * k), 22);
+      if (m > 2) std::fill_n(x.begin() + k, k, 0.0f);
+      Packed mine(*kernels, storage, n, k, w), theirs(reference, storage, n, k, w);
+      mine.matrix.quantised_x = theirs.matrix.quantised_x = true;
+      const auto got = product(*kernels, mine.matrix, x, m, bias.data(), &start, threads),
+                 expected = product(reference, theirs.matrix, x, m, bias.data(), &start, threads);
+      EXPECT_LT(distance(got, expected), 3e-6);
+      if (m > 2)
+        for (std::int64_t c = 0; c < n; ++c)
+          EXPECT_EQ(got[static_cast<std::size_t>(n + c)],
+                    start[static_cast<std::size_t>(n + c)] + bias[static_cast<std::size_t>(c)]);
+      if (k < 33) continue;
+      theirs.matrix.quantised_x = false;
+      EXPECT_GT(distance(got, product(reference, theirs.matrix, x, m, bias.data(), &start, threads)), 1e-3);
+    }
+}
+
+TEST_P(EverySet, AQuantisedRowDoesNotDependOnOthers) {
+  Threads one(1), two(2);
+  const std::int64_t m = 103, n = 70, k = 515;
+  for (const auto storage : kOf8Bits) {
+    const auto x = normal(static_cast<std::size_t>(m * k), 26);
+    Packed p(*kernels, storage, n, k, normal(static_cast<std::size_t>(n * k), 25));
+    p.matrix.quantised_x = true;
+    const auto whole = product(*kernels, p.matrix, x, m, nullptr, nullptr, two);
+    for (const std::int64_t count : {1, 2, 4, 7, 9, 50})
+      for (const std::int64_t first : {0, 53}) {
+        const Floats part(x.begin() + first * k, x.begin() + (first + count) * k);
+        const Floats expected(whole.begin() + first * n, whole.begin() + (first + count) * n);
+        EXPECT_TRUE(same_bits(expected, product(*kernels, p.matrix, part, count, nullptr, nullptr, one)))
+            << "storage " << static_cast<int>(storage) << ", " << count << " rows from " << first;
+      }
+  }
+}
+
+// By hand. int8: x = (1, 0.5) has the scale 1/127 and becomes (127, 64), as 63.5 is rounded to even; w =
+// (127, -64) has the scale 1. fp8: x = (896, 1.1) has the scale 2 and becomes (448, 0.5625), as numbers from
+// 0.5 on are 1/16 apart; w = (448, 16) has the scale 1.
+TEST_P(EverySet, QuantisedByHand) {
+  Threads one;
+  for (const Kernels* set : {kernels, &reference}) {
+    Packed whole(*set, Storage::kInt8, 1, 2, {127, -64}), small(*set, Storage::kFp8, 1, 2, {448, 16});
+    whole.matrix.quantised_x = small.matrix.quantised_x = true;
+    EXPECT_FLOAT_EQ(product(*set, whole.matrix, {1, 0.5f}, 1, nullptr, nullptr, one)[0],
+                    (127 * 127 - 64 * 64) / 127.0f);
+    EXPECT_FLOAT_EQ(product(*set, small.matrix, {896, 1.1f}, 1, nullptr, nullptr, one)[0], 448 * 896 + 18);
+  }
+}
+
 // Bytes of a matrix that `threads` pack into memory that held something else.
 std::vector<std::byte> packed(const Kernels& kernels, Storage storage, std::int64_t n, std::int64_t k,
                               const Floats& w, int threads) {

@@ -291,6 +291,35 @@ TEST_P(EveryFamily, StoredWeightsAndCachesComeClose) {
   }
 }
 
+// Products that round x to their weights' format: of every family, near what is not stored in 8 bits, and the
+// same numbers in both sets; however a prompt is cut, as a row's scale is its own.
+TEST_P(EveryFamily, QuantisedActivationsComeClose) {
+  Runner exact(model, small_layout(), tested_kernels());
+  const auto a = whole(exact, prompt);
+  double norm = 0;
+  for (const float v : a) norm = std::max<double>(norm, std::fabs(v));
+  const bool linear = std::string(GetParam().name) == "Linear";
+  for (const auto& [storage, most] : {std::pair{Storage::kInt8, 0.2}, std::pair{Storage::kFp8, 0.5}}) {
+    SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage));
+    Layout l = small_layout(storage, Storage::kF32);
+    l.plain = Storage::kBf16;
+    Runner plain(model, l, tested_kernels());
+    l.quantised_x = true;
+    Runner own(model, l, tested_kernels()), reference(model, l, reference_kernels());
+    const auto b = whole(own, prompt);
+    EXPECT_LT(distance(a, b) / norm, most * (linear ? 3 : 1));
+    EXPECT_GT(distance(b, whole(plain, prompt)) / norm, 1e-4) << "activations are rounded";
+    EXPECT_LT(distance(b, whole(reference, prompt)) / norm, most / 4 * (linear ? 3 : 1));
+    auto s = own.sequence(100, 1, 256);
+    own.step({{&s, {prompt.begin(), prompt.begin() + 41}}});
+    const auto cut = own.step({{&s, {prompt.begin() + 41, prompt.end()}}})[0];
+    if (exactly())
+      EXPECT_EQ(b, cut);
+    else
+      EXPECT_LT(distance(b, cut) / norm, most / 4);
+  }
+}
+
 TEST_P(EveryFamily, WhatRunsIsTheListThatIsPriced) {
   Runner r(model, small_layout(), tested_kernels());
   auto a = r.sequence(0, 1, 100), b = r.sequence(100, 1, 100);

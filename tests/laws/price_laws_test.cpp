@@ -183,5 +183,34 @@ TEST(PublishedLimits, DecodeWeightFloorOfLlama8b) {
   }
 }
 
+Deployment with_skew(const std::string& workload, const std::string& engine) {
+  return resolve_or_fail(
+      R"({"model": "deepseek-v2-lite", "hardware": {"device": "h200"}, "workload": {)" + workload +
+      R"(}, "engine": {"tensor_parallel_size": 8, "enable_expert_parallel": true)" + engine + "}}");
+}
+
+TEST(PriceLaws, HotExpertsCostTimeAndBalancingGivesItBack) {
+  const std::string balanced = R"(, "enable_eplb": true)",
+                    copied = R"(, "enable_eplb": true, "num_redundant_experts": 16)";
+  for (const auto& [decode, prefill] : {std::pair{256, 0}, {0, 4096}, {64, 2000}}) {
+    const auto time = [&](double skew, const std::string& engine) {
+      return step_time(with_skew("\"expert_skew\": " + std::to_string(skew), engine), decode, 1000, prefill);
+    };
+    Picoseconds last = step_time(with_skew("", ""), decode, 1000, prefill);
+    EXPECT_EQ(time(0, ""), last);  // without measured rows all alike is the default
+    for (const double skew : {0.4, 0.8, 1.2}) {
+      const Picoseconds chance = time(skew, "");
+      EXPECT_GE(chance, last) << skew;
+      EXPECT_LE(time(skew, balanced), chance) << skew;
+      // Few tokens read a copy's weights for nothing; with many and a steep law copies pay.
+      if (decode == 0 && skew > 0.5)
+        EXPECT_LT(time(skew, copied), time(skew, balanced)) << skew;
+      else if (prefill == 0)
+        EXPECT_GT(time(skew, copied), time(skew, balanced)) << skew;
+      last = chance;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace foretoken

@@ -144,8 +144,7 @@ TEST(Fastgen, SplitsAndFusesToFillTheStep) {
               ElementsAre("p0:5/0! p1:3/0", "p1:7/3 d0@6", "p1:2/10! p2:4/0! d0@7", "d1@13"));
 }
 
-// The last token of a split prompt counts as generation: it is taken before other prompts.
-TEST(Fastgen, ARestOfOneTokenGoesWithTheDecodes) {
+TEST(Fastgen, ARestOfOneTokenGoesFirstAmongPrompts) {
   ListWorkload w;
   w.add(0, 9, 1);
   w.add(0, 4, 1);
@@ -154,15 +153,15 @@ TEST(Fastgen, ARestOfOneTokenGoesWithTheDecodes) {
 
 // 4 blocks. A prompt starts where all of it would fit; here request 1's 8 tokens do beside request 0's.
 // Then request 0 decodes into its block, request 1 gets none, is passed over and asked first from then on,
-// until nobody can go on and all are computed again in that order.
-TEST(Fastgen, WhenNobodyCanGoOnAllStartAgain) {
+// until nobody can go on and request 0, asked last, is computed again.
+TEST(Fastgen, WhenNobodyCanGoOnTheLastStartsAgain) {
   ListWorkload w;
   w.add(0, 7, 4);
   w.add(0, 8, 3);
   const Served r = run(w, fastgen(4, 20));
-  EXPECT_THAT(r.batches, ElementsAre("p0:7/0! p1:8/0!", "d0@8", "p1:9/0!", "d1@10", "p0:9/0!", "d0@10"));
-  EXPECT_EQ(r.result.metrics.preemptions, 2);
-  EXPECT_EQ(r.result.discarded_tokens, 8 + 8);
+  EXPECT_THAT(r.batches, ElementsAre("p0:7/0! p1:8/0!", "d0@8", "d1@9", "d1@10", "p0:9/0!", "d0@10"));
+  EXPECT_EQ(r.result.metrics.preemptions, 1);
+  EXPECT_EQ(r.result.discarded_tokens, 8);
 }
 
 TEST(Fastgen, SequencesOfAStepAreLimited) {

@@ -13,7 +13,9 @@ bool has_prefix_cache(SchedulerPolicy policy) {
 
 bool preempts(SchedulerPolicy policy) {
   return has_prefix_cache(policy) || policy == SchedulerPolicy::kVllmV0 ||
-         policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen;
+         policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen ||
+         policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
+         policy == SchedulerPolicy::kNanoflow;
 }
 
 std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
@@ -40,6 +42,12 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "Tgi";
     case SchedulerPolicy::kLlamaCpp:
       return "LlamaCpp";
+    case SchedulerPolicy::kTurbomind:
+      return "Turbomind";
+    case SchedulerPolicy::kLmdeployPytorch:
+      return "LmdeployPytorch";
+    case SchedulerPolicy::kNanoflow:
+      return "Nanoflow";
   }
   return "unknown";
 }
@@ -113,9 +121,43 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       all_decode();
       more_memory();
       break;
+    case SchedulerPolicy::kTurbomind:
+      all_decode();
+      c.lmdeploy.num_tokens_per_iter = chance(0.5) ? 0 : pick(1, 60);
+      c.lmdeploy.max_prefill_iters = pick(1, 4);
+      break;
+    case SchedulerPolicy::kLmdeployPytorch:
+      c.lmdeploy.prefill_interval = pick(1, 20);
+      break;
+    case SchedulerPolicy::kNanoflow:
+      all_decode();
+      c.nanoflow.average_prefill_length = pick(1, c.max_model_len / 4);
+      c.nanoflow.average_decode_length = pick(1, c.max_model_len / 4);
+      c.schedules_ahead = chance(0.7);
+      break;
     default:
       break;
   }
+}
+
+void choose_sglang_order(SchedulerConfig& c, CounterRandom random) {
+  using Order = SglangConfig::Order;
+  SglangConfig& s = c.sglang;
+  const std::int64_t which = random.uniform_int(0, 9);
+  if (which < 3) return;
+  if (which < 7) {
+    constexpr Order kOthers[] = {Order::kDfsWeight, Order::kLof, Order::kRandom, Order::kHrrn,
+                                 Order::kShortestPrefillFirst};
+    s.schedule_policy = kOthers[random.uniform_int(0, 4)];
+    if (s.schedule_policy == Order::kShortestPrefillFirst && !(c.enable_prefix_caching && c.caches_tokens))
+      s.schedule_policy = Order::kHrrn;
+    return;
+  }
+  s.schedule_policy = random.uniform() < 0.5 ? Order::kFcfs : Order::kLof;
+  s.enable_priority_scheduling = true;
+  s.schedule_low_priority_values_first = random.uniform() < 0.5;
+  s.disable_priority_preemption = random.uniform() < 0.3;
+  s.priority_scheduling_preemption_threshold = random.uniform_int(0, 2);
 }
 
 }  // namespace foretoken::toy

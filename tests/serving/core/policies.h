@@ -11,9 +11,12 @@
 namespace foretoken::toy {
 
 inline constexpr SchedulerPolicy kBlockPolicies[] = {
-    SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,     SchedulerPolicy::kSarathi,
-    SchedulerPolicy::kStaticBatch, SchedulerPolicy::kLightllm, SchedulerPolicy::kFastgen,
-    SchedulerPolicy::kTgi,         SchedulerPolicy::kLlamaCpp};
+    SchedulerPolicy::kVllmV0,    SchedulerPolicy::kOrca,
+    SchedulerPolicy::kSarathi,   SchedulerPolicy::kStaticBatch,
+    SchedulerPolicy::kLightllm,  SchedulerPolicy::kFastgen,
+    SchedulerPolicy::kTgi,       SchedulerPolicy::kLlamaCpp,
+    SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
+    SchedulerPolicy::kNanoflow};
 
 bool is_block_policy(SchedulerPolicy policy);
 bool has_prefix_cache(SchedulerPolicy policy);
@@ -24,5 +27,8 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info);
 // Knobs of the policy, drawn from `random`, and what it asks of the others: limits that hold a prompt, a
 // memory for a request of max_model_len.
 void choose_block_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom random);
+
+// In most cases an order of SGLang's other than fcfs and lpm, or priorities.
+void choose_sglang_order(SchedulerConfig& config, CounterRandom random);
 
 }  // namespace foretoken::toy

@@ -45,7 +45,8 @@ class Inspector : public Backend {
       if (!batch.prefill.empty()) {
         EXPECT_LT(rows, config_.max_num_batched_tokens + config_.block_size) << "rounded up to blocks";
       }
-    } else if (!batch.prefill.empty() || config_.policy != SchedulerPolicy::kLightllm) {
+    } else if (!batch.prefill.empty() || (config_.policy != SchedulerPolicy::kLightllm &&
+                                          config_.policy != SchedulerPolicy::kLmdeployPytorch)) {
       EXPECT_LE(rows, config_.policy == SchedulerPolicy::kLlamaCpp ? config_.llama_cpp.n_ubatch
                                                                    : config_.max_num_batched_tokens);
     }
@@ -86,7 +87,8 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
     Picoseconds admitted = 0;
     for (const RequestRecord& x : r.records) {
       ASSERT_TRUE(ids.insert(x.id).second) << seed;
-      ASSERT_GE(x.scheduled, admitted) << "first come first served, seed " << seed;
+      if (GetParam() != SchedulerPolicy::kTurbomind)  // lets later ones pass who find blocks
+        ASSERT_GE(x.scheduled, admitted) << "first come first served, seed " << seed;
       admitted = x.scheduled;
       ASSERT_LT(x.scheduled, x.first_token);
       ASSERT_LE(x.first_token, x.finish);
@@ -96,9 +98,12 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
   }
   const SchedulerPolicy p = GetParam();
   const bool iteration_level = p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kSarathi ||
-                               p == SchedulerPolicy::kFastgen || p == SchedulerPolicy::kLlamaCpp;
+                               p == SchedulerPolicy::kFastgen || p == SchedulerPolicy::kLlamaCpp ||
+                               p == SchedulerPolicy::kTurbomind || p == SchedulerPolicy::kNanoflow;
   EXPECT_EQ(mixes, iteration_level) << "prompts and decodes in one step";
-  EXPECT_EQ(splits, iteration_level && p != SchedulerPolicy::kOrca) << "parts of prompts";
+  EXPECT_EQ(splits,
+            (iteration_level && p != SchedulerPolicy::kOrca) || p == SchedulerPolicy::kLmdeployPytorch)
+      << "parts of prompts";
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "serving/block_hashes.h"
 #include "serving/content.h"
 #include "toy.h"
@@ -100,6 +102,34 @@ TEST(BlockHashes, DependOnContentNotOnHowItIsCut) {
   c.extend(4, 4, next, other);
   EXPECT_EQ(a[0], c[0]);
   for (int i = 1; i < 4; ++i) EXPECT_NE(a[i], c[i]) << "chained: a difference never heals";
+}
+
+TEST(BlockHashes, InsideARunAreNumbered) {
+  Request r;
+  r.input_len = 80;
+  BlockHashes one, two;
+  one.extend(20, 4, r, std::vector<ContentRun>{{1, 80}});
+  two.extend(20, 4, r, std::vector<ContentRun>{{1, 42}, {2, 38}});  // the second begins inside block 10
+  for (int i = 0; i < 20; ++i) {
+    const auto numbered = static_cast<std::uint64_t>(i) % BlockHashes::kNumbered;
+    EXPECT_EQ(one[i] % BlockHashes::kNumbered, numbered);
+    EXPECT_TRUE(numbered == 0 || one[i] == one[i - 1] + 1);
+    EXPECT_EQ(one[i] == two[i], i < 10) << i;
+  }
+  EXPECT_EQ(two[10] % BlockHashes::kNumbered, 0u);
+  EXPECT_EQ(two[11], two[10] + 1);
+}
+
+TEST(BlockHashes, NeighboursDoNotCancelOut) {
+  std::set<std::uint64_t> all;
+  for (RequestId id = 0; id < 64; ++id) {
+    Request r;
+    r.id = id;
+    r.input_len = static_cast<std::int32_t>(4 * (1 + id % 16));
+    BlockHashes h;
+    h.extend(30, 4, r, {});
+    for (int i = 0; i < 30; ++i) EXPECT_TRUE(all.insert(h[i]).second) << id << " " << i;
+  }
 }
 
 TEST(BlockHashes, RunsBeyondThePromptAreCut) {

@@ -202,6 +202,16 @@ StepTime ShadowMemory::run(const Step& step) {
   return {step_, step_};
 }
 
+Picoseconds ShadowMemory::move_blocks(const TierMove& move) {
+  device_.resize(std::max(device_.size(), static_cast<std::size_t>(move.rank) + 1));
+  const auto memory = [&](std::int32_t tier) -> Memory& {
+    return tier < 0 ? device_[static_cast<std::size_t>(move.rank)] : tiers_[{move.rank, tier}];
+  };
+  for (const BlockCopy& c : move.blocks) memory(move.to)[c.to] = memory(move.from).at(c.from);
+  return (std::max(move.from, move.to) + 1) *
+         (latency_ + per_block_ * static_cast<Picoseconds>(move.blocks.size()));
+}
+
 void ShadowMemory::compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
                            std::int64_t count) {
   const Sequence& s = table[slot];

@@ -20,6 +20,12 @@ class ListWorkload : public Workload {
   // Runs of the prompt, by value: ids and lengths.
   void add(Picoseconds arrival, std::int32_t input_len, std::int32_t output_len,
            std::vector<ContentRun> runs = {}, std::int32_t session = -1);
+  // Of the request added last.
+  void prioritize(std::int32_t priority) { list_.back().request.priority = priority; }
+  // A priority from 0 to `most` for each request.
+  void draw_priorities(CounterRandom random, std::int32_t most) {
+    for (Later& l : list_) l.request.priority = static_cast<std::int32_t>(random.uniform_int(0, most));
+  }
   // Only so many requests in flight; arrivals of the rest are the ends of others.
   void close_loop(std::int64_t concurrency) { concurrency_ = concurrency; }
   // Each request of a session (session >= 0) is followed by `turns - 1` more, `think` after the end of the
@@ -100,7 +106,9 @@ class ToyBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
-  Picoseconds transfer(const KvTransfer& t) override { return latency_ + per_moved_ * t.tokens; }
+  Picoseconds transfer(const KvTransfer& t) override {
+    return (t.done == 0 ? latency_ : 0) + per_moved_ * (t.tokens - t.done);
+  }
   void link(Picoseconds latency, Picoseconds per_token) { latency_ = latency, per_moved_ = per_token; }
   void limit_spans(std::int64_t steps) { span_limit_ = steps; }
   // Steps overlap: the next one may start after this share of a step.
@@ -113,6 +121,26 @@ class ToyBackend : public Backend {
   std::vector<std::int64_t> windows_;
   std::int64_t span_limit_ = std::int64_t{1} << 60;
   double pipeline_ = 1;
+};
+
+// Estimates in proportion to tokens and sequences.
+class ToyEstimates : public TimeEstimates {
+ public:
+  ToyEstimates(Picoseconds per_prefill_token, Picoseconds per_moved_token, Picoseconds step,
+               Picoseconds per_sequence)
+      : prefill_(per_prefill_token), moved_(per_moved_token), step_(step), sequence_(per_sequence) {}
+  Picoseconds prefill(std::int32_t, std::int64_t tokens, std::int64_t cached) override {
+    return prefill_ * (tokens - cached);
+  }
+  Picoseconds decode_step(std::int32_t, std::int64_t sequences, std::int64_t) override {
+    return step_ + sequence_ * sequences;
+  }
+  Picoseconds transfer(std::int32_t, std::int32_t, std::int64_t done, std::int64_t tokens) override {
+    return moved_ * (tokens - done);
+  }
+
+ private:
+  Picoseconds prefill_, moved_, step_, sequence_;
 };
 
 // Records every batch, in words: "p0:4/0 p1:3/0! d2@17" is 4 prompt tokens of request 0, 3 of request 1 with
@@ -150,6 +178,9 @@ class ShadowMemory : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
+  // Of tier t a copy takes (t + 1) x (latency + blocks x per_block).
+  Picoseconds move_blocks(const TierMove& move) override;
+  void tiers(Picoseconds latency, Picoseconds per_block) { latency_ = latency, per_block_ = per_block; }
   std::vector<std::string> batches;
 
  private:
@@ -158,7 +189,9 @@ class ShadowMemory : public Backend {
   void compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
                std::int64_t count);
   const Workload& workload_;
-  std::vector<Memory> device_, host_;  // by rank
+  std::vector<Memory> device_, host_;                              // by rank
+  std::map<std::pair<std::int32_t, std::int32_t>, Memory> tiers_;  // by rank and tier
+  Picoseconds latency_ = 0, per_block_ = 0;
   int block_size_;
   Picoseconds step_;
   std::vector<std::int64_t> windows_{0};

@@ -124,7 +124,8 @@ TEST(VllmV0, RefusesWhatItDoesNotHave) {
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.draft_tokens = 2; }), HasSubstr("speculative_config"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.beam_width = 2; }), HasSubstr("beam_width"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.lora.max_loras = 2; }), HasSubstr("lora"));
-  EXPECT_THAT(refused([](SchedulerConfig& c) { c.pipeline_depth = 2; }), HasSubstr("pipeline_parallel_size"));
+  EXPECT_THAT(refused([](SchedulerConfig& c) { c.pipeline_depth = 200; }),
+              HasSubstr("lower pipeline_parallel_size"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.reservation = KvReservation::kExact; }),
               HasSubstr("kv_layout"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.max_num_batched_tokens = 99; }), HasSubstr("raise it"));

@@ -93,8 +93,10 @@ TEST(TraceErrors, NotATrace) {
 TEST(TraceErrors, MixedColumns) {
   EXPECT_THAT(message("TIMESTAMP,ContextTokens,num_decode_tokens\n2023-11-16 18:15:47,1,1\n"),
               HasSubstr("the column GeneratedTokens is missing"));
-  EXPECT_THAT(message("arrived_at,num_prefill_tokens,num_decode_tokens,priority\n0,1,1,1\n"),
-              HasSubstr("\"priority\" is not a column of Vidur traces; remove it"));
+  EXPECT_THAT(message("arrived_at,num_prefill_tokens,num_decode_tokens,weight\n0,1,1,1\n"),
+              HasSubstr("\"weight\" is not a column of Vidur traces; remove it"));
+  EXPECT_THAT(message("arrived_at,num_prefill_tokens,num_decode_tokens,priority\n0,1,1,3000000000\n"),
+              HasSubstr("priority 3000000000 is outside"));
   EXPECT_THAT(message("{\"timestamp\": 0, \"input_length\": 1, \"output_length\": 1}\n{\"input_toks\": 4}\n"),
               HasSubstr("t.csv:2: \"input_toks\" is not a key of Mooncake traces"));
   EXPECT_THAT(message("arrival_timestamp,batch_size,prompt_size,token_size\n0,4,1,1\n"),

@@ -1,0 +1,129 @@
+// Tiers of the KV cache in host memory and on storage: what a scenario says of them, and what it must not
+// say.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "deployment/parts.h"
+#include "model/kv_cache.h"
+
+namespace foretoken {
+namespace {
+
+constexpr double kMostBlocks = 2'147'483'647;
+
+void refuse_with_tiers(const Deployment& d, const std::string& where) {
+  const EngineSection& e = d.scenario.engine;
+  const auto refuse = [&](bool is, const char* key, const std::string& message) {
+    if (is) throw Error(where + key, message);
+  };
+  refuse(d.behavior.policy != SchedulerPolicy::kVllmV1, "/engine/kv_tiers",
+         fmt::format("are modelled for vLLM V1's scheduler, and the behaviour is {}; leave them out",
+                     d.behavior.name));
+  refuse(d.model.is_recurrent(), "/engine/kv_tiers",
+         fmt::format("are not modelled for {}, whose recurrent states lie in no block; leave them out",
+                     d.model.name));
+  refuse(!e.enable_prefix_caching.value_or(true), "/engine/enable_prefix_caching",
+         "is how KV tiers are searched; turn it on or leave kv_tiers out");
+  refuse(e.kv_layout.value_or("paged") != "paged", "/engine/kv_layout",
+         "must be paged where KV tiers hold blocks");
+  refuse(e.preemption_mode.value_or("") == "swap", "/engine/preemption_mode",
+         "swap is another use of host memory; beside kv_tiers use recompute, which finds its blocks there");
+  refuse(e.speculative_config.has_value(), "/engine/kv_tiers",
+         "don't hold what speculative decoding caches; leave one of them out");
+  refuse(e.lora.has_value(), "/engine/kv_tiers",
+         "are not modelled with low-rank adapters; leave one of them out");
+  refuse(d.scenario.workload.beam_width.value_or(1) > 1, "/engine/kv_tiers",
+         "are not modelled for beam search; leave them out");
+  refuse(d.mapping.pipeline_parallel > 1, "/engine/kv_tiers",
+         "are not modelled in a pipeline; use pipeline_parallel_size 1");
+}
+
+BytesPerSecond default_bandwidth(Deployment& d, const KvTierSection& tier, const std::string& at,
+                                 const std::string& where) {
+  if (tier.kind == "host") {
+    use_host_link(d, where);
+    return d.device.pcie_bandwidth;
+  }
+  const auto& storage = d.scenario.hardware.storage_bandwidth;
+  if (!storage)
+    throw Error(at + "bandwidth",
+                "is not known; say how fast a device reads from that tier, such as \"6 GB/s\", or give "
+                "hardware.storage_bandwidth");
+  return parse_bandwidth(*storage, where + "/hardware/storage_bandwidth");
+}
+
+}  // namespace
+
+void read_kv_tiers(Deployment& d, const std::string& where) {
+  EngineSection& e = d.scenario.engine;
+  if (e.kv_tiers.empty()) {
+    if (e.kv_load_policy || e.kv_load_mode)
+      throw Error(where + (e.kv_load_policy ? "/engine/kv_load_policy" : "/engine/kv_load_mode"),
+                  "says how blocks are loaded from kv_tiers, and there are none; leave it out");
+    return;
+  }
+  refuse_with_tiers(d, where);
+  if (!e.kv_load_policy) e.kv_load_policy = "always";
+  if (!e.kv_load_mode) e.kv_load_mode = "async";
+  double block = 0;
+  for (const Shard& shard : d.mapping.stages)
+    block = std::max(block,
+                     kv_bytes_per_token(d.model, shard, d.precision.kv) * static_cast<double>(*e.block_size));
+  for (std::size_t t = 0; t < e.kv_tiers.size(); ++t) {
+    KvTierSection& tier = e.kv_tiers[t];
+    const std::string at = fmt::format("{}/engine/kv_tiers/{}/", where, t);
+    if (!tier.capacity_gib)
+      throw Error(at + "capacity_gib", "is missing: how much the tier holds, such as 100");
+    if (!tier.write_policy) tier.write_policy = t == 0 ? "write_through" : "write_back";
+    if (t > 0 && *tier.write_policy == "write_through_selective")
+      throw Error(at + "write_policy", "write_through_selective is the first tier's alone; use write_back");
+    if (t > 0 && e.kv_tiers[t - 1].shared && !tier.shared)
+      throw Error(at + "shared", "is false below a tier that is shared; share this one, too");
+    KvTierLink& link = d.kv_tiers.emplace_back();
+    link.is_host_link = tier.kind == "host" && !tier.bandwidth && !tier.latency_us && !tier.shared;
+    link.bandwidth = tier.bandwidth ? parse_bandwidth(*tier.bandwidth, at + "bandwidth")
+                                    : default_bandwidth(d, tier, at, where);
+    if (!(link.bandwidth.value > 0) || !std::isfinite(link.bandwidth.value))
+      throw Error(at + "bandwidth", "is not positive");
+    if (!tier.latency_us) tier.latency_us = 0;
+    link.latency = Seconds(*tier.latency_us * 1e-6);
+    link.block_bytes = block * (tier.shared ? d.mapping.tensor_parallel : 1);
+    if (tier.kind == "host")
+      link.host_bytes = *tier.capacity_gib * kGiB / (tier.shared ? d.mapping.devices() : 1);
+    if (*tier.capacity_gib * kGiB < link.block_bytes)
+      throw Error(at + "capacity_gib",
+                  fmt::format("holds no block, which takes {:.3g} GiB; raise it", link.block_bytes / kGiB));
+  }
+}
+
+KvTiersConfig kv_tiers_config(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  KvTiersConfig c;
+  for (std::size_t t = 0; t < d.kv_tiers.size(); ++t) {
+    const KvTierSection& tier = e.kv_tiers[t];
+    using Write = KvTierConfig::Write;
+    using Eviction = KvTierConfig::Eviction;
+    c.tiers.push_back({static_cast<std::int64_t>(std::min(
+                           std::floor(*tier.capacity_gib * kGiB / d.kv_tiers[t].block_bytes), kMostBlocks)),
+                       *tier.write_policy == "write_back"      ? Write::kBack
+                       : *tier.write_policy == "write_through" ? Write::kThrough
+                                                               : Write::kSelective,
+                       tier.eviction_policy == "lru"   ? Eviction::kLru
+                       : tier.eviction_policy == "lfu" ? Eviction::kLfu
+                                                       : Eviction::kLengthAware,
+                       tier.shared});
+  }
+  if (c.tiers.empty()) return c;
+  c.by_cost = *e.kv_load_policy == "cost";
+  c.layers = *e.kv_load_mode == "layerwise" ? d.model.num_layers : 0;
+  return c;
+}
+
+Seconds copy_time(const KvTierLink& tier, std::int64_t blocks) {
+  return tier.latency + Bytes(static_cast<double>(blocks) * tier.block_bytes) / tier.bandwidth;
+}
+
+}  // namespace foretoken

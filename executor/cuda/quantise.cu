@@ -1,0 +1,123 @@
+// Rows of x quantised to 8 bits for products by weights of the same format: a scale a row that puts its
+// largest value at the format's largest, values divided by it and rounded, to the bit as quantise_row() has
+// them. A row, a block. Bound by memory: 4 bytes a value that are read, and 1 (bytes for cuBLASLt) or 2 (bf16
+// for our own kernels) that are written; of few rows by the latency of one load and a launch.
+#include "executor/cuda/launch.h"
+#include "executor/cuda/packed.h"
+#include "executor/cuda/product_parts.cuh"
+#include "executor/storage.h"
+
+namespace foretoken::cuda {
+namespace {
+
+constexpr unsigned kThreads = 512;
+
+template <Storage storage>
+FORETOKEN_DEVICE std::uint32_t pack_four(float a, float b, float c, float d) {
+  const float4 four = make_float4(a, b, c, d);
+  return storage == Storage::kFp8 ? pack_e4m3x4(four) : pack_int8x4(four);
+}
+template <Storage storage>
+FORETOKEN_DEVICE float4 unpack_four(std::uint32_t word) {
+  return storage == Storage::kFp8 ? unpack_e4m3x4(word) : unpack_int8x4(word);
+}
+
+// A thread takes 8 neighbours of k, kHeld times in registers, so that rows of up to 16384 are read once and
+// all of a row's loads are under way together; of longer ones the rest is read again. bytes: in the order of
+// packed rows, to `row_bytes` a row, of which what is beyond k is zeros; else as bf16, padded with zeros to a
+// multiple of 8.
+template <Storage storage, bool bytes, bool even>
+__global__ void __launch_bounds__(kThreads)
+    quantise_rows(const float* x, std::int64_t x_stride, std::int64_t k, std::byte* to,
+                  std::int64_t row_bytes, float* scales, const std::int32_t* count) {
+  constexpr unsigned kHeld = 4;
+  grid_dependency_wait();
+  grid_dependency_launch();
+  if (count != nullptr && blockIdx.x >= static_cast<unsigned>(*count)) return;
+  const float* const row = x + blockIdx.x * x_stride;
+  float largest = 0;
+  const auto load = [&](std::int64_t at, float(&v)[8]) {
+    if (at < k) {
+      load_eight<even>(row, at, k, v);
+    } else {
+#pragma unroll
+      for (unsigned i = 0; i < 8; ++i) v[i] = 0;
+    }
+  };
+  const auto look = [&](const float(&v)[8]) {
+#pragma unroll
+    for (unsigned i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(v[i]));
+  };
+  float held[kHeld][8];
+#pragma unroll
+  for (unsigned h = 0; h < kHeld; ++h) load((h * kThreads + thread()) * 8, held[h]);
+#pragma unroll
+  for (unsigned h = 0; h < kHeld; ++h) look(held[h]);
+  for (std::int64_t at = (kHeld * kThreads + thread()) * 8; at < k; at += kThreads * 8) {
+    float v[8];
+    load(at, v);
+    look(v);
+  }
+  largest = block_max(largest);
+  const float scale = largest > 0 ? largest / (storage == Storage::kFp8 ? kFp8Largest : 127.0f) : 1.0f;
+  if (thread() == 0) scales[blockIdx.x] = scale;
+
+  to += blockIdx.x * row_bytes;
+  const std::int64_t end = bytes ? row_bytes : (k + 7) / 8 * 8;
+  const auto put = [&](std::int64_t at, float(&v)[8]) {
+    if (at >= end) return;
+      // Divided, as the scale's format is defined: a product with the reciprocal rounds differently.
+#pragma unroll
+    for (unsigned i = 0; i < 8; ++i) v[i] = v[i] / scale;
+    if constexpr (bytes) {
+      const std::int64_t eight = at % kUnitBytes / 8;
+      store8(
+          to + at / kUnitBytes * kUnitBytes + eight % 4 * 16 + eight / 4 * 8,
+          make_uint2(pack_four<storage>(v[0], v[2], v[1], v[3]), pack_four<storage>(v[4], v[6], v[5], v[7])));
+    } else {
+      const float4 low = unpack_four<storage>(pack_four<storage>(v[0], v[1], v[2], v[3])),
+                   high = unpack_four<storage>(pack_four<storage>(v[4], v[5], v[6], v[7]));
+      store16(to + at * 2, {pack_bf16x2(low.x, low.y), pack_bf16x2(low.z, low.w), pack_bf16x2(high.x, high.y),
+                            pack_bf16x2(high.z, high.w)});
+    }
+  };
+#pragma unroll
+  for (unsigned h = 0; h < kHeld; ++h) put((h * kThreads + thread()) * 8, held[h]);
+  for (std::int64_t at = (kHeld * kThreads + thread()) * 8; at < end; at += kThreads * 8) {
+    float v[8];
+    load(at, v);
+    put(at, v);
+  }
+}
+
+template <bool bytes>
+void quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+              std::byte* to, std::int64_t row_bytes, float* scales, const std::int32_t* count, Stream& on) {
+  if (rows <= 0 || k <= 0) return;
+  const bool even = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && x_stride % 4 == 0 && k % 8 == 0;
+  const auto with = [&](auto kernel) {
+    launch(kernel, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "quantise_rows"}, on, x,
+           x_stride, k, to, row_bytes, scales, count);
+  };
+  if (storage == Storage::kFp8)
+    with(even ? quantise_rows<Storage::kFp8, bytes, true> : quantise_rows<Storage::kFp8, bytes, false>);
+  else
+    with(even ? quantise_rows<Storage::kInt8, bytes, true> : quantise_rows<Storage::kInt8, bytes, false>);
+}
+
+}  // namespace
+
+void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
+                     std::int64_t k, std::uint16_t* to, float* scales, const std::int32_t* count,
+                     Stream& on) {
+  quantise<false>(storage, x, x_stride, rows, k, reinterpret_cast<std::byte*>(to),
+                  2 * rounded_stride(storage, k), scales, count, on);
+}
+
+void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
+                     std::int64_t k, std::byte* to, float* scales, Stream& on) {
+  quantise<true>(storage, x, x_stride, rows, k, to, PackedLayout(storage, 1, k).row_bytes, scales, nullptr,
+                 on);
+}
+
+}  // namespace foretoken::cuda

@@ -1,0 +1,96 @@
+// Prefill and decode on engines of their own: who goes on where, and how caches get there.
+#pragma once
+
+#include <optional>
+#include <queue>
+#include <vector>
+
+#include "serving/kv_moves.h"
+#include "serving/router.h"
+#include "serving/serve.h"
+
+namespace foretoken {
+
+class Transfers {
+ public:
+  // What it needs of the serving loop.
+  class Host : public ReplicaView {
+   public:
+    virtual Engine& engine(std::int32_t e) = 0;
+    virtual void settle(std::int32_t e) = 0;                            // its next event may be another one
+    virtual void update_load(std::int32_t e) = 0;                       // so may its load
+    virtual void count(std::int64_t waiting, std::int64_t moving) = 0;  // requests more between engines
+    virtual void send(const Request& request, std::int32_t e) = 0;      // to a prefill engine
+  };
+
+  // prefill: engines that only prefill, the first ones; 0: all serve whole requests, and nothing moves.
+  Transfers(Host& host, Backend& backend, const ServeOptions& options, std::size_t prefill);
+
+  bool decodes(std::int32_t e) const { return prefill_ > 0 && e >= prefill_; }
+  bool by_layers() const { return prefill_ > 0 && options_.kv_link.layers > 0; }
+  Picoseconds first_end() const {
+    return fetches_.empty() ? moves_.first_end() : std::min(moves_.first_end(), fetches_.top().end);
+  }
+
+  // A prompt is computed at a prefill engine; a decode engine has more room. Then, once all steps that end
+  // now have: who goes on elsewhere waits for room, and decode engines take in what they have room for.
+  void computed(std::int32_t e, Engine::Place place, Picoseconds now);
+  void has_room(std::int32_t e) { roomier_.push_back(e); }
+  bool hand_over(Picoseconds now);  // whether there was anything
+  // The decode engine takes in what it has room for, in order; whether there was anything.
+  bool pull(std::int32_t e, Picoseconds now);
+  // The prefill engine has just decided, and started a step or not: layers go out while they are computed.
+  void stream(std::int32_t e, bool started, Picoseconds now);
+  // Caches and prefixes that are there by now.
+  void finish(Picoseconds now);
+  // The request has ended at that engine.
+  void ended(std::int32_t e, const Request& request);
+
+  // The conductor's: where the request goes; nullopt and the result's count where it is refused.
+  bool conducts() const { return conductor_.has_value(); }
+  std::optional<Conductor::Decision> conduct(const Request& request, ServeResult& result, Picoseconds now);
+  // Sends it there, behind the prefix that it fetches. hashes: of the request, as far as the engines' states
+  // asked for them.
+  void carry_out(const Conductor::Decision& decision, const Request& request, const BlockHashes& hashes,
+                 ServeResult& result, Picoseconds now);
+
+  void summarize(ServeResult& result, ServingMetrics& metrics) const;
+
+ private:
+  struct Fetch {
+    Request request;
+    std::int32_t from = 0, to = 0;
+    std::vector<KvBlockPool::Block> source, target;
+    std::vector<std::uint64_t> hashes;
+    std::int64_t cached = 0;  // blocks of target that were there
+  };
+  struct FetchEnd {
+    Picoseconds end = 0;
+    std::int64_t order = 0;
+    std::shared_ptr<const Fetch> fetch;
+    bool operator<(const FetchEnd& o) const { return end != o.end ? end > o.end : order > o.order; }
+  };
+
+  std::int32_t choose_decode(const Request& request);
+  void give_back_preempted(std::int32_t e, Picoseconds now);
+  void send_computed(KvMoves::Stream& stream, Picoseconds now);
+  Picoseconds price(const KvTransfer& transfer);
+  void write(const KvTransfer& t, Picoseconds now, const KvMoves::Sent& sent, Picoseconds duration);
+
+  Host& host_;
+  Backend& backend_;
+  const ServeOptions& options_;
+  const std::int32_t prefill_;
+  Router decode_router_;
+  KvMoves moves_;
+  std::optional<Conductor> conductor_;
+  std::priority_queue<FetchEnd> fetches_;
+  std::int64_t num_fetches_ = 0, arrived_ = 0;
+  Picoseconds fetching_ = 0;  // of the links
+  std::vector<KvMoves::Computed> handed_;
+  std::vector<std::int32_t> roomier_;  // decode engines to which a cache may move now
+  std::vector<Engine::Chunk> chunks_;  // scratch
+  std::vector<std::int64_t> cached_tokens_;
+};
+
+}  // namespace foretoken

@@ -1,0 +1,198 @@
+// Products that round x to their weights' 8 bits: the rows to the bit as the host has them, products against
+// the reference by every path, and cuBLASLt's part as the emulated library does it.
+#include "executor/cuda/packed.h"
+#include "executor/stored_rows.h"
+#include "tests/cuda/on_device_products.h"
+
+namespace foretoken {
+namespace {
+
+const Storage kOf8Bits[] = {Storage::kInt8, Storage::kFp8};
+
+struct Quantised : Both {
+  Quantised(Storage storage, std::int64_t n, std::int64_t k, const Floats& w) : Both(storage, n, k, w) {
+    device.quantised_x = reference.quantised_x = true;
+  }
+};
+
+// Rows of every magnitude, one of zeros.
+Floats rows_of_all_magnitudes(std::int64_t rows, std::int64_t k) {
+  Floats x = normal(static_cast<std::size_t>(rows * k), 41);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < k; ++i) {
+      float& value = x[static_cast<std::size_t>(r * k + i)];
+      value = r == 1 ? 0.0f : std::ldexp(value, static_cast<int>((r - 2) * 25));
+    }
+  return x;
+}
+
+TEST(CudaQuantised, RowsAreTheHosts) {
+  const std::int64_t rows = 5;
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t k : {1, 7, 8, 33, 64, 100, 390, 4100, 16392, 21003})
+      for (const std::int64_t shift : {0, 1}) {
+        SCOPED_TRACE(testing::Message()
+                     << "storage " << static_cast<int>(storage) << " k " << k << " shift " << shift);
+        const Floats x = rows_of_all_magnitudes(rows, k);
+        Floats shifted(static_cast<std::size_t>(shift), kPoison);
+        shifted.insert(shifted.end(), x.begin(), x.end());
+        const Device<float> on_x(shifted);
+        const std::int64_t width = cuda::rounded_stride(storage, k),
+                           bytes = cuda::PackedLayout(storage, 1, k).row_bytes;
+        const Device<std::uint16_t> pairs(static_cast<std::size_t>(rows * width));
+        const DeviceBytes packed(static_cast<std::size_t>(rows * bytes));
+        const Device<float> scales(static_cast<std::size_t>(rows)), again(static_cast<std::size_t>(rows));
+        cuda::launch_quantise(storage, on_x.data() + shift, k, rows, k, pairs.data(), scales.data(), nullptr,
+                              cuda_set().stream());
+        cuda::launch_quantise(storage, on_x.data() + shift, k, rows, k, packed.data(), again.data(),
+                              cuda_set().stream());
+        std::vector<std::uint16_t> expected_pairs(static_cast<std::size_t>(rows * width));
+        std::vector<std::byte> expected_bytes(static_cast<std::size_t>(rows * bytes));
+        Floats expected_scales, numbers(static_cast<std::size_t>(k));
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const float* row = x.data() + r * k;
+          expected_scales.push_back(quantise_row(storage, row, k, numbers.data()));
+          for (std::int64_t i = 0; i < k; ++i) {
+            const float number = numbers[static_cast<std::size_t>(i)];
+            expected_pairs[static_cast<std::size_t>(r * width + i)] = float_to_bf16(number);
+            EXPECT_EQ(round_to_bf16(number), number) << "bfloat16 has every number of 8 bits";
+          }
+          float scale = 0;  // as weights are packed, a row of x is
+          cuda::pack_row(storage, row, k, expected_bytes.data() + r * bytes, &scale);
+          EXPECT_EQ(scale, expected_scales.back());
+        }
+        EXPECT_EQ(pairs.back(), expected_pairs);
+        EXPECT_EQ(packed.back(), expected_bytes);
+        EXPECT_TRUE(same_bits(scales.back(), expected_scales));
+        EXPECT_TRUE(same_bits(again.back(), expected_scales));
+      }
+}
+
+// Rows beyond those that the device counts are left alone.
+TEST(CudaQuantised, OnlyTheRowsThatThereAre) {
+  const std::int64_t rows = 4, k = 20, width = cuda::rounded_stride(Storage::kInt8, k);
+  const Device<float> x(normal(static_cast<std::size_t>(rows * k), 42)), scales(Floats(4, kPoison));
+  const Device<std::uint16_t> to(std::vector<std::uint16_t>(static_cast<std::size_t>(rows * width), 7));
+  const Device<std::int32_t> count(std::vector<std::int32_t>{3});
+  cuda::launch_quantise(Storage::kInt8, x.data(), k, rows, k, to.data(), scales.data(), count.data(),
+                        cuda_set().stream());
+  const auto got = to.back();
+  EXPECT_TRUE(std::all_of(got.end() - width, got.end(), [](std::uint16_t v) { return v == 7; }));
+  EXPECT_FALSE(std::isnan(scales.back()[2]));
+  EXPECT_TRUE(std::isnan(scales.back()[3]));
+}
+
+// Tensor cores keep fewer bits of a sum of fp8 products than of others.
+double limit_of([[maybe_unused]] Storage storage) {
+#ifdef FORETOKEN_EMULATED
+  return kClose;
+#else
+  return storage == Storage::kFp8 ? 2e-3 : kClose;
+#endif
+}
+
+void products_are_the_references(std::int64_t least_rows) {
+  const std::int64_t shapes[][2] = {{1, 1}, {3, 8}, {17, 33}, {72, 256}, {130, 100}, {5, 390}};
+  for (const Storage storage : kOf8Bits)
+    for (const auto& [n, k] : shapes) {
+      const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 43));
+      const auto bias = normal(static_cast<std::size_t>(n), 44);
+      for (const std::int64_t m : {1, 2, 5, 8, 9, 17, 65, 300}) {
+        if (m < least_rows) continue;
+        SCOPED_TRACE(testing::Message()
+                     << "storage " << static_cast<int>(storage) << " m " << m << " n " << n << " k " << k);
+        const auto x = normal(static_cast<std::size_t>(m * k), 45),
+                   start = normal(static_cast<std::size_t>(m * n), 46);
+        Case c;
+        c.m = m, c.x = &x;
+        for (const bool with_bias : {false, true})
+          for (const bool accumulate : {false, true}) {
+            c.bias = with_bias ? &bias : nullptr, c.start = accumulate ? &start : nullptr;
+            c.x_before = accumulate ? 1 : 0, c.x_gap = with_bias ? 3 : 0, c.y_before = accumulate ? 4 : 1;
+            EXPECT_LT(distance(by_gemm(packed.device, c), reference_product(packed.reference, c)),
+                      limit_of(storage))
+                << "bias " << with_bias << " accumulate " << accumulate;
+          }
+      }
+    }
+}
+
+TEST(CudaQuantised, ProductsAreTheReferences) { products_are_the_references(1); }
+
+TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
+  const std::int64_t n = 70, k = 200;
+  for (const Storage storage : kOf8Bits) {
+    const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 47));
+    for (const std::int64_t m : {3, 7, 40, 260}) {
+      const auto x = normal(static_cast<std::size_t>(m * k), 48);
+      Case c;
+      c.m = m, c.x = &x;
+      const auto expected = reference_product(packed.reference, c);
+      std::vector<Path> paths = {Path::kTiles};
+      if (m <= cuda::kStreamRows) paths.push_back(Path::kStream);
+      if (m > cuda::kStreamRows) paths.push_back(Path::kQuantised);
+      if (m >= cuda::kExpandRows) paths.push_back(Path::kExpand);
+      for (const Path path : paths)
+        EXPECT_LT(distance(by_path(path, packed.device, c), expected), limit_of(storage))
+            << "storage " << static_cast<int>(storage) << " m " << m << " path " << static_cast<int>(path);
+      Matrix plain = packed.reference;
+      plain.quantised_x = false;
+      EXPECT_GT(distance(expected, reference_product(plain, c)), 1e-3) << "x is rounded";
+    }
+  }
+}
+
+TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 8, 64, 64, true), Path::kStream);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8, 9, 64, 64, true), Path::kQuantised);
+  EXPECT_EQ(cuda::choose_path(Storage::kInt8, 4096, 64, 64, true), Path::kQuantised);
+  EXPECT_EQ(cuda::choose_path(Storage::kInt8, 4096, 64, 64, false), Path::kExpand);
+  EXPECT_EQ(cuda::choose_path(Storage::kInt8, 4096, 7, 64, true), Path::kTiles);
+}
+
+#ifdef FORETOKEN_EMULATED
+// What the library is offered is the product, each way: fp8 with scales within (the first offer without a
+// bias), fp8 and int8 with a pass after. Its order of k is that of packed rows.
+TEST(CudaQuantised, EveryOfferIsTheProduct) {
+  for (const int offer : {0, 1}) {
+    cuda::emulation::settings().cublas_offer = offer;
+    products_are_the_references(cuda::kStreamRows + 1);
+  }
+  cuda::emulation::settings() = {};
+}
+
+TEST(CudaQuantised, WithoutTheLibraryItIsSaidOnce) {
+  const std::int64_t n = 16, k = 64, m = 20;
+  const Quantised packed(Storage::kFp8, n, k, normal(static_cast<std::size_t>(n * k), 49));
+  const auto x = normal(static_cast<std::size_t>(m * k), 50);
+  Case c;
+  c.m = m, c.x = &x;
+  by_gemm(packed.device, c);
+  const auto once = cuda_set().remarks();
+  ASSERT_EQ(once.size(), 1u);
+  EXPECT_NE(once[0].find("bfloat16"), std::string::npos) << once[0];
+  by_gemm(packed.device, c);
+  EXPECT_EQ(cuda_set().remarks(), once);
+}
+
+class CudaQuantisedOrders : public InOrders {};
+
+TEST_P(CudaQuantisedOrders, Products) {
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t m : {4, 30}) {
+      const std::int64_t n = 40, k = 150;
+      const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 51));
+      const auto x = normal(static_cast<std::size_t>(m * k), 52);
+      Case c;
+      c.m = m, c.x = &x;
+      EXPECT_LT(distance(by_gemm(packed.device, c), reference_product(packed.reference, c)), kClose);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, CudaQuantisedOrders,
+                         testing::Values(cuda::emulation::Order::kReverse,
+                                         cuda::emulation::Order::kShuffled));
+#endif
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,130 @@
+// KV tiers of a scenario: what is resolved, what copies are priced at, when loading is worth it, what is
+// refused.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "fixtures.h"
+#include "simulator/simulate.h"
+
+namespace foretoken {
+namespace {
+
+// Conversations on one device whose memory is mostly full of others between two turns.
+Json scenario(const Json& tiers, const Json& more = Json::object()) {
+  Json s = Json::parse(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+    "engine": {"behavior": "vllm-0.19", "num_gpu_blocks_override": 2000, "max_model_len": 16384},
+    "workload": {"request_rate": 2, "num_prompts": 200, "seed": 1,
+      "shared_prefix": {"groups": 4, "users_per_group": 10, "prefix_len": 2000, "multi_turn": true, "turns": 4},
+      "input_len": {"value": 2500}, "output_len": {"value": 50}}})");
+  s["engine"]["kv_tiers"] = tiers;
+  s["engine"].update(more);
+  return s;
+}
+Json host(double gib, const char* bandwidth = nullptr) {
+  Json tier{{"kind", "host"}, {"capacity_gib", gib}};
+  if (bandwidth != nullptr) tier["bandwidth"] = bandwidth;
+  return tier;
+}
+
+Simulation simulated(const Json& json) {
+  const Scenario s = test_scenario(json.dump());
+  const Priced p(resolve_or_fail(s), true);
+  SimulateOptions o;
+  o.intervals = false;
+  return simulate(p.deployment, p.cost, test_resources(), o);
+}
+
+std::string refusal(const Json& json) {
+  try {
+    resolve_or_fail(json.dump());
+  } catch (const Error& e) {
+    return e.what();
+  } catch (const std::runtime_error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+// 32 layers x 2 x 8 heads x 128 x 2 bytes: 128 KiB a token, 2 MiB a block of 16.
+TEST(KvTiers, CapacityAndTimeOfACopy) {
+  const Deployment d =
+      resolve_or_fail(scenario(Json::array({host(10, "50 GB/s"), Json{{"kind", "storage"},
+                                                                      {"capacity_gib", 100},
+                                                                      {"bandwidth", "5 GB/s"},
+                                                                      {"latency_us", 100},
+                                                                      {"shared", true}}}))
+                          .dump());
+  ASSERT_EQ(d.kv_tiers.size(), 2u);
+  EXPECT_EQ(d.scheduler.kv_tiers.tiers[0].blocks, 5120);
+  EXPECT_EQ(d.scheduler.kv_tiers.tiers[1].blocks, 51200);
+  EXPECT_TRUE(d.scheduler.kv_tiers.tiers[1].shared);
+  EXPECT_EQ(d.scheduler.kv_tiers.tiers[1].write, KvTierConfig::Write::kBack);
+  EXPECT_NEAR(copy_time(d.kv_tiers[0], 100).value, 100 * 2097152 / 50e9, 1e-12);
+  EXPECT_NEAR(copy_time(d.kv_tiers[1], 100).value, 1e-4 + 100 * 2097152 / 5e9, 1e-12);
+  EXPECT_NEAR(d.memory.host_bytes, 10 * kGiB, 1) << "storage is not host memory";
+}
+
+TEST(KvTiers, HitsOfATierShortenTheWay) {
+  const Simulation none = simulated(scenario(Json::array())),
+                   tier = simulated(scenario(Json::array({host(40)})));
+  EXPECT_TRUE(none.served.kv_tiers.empty());
+  ASSERT_EQ(tier.served.kv_tiers.size(), 1u);
+  EXPECT_GT(tier.served.kv_tiers[0].hit_tokens, tier.served.queried_tokens / 10);
+  EXPECT_GT(tier.served.metrics.prefix_cache_hit_rate, none.served.metrics.prefix_cache_hit_rate + 0.1);
+  EXPECT_LT(tier.served.metrics.ttft.mean, none.served.metrics.ttft.mean);
+  EXPECT_GT(tier.served.metrics.ttft_parts.load, 0);
+}
+
+// The cheaper of the two by far is taken; a slow link that is always used costs more than having none.
+TEST(KvTiers, CostDecidesBetweenLoadingAndComputing) {
+  const Json cost{{"kv_load_policy", "cost"}};
+  const Simulation none = simulated(scenario(Json::array()));
+  const Simulation fast = simulated(scenario(Json::array({host(40, "50 GB/s")}), cost));
+  const Simulation slow = simulated(scenario(Json::array({host(40, "0.5 GB/s")}), cost));
+  const Simulation forced = simulated(scenario(Json::array({host(40, "0.5 GB/s")})));
+  EXPECT_GT(fast.served.kv_tiers[0].loaded, 0);
+  EXPECT_EQ(slow.served.kv_tiers[0].loaded, 0);
+  EXPECT_GT(forced.served.kv_tiers[0].loaded, 0);
+  EXPECT_GT(forced.served.metrics.ttft.mean, none.served.metrics.ttft.mean);
+  EXPECT_NEAR(slow.served.metrics.ttft.mean, none.served.metrics.ttft.mean, 1e-6);
+}
+
+TEST(KvTiers, LayerwiseHidesALoadBehindTheStep) {
+  const Simulation waits = simulated(scenario(Json::array({host(40, "10 GB/s")})));
+  const Simulation hides =
+      simulated(scenario(Json::array({host(40, "10 GB/s")}), {{"kv_load_mode", "layerwise"}}));
+  EXPECT_GT(hides.served.kv_tiers[0].loaded, 0);
+  EXPECT_EQ(hides.served.metrics.ttft_parts.load, 0);
+  EXPECT_GT(hides.served.kv_stall, 0);
+  EXPECT_LT(to_ms(hides.served.kv_stall), to_ms(waits.served.kv_load_wait));
+}
+
+TEST(KvTiers, RefusesWhatIsNotModelled) {
+  using testing::HasSubstr;
+  const Json tiers = Json::array({host(10)});
+  EXPECT_EQ(refusal(scenario(tiers)), "");
+  EXPECT_THAT(refusal(scenario(tiers, {{"behavior", "sglang-0.5"}})),
+              HasSubstr("kv_tiers: are modelled for vLLM V1's scheduler, and the behaviour is sglang-0.5"));
+  EXPECT_THAT(refusal(scenario(tiers, {{"enable_prefix_caching", false}})),
+              HasSubstr("enable_prefix_caching"));
+  EXPECT_THAT(refusal(scenario(tiers, {{"preemption_mode", "swap"}})),
+              HasSubstr("another use of host memory"));
+  EXPECT_THAT(refusal(scenario(tiers, {{"pipeline_parallel_size", 2}})), HasSubstr("in a pipeline"));
+  EXPECT_THAT(refusal(scenario(Json::array({Json{{"kind", "host"}}}))),
+              HasSubstr("kv_tiers/0/capacity_gib: is missing"));
+  EXPECT_THAT(refusal(scenario(Json::array({Json{{"kind", "storage"}, {"capacity_gib", 5}}}))),
+              HasSubstr("kv_tiers/0/bandwidth: is not known"));
+  EXPECT_THAT(refusal(scenario(Json::array(), {{"kv_load_policy", "cost"}})), HasSubstr("there are none"));
+  EXPECT_THAT(refusal(scenario(Json::array({Json{{"kind", "tape"}, {"capacity_gib", 5}}}))),
+              HasSubstr("tape"));
+  Json apart = scenario(tiers);
+  apart["cluster"] = Json{{"prefill", Json::object()}, {"decode", Json::object()}};
+  EXPECT_THAT(refusal(apart), HasSubstr("engines that do prefill or decode alone"));
+  Json small = scenario(Json::array({host(600)}));
+  small["hardware"]["host_memory"] = "512 GiB";
+  EXPECT_THAT(refusal(small), HasSubstr("host memory"));
+}
+
+}  // namespace
+}  // namespace foretoken
