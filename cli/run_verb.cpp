@@ -67,14 +67,16 @@ struct Priced {
   std::map<std::string, double> operator_seconds;
 };
 
-Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const CostModel& cost) {
+Priced price_steps(std::span<const StepRun> steps, const Deployment& d, std::span<const CostModel> costs) {
   Priced p;
   std::map<std::vector<std::int64_t>, WorkPrice> known;  // equal work costs the same
+  const std::vector<const Deployment*> kinds = d.kinds();
   for (const StepRun& s : steps) {
     const Deployment& of = d.of_engine(s.engine);
+    const std::ptrdiff_t kind = std::find(kinds.begin(), kinds.end(), &of) - kinds.begin();
     double predicted = 0;
     const auto add = [&](const Work& work, const Deployment& model, const char* prefix) {
-      std::vector<std::int64_t> key{&of == &d || &of == &d.pools->decode,
+      std::vector<std::int64_t> key{kind,
                                     *prefix,
                                     work.group_tokens,
                                     work.decode_sequences,
@@ -88,7 +90,7 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, const Co
       key.push_back(-1);
       for (const double c : work.contexts) key.push_back(static_cast<std::int64_t>(c));
       auto [at, added] = known.try_emplace(key);
-      if (added) at->second = price_work(model, cost, work);
+      if (added) at->second = price_work(model, costs[static_cast<std::size_t>(kind)], work);
       const WorkPrice& w = at->second;
       predicted += w.seconds;
       for (const auto& [name, seconds] : w.operators) p.operator_seconds[prefix + name] += seconds;
@@ -189,7 +191,7 @@ Answer run_answer(const Invocation& invocation) {
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
-  const auto usual = p.kernels.find(MachineProbe::op());
+  const auto usual = p.kernels.front().find(MachineProbe::op());
   const bool calibrated = usual && usual->basis == Basis::kMeasured;
   executor.probe = calibrated;
   ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
@@ -218,9 +220,9 @@ Answer run_answer(const Invocation& invocation) {
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
-  const CostModel cost = make_cost_model(d, p.kernels);
-  const Simulation predicted = simulate(d, cost, world.resources, quiet);
-  Priced priced = price_steps(backend.steps(), d, cost);
+  const std::vector<CostModel> costs = make_cost_models(d, p.kernels);
+  const Simulation predicted = simulate(d, costs, world.resources, quiet);
+  Priced priced = price_steps(backend.steps(), d, costs);
 
   if (const auto path = invocation.value("tokens")) {
     Json all = Json::array();

@@ -74,10 +74,11 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
   p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
                       workload->longest());
   if (auto* d = std::get_if<Deployment>(&p.verdict)) {
-    p.kernels = world.database.kernels(d->device, d->behavior.measured_engine());
+    for (const Deployment* kind : d->kinds())
+      p.kernels.push_back(world.database.kernels(kind->device, kind->behavior.measured_engine()));
     // What calibration found this machine's steps to take beside their operators.
     if (d->behavior.own_executor)
-      if (const auto t = p.kernels.find(step_overhead()); t && t->basis == Basis::kMeasured)
+      if (const auto t = p.kernels.front().find(step_overhead()); t && t->basis == Basis::kMeasured)
         set_step_overhead(*d, t->time);
   }
   return p;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/data_paths.h"
@@ -38,7 +39,7 @@ struct Prepared {
   std::variant<Deployment, Infeasible> verdict;
   Workload::Means load;
   std::string workload;
-  KernelTable kernels;  // of the deployment's device; empty when infeasible
+  std::vector<KernelTable> kernels;  // of each of the deployment's kinds of engines; empty when infeasible
 };
 Prepared prepare(const ScenarioInput& input, const World& world);
 

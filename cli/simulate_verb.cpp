@@ -88,8 +88,10 @@ Answer simulate_answer(const Invocation& invocation) {
   const Deployment& d = std::get<Deployment>(p.verdict);
   if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
   print_warnings(d.warnings);
-  if (!d.memory.fits)
-    return infeasible_answer(title, {"does not fit in memory", d.memory.reason, d.memory}, d.scenario, world);
+  for (const Deployment* kind : d.kinds())
+    if (!kind->memory.fits)
+      return infeasible_answer(title, {"does not fit in memory", kind->memory.reason, kind->memory},
+                               d.scenario, world);
   std::optional<PerfettoWriter> timeline;
   if (const auto path = invocation.value("trace")) timeline.emplace(*path);
 
@@ -102,8 +104,8 @@ Answer simulate_answer(const Invocation& invocation) {
   {
     ProgressBar bar("simulating");
     options.progress = [&](double share) { bar.update(share); };
-    const CostModel cost = make_cost_model(d, p.kernels);
-    s = simulate(d, cost, world.resources, options);
+    const std::vector<CostModel> costs = make_cost_models(d, p.kernels);
+    s = simulate(d, costs, world.resources, options);
   }
   const ReportContext context = report_context(d.scenario, world, d.warnings);
   Json json = context_json(context, d.scenario);

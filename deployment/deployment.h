@@ -128,9 +128,16 @@ struct Deployment {
   std::vector<std::string> warnings;  // with remedies
   // Prompts and the rest on engines of their own; all else above is then the decode side's. Null: no.
   std::shared_ptr<Disaggregation> pools;
+  // Unlike replicas that serve whole requests (cluster.pools), in the scenario's order; all else above is
+  // then the first ones'. Empty: replicas are alike.
+  std::vector<Deployment> replica_pools;
+  // Of each kind of engines, in the order of the serving loop: prefill and decode, the replica pools, or this
+  // alone. Valid while it stays where it is.
+  std::vector<const Deployment*> kinds() const;
   int devices() const;
   int engines() const;
-  // That of an engine of the serving loop: prefill engines come first.
+  double usd_per_hour() const;  // of all devices, where has_price
+  // That of an engine of the serving loop.
   const Deployment& of_engine(std::int32_t engine) const;
 };
 
@@ -151,7 +158,7 @@ Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int6
                        bool to_prefill = false);
 // Of so many blocks to or from that tier, where it is no host link.
 Seconds copy_time(const KvTierLink& tier, std::int64_t blocks);
-// Throws an Error that says that `verb` covers whole requests alone.
+// Throws an Error that says that `verb` covers replicas that are alike and serve whole requests.
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where);
 
 // Things that many deployments share, so that a search loads them once.

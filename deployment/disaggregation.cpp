@@ -12,50 +12,16 @@
 namespace foretoken {
 namespace {
 
-// Each override of a pool with the engine's member that it stands for.
-template <class Visit>
-void for_overrides(PoolSection& pool, EngineSection& engine, Visit&& visit) {
-  visit(pool.tensor_parallel_size, engine.tensor_parallel_size);
-  visit(pool.pipeline_parallel_size, engine.pipeline_parallel_size);
-  visit(pool.data_parallel_size, engine.data_parallel_size);
-  visit(pool.expert_parallel_size, engine.expert_parallel_size);
-  visit(pool.enable_expert_parallel, engine.enable_expert_parallel);
-  visit(pool.max_num_seqs, engine.max_num_seqs);
-  visit(pool.max_num_batched_tokens, engine.max_num_batched_tokens);
-  visit(pool.gpu_memory_utilization, engine.gpu_memory_utilization);
-  visit(pool.enable_chunked_prefill, engine.enable_chunked_prefill);
-  visit(pool.enable_prefix_caching, engine.enable_prefix_caching);
-  visit(pool.async_scheduling, engine.async_scheduling);
-  visit(pool.enforce_eager, engine.enforce_eager);
-  visit(pool.cuda_graph_sizes, engine.cuda_graph_sizes);
-  visit(pool.num_gpu_blocks_override, engine.num_gpu_blocks_override);
+// Both ends take part: the slower one's network.
+Link slower(const Link& a, const Link& b) {
+  Link link = a.bandwidth < b.bandwidth ? a : b;
+  link.latency = std::max(a.latency, b.latency);
+  return link;
 }
 
-// The scenario of one side alone.
-Scenario side(const Scenario& scenario, PoolSection pool) {
-  Scenario s = scenario;
-  s.cluster = ClusterSection();
-  s.cluster.router = scenario.cluster.router;
-  s.cluster.replicas = pool.replicas.value_or(1);
-  s.hardware.count.reset();
-  for_overrides(pool, s.engine, [](auto& given, auto& member) {
-    if (given) member = *given;
-  });
-  return s;
-}
-
-// What was chosen for it.
-PoolSection resolved(const Deployment& d) {
-  PoolSection pool;
-  EngineSection engine = d.scenario.engine;
-  for_overrides(pool, engine, [](auto& given, const auto& member) { given = member; });
-  pool.replicas = d.mapping.replicas;
-  return pool;
-}
-
-Link kv_link(const Scenario& scenario, const Resources& resources, const Topology& topology,
+Link kv_link(const Scenario& scenario, const Resources& resources, const Disaggregation& pools,
              const std::string& where) {
-  Link link = topology.inter_node;
+  Link link = slower(pools.prefill.topology.inter_node, pools.decode.topology.inter_node);
   if (const auto& given = scenario.cluster.kv_link) {
     const std::string at = where + "/cluster/kv_link";
     if (given->name) {
@@ -88,6 +54,11 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
                                                    const Topology& topology, double mean_tokens,
                                                    std::int64_t longest, const std::string& where) {
   const ClusterSection& c = scenario.cluster;
+  if (c.pools)
+    throw Error(
+        where + "/cluster/pools",
+        "replicas that serve whole requests are not modelled beside engines that split them; leave out "
+        "either pools, or prefill, decode, kv_link and first_token");
   if (!c.prefill || !c.decode)
     throw Error(
         where + "/cluster/" + (c.prefill ? "decode" : "prefill"),
@@ -124,12 +95,9 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";
-    auto verdict = resolve_on(side(scenario, prefill ? *c.prefill : *c.decode), resources, model, device,
-                              topology, mean_tokens, longest);
-    if (auto* no = std::get_if<Infeasible>(&verdict)) {
-      no->reason = fmt::format("{} engines: {}", name, no->reason);
-      return std::move(*no);
-    }
+    auto verdict = resolve_pool(scenario, prefill ? *c.prefill : *c.decode, std::string(name) + " engines",
+                                resources, model, device, topology, mean_tokens, longest, where);
+    if (auto* no = std::get_if<Infeasible>(&verdict)) return std::move(*no);
     (prefill ? pools->prefill : pools->decode) = std::move(std::get<Deployment>(verdict));
   }
   if (pools->decode.scheduler.policy != SchedulerPolicy::kVllmV1)
@@ -137,7 +105,12 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
                 fmt::format("disaggregated serving is modelled for vLLM's scheduler alone, not for {}",
                             pools->decode.behavior.name));
   pools->prefill.scheduler.prefill_only = true;
-  pools->link = kv_link(scenario, resources, topology, where);
+  if (pools->prefill.precision.kv != pools->decode.precision.kv)
+    throw Error(where + "/engine/kv_cache_dtype",
+                fmt::format("the cache moves as it is, and would be {} on {} and {} on {}; name one for both",
+                            name_of(pools->prefill.precision.kv), pools->prefill.device.name,
+                            name_of(pools->decode.precision.kv), pools->decode.device.name));
+  pools->link = kv_link(scenario, resources, *pools, where);
   pools->decode_makes_first_token = c.first_token == "decode";
   if (c.kv_link) {
     pools->by_layers = c.kv_link->overlap == "layerwise";
@@ -154,33 +127,11 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
 
   Deployment d = pools->decode;
   d.scenario.cluster = c;
-  d.scenario.cluster.prefill = resolved(pools->prefill);
-  d.scenario.cluster.decode = resolved(pools->decode);
-  d.scenario.hardware.count = scenario.hardware.count;
-  for (const std::string& w : pools->prefill.warnings)
-    if (std::find(d.warnings.begin(), d.warnings.end(), w) == d.warnings.end()) d.warnings.push_back(w);
+  fill_pool(*d.scenario.cluster.prefill, pools->prefill);
+  fill_pool(*d.scenario.cluster.decode, pools->decode);
   d.pools = std::move(pools);
-  const auto& count = d.scenario.hardware.count;
-  if (count && *count < d.devices())
-    return Infeasible{
-        "too few devices",
-        fmt::format("prefill and decode engines take {} devices, hardware.count is {}", d.devices(), *count),
-        {}};
-  if (!count) d.scenario.hardware.count = d.devices();
+  if (auto no = join_kinds(d, scenario, {&*c.prefill, &*c.decode})) return std::move(*no);
   return d;
-}
-
-int Deployment::devices() const {
-  return pools ? pools->prefill.mapping.devices() + pools->decode.mapping.devices() : mapping.devices();
-}
-
-int Deployment::engines() const {
-  return pools ? pools->prefill.mapping.engines() + pools->decode.mapping.engines() : mapping.engines();
-}
-
-const Deployment& Deployment::of_engine(std::int32_t engine) const {
-  if (!pools) return *this;
-  return engine < pools->prefill.mapping.engines() ? pools->prefill : pools->decode;
 }
 
 // Each decode rank takes in what it will hold, replicated heads and latents included; the prefill ranks of a
@@ -213,6 +164,11 @@ Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int6
 }
 
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {
+  if (scenario.cluster.pools)
+    throw Error(
+        where + "/cluster/pools",
+        fmt::format("{} covers replicas that are alike; `foretoken simulate` and `run` serve unlike ones",
+                    verb));
   if (!scenario.cluster.prefill && !scenario.cluster.decode) return;
   throw Error(
       where + "/cluster/prefill",

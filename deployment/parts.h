@@ -54,6 +54,24 @@ double host_bytes(const Deployment& deployment);  // of host memory that one dev
 void plan_host_memory(Deployment& deployment);    // the plan's host_bytes and num_host_blocks
 // A verdict where the devices of a node want more host memory than the scenario says it has.
 std::optional<Infeasible> host_memory_verdict(const Deployment& deployment, const std::string& where);
+// Of one kind of replicas (pool_overrides.cpp): the scenario that they alone would be, on their own device or
+// the given one, resolved by resolve_on; `name` for verdicts. And what was chosen, into the pool's keys.
+std::variant<Deployment, Infeasible> resolve_pool(const Scenario& scenario, const PoolSection& pool,
+                                                  const std::string& name, const Resources& resources,
+                                                  const ModelConfig& model, const Device& device,
+                                                  const Topology& topology, double mean_tokens,
+                                                  std::int64_t longest, const std::string& where);
+void fill_pool(PoolSection& pool, const Deployment& chosen);
+// What the kinds of `d` have in common: warnings, price, hardware (of the first kind on the scenario's
+// device), and the devices in all. A verdict where these are more than hardware.count.
+std::optional<Infeasible> join_kinds(Deployment& d, const Scenario& scenario,
+                                     const std::vector<const PoolSection*>& pools);
+// A scenario with cluster.pools (replica_pools.cpp).
+std::variant<Deployment, Infeasible> resolve_replica_pools(const Scenario& scenario,
+                                                           const Resources& resources,
+                                                           const ModelConfig& model, const Device& device,
+                                                           const Topology& topology, double mean_tokens,
+                                                           std::int64_t longest, const std::string& where);
 // A scenario with cluster.prefill and cluster.decode: both sides resolved by resolve_on.
 std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, const Resources& resources,
                                                    const ModelConfig& model, const Device& device,

@@ -294,6 +294,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   const ClusterSection& cluster = scenario.cluster;
   if (cluster.prefill || cluster.decode || cluster.kv_link || cluster.first_token)
     return resolve_pools(scenario, resources, model, device, topology, mean_tokens, longest, where);
+  if (cluster.pools)
+    return resolve_replica_pools(scenario, resources, model, device, topology, mean_tokens, longest, where);
   Deployment d;
   d.scenario = scenario;
   d.model = model;

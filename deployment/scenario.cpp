@@ -60,8 +60,11 @@ Json scenario_to_json(const Scenario& scenario) {
       for (Json& tier : section["kv_tiers"]) erase_nulls(tier);
     if (section.contains("speculative_config")) erase_nulls(section["speculative_config"]);
     if (key != "workload" && key != "cluster") continue;
-    for (auto& [name, value] : section.items())
+    for (auto& [name, value] : section.items()) {
       if (value.is_object()) erase_nulls(value);
+      if (name != "pools" && name != "agentic") continue;
+      for (Json& part : value) erase_nulls(part);
+    }
   }
   return json;
 }

@@ -470,9 +470,15 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "(default: async)",
           one_of(kKvLoadModes))};
 
-// One side of a disaggregated deployment: its replicas, and where its engines differ from `engine`.
+// Replicas of one kind, such as one side of a disaggregated deployment: where their engines differ from
+// `engine` and their devices from `hardware`. With `device` nothing else of `hardware` holds for them.
 struct PoolSection {
   std::optional<std::int64_t> replicas;
+  std::optional<std::string> device;
+  std::optional<std::int64_t> devices_per_node;
+  std::optional<double> usd_per_device_hour;
+  std::optional<std::string> scaleup_bandwidth, network_bandwidth, host_memory, host_link_bandwidth,
+      storage_bandwidth;
   std::optional<std::int64_t> tensor_parallel_size, pipeline_parallel_size, data_parallel_size,
       expert_parallel_size;
   std::optional<bool> enable_expert_parallel;
@@ -484,7 +490,16 @@ struct PoolSection {
 };
 template <>
 inline constexpr auto fields_of<PoolSection> = std::tuple{
-    field("replicas", &PoolSection::replicas, "engine replicas of this side (default: 1)", at_least(1)),
+    field("replicas", &PoolSection::replicas, "engine replicas of this kind (default: 1)", at_least(1)),
+    field("device", &PoolSection::device,
+          "another device than the hardware's, of which then nothing else holds here"),
+    field("devices_per_node", &PoolSection::devices_per_node, "instead of the hardware's", at_least(1)),
+    field("usd_per_device_hour", &PoolSection::usd_per_device_hour, "instead of the hardware's", at_least(0)),
+    field("scaleup_bandwidth", &PoolSection::scaleup_bandwidth, "instead of the hardware's"),
+    field("network_bandwidth", &PoolSection::network_bandwidth, "instead of the hardware's"),
+    field("host_memory", &PoolSection::host_memory, "instead of the hardware's"),
+    field("host_link_bandwidth", &PoolSection::host_link_bandwidth, "instead of the hardware's"),
+    field("storage_bandwidth", &PoolSection::storage_bandwidth, "instead of the hardware's"),
     field("tensor_parallel_size", &PoolSection::tensor_parallel_size, "instead of the engine's", at_least(1)),
     field("pipeline_parallel_size", &PoolSection::pipeline_parallel_size, "instead of the engine's",
           at_least(1)),
@@ -504,6 +519,24 @@ inline constexpr auto fields_of<PoolSection> = std::tuple{
     field("num_gpu_blocks_override", &PoolSection::num_gpu_blocks_override, "instead of the engine's",
           at_least(2))};
 
+// One kind of replicas among unlike ones that serve whole requests behind the same router.
+struct ReplicaPoolSection : PoolSection {
+  std::optional<std::int64_t> weight;
+  std::optional<std::string> behavior, quantization, kv_cache_dtype;
+};
+template <>
+inline constexpr auto fields_of<ReplicaPoolSection> = std::tuple_cat(
+    fields_of<PoolSection>,
+    std::tuple{field("weight", &ReplicaPoolSection::weight,
+                     "share of the load that the router gives each replica, relative to the others'; 0: none "
+                     "(default: 1)",
+                     between(0, 1000)),
+               field("behavior", &ReplicaPoolSection::behavior, "instead of the engine's"),
+               field("quantization", &ReplicaPoolSection::quantization, "instead of the engine's",
+                     one_of(kQuantizationNames)),
+               field("kv_cache_dtype", &ReplicaPoolSection::kv_cache_dtype, "instead of the engine's",
+                     one_of(kKvDtypeNames))});
+
 // What carries KV blocks from prefill to decode engines, a port of it for each device.
 struct KvLinkSection {
   std::optional<std::string> name, bandwidth;
@@ -515,7 +548,9 @@ inline constexpr std::string_view kOverlapNames[] = {"none", "layerwise"};
 template <>
 inline constexpr auto fields_of<KvLinkSection> = std::tuple{
     field("name", &KvLinkSection::name,
-          "a link of the database, such as \"InfiniBand NDR\" (default: the device's network)"),
+          "a link of the database, such as \"InfiniBand NDR\" (default: the devices' network, of both sides "
+          "the "
+          "slower)"),
     field("bandwidth", &KvLinkSection::bandwidth,
           "one direction a device, such as \"50 GB/s\", instead of the link's"),
     field("latency_us", &KvLinkSection::latency_us, "of a transfer, instead of the link's", at_least(0)),
@@ -585,7 +620,7 @@ struct ClusterSection {
   std::optional<ConductorSection> conductor;
   std::optional<std::string> first_token;
   std::optional<AutoscaleSection> autoscale;
-  RawJson pools;  // refused by name when present
+  std::optional<std::vector<ReplicaPoolSection>> pools;
 };
 template <>
 inline constexpr auto fields_of<ClusterSection> = std::tuple{
@@ -614,7 +649,10 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
           "whose first token the client gets: that of the prefill engine (default), or the one that the "
           "decode engine makes after the transfer",
           one_of(kFirstTokenNames)),
-    field("pools", &ClusterSection::pools, "heterogeneous pools (not modelled yet)"),
+    field("pools", &ClusterSection::pools,
+          "unlike replicas behind one router, a list: each has replicas, weight, device and its hardware's "
+          "keys, "
+          "and behavior, quantization, kv_cache_dtype and the keys of prefill instead of the engine's"),
     field("autoscale", &ClusterSection::autoscale, "replicas that come and go with the load")};
 
 struct SloSection {

@@ -148,6 +148,7 @@ void require_acceptance(const Speculation& s) {
 void set_step_overhead(Deployment& d, Seconds time) {
   d.behavior.host_step = time;
   if (d.pools) d.pools->prefill.behavior.host_step = d.pools->decode.behavior.host_step = time;
+  for (Deployment& pool : d.replica_pools) set_step_overhead(pool, time);
   if (!d.speculation || !d.speculation->draft) return;
   auto draft = std::make_shared<Deployment>(*d.speculation->draft);
   draft->behavior.host_step = time;

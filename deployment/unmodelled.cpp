@@ -22,7 +22,6 @@ void refuse(const RawJson& value, const std::string& where, std::string_view sec
 
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const ClusterSection& c = scenario.cluster;
-  refuse(c.pools, where, "cluster", "pools", "equal replicas are", "[]");
   if (c.autoscale) {
     const std::string at = where + "/cluster/autoscale";
     if (!c.autoscale->target)
@@ -35,6 +34,7 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
           at,
           "replicas that come and go are modelled where they serve whole requests; leave it out beside "
           "prefill and decode");
+    if (c.pools) throw Error(at, "is modelled for replicas that are all alike; leave it out beside pools");
   }
   if (std::find(std::begin(kRouterNames), std::end(kRouterNames), c.router) == std::end(kRouterNames))
     throw Error(

@@ -92,7 +92,7 @@ int threads_of(const ExecutorOptions& options, const Kernels& kernels) {
   return static_cast<int>(std::thread::hardware_concurrency()) / sharing;
 }
 
-// apart: it is one side of prefill and decode on engines of their own.
+// apart: there are other kinds of engines beside it.
 void check(const Deployment& deployment, bool apart, bool processes) {
   const Mapping& m = deployment.mapping;
   const auto refuse = [](const char* key, const std::string& what) {
@@ -154,7 +154,24 @@ void check(const Layout& l) {
 
 bool same_slices(const Layout& a, const Layout& b) {
   return a.ranks == b.ranks && a.expert_parallel == b.expert_parallel &&
-         a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel;
+         a.moe_tensor_parallel == b.moe_tensor_parallel && a.data_parallel == b.data_parallel &&
+         a.weights == b.weights && a.plain == b.plain;
+}
+
+// Unlike replicas on the one machine that executes them.
+void check_kinds(const std::vector<const Deployment*>& kinds) {
+  for (const Deployment* kind : kinds) {
+    if (kind->device.name != kinds.front()->device.name)
+      throw Error("device", fmt::format("engines on {} and on {} are not executed by one machine; `foretoken "
+                                        "simulate` predicts them",
+                                        kinds.front()->device.name, kind->device.name));
+    if (kinds.size() == 1) return;
+    if (kind->speculation)
+      throw Error("speculative_config",
+                  "with unlike replicas is not executed yet; `foretoken simulate` predicts it");
+    if (kind->scheduler.beam_width > 1)
+      throw Error("beam_width", "with unlike replicas is not executed yet; `foretoken simulate` predicts it");
+  }
 }
 
 Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, const Kernels& kernels) {
@@ -210,19 +227,21 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
                             deployment.scheduler.max_model_len, model.where);
   const auto checkpoint = synthetic_ ? synthetic_checkpoint(deployment.model, numerics_, options.seed)
                                      : safetensors_checkpoint(options.weights, deployment.model, numerics_);
-  std::vector<const Deployment*> pools{&deployment};
-  if (deployment.pools) pools = {&deployment.pools->prefill, &deployment.pools->decode};
+  const std::vector<const Deployment*> kinds = deployment.kinds();
+  check_kinds(kinds);
   std::vector<Layout> layouts;
-  for (const Deployment* d : pools) layouts.push_back(layout_of(*d, options, *kernels_));
-  for (const Deployment* d : pools) check(*d, pools.size() > 1, options.processes != nullptr);
+  for (const Deployment* d : kinds) layouts.push_back(layout_of(*d, options, *kernels_));
+  for (const Deployment* d : kinds) check(*d, kinds.size() > 1, options.processes != nullptr);
   for (const Layout& l : layouts) check(l);
-  // Engines whose ranks hold the same slices share their weights.
-  const bool alike = layouts.size() > 1 && same_slices(layouts[0], layouts[1]);
-  for (std::size_t i = 0; i < pools.size(); ++i) {
+  // Engines whose ranks hold the same slices share their weights: with the first kind that has them.
+  std::vector<std::size_t> like;
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    like.push_back(0);
+    while (!same_slices(layouts[like[i]], layouts[i])) ++like[i];
     const Transformer::Bytes one =
         Replica::bytes_needed(deployment.model, numerics_, *checkpoint, *kernels_, layouts[i], threads_);
-    const auto engines = static_cast<std::size_t>(pools[i]->mapping.engines());
-    if (i == 0 || !alike) bytes_.weights += one.weights;
+    const auto engines = static_cast<std::size_t>(kinds[i]->mapping.engines());
+    if (like[i] == i) bytes_.weights += one.weights;
     bytes_.cache += engines * one.cache, bytes_.workspace += engines * one.workspace;
     sampled_rows_ = std::max(sampled_rows_, layouts[i].sampled());
   }
@@ -230,13 +249,15 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   if (options.probe) bytes_.workspace += MachineProbe::bytes_needed(*kernels_);
   check_memory(beside, layouts.back().num_blocks);
   const auto adapters = synthetic_adapters(deployment.model, layouts.front().lora.rank, options.seed);
-  for (std::size_t i = 0; i < pools.size(); ++i)
-    for (int e = 0; e < pools[i]->mapping.engines(); ++e) {
-      const Replica* like = e > 0 ? engines_.back().get() : i > 0 && alike ? engines_.front().get() : nullptr;
-      engines_.push_back(like ? like->twin(layouts[i])
-                              : std::make_unique<Replica>(deployment.model, numerics_, *checkpoint, *kernels_,
-                                                          layouts[i], deployment.precision, threads_,
-                                                          adapters.get()));
+  std::vector<const Replica*> owners(kinds.size());
+  for (std::size_t i = 0; i < kinds.size(); ++i)
+    for (int e = 0; e < kinds[i]->mapping.engines(); ++e) {
+      const Replica*& owner = owners[like[i]];
+      engines_.push_back(owner ? owner->twin(layouts[i])
+                               : std::make_unique<Replica>(deployment.model, numerics_, *checkpoint,
+                                                           *kernels_, layouts[i], kinds[i]->precision,
+                                                           threads_, adapters.get()));
+      if (!owner) owner = engines_.back().get();
     }
 }
 

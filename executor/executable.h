@@ -42,7 +42,7 @@ class Executable {
   // Of the kernels' memory, with what sampling and a probe take, whom their owners allocate it for.
   std::size_t bytes() const { return bytes_.weights + bytes_.cache + bytes_.workspace; }
   std::int64_t sampled_rows() const { return sampled_rows_; }  // of a step, at most, of any engine
-  // In the order of the serving loop: those that prefill before those that decode.
+  // In the order of the serving loop (Deployment::kinds).
   Replica& engine(std::size_t i) { return *engines_[i]; }
   Transformer& transformer() { return engines_.front()->rank(0); }
   const Kernels& kernels() const { return *kernels_; }

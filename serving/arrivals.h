@@ -14,7 +14,8 @@ namespace foretoken {
 // Purposes of random draws: one stream for each, so that changing one part of a workload leaves the others
 // alone.
 namespace random_stream {
-inline constexpr std::uint64_t kArrival = 1, kInput = 2, kOutput = 3, kUser = 4, kRouter = 5, kPriority = 6;
+inline constexpr std::uint64_t kArrival = 1, kInput = 2, kOutput = 3, kUser = 4, kRouter = 5, kPriority = 6,
+                               kCalls = 7, kToolTokens = 8, kToolTime = 9;
 }
 
 // Draws gaps of mean 1 in units of expected arrivals, and runs through them at the rate of the current stage

@@ -399,6 +399,7 @@ void Engine::record(const Sequence& s, Picoseconds at) {
   RequestRecord record;
   record.id = s.request.id;
   record.engine = index_;
+  record.session = s.request.session;
   record.input_len = s.request.input_len;
   record.output_len = s.end_tokens - s.request.input_len;
   record.priority = s.request.priority;

@@ -172,6 +172,16 @@ void MetricsCollector::add_gaps(Picoseconds first, Picoseconds increment, std::i
   itl_.add_ramp(first, increment, steps, sequences);
 }
 
+void MetricsCollector::add_session(const SessionRecord& session) {
+  if (session.broken) {
+    ++broken_sessions_;
+    return;
+  }
+  session_.add(session.end - session.begin, exact_requests_);
+  pauses_.add(session.pauses, exact_requests_);
+  session_calls_ += session.calls;
+}
+
 ServingMetrics MetricsCollector::summarize() const {
   ServingMetrics m;
   m.completed = completed_;
@@ -192,6 +202,13 @@ ServingMetrics MetricsCollector::summarize() const {
   m.tpot = tpot_.summarize();
   m.e2el = e2el_.summarize();
   m.itl = from_histogram(itl_);
+  ServingMetrics::Sessions& sessions = m.sessions;
+  sessions.e2el = session_.summarize();
+  sessions.pauses = pauses_.summarize();
+  sessions.completed = sessions.e2el.count;
+  sessions.broken = broken_sessions_;
+  if (sessions.completed > 0)
+    sessions.mean_calls = static_cast<double>(session_calls_) / static_cast<double>(sessions.completed);
   if (completed_ > 0) {
     const auto mean = [&](Sum sum) {
       return static_cast<double>(sum) / static_cast<double>(completed_) / 1e9;

@@ -18,6 +18,7 @@ namespace foretoken {
 struct RequestRecord {
   RequestId id = 0;
   std::int32_t engine = 0;
+  std::int32_t session = -1;
   std::int32_t input_len = 0, output_len = 0, priority = 0;
   Picoseconds arrival = 0;
   Picoseconds queued = 0;        // reached an engine's queue (after ingress)
@@ -85,6 +86,13 @@ struct ServingMetrics {
     double link_ms = 0;      // of these on the link itself
     double mean_moving = 0;  // requests on the link or queued for it, time average
   } transfers;
+  // Of a workload whose requests follow one another in sessions; those that a refused request broke are left
+  // out.
+  struct Sessions {
+    std::int64_t completed = 0, broken = 0;
+    double mean_calls = 0;
+    Distribution e2el, pauses;  // first request sent to last token; of that tools, or thinking
+  } sessions;
   std::int64_t preemptions = 0, num_steps = 0;
   double prefix_cache_hit_rate = 0;           // hit prompt tokens over queried prompt tokens
   double peak_kv_usage = 0;                   // largest share of usable blocks in use, over engines
@@ -114,6 +122,7 @@ class MetricsCollector {
   void add(const RequestRecord& record);
   void add_gaps(Picoseconds first, Picoseconds increment, std::int64_t steps,
                 std::int64_t sequences);  // ITL ramps
+  void add_session(const SessionRecord& session);
   void note_first_token(Picoseconds ttft) {
     recent_ttft_ += ttft;
     ++recent_first_tokens_;
@@ -167,14 +176,14 @@ class MetricsCollector {
   bool keep_records_;
   std::size_t exact_requests_;
   std::vector<RequestRecord> records_;
-  Samples ttft_, tpot_, e2el_;
+  Samples ttft_, tpot_, e2el_, session_, pauses_;
   LogHistogram itl_;
   SpeculationCounts speculation_;
   std::int64_t completed_ = 0, input_tokens_ = 0, output_tokens_ = 0, cached_tokens_ = 0, good_ = 0,
                preemptions_ = 0;
   Picoseconds first_arrival_ = 0, last_finish_ = 0;
   Sum ingress_ = 0, queue_ = 0, load_ = 0, prefill_ = 0, transfer_ = 0, first_step_ = 0, moving_ = 0;
-  std::int64_t moved_ = 0;
+  std::int64_t moved_ = 0, broken_sessions_ = 0, session_calls_ = 0;
   std::int32_t first_priority_ = 0;
   std::map<std::int32_t, ClassSamples> classes_;  // from the second priority on
   Sum recent_ttft_ = 0;

@@ -30,4 +30,12 @@ struct Request {
   std::int32_t adapter = -1;  // low-rank adapter that serves it; -1: the base model
 };
 
+// A session of several requests, each sent after the one before had ended, from its client's side.
+struct SessionRecord {
+  Picoseconds begin = 0, end = 0;  // first request sent, last token arrived
+  Picoseconds pauses = 0;          // of that between an answer and the next request: tools, or thinking
+  std::int64_t calls = 0;
+  bool broken = false;  // a request of it was refused
+};
+
 }  // namespace foretoken

@@ -11,7 +11,8 @@
 
 namespace foretoken {
 
-LeastLoad::LeastLoad(std::size_t count) : loads_(count) {
+LeastLoad::LeastLoad(std::size_t count, std::span<const std::int64_t> weights)
+    : loads_(count), weights_(weights.begin(), weights.end()) {
   while (leaves_ < count) leaves_ *= 2;
   winners_.resize(2 * leaves_);
   for (std::size_t i = 0; i < leaves_; ++i)
@@ -22,7 +23,11 @@ LeastLoad::LeastLoad(std::size_t count) : loads_(count) {
 // a stands left of b.
 std::int32_t LeastLoad::better(std::int32_t a, std::int32_t b) const {
   if (a < 0) return b;
-  return b < 0 || (*this)[a] <= (*this)[b] ? a : b;
+  if (b < 0) return a;
+  const auto weight = [&](std::int32_t i) {
+    return weights_.empty() ? 1 : weights_[static_cast<std::size_t>(i)];
+  };
+  return (*this)[a] * weight(b) <= (*this)[b] * weight(a) ? a : b;
 }
 
 void LeastLoad::add(std::int32_t i, std::int64_t change) {
@@ -43,8 +48,16 @@ void LeastLoad::replay(std::size_t leaf) {
 }
 
 Router::Router(const RouterConfig& config, std::size_t replicas)
-    : config_(config), available_(replicas), outstanding_(replicas), tokens_(replicas) {
+    : config_(config),
+      available_(replicas),
+      outstanding_(replicas, config.weights),
+      tokens_(replicas, config.weights) {
   std::iota(available_.begin(), available_.end(), 0);
+  if (config.weights.empty()) return;
+  if (config.weights.size() != replicas) throw std::logic_error("a weight for each replica, or none");
+  credit_.resize(replicas);
+  for (std::size_t i = 0; i < replicas; ++i)
+    if (config.weights[i] <= 0) set_available(static_cast<std::int32_t>(i), false);
 }
 
 void Router::set_available(std::int32_t replica, bool available) {
@@ -62,16 +75,10 @@ void Router::set_available(std::int32_t replica, bool available) {
 std::int32_t Router::pick(const Request& request, std::span<const ContentRun> content, ReplicaView& view) {
   if (available_.empty()) return -1;
   switch (config_.kind) {
-    case RouterKind::kRoundRobin: {
-      const auto next = std::lower_bound(available_.begin(), available_.end(), turn_);
-      const std::int32_t replica = next == available_.end() ? available_.front() : *next;
-      turn_ = replica + 1;
-      return replica;
-    }
-    case RouterKind::kRandom: {
-      CounterRandom random(config_.seed, random_stream::kRouter, static_cast<std::uint64_t>(request.id));
-      return available_[static_cast<std::size_t>(random.uniform_int(0, std::ssize(available_) - 1))];
-    }
+    case RouterKind::kRoundRobin:
+      return in_turn();
+    case RouterKind::kRandom:
+      return by_chance(request);
     case RouterKind::kLeastOutstanding:
       return outstanding_.least();
     case RouterKind::kLeastTokens:
@@ -95,6 +102,39 @@ std::int32_t Router::pick(const Request& request, std::span<const ContentRun> co
 void Router::count(std::int32_t replica, const Request& request, std::int64_t by) {
   outstanding_.add(replica, by);
   tokens_.add(replica, by * (std::int64_t{request.input_len} + request.output_len));
+}
+
+// With weights nginx's smooth turns: everybody gains its weight, who has most is taken and pays what all
+// gained (ngx_http_upstream_round_robin_module). 5, 1, 1 make a a b a c a a.
+std::int32_t Router::in_turn() {
+  if (credit_.empty()) {
+    const auto next = std::lower_bound(available_.begin(), available_.end(), turn_);
+    const std::int32_t replica = next == available_.end() ? available_.front() : *next;
+    turn_ = replica + 1;
+    return replica;
+  }
+  std::int64_t all = 0;
+  std::int32_t most = available_.front();
+  for (const std::int32_t r : available_) {
+    const auto i = static_cast<std::size_t>(r);
+    all += config_.weights[i];
+    credit_[i] += config_.weights[i];
+    if (credit_[i] > credit_[static_cast<std::size_t>(most)]) most = r;
+  }
+  credit_[static_cast<std::size_t>(most)] -= all;
+  return most;
+}
+
+std::int32_t Router::by_chance(const Request& request) const {
+  CounterRandom random(config_.seed, random_stream::kRouter, static_cast<std::uint64_t>(request.id));
+  if (config_.weights.empty())
+    return available_[static_cast<std::size_t>(random.uniform_int(0, std::ssize(available_) - 1))];
+  std::int64_t all = 0;
+  for (const std::int32_t r : available_) all += config_.weights[static_cast<std::size_t>(r)];
+  std::int64_t drawn = random.uniform_int(0, all - 1);
+  for (const std::int32_t r : available_)
+    if ((drawn -= config_.weights[static_cast<std::size_t>(r)]) < 0) return r;
+  throw std::logic_error("a draw beyond all weights");
 }
 
 std::int32_t Router::better_of_two(const Request& request) const {

@@ -36,6 +36,9 @@ struct RouterConfig {
   double load_bound = 1.25;
   double prefix_weight = 2, queue_weight = 1, kv_weight = 1;  // kPrecisePrefix
   double overlap_weight = 1;                                  // kKvCost
+  // Of each replica's share of the load, for the first four kinds and kSessionSticky; 0 gets none, under any
+  // kind. Empty: all alike.
+  std::vector<std::int64_t> weights;
 };
 
 // A replica as a router that looks at it finds it now.
@@ -52,11 +55,11 @@ class ReplicaView {
   virtual ReplicaState state(std::int32_t replica, const Request& request) = 0;
 };
 
-// The least of many loads, lowest index on ties, in logarithmic time a change: there are replicas by the
-// thousand and requests by the million.
+// The least of many loads, each over its weight, lowest index on ties, in logarithmic time a change: there
+// are replicas by the thousand and requests by the million.
 class LeastLoad {
  public:
-  explicit LeastLoad(std::size_t count);
+  explicit LeastLoad(std::size_t count, std::span<const std::int64_t> weights = {});  // none: all 1
   std::int64_t operator[](std::int32_t i) const { return loads_[static_cast<std::size_t>(i)]; }
   void add(std::int32_t i, std::int64_t change);
   void enable(std::int32_t i, bool on);               // all are at first; the least is one of these
@@ -66,7 +69,7 @@ class LeastLoad {
  private:
   std::int32_t better(std::int32_t a, std::int32_t b) const;
   void replay(std::size_t leaf);
-  std::vector<std::int64_t> loads_;
+  std::vector<std::int64_t> loads_, weights_;
   std::vector<std::int32_t> winners_;  // tournament: a node's winner is the better of its two children's
   std::size_t leaves_ = 1;
   std::int64_t sum_ = 0;
@@ -88,6 +91,8 @@ class Router {
 
  private:
   void count(std::int32_t replica, const Request& request, std::int64_t by);
+  std::int32_t in_turn();
+  std::int32_t by_chance(const Request& request) const;
   std::int32_t better_of_two(const Request& request) const;
   std::int32_t of_session(const Request& request);
   std::int32_t of_prefix(const Request& request, std::span<const ContentRun> content) const;
@@ -97,6 +102,7 @@ class Router {
   RouterConfig config_;
   std::vector<std::int32_t> available_;   // ascending
   std::int32_t turn_ = 0;                 // the replica from which on the next turn looks
+  std::vector<std::int64_t> credit_;      // by replica, of weighted turns
   LeastLoad outstanding_, tokens_;        // requests, and their prompts and allowed outputs, not yet left
   std::vector<std::int32_t> of_session_;  // replica by session, -1: none yet
   std::vector<ReplicaState> states_;      // scratch

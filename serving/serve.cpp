@@ -76,6 +76,15 @@ class Loop : private Transfers::Host {
     }
     result_.over_time.period = options.sample_period;
     if (options.autoscale.on) next_decision_ = options.autoscale.interval;
+    result_.engines.resize(replicas);
+    // Engines of one block size share the hashes of a prompt's blocks.
+    std::vector<int> sizes;
+    for (const EngineConfig& engine : options.engines) {
+      const auto at = std::find(sizes.begin(), sizes.end(), engine.scheduler.block_size);
+      hashes_of_.push_back(static_cast<std::size_t>(at - sizes.begin()));
+      if (at == sizes.end()) sizes.push_back(engine.scheduler.block_size);
+    }
+    hashes_.resize(sizes.size());
     loads_.resize(replicas);
     is_ready_.resize(replicas);
   }
@@ -114,8 +123,10 @@ class Loop : private Transfers::Host {
       for (const Engine::Place place : computed_) transfers_->computed(e, place, now_);
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
+        note_session();
       }
       completed_ += static_cast<std::int64_t>(finished_.size());
+      result_.engines[static_cast<std::size_t>(e)].requests += std::ssize(finished_) + std::ssize(computed_);
       for (const Request& request : finished_) {
         transfers_->ended(e, request);
         left(e, request);
@@ -137,22 +148,25 @@ class Loop : private Transfers::Host {
       if (request.input_len < 1 || request.output_len < 1) {
         throw std::logic_error("a workload produced a request without prompt or output tokens");
       }
-      hashes_.clear();
+      forget_hashes();
       const bool conducts = transfers_->conducts();
       const std::int32_t e = conducts ? 0 : router_.pick(request, workload_.content(request), *this);
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
         if (result_.rejected++ == 0) result_.rejected_reason = *reason;
-        workload_.finished(request, now_ + options_.egress);
+        workload_.refused(request, now_ + options_.egress);
+        note_session();
         continue;
       }
       if (conducts) {
         const auto decision = transfers_->conduct(request, result_, now_);
-        if (decision)
-          transfers_->carry_out(*decision, request, hashes_, result_, now_);
-        else
-          workload_.finished(request, now_ + options_.egress);
+        if (decision) {
+          transfers_->carry_out(*decision, request, hashes(0), result_, now_);
+        } else {
+          workload_.refused(request, now_ + options_.egress);
+          note_session();
+        }
       } else if (e < 0) {
         unrouted_.push_back(request);
         ++averages_.waiting;
@@ -169,7 +183,7 @@ class Loop : private Transfers::Host {
     router_.sent(e, request);
     // Only a router that counts what isn't cached needs to know.
     const bool counts = options_.router.kind == RouterKind::kKvCost;
-    engine.enqueue(request, now_, counts ? engine.state(request, hashes_).cached_tokens : 0);
+    engine.enqueue(request, now_, counts ? engine.state(request, hashes(e)).cached_tokens : 0);
     update_load(e);
     settle(e);
   }
@@ -186,13 +200,13 @@ class Loop : private Transfers::Host {
       std::unique_ptr<Engine>& engine = engines_[static_cast<std::size_t>(r)];
       // One that still computes a row of a request that has ended (SGLang's overlap) is warm.
       if (engine->num_steps() > 0 && engine->is_idle()) {
-        add_up(*engine);
+        add_up(static_cast<std::size_t>(r));
         engine = make_engine(r);
       }
       router_.set_available(r, true);
       for (; !unrouted_.empty(); unrouted_.pop_front()) {
         const Request& request = unrouted_.front();
-        hashes_.clear();
+        forget_hashes();
         --averages_.waiting;
         send(request, router_.pick(request, workload_.content(request), *this));
       }
@@ -224,7 +238,14 @@ class Loop : private Transfers::Host {
   ReplicaState state(std::int32_t replica, const Request& request) override {
     Engine& engine = *engines_[static_cast<std::size_t>(replica)];
     engine.catch_up(now_);
-    return engine.state(request, hashes_);
+    return engine.state(request, hashes(replica));
+  }
+
+  BlockHashes& hashes(std::int32_t e) {
+    return hashes_[hashes_of_.size() == 1 ? 0 : hashes_of_[static_cast<std::size_t>(e)]];
+  }
+  void forget_hashes() {
+    for (BlockHashes& hashes : hashes_) hashes.clear();
   }
 
   void left(std::int32_t e, const Request& request) {
@@ -340,7 +361,8 @@ class Loop : private Transfers::Host {
   }
 
   // What an engine has done, when it is about to go.
-  void add_up(const Engine& engine) {
+  void add_up(std::size_t e) {
+    const Engine& engine = *engines_[e];
     const TokenCounts c = engine.counts();
     queried_ += c.queried;
     hit_ += c.hit;
@@ -359,12 +381,16 @@ class Loop : private Transfers::Host {
     steps_ += engine.num_steps();
     peak_kv_usage_ = std::max(peak_kv_usage_, engine.peak_kv_usage());
     busy_ += engine.busy();
+    EngineTotals& totals = result_.engines[e];
+    totals.steps += engine.num_steps();
+    totals.busy_seconds += to_seconds(engine.busy()).value;
+    totals.peak_kv_usage = std::max(totals.peak_kv_usage, engine.peak_kv_usage());
     if (!result_.aborted && !engine.all_blocks_free())
       throw std::logic_error("KV blocks are still held after the last request");
   }
 
   ServeResult summarize() {
-    for (const auto& engine : engines_) add_up(*engine);
+    for (std::size_t e = 0; e < engines_.size(); ++e) add_up(e);
     result_.queried_tokens = queried_;
     result_.device_hit_tokens = hit_;
     for (const KvTierCounts& tier : result_.kv_tiers) result_.device_hit_tokens -= tier.hit_tokens;
@@ -401,7 +427,8 @@ class Loop : private Transfers::Host {
   MetricsCollector metrics_;
   const std::size_t prefill_;  // engines that only prefill, the first ones; 0: all serve whole requests
   Router router_;
-  BlockHashes hashes_;  // of the request that is being routed
+  std::vector<BlockHashes> hashes_;     // of the request that is being routed, by block size
+  std::vector<std::size_t> hashes_of_;  // by engine, or of all
   std::optional<Transfers> transfers_;
   Replicas replicas_;
   Autoscaler autoscaler_;

@@ -234,8 +234,17 @@ struct ServeOptions {
   std::int64_t abort_backlog = 0;
 };
 
+// What one engine has done.
+struct EngineTotals {
+  std::int64_t requests = 0;  // that ended there; whose prompts were computed there if it only prefills
+  std::int64_t steps = 0;
+  double busy_seconds = 0;  // in steps
+  double peak_kv_usage = 0;
+};
+
 struct ServeResult {
   ServingMetrics metrics;
+  std::vector<EngineTotals> engines;
   std::vector<RequestRecord> records;
   bool aborted = false;
   std::string abort_reason;

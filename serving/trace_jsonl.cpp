@@ -11,9 +11,55 @@
 #include "base/json_full.h"
 #include "base/text.h"
 #include "serving/content.h"
+#include "serving/trace_json.h"
 #include "serving/trace_reader.h"
 
 namespace foretoken::trace_detail {
+double number(const Json& object, std::string_view key, const std::string& where) {
+  const auto it = object.find(key);
+  if (it == object.end() || it->is_null()) {
+    throw Error(where, fmt::format("{} is missing; fill it in or remove the line", key));
+  }
+  if (!it->is_number())
+    throw Error(where, fmt::format("{} is not a number; correct or remove the line", key));
+  return it->get<double>();
+}
+
+std::int64_t integer(const Json& object, std::string_view key, const std::string& where) {
+  const double value = number(object, key, where);
+  if (value != std::floor(value) || std::abs(value) > 9e15) {
+    throw Error(where, fmt::format("{} is {}; tokens are whole numbers", key, value));
+  }
+  return static_cast<std::int64_t>(value);
+}
+
+std::vector<std::int64_t> token_ids(const Json& ids, std::int64_t count, std::string_view key,
+                                    std::string_view count_key, const std::string& where) {
+  if (!ids.is_array() || static_cast<std::int64_t>(ids.size()) != count)
+    throw Error(where, fmt::format("{} does not hold {} token ids; correct the line or remove the key", key,
+                                   count_key));
+  std::vector<std::int64_t> tokens;
+  tokens.reserve(ids.size());
+  for (const Json& id : ids) {
+    if (!id.is_number_integer())
+      throw Error(where, fmt::format("{} holds something that is not a token id", key));
+    tokens.push_back(id.get<std::int64_t>());
+  }
+  return tokens;
+}
+
+void add_tokens(const std::vector<std::int64_t>& ids, std::vector<ContentRun>& runs) {
+  constexpr std::size_t kBlock = 16;
+  std::uint64_t hash = 0;
+  for (std::size_t begin = 0; begin < ids.size(); begin += kBlock) {
+    const std::size_t end = std::min(begin + kBlock, ids.size());
+    std::string bytes;
+    for (std::size_t i = begin; i < end; ++i) bytes += fmt::format("{},", ids[i]);
+    hash = hash_bytes(bytes, hash);
+    runs.push_back({hashed_block_content(hash), static_cast<std::int64_t>(end - begin)});
+  }
+}
+
 namespace {
 
 struct JsonFormat {
@@ -49,35 +95,11 @@ constexpr JsonFormat kFormats[] = {
 };
 
 const JsonFormat& tell_format(const Json& object, const std::string& where) {
-  if (object.contains("sub_requests")) {
-    throw Error(
-        where,
-        "LLMServingSim's agentic sessions (sub_requests) are not modelled; write each request on a line "
-        "of its own with input_toks, output_toks and arrival_time_ns");
-  }
   for (const JsonFormat& f : kFormats) {
     if (object.contains(f.marker)) return f;
   }
   throw Error(where,
               fmt::format("not a trace (the first object has none of the known keys); {}", kFormatsRead));
-}
-
-double number(const Json& object, std::string_view key, const std::string& where) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) {
-    throw Error(where, fmt::format("{} is missing; fill it in or remove the line", key));
-  }
-  if (!it->is_number())
-    throw Error(where, fmt::format("{} is not a number; correct or remove the line", key));
-  return it->get<double>();
-}
-
-std::int64_t integer(const Json& object, std::string_view key, const std::string& where) {
-  const double value = number(object, key, where);
-  if (value != std::floor(value) || std::abs(value) > 9e15) {
-    throw Error(where, fmt::format("{} is {}; tokens are whole numbers", key, value));
-  }
-  return static_cast<std::int64_t>(value);
 }
 
 std::uint64_t hash_of(const Json& id, const std::string& where) {
@@ -100,28 +122,6 @@ void add_blocks(const Json& ids, std::int64_t block, TraceEntry& entry, const st
   for (std::int64_t i = 0; i < count; ++i) {
     entry.runs.push_back({hashed_block_content(hash_of(ids[static_cast<std::size_t>(i)], where)),
                           std::min(block, entry.input_len - i * block)});
-  }
-}
-
-// Token ids become hashed blocks of 16 tokens, each with everything before it in its hash, as vLLM's prefix
-// cache does.
-void add_tokens(const Json& ids, TraceEntry& entry, const std::string& where) {
-  if (!ids.is_array() || static_cast<std::int64_t>(ids.size()) != entry.input_len) {
-    throw Error(where,
-                "input_tok_ids does not hold input_toks token ids; correct the line or remove the key");
-  }
-  constexpr std::size_t kBlock = 16;
-  std::uint64_t hash = 0;
-  for (std::size_t begin = 0; begin < ids.size(); begin += kBlock) {
-    const std::size_t end = std::min(begin + kBlock, ids.size());
-    std::string bytes;
-    for (std::size_t i = begin; i < end; ++i) {
-      if (!ids[i].is_number_integer())
-        throw Error(where, "input_tok_ids holds something that is not a token id");
-      bytes += fmt::format("{},", ids[i].get<std::int64_t>());
-    }
-    hash = hash_bytes(bytes, hash);
-    entry.runs.push_back({hashed_block_content(hash), static_cast<std::int64_t>(end - begin)});
   }
 }
 
@@ -150,7 +150,7 @@ class JsonlTrace : public TraceReader {
       add_blocks(*ids, format_->block, entry, at);
     } else if (const auto tokens = pending_.find("input_tok_ids");
                tokens != pending_.end() && !tokens->is_null()) {
-      add_tokens(*tokens, entry, at);
+      add_tokens(token_ids(*tokens, entry.input_len, "input_tok_ids", "input_toks", at), entry.runs);
     }
     return true;
   }

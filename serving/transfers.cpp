@@ -8,8 +8,9 @@
 namespace foretoken {
 namespace {
 
-// The rule for decode engines, to which no prompt goes.
+// The rule for decode engines, to which no prompt goes; weights are of replicas that serve whole requests.
 RouterConfig by_load(RouterConfig config) {
+  config.weights.clear();
   const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
                      config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost ||
                      config.kind == RouterKind::kMooncake;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "serving/trace_sessions.h"
 #include "serving/workload_parts.h"
 
 namespace foretoken {
@@ -90,6 +91,20 @@ void check_trace(const WorkloadConfig& c, const std::string& where) {
   taken(c.input_len.has_value(), "input_len");
   taken(c.output_len.has_value(), "output_len");
   taken(c.shared_prefix.has_value(), "shared_prefix");
+  taken(c.agentic.has_value(), "agentic");
+}
+
+void check_agentic(const WorkloadConfig& c, const std::string& where) {
+  const std::string at = where + "/agentic";
+  for (const auto& [given, key] : {std::pair{c.agentic->calls.has_value(), "calls"},
+                                   std::pair{c.agentic->tool_tokens.has_value(), "tool_tokens"}})
+    if (!given) refuse(at, key, "is missing; give a number or a distribution");
+  if (c.shared_prefix && c.shared_prefix->multi_turn)
+    refuse(where, "shared_prefix/multi_turn",
+           "conversations are no agents' sessions; remove multi_turn or agentic");
+  if (c.max_concurrency && c.request_rate)
+    refuse(where, "request_rate",
+           "sessions begin at a rate or in a closed loop; remove request_rate or max_concurrency");
 }
 
 void check_synthetic(const WorkloadConfig& c, const std::string& where) {
@@ -103,6 +118,7 @@ void check_synthetic(const WorkloadConfig& c, const std::string& where) {
                                    "{{\"distribution\": \"fixed\", \"value\": 512}}, or a trace",
                                    c.input_len ? "output_len" : "input_len"));
   }
+  if (c.agentic) check_agentic(c, where);
   if (!c.shared_prefix) return;
   const SharedPrefix& p = *c.shared_prefix;
   const std::string at = where + "/shared_prefix";
@@ -174,6 +190,54 @@ std::int64_t synthetic_total(const WorkloadConfig& c, std::int64_t turns, const 
   return c.num_prompts.value_or(c.max_concurrency ? 10 * *c.max_concurrency : 1000);
 }
 
+std::unique_ptr<Workload> sessions_of_trace(const WorkloadConfig& c, const std::filesystem::path& path,
+                                            const std::string& where,
+                                            std::optional<ArrivalProcess> arrivals) {
+  if (c.max_concurrency && c.request_rate)
+    refuse(where, "request_rate",
+           "sessions begin at a rate or in a closed loop; remove request_rate or max_concurrency");
+  if (!c.stages.empty())
+    refuse(where, "stages",
+           "sessions of a trace begin as recorded, at a rate, all at once, or in a closed loop");
+  const bool recorded = !c.request_rate && !c.max_concurrency && !c.all_at_once;
+  auto source = std::make_unique<SessionTraceSource>(path, c.num_prompts.value_or(0), recorded, c.rate_scale);
+  if (c.num_prompts && *c.num_prompts > source->requests())
+    refuse(where, "num_prompts",
+           fmt::format("{}, but {} has {} requests; lower it or remove it", with_commas(*c.num_prompts),
+                       path.filename().string(), with_commas(source->requests())));
+  if (recorded && static_cast<double>(source->last_arrival()) / c.rate_scale > 9.0e18)
+    refuse(where, "rate_scale", "the slowed trace lasts longer than the virtual clock (104 days); raise it");
+  const Timing timing = recorded ? Timing::kRecorded : c.request_rate ? Timing::kDrawn : Timing::kAllAtOnce;
+  return std::make_unique<SessionWorkload>(std::move(source), timing, c.max_concurrency.value_or(0), 0,
+                                           std::move(arrivals), PriorityDraw(c));
+}
+
+std::unique_ptr<Workload> drawn_sessions(const WorkloadConfig& c, const std::filesystem::path& folder,
+                                         const std::string& where, std::optional<ArrivalProcess> arrivals) {
+  const Timing timing = arrivals ? Timing::kDrawn : Timing::kAllAtOnce;
+  const std::int64_t at_once = c.max_concurrency.value_or(0);
+  if (!c.agentic) {
+    const SharedPrefix& p = *c.shared_prefix;
+    const std::int64_t total = synthetic_total(c, p.turns, where);
+    check_length(c, total, where);
+    auto source = std::make_unique<ChatSource>(c, total, folder, where);
+    return std::make_unique<SessionWorkload>(std::move(source), timing, at_once, p.groups * p.users_per_group,
+                                             std::move(arrivals), PriorityDraw(c));
+  }
+  // With stages as many sessions as these let begin.
+  const std::int64_t starts = c.stages.empty() ? 0 : count_arrivals(ArrivalProcess(c), where);
+  const std::int64_t total = starts > 0 ? c.num_prompts.value_or(0) : synthetic_total(c, 1, where);
+  auto source = std::make_unique<AgenticSource>(c, total, starts, folder, where);
+  check_length(c, source->sessions(), where);
+  if (starts > 0 && source->sessions() > starts)
+    refuse(
+        where, "num_prompts",
+        fmt::format("{} requests are {} sessions, and the stages yield {}; lower it or lengthen the stages",
+                    with_commas(total), with_commas(source->sessions()), with_commas(starts)));
+  return std::make_unique<SessionWorkload>(std::move(source), timing, at_once, 0, std::move(arrivals),
+                                           PriorityDraw(c));
+}
+
 std::unique_ptr<RequestSource> open_trace_source(const WorkloadConfig& c, const std::filesystem::path& path,
                                                  const std::string& where) {
   const bool recorded = timing_key(c).empty() && !c.max_concurrency && !c.all_at_once;
@@ -215,17 +279,16 @@ std::unique_ptr<Workload> make_workload(const WorkloadConfig& config, const std:
   if (!config.trace.empty()) {
     check_trace(config, where);
     const std::filesystem::path file = config.trace;
-    source = open_trace_source(config, file.is_absolute() ? file : folder / file, where);
+    const std::filesystem::path path = file.is_absolute() ? file : folder / file;
+    if (is_session_trace(path)) return sessions_of_trace(config, path, where, std::move(arrivals));
+    source = open_trace_source(config, path, where);
     check_length(config, source->total(), where);
   } else {
     check_synthetic(config, where);
-    const bool chat = config.shared_prefix && config.shared_prefix->multi_turn;
-    const std::int64_t total = synthetic_total(config, chat ? config.shared_prefix->turns : 1, where);
+    if (config.agentic || (config.shared_prefix && config.shared_prefix->multi_turn))
+      return drawn_sessions(config, folder, where, std::move(arrivals));
+    const std::int64_t total = synthetic_total(config, 1, where);
     check_length(config, total, where);
-    if (chat) {
-      return std::make_unique<ChatWorkload>(config, total, config.max_concurrency.value_or(0),
-                                            std::move(arrivals), folder, where);
-    }
     source = std::make_unique<SyntheticSource>(config, total, folder, where);
   }
   if (const PriorityDraw draw(config); draw.any())

@@ -72,6 +72,18 @@ inline constexpr auto fields_of<SharedPrefix> = std::tuple{
     field("think_time_s", &SharedPrefix::think_time_s, "seconds between an answer and the user's next turn",
           at_least(0))};
 
+// Sessions of an agent: calls of the model with tools in between. A prompt is all that was said before and,
+// after the first, a tool's result.
+struct AgenticSection {
+  std::optional<LengthDistribution> calls, tool_tokens, tool_ms;
+};
+template <>
+inline constexpr auto fields_of<AgenticSection> = std::tuple{
+    field("calls", &AgenticSection::calls, "requests of a session"),
+    field("tool_tokens", &AgenticSection::tool_tokens,
+          "tokens of a tool's result, which a prompt has beyond the one before and its answer"),
+    field("tool_ms", &AgenticSection::tool_ms,
+          "milliseconds from an answer's last token to the session's next request (default: none)")};
 // A share of the requests, drawn for each from the seed; turns of a conversation have one priority.
 struct PriorityClass {
   std::int64_t priority = 0;
@@ -98,6 +110,7 @@ struct WorkloadConfig {
   std::vector<RateStage> stages;
   std::optional<LengthDistribution> input_len, output_len;
   std::optional<SharedPrefix> shared_prefix;
+  std::optional<AgenticSection> agentic;
   std::vector<PriorityClass> priority_classes;
   std::int64_t seed = 0;
   bool all_at_once = false;  // every request arrives at time 0 (static batch measurements)
@@ -128,6 +141,10 @@ inline constexpr auto fields_of<WorkloadConfig> = std::tuple{
     field("input_len", &WorkloadConfig::input_len, "prompt tokens"),
     field("output_len", &WorkloadConfig::output_len, "tokens to produce"),
     field("shared_prefix", &WorkloadConfig::shared_prefix, "prompts that begin alike, and conversations"),
+    field(
+        "agentic", &WorkloadConfig::agentic,
+        "sessions of several calls with tools in between; input_len is then the first prompt's, request_rate "
+        "and max_concurrency count sessions"),
     field("priority_classes", &WorkloadConfig::priority_classes,
           "priorities of requests, for those that a trace's priority column gives none (default: all 0)"),
     field("seed", &WorkloadConfig::seed, "seed of lengths and arrivals", at_least(0)),
@@ -157,6 +174,10 @@ class Workload {
   virtual std::optional<Picoseconds> next_arrival() const = 0;
   virtual Request pop() = 0;
   virtual void finished(const Request& request, Picoseconds at) = 0;
+  // Instead of it for a request that was refused.
+  virtual void refused(const Request& request, Picoseconds at) { finished(request, at); }
+  // Asked after either: the session that ended with that request.
+  virtual std::optional<SessionRecord> take_ended_session() { return std::nullopt; }
   virtual std::int64_t total_requests() const = 0;  // -1 when not known beforehand (a trace being streamed)
   // Shared content of a popped request's prompt; empty for a private prompt. Valid until finished(request).
   // May name private_prompt_content and generated_content (content.h) of another request only if that one has

@@ -9,11 +9,13 @@
 #include <queue>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "serving/arrivals.h"
 #include "serving/priorities.h"
 #include "serving/request_source.h"
+#include "serving/sessions.h"
 #include "serving/workload.h"
 
 namespace foretoken {
@@ -89,60 +91,64 @@ class ClosedLoopWorkload : public Workload {
   RequestId next_id_ = 0;
 };
 
-// Conversations: a turn's prompt is the last prompt, its answer, and new tokens; it comes think_time after
-// the answer. groups x users_per_group users hold one conversation at a time each; a conversation that begins
-// while all are busy waits for the first to become free. Lengths depend on conversation and turn alone, not
-// on when they happen.
-class ChatWorkload : public Workload {
+// Sessions: their first requests come by `timing` or arrivals, each further one its pause after the answer to
+// the one before. A session that begins while all users, or all places, are taken waits for the first to
+// become free.
+class SessionWorkload : public Workload {
  public:
-  // total: requests in all; the last conversation is cut short when it is no multiple of the turns.
-  // in_flight: conversations that are under way at most (closed loop; 0: as many as users). arrivals: when
-  // conversations begin; none: as soon as they may.
-  ChatWorkload(const WorkloadConfig& config, std::int64_t total, std::int64_t in_flight,
-               std::optional<ArrivalProcess> arrivals, const std::filesystem::path& folder,
-               const std::string& where);
+  // in_flight: sessions that are under way at most (closed loop; 0: as many as users). users: who hold one
+  // session at a time each; 0: anybody. arrivals: when sessions begin, where timing is kDrawn.
+  SessionWorkload(std::unique_ptr<SessionSource> source, Timing timing, std::int64_t in_flight,
+                  std::int64_t users, std::optional<ArrivalProcess> arrivals,
+                  const PriorityDraw& priority_of);
   std::optional<Picoseconds> next_arrival() const override;
   Request pop() override;
   void finished(const Request& request, Picoseconds at) override;
-  std::int64_t total_requests() const override { return total_; }
+  void refused(const Request& request, Picoseconds at) override;
+  std::optional<SessionRecord> take_ended_session() override { return std::exchange(ended_, std::nullopt); }
+  std::int64_t total_requests() const override { return source_->requests(); }
   std::span<const ContentRun> content(const Request& request) const override;
   std::string describe() const override;
   Means means() const override;
-  std::int64_t longest() const override;
+  std::int64_t longest() const override { return source_->longest(); }
 
  private:
-  struct Conversation {
-    std::int64_t number = 0, user = 0, turn = 0, tokens = 0;  // tokens: of prompt and answers so far
-    std::vector<ContentRun> runs;
+  struct UnderWay {
+    std::int64_t number = 0, user = 0;
+    std::size_t next = 0;  // the call that is being served or comes next
+    Session session;
+    std::vector<ContentRun> runs;  // of its prompt
+    SessionRecord record;
   };
-  struct Waiting {  // a place for a conversation, or a conversation's next turn
+  struct Waiting {  // a place for a session, or a session's next call
     Picoseconds at = 0;
-    std::int64_t order = 0;  // conversation number
+    std::int64_t order = 0;  // session number
     std::int32_t slot = -1;
     bool operator>(const Waiting& o) const { return at != o.at ? at > o.at : order > o.order; }
   };
   using Queue = std::priority_queue<Waiting, std::vector<Waiting>, std::greater<>>;
 
+  bool limited() const { return places_ > 0; }
+  void plan();
   std::optional<Picoseconds> next_start() const;
-  std::int32_t begin();
-  std::int64_t turns_of(std::int64_t conversation) const;
+  std::int32_t begin(Picoseconds now);
+  static void keep(std::vector<ContentRun>& runs, std::int64_t tokens);
 
-  LengthPair lengths_;
-  SharedPrefix prefix_;
+  std::unique_ptr<SessionSource> source_;
+  Timing timing_;
   PriorityDraw priority_of_;
-  std::int64_t total_, conversations_;
-  bool closed_;
   std::optional<ArrivalProcess> arrivals_;
+  bool closed_;
   std::optional<Picoseconds> planned_;
-  std::string where_;
-  std::vector<Conversation> slots_;
+  std::vector<UnderWay> slots_;
   std::vector<std::int32_t> free_slots_;
-  std::int64_t users_, places_;                      // places_: conversations under way at most
+  std::int64_t users_, places_;                      // places_: sessions under way at most; 0: any number
   std::int64_t fresh_users_ = 0, fresh_places_ = 0;  // those already used once
-  std::deque<std::int64_t> idle_users_;              // in the order in which their conversations ended
-  Queue turns_, freed_places_;
+  std::deque<std::int64_t> idle_users_;              // in the order in which their sessions ended
+  Queue calls_, freed_places_;
   std::int64_t begun_ = 0;
   RequestId next_id_ = 0;
+  std::optional<SessionRecord> ended_;
 };
 
 }  // namespace foretoken

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
 #include "base/random.h"
 
@@ -17,27 +18,27 @@ bool decode_only(const Step& step) {
 
 }  // namespace
 
-PredictedBackend::PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale)
+PredictedBackend::PredictedBackend(const Deployment& deployment, std::span<const CostModel> costs,
+                                   double scale)
     : deployment_(&deployment), scale_(scale), windows_(deployment.model.attention_windows()) {
   if (windows_.empty()) windows_.push_back(0);
-  if (const auto& pools = deployment.pools) {
-    first_pool_engines_ = pools->prefill.mapping.engines();
-    add_pool(pools->prefill, cost);
-    add_pool(pools->decode, cost);
-  } else {
-    add_pool(deployment, cost);
+  const std::vector<const Deployment*> kinds = deployment.kinds();
+  if (costs.size() != 1 && costs.size() != kinds.size())
+    throw std::logic_error("a cost model for each kind of engines, or one for all");
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    const Deployment& kind = *kinds[i];
+    const CostModel& cost = costs[costs.size() == 1 ? 0 : i];
+    Pool& pool = pools_.emplace_back();
+    pool.deployment = &kind;
+    for (const Shard& shard : kind.mapping.stages) pool.stages.emplace_back(kind, cost, shard);
+    if (kinds.size() > 1)
+      pool_of_engine_.insert(pool_of_engine_.end(), static_cast<std::size_t>(kind.mapping.engines()), i);
+    if (!kind.speculation) continue;
+    require_acceptance(*kind.speculation);
+    drafts_ = kind.speculation->tokens();
+    if (const Deployment* draft = kind.speculation->draft.get())
+      for (const Shard& shard : draft->mapping.stages) pool.draft_stages.emplace_back(*draft, cost, shard);
   }
-  if (!deployment.speculation) return;
-  require_acceptance(*deployment.speculation);
-  drafts_ = deployment.speculation->tokens();
-  if (const Deployment* draft = deployment.speculation->draft.get())
-    for (const Shard& shard : draft->mapping.stages) draft_stages_.emplace_back(*draft, cost, shard);
-}
-
-void PredictedBackend::add_pool(const Deployment& deployment, const CostModel& cost) {
-  Pool& pool = pools_.emplace_back();
-  pool.deployment = &deployment;
-  for (const Shard& shard : deployment.mapping.stages) pool.stages.emplace_back(deployment, cost, shard);
 }
 
 Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
@@ -205,13 +206,13 @@ void PredictedBackend::book(const Step& step, const StagePrice& price, Picosecon
   p = {price, step.start, host, span};
 }
 
-Picoseconds PredictedBackend::price_drafts(const Step& step, StagePrice& sum) {
-  const Deployment& draft = *deployment_->speculation->draft;
-  StageModel& stage = draft_stages_.front();
+Picoseconds PredictedBackend::price_drafts(Pool& pool, const Step& step, StagePrice& sum) {
+  const Deployment& draft = *pool.deployment->speculation->draft;
+  StageModel& stage = pool.draft_stages.front();
   passes_.resize(step.ranks.size());
   std::size_t count = 0;
   for (std::size_t r = 0; r < step.ranks.size(); ++r) {
-    draft_passes(step.ranks[r], *deployment_, passes_[r]);
+    draft_passes(step.ranks[r], *pool.deployment, passes_[r]);
     count = std::max(count, passes_[r].size());
   }
   Picoseconds host = 0;
@@ -271,7 +272,7 @@ StepTime PredictedBackend::run(const Step& step) {
     floor = std::max(floor, p.first.time - (overlaps ? 0 : context_part(step, stage)));
   }
   Picoseconds host = host_time(pool, step, floor, sum.excess);
-  if (!draft_stages_.empty()) host += price_drafts(step, sum);
+  if (!pool.draft_stages.empty()) host += price_drafts(pool, step, sum);
   StepTime t;
   t.tokens_out = scaled(sum.first.time + host);
   // A pipeline takes the next batch as soon as its slowest stage is free.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <vector>
 
 #include "serving/backend.h"
@@ -20,7 +21,10 @@ class PredictedBackend : public Backend {
  public:
   // scale: all durations times this (1 +- error gives the ends of an interval). Keeps references to its
   // arguments.
-  PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale = 1.0);
+  PredictedBackend(const Deployment& deployment, const CostModel& cost, double scale = 1.0)
+      : PredictedBackend(deployment, std::span(&cost, 1), scale) {}
+  // costs: one for each of the deployment's kinds of engines, or one for all.
+  PredictedBackend(const Deployment& deployment, std::span<const CostModel> costs, double scale = 1.0);
 
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
@@ -42,21 +46,21 @@ class PredictedBackend : public Backend {
     Picoseconds excess = 0;  // of one attention call for prompts and decoding rows over one for each
     Picoseconds increment() const { return rise[0] + rise[1] + rise[2] + rise[3]; }
   };
-  // Engines of one kind: all of them, or those of one side of a disaggregated deployment.
+  // Engines of one kind (Deployment::kinds).
   struct Pool {
     const Deployment* deployment;
-    std::vector<StageModel> stages;
+    std::vector<StageModel> stages, draft_stages;
   };
-  void add_pool(const Deployment& deployment, const CostModel& cost);
   Pool& pool_of(const Step& step) {
-    return pools_[step.engine < first_pool_engines_ ? 0 : pools_.size() - 1];
+    const auto e = static_cast<std::size_t>(step.engine);
+    return pools_[e < pool_of_engine_.size() ? pool_of_engine_[e] : 0];
   }
   StagePrice price_stage(const Deployment& deployment, StageModel& stage, const Step& step, bool decode_only,
                          std::int64_t max_steps);
   PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r,
                        PricedPart* decode = nullptr);
   // The draft model's passes after the step: device time into `sum`, host time returned.
-  Picoseconds price_drafts(const Step& step, StagePrice& sum);
+  Picoseconds price_drafts(Pool& pool, const Step& step, StagePrice& sum);
   Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,
                         Picoseconds excess) const;
   Picoseconds copy_price(std::int32_t from, std::int32_t to, std::int64_t blocks);
@@ -68,9 +72,8 @@ class PredictedBackend : public Backend {
   const Deployment* deployment_;
   double scale_;
   std::vector<std::int64_t> windows_;
-  std::vector<Pool> pools_;  // prefill, decode; or the one
-  std::int32_t first_pool_engines_ = 0;
-  std::vector<StageModel> draft_stages_;
+  std::vector<Pool> pools_;
+  std::vector<std::size_t> pool_of_engine_;     // empty where there is one
   std::vector<std::vector<DraftPass>> passes_;  // by rank; scratch of price_drafts
   std::vector<Batch> pass_batches_;
   std::int32_t drafts_ = 0;

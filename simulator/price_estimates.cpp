@@ -4,8 +4,8 @@
 
 namespace foretoken {
 
-PriceEstimates::PriceEstimates(const Deployment& deployment, const CostModel& cost)
-    : deployment_(deployment), backend_(deployment, cost) {}
+PriceEstimates::PriceEstimates(const Deployment& deployment, std::span<const CostModel> costs)
+    : deployment_(deployment), backend_(deployment, costs) {}
 
 Picoseconds PriceEstimates::prefill(std::int32_t engine, std::int64_t tokens, std::int64_t cached) {
   const auto [known, is_new] = prefills_.try_emplace({tokens, cached});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <utility>
 
 #include "serving/conductor.h"
@@ -12,7 +13,7 @@ namespace foretoken {
 class PriceEstimates : public TimeEstimates {
  public:
   // Keeps references to its arguments.
-  PriceEstimates(const Deployment& deployment, const CostModel& cost);
+  PriceEstimates(const Deployment& deployment, std::span<const CostModel> costs);
 
   // In chunks as the engine's step budget cuts them.
   Picoseconds prefill(std::int32_t engine, std::int64_t tokens, std::int64_t cached) override;

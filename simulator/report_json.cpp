@@ -78,6 +78,14 @@ void put_metrics(Json& out, const ServingMetrics& m) {
                             {"mean_transfer_ms", m.transfers.mean_ms},
                             {"mean_link_ms", m.transfers.link_ms},
                             {"mean_moving", m.transfers.mean_moving}};
+  if (m.sessions.completed + m.sessions.broken > 0) {
+    Json sessions{{"completed", m.sessions.completed},
+                  {"broken", m.sessions.broken},
+                  {"mean_calls", m.sessions.mean_calls}};
+    put_distribution(sessions, "e2el", m.sessions.e2el);
+    put_distribution(sessions, "pauses", m.sessions.pauses);
+    out["sessions"] = std::move(sessions);
+  }
   put_speculation(out, m.speculation);
   if (m.priority_classes.empty()) return;
   Json classes = Json::array();
@@ -246,6 +254,30 @@ Json estimate_json(const Deployment& d, const Estimate& e, const std::vector<Sen
   return j;
 }
 
+namespace {
+
+Json pools_json(const Deployment& d, const Simulation& s) {
+  Json all = Json::array();
+  const std::vector<PoolShare> shares = pool_shares(d, s);
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    const Deployment& pool = d.replica_pools[i];
+    all.push_back(Json{{"device", pool.device.name},
+                       {"devices", pool.mapping.devices()},
+                       {"replicas", pool.mapping.replicas},
+                       {"tensor_parallel_size", pool.mapping.tensor_parallel},
+                       {"behavior", pool.behavior.name},
+                       {"requests", shares[i].requests},
+                       {"num_steps", shares[i].steps},
+                       {"busy_share", shares[i].busy_share},
+                       {"peak_kv_usage", shares[i].peak_kv_usage},
+                       {"usd_per_hour", pool.has_price ? Json(pool.usd_per_hour()) : Json(nullptr)},
+                       {"memory", memory_json(pool.memory)}});
+  }
+  return all;
+}
+
+}  // namespace
+
 Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   Json j;
   j["behavior"] = Json{{"asked", d.behavior.asked}, {"modelled", d.behavior.name}};
@@ -292,6 +324,7 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                                     ? Json(s.usd_per_million_tokens)
                                     : Json(nullptr);
   j["memory"] = memory_json(d.memory);
+  if (!d.replica_pools.empty()) j["pools"] = pools_json(d, s);
   if (!detailed) return j;
   // vLLM's --save-detailed arrays, index-aligned, and beside them what the times to first token are made of;
   // in seconds.
@@ -316,6 +349,8 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
   if (!s.served.metrics.priority_classes.empty())
     array("priorities", [](const RequestRecord& r) { return r.priority; });
   array("engines", [](const RequestRecord& r) { return r.engine; });
+  if (s.served.metrics.sessions.completed > 0)
+    array("sessions_of", [](const RequestRecord& r) { return r.session; });
   Json over_time{{"period", seconds(s.served.over_time.period)}};
   const auto series = [&](const char* key, auto value) {
     Json values = Json::array();

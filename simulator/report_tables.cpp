@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/text.h"
 #include "simulator/report.h"
 
 namespace foretoken {
@@ -22,17 +23,35 @@ std::string mapping_text(const Mapping& m) {
                      m.tensor_parallel, m.pipeline_parallel, m.data_parallel, m.expert_parallel);
 }
 
+std::string formats_text(const Deployment& d) {
+  return fmt::format("weights {}, KV cache {}",
+                     d.precision.weights == WeightFormat::kPlain ? name_of(d.precision.activation)
+                                                                 : name_of(d.precision.weights),
+                     name_of(d.precision.kv));
+}
+
+std::string devices_text(const Deployment& d) {
+  return fmt::format("{} x {}", d.mapping.devices(), d.device.name);
+}
+
 std::string deployment_line(const Deployment& d) {
+  if (!d.replica_pools.empty()) {
+    std::string pools;
+    for (const Deployment& pool : d.replica_pools)
+      pools += fmt::format("{}{} with {}, {}, {}", pools.empty() ? "" : "; ", devices_text(pool),
+                           mapping_text(pool.mapping), formats_text(pool), pool.behavior.name);
+    return fmt::format("{} on {}", d.model.name, pools);
+  }
   const std::string engines =
       d.pools ? fmt::format("prefill {}, decode {}", mapping_text(d.pools->prefill.mapping),
                             mapping_text(d.pools->decode.mapping))
               : mapping_text(d.mapping);
-  std::string s = fmt::format("{} on {} x {}: {}, weights {}, KV cache {}, {}", d.model.name, d.devices(),
-                              d.device.name, engines,
-                              d.precision.weights == WeightFormat::kPlain ? name_of(d.precision.activation)
-                                                                          : name_of(d.precision.weights),
-                              name_of(d.precision.kv), d.behavior.name);
-  return s;
+  const bool unlike = d.pools && d.pools->prefill.device.name != d.pools->decode.device.name;
+  const std::string devices =
+      unlike ? fmt::format("{} and {}", devices_text(d.pools->prefill), devices_text(d.pools->decode))
+             : fmt::format("{} x {}", d.devices(), d.device.name);
+  return fmt::format("{} on {}: {}, {}, {}", d.model.name, devices, engines, formats_text(d),
+                     d.behavior.name);
 }
 
 // "3 H200-SXM: 3 x TP1 DP2": names without the memory size, which is in the full name.
@@ -241,7 +260,30 @@ Table slowest_first_tokens(const std::vector<RequestRecord>& records) {
   return t;
 }
 
-namespace {
+// Who of unlike replicas did what.
+Table pools_table(const Deployment& d, const Simulation& s) {
+  Table t;
+  t.title = "Pools";
+  t.columns = {{"pool", "pool"},
+               {"device", "device"},
+               {"replicas", "replicas"},
+               {"weights_gib", "weights GiB"},
+               {"kv_cache_gib", "KV cache GiB"},
+               {"kv_cache_tokens", "KV tokens"},
+               {"requests", "requests"},
+               {"busy", "in steps"},
+               {"peak_kv_usage", "peak KV"},
+               {"usd_per_hour", "$/h", 3}};
+  const std::vector<PoolShare> shares = pool_shares(d, s);
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    const Deployment& pool = d.replica_pools[i];
+    t.add({static_cast<std::int64_t>(i), pool.device.name, static_cast<std::int64_t>(pool.mapping.replicas),
+           gib(pool.memory.weights_bytes), gib(pool.memory.kv_cache_bytes), pool.memory.kv_cache_tokens,
+           shares[i].requests, percent(shares[i].busy_share), percent(shares[i].peak_kv_usage),
+           pool.has_price ? Cell(pool.usd_per_hour()) : Cell()});
+  }
+  return t;
+}
 
 Table priority_table(const ServingMetrics& m) {
   Table t;
@@ -255,8 +297,6 @@ Table priority_table(const ServingMetrics& m) {
            c.e2el.mean, c.preemptions});
   return t;
 }
-
-}  // namespace
 
 std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   const ServingMetrics& m = s.served.metrics;
@@ -278,6 +318,15 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   row("TPOT", "tpot", m.tpot);
   row("ITL", "itl", m.itl);
   row("E2EL", "e2el", m.e2el);
+  if (m.sessions.completed > 0) {
+    row("session", "session", m.sessions.e2el);
+    row("of it tools or thinking", "pauses", m.sessions.pauses);
+    latency.notes.push_back(fmt::format("{} sessions of {:.4g} requests ended.",
+                                        with_commas(m.sessions.completed), m.sessions.mean_calls));
+  }
+  if (m.sessions.broken > 0)
+    latency.notes.push_back(
+        fmt::format("{} sessions had a request refused and are left out.", with_commas(m.sessions.broken)));
   latency.notes.push_back(deployment_line(d));
   latency.notes.push_back(fmt::format(
       "TTFT is made of: ingress {:.3g}, queue {:.3g}, prefill {:.3g}, transfer {:.3g}, first step {:.3g} ms.",
@@ -353,6 +402,7 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
                                                                    percent(s.basis.host_share),
                                                                    percent(s.basis.relative_error)));
   std::vector<Table> tables{latency, load};
+  if (!d.replica_pools.empty()) tables.push_back(pools_table(d, s));
   if (!m.priority_classes.empty()) tables.push_back(priority_table(m));
   if (!s.served.records.empty()) tables.push_back(slowest_first_tokens(s.served.records));
   return tables;

@@ -46,6 +46,18 @@ RouterConfig router_config(const Scenario& scenario) {
   return r;
 }
 
+// Of each engine, where they are not all alike.
+std::vector<std::int64_t> router_weights(const Deployment& d) {
+  std::vector<std::int64_t> weights;
+  bool same = true;
+  for (std::size_t i = 0; i < d.replica_pools.size(); ++i) {
+    const std::int64_t weight = (*d.scenario.cluster.pools)[i].weight.value_or(1);
+    same &= weight == 1;
+    weights.insert(weights.end(), static_cast<std::size_t>(d.replica_pools[i].mapping.engines()), weight);
+  }
+  return same ? std::vector<std::int64_t>() : weights;
+}
+
 ConductorConfig conductor_config(const Scenario& scenario) {
   ConductorConfig r;
   const auto& given = scenario.cluster.conductor;
@@ -66,21 +78,27 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
   const auto engine = [](const Deployment& of, EngineRole role) {
     return EngineConfig{of.scheduler, of.mapping.ranks_per_engine(), role};
   };
-  if (d.pools) {
-    const Deployment &prefill = d.pools->prefill, &decode = d.pools->decode;
-    o.engines.assign(static_cast<std::size_t>(prefill.mapping.engines()),
-                     engine(prefill, EngineRole::kPrefill));
-    o.engines.insert(o.engines.end(), static_cast<std::size_t>(decode.mapping.engines()),
-                     engine(decode, EngineRole::kDecode));
-    o.decode_makes_first_token = d.pools->decode_makes_first_token;
-    o.kv_link.layers = d.pools->by_layers ? d.model.num_layers : 0;
-    o.kv_link.latency = to_picoseconds(d.pools->link.latency);
-    o.kv_link.engines_per_port = d.pools->engines_per_port;
+  const std::vector<const Deployment*> kinds = d.kinds();
+  if (kinds.size() == 1) {
+    o.engines = {engine(*kinds.front(), EngineRole::kWhole)};
   } else {
-    o.engines = {engine(d, EngineRole::kWhole)};
+    for (const Deployment* kind : kinds) {
+      const EngineRole role = !d.pools                    ? EngineRole::kWhole
+                              : kind == &d.pools->prefill ? EngineRole::kPrefill
+                                                          : EngineRole::kDecode;
+      o.engines.insert(o.engines.end(), static_cast<std::size_t>(kind->mapping.engines()),
+                       engine(*kind, role));
+    }
+    if (d.pools) {
+      o.decode_makes_first_token = d.pools->decode_makes_first_token;
+      o.kv_link.layers = d.pools->by_layers ? d.model.num_layers : 0;
+      o.kv_link.latency = to_picoseconds(d.pools->link.latency);
+      o.kv_link.engines_per_port = d.pools->engines_per_port;
+    }
   }
   o.replicas = d.engines();
   o.router = router_config(d.scenario);
+  o.router.weights = router_weights(d);
   o.conductor = conductor_config(d.scenario);
   o.estimates = estimates;
   if (const auto& a = d.scenario.cluster.autoscale) {
@@ -113,7 +131,10 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
 void judge_stability(Simulation& s, const Deployment& d) {
   const ServingMetrics& m = s.served.metrics;
   const double engines = static_cast<double>(d.engines());
-  const double seats = engines * static_cast<double>(d.scheduler.max_num_seqs / d.scheduler.beam_width);
+  double seats = 0;
+  for (const Deployment* kind : d.kinds())
+    seats += static_cast<double>(kind->mapping.engines()) *
+             static_cast<double>(kind->scheduler.max_num_seqs / kind->scheduler.beam_width);
   if (m.completed == 0 && s.served.rejected > 0) {
     s.stability = "rejected";
     s.stability_reason = "every request was rejected: " + s.served.rejected_reason;
@@ -156,16 +177,36 @@ namespace {
 // What the served requests cost and whether the deployment keeps up.
 void conclude(Simulation& s, const Deployment& d) {
   s.has_price = d.has_price;
-  double devices = static_cast<double>(d.devices());
+  s.usd_per_hour = d.usd_per_hour();
   if (d.scenario.cluster.autoscale && s.served.metrics.duration > 0)
-    devices *= s.served.replica_seconds / (s.served.metrics.duration * static_cast<double>(d.engines()));
-  s.usd_per_hour = d.usd_per_device_hour * devices;
+    s.usd_per_hour *=
+        s.served.replica_seconds / (s.served.metrics.duration * static_cast<double>(d.engines()));
   if (d.has_price)
     s.usd_per_million_tokens = usd_per_million_tokens(s.usd_per_hour, s.served.metrics.output_throughput);
   judge_stability(s, d);
 }
 
 }  // namespace
+
+std::vector<PoolShare> pool_shares(const Deployment& d, const Simulation& s) {
+  std::vector<PoolShare> shares;
+  std::size_t e = 0;
+  for (const Deployment& pool : d.replica_pools) {
+    PoolShare& share = shares.emplace_back();
+    const int engines = pool.mapping.engines();
+    double busy = 0;
+    for (int i = 0; i < engines && e < s.served.engines.size(); ++i, ++e) {
+      const EngineTotals& totals = s.served.engines[e];
+      share.requests += totals.requests;
+      share.steps += totals.steps;
+      share.peak_kv_usage = std::max(share.peak_kv_usage, totals.peak_kv_usage);
+      busy += totals.busy_seconds;
+    }
+    if (s.served.metrics.duration > 0)
+      share.busy_share = std::min(1.0, busy / (s.served.metrics.duration * engines));
+  }
+  return shares;
+}
 
 Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
                       const SimulateOptions& options) {
@@ -177,7 +218,7 @@ Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
   return s;
 }
 
-Simulation simulate(const Deployment& d, const CostModel& cost, const Resources& resources,
+Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
                     const SimulateOptions& options) {
   auto workload = [&] {
     return make_workload(d.scenario.workload, resources.scenario_folder,
@@ -186,8 +227,8 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
   Simulation s;
   {
     const auto requests = workload();
-    PredictedBackend backend(d, cost);
-    PriceEstimates estimates(d, cost);
+    PredictedBackend backend(d, costs);
+    PriceEstimates estimates(d, costs);
     s.served = serve(*requests, backend, serve_options(d, options, &estimates));
     s.basis = backend.basis();
     s.workload = requests->describe();
@@ -203,14 +244,18 @@ Simulation simulate(const Deployment& d, const CostModel& cost, const Resources&
     ServingMetrics ends[2];
     for (int i = 0; i < 2; ++i) {
       const auto requests = workload();
-      PredictedBackend backend(d, cost, i == 0 ? 1 - r : 1 + r);
-      PriceEstimates estimates(d, cost);  // a conductor doesn't know how wrong its prices are
+      PredictedBackend backend(d, costs, i == 0 ? 1 - r : 1 + r);
+      PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
       ends[i] = serve(*requests, backend, serve_options(d, quiet, &estimates)).metrics;
     }
+    const auto widest = [&](const char* key) {
+      double error = 0;
+      for (const Deployment* kind : d.kinds()) error = std::max(error, engine_error(kind->behavior, key));
+      return error;
+    };
     for (const MetricKey& k : kHeadline) {
       const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);
-      s.interval[k.key] =
-          with_engine_error(v, {std::min({a, b, v}), std::max({a, b, v})}, engine_error(d.behavior, k.key));
+      s.interval[k.key] = with_engine_error(v, {std::min({a, b, v}), std::max({a, b, v})}, widest(k.key));
     }
   }
   return s;

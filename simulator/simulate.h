@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,12 +50,24 @@ struct Simulation {
   std::string workload;  // Workload::describe()
 };
 
-// The same with another backend, whose durations stand as they are: no interval, and no basis but
+// What one of unlike replica pools did.
+struct PoolShare {
+  std::int64_t requests = 0, steps = 0;
+  double busy_share = 0, peak_kv_usage = 0;
+};
+std::vector<PoolShare> pool_shares(const Deployment& deployment, const Simulation& simulation);
+
+// simulate() with another backend, whose durations stand as they are: no interval, and no basis but
 // measurement.
 Simulation serve_with(Backend& backend, Workload& workload, const Deployment& deployment,
                       const SimulateOptions& options = {});
 
-Simulation simulate(const Deployment& deployment, const CostModel& cost, const Resources& resources,
-                    const SimulateOptions& options = {});
+// costs: one for each of the deployment's kinds of engines, or one for all.
+Simulation simulate(const Deployment& deployment, std::span<const CostModel> costs,
+                    const Resources& resources, const SimulateOptions& options = {});
+inline Simulation simulate(const Deployment& deployment, const CostModel& cost, const Resources& resources,
+                           const SimulateOptions& options = {}) {
+  return simulate(deployment, std::span(&cost, 1), resources, options);
+}
 
 }  // namespace foretoken

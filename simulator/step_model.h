@@ -36,6 +36,12 @@ struct ContextPiece {
 inline CostModel make_cost_model(const Deployment& d, const KernelTable& kernels) {
   return {d.device, d.topology, kernels, d.behavior.kernel};
 }
+// Of each of its kinds of engines; kernels: likewise.
+inline std::vector<CostModel> make_cost_models(const Deployment& d, std::span<const KernelTable> kernels) {
+  std::vector<CostModel> costs;
+  for (const Deployment* kind : d.kinds()) costs.push_back(make_cost_model(*kind, kernels[costs.size()]));
+  return costs;
+}
 
 // Kernels that an eager framework dispatches for the operator: routing, permutations and both products of
 // experts, the copies around latent attention, the small steps of a recurrence, quantised inputs.

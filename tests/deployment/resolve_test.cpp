@@ -257,9 +257,6 @@ TEST(Resolve, AdaptersThatCanNotBeAreRefused) {
 
 TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
   Scenario s = scenario_on("H100");
-  s.cluster.pools.text = "[{}]";
-  EXPECT_NE(error(s).find("s.json:/cluster/pools: pools is not modelled by this build"), std::string::npos);
-  s = scenario_on("H100");
   s.cluster.router = "prefix_aware";
   EXPECT_EQ(
       error(s),

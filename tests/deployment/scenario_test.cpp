@@ -124,7 +124,7 @@ TEST(Scenario, NullOfAFreeMemberIsAbsent) {
       parse(R"({"model": null, "engine": {"speculative_config": null}, "cluster": {"pools": null}})");
   EXPECT_TRUE(s.model.text.empty());
   EXPECT_FALSE(s.engine.speculative_config);
-  EXPECT_TRUE(s.cluster.pools.text.empty());
+  EXPECT_FALSE(s.cluster.pools);
 }
 
 TEST(Scenario, SchemaSaysWhatTheReaderAccepts) {

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "serving/trace_reader.h"
+#include "serving/trace_sessions.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace foretoken;
@@ -19,6 +20,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (const bool in_order : {false, true}) {
     try {
       scan_trace(path, in_order);
+    } catch (const Error&) {
+    }
+    try {
+      if (is_session_trace(path)) SessionTraceSource(path, 0, in_order, 1);
     } catch (const Error&) {
     }
   }

@@ -178,6 +178,34 @@ Scenario disaggregated_scenario(std::uint64_t seed) {
   return s;
 }
 
+// Replicas with limits, blocks and ranks of their own, behind every router.
+Scenario unlike_scenario(std::uint64_t seed, SchedulerPolicy policy) {
+  Scenario s = random_scenario(seed, policy);
+  CounterRandom random(seed, 17);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const std::int64_t count = pick(2, 4);
+  const EngineConfig first = s.options.engines.front();
+  s.options.engines.clear();
+  const bool weighs = random.uniform() < 0.5;
+  s.options.router.weights.clear();
+  s.options.router.kind = static_cast<RouterKind>(weighs ? pick(0, 3) : pick(0, 8));
+  for (std::int64_t i = 0; i < count; ++i) {
+    EngineConfig& e = s.options.engines.emplace_back(first);
+    SchedulerConfig& c = e.scheduler;
+    c.num_blocks += pick(0, 40);  // and never fewer than a request needs
+    if (policy == SchedulerPolicy::kVllmV1) {
+      c.block_size = static_cast<int>(pick(1, 6));
+      c.num_blocks = 1 + (c.max_model_len + c.block_size - 1) / c.block_size + pick(0, 40) / c.block_size;
+      c.max_num_seqs = pick(1, 12);
+      c.max_num_batched_tokens += pick(0, 60);
+      e.ranks = static_cast<int>(pick(1, 2));
+    }
+    if (weighs) s.options.router.weights.push_back(i == 0 ? pick(1, 3) : pick(0, 3));
+  }
+  s.options.replicas = static_cast<int>(count);
+  return s;
+}
+
 // Layers sent while they are computed, over ports that engines share.
 Scenario layerwise_scenario(std::uint64_t seed) {
   Scenario s = disaggregated_scenario(seed);
@@ -355,6 +383,14 @@ TEST_P(Spans, OfReplicasThatComeAndGoToo) {
   EXPECT_GT(reached.starts, 1000);
   EXPECT_GT(reached.ends, 1000);
   EXPECT_EQ(reached.hits > 0, toy::has_prefix_cache(GetParam()));
+}
+
+TEST_P(Spans, OfUnlikeReplicasToo) {
+  Reached reached;
+  const auto make = [](std::uint64_t seed) { return unlike_scenario(seed, GetParam()); };
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached));
+  EXPECT_EQ(reached.hits > 0, toy::has_prefix_cache(GetParam()));
+  EXPECT_LT(reached.events, reached.steps);
 }
 
 TEST(Spans, OfDisaggregatedEnginesToo) {

@@ -87,7 +87,6 @@ TEST(TraceErrors, NotATrace) {
   EXPECT_THAT(message("[1, 2]\n"), HasSubstr("a JSON array is not a trace"));
   EXPECT_THAT(message("[{\"id\": \"a\", \"conversations\": []}]\n"), HasSubstr("depend on a tokenizer"));
   EXPECT_THAT(message(std::string("\x89PNG\r\n\x1a\n\0\0", 10)), HasSubstr("t.csv"));
-  EXPECT_THAT(message("{\"session_id\": 1, \"sub_requests\": []}\n"), HasSubstr("agentic sessions"));
   EXPECT_THAT(message("{\"timestamp\": 0, \n"), HasSubstr("t.csv"));
 }
 

@@ -1,0 +1,68 @@
+// Unlike replicas on the executor: the tokens of plain serving, and the schedule that the simulator decides
+// when it is told how long steps take.
+#include <gmock/gmock.h>
+
+#include <map>
+
+#include "expect_error.h"
+#include "served.h"
+
+namespace foretoken {
+namespace {
+
+Json scenario(const Json& cluster) {
+  Json json = small_scenario(small_config("dense", 256), Json::object(),
+                             {{"num_prompts", 16}, {"request_rate", 4000}, {"output_len", {{"value", 40}}}});
+  json["hardware"].erase("count");
+  json["cluster"] = cluster;
+  return json;
+}
+
+std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json, ServeResult& served,
+                                                         Recording& recording) {
+  std::map<RequestId, std::vector<std::int32_t>> tokens;
+  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    served = result.served;
+    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
+  });
+  return tokens;
+}
+
+TEST(ExecutedPools, SayTheSameAndFollowTheSimulatedSchedule) {
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(scenario(Json::object()), served, plain);
+  ASSERT_EQ(expected.size(), 16u);
+  const Json pools = Json::parse(R"([{"max_num_seqs": 2, "max_num_batched_tokens": 32},
+    {"replicas": 2, "tensor_parallel_size": 2, "num_gpu_blocks_override": 20}, {"pipeline_parallel_size": 2}])");
+  for (const char* router : {"round_robin", "least_outstanding", "precise_prefix"}) {
+    SCOPED_TRACE(router);
+    const Json json = scenario({{"pools", pools}, {"router", router}});
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(json, served, recording));
+    ASSERT_EQ(served.engines.size(), 4u);
+    for (const EngineTotals& e : served.engines) EXPECT_GT(e.requests, 0);
+    expect_the_same_schedule(served, recording, json);
+  }
+}
+
+TEST(ExecutedPools, RefusedByName) {
+  const auto error = [](const Json& cluster, const Json& engine = Json::object()) {
+    Json json = scenario(cluster);
+    json["engine"].update(engine);
+    return test::error_of([&] {
+      Recording recording;
+      execute_scenario(json, {}, recording, [](ExecutedBackend&, const Simulation&) {});
+    });
+  };
+  EXPECT_THAT(error({{"pools", {Json::object(), {{"device", "epyc-9965"}, {"host_memory", "64 GiB"}}}}}),
+              testing::HasSubstr("are not executed by one machine"));
+  const Json speculative =
+      Json::parse(R"({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2,
+    "prompt_lookup_max": 2, "acceptance_rate": [0.5]}})");
+  EXPECT_THAT(error({{"pools", {Json::object(), Json::object()}}}, speculative),
+              testing::HasSubstr("speculative_config: with unlike replicas"));
+}
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,113 @@
+// Unlike replicas simulated: equal pools are replicas, a pool without load is as if it were not there, each
+// is priced on its own device.
+#include <gmock/gmock.h>
+
+#include "fixtures.h"
+#include "simulator/report.h"
+#include "simulator/simulate.h"
+
+namespace foretoken {
+namespace {
+
+struct Result {
+  Deployment deployment;
+  Simulation simulation;
+};
+
+Result simulated(const std::string& cluster, const std::string& device = "h100", bool spans = true,
+                 double rate = 20) {
+  Json json = Json::parse(R"({"name": "t", "model": "llama-3.1-8b", "engine": {"behavior": "vllm-0.19"},
+    "workload": {"num_prompts": 300, "seed": 2, "input_len": {"distribution": "uniform", "min": 100, "max": 3000},
+                 "output_len": {"distribution": "uniform", "min": 5, "max": 200},
+                 "shared_prefix": {"groups": 4, "users_per_group": 3, "prefix_len": 90}}})");
+  json["hardware"]["device"] = device;
+  json["workload"]["request_rate"] = rate;
+  json["cluster"] = Json::parse(cluster);
+  const Scenario scenario = test_scenario(json.dump());
+  Result r{resolve_or_fail(scenario), {}};
+  std::vector<KernelTable> kernels;
+  for (const Deployment* kind : r.deployment.kinds())
+    kernels.push_back(test_database().kernels(kind->device));
+  SimulateOptions options;
+  options.use_spans = spans;
+  options.keep_records = options.sample_over_time = true;
+  const Resources resources = test_resources();
+  r.simulation = simulate(r.deployment, make_cost_models(r.deployment, kernels), resources, options);
+  return r;
+}
+
+std::string text(const Result& r, std::initializer_list<const char*> without = {}) {
+  Json json = simulation_json(r.deployment, r.simulation, true);
+  json.erase("pools");
+  for (const char* key : without) json.erase(key);
+  return json.dump();
+}
+
+TEST(Pools, EqualOnesAreReplicasToTheByte) {
+  for (const std::string_view router : kRouterNames) {
+    SCOPED_TRACE(router);
+    const std::string rule = R"("router": ")" + std::string(router) + "\"";
+    const Result replicas = simulated("{\"replicas\": 4, " + rule + "}");
+    const Result pools = simulated("{\"pools\": [{\"replicas\": 1}, {\"replicas\": 3}], " + rule + "}");
+    EXPECT_EQ(text(replicas), text(pools));
+    ASSERT_EQ(pools.simulation.served.engines.size(), 4u);
+  }
+}
+
+TEST(Pools, WithAndWithoutSpans) {
+  const char* const two = R"({"router": "least_outstanding",
+    "pools": [{"replicas": 2, "max_num_seqs": 16}, {"device": "l40s", "replicas": 2, "weight": 2}]})";
+  EXPECT_EQ(text(simulated(two)), text(simulated(two, "h100", false)));
+}
+
+TEST(Pools, NoLoadIsAsIfItWereNotThere) {
+  const Result without = simulated(R"({"replicas": 2})");
+  const Result with = simulated(
+      R"({"pools": [{"replicas": 2}, {"device": "l40s", "replicas": 3, "weight": 0, "usd_per_device_hour": 1}]})");
+  // It costs, and its engines' time counts.
+  EXPECT_EQ(text(without, {"usd_per_hour", "usd_per_million_tokens", "busy_share", "over_time"}),
+            text(with, {"usd_per_hour", "usd_per_million_tokens", "busy_share", "over_time"}));
+  const std::vector<PoolShare> shares = pool_shares(with.deployment, with.simulation);
+  EXPECT_EQ(shares[0].requests, 300);
+  EXPECT_EQ(shares[1].requests, 0);
+  EXPECT_EQ(shares[1].steps, 0);
+  EXPECT_GT(with.simulation.usd_per_hour, without.simulation.usd_per_hour);
+}
+
+TEST(Pools, EachIsPricedOnItsOwnDevice) {
+  const Result alone = simulated(R"({"replicas": 2})", "l40s");
+  const Result second =
+      simulated(R"({"pools": [{"replicas": 1, "weight": 0}, {"device": "l40s", "replicas": 2}]})");
+  const ServingMetrics &a = alone.simulation.served.metrics, &b = second.simulation.served.metrics;
+  EXPECT_EQ(a.e2el.mean, b.e2el.mean);
+  EXPECT_EQ(a.ttft.p99, b.ttft.p99);
+  EXPECT_EQ(a.itl.p99, b.itl.p99);
+  EXPECT_EQ(alone.simulation.basis.share, second.simulation.basis.share);
+}
+
+// A faster pool in place of a slower one shortens what users wait for, and the price is the sum.
+TEST(Pools, FasterDevicesServeFaster) {
+  const auto with = [](const std::string& device) {
+    return simulated(R"({"router": "least_outstanding", "pools": [{"usd_per_device_hour": 3},
+      {"usd_per_device_hour": 1, "device": ")" +
+                         device + "\"}]}",
+                     "h100", true, 40);
+  };
+  const Result fast = with("h100"), slow = with("l40s");
+  EXPECT_LT(fast.simulation.served.metrics.e2el.mean, slow.simulation.served.metrics.e2el.mean);
+  EXPECT_DOUBLE_EQ(slow.simulation.usd_per_hour, 4);
+  const std::vector<PoolShare> shares = pool_shares(slow.deployment, slow.simulation);
+  EXPECT_GT(shares[0].requests, shares[1].requests) << "who is faster is asked more often";
+  EXPECT_EQ(shares[0].requests + shares[1].requests, 300);
+}
+
+// Turns by weight: three of four.
+TEST(Pools, WeightsDivideTheTurns) {
+  const Result r = simulated(R"({"pools": [{"weight": 3}, {"device": "l40s"}]})");
+  const std::vector<PoolShare> shares = pool_shares(r.deployment, r.simulation);
+  EXPECT_EQ(shares[0].requests, 225);
+  EXPECT_EQ(shares[1].requests, 75);
+}
+
+}  // namespace
+}  // namespace foretoken
