@@ -139,6 +139,10 @@ class Loop : private Transfers::Host {
     if (transfers_->hand_over(now_)) check_backlog();
   }
 
+  void note_session() {
+    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
+  }
+
   void admit_arrived() {
     for (auto arrival = workload_.next_arrival();
          arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;

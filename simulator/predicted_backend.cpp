@@ -42,8 +42,9 @@ PredictedBackend::PredictedBackend(const Deployment& deployment, std::span<const
 }
 
 Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
-  return to_picoseconds(
-      rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, transfer.to < first_pool_engines_));
+  // Prefill engines come first.
+  const bool to_prefill = pool_of_engine_[static_cast<std::size_t>(transfer.to)] == 0;
+  return to_picoseconds(rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, to_prefill));
 }
 
 PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,
