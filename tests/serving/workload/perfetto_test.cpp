@@ -36,7 +36,7 @@ TEST(Perfetto, TransfersHaveALaneAndAPhase) {
   const auto path = folder.path() / "trace.json";
   {
     PerfettoWriter writer(path);
-    writer.transfer({12, 1, 3, 512, 2 * kMs, 3 * kMs, 4 * kMs});
+    writer.transfer({12, 1, 3, 512, 0, 2 * kMs, 3 * kMs, 4 * kMs, 7 * kMs});
     RequestRecord r;
     r.id = 12;
     r.scheduled = kMs;
