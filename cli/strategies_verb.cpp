@@ -108,9 +108,7 @@ constexpr Strategy kStrategies[] = {
      "behavior fastertransformer, triton; remove_padding, max_queue_delay_microseconds",
      "who starts together ends together; batches wait for company; padding is computed",
      "schedules worked by hand"},
-    {"scheduling", "priorities",
-     "priority_classes, scheduling_policy, enable_priority_scheduling, "
-     "priority_scheduling_preemption_threshold",
+    {"scheduling", "priorities", "priority_classes, scheduling_policy, enable_priority_scheduling",
      "who waits by priority; who is preempted for memory (vLLM) or for a place (vLLM V0, SGLang); metrics by "
      "class",
      "schedules worked by hand; a search over who waits"},

@@ -87,7 +87,9 @@ TEST(KvTiers, CostDecidesBetweenLoadingAndComputing) {
   EXPECT_EQ(slow.served.kv_tiers[0].loaded, 0);
   EXPECT_GT(forced.served.kv_tiers[0].loaded, 0);
   EXPECT_GT(forced.served.metrics.ttft.mean, none.served.metrics.ttft.mean);
-  EXPECT_NEAR(slow.served.metrics.ttft.mean, none.served.metrics.ttft.mean, 1e-6);
+  // Whoever might load waits for room for its whole prompt before the price is asked.
+  EXPECT_NEAR(slow.served.metrics.ttft.mean, none.served.metrics.ttft.mean,
+              0.005 * none.served.metrics.ttft.mean);
 }
 
 TEST(KvTiers, LayerwiseHidesALoadBehindTheStep) {

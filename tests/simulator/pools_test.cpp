@@ -45,6 +45,7 @@ std::string text(const Result& r, std::initializer_list<const char*> without = {
 
 TEST(Pools, EqualOnesAreReplicasToTheByte) {
   for (const std::string_view router : kRouterNames) {
+    if (router == "mooncake") continue;  // chooses prefill and decode engines
     SCOPED_TRACE(router);
     const std::string rule = R"("router": ")" + std::string(router) + "\"";
     const Result replicas = simulated("{\"replicas\": 4, " + rule + "}");
