@@ -44,7 +44,6 @@ void for_hardware_overrides(PoolSection& pool, HardwareConfig& hardware, Visit&&
 Scenario scenario_of(const Scenario& scenario, PoolSection pool) {
   Scenario s = scenario;
   s.cluster = ClusterSection();
-  s.cluster.router = scenario.cluster.router;
   s.cluster.replicas = pool.replicas.value_or(1);
   s.hardware.count.reset();
   if (pool.device) s.hardware = HardwareConfig();
