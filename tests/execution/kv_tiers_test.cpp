@@ -2,15 +2,11 @@
 // simulator decides when it is told how long steps and copies took.
 #include <gmock/gmock.h>
 
-#include <map>
-
 #include "base/error.h"
 #include "served.h"
 
 namespace foretoken {
 namespace {
-
-using Tokens = std::map<RequestId, std::vector<std::int32_t>>;
 
 // Prompts of six beginnings in turns, which device memory of twenty blocks cannot hold at once.
 Json scenario(const char* family, const Json& engine) {
@@ -19,20 +15,11 @@ Json scenario(const char* family, const Json& engine) {
     "input_len": {"value": 80}, "output_len": {"value": 12}})"));
 }
 
-Tokens tokens_of(const Json& json, ServeResult& served, Recording& recording) {
-  Tokens tokens;
-  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
-    served = result.served;
-    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
-  });
-  return tokens;
-}
-
 TEST(ExecutedKvTiers, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
   for (const char* family : {"dense", "latent"}) {
     ServeResult roomy, served;
     Recording plain;
-    const Tokens expected = tokens_of(scenario(family, Json::object()), roomy, plain);
+    const auto expected = tokens_of(scenario(family, Json::object()), roomy, plain);
     ASSERT_EQ(expected.size(), 24u);
     for (const char* policy : {"write_through", "write_through_selective", "write_back"})
       for (const double gib : {0.0002, 0.01}) {

@@ -2,8 +2,6 @@
 // schedule is the one that the simulator decides when it is told how long steps take.
 #include <gmock/gmock.h>
 
-#include <map>
-
 #include "served.h"
 
 namespace foretoken {
@@ -50,16 +48,6 @@ std::vector<Case> cases() {
 Json scenario(const Json& engine) {
   return small_scenario(small_config("dense", 256), engine,
                         {{"num_prompts", 16}, {"request_rate", 4000}, {"output_len", {{"value", 40}}}});
-}
-
-std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json, ServeResult& served,
-                                                         Recording& recording) {
-  std::map<RequestId, std::vector<std::int32_t>> tokens;
-  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
-    served = result.served;
-    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
-  });
-  return tokens;
 }
 
 TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {

@@ -2,8 +2,6 @@
 // when it is told how long steps take.
 #include <gmock/gmock.h>
 
-#include <map>
-
 #include "expect_error.h"
 #include "served.h"
 
@@ -16,16 +14,6 @@ Json scenario(const Json& cluster) {
   json["hardware"].erase("count");
   json["cluster"] = cluster;
   return json;
-}
-
-std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json, ServeResult& served,
-                                                         Recording& recording) {
-  std::map<RequestId, std::vector<std::int32_t>> tokens;
-  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
-    served = result.served;
-    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
-  });
-  return tokens;
 }
 
 TEST(ExecutedPools, SayTheSameAndFollowTheSimulatedSchedule) {

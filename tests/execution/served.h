@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <vector>
+
 #include "executor/executed_backend.h"
 #include "executor/processes.h"
 #include "fixtures.h"
@@ -87,6 +90,17 @@ void execute_scenario(const Json& json, ExecutorOptions options, Recording& reco
   o.use_spans = false, o.keep_records = true, o.timeline = &recording;
   const Simulation result = serve_with(backend, *workload, d, o);
   look(backend, result);
+}
+
+// The tokens of every request of the scenario, executed.
+inline std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json, ServeResult& served,
+                                                                Recording& recording) {
+  std::map<RequestId, std::vector<std::int32_t>> tokens;
+  execute_scenario(json, {}, recording, [&](ExecutedBackend& backend, const Simulation& result) {
+    served = result.served;
+    for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
+  });
+  return tokens;
 }
 
 // Told how long the steps and the moves took, the loop decides the same at the same times.
