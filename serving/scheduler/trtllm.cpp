@@ -170,8 +170,8 @@ void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
   Sequence& s = sequences_[slot];
   const std::int64_t hits = find_hits(s);
   if (config_.caches_tokens) {
-    for (const KvBlockPool::Block block : hits_) pool_.touch(block);
-    s.blocks.assign(hits_.begin(), hits_.end());
+    s.blocks.clear();
+    pool_.take(s.hashes.first(hits), s.blocks);
     s.capacity = static_cast<std::int32_t>(hits * config_.block_size);
     append_blocks(s, blocks_for(config_.with_lookahead(s.num_tokens)) - hits);
   }
@@ -191,25 +191,19 @@ void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
 
 // The longest run of reusable full blocks; the last token is always computed.
 std::int64_t TrtllmScheduler::find_hits(Sequence& s) {
-  hits_.clear();
   if (!caching()) return 0;
   std::int64_t most = (s.num_tokens - 1) / config_.block_size;
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
-  for (std::int64_t b = 0; b < most; ++b) {
-    s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
-    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
-    if (block < 0) break;
-    hits_.push_back(block);
-  }
-  return static_cast<std::int64_t>(hits_.size());
+  return find_prefix(pool_, config_.block_size, s.request, workload_.content(s.request), most, s.hashes)
+      .blocks;
 }
 
 void TrtllmScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   if (s.entered_blocks >= limit) return;
   s.hashes.extend(limit, config_.block_size, s.request, workload_.content(s.request));
-  for (; s.entered_blocks < limit; ++s.entered_blocks) {
-    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
-  }
+  pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(limit)), s.entered_blocks,
+              s.hashes.first(limit));
+  s.entered_blocks = static_cast<std::int32_t>(limit);
 }
 
 void TrtllmScheduler::append_blocks(Sequence& s, std::int64_t count) {

@@ -91,7 +91,6 @@ class TrtllmScheduler : public Scheduler {
   std::int64_t candidates_ = 0;             // requests without blocks that were looked at
   std::vector<std::uint64_t> contributed_;  // hashes of blocks that contexts of this step will add
 
-  std::vector<KvBlockPool::Block> hits_;  // scratch
   mutable std::vector<std::int64_t> rooms_;
   TokenCounts counts_;
 };
