@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "base/random.h"
 #include "serving/content.h"
@@ -51,7 +52,10 @@ void BlockHashes::extend(std::int64_t blocks, int block_size, const Request& req
       const auto numbers = static_cast<std::int64_t>(kNumbered - 1 - hashes_.back() % kNumbered);
       const std::int64_t whole = (from.tokens - offset_) / block_size;
       if (const std::int64_t more = std::min({numbers, whole, blocks - size()}); more > 0) {
-        for (std::int64_t i = 0; i < more; ++i) hashes_.push_back(hashes_.back() + 1);
+        const auto known = std::ssize(hashes_);
+        const std::uint64_t next = hashes_.back() + 1;
+        hashes_.resize(static_cast<std::size_t>(known + more));
+        std::iota(hashes_.begin() + known, hashes_.end(), next);
         take(more * block_size, position + more * block_size, from, request);
         continue;
       }

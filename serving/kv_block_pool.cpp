@@ -1,6 +1,7 @@
 #include "serving/kv_block_pool.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace foretoken {
 
@@ -62,12 +63,19 @@ void KvBlockPool::make_room() {
 void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
   queued_ -= count;
   while (count > 0) {
-    Block& entry = queue_[head_ & (queue_.size() - 1)];
-    if (entry >= 0) {
-      if (entry > 0) {
-        blocks.push_back(entry);
-        --count;
-      }
+    const std::size_t at_head = head_ & (queue_.size() - 1);
+    Block& entry = queue_[at_head];
+    if (entry > 0) {
+      const auto most = std::min({static_cast<std::size_t>(count), queue_.size() - at_head, tail_ - head_});
+      const auto begin = queue_.begin() + static_cast<std::ptrdiff_t>(at_head);
+      const auto end = std::find_if(begin, begin + static_cast<std::ptrdiff_t>(most),
+                                    [](Block block) { return block <= 0; });
+      blocks.insert(blocks.end(), begin, end);
+      count -= end - begin;
+      head_ += static_cast<std::size_t>(end - begin);
+      continue;
+    }
+    if (entry == 0) {
       ++head_;
       continue;
     }
@@ -75,8 +83,8 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
     Segment& s = at(segment);
     const auto taken = static_cast<std::int32_t>(std::min<std::int64_t>(count, s.count));
     if (evicted_ != nullptr) note(s, taken);
-    for (std::int32_t i = 0; i < taken; ++i)
-      blocks.push_back(s.blocks[static_cast<std::size_t>(s.count - 1 - i)]);
+    const auto end = std::make_reverse_iterator(s.blocks.begin() + s.count);
+    blocks.insert(blocks.end(), end, end + taken);
     s.count -= taken;
     count -= taken;
     cached_count_ -= taken;

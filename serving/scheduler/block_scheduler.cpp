@@ -100,7 +100,7 @@ bool BlockScheduler::reserve(Sequence& s) {
 }
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
-  if (!grows_) return true;
+  if (!grows_ || (!eager && s.computed + n + ahead_ <= s.capacity)) return true;
   const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
   if (need > free_blocks() || (eager && free_blocks() == 0)) return false;
   if (need <= 0) return true;
