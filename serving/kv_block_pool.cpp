@@ -37,6 +37,7 @@ void KvBlockPool::push(Index segment) {
   s.place = static_cast<std::uint32_t>(tail_);
   queued(s.place) = -segment;
   ++tail_;
+  ++marked_;
   queued_ += s.count;
 }
 
@@ -50,7 +51,10 @@ void KvBlockPool::make_room() {
   std::size_t tail = 0;
   for (; head_ != tail_; ++head_) {
     const Block entry = queue_[head_ & (queue_.size() - 1)];
-    if (entry == 0) continue;
+    if (entry == 0) {
+      --marked_;
+      continue;
+    }
     if (entry < 0)
       for (Index s = -entry; s != 0; s = at(s).behind) at(s).place = static_cast<std::uint32_t>(tail);
     queue[tail++] = entry;
@@ -68,8 +72,8 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
     if (entry > 0) {
       const auto most = std::min({static_cast<std::size_t>(count), queue_.size() - at_head, tail_ - head_});
       const auto begin = queue_.begin() + static_cast<std::ptrdiff_t>(at_head);
-      const auto end = std::find_if(begin, begin + static_cast<std::ptrdiff_t>(most),
-                                    [](Block block) { return block <= 0; });
+      auto end = begin + static_cast<std::ptrdiff_t>(most);
+      if (marked_ > 0) end = std::find_if(begin, end, [](Block block) { return block <= 0; });
       blocks.insert(blocks.end(), begin, end);
       count -= end - begin;
       head_ += static_cast<std::size_t>(end - begin);
@@ -77,6 +81,7 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
     }
     if (entry == 0) {
       ++head_;
+      --marked_;
       continue;
     }
     const Index segment = -entry;
@@ -90,7 +95,6 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
     cached_count_ -= taken;
     if (s.count > 0) return;
     entry = -s.behind;
-    if (entry == 0) ++head_;
     remove(segment);
   }
 }

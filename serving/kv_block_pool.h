@@ -27,7 +27,12 @@ class KvBlockPool {
   // free() >= count.
   void allocate(std::int64_t count, std::vector<Block>& blocks) {
     for (; count > 0 && fresh_ < num_blocks_; --count) blocks.push_back(static_cast<Block>(fresh_++));
-    if (count > 0) pop(count, blocks);
+    if (count == 1 && marked_ == 0) {
+      blocks.push_back(queue_[head_++ & (queue_.size() - 1)]);
+      --queued_;
+    } else if (count > 0) {
+      pop(count, blocks);
+    }
   }
 
   // Drops one reference of each, last block first; a block without references joins the tail of the free
@@ -113,6 +118,7 @@ class KvBlockPool {
   // a hit took it out.
   std::vector<Block> queue_;
   std::size_t head_ = 0, tail_ = 0;
+  std::size_t marked_ = 0;  // entries of the queue that are no blocks
   std::vector<Segment> segments_{1};
   Index unused_ = 0;               // segments, by `next`
   std::vector<Index> segment_of_;  // by block, of the last block of each segment that is held

@@ -126,7 +126,10 @@ class BlockScheduler : public Scheduler {
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
   bool reserve(Sequence& s);
-  void take_blocks(std::int64_t count, Sequence& s);
+  void take_blocks(std::int64_t count, Sequence& s) {
+    pool_.allocate(count, s.blocks);
+    held_ += count;
+  }
 
   const std::int64_t quota_;                     // of the pool's blocks, 0: all
   std::int64_t held_ = 0;                        // of these, where there is a quota

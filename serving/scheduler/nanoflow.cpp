@@ -106,6 +106,7 @@ class NanoflowScheduler final : public BlockScheduler {
       if (i + 1 < lengths_.size() && lengths_[i + 1] == lengths_[i]) continue;
       const std::int64_t t = end - lengths_[i] - 1;
       std::int64_t held = quotients + static_cast<std::int64_t>(i + 1) * (t / size);
+      if (held + static_cast<std::int64_t>(i + 1) <= peak) continue;
       for (std::int64_t r = size - t % size; r < size; ++r) held += of_residue_[static_cast<std::size_t>(r)];
       if (held <= peak) continue;
       peak = held;
