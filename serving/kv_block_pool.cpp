@@ -26,6 +26,8 @@ void KvBlockPool::release(std::span<const Block> blocks, std::int64_t entered) {
     const Index segment =
         segment_of_[static_cast<std::size_t>(blocks[static_cast<std::size_t>(entered - 1)])];
     Segment& s = at(segment);
+    if (const auto later = entered - 1 - static_cast<std::int64_t>(kAhead * kSegment); later >= 0)
+      fetch(segment_of_[static_cast<std::size_t>(blocks[static_cast<std::size_t>(later)])]);
     entered -= s.count;
     if (--s.references == 0) push(segment);
   }
@@ -41,12 +43,12 @@ void KvBlockPool::push(Index segment) {
   queued_ += s.count;
 }
 
-// Drops the gaps that hits left, and grows when the queue is more than half full.
+// Drops the gaps that hits left, and grows where these are less than a third of the queue.
 void KvBlockPool::make_room() {
   std::size_t size = 64;
   std::size_t left = 1;
   for (std::size_t i = head_; i != tail_; ++i) left += queue_[i & (queue_.size() - 1)] != 0;
-  while (size < 2 * left) size *= 2;
+  while (size < left + left / 2) size *= 2;
   std::vector<Block> queue(size);
   std::size_t tail = 0;
   for (; head_ != tail_; ++head_) {
@@ -84,6 +86,7 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
       --marked_;
       continue;
     }
+    fetch_next();
     const Index segment = -entry;
     Segment& s = at(segment);
     const auto taken = static_cast<std::int32_t>(std::min<std::int64_t>(count, s.count));
@@ -97,6 +100,14 @@ void KvBlockPool::pop(std::int64_t count, std::vector<Block>& blocks) {
     entry = -s.behind;
     remove(segment);
   }
+}
+
+// Behind the head of the queue: segments, and the places in the table of those that come before them.
+void KvBlockPool::fetch_next() const {
+  const std::size_t mask = queue_.size() - 1, left = tail_ - head_;
+  if (left <= 2 * kAhead) return;
+  if (const Block far = queue_[(head_ + 2 * kAhead) & mask]; far < 0) fetch(-far);
+  if (const Block near = queue_[(head_ + kAhead) & mask]; near < 0) fetch(at(-near).hash);
 }
 
 void KvBlockPool::note(const Segment& s, std::int32_t count) {
@@ -239,6 +250,7 @@ void KvBlockPool::enter(std::span<const Block> blocks, std::int64_t entered,
     const Index last = b == 0 ? 0 : segment_of_[static_cast<std::size_t>(blocks[b - 1])];
     const bool goes_on = hashes[b] % kSegment != 0 && last != 0 && at(last).references == 1 &&
                          at(last).end() == hashes[b] && table_[slot(group(hashes[b]))].first == at(last).next;
+    if (b + kAhead * kSegment < blocks.size()) fetch(hashes[b + kAhead * kSegment]);
     const Index segment = goes_on ? last : add(hashes[b]);
     Segment& s = at(segment);
     std::uint64_t hash = hashes[b];

@@ -96,6 +96,12 @@ class KvBlockPool {
   Place place(std::span<const std::uint64_t> hashes) const;
   Block& queued(std::uint32_t place) { return queue_[place & (queue_.size() - 1)]; }
 
+  // Segments and their entries in the table lie anywhere in memory, so what is wanted soon is fetched.
+  static constexpr std::size_t kAhead = 4;  // segments
+  void fetch(std::uint64_t hash) const { __builtin_prefetch(&table_[group(hash) & (table_.size() - 1)], 1); }
+  void fetch(Index segment) const { __builtin_prefetch(segments_.data() + segment, 1); }
+  void fetch_next() const;
+
   void pop(std::int64_t count, std::vector<Block>& blocks);
   void push(Index segment);
   void make_room();
