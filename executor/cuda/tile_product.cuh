@@ -295,8 +295,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 #pragma unroll
           for (unsigned h = 0; h < 2; ++h)
             raw[i][h] = load16(w + S::place(row_n + 16 * i + 8 * h, unit * 4 + t, kWChunks) * 16);
-        float of_group[kFragmentsN * kFragmentsM][4] = {};
-        auto& to = S::kInGroups ? of_group : sums;
+        float group_sums[kFragmentsN * kFragmentsM][4] = {};
+        auto& to = S::kInGroups ? group_sums : sums;
 #pragma unroll
         for (unsigned part = 0; part < S::kParts; ++part) {
           std::uint32_t above[kFragmentsN][4], below[kFragmentsN][4];
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
               const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
 #pragma unroll
               for (unsigned c = 0; c < 4; ++c)
-                sums[i * kFragmentsM + j][c] += of_group[i * kFragmentsM + j][c] *
+                sums[i * kFragmentsM + j][c] += group_sums[i * kFragmentsM + j][c] *
                                                 (S::kXInGroups ? scale[c / 2] * of_x[c % 2] : scale[c / 2]);
             }
           }
