@@ -174,13 +174,14 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
       }
       store16(x_shared + row * pitch + eight * 16, values);
     }
-    if constexpr (R::kXScale > 0)
+    if constexpr (R::kXScale > 0) {
       for (unsigned i = thread(); i < 8 * size; i += kWarp * kWarps) {
         std::int64_t row = mine.first + i % 8;
         const bool there = i % 8 < x_rows && p.x_scales != nullptr;
         if (grouped && there && p.x_rows != nullptr) row = p.x_rows[row];
         x_scales[i] = there ? p.x_scales[x_scale_at(p, row, begin + i / 8)] : 1.0f;
       }
+    }
   };
 
   // A row that doesn't exist is the last one again: a column of sums that is dropped.
