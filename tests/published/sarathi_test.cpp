@@ -26,10 +26,11 @@ struct Row {
 class Pair {
  public:
   Pair(const std::string& model, const char* device)
-      : p_(resolve_or_fail(test_scenario(R"({"model": ")" + model + R"(", "hardware": {"device": ")" + device +
-                                         R"("}, "engine": {"behavior": "foretoken", "dtype": "float16",
+      : p_(resolve_or_fail(
+               test_scenario(R"({"model": ")" + model + R"(", "hardware": {"device": ")" + device +
+                             R"("}, "engine": {"behavior": "foretoken", "dtype": "float16",
              "max_model_len": 4096, "num_gpu_blocks_override": 200}})"),
-                           512, 4096),
+               512, 4096),
            true),
         pricer_(p_.deployment, p_.cost) {}
   // Of a prompt's tokens after `cached` ones beside `decodes` sequences with `context` tokens each.
@@ -49,7 +50,8 @@ class Pair {
 // LLaMA-33B has no preset.
 std::string llama_33b() {
   const std::string path = testing::TempDir() + "llama-33b.json";
-  std::ofstream(path) << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 6656,
+  std::ofstream(path)
+      << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 6656,
     "intermediate_size": 17920, "num_hidden_layers": 60, "num_attention_heads": 52, "num_key_value_heads": 52,
     "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "vocab_size": 32000, "hidden_act": "silu",
     "tie_word_embeddings": false, "torch_dtype": "float16"})";
@@ -57,9 +59,9 @@ std::string llama_33b() {
 }
 
 // Table 4, chunk size 256, which counts the decodes beside a chunk (section 4.4: their sum is a multiple of a
-// tile). The baseline computes prompts alone and decodes of the whole batch alone; SARATHI a chunk of one prompt
-// with a decode of all others, in a balance of prompts and outputs in which both are always there. An A40 stands
-// for the A6000 (the same die, a tenth less bandwidth). Only device time is priced.
+// tile). The baseline computes prompts alone and decodes of the whole batch alone; SARATHI a chunk of one
+// prompt with a decode of all others, in a balance of prompts and outputs in which both are always there. An
+// A40 stands for the A6000 (the same die, a tenth less bandwidth). Only device time is priced.
 TEST(Sarathi, ThroughputAndDecodesBesideChunks) {
   const std::string large = llama_33b();
   const Row rows[] = {{"llama-2-13b", "a40", 1024, 6, 50, 5.45, 1.33},
@@ -116,9 +118,11 @@ struct Piped {
 
 Piped serve_gpt3(const std::string& engine, int stages) {
   const Priced p(resolve_or_fail(test_scenario(R"({"model": "gpt3-175b",
-      "hardware": {"device": "a100-sxm-80gb", "count": )" + std::to_string(8 * stages) +
+      "hardware": {"device": "a100-sxm-80gb", "count": )" +
+                                               std::to_string(8 * stages) +
                                                R"(}, "engine": {"dtype": "float16", "max_model_len": 4096,
-      "tensor_parallel_size": 8, "pipeline_parallel_size": )" + std::to_string(stages) +
+      "tensor_parallel_size": 8, "pipeline_parallel_size": )" +
+                                               std::to_string(stages) +
                                                R"(, "num_gpu_blocks_override": 60000, )" + engine +
                                                R"(}, "workload": {"num_prompts": 600, "request_rate": "inf",
       "input_len": {"distribution": "uniform", "min": 931, "max": 3723},
