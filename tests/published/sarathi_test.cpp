@@ -27,8 +27,8 @@ class Pair {
   Pair(const std::string& model, const char* device)
       : p_(resolve_or_fail(test_scenario(R"({"model": )" + model + R"(, "hardware": {"device": ")" + device +
                                          R"("}, "engine": {"behavior": "foretoken", "dtype": "float16",
-             "max_model_len": 4096, "num_gpu_blocks_override": 200}})"),
-                           512, 4096),
+             "max_model_len": 3200, "num_gpu_blocks_override": 202}})"),
+                           512, 3200),
            true),
         pricer_(p_.deployment, p_.cost) {}
   // Of a prompt's tokens after `cached` ones beside `decodes` sequences with `context` tokens each.
@@ -54,7 +54,9 @@ constexpr const char* kLlama33b = R"({"config": {"model_type": "llama", "hidden_
 // Table 4, chunk size 256, which counts the decodes beside a chunk (section 4.4: their sum is a multiple of a
 // tile). The baseline computes prompts alone and decodes of the whole batch alone; SARATHI a chunk of one
 // prompt with a decode of all others, in a balance of prompts and outputs in which both are always there. An
-// A40 stands for the A6000 (the same die, a tenth less bandwidth). Only device time is priced.
+// A40 stands for the A6000 (the same die, a tenth less bandwidth). Only device time is priced. Gains are met
+// within 8 %; speedups of
+// decodes a tenth too high on the A40 and 1.4 to 3 times on the A100.
 TEST(Sarathi, ThroughputAndDecodesBesideChunks) {
   const Row rows[] = {{R"("llama-2-13b")", "a40", 1024, 6, 50, 5.45, 1.33},
                       {R"("llama-2-13b")", "a40", 2048, 6, 50, 3.26, 1.26},
@@ -81,8 +83,9 @@ TEST(Sarathi, ThroughputAndDecodesBesideChunks) {
     const double speedup = decode / row.batch / ((hybrid - alone) / (prompt / chunk * others));
     RecordProperty("gain_" + std::to_string(&row - rows), std::to_string(gain));
     RecordProperty("decode_speedup_" + std::to_string(&row - rows), std::to_string(speedup));
-    EXPECT_NEAR(gain, row.gain, 0.15 * row.gain) << row.model << " " << row.length;
-    EXPECT_GT(speedup, 0.5 * row.decode_speedup) << row.model << " " << row.length;
+    EXPECT_NEAR(gain, row.gain, 0.08 * row.gain) << row.model << " " << row.length;
+    EXPECT_GT(speedup, row.decode_speedup) << row.model << " " << row.length;
+    EXPECT_LT(speedup, (std::string(row.device) == "a40" ? 1.15 : 3.2) * row.decode_speedup) << row.length;
   }
 }
 
@@ -109,23 +112,25 @@ struct Piped {
 };
 
 Piped serve_gpt3(const std::string& engine, int stages) {
-  const Priced p(resolve_or_fail(test_scenario(R"({"model": "gpt3-175b",
+  const Priced p(
+      resolve_or_fail(test_scenario(
+                          R"({"model": {"config": {"model_type": "gpt3", "vocab_size": 50257, "n_embd": 12288,
+      "n_layer": 96, "n_head": 96, "n_positions": 4096, "n_ctx": 4096, "tie_word_embeddings": true}},
       "hardware": {"device": "a100-sxm-80gb", "count": )" +
-                                               std::to_string(8 * stages) +
-                                               R"(}, "engine": {"dtype": "float16", "max_model_len": 4096,
+                          std::to_string(8 * stages) +
+                          R"(}, "engine": {"dtype": "float16", "max_model_len": 4096,
       "tensor_parallel_size": 8, "pipeline_parallel_size": )" +
-                                               std::to_string(stages) +
-                                               R"(, "num_gpu_blocks_override": 60000, )" + engine +
-                                               R"(}, "workload": {"num_prompts": 600, "request_rate": "inf",
+                          std::to_string(stages) + R"(, "num_gpu_blocks_override": 60000, )" + engine +
+                          R"(}, "workload": {"num_prompts": 600, "request_rate": 1000000,
       "input_len": {"distribution": "uniform", "min": 931, "max": 3723},
       "output_len": {"distribution": "uniform", "min": 93, "max": 372}}})"),
-                                 2500, 4096),
-                 true);
+                      2500, 4096),
+      true);
   Watched backend(p.deployment, p.cost);
   ServeOptions o;
   o.engines = {{p.deployment.scheduler}};
   o.keep_records = true;
-  const auto workload = make_workload(p.deployment.scenario.workload, "");
+  const auto workload = make_workload(p.deployment.scenario.workload, "", "test.json:/workload");
   const ServeResult r = serve(*workload, backend, o);
   EXPECT_EQ(r.metrics.completed, 600);
   std::vector<double> bubbles;
@@ -143,7 +148,8 @@ Piped serve_gpt3(const std::string& engine, int stages) {
 // Orca, and all end 1.91 times sooner. A request's bubbles are here what its steps lasted beyond their own
 // computing in every stage. Lengths are spread evenly (Zipf's law with an exponent of 0.4 there), prompts and
 // outputs independently; Orca is the iteration-level scheduler as it comes, theirs the best case, in which
-// one prompt at a time meets decodes.
+// one prompt at a time meets decodes. Throughput is met
+// within a sixth; bubbles are 14 times fewer, not 6.29.
 TEST(Sarathi, ChunksOfOneLengthLeaveFewerBubblesInAPipeline) {
   const Piped orca = serve_gpt3(
       R"("behavior": "orca", "kv_reservation": "exact", "kv_layout": "paged", "max_batch_size": 27)", 8);
@@ -151,8 +157,8 @@ TEST(Sarathi, ChunksOfOneLengthLeaveFewerBubblesInAPipeline) {
       serve_gpt3(R"("behavior": "sarathi", "max_num_seqs": 216, "max_num_batched_tokens": 256)", 8);
   RecordProperty("bubbles", std::to_string(orca.bubble / sarathi.bubble));
   RecordProperty("throughput", std::to_string(orca.seconds / sarathi.seconds));
-  EXPECT_GT(orca.bubble / sarathi.bubble, 3);
-  EXPECT_NEAR(orca.seconds / sarathi.seconds, 1.91, 0.5);
+  EXPECT_GT(orca.bubble / sarathi.bubble, 6.29);
+  EXPECT_NEAR(orca.seconds / sarathi.seconds, 1.91, 0.35);
 }
 
 }  // namespace
