@@ -59,9 +59,10 @@ std::vector<Case> pipelines() {
       {"sarathi", with(tight, {{"max_num_batched_tokens", 24}}), true},
       {"sglang-0.5",
        with(tight, {{"block_size", 16}, {"chunked_prefill_size", 32}, {"max_num_batched_tokens", 32}}), true},
-      {"trtllm-1.0", with(tight, {{"capacity_scheduler_policy", "max_utilization"}, {"max_num_seqs", 6}}),
+      {"trtllm-1.0",
+       with(tight, {{"capacity_scheduler_policy", "max_utilization"}, {"enable_chunked_context", true}}),
        true},
-      {"trtllm-1.0", with(tight, Json::object()), false},
+      {"trtllm-1.0", with(tight, {{"enable_chunked_context", true}}), false},
       {"fastertransformer", with(whole, {{"remove_padding", false}}), false}};
 }
 
