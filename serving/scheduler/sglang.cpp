@@ -26,8 +26,7 @@ SglangScheduler::SglangScheduler(const SchedulerConfig& config, SequenceTable& s
       names_pages_(list_decodes && config.caches_tokens),
       tree_(config.block_size),
       waiting_tree_(1),
-      most_running_(config.pipeline_depth == 1 ? config.max_num_seqs
-                    : config.sglang.pp_max_micro_batch_size > 0
+      most_running_(config.sglang.pp_max_micro_batch_size > 0
                         ? config.sglang.pp_max_micro_batch_size
                         : std::max<std::int64_t>(1, config.max_num_seqs / config.pipeline_depth)),
       micro_batches_(static_cast<std::size_t>(config.pipeline_depth)),
