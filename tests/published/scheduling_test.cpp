@@ -76,9 +76,10 @@ class System {
 // a second; 190 ms). Orca keeps two batches under way, one in
 // each stage: that is served here by two replicas of half the load, whose steps are as long.
 // FasterTransformer has one batch in both stages, so it is one replica. Its best settings were batches of 1,
-// and of 8 in micro-batches of 8; which of them served at that point isn't stated: with 2 to 4 requests the published ratio is met within a third, and its throughput in units of what
-// a request alone takes (0.185/s x 64.5 tokens x 95 ms = 1.13) lies between. Absolute times are not met: a
-// token alone takes 35 ms here, 95 ms there.
+// and of 8 in micro-batches of 8; which of them served at that point isn't stated: with 2 to 4 requests the
+// published ratio is met within a third, and its throughput in units of what a request alone takes (0.185/s
+// x 64.5 tokens x 95 ms = 1.13) lies between. Absolute times are not met: a token alone takes 35 ms here, 95
+// ms there.
 TEST(Orca, ThroughputOfFasterTransformerAtTwiceTheLatencyOfARequestAlone) {
   const auto scenario = [](const char* count, const std::string& engine) {
     return std::string(R"({"model": "gpt3-175b", "hardware": {"device": "a100-sxm-80gb", "count": )") +
