@@ -184,8 +184,7 @@ constexpr Refused kRefused[] = {
     {"cluster/router tetriinfer", "placement by predicted lengths of answers"},
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
-     "under systems that have no pipeline (TGI, LMDeploy, llama.cpp, LightLLM) or none modelled (FastGen, "
-     "NanoFlow)"},
+     "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md)"},
