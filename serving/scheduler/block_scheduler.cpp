@@ -42,7 +42,8 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   const Batch& batch = batch_.build();
   if (config_.pipeline_depth > 1 && !batch.empty()) {
     steps_.push_back(decoded_);
-    for (const PrefillPart& part : batch.prefill) steps_.back().push_back(part.slot);
+    for (const PrefillPart& part : batch.prefill)
+      if (part.slot >= 0) steps_.back().push_back(part.slot);  // others are padding
     for (const std::int32_t slot : steps_.back()) {
       if (in_flight_.size() <= static_cast<std::size_t>(slot))
         in_flight_.resize(static_cast<std::size_t>(slot) + 1);

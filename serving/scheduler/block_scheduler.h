@@ -73,6 +73,7 @@ class BlockScheduler : public Scheduler {
   // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
   std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
   bool has_place() const { return running() < most_running_ && batch_.sequences() < most_in_batch_; }
+  bool any_in_flight() const { return !steps_.empty(); }  // of a pipeline's steps
   bool in_flight(std::int32_t slot) const {
     return static_cast<std::size_t>(slot) < in_flight_.size() && in_flight_[static_cast<std::size_t>(slot)];
   }

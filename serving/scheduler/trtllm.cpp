@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "serving/scheduler/decode_span.h"
 
@@ -49,7 +50,14 @@ const Batch& TrtllmScheduler::schedule(Picoseconds now) {
     enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, (s.num_tokens - 1) / config_.block_size));
   }
   computed_prompts_.clear();
-  while (!queue_.empty() && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs) {
+  for (const std::int32_t slot : std::exchange(to_pause_, {})) {
+    if (sequences_[slot].token_in_flight)
+      to_pause_.push_back(slot);
+    else
+      pause(slot);
+  }
+  while (!queue_.empty() &&
+         static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs * config_.pipeline_depth) {
     active_.push_back(queue_.front());
     queue_.pop_front();
   }
@@ -73,6 +81,7 @@ void TrtllmScheduler::pick_micro_batch() {
   std::int64_t tokens = 0, context_tokens = 0, requests = 0;
   for (const std::int32_t slot : fitting_) {
     const Sequence& s = sequences_[slot];
+    if (s.token_in_flight && pipelined()) continue;
     if (s.decoding) {
       if (tokens + generated(s) > most) break;
       generations_.push_back(slot);
@@ -242,7 +251,8 @@ std::int64_t TrtllmScheduler::hold() const {
 }
 
 bool TrtllmScheduler::arrival_matters() const {
-  return !blocked_ && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs;
+  return !blocked_ &&
+         static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs * config_.pipeline_depth;
 }
 
 void TrtllmScheduler::advance(std::int64_t steps) {
@@ -263,6 +273,7 @@ void TrtllmScheduler::finish(std::span<const std::int32_t> slots) {
     if (caching()) enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, s.computed / config_.block_size));
     release_blocks(s);
     std::erase(computed_prompts_, slot);
+    std::erase(to_pause_, slot);
     --started_;
   }
   std::erase_if(active_, [this](std::int32_t slot) {
