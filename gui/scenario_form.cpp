@@ -90,7 +90,6 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
   all_->setToolTip(tr("Also those that few scenarios have"));
   tree_->setColumnCount(2);
   tree_->setHeaderLabels({tr("Key"), tr("Value")});
-  tree_->setUniformRowHeights(true);
   tree_->setIndentation(12);
   tree_->setSelectionMode(QAbstractItemView::NoSelection);
   tree_->setFocusPolicy(Qt::NoFocus);
@@ -176,7 +175,7 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   if (!key.limits.empty()) help += QStringLiteral(" (%1)").arg(QString::fromStdString(key.limits));
   row.item->setToolTip(0, help);
   const QString preset = key.preset == "null" || key.preset.empty()
-                             ? tr("automatic")
+                             ? tr("auto")
                              : QString::fromStdString(key.preset).remove(u'"');
   const std::string pointer = key.pointer;
   const QStringList choices = choices_of(key);
@@ -209,7 +208,7 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   } else {
     auto* const edit = new QLineEdit(cell);
     edit->setPlaceholderText(preset);
-    edit->setMinimumWidth(60);
+    edit->setMinimumWidth(72);
     connect(edit, &QLineEdit::editingFinished, this, [this, pointer, edit] {
       if (!filling_ && edit->isModified()) enter(pointer, edit->text());
       edit->setModified(false);
@@ -291,6 +290,7 @@ void ScenarioForm::fill(Row& row) {
       box->setCurrentIndex(-1);
   } else if (auto* const edit = qobject_cast<QLineEdit*>(row.editor); edit->text() != text) {
     edit->setText(text);
+    edit->setCursorPosition(0);
     edit->setModified(false);
   }
   if (row.slider == nullptr || row.slider->isSliderDown()) return;

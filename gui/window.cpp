@@ -64,12 +64,12 @@ Window::Window(bool remember, QWidget* parent)
     views_.push_back(view);
     docks_.push_back(dock);
   }
-  // Memory above the step and its relatives; what needs room of its own behind the load.
-  for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
+  // Memory above, the others behind one another below it.
   splitDockWidget(docks_[1], docks_[2], Qt::Vertical);
+  for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
   docks_[2]->raise();
   resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
-  resizeDocks({docks_[1], docks_[2]}, {200, 560}, Qt::Vertical);
+  resizeDocks({docks_[1], docks_[2]}, {190, 570}, Qt::Vertical);
 
   verdict_->setTextInteractionFlags(Qt::TextSelectableByMouse);
   statusBar()->addWidget(verdict_, 1);
@@ -79,6 +79,7 @@ Window::Window(bool remember, QWidget* parent)
   connect(&session_, &Session::estimated_anew, this, &Window::show_state);
   connect(&session_, &Session::simulated_anew, this, &Window::show_state);
   connect(&session_, &Session::edited, this, &Window::show_state);
+  connect(&session_.history(), &QUndoStack::cleanChanged, this, &Window::show_state);
   connect(&session_, &Session::failed, this, [this](const QString& where, const QString& message) {
     verdict_->setText(where.isEmpty() ? message : where + QStringLiteral(": ") + message);
   });

@@ -1,4 +1,5 @@
 // Latency against load: the scenario simulated at several loads, with the limits that it sets.
+#include <QHBoxLayout>
 #include <QLabel>
 #include <QVBoxLayout>
 
@@ -17,8 +18,10 @@ class LoadView : public View {
         table_(new TableView(this)) {
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
-    box->addWidget(ttft_, 3);
-    box->addWidget(tpot_, 3);
+    auto* const charts = new QHBoxLayout;
+    charts->addWidget(ttft_);
+    charts->addWidget(tpot_);
+    box->addLayout(charts, 3);
     box->addWidget(table_, 2);
     connect(&session, &Session::estimated_anew, this, &LoadView::show_sweep);
     connect(&session, &Session::swept_anew, this, &LoadView::show_sweep);

@@ -36,7 +36,7 @@ class ModelView : public View {
   void show_model() {
     const auto e = session_.estimated();
     const Deployment* const d = e ? e->deployment() : nullptr;
-    chart_->start(tr("context, tokens"), tr("KV cache of a sequence on one rank, GiB"));
+    chart_->start(tr("context, tokens"), tr("KV cache, GiB"));
     if (d == nullptr) {
       note_->setText(tr("No deployment: %1")
                          .arg(e ? QString::fromStdString(e->verdict) : tr("the scenario has an error")));
@@ -50,7 +50,8 @@ class ModelView : public View {
     q.context =
         std::max<std::int64_t>(1, std::llround(e->prepared.load.input_len + e->prepared.load.output_len));
     const Report report = model_report(d->model, q);
-    note_->setText(QString::fromStdString(report.tables.front().title));
+    note_->setText(QString::fromStdString(report.tables.front().title) +
+                   tr("; KV cache of one sequence on one rank:"));
     while (tables_.size() < report.tables.size()) {
       tables_.push_back(new TableView(this));
       tabs_->addTab(tables_.back(), {});

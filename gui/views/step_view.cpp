@@ -2,6 +2,7 @@
 #include <QComboBox>
 #include <QHBoxLayout>
 #include <QLabel>
+#include <QScrollArea>
 #include <QSplitter>
 #include <QVBoxLayout>
 
@@ -50,10 +51,13 @@ class StepView : public View {
     top->addWidget(which_);
     top->addWidget(note_, 1);
     auto* const parts = new QSplitter(Qt::Vertical, this);
-    parts->addWidget(chart_);
+    auto* const scroll = new QScrollArea(parts);
+    scroll->setWidget(chart_);
+    scroll->setWidgetResizable(true);
+    scroll->setFrameShape(QFrame::NoFrame);
+    parts->addWidget(scroll);
     parts->addWidget(table_);
-    parts->setStretchFactor(0, 3);
-    parts->setStretchFactor(1, 2);
+    parts->setSizes({340, 180});
     auto* const box = new QVBoxLayout(this);
     box->addLayout(top);
     box->addWidget(parts, 1);
@@ -120,6 +124,8 @@ class StepView : public View {
     chart_->yAxis->setTicker(names);
     chart_->yAxis->setRange(-static_cast<double>(keys.size()) + 0.4, 0.6);
     chart_->xAxis->setRange(0, at * 1.03);
+    // A line of text for each operator.
+    chart_->setMinimumHeight(static_cast<int>(keys.size()) * (fontMetrics().height() - 2) + 60);
     chart_->finish(false);
   }
 
