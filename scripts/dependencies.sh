@@ -1,7 +1,7 @@
 # Sourced by run and test: the packages of Debian 12 and Ubuntu 24.04 that the build needs, installed where missing.
 packages=(g++ cmake ninja-build git libfmt-dev libcli11-dev libsqlitecpp-dev libsqlite3-dev nlohmann-json3-dev
           libtbb-dev zlib1g-dev libgtest-dev libgmock-dev libbenchmark-dev libjs-chart.js
-          libopenmpi-dev openmpi-bin libboost-context-dev)
+          libopenmpi-dev openmpi-bin libboost-context-dev qt6-base-dev qt6-svg-dev libqcustomplot-dev)
 
 install_missing_packages() {
   command -v dpkg-query > /dev/null || {
