@@ -37,6 +37,21 @@ QString title_of(const MeasuredSet& set) {
   return QString::fromStdString(set.key);
 }
 
+// "measured ttft (ms)": metrics have their units in their names, or the usual ones.
+QString axis_text(const QString& which, QString metric) {
+  if (metric.isEmpty()) return which;
+  QString unit;
+  if (metric.endsWith(QStringLiteral("_ms")))
+    metric.chop(3), unit = QStringLiteral("ms");
+  else if (metric == QStringLiteral("seconds"))
+    metric = QObject::tr("time"), unit = QStringLiteral("s");
+  else if (metric == QStringLiteral("request_throughput"))
+    unit = QObject::tr("requests/s");
+  else if (metric.endsWith(QStringLiteral("throughput")))
+    unit = QObject::tr("tokens/s");
+  return unit.isEmpty() ? which + u' ' + metric : QStringLiteral("%1 %2 (%3)").arg(which, metric, unit);
+}
+
 class ValidationView : public View {
   Q_OBJECT
 
@@ -291,8 +306,7 @@ class ValidationView : public View {
   void show_chart() {
     lines_.clear();
     const QString name = metric_->currentText();
-    chart_->start(name.isEmpty() ? tr("measured") : tr("measured %1").arg(name),
-                  name.isEmpty() ? tr("predicted") : tr("predicted %1").arg(name));
+    chart_->start(axis_text(tr("measured"), name), axis_text(tr("predicted"), name));
     if (!result_ || name.isEmpty()) {
       chart_->finish(false);
       return;
