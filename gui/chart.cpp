@@ -58,8 +58,8 @@ void Chart::start(const QString& x, const QString& y) {
 void Chart::logarithmic(QCPAxis* axis) {
   axis->setScaleType(QCPAxis::stLogarithmic);
   axis->setTicker(QSharedPointer<QCPAxisTickerLog>(new QCPAxisTickerLog));
-  axis->setNumberFormat(QStringLiteral("gb"));
-  axis->setNumberPrecision(3);
+  axis->setNumberFormat(QStringLiteral("g"));
+  axis->setNumberPrecision(6);
 }
 
 void Chart::finish(bool with_legend) {
