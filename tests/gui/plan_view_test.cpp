@@ -14,6 +14,7 @@
 
 #include "base/json_full.h"
 #include "gui/view.h"
+#include "pictures.h"
 
 namespace foretoken::gui {
 namespace {
@@ -62,13 +63,6 @@ class PlanViews : public testing::Test {
       EXPECT_EQ(std::get<double>(table.rows[i][ttft]), candidates[i].metrics.ttft.p99);
     }
   }
-  static bool is_blank(QWidget& widget) {
-    const QImage image = widget.grab().toImage();
-    std::set<QRgb> colours;
-    for (int y = 0; y < image.height(); y += 3)
-      for (int x = 0; x < image.width(); x += 3) colours.insert(image.pixel(x, y));
-    return colours.size() < 8;
-  }
 
   Session session_;
   std::unique_ptr<View> plan_, pareto_;
@@ -99,8 +93,8 @@ TEST_F(PlanViews, ShowEveryCandidateAndLoadOne) {
   for (const std::string& sentence : result->why) EXPECT_TRUE(why.contains(QString::fromStdString(sentence)));
   EXPECT_TRUE(why.contains(QStringLiteral("vllm serve")));
   EXPECT_FALSE(text().contains(QStringLiteral("Interrupted")));
-  EXPECT_FALSE(is_blank(*plan_));
-  EXPECT_FALSE(is_blank(*pareto_));
+  EXPECT_GT(colours_in(plan_->grab().toImage()), 8);
+  EXPECT_GT(colours_in(pareto_->grab().toImage()), 8);
 
   // The last row, whatever the order on the screen, is the candidate that is loaded.
   const Json before = session_.scenario();

@@ -18,6 +18,7 @@
 
 #include "cli/validation_sets.h"
 #include "gui/view.h"
+#include "pictures.h"
 
 namespace foretoken::gui {
 namespace {
@@ -86,6 +87,7 @@ TEST_F(ValidationViewTest, ShowsWhatTheLibrarySays) {
   EXPECT_EQ(chart.xAxis->scaleType(), QCPAxis::stLogarithmic);
   EXPECT_TRUE(chart.yAxis->label().endsWith(QStringLiteral("(s)")));
 
+  EXPECT_GT(colours_in(view_->grab().toImage()), 8);
   auto* const which = view_->findChild<QComboBox*>(QStringLiteral("which"));
   const auto tables = validation_tables(v);
   ASSERT_EQ(which->count(), static_cast<int>(tables.size()));
