@@ -123,6 +123,7 @@ class CalibrateView : public View {
       if (error == QProcess::FailedToStart)
         end(tr("The program can't be started: %1.").arg(process_.errorString()));
     });
+    table_->hide();
     const QString program = find_program();
     end(program.isEmpty()
             ? not_found()
@@ -167,6 +168,7 @@ class CalibrateView : public View {
     const QString program = find_program();
     log_->clear();
     table_->show_table({});
+    table_->hide();
     if (program.isEmpty()) return end(not_found());
     scenario_ = write_scenario();
     results_ = std::make_unique<QTemporaryDir>();
@@ -229,6 +231,7 @@ class CalibrateView : public View {
     if (status == QProcess::CrashExit || !json.is_object())
       return end(tr("No calibration. %1 What it said is below.").arg(how));
     table_->show_table(result_table(json));
+    table_->show();
     table_->resizeColumnsToContents();
     end(tr("Calibrated. %1 Open the scenario again to predict with what was measured.").arg(how));
   }

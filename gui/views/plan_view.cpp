@@ -57,6 +57,7 @@ class PlanView : public View {
     row->addWidget(cancel_);
     row->addWidget(load_);
     row->addWidget(bar_, 1);
+    row->addStretch();
 
     why_->setReadOnly(true);
     why_->setObjectName(QStringLiteral("why"));
@@ -74,6 +75,7 @@ class PlanView : public View {
     missed_->setObjectName(QStringLiteral("missed"));
     rejected_->setObjectName(QStringLiteral("rejected"));
     rejected_->setWordWrap(true);
+    rejected_->verticalHeader()->setSectionResizeMode(QHeaderView::ResizeToContents);
 
     auto* const box = new QVBoxLayout(this);
     box->addLayout(row);
@@ -91,6 +93,7 @@ class PlanView : public View {
     connect(tabs_, &QTabWidget::currentChanged, this, &PlanView::show_buttons);
     for (TableView* table : {ranked_, missed_}) {
       table->setSelectionMode(QAbstractItemView::SingleSelection);
+      table->horizontalHeader()->setHighlightSections(false);
       table->installEventFilter(this);
       connect(table, &QAbstractItemView::doubleClicked, this, &PlanView::load_selected);
       connect(table->selectionModel(), &QItemSelectionModel::selectionChanged, this, &PlanView::show_buttons);
@@ -181,7 +184,6 @@ class PlanView : public View {
       }
     rejected_->show_table(std::move(out), {QStringLiteral("candidates")});
     rejected_->resizeColumnsToContents();
-    rejected_->resizeRowsToContents();
 
     tabs_->setTabText(0, tr("&Ranked (%1)").arg(ranked.size()));
     tabs_->setTabText(1, tr("&Misses the limits (%1)").arg(missed.size()));

@@ -72,14 +72,15 @@ class ValidationView : public View {
         table_(new TableView(this)),
         table_note_(note_label(this)) {
     pool_.setMaxThreadCount(1);
+    table_->setTextElideMode(Qt::ElideMiddle);
     make_sets();
     set_->setObjectName(QStringLiteral("set"));
     set_->setAccessibleName(tr("measurements"));
     file_->setObjectName(QStringLiteral("file"));
     file_->setPlaceholderText(tr("file, or folder of runs"));
     kind_->setObjectName(QStringLiteral("kind"));
-    kind_->setPlaceholderText(tr("kind, as gemm; else the columns tell"));
-    kind_->setToolTip(tr("What the file holds, where its columns don't tell"));
+    kind_->setPlaceholderText(tr("kind (optional)"));
+    kind_->setToolTip(tr("What the file holds, such as gemm, where its columns don't tell"));
     metric_->setObjectName(QStringLiteral("metric"));
     which_->setObjectName(QStringLiteral("which"));
     start_->setObjectName(QStringLiteral("validate"));
@@ -121,7 +122,7 @@ class ValidationView : public View {
     split->addWidget(right);
     split->setChildrenCollapsible(false);
     split->setStretchFactor(0, 1), split->setStretchFactor(1, 1);
-    split->setSizes({1000, 1000});
+    split->setSizes({1000, 1200});
     auto* const box = new QVBoxLayout(this);
     box->addLayout(ask);
     box->addWidget(note_);
@@ -297,6 +298,10 @@ class ValidationView : public View {
     const Table& t = tables_[static_cast<std::size_t>(i)];
     table_->show_table(t, {QStringLiteral("median_ape_percent"), QStringLiteral("rows")});
     table_->resizeColumnsToContents();
+    // Long names must leave room for the errors; they are whole in tooltips.
+    const int most = std::max(table_->viewport()->width() / 2, 160);
+    for (int c = 0; c < table_->model()->columnCount(); ++c)
+      if (table_->columnWidth(c) > most && t.columns.size() > 2) table_->setColumnWidth(c, most);
     QStringList notes;
     for (const std::string& note : t.notes) notes << QString::fromStdString(note);
     table_note_->setText(notes.join(u'\n'));
