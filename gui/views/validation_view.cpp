@@ -266,7 +266,7 @@ class ValidationView : public View {
     tables_.clear();
     if (result_) {
       const Validation& v = *result_;
-      note_->setText(tr("%1: %2 rows, %3 predicted, %4 refused.")
+      note_->setText(tr("%1: %2 rows, %3 predicted, %4 refused. Dashed lines: +-10 %.")
                          .arg(QString::fromStdString(v.title), QString::fromStdString(with_commas(v.rows)),
                               QString::fromStdString(with_commas(v.predicted)),
                               QString::fromStdString(with_commas(v.refused))));
