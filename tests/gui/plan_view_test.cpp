@@ -162,7 +162,7 @@ TEST_F(PlanViews, CancelEndsTheSearch) {
   EXPECT_TRUE(plan_->findChild<QProgressBar*>()->isVisible());
   button(QStringLiteral("Cancel"))->click();
   EXPECT_FALSE(button(QStringLiteral("Cancel"))->isEnabled());
-  while (session_.is_planning()) QApplication::processEvents(QEventLoop::WaitForMoreEvents, 50);
+  ASSERT_TRUE(QTest::qWaitFor([&] { return !session_.is_planning(); }, 60000));
   ASSERT_TRUE(session_.planned());
   EXPECT_TRUE(session_.planned()->interrupted);
   EXPECT_TRUE(text().contains(QStringLiteral("Interrupted")));

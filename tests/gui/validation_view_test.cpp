@@ -23,10 +23,7 @@
 namespace foretoken::gui {
 namespace {
 
-bool wait_for(const std::function<bool()>& done) {
-  for (int i = 0; i < 1200 && !done(); ++i) QApplication::processEvents(QEventLoop::WaitForMoreEvents, 50);
-  return done();
-}
+bool wait_for(const std::function<bool()>& done) { return QTest::qWaitFor(done, 60000); }
 
 class ValidationViewTest : public testing::Test {
  protected:
