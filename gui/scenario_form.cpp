@@ -70,9 +70,20 @@ bool is_power_key(const std::string& pointer) {
 QString text_of(const Json& value) {
   if (value.is_null()) return {};
   if (value.is_string()) return QString::fromStdString(value.get<std::string>());
-  // A length of one number is that number.
-  if (value.is_object() && value.value("distribution", "") == "fixed" && value.contains("value"))
-    return QString::fromStdString(value["value"].dump());
+  if (value.is_object() && value.contains("distribution") && value["distribution"].is_string()) {
+    // Lengths as flags have them: a number, or "lognormal:mean=1200,p99=8000".
+    const std::string name = value["distribution"].get<std::string>();
+    if (name == "fixed" && value.size() == 2 && value.contains("value"))
+      return QString::fromStdString(value["value"].dump());
+    std::string parts;
+    bool plain = true;
+    for (const auto& item : value.items()) {
+      if (item.key() == "distribution") continue;
+      plain = plain && item.value().is_number();
+      parts += (parts.empty() ? ":" : ",") + item.key() + "=" + item.value().dump();
+    }
+    if (plain) return QString::fromStdString(name + parts);
+  }
   return QString::fromStdString(value.dump());
 }
 
