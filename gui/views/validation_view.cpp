@@ -73,6 +73,7 @@ class ValidationView : public View {
         table_note_(note_label(this)) {
     pool_.setMaxThreadCount(1);
     table_->setTextElideMode(Qt::ElideMiddle);
+    table_->installEventFilter(this);
     make_sets();
     set_->setObjectName(QStringLiteral("set"));
     set_->setAccessibleName(tr("measurements"));
@@ -147,6 +148,12 @@ class ValidationView : public View {
   }
   std::vector<Chart*> charts() const override { return {chart_}; }
   std::vector<TableView*> tables() const override { return {table_}; }
+
+ protected:
+  bool eventFilter(QObject* watched, QEvent* event) override {
+    if (watched == table_ && event->type() == QEvent::Resize) fit_columns();
+    return View::eventFilter(watched, event);
+  }
 
  Q_SIGNALS:
   void progressed(int thousandths);
@@ -298,14 +305,18 @@ class ValidationView : public View {
     const Table& t = tables_[static_cast<std::size_t>(i)];
     table_->show_table(t, {QStringLiteral("median_ape_percent"), QStringLiteral("rows")});
     table_->resizeColumnsToContents();
-    // Long names must leave room for the errors; they are whole in tooltips.
-    const int most = std::max(table_->viewport()->width() / 2, 160);
-    for (int c = 0; c < table_->model()->columnCount(); ++c)
-      if (table_->columnWidth(c) > most && t.columns.size() > 2) table_->setColumnWidth(c, most);
+    fit_columns();
     QStringList notes;
     for (const std::string& note : t.notes) notes << QString::fromStdString(note);
     table_note_->setText(notes.join(u'\n'));
     table_note_->setVisible(!notes.isEmpty());
+  }
+
+  // Long names must leave room for the errors; they are whole in tooltips.
+  void fit_columns() {
+    const int most = std::max(table_->viewport()->width() / 2, 160);
+    for (int c = 0; c + 2 < table_->model()->columnCount(); ++c)
+      if (table_->columnWidth(c) > most) table_->setColumnWidth(c, most);
   }
 
   void show_chart() {
