@@ -314,7 +314,7 @@ class ValidationView : public View {
 
   // Long names must leave room for the errors; they are whole in tooltips.
   void fit_columns() {
-    const int most = std::max(table_->viewport()->width() / 2, 160);
+    const int most = std::max(table_->width() / 2, 160);
     for (int c = 0; c + 2 < table_->model()->columnCount(); ++c)
       if (table_->columnWidth(c) > most) table_->setColumnWidth(c, most);
   }
