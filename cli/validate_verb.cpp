@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/scenario_input.h"
 #include "cli/timing.h"
+#include "cli/validation_sets.h"
 #include "cli/verbs.h"
 #include "simulator/validation.h"
 
@@ -101,11 +102,10 @@ struct Set {
 
 ValidateOptions options_of(const Invocation& invocation, const World& world, ProgressBar& bar) {
   ValidateOptions o;
-  std::error_code ignored;
   if (const auto file = invocation.value("recipes"))
     o.recipes = *file;
-  else if (std::filesystem::exists(world.paths.validation / "recipes.csv", ignored))
-    o.recipes = world.paths.validation / "recipes.csv";
+  else
+    o.recipes = builtin_recipes(world.paths);
   o.threads = threads_of(invocation);
   o.intervals = invocation.has("intervals");
   o.stop = &stop_flag();
@@ -113,25 +113,22 @@ ValidateOptions options_of(const Invocation& invocation, const World& world, Pro
   return o;
 }
 
+std::vector<MeasuredSet> asked_sets(const Invocation& invocation, const World& world) {
+  if (const auto file = invocation.value("operators"))
+    return {{"operators", Measured::kOperators, *file, invocation.value("kind").value_or("")}};
+  if (const auto file = invocation.value("end-to-end"))
+    return {{"end_to_end", Measured::kServers, *file, ""}};
+  if (const auto folder = invocation.value("runs")) return {{"runs", Measured::kRuns, *folder, ""}};
+  return builtin_sets(world.paths);
+}
+
 std::vector<Set> run_sets(const Invocation& invocation, const World& world) {
   ProgressBar bar("validating");
   const ValidateOptions o = options_of(invocation, world, bar);
-  if (const auto file = invocation.value("operators"))
-    return {
-        {"operators", validate_operators(*file, invocation.value("kind").value_or(""), world.database, o)}};
-  if (const auto file = invocation.value("end-to-end"))
-    return {{"end_to_end", validate_end_to_end(*file, world.resources, o)}};
-  if (const auto folder = invocation.value("runs"))
-    return {{"runs", validate_runs(*folder, world.resources, o)}};
-  const std::filesystem::path& sets = world.paths.validation;
-  std::error_code ignored;
-  if (!std::filesystem::exists(sets, ignored))
-    throw Error("validate", "no built-in sets in " + sets.string() +
-                                "; build the whole project, or give --operators, --end-to-end or --runs");
-  return {{"operators", validate_operators(sets / "operators.csv", "", world.database, o)},
-          {"end_to_end", validate_end_to_end(sets / "servers.csv", world.resources, o)},
-          {"runs", validate_runs(sets / "runs", world.resources, o)},
-          {"forward_passes", validate_end_to_end(sets / "forward_passes.csv", world.resources, o)}};
+  std::vector<Set> sets;
+  for (const MeasuredSet& set : asked_sets(invocation, world))
+    sets.push_back({set.key, validate(set, world, o)});
+  return sets;
 }
 
 }  // namespace

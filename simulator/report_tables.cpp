@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/text.h"
+#include "simulator/candidate_table.h"
 #include "simulator/report.h"
 
 namespace foretoken {
@@ -406,6 +407,13 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   if (!m.priority_classes.empty()) tables.push_back(priority_table(m));
   if (!s.served.records.empty()) tables.push_back(slowest_first_tokens(s.served.records));
   return tables;
+}
+
+Table candidate_table(const std::vector<Candidate>& candidates) {
+  Table t;
+  t.columns = candidate_columns();
+  for (const Candidate& c : candidates) t.add(candidate_row(c, static_cast<std::int64_t>(t.rows.size()) + 1));
+  return t;
 }
 
 std::vector<Table> plan_tables(const PlanResult& p) {

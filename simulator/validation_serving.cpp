@@ -81,6 +81,7 @@ class Servers {
       }
     }
     for (const auto& [name, engine] : names) {
+      if (stopped()) throw Interrupted();
       try {
         const Device device = resources_.database->device(name, "device");
         kernels_.try_emplace({device.name, engine}, resources_.database->kernels(device, engine));

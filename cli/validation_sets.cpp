@@ -1,0 +1,38 @@
+#include "cli/validation_sets.h"
+
+#include "base/error.h"
+#include "cli/scenario_input.h"
+
+namespace foretoken {
+
+std::vector<MeasuredSet> builtin_sets(const DataPaths& paths) {
+  const std::filesystem::path& sets = paths.validation;
+  std::error_code ignored;
+  if (!std::filesystem::exists(sets, ignored))
+    throw Error("validate", "no built-in sets in " + sets.string() +
+                                "; build the whole project, or give --operators, --end-to-end or --runs");
+  return {{"operators", Measured::kOperators, sets / "operators.csv", ""},
+          {"end_to_end", Measured::kServers, sets / "servers.csv", ""},
+          {"runs", Measured::kRuns, sets / "runs", ""},
+          {"forward_passes", Measured::kServers, sets / "forward_passes.csv", ""}};
+}
+
+std::filesystem::path builtin_recipes(const DataPaths& paths) {
+  std::error_code ignored;
+  const std::filesystem::path file = paths.validation / "recipes.csv";
+  return std::filesystem::exists(file, ignored) ? file : std::filesystem::path();
+}
+
+Validation validate(const MeasuredSet& set, const World& world, const ValidateOptions& options) {
+  switch (set.what) {
+    case Measured::kOperators:
+      return validate_operators(set.path, set.kind, world.database, options);
+    case Measured::kRuns:
+      return validate_runs(set.path, world.resources, options);
+    case Measured::kServers:
+      break;
+  }
+  return validate_end_to_end(set.path, world.resources, options);
+}
+
+}  // namespace foretoken

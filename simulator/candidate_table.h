@@ -1,0 +1,14 @@
+// Candidates of a plan as a table.
+#pragma once
+
+#include <vector>
+
+#include "base/table.h"
+#include "simulator/plan.h"
+
+namespace foretoken {
+
+// The columns of plan_tables(), and a row for every candidate of the list in its order.
+Table candidate_table(const std::vector<Candidate>& candidates);
+
+}  // namespace foretoken
