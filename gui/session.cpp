@@ -235,7 +235,7 @@ void Session::unpin() {
 }
 
 void Session::wait() {
-  while (is_busy() || planning_) QCoreApplication::processEvents(QEventLoop::WaitForMoreEvents, 50);
+  while (is_busy() || planning_) QCoreApplication::processEvents(QEventLoop::WaitForMoreEvents);
 }
 
 void Session::start_plan() {

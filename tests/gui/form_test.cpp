@@ -44,9 +44,12 @@ TEST(Form, EveryFieldWritesItsKeyAndIsTakenBack) {
     const Json::json_pointer at(pointer);
     ASSERT_TRUE(session.scenario().contains(at)) << form.message().toStdString();
     const Json value = session.scenario().at(at);
-    if (keys.at(pointer).type == "integer")
+    if (keys.at(pointer).type == "integer") {
       EXPECT_EQ(value, keys.at(pointer).list ? Json::array({2}) : Json(2));
-    if (keys.at(pointer).type == "boolean") EXPECT_EQ(value, Json(true));
+    }
+    if (keys.at(pointer).type == "boolean") {
+      EXPECT_EQ(value, Json(true));
+    }
     while (session.history().canUndo()) session.history().undo();
     EXPECT_EQ(session.scenario(), before);
   }
