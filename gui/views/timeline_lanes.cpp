@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gui/chart.h"
 #include "gui/table_view.h"
 
 namespace foretoken::gui {

@@ -3,14 +3,13 @@
 // once.
 #pragma once
 
-#include <qcustomplot.h>
-
 #include <QString>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "deployment/deployment.h"
+#include "gui/chart.h"
 #include "serving/timeline.h"
 
 namespace foretoken::gui {
