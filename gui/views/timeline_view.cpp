@@ -3,6 +3,7 @@
 #include <QApplication>
 #include <QComboBox>
 #include <QHBoxLayout>
+#include <QHeaderView>
 #include <QKeyEvent>
 #include <QLabel>
 #include <QPointer>
@@ -139,11 +140,13 @@ TimelineView::TimelineView(Session& session)
   bottom->setStretchFactor(0, 3);
   bottom->setStretchFactor(1, 2);
   bottom->setChildrenCollapsible(false);
+  bottom->setSizes({550, 450});
   content_->addWidget(chart_);
   content_->addWidget(bottom);
   content_->setStretchFactor(0, 3);
   content_->setStretchFactor(1, 2);
   content_->setChildrenCollapsible(false);
+  content_->setSizes({600, 400});
   auto* const all = new QVBoxLayout(this);
   all->addLayout(top);
   all->addWidget(content_, 1);
@@ -152,7 +155,10 @@ TimelineView::TimelineView(Session& session)
   make_chart();
   table_->setSelectionMode(QAbstractItemView::SingleSelection);
   table_->setAccessibleName(tr("Requests of the time that is shown"));
-  table_->setToolTip(tr("Enter, or a double click, shows the time of the request alone"));
+  table_->setToolTip(
+      tr("Prompt, output and cached in tokens. Enter, or a double click, shows the time of one request "
+         "alone."));
+  table_->horizontalHeader()->setHighlightSections(false);
   table_pause_.setSingleShot(true);
   table_pause_.setInterval(kTablePauseMs);
   connect(&table_pause_, &QTimer::timeout, this, &TimelineView::show_table);
@@ -205,6 +211,7 @@ void TimelineView::make_chart() {
   usage_->axis(QCPAxis::atRight)->grid()->setVisible(false);
   auto* const margins = new QCPMarginGroup(chart_);
   for (QCPAxisRect* rect : chart_->axisRects()) {
+    rect->setMinimumMargins(QMargins(0, 6, 0, 4));
     rect->setMarginGroup(QCP::msLeft | QCP::msRight, margins);
     rect->setRangeDrag(Qt::Horizontal);
     rect->setRangeZoom(Qt::Horizontal);
@@ -212,6 +219,7 @@ void TimelineView::make_chart() {
     connect(time, qOverload<const QCPRange&>(&QCPAxis::rangeChanged), this, &TimelineView::set_time);
   }
   chart_->legend->setIconSize(30, 16);
+  chart_->legend->setWrap(5);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);
   connect(chart_, &QCustomPlot::mouseMove, this, [this](const QMouseEvent* e) {
@@ -225,6 +233,9 @@ void TimelineView::make_chart() {
   connect(chart_, &QCustomPlot::afterLayout, this, [this] {
     if (std::exchange(lanes_height_, chart_->axisRect()->height()) != chart_->axisRect()->height())
       chart_->replot(QCustomPlot::rpQueuedReplot);
+    const int rows = std::clamp(usage_->height() / 30, 1, 5);
+    for (const auto side : {QCPAxis::atLeft, QCPAxis::atRight})
+      usage_->axis(side)->ticker()->setTickCount(rows);
   });
 }
 
@@ -309,7 +320,7 @@ void TimelineView::show_simulation() {
   chart_->yAxis->grid()->setVisible(false);
   usage_->axis(QCPAxis::atLeft)->setRange(0, 100);
   // A single lane needs less room than many.
-  chart_->plotLayout()->setRowStretchFactor(0, std::clamp(0.4 + 0.2 * lanes, 0.6, 2.0));
+  chart_->plotLayout()->setRowStretchFactor(0, std::clamp(0.3 + 0.15 * lanes, 0.5, 1.6));
 
   steps_ = new StepLanes(chart_->xAxis, chart_->yAxis);
   steps_->setName(tr("steps, decode to prefill"));
@@ -326,12 +337,9 @@ void TimelineView::show_simulation() {
   usage_of_->setVisible(names_.size() > 1);
   show_usage();
 
-  whole_ = {std::numeric_limits<double>::max(), 0};
-  for (const auto& bars : steps_->lanes())
-    for (const StepLanes::Bar& bar : bars)
-      whole_ = {std::min(whole_.lower, bar.start), std::max(whole_.upper, bar.end)};
-  for (const RequestRecord& r : recording().requests)
-    whole_ = {std::min(whole_.lower, to_s(r.arrival)), std::max(whole_.upper, to_s(r.finish))};
+  bool found = false;
+  whole_ = steps_->getKeyRange(found, QCP::sdBoth);
+  for (const RequestRecord& r : recording().requests) whole_.expand({to_s(r.arrival), to_s(r.finish)});
   set_time(whole_);
   show_table();
   mark_chosen();
@@ -384,8 +392,8 @@ void TimelineView::show_usage() {
   QCPAxis* const right = usage_->axis(QCPAxis::atRight);
   add_line(left, all ? tr("KV cache, mean") : tr("KV cache"), kKvColour, Qt::SolidLine, x, kv);
   if (all) add_line(left, tr("KV cache, fullest"), kKvColour, Qt::DotLine, x, most);
-  add_line(right, tr("running requests"), kRunningColour, Qt::SolidLine, x, running);
-  add_line(right, tr("waiting requests"), kWaitingColour, Qt::SolidLine, x, waiting);
+  add_line(right, tr("running"), kRunningColour, Qt::SolidLine, x, running);
+  add_line(right, tr("waiting"), kWaitingColour, Qt::SolidLine, x, waiting);
   double highest = 1;
   for (qsizetype i = 0; i < x.size(); ++i)
     if (!std::isnan(running[i])) highest = std::max({highest, running[i], waiting[i]});
@@ -440,9 +448,9 @@ void TimelineView::show_table() {
   t.columns = {{"id", "id"},
                {"engine", "engine"},
                {"arrival_s", "arrival (s)", 7},
-               {"input_len", "prompt tokens"},
-               {"output_len", "output tokens"},
-               {"cached_tokens", "cached tokens"},
+               {"input_len", "prompt"},
+               {"output_len", "output"},
+               {"cached_tokens", "cached"},
                {"ttft_ms", "TTFT (ms)"},
                {"tpot_ms", "TPOT (ms)"},
                {"e2el_ms", "E2EL (ms)"},

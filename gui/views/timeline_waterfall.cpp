@@ -78,7 +78,7 @@ void Waterfall::show_request(const RequestRecord& r, const QString& engine) {
 
 void Waterfall::draw() {
   if (parts_.empty()) return;
-  chart_->start(tr("time since arrival (ms)"), {});
+  chart_->start(tr("since arrival (ms)"), {});
   const auto names = QSharedPointer<QCPAxisTickerText>::create();
   const std::size_t shown = parts_.size() - (decode_->isChecked() ? 0 : 1);
   double end = 0;
@@ -98,6 +98,7 @@ void Waterfall::draw() {
   chart_->yAxis->setTicker(names);
   chart_->yAxis->setRange(-0.6, static_cast<double>(shown) - 0.4);
   chart_->yAxis->setRangeReversed(true);
+  chart_->xAxis->ticker()->setTickCount(4);
   chart_->xAxis->setRange(0, end > 0 ? 1.02 * end : 1);
   chart_->finish(false);
 }

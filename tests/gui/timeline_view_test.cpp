@@ -34,6 +34,8 @@ class TimelineViewTest : public testing::Test {
       static char* names[] = {name, nullptr};
       new QApplication(count, names);
     }
+    if (!qEnvironmentVariableIsSet("FORETOKEN_DATA"))
+      qputenv("FORETOKEN_DATA", FORETOKEN_BINARY_DIR "/share/foretoken");
     session_ = std::make_unique<Session>();
     view_.reset(make_timeline_view(*session_));
     view_->resize(900, 500);
@@ -125,7 +127,7 @@ TEST_F(TimelineViewTest, NothingBeforeTheFirstSimulationAndTheReasonWhereThereIs
 }
 
 TEST_F(TimelineViewTest, StepsAndAxesAreTheRecordings) {
-  simulate(R"({"parallelism": {"replicas": 2}})");
+  simulate(R"({"cluster": {"replicas": 2}})");
   ASSERT_NE(steps(), nullptr);
   ASSERT_EQ(steps()->lanes().size(), 2u);
   std::set<std::size_t> seen;
