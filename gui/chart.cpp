@@ -58,8 +58,8 @@ void Chart::start(const QString& x, const QString& y) {
 void Chart::logarithmic(QCPAxis* axis) {
   axis->setScaleType(QCPAxis::stLogarithmic);
   axis->setTicker(QSharedPointer<QCPAxisTickerLog>(new QCPAxisTickerLog));
-  axis->setNumberFormat(QStringLiteral("gb"));
-  axis->setNumberPrecision(3);
+  axis->setNumberFormat(QStringLiteral("g"));
+  axis->setNumberPrecision(6);
 }
 
 void Chart::finish(bool with_legend) {
@@ -99,10 +99,9 @@ QCPGraph* Chart::dots(const QString& name, int c, const QVector<double>& x, cons
 }
 
 void Chart::mark_y(double y, const QString& text, int c) {
-  auto* const l = new QCPItemStraightLine(this);
-  l->point1->setCoords(0, y), l->point2->setCoords(1, y);
-  l->point1->setTypeX(QCPItemPosition::ptAxisRectRatio),
-      l->point2->setTypeX(QCPItemPosition::ptAxisRectRatio);
+  auto* const l = new QCPItemLine(this);
+  l->start->setCoords(0, y), l->end->setCoords(1, y);
+  l->start->setTypeX(QCPItemPosition::ptAxisRectRatio), l->end->setTypeX(QCPItemPosition::ptAxisRectRatio);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
@@ -113,10 +112,9 @@ void Chart::mark_y(double y, const QString& text, int c) {
 }
 
 void Chart::mark_x(double x, const QString& text, int c) {
-  auto* const l = new QCPItemStraightLine(this);
-  l->point1->setCoords(x, 0), l->point2->setCoords(x, 1);
-  l->point1->setTypeY(QCPItemPosition::ptAxisRectRatio),
-      l->point2->setTypeY(QCPItemPosition::ptAxisRectRatio);
+  auto* const l = new QCPItemLine(this);
+  l->start->setCoords(x, 0), l->end->setCoords(x, 1);
+  l->start->setTypeY(QCPItemPosition::ptAxisRectRatio), l->end->setTypeY(QCPItemPosition::ptAxisRectRatio);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);

@@ -2,10 +2,19 @@
 // that follow the window's palette, and export. Nothing else in gui/ names a colour.
 #pragma once
 
-#include <qcustomplot.h>
-
 #include <QString>
 #include <vector>
+
+// Its header wants Qt's keywords, which are names of ours elsewhere.
+#define signals Q_SIGNALS
+#define slots Q_SLOTS
+#define emit
+#define foreach Q_FOREACH
+#include <qcustomplot.h>
+#undef signals
+#undef slots
+#undef emit
+#undef foreach
 
 namespace foretoken::gui {
 

@@ -55,7 +55,7 @@ class Session::Edit : public QUndoCommand {
   bool dragging_;
 };
 
-Session::Session(QObject* parent) : QObject(parent), scenario_(new_scenario()) {
+Session::Session(QObject* parent) : QObject(parent), scenario_(std::make_unique<Json>(new_scenario())) {
   pause_.setSingleShot(true);
   pause_.setInterval(kPauseMs);
   connect(&pause_, &QTimer::timeout, this, &Session::start_simulation);
@@ -83,7 +83,7 @@ void Session::open(const std::filesystem::path& file) {
 
 void Session::save(const std::filesystem::path& file) {
   OutputFile out(file);
-  out.write(dump_json(scenario_));
+  out.write(dump_json(*scenario_));
   out.commit();
   if (file.parent_path() != file_.parent_path()) world_ = open_world(file.parent_path(), file.string());
   file_ = file;
@@ -92,13 +92,13 @@ void Session::save(const std::filesystem::path& file) {
 }
 
 void Session::set_scenario(const Json& scenario, const QString& what) {
-  auto* step = new Edit(*this, scenario_, scenario, "", false);
+  auto* step = new Edit(*this, *scenario_, scenario, "", false);
   step->setText(what);
   history_.push(step);
 }
 
 void Session::edit(const std::string& pointer, const Json& value, bool dragging) {
-  Json next = scenario_;
+  Json next = *scenario_;
   if (value.is_null()) {
     const Json::json_pointer at(pointer);
     if (next.contains(at)) {
@@ -118,20 +118,20 @@ void Session::edit(const std::string& pointer, const Json& value, bool dragging)
     }
     (*at)[rest] = value;
   }
-  if (next == scenario_) return;
-  auto* step = new Edit(*this, scenario_, std::move(next), pointer, dragging);
+  if (next == *scenario_) return;
+  auto* step = new Edit(*this, *scenario_, std::move(next), pointer, dragging);
   step->setText(QString::fromStdString(pointer));
   history_.push(step);
 }
 
 void Session::apply_patch(const Json& patch, const QString& what) {
-  Json next = scenario_;
+  Json next = *scenario_;
   next.merge_patch(patch);
   set_scenario(next, what);
 }
 
 void Session::become(const Json& scenario) {
-  scenario_ = scenario;
+  *scenario_ = scenario;
   Q_EMIT edited();
   update();
 }
@@ -142,7 +142,7 @@ void Session::update() {
   simulated_.reset();
   sweep_.reset();
   try {
-    estimated_ = estimate_of(*world_, scenario_, name());
+    estimated_ = estimate_of(*world_, *scenario_, name());
   } catch (const std::exception& e) {
     estimated_.reset();
     pause_.stop();
@@ -221,14 +221,14 @@ void Session::start_simulation() {
 }
 
 void Session::pin() {
-  pinned_scenario_ = scenario_;
+  pinned_scenario_ = std::make_unique<Json>(*scenario_);
   pinned_ = estimated_;
   pinned_simulation_ = simulated_;
   Q_EMIT pinned_anew();
 }
 
 void Session::unpin() {
-  pinned_scenario_ = nullptr;
+  pinned_scenario_.reset();
   pinned_.reset();
   pinned_simulation_.reset();
   Q_EMIT pinned_anew();
@@ -242,7 +242,7 @@ void Session::start_plan() {
   if (planning_) return;
   Scenario scenario;
   try {
-    const ScenarioInput input = scenario_input(scenario_, world_->resources.scenario_folder, name(), true);
+    const ScenarioInput input = scenario_input(*scenario_, world_->resources.scenario_folder, name(), true);
     refuse_pools(input.scenario, "plan", input.file + ":");
     scenario = input.scenario;
   } catch (const std::exception& e) {

@@ -31,7 +31,7 @@ class Session : public QObject {
   void edit(const std::string& pointer, const Json& value, bool dragging = false);
   void apply_patch(const Json& patch, const QString& what);
 
-  const Json& scenario() const { return scenario_; }
+  const Json& scenario() const { return *scenario_; }
   const std::filesystem::path& file() const { return file_; }
   std::string name() const;  // for messages and titles
   QUndoStack& history() { return history_; }
@@ -46,8 +46,8 @@ class Session : public QObject {
   // The answers to compare with.
   void pin();
   void unpin();
-  bool has_pin() const { return !pinned_scenario_.is_null(); }
-  const Json& pinned_scenario() const { return pinned_scenario_; }
+  bool has_pin() const { return pinned_scenario_ != nullptr; }
+  const Json& pinned_scenario() const { return *pinned_scenario_; }  // has_pin()
   std::shared_ptr<const Estimated> pinned() const { return pinned_; }
   std::shared_ptr<const Simulated> pinned_simulation() const { return pinned_simulation_; }
 
@@ -79,14 +79,14 @@ class Session : public QObject {
   void begin_work();
   void end_work();
 
-  Json scenario_;
+  std::unique_ptr<Json> scenario_;
   std::filesystem::path file_;
   std::shared_ptr<const World> world_;
   std::shared_ptr<const Estimated> estimated_, pinned_;
   std::shared_ptr<const Simulated> simulated_, pinned_simulation_;
   std::shared_ptr<const LoadSweep> sweep_;
   std::shared_ptr<const PlanResult> planned_;
-  Json pinned_scenario_;
+  std::unique_ptr<Json> pinned_scenario_;  // null: nothing is pinned
   QUndoStack history_;
   QTimer pause_;
   std::shared_ptr<std::atomic<bool>> stop_;  // of the simulation that runs

@@ -7,6 +7,8 @@
 #include "gui/session.h"
 #include "gui/table_view.h"
 
+class QLabel;
+
 namespace foretoken::gui {
 
 class View : public QWidget {
@@ -28,7 +30,7 @@ class View : public QWidget {
 };
 
 // A line of text above a view: what it shows, or why it shows nothing.
-class QLabel* note_label(QWidget* parent);
+QLabel* note_label(QWidget* parent);
 
 // In the order of the window's menu. make_*: views are made by these alone.
 View* make_memory_view(Session& session);

@@ -108,7 +108,7 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
     set = [](WorkloadConfig& c, double load) {
       c.max_concurrency = std::max<std::int64_t>(1, std::llround(load));
     };
-  } else if (w.trace) {
+  } else if (!w.trace.empty()) {
     sweep->axis = "speed of the trace";
     sweep->current = w.rate_scale;
     most = rate > 0 ? sweep->current * capacity / rate : sweep->current;
