@@ -51,8 +51,12 @@ std::vector<std::vector<Stay>> stays_of(const Recording& recording, std::size_t 
     }
   }
   for (auto& lane : stays)
-    std::stable_sort(lane.begin(), lane.end(),
-                     [](const Stay& a, const Stay& b) { return a.frame.start < b.frame.start; });
+    std::sort(lane.begin(), lane.end(), [&](const Stay& a, const Stay& b) {
+      const auto key = [&](const Stay& s) {
+        return std::pair(s.frame.start, recording.requests[s.request].id);
+      };
+      return key(a) < key(b);
+    });
   return stays;
 }
 

@@ -15,6 +15,7 @@
 #include "gui/view.h"
 #include "gui/views/timeline_lanes.h"
 #include "gui/views/timeline_waterfall.h"
+#include "pictures.h"
 
 namespace foretoken::gui {
 namespace {
@@ -27,15 +28,6 @@ constexpr auto kScenario = R"({"model": "llama-3.1-8b", "hardware": {"device": "
 class TimelineViewTest : public testing::Test {
  protected:
   TimelineViewTest() {
-    qputenv("QT_QPA_PLATFORM", "offscreen");
-    if (qApp == nullptr) {
-      static int count = 1;
-      static char name[] = "gui_test";
-      static char* names[] = {name, nullptr};
-      new QApplication(count, names);
-    }
-    if (!qEnvironmentVariableIsSet("FORETOKEN_DATA"))
-      qputenv("FORETOKEN_DATA", FORETOKEN_BINARY_DIR "/share/foretoken");
     session_ = std::make_unique<Session>();
     view_.reset(make_timeline_view(*session_));
     view_->resize(900, 500);
@@ -113,15 +105,19 @@ class TimelineViewTest : public testing::Test {
 TEST_F(TimelineViewTest, NothingBeforeTheFirstSimulationAndTheReasonWhereThereIsNone) {
   EXPECT_FALSE(chart()->isVisible());
   EXPECT_TRUE(text().contains(QStringLiteral("as soon as"))) << text().toStdString();
-  session_->set_scenario(Json::parse(R"({"model": "llama-3.3-70b", "hardware": {"device": "l40s"}})"), {});
+  Json scenario = Json::parse(kScenario);
+  scenario["model"] = "llama-3.3-70b", scenario["hardware"]["device"] = "l40s";
+  session_->set_scenario(scenario, {});
   EXPECT_TRUE(text().contains(QStringLiteral("does not fit"))) << text().toStdString();
-  session_->set_scenario(Json::parse(R"({"model": "no-such-model"})"), {});
+  scenario["model"] = "no-such-model";
+  session_->set_scenario(scenario, {});
   EXPECT_TRUE(text().contains(QStringLiteral("no-such-model"))) << text().toStdString();
   EXPECT_FALSE(chart()->isVisible());
   simulate();
   EXPECT_TRUE(chart()->isVisible());
   EXPECT_FALSE(text().contains(QStringLiteral("no-such-model")));
-  session_->set_scenario(Json::parse(R"({"model": "no-such-model"})"), {});
+  scenario["model"] = "no-such-model";
+  session_->set_scenario(scenario, {});
   EXPECT_FALSE(chart()->isVisible());
   EXPECT_TRUE(table().rows.empty());
 }
@@ -230,12 +226,13 @@ TEST_F(TimelineViewTest, ARowOrAPlaceInALaneShowsThatRequestsParts) {
   EXPECT_DOUBLE_EQ(steps()->frames()[0].end, to_s(slowest.finish));
 
   // Another one, by the lane; its row is the current one then.
-  const RequestRecord& other = record(slowest.id == 20 ? 21 : 20);
-  chart()->replot();
+  const RequestRecord& other = record(0);
+  ASSERT_LT(other.finish, slowest.scheduled);
   const double at = to_s((other.scheduled + other.first_token) / 2);
   std::int64_t latest = other.id;  // that were there: the last to come
   for (const RequestRecord& r : recording().requests)
-    if (to_s(r.scheduled) <= at && at <= to_s(r.finish) && r.scheduled > record(latest).scheduled)
+    if (to_s(r.scheduled) <= at && at <= to_s(r.finish) &&
+        std::pair(r.scheduled, r.id) > std::pair(record(latest).scheduled, record(latest).id))
       latest = r.id;
   click(at, 0);
   expect_parts_of(record(latest));
@@ -288,8 +285,8 @@ TEST_F(TimelineViewTest, AHundredThousandStepsAreAsManyRectanglesAsPixels) {
   time.start();
   for (int i = 0; i < 10; ++i) chart.replot();
   std::cout << "replot of 100,000 steps: " << static_cast<double>(time.elapsed()) / 10 << " ms\n";
-  EXPECT_GT(lanes->drawn(), 3000u);
-  EXPECT_LE(lanes->drawn(), 4u * 1001);
+  EXPECT_GT(lanes->drawn(), 2000u);
+  EXPECT_LE(lanes->drawn(), 4u * (static_cast<std::size_t>(chart.axisRect()->width()) + 1));
   chart.xAxis->setRange(100, 100.1);
   chart.replot();
   EXPECT_NEAR(static_cast<double>(lanes->drawn()), 4 * 11, 4);
@@ -303,11 +300,7 @@ TEST_F(TimelineViewTest, PicturesAreNotBlank) {
     QCoreApplication::processEvents();
     const QImage picture = view_->grab().toImage();
     ASSERT_EQ(picture.size(), size);
-    std::set<QRgb> colours;
-    for (int y = 0; y < size.height(); y += 3)
-      for (int x = 0; x < size.width(); x += 3) colours.insert(picture.pixel(x, y));
-    EXPECT_GT(colours.size(), 20u);
-    EXPECT_TRUE(colours.count(StepLanes::blend(0).rgb()) > 0);
+    EXPECT_GT(colours_in(picture), 20);
   }
 }
 
