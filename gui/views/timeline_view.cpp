@@ -100,7 +100,9 @@ class TimelineView : public View {
   std::optional<RequestId> chosen_;
   QCPRange whole_;  // s
   bool setting_time_ = false;
+  bool marking_row_ = false;
   int lanes_height_ = 0;
+  QPoint pressed_;
 
   QLabel* note_;
   QWidget* tools_;
@@ -168,7 +170,8 @@ TimelineView::TimelineView(Session& session)
   connect(&table_pause_, &QTimer::timeout, this, &TimelineView::show_table);
   connect(table_->selectionModel(), &QItemSelectionModel::currentRowChanged, this,
           [this](const QModelIndex& now) {
-            if (now.isValid()) choose(rows_[static_cast<std::size_t>(table_->source_row(now))]);
+            if (now.isValid() && !marking_row_)
+              choose(rows_[static_cast<std::size_t>(table_->source_row(now))]);
           });
   connect(table_, &QAbstractItemView::activated, this, [this](const QModelIndex& at) {
     const RequestRecord& r = recording().requests[rows_[static_cast<std::size_t>(table_->source_row(at))]];
@@ -229,10 +232,12 @@ void TimelineView::make_chart() {
   connect(chart_, &QCustomPlot::mouseMove, this, [this](const QMouseEvent* e) {
     if (e->buttons() == Qt::NoButton) point_at(e->pos());
   });
-  connect(chart_, &QCustomPlot::plottableClick, this,
-          [this](QCPAbstractPlottable* what, int, const QMouseEvent* e) {
-            if (what == steps_) click(e->pos());
-          });
+  // Not plottableClick: next to an axis a click would be the axis's.
+  connect(chart_, &QCustomPlot::mousePress, this, [this](const QMouseEvent* e) { pressed_ = e->pos(); });
+  connect(chart_, &QCustomPlot::mouseRelease, this, [this](const QMouseEvent* e) {
+    const bool dragged = (e->pos() - pressed_).manhattanLength() > QApplication::startDragDistance() / 2;
+    if (e->button() == Qt::LeftButton && steps_ && !dragged) click(e->pos());
+  });
   // Which lanes have names depends on the height, which is known after the layout.
   connect(chart_, &QCustomPlot::afterLayout, this, [this] {
     if (std::exchange(lanes_height_, chart_->axisRect()->height()) != chart_->axisRect()->height())
@@ -484,16 +489,17 @@ void TimelineView::show_table() {
 
 // The row of the chosen request, without choosing it once more.
 void TimelineView::mark_row() {
-  const QSignalBlocker quiet(table_->selectionModel());
+  marking_row_ = true;
   for (int row = 0; chosen_ && row < table_->model()->rowCount(); ++row) {
     const QModelIndex index = table_->model()->index(row, 0);
     if (recording().requests[rows_[static_cast<std::size_t>(table_->source_row(index))]].id != *chosen_)
       continue;
+    table_->doItemsLayout();  // the rows may be new
     table_->setCurrentIndex(index);
     table_->scrollTo(index);
-    table_->viewport()->update();
-    return;
+    break;
   }
+  marking_row_ = false;
 }
 
 void TimelineView::choose(std::size_t request) {

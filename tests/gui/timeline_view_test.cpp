@@ -181,10 +181,11 @@ TEST_F(TimelineViewTest, RowsAreTheRecordsOfTheTimeShown) {
     EXPECT_DOUBLE_EQ(std::get<double>(row[6]), to_ms(r.first_token - r.arrival));
     EXPECT_DOUBLE_EQ(std::get<double>(row[8]), to_ms(r.finish - r.arrival));
     EXPECT_EQ(std::get<std::int64_t>(row[9]), r.preemptions);
-    if (r.output_len > 1)
+    if (r.output_len > 1) {
       EXPECT_NEAR(std::get<double>(row[7]), to_ms(r.finish - r.first_token) / (r.output_len - 1), 1e-9);
-    else
+    } else {
       EXPECT_TRUE(std::holds_alternative<std::monostate>(row[7]));
+    }
   }
   const QCPRange whole = time();
   press(chart(), Qt::Key_Plus);
