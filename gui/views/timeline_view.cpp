@@ -227,6 +227,7 @@ void TimelineView::make_chart() {
   }
   chart_->legend->setIconSize(30, 16);
   chart_->legend->setWrap(5);
+  chart_->setPlottingHint(QCP::phFastPolylines);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);
   connect(chart_, &QCustomPlot::mouseMove, this, [this](const QMouseEvent* e) {
@@ -351,6 +352,13 @@ void TimelineView::show_simulation() {
   for (const RequestRecord& r : recording().requests) whole_.expand({to_s(r.arrival), to_s(r.finish)});
   set_time(whole_);
   show_table();
+  table_->resizeColumnsToContents();
+  // Ids further down may be longer.
+  RequestId last = 0;
+  for (const RequestRecord& r : recording().requests) last = std::max(last, r.id);
+  const int id_width =
+      fontMetrics().horizontalAdvance(cell_text(Cell(std::int64_t{last}), 4) + QStringLiteral("  00"));
+  table_->setColumnWidth(0, std::max(table_->columnWidth(0), id_width));
   mark_chosen();
   chart_->finish(true);
 }
@@ -363,6 +371,7 @@ void TimelineView::add_line(QCPAxis* value, const QString& name, int colour, Qt:
   g->setPen(QPen(Chart::colour(colour), 1.5, style));
   g->setLineStyle(QCPGraph::lsStepLeft);  // what is known is what was so when a step began
   g->setSelectable(QCP::stNone);
+  g->setAntialiased(false);  // level lines need none, and it takes a hundred times as long
 }
 
 void TimelineView::show_usage() {
