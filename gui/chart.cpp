@@ -100,8 +100,8 @@ QCPGraph* Chart::dots(const QString& name, int c, const QVector<double>& x, cons
 
 void Chart::mark_y(double y, const QString& text, int c) {
   auto* const l = new QCPItemLine(this);
+  for (QCPItemPosition* p : {l->start, l->end}) p->setTypeX(QCPItemPosition::ptAxisRectRatio);
   l->start->setCoords(0, y), l->end->setCoords(1, y);
-  l->start->setTypeX(QCPItemPosition::ptAxisRectRatio), l->end->setTypeX(QCPItemPosition::ptAxisRectRatio);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
@@ -113,8 +113,9 @@ void Chart::mark_y(double y, const QString& text, int c) {
 
 void Chart::mark_x(double x, const QString& text, int c) {
   auto* const l = new QCPItemLine(this);
+  // First the types: a change of them keeps the place, not the numbers.
+  for (QCPItemPosition* p : {l->start, l->end}) p->setTypeY(QCPItemPosition::ptAxisRectRatio);
   l->start->setCoords(x, 0), l->end->setCoords(x, 1);
-  l->start->setTypeY(QCPItemPosition::ptAxisRectRatio), l->end->setTypeY(QCPItemPosition::ptAxisRectRatio);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
