@@ -109,6 +109,7 @@ class TimelineView : public View {
   QComboBox* usage_of_;
   QSplitter* content_;
   Chart* chart_;
+  QCPAxisRect* lanes_;
   QCPAxisRect* usage_;
   QPointer<StepLanes> steps_;
   TableView* table_;
@@ -206,12 +207,14 @@ QToolButton* TimelineView::button(const QString& text, const QString& what, QHBo
 
 void TimelineView::make_chart() {
   chart_->setAccessibleName(tr("Steps of engines over time"));
-  chart_->plotLayout()->insertRow(1);
-  usage_ = new QCPAxisRect(chart_);
-  chart_->plotLayout()->addElement(1, 0, usage_);
+  // Steps above the chart's own axes.
+  usage_ = chart_->xAxis->axisRect();
+  lanes_ = new QCPAxisRect(chart_);
+  chart_->plotLayout()->insertRow(0);
+  chart_->plotLayout()->addElement(0, 0, lanes_);
   usage_->axis(QCPAxis::atRight)->setVisible(true);
   usage_->axis(QCPAxis::atRight)->setTickLabels(true);
-  for (QCPAxis* axis : usage_->axes()) {
+  for (QCPAxis* axis : lanes_->axes()) {
     axis->setLayer(QStringLiteral("axes"));
     axis->grid()->setLayer(QStringLiteral("grid"));
   }
@@ -241,7 +244,7 @@ void TimelineView::make_chart() {
   });
   // Which lanes have names depends on the height, which is known after the layout.
   connect(chart_, &QCustomPlot::afterLayout, this, [this] {
-    if (std::exchange(lanes_height_, chart_->axisRect()->height()) != chart_->axisRect()->height())
+    if (std::exchange(lanes_height_, lanes_->height()) != lanes_->height())
       chart_->replot(QCustomPlot::rpQueuedReplot);
     const int rows = std::clamp(usage_->height() / 30, 1, 5);
     for (const auto side : {QCPAxis::atLeft, QCPAxis::atRight})
@@ -316,23 +319,23 @@ void TimelineView::show_simulation() {
   names_ = engine_names(*shown_->of->deployment(), engines);
   stays_ = stays_of(recording(), names_.size());
 
-  chart_->start({}, {});
-  chart_->xAxis->setTickLabels(false);
-  usage_->axis(QCPAxis::atBottom)->setLabel(tr("time (s)"));
-  usage_->axis(QCPAxis::atLeft)->setLabel(tr("KV cache (%)"));
+  chart_->start(tr("time (s)"), tr("KV cache (%)"));
+  QCPAxis* const lane_time = lanes_->axis(QCPAxis::atBottom);
+  QCPAxis* const lane_names = lanes_->axis(QCPAxis::atLeft);
+  lane_time->setTickLabels(false);
   usage_->axis(QCPAxis::atRight)->setLabel(tr("requests"));
   const auto ticker = QSharedPointer<TimeTicker>::create();
   for (QCPAxisRect* rect : chart_->axisRects()) rect->axis(QCPAxis::atBottom)->setTicker(ticker);
   const auto lanes = static_cast<double>(names_.size());
-  chart_->yAxis->setTicker(QSharedPointer<LaneTicker>::create(chart_->yAxis, names_));
-  chart_->yAxis->setRange(-0.5, lanes - 0.5);
-  chart_->yAxis->setRangeReversed(true);
-  chart_->yAxis->grid()->setVisible(false);
+  lane_names->setTicker(QSharedPointer<LaneTicker>::create(lane_names, names_));
+  lane_names->setRange(-0.5, lanes - 0.5);
+  lane_names->setRangeReversed(true);
+  lane_names->grid()->setVisible(false);
   usage_->axis(QCPAxis::atLeft)->setRange(0, 100);
   // A single lane needs less room than many.
   chart_->plotLayout()->setRowStretchFactor(0, std::clamp(0.3 + 0.15 * lanes, 0.5, 1.6));
 
-  steps_ = new StepLanes(chart_->xAxis, chart_->yAxis);
+  steps_ = new StepLanes(lane_time, lane_names);
   steps_->setName(tr("steps, decode to prefill"));
   steps_->setSelectable(QCP::stNone);
   steps_->set(recording(), names_.size());

@@ -67,7 +67,7 @@ class TimelineViewTest : public testing::Test {
     return nullptr;
   }
   void click(double time, double lane) {
-    const QPointF at(chart()->xAxis->coordToPixel(time), chart()->yAxis->coordToPixel(lane));
+    const QPointF at(chart()->xAxis->coordToPixel(time), steps()->valueAxis()->coordToPixel(lane));
     for (const auto type : {QEvent::MouseButtonPress, QEvent::MouseButtonRelease}) {
       QMouseEvent event(type, at, chart()->mapToGlobal(at), Qt::LeftButton,
                         type == QEvent::MouseButtonPress ? Qt::LeftButton : Qt::NoButton, Qt::NoModifier);
@@ -147,7 +147,7 @@ TEST_F(TimelineViewTest, StepsAndAxesAreTheRecordings) {
   }
   EXPECT_DOUBLE_EQ(time().lower, first);
   EXPECT_NEAR(time().upper, end, 1e-9);
-  EXPECT_EQ(chart()->yAxis->range(), QCPRange(-0.5, 1.5));
+  EXPECT_EQ(steps()->valueAxis()->range(), QCPRange(-0.5, 1.5));
   const QCPAxisRect* const usage = chart()->axisRect(1);
   EXPECT_EQ(usage->axis(QCPAxis::atLeft)->range(), QCPRange(0, 100));
   EXPECT_EQ(usage->axis(QCPAxis::atBottom)->range(), time());
@@ -240,7 +240,8 @@ TEST_F(TimelineViewTest, ARowOrAPlaceInALaneShowsThatRequestsParts) {
   EXPECT_EQ(std::get<std::int64_t>(
                 table().rows[static_cast<std::size_t>(rows->source_row(rows->currentIndex()))][0]),
             latest);
-  EXPECT_NE(steps()->bar_at({chart()->xAxis->coordToPixel(at), chart()->yAxis->coordToPixel(0)}), nullptr);
+  EXPECT_NE(steps()->bar_at({chart()->xAxis->coordToPixel(at), steps()->valueAxis()->coordToPixel(0)}),
+            nullptr);
   click(at, 0.49);  // between lanes
   expect_parts_of(record(latest));
 
