@@ -371,7 +371,7 @@ void TimelineView::add_line(QCPAxis* value, const QString& name, int colour, Qt:
   QCPGraph* const g = chart_->addGraph(usage_->axis(QCPAxis::atBottom), value);
   g->setName(name);
   g->setData(x, y, true);
-  g->setPen(QPen(Chart::colour(colour), 1.5, style));
+  g->setPen(QPen(Chart::colour(colour), 1, style));
   g->setLineStyle(QCPGraph::lsStepLeft);  // what is known is what was so when a step began
   g->setSelectable(QCP::stNone);
   g->setAntialiased(false);  // level lines need none, and it takes a hundred times as long
@@ -411,10 +411,11 @@ void TimelineView::show_usage() {
   }
   QCPAxis* const left = usage_->axis(QCPAxis::atLeft);
   QCPAxis* const right = usage_->axis(QCPAxis::atRight);
+  // The lowest lies on top.
+  add_line(right, tr("waiting"), kWaitingColour, Qt::SolidLine, x, waiting);
+  add_line(right, tr("running"), kRunningColour, Qt::SolidLine, x, running);
   add_line(left, all ? tr("KV cache, mean") : tr("KV cache"), kKvColour, Qt::SolidLine, x, kv);
   if (all) add_line(left, tr("KV cache, fullest"), kKvColour, Qt::DotLine, x, most);
-  add_line(right, tr("running"), kRunningColour, Qt::SolidLine, x, running);
-  add_line(right, tr("waiting"), kWaitingColour, Qt::SolidLine, x, waiting);
   double highest = 1;
   for (qsizetype i = 0; i < x.size(); ++i)
     if (!std::isnan(running[i])) highest = std::max({highest, running[i], waiting[i]});

@@ -156,16 +156,16 @@ TEST_F(TimelineViewTest, StepsAndAxesAreTheRecordings) {
   // All engines first, then one.
   const auto& samples = session_->simulated()->simulation.served.over_time.samples;
   ASSERT_EQ(chart()->graph(0)->dataCount(), std::ssize(samples));
-  EXPECT_DOUBLE_EQ(chart()->graph(0)->dataMainValue(3), 100 * samples[3].mean_kv_usage);
+  EXPECT_DOUBLE_EQ(chart()->graph(2)->dataMainValue(3), 100 * samples[3].mean_kv_usage);
   auto* const of = view_->findChild<QComboBox*>();
   ASSERT_EQ(of->count(), 3);
   of->setCurrentIndex(2);
   Q_EMIT of->activated(2);
   ASSERT_EQ(chart()->graphCount(), 3);
   const TimelineWriter::StepEvent& e = recording().steps[steps()->lanes()[1][0].step];
-  EXPECT_DOUBLE_EQ(chart()->graph(0)->dataMainValue(0), 100 * e.kv_usage);
+  EXPECT_DOUBLE_EQ(chart()->graph(2)->dataMainValue(0), 100 * e.kv_usage);
   EXPECT_DOUBLE_EQ(chart()->graph(1)->dataMainValue(0), e.running);
-  EXPECT_DOUBLE_EQ(chart()->graph(2)->dataMainValue(0), e.waiting);
+  EXPECT_DOUBLE_EQ(chart()->graph(0)->dataMainValue(0), e.waiting);
 }
 
 TEST_F(TimelineViewTest, RowsAreTheRecordsOfTheTimeShown) {
