@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "gui/view.h"
 #include "gui/views/timeline_lanes.h"
