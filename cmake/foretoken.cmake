@@ -26,10 +26,14 @@ endfunction()
 
 # foretoken_test_sources(NAME sources... DEPENDS libs...): tests that several programs have, compiled once; their
 # objects are $<TARGET_OBJECTS:NAME>.
+# Tests compile in less than two thirds of the time at -O1; what they test is optimised all the same.
+set(FORETOKEN_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+
 function(foretoken_test_sources name)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
   add_library(${name} OBJECT ${ARG_UNPARSED_ARGUMENTS})
   foretoken_options(${name})
+  target_compile_options(${name} PRIVATE ${FORETOKEN_TEST_OPTIONS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gmock)
   target_compile_definitions(${name} PRIVATE FORETOKEN_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              FORETOKEN_BINARY_DIR="${PROJECT_BINARY_DIR}")
@@ -39,6 +43,7 @@ function(foretoken_test name)
   cmake_parse_arguments(ARG "" "FILTER;PREFIX;SKIPS" "DEPENDS" ${ARGN})
   add_executable(${name}_test ${ARG_UNPARSED_ARGUMENTS})
   foretoken_options(${name}_test)
+  target_compile_options(${name}_test PRIVATE ${FORETOKEN_TEST_OPTIONS})
   target_link_libraries(${name}_test PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name}_test PRIVATE FORETOKEN_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              FORETOKEN_BINARY_DIR="${PROJECT_BINARY_DIR}")
