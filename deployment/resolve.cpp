@@ -379,6 +379,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   place_weights(d, where);
 
   refuse_with_beams(d, where);
+  refuse_with_elastic(d, where);
 
   auto speculation = make_speculation(d, scenario, resources, where);
   if (auto* verdict = std::get_if<Infeasible>(&speculation)) return std::move(*verdict);
@@ -402,6 +403,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
       mean_tokens > 0
           ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
           : 0;
+  // A request's cache may lie in all of the pool's instances.
+  if (d.behavior.policy == SchedulerPolicy::kLoongserve) limits.sharing_instances = d.mapping.replicas;
   limits.stream_buffers = d.streaming.buffers;
   limits.captured_graphs =
       d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
