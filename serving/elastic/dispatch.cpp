@@ -80,6 +80,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
       decode_weight += 1.0 / item.output;
       iterations = std::max({iterations, mean_output - item.output, 0.1 * item.output});
     }
+  Peak with_undecided = peak;
   const double wait = iterations * knobs_.avg_decoding_time;
 
   const auto n = static_cast<std::int64_t>(used_.size());
@@ -121,13 +122,15 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
           if (!undecided.empty()) pass();
           chosen.push_back(slot);
           peak.add(item);
+          with_undecided.add(item);
           sum = {with, squares};
           paused -= item.paused ? 1 : 0;
           continue;
         }
       }
-      if (takes_undecided && with + later.tokens <= budget) {
+      if (takes_undecided && with + later.tokens <= budget && with_undecided.fits(item, all)) {
         undecided.push_back(slot);
+        with_undecided.add(item);
         later = {later.tokens + tokens, later.squares + square};
         later_weight += 1.0 / static_cast<double>(tokens);
         const double time =
@@ -149,6 +152,14 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
     pass();
     rest.push_back(slot);
   }
+  // Those that were chosen after them may have taken their room or place.
+  for (const std::int32_t slot : chosen) exist += items_[static_cast<std::size_t>(slot)].paused ? 0 : 1;
+  for (std::size_t i = 0; i < decided; ++i) {
+    const Item& item = items_[static_cast<std::size_t>(undecided[i])];
+    sum.tokens += item.prompt();
+    exist += item.paused ? 0 : 1;
+    if (sum.tokens > budget || exist > config_.max_num_seqs) decided = i;
+  }
   chosen.insert(chosen.end(), undecided.begin(), undecided.begin() + static_cast<std::ptrdiff_t>(decided));
   if (chosen.empty()) return chosen;
   out_of_order_ = passes && before_pass < chosen.size() ? out_of_order_ + 1 : 0;
@@ -158,7 +169,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
   return chosen;
 }
 
-std::vector<std::int32_t> Pool::dispatch_idle(std::size_t instances, double left_ms) {
+std::vector<std::int32_t> Pool::dispatch_idle(std::size_t instances, std::int64_t running, double left_ms) {
   Peak peak;
   std::vector<std::int32_t> chosen;
   std::deque<std::int32_t> rest;
@@ -171,7 +182,7 @@ std::vector<std::int32_t> Pool::dispatch_idle(std::size_t instances, double left
     const double square = static_cast<double>(item.prompt()) * static_cast<double>(item.prompt());
     if (with <= config_.max_num_batched_tokens &&
         predict(k, static_cast<double>(with), squares + square) <= left_ms &&
-        peak.size() + 1 + paused - (item.paused ? 1 : 0) <= config_.max_num_seqs &&
+        running + peak.size() + 1 + paused - (item.paused ? 1 : 0) <= config_.max_num_seqs &&
         peak.fits(item, capacity_ * k)) {
       chosen.push_back(slot);
       peak.add(item);

@@ -265,8 +265,7 @@ std::vector<Group> Pool::batch(std::vector<std::int32_t> started, std::vector<st
   }
   for (std::size_t j = 0; j < k; ++j) left[j + 1] = left[j] + capacity_ - used(instances[j]);
   // Of the first i prompts on the first j instances: the least sum of prefill time over length, and what the
-  // last group is made of. Neither its prompts grow with j nor its instances shrink with i, which prunes the
-  // search.
+  // last group is made of.
   struct Cell {
     double time = kNone;
     std::size_t prompts = 0, instances = 0;
@@ -281,10 +280,8 @@ std::vector<Group> Pool::batch(std::vector<std::int32_t> started, std::vector<st
   for (std::size_t i = 1; i <= n; ++i)
     for (std::size_t j = 1; j <= k; ++j) {
       Cell& cell = at(i, j);
-      const std::size_t most = at(i, j - 1).prompts > 0 ? at(i, j - 1).prompts : i;
-      const std::size_t least = std::max<std::size_t>(1, at(i - 1, j).instances);
-      for (std::size_t prompts = 1; prompts <= most; ++prompts)
-        for (std::size_t on = j; on >= least; --on) {
+      for (std::size_t prompts = 1; prompts <= i; ++prompts)
+        for (std::size_t on = j; on >= 1; --on) {
           if (tokens[i] - tokens[i - prompts] > left[j] - left[j - on]) break;
           const double time =
               group_ms(i, prompts, on) * (weights[i] - weights[i - prompts]) + at(i - prompts, j - on).time;

@@ -60,8 +60,9 @@ class Pool {
 
   // Who starts beside these groups, taken from the queue; may be none.
   std::vector<std::int32_t> dispatch(const std::vector<Group>& running);
-  // Who starts on instances that have nothing to do for so long; taken from the queue.
-  std::vector<std::int32_t> dispatch_idle(std::size_t instances, double left_ms);
+  // Who starts on so many instances that have nothing to do for so long, while `running` requests run on
+  // others; taken from the queue.
+  std::vector<std::int32_t> dispatch_idle(std::size_t instances, std::int64_t running, double left_ms);
   Allocation allocate(std::vector<std::int32_t> started, std::vector<Group> running);
   // Prompts in groups over these instances by dynamic programming, with memory where they will decode.
   std::vector<Group> batch(std::vector<std::int32_t> started, std::vector<std::int32_t> instances,

@@ -131,8 +131,7 @@ class Loop {
       return fmt::format("prompt of {} tokens leaves no room for output: max_model_len is {}",
                          request.input_len, config_.max_model_len);
     const std::int64_t most =
-        std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, config_.max_model_len) -
-        1;
+        std::min<std::int64_t>(std::int64_t{request.input_len} + request.output_len, config_.max_model_len);
     if (most > pool_.capacity() * pool_.instances())
       return fmt::format("request of {} tokens is longer than what {} instances of {} tokens hold", most,
                          pool_.instances(), pool_.capacity());
@@ -344,7 +343,7 @@ class Loop {
     for (const std::int32_t i : lane.idle)
       if (pool_.used(i) == 0) idle.push_back(i);
     if (left <= 0 || idle.empty() || pool_.waiting() == 0) return false;
-    const std::vector<std::int32_t> started = pool_.dispatch_idle(idle.size(), left);
+    const std::vector<std::int32_t> started = pool_.dispatch_idle(idle.size(), running(), left);
     if (started.empty()) return false;
     note_start(started);
     double unused = 0;
@@ -366,8 +365,13 @@ class Loop {
     macro_ = false;
     std::vector<Group> groups = std::move(preempted_);
     preempted_.clear();
+    const bool alone = groups.empty();
     for (Lane& lane : lanes_)
       for (Group& fresh : lane.groups) {
+        if (alone) {
+          groups.push_back(std::move(fresh));
+          continue;
+        }
         std::vector<Group> next;
         const std::vector<std::int32_t> own = fresh.instances;
         next.push_back(std::move(fresh));
