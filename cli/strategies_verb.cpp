@@ -142,11 +142,10 @@ constexpr Strategy kStrategies[] = {
     {"cluster", "unlike replicas", "cluster/pools",
      "pools on devices of their own with limits, formats and systems of their own; weights for the router",
      "equal pools are replicas, to the byte; executed: the same tokens; schedules worked by hand"},
-    {"cluster", "elastic sequence parallelism",
-     "behavior loongserve; max_wait_tokens, min_comp_bound_decoding_batch_size, use_fixed_sp",
-     "replicas are elastic instances: groups for each prefill by dynamic programming, caches over several "
-     "instances, several masters in decode; ring attention",
-     "schedules worked by hand; laws over random loads; LoongServe's orders against chunks and "
+    {"cluster", "elastic sequence parallelism", "behavior loongserve; use_fixed_sp",
+     "replicas are elastic instances: groups for each prefill by dynamic programming, caches over several of "
+     "them, several masters in decode; ring attention",
+     "schedules worked by hand; laws over random loads; LoongServe's order against chunks and "
      "disaggregation"},
     {"cluster", "autoscaling", "autoscale",
      "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
