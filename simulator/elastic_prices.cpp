@@ -177,23 +177,6 @@ SpanTime PredictedBackend::run_groups(const Step& step, std::int64_t max_steps) 
   return span;
 }
 
-PredictedBackend::StagePrice PredictedBackend::slowest(std::span<const StagePrice> prices) {
-  StagePrice best = prices.front();
-  for (const StagePrice& p : prices) {
-    const std::int64_t steps = std::min(best.steps, p.steps);
-    if (p.first.time > best.first.time ||
-        (p.first.time == best.first.time && p.increment() > best.increment()))
-      best = p;
-    best.steps = steps;
-  }
-  // Another one may overtake the slowest: the span ends before it does.
-  for (const StagePrice& p : prices)
-    if (p.increment() > best.increment())
-      best.steps =
-          std::min(best.steps, (best.first.time - p.first.time) / (p.increment() - best.increment()) + 1);
-  return best;
-}
-
 void PredictedBackend::cut(std::int32_t engine, std::int64_t steps) {
   pending_[static_cast<std::size_t>(engine)].span.steps = steps;
 }

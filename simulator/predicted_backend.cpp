@@ -47,6 +47,24 @@ Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
   return to_picoseconds(rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, to_prefill));
 }
 
+PredictedBackend::StagePrice PredictedBackend::slowest(std::span<const StagePrice> prices) {
+  const StagePrice* slow = &prices.front();
+  std::int64_t steps = slow->steps;
+  for (const StagePrice& p : prices.subspan(1)) {
+    steps = std::min(steps, p.steps);
+    if (p.first.time > slow->first.time ||
+        (p.first.time == slow->first.time && p.increment() > slow->increment()))
+      slow = &p;
+  }
+  StagePrice best = *slow;
+  // Another one may overtake the slowest: the span ends before it does.
+  for (const StagePrice& p : prices)
+    if (p.increment() > best.increment())
+      steps = std::min(steps, (best.first.time - p.first.time) / (p.increment() - best.increment()) + 1);
+  best.steps = steps;
+  return best;
+}
+
 PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,
                                                            const Step& step, bool decoding,
                                                            std::int64_t max_steps) {
