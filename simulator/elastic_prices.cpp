@@ -1,6 +1,6 @@
 // Prices of steps of elastic instances: a prompt's tokens are striped over the instances of its group, whose
 // keys and values go round a ring (Liu et al. 2023, Brandon et al. 2023); in decode the masters send their
-// queries to all others and get partial results back (Wu et al. 2024, section 4).
+// queries to all others and get partial results back (Wu et al. 2024).
 #include "simulator/elastic_prices.h"
 
 #include <algorithm>

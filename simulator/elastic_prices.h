@@ -1,5 +1,5 @@
 // What LoongServe's scheduler knows of the time that prefills take: its own analytical model, fitted to our
-// prices as its profiler fits measured ones (Wu et al. 2024, section 5.5).
+// prices as its profiler fits measured ones (longserve_server/router/profiler.py).
 #pragma once
 
 #include "simulator/cost_model.h"

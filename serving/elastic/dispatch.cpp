@@ -1,5 +1,5 @@
 // Who starts: memory up to the end of all, the prefill's tipping point, and what preempting decodes costs
-// (section 5.1; req_queue.py).
+// (LoongServe's req_queue.py).
 #include <algorithm>
 #include <stdexcept>
 

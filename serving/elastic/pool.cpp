@@ -1,5 +1,5 @@
 // Which instances compute what: preemption and compaction of decodes, prompts in groups, placement of their
-// cache, masters of decode steps (sections 4, 5.2 to 5.4; manager.py, longserve_c_scheduler/src/main.cpp).
+// cache, masters of decode steps (LoongServe's manager.py, longserve_c_scheduler/src/main.cpp).
 #include "serving/elastic/pool.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // What LoongServe decides: which requests start, on which elastic instances, and who computes the decode
-// steps of those that run. Wu et al. 2024 (SOSP '24, arXiv 2404.09526), section 5, as LoongServe's own router
+// steps of those that run. Wu et al. 2024 (SOSP '24, arXiv 2404.09526) as LoongServe's own router
 // does it (longserve_server/router: req_queue.py, manager.py; commit 74a9d4b). docs/policies.md states the
 // rules.
 #pragma once

@@ -85,8 +85,9 @@ TEST(LoongServe, LongPromptsAgainstChunksAndDisaggregation) {
   EXPECT_LT(1.2 * elastic, normalized_latency(kApart, load));
 }
 
-// Section 5.5: time of a prefill as a constant, the sum of lengths and the sum of their squares. Fitted to
-// single prompts it stays near the price of a prompt on any number of instances, and more instances gain.
+// What its scheduler predicts by: time of a prefill as a constant, the sum of lengths and the sum of their
+// squares. Fitted to single prompts it stays near the price of a prompt on any number of instances, and more
+// instances gain.
 TEST(LoongServe, AnalyticalModelOfPrefills) {
   const Priced p = priced(kElastic.engine, kElastic.cluster);
   LoongserveConfig c;
