@@ -67,7 +67,8 @@ TEST(Elastic, ScalesUpForComputation) {
   ServeOptions o = elastic(3, 100);
   knobs(o).prefill_model = {{10, 1, 0}, {10, 0.3, 0}, {10, 0.1, 0}};
   knobs(o).min_comp_bound_decoding_batch_size = 1;
-  EXPECT_THAT(steps(w, o), ElementsAre("0 p0 p1 p2@0,1,2", "600 0:1/13 2:1/1 1:1/1", "1600 0:1/14 2:1/2 1:1/2"));
+  EXPECT_THAT(steps(w, o),
+              ElementsAre("0 p0 p1 p2@0,1,2", "600 0:1/13 2:1/1 1:1/1", "1600 0:1/14 2:1/2 1:1/2"));
 }
 
 // With one instance a prompt preempts who decodes there, after max_wait_tokens steps; then they go on
