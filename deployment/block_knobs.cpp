@@ -48,7 +48,7 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
     case SchedulerPolicy::kSarathi:
       return {kSarathiChunk, kSarathiSeqs};
     case SchedulerPolicy::kLightllm:
-    case SchedulerPolicy::kLoongserve:
+    case SchedulerPolicy::kLoongserve:  // more where its memory holds more (resolve.cpp)
       return {std::max(kPlannedTokens, max_model_len), kLightllmSeqs};
     case SchedulerPolicy::kFastgen:
       return {kFastgenTokens, kFastgenSeqs};

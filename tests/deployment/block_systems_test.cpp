@@ -52,7 +52,6 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lmdeploy-turbomind", SchedulerPolicy::kTurbomind, 8192 + 512, 512, 64},
                             Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
                             Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
-                            Expected{"loongserve", SchedulerPolicy::kLoongserve, 8192, 1000, 1},
                             Expected{"llama.cpp", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;
@@ -259,6 +258,21 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
     s.engine.pipeline_parallel_size = 2;
     EXPECT_EQ(deploy(s).scheduler.pipeline_depth, 2) << behavior;
   }
+}
+
+// A sixth of what its instances hold; what is resolved resolves to the same.
+TEST(BlockSystems, LoongserveTakesTokensByMemory) {
+  Scenario s = with("loongserve");
+  s.cluster.replicas = 4;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.policy, SchedulerPolicy::kLoongserve);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 1000);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, d.memory.kv_cache_tokens * 4 / 6);
+  EXPECT_GT(d.scheduler.max_num_batched_tokens, 8192);
+  const Deployment again = deploy(d.scenario);
+  EXPECT_EQ(again.memory.num_gpu_blocks, d.memory.num_gpu_blocks);
+  EXPECT_EQ(scenario_to_json(again.scenario), scenario_to_json(d.scenario));
+  EXPECT_THAT(serve_command(d), HasSubstr("--sp_world_size 4"));
 }
 
 TEST(BlockSystems, Commands) {
