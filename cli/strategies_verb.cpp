@@ -142,6 +142,11 @@ constexpr Strategy kStrategies[] = {
     {"cluster", "unlike replicas", "cluster/pools",
      "pools on devices of their own with limits, formats and systems of their own; weights for the router",
      "equal pools are replicas, to the byte; executed: the same tokens; schedules worked by hand"},
+    {"cluster", "elastic sequence parallelism", "behavior loongserve; use_fixed_sp",
+     "replicas are elastic instances: groups for each prefill by dynamic programming, caches over several of "
+     "them, several masters in decode; ring attention",
+     "schedules worked by hand; laws over random loads; LoongServe's order against chunks and "
+     "disaggregation"},
     {"cluster", "autoscaling", "autoscale",
      "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
      "hand-computed decisions; a fixed number where the rule is off"},
@@ -178,7 +183,6 @@ struct Refused {
   std::string_view key, what;
 };
 constexpr Refused kRefused[] = {
-    {"engine/behavior loongserve", "elastic sequence parallelism"},
     {"engine/behavior infinite-llm", "KV blocks lent between engines"},
     {"cluster/router splitwise", "engines that change between prompts and tokens"},
     {"cluster/router tetriinfer", "placement by predicted lengths of answers"},

@@ -48,6 +48,7 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
     case SchedulerPolicy::kSarathi:
       return {kSarathiChunk, kSarathiSeqs};
     case SchedulerPolicy::kLightllm:
+    case SchedulerPolicy::kLoongserve:  // more where its memory holds more (resolve.cpp)
       return {std::max(kPlannedTokens, max_model_len), kLightllmSeqs};
     case SchedulerPolicy::kFastgen:
       return {kFastgenTokens, kFastgenSeqs};
@@ -106,8 +107,9 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
                : fmt::format("prompts are never split under {}; leave it out, or use a behaviour that does, "
                              "such as sarathi or vllm-0.8",
                              b.name));
-  refuse(b.policy == SchedulerPolicy::kLightllm && e.block_size.value_or(1) != 1, "block_size",
-         "memory is taken token by token: leave it out under");
+  refuse((b.policy == SchedulerPolicy::kLightllm || b.policy == SchedulerPolicy::kLoongserve) &&
+             e.block_size.value_or(1) != 1,
+         "block_size", "memory is taken token by token: leave it out under");
 }
 
 void fill_sarathi(EngineSection& e, const Knobs& k) {
@@ -122,6 +124,12 @@ void fill_sarathi(EngineSection& e, const Knobs& k) {
   if (!e.high_chunk_size) e.high_chunk_size = *e.max_num_batched_tokens;
   if (!e.chunk_schedule_max_tokens) e.chunk_schedule_max_tokens = *e.max_model_len;
   if (!e.chunk_schedule_stages) e.chunk_schedule_stages = kSarathiStages;
+}
+
+void fill_lightllm(EngineSection& e) {
+  e.running_max_req_size = e.max_num_seqs;
+  e.batch_max_tokens = e.max_num_batched_tokens;
+  e.mem_fraction = e.gpu_memory_utilization;
 }
 
 // A system's own keys say what the common ones say, and what its defaults are.
@@ -142,10 +150,20 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
     case SchedulerPolicy::kOrca:
       e.max_batch_size = e.max_num_seqs;
       break;
+    case SchedulerPolicy::kLoongserve: {
+      const LoongserveConfig defaults;
+      const auto fill = [](auto& key, auto value) { key = key.value_or(value); };
+      fill(e.max_wait_tokens, defaults.max_wait_tokens);
+      fill(e.min_comp_bound_decoding_batch_size, defaults.min_comp_bound_decoding_batch_size);
+      fill(e.max_num_ooe, defaults.max_num_ooe);
+      fill(e.max_prefill_time, defaults.max_prefill_time);
+      fill(e.avg_decoding_time, defaults.avg_decoding_time);
+      fill(e.use_fixed_sp, defaults.use_fixed_sp);
+      fill_lightllm(e);
+      break;
+    }
     case SchedulerPolicy::kLightllm:
-      e.running_max_req_size = e.max_num_seqs;
-      e.batch_max_tokens = e.max_num_batched_tokens;
-      e.mem_fraction = e.gpu_memory_utilization;
+      fill_lightllm(e);
       if (!e.router_max_wait_tokens) e.router_max_wait_tokens = LightllmConfig().router_max_wait_tokens;
       break;
     case SchedulerPolicy::kFastgen:
@@ -214,10 +232,12 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
   k.only(e.max_queue_delay_microseconds, "max_queue_delay_microseconds", "triton");
   k.only(e.preferred_batch_size, "preferred_batch_size", "triton");
 
-  k.alias(e.running_max_req_size, "running_max_req_size", "lightllm", e.max_num_seqs, "max_num_seqs");
-  k.alias(e.batch_max_tokens, "batch_max_tokens", "lightllm", e.max_num_batched_tokens,
+  k.alias(e.running_max_req_size, "running_max_req_size", "lightllm loongserve", e.max_num_seqs,
+          "max_num_seqs");
+  k.alias(e.batch_max_tokens, "batch_max_tokens", "lightllm loongserve", e.max_num_batched_tokens,
           "max_num_batched_tokens");
-  k.alias(e.mem_fraction, "mem_fraction", "lightllm", e.gpu_memory_utilization, "gpu_memory_utilization");
+  k.alias(e.mem_fraction, "mem_fraction", "lightllm loongserve", e.gpu_memory_utilization,
+          "gpu_memory_utilization");
   k.only(e.router_max_wait_tokens, "router_max_wait_tokens", "lightllm");
 
   k.alias(e.max_ragged_batch_size, "max_ragged_batch_size", "deepspeed-fastgen", e.max_num_batched_tokens,
@@ -250,6 +270,13 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
           "max_num_batched_tokens");
   k.only(e.average_prefill_length, "average_prefill_length", "nanoflow");
   k.only(e.average_decode_length, "average_decode_length", "nanoflow");
+
+  k.only(e.max_wait_tokens, "max_wait_tokens", "loongserve");
+  k.only(e.min_comp_bound_decoding_batch_size, "min_comp_bound_decoding_batch_size", "loongserve");
+  k.only(e.max_num_ooe, "max_num_ooe", "loongserve");
+  k.only(e.max_prefill_time, "max_prefill_time", "loongserve");
+  k.only(e.avg_decoding_time, "avg_decoding_time", "loongserve");
+  k.only(e.use_fixed_sp, "use_fixed_sp", "loongserve");
   if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
 }
 
@@ -333,6 +360,13 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   take(e.prefill_interval, s.lmdeploy.prefill_interval);
   take(e.average_prefill_length, s.nanoflow.average_prefill_length);
   take(e.average_decode_length, s.nanoflow.average_decode_length);
+  LoongserveConfig& l = s.loongserve;
+  take(e.max_wait_tokens, l.max_wait_tokens);
+  take(e.min_comp_bound_decoding_batch_size, l.min_comp_bound_decoding_batch_size);
+  take(e.max_num_ooe, l.max_num_ooe);
+  l.max_prefill_time = e.max_prefill_time.value_or(l.max_prefill_time);
+  l.avg_decoding_time = e.avg_decoding_time.value_or(l.avg_decoding_time);
+  l.use_fixed_sp = e.use_fixed_sp.value_or(l.use_fixed_sp);
 }
 
 std::optional<Infeasible> slots_verdict(Deployment& d) {

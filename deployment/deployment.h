@@ -211,6 +211,7 @@ struct MemoryLimits {
   std::int64_t reference_tokens = 0;         // 0: max_model_len
   std::int64_t captured_graphs = 0;          // counted against the budget; 0: none or not counted
   std::int64_t num_gpu_blocks_override = 0;  // 0: none
+  std::int64_t sharing_instances = 1;        // that may hold a sequence together
   double shared_bytes = 0;                   // of host memory, where it is the device's own
   std::int64_t stream_buffers = 2;           // of a shard's streamed layers
   const Deployment* draft = nullptr;         // a draft model, whose weights and cache share the device

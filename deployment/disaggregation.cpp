@@ -164,6 +164,13 @@ Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int6
 }
 
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {
+  if (find_behavior(scenario.engine.behavior, where + "/engine/behavior").policy ==
+      SchedulerPolicy::kLoongserve)
+    throw Error(
+        where + "/engine/behavior",
+        fmt::format("{} covers engines that serve by themselves; `foretoken simulate` serves a pool of "
+                    "elastic instances",
+                    verb));
   if (scenario.cluster.pools)
     throw Error(
         where + "/cluster/pools",

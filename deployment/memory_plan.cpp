@@ -168,9 +168,11 @@ void judge(StagePlan& s, const MemoryLimits& limits) {
   }
   // An override of the number of blocks is checked in blocks, everything else in bytes: at the longest length
   // windowed layers take less a token than on average.
-  const bool room = limits.num_gpu_blocks_override > 0
-                        ? m.kv_cache_tokens >= limits.max_model_len
-                        : s.longest_bytes <= m.kv_cache_bytes && m.num_gpu_blocks > 1;
+  const bool room =
+      limits.num_gpu_blocks_override > 0
+          ? m.kv_cache_tokens * limits.sharing_instances >= limits.max_model_len
+          : s.longest_bytes <= m.kv_cache_bytes * static_cast<double>(limits.sharing_instances) &&
+                m.num_gpu_blocks > 1;
   if (!room) {
     m.reason = fmt::format("KV cache holds {} tokens, max_model_len is {}: lower --max-model-len or {}",
                            with_commas(m.kv_cache_tokens), with_commas(limits.max_model_len),

@@ -82,6 +82,8 @@ Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& 
                const std::string& where);
 // Throws Error for what beam search is not modelled with.
 void refuse_with_beams(const Deployment& deployment, const std::string& where);
+// Throws Error for what a pool of elastic instances is not modelled with.
+void refuse_with_elastic(const Deployment& deployment, const std::string& where);
 LoraConfig lora_config(const Scenario& scenario);
 
 std::string model_id(const Deployment& deployment);

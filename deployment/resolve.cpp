@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kMostTokens = 2'147'483'647;  // batches count in 32 bits
 constexpr std::int64_t kMostSequences = 1'000'000, kMostBlockSize = 65'536, kMostGraphs = 4096;
 constexpr std::int64_t kUnknownModelLength = 32'768;
+constexpr std::int64_t kElasticTokens = 8192;  // of an instance's step, at the least
 
 std::string prefix_of(const Resources& resources) {
   return resources.scenario_file.empty() ? std::string() : resources.scenario_file + ":";
@@ -332,7 +333,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   check_orders(d.scenario, d.behavior, where);
   read_kv_layout(d, where);
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
-  const bool running_given = e.max_num_seqs.has_value();
+  const bool running_given = e.max_num_seqs.has_value(), tokens_given = e.max_num_batched_tokens.has_value();
+  const bool elastic = d.behavior.policy == SchedulerPolicy::kLoongserve;
   if (e.pipeline_parallel_size > 1 && !runs_in_pipelines(d.behavior.policy))
     return Infeasible{
         "pipeline not modelled",
@@ -379,6 +381,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   place_weights(d, where);
 
   refuse_with_beams(d, where);
+  refuse_with_elastic(d, where);
 
   auto speculation = make_speculation(d, scenario, resources, where);
   if (auto* verdict = std::get_if<Infeasible>(&speculation)) return std::move(*verdict);
@@ -402,6 +405,11 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
       mean_tokens > 0
           ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
           : 0;
+  // A request's cache may lie in all of the pool's instances, and they compute the longest prompt together.
+  if (elastic) {
+    limits.sharing_instances = d.mapping.replicas;
+    limits.max_num_batched_tokens = std::max(kElasticTokens, *e.max_model_len / d.mapping.replicas);
+  }
   limits.stream_buffers = d.streaming.buffers;
   limits.captured_graphs =
       d.behavior.graph_memory_counted ? static_cast<std::int64_t>(d.graph_sizes.size()) : 0;
@@ -415,6 +423,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
 
   if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
     fill_running_requests(e, d.memory.kv_cache_tokens);
+  if (elastic && !tokens_given)
+    e.max_num_batched_tokens = e.batch_max_tokens = std::min(
+        kMostTokens,
+        std::max({d.memory.kv_cache_tokens * d.mapping.replicas / 6, *e.max_model_len, *e.max_num_seqs}));
   fill_price(d, where);
   d.scheduler = scheduler_of(d);
   if (d.speculation && d.speculation->draft) {

@@ -260,6 +260,9 @@ struct EngineSection {
       cache_block_seq_len;
   std::optional<double> cache_max_entry_count;
   std::optional<std::int64_t> global_batch_size, average_prefill_length, average_decode_length;
+  std::optional<std::int64_t> max_wait_tokens, min_comp_bound_decoding_batch_size, max_num_ooe;
+  std::optional<double> max_prefill_time, avg_decoding_time;
+  std::optional<bool> use_fixed_sp;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -397,11 +400,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "Triton: longest that a request waits for others to join its batch", at_least(0)),
     field("preferred_batch_size", &EngineSection::preferred_batch_size,
           "Triton: batch sizes that do not wait (default: max_batch_size)", at_least(1)),
-    field("running_max_req_size", &EngineSection::running_max_req_size, "LightLLM's max_num_seqs",
-          at_least(1)),
-    field("batch_max_tokens", &EngineSection::batch_max_tokens, "LightLLM's max_num_batched_tokens",
-          at_least(1)),
-    field("mem_fraction", &EngineSection::mem_fraction, "LightLLM's gpu_memory_utilization",
+    field("running_max_req_size", &EngineSection::running_max_req_size,
+          "max_num_seqs of LightLLM and LoongServe", at_least(1)),
+    field("batch_max_tokens", &EngineSection::batch_max_tokens,
+          "max_num_batched_tokens of LightLLM and LoongServe", at_least(1)),
+    field("mem_fraction", &EngineSection::mem_fraction, "gpu_memory_utilization of LightLLM and LoongServe",
           above_up_to(0, 1)),
     field("router_max_wait_tokens", &EngineSection::router_max_wait_tokens,
           "LightLLM: decode steps between two looks at the queue (default: 10)", at_least(0)),
@@ -442,6 +445,18 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "NanoFlow: prompt tokens that it expects of a request (default: the workload's mean)", at_least(1)),
     field("average_decode_length", &EngineSection::average_decode_length,
           "NanoFlow: output tokens that it expects (default: the workload's mean)", at_least(1)),
+    field("max_wait_tokens", &EngineSection::max_wait_tokens,
+          "LoongServe: decode steps between two looks at the queue (default: 10)", at_least(0)),
+    field("min_comp_bound_decoding_batch_size", &EngineSection::min_comp_bound_decoding_batch_size,
+          "LoongServe: sequences from which on decoding has several masters (default: 100)", at_least(1)),
+    field("max_num_ooe", &EngineSection::max_num_ooe,
+          "LoongServe: times in a row that requests start before earlier ones (default: 10)", at_least(0)),
+    field("max_prefill_time", &EngineSection::max_prefill_time,
+          "LoongServe: longest prefill of more than one request, in ms (default: 500)", above(0)),
+    field("avg_decoding_time", &EngineSection::avg_decoding_time,
+          "LoongServe: a decode step as dispatching expects it, in ms (default: 30)", above(0)),
+    field("use_fixed_sp", &EngineSection::use_fixed_sp,
+          "LoongServe: all instances compute every step together"),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),

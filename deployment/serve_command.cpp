@@ -247,6 +247,27 @@ std::string lightllm_command(const Deployment& d) {
   return c.text();
 }
 
+std::string loongserve_command(const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  const LoongserveConfig defaults;
+  CommandText c("python -m loongserve.longserve_server.api_server --model_dir " + shell_quote(model_id(d)));
+  c.add_if(true, "--tp_world_size", d.mapping.tensor_parallel);
+  c.add_if(true, "--sp_world_size", d.mapping.replicas);
+  if (needs_checkpoint(d)) note_checkpoint(d, c);
+  c.add_if(true, "--max_total_token_num", d.memory.kv_cache_tokens);
+  c.add_if(true, "--max_req_total_len", *e.max_model_len);
+  c.add_if(true, "--batch_max_tokens", *e.batch_max_tokens);
+  c.add_if(true, "--running_max_req_size", *e.running_max_req_size);
+  c.add_if(*e.max_wait_tokens != defaults.max_wait_tokens, "--max_wait_tokens", *e.max_wait_tokens);
+  c.add_if(*e.min_comp_bound_decoding_batch_size != defaults.min_comp_bound_decoding_batch_size,
+           "--min_comp_bound_decoding_batch_size", *e.min_comp_bound_decoding_batch_size);
+  c.add_if(*e.max_num_ooe != defaults.max_num_ooe, "--max_num_ooe", *e.max_num_ooe);
+  c.add_if(*e.max_prefill_time != defaults.max_prefill_time, "--max_prefill_time", *e.max_prefill_time);
+  c.add_if(*e.avg_decoding_time != defaults.avg_decoding_time, "--avg_decoding_time", *e.avg_decoding_time);
+  c.add_switch(*e.use_fixed_sp, "--use_fixed_sp");
+  return c.text();
+}
+
 std::string lmdeploy_command(const Deployment& d, bool turbomind) {
   const EngineSection& e = d.scenario.engine;
   CommandText c("lmdeploy serve api_server " + shell_quote(model_id(d)));
@@ -286,6 +307,8 @@ std::string serve_command(const Deployment& d) {
       return llama_cpp_command(d);
     case SchedulerPolicy::kLightllm:
       return lightllm_command(d);
+    case SchedulerPolicy::kLoongserve:
+      return loongserve_command(d);
     case SchedulerPolicy::kTurbomind:
       return lmdeploy_command(d, true);
     case SchedulerPolicy::kLmdeployPytorch:

@@ -98,6 +98,8 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   const auto refuse = [](const char* key, const std::string& what) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
+  if (deployment.scheduler.policy == SchedulerPolicy::kLoongserve)
+    refuse("behavior", "loongserve, whose attention reaches over several instances' caches,");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",

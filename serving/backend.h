@@ -75,6 +75,10 @@ struct Batch {
   std::int32_t adapters = 0;                   // distinct low-rank adapters
   std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
   std::int32_t sampled_rows = 0;               // decoding sequences + drafted rows + finishing prompts
+  // Of an elastic instance: those of one group compute their batch together. `prefill` is then its share
+  // of the prompts, `decode_sequences` are those whose master it is, `contexts` the tokens that lie here, of
+  // `attended` sequences.
+  std::int32_t group = 0, instance = 0, attended = 0;
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
@@ -91,8 +95,8 @@ struct Batch {
   bool empty() const { return decode_sequences == 0 && prefill.empty() && !copies(); }
 };
 
-// One step of one engine: a batch for each rank that steps together (attention data-parallel ranks; else
-// one).
+// One step of one engine: a batch for each rank that steps together (attention data-parallel ranks; the
+// elastic instances of some groups; else one).
 struct Step {
   std::int32_t engine = 0;
   Picoseconds start = 0;
@@ -158,6 +162,8 @@ class Backend {
     (void)max_steps;
     return {};
   }
+  // The span that this engine ran last has been cut to so many steps. Told of elastic instances alone.
+  virtual void cut(std::int32_t engine, std::int64_t steps) { (void)engine, (void)steps; }
   // Moves (or prices) a prompt's cache: the time that it keeps the link for itself. Queueing is the loop's.
   // The times of its pieces add up to that of the whole.
   virtual Picoseconds transfer(const KvTransfer& transfer) {

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "base/error.h"
+#include "serving/elastic/serve.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
 #include "serving/replicas.h"
@@ -458,6 +459,11 @@ class Loop : private Transfers::Host {
 }  // namespace
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options) {
+  const auto is_elastic = [](const EngineConfig& engine) {
+    return engine.scheduler.policy == SchedulerPolicy::kLoongserve;
+  };
+  if (std::any_of(options.engines.begin(), options.engines.end(), is_elastic))
+    return serve_elastic(workload, backend, options);
   return Loop(workload, backend, options).run();
 }
 

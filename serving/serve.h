@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -37,7 +38,8 @@ enum class SchedulerPolicy {
   kLlamaCpp,
   kTurbomind,  // LMDeploy's engines
   kLmdeployPytorch,
-  kNanoflow
+  kNanoflow,
+  kLoongserve  // a pool of elastic instances in place of engines (elastic_pool.h)
 };
 
 // Whose way to keep the stages of a pipeline busy is modelled.
@@ -129,6 +131,20 @@ struct NanoflowConfig {
   std::int64_t average_prefill_length = 0, average_decode_length = 0;
 };
 
+// LoongServe's, by its names and defaults. Replicas are its elastic instances.
+struct LoongserveConfig {
+  std::int64_t max_wait_tokens = 10;                      // decode steps between two looks at the queue
+  std::int64_t min_comp_bound_decoding_batch_size = 100;  // rows that a master takes before there is another
+  std::int64_t max_num_ooe = 10;  // times in a row that requests may be dispatched past earlier ones
+  double max_prefill_time = 500;  // ms, of prompts that are not alone
+  double avg_decoding_time = 30;  // ms, of a decode step, as dispatching expects it
+  bool use_fixed_sp = false;      // all instances are one group
+  // What deciding rests on: a prefill over k instances of prompts of l_i tokens takes
+  // prefill_model[k - 1] . {1, sum of l_i, sum of l_i^2} ms; a token's cache moves in so many ps.
+  std::vector<std::array<double, 3>> prefill_model;
+  Picoseconds move_per_token = 0;
+};
+
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
 // are vLLM's: max_num_seqs is also max_running_requests and max_batch_size, max_num_batched_tokens
 // max_num_tokens, block_size page_size and tokens_per_block, enable_prefix_caching the radix cache and block
@@ -144,6 +160,7 @@ struct SchedulerConfig {
   LlamaCppConfig llama_cpp;
   LmdeployConfig lmdeploy;
   NanoflowConfig nanoflow;
+  LoongserveConfig loongserve;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;

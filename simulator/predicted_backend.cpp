@@ -47,6 +47,24 @@ Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
   return to_picoseconds(rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, to_prefill));
 }
 
+PredictedBackend::StagePrice PredictedBackend::slowest(std::span<const StagePrice> prices) {
+  const StagePrice* slow = &prices.front();
+  std::int64_t steps = slow->steps;
+  for (const StagePrice& p : prices.subspan(1)) {
+    steps = std::min(steps, p.steps);
+    if (p.first.time > slow->first.time ||
+        (p.first.time == slow->first.time && p.increment() > slow->increment()))
+      slow = &p;
+  }
+  StagePrice best = *slow;
+  // Another one may overtake the slowest: the span ends before it does.
+  for (const StagePrice& p : prices)
+    if (p.increment() > best.increment())
+      steps = std::min(steps, (best.first.time - p.first.time) / (p.increment() - best.increment()) + 1);
+  best.steps = steps;
+  return best;
+}
+
 PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& deployment, StageModel& stage,
                                                            const Step& step, bool decoding,
                                                            std::int64_t max_steps) {
@@ -73,9 +91,6 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
   }
 
   // Each rank's own part is affine while no context sum crosses a knot; the slowest rank sets the pace.
-  StagePrice best;
-  best.steps = max_steps;
-  bool first_rank = true;
   std::vector<StagePrice>& ranks = rank_prices_;
   ranks.clear();
   for (const Batch& b : step.ranks) {
@@ -95,20 +110,8 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
       sampled = std::max(sampled, b.sampled_rows);
     }
     ranks.push_back(r);
-    if (first_rank || r.first.time > best.first.time ||
-        (r.first.time == best.first.time && r.increment() > best.increment())) {
-      best.first = r.first;
-      best.rise = r.rise;
-      best.excess = r.excess;
-    }
-    best.steps = std::min(best.steps, r.steps);
-    first_rank = false;
   }
-  // Another rank may overtake the slowest: the span ends before it does.
-  for (const StagePrice& r : ranks)
-    if (r.increment() > best.increment())
-      best.steps =
-          std::min(best.steps, (best.first.time - r.first.time) / (r.increment() - best.increment()) + 1);
+  StagePrice best = slowest(ranks);
 
   if (most > 0)
     best.first += stage.group(decoding ? most * static_cast<std::int64_t>(step.ranks.size()) : all);
@@ -263,6 +266,10 @@ StepTime PredictedBackend::run(const Step& step) {
   StagePrice sum;
   Picoseconds slowest = 0, floor = 0;
   Pool& pool = pool_of(step);
+  if (pool.deployment->scheduler.policy == SchedulerPolicy::kLoongserve) {
+    const Picoseconds time = run_groups(step, 1).first;
+    return {time, time};
+  }
   for (StageModel& stage : pool.stages) {
     const StagePrice p = price_stage(*pool.deployment, stage, step, decoding, 1);
     sum.first += p.first;
@@ -285,6 +292,7 @@ StepTime PredictedBackend::run(const Step& step) {
 SpanTime PredictedBackend::run_span(const Step& step, std::int64_t max_steps) {
   Pool& pool = pool_of(step);
   if (pool.stages.size() > 1 || !decode_only(step)) return {};
+  if (pool.deployment->scheduler.policy == SchedulerPolicy::kLoongserve) return run_groups(step, max_steps);
   if (pool.deployment->behavior.overlaps_operators) return {};  // nor here
   if (pool.stages.front().streams()) return {};  // what it waits for is no straight line of the contexts
   for (const Batch& b : step.ranks)

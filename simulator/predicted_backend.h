@@ -29,6 +29,7 @@ class PredictedBackend : public Backend {
   std::span<const std::int64_t> windows() const override { return windows_; }
   StepTime run(const Step& step) override;
   SpanTime run_span(const Step& step, std::int64_t max_steps) override;
+  void cut(std::int32_t engine, std::int64_t steps) override;
   Picoseconds transfer(const KvTransfer& transfer) override;
   // Prices of KV tiers (tier_prices.cpp).
   Picoseconds move_blocks(const TierMove& move) override;
@@ -59,6 +60,15 @@ class PredictedBackend : public Backend {
                          std::int64_t max_steps);
   PricedPart attention(const Deployment& deployment, StageModel& stage, const Batch& batch, StagePrice& r,
                        PricedPart* decode = nullptr);
+  // Of elastic instances (elastic_prices.cpp). A step of some groups, repeated where they decode; one group's
+  // prefill; the prices of its instances where it decodes.
+  SpanTime run_groups(const Step& step, std::int64_t max_steps);
+  PricedPart price_ring_prefill(const Deployment& deployment, StageModel& stage,
+                                std::span<const Batch> group);
+  void price_group_decode(const Deployment& deployment, StageModel& stage, std::span<const Batch> group,
+                          std::int64_t max_steps, std::vector<StagePrice>& prices);
+  // All begin together; it lasts as long as one stays the slowest.
+  static StagePrice slowest(std::span<const StagePrice> prices);
   // The draft model's passes after the step: device time into `sum`, host time returned.
   Picoseconds price_drafts(Pool& pool, const Step& step, StagePrice& sum);
   Picoseconds host_time(const Pool& pool, const Step& step, Picoseconds device_floor,

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "simulator/closed_forms.h"
+#include "simulator/elastic_prices.h"
 #include "simulator/price_estimates.h"
 
 namespace foretoken {
@@ -220,6 +221,14 @@ Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
 
 Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
                     const SimulateOptions& options) {
+  LoongserveConfig profile;
+  const bool elastic = d.scheduler.policy == SchedulerPolicy::kLoongserve;
+  if (elastic) profile_elastic(d, costs.front(), profile = d.scheduler.loongserve);
+  const auto serving = [&](const SimulateOptions& of, TimeEstimates& estimates) {
+    ServeOptions o = serve_options(d, of, &estimates);
+    if (elastic) o.engines.front().scheduler.loongserve = profile;
+    return o;
+  };
   auto workload = [&] {
     return make_workload(d.scenario.workload, resources.scenario_folder,
                          resources.scenario_file + ":/workload");
@@ -229,7 +238,7 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
     const auto requests = workload();
     PredictedBackend backend(d, costs);
     PriceEstimates estimates(d, costs);
-    s.served = serve(*requests, backend, serve_options(d, options, &estimates));
+    s.served = serve(*requests, backend, serving(options, estimates));
     s.basis = backend.basis();
     s.workload = requests->describe();
   }
@@ -246,7 +255,7 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
       const auto requests = workload();
       PredictedBackend backend(d, costs, i == 0 ? 1 - r : 1 + r);
       PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
-      ends[i] = serve(*requests, backend, serve_options(d, quiet, &estimates)).metrics;
+      ends[i] = serve(*requests, backend, serving(quiet, estimates)).metrics;
     }
     const auto widest = [&](const char* key) {
       double error = 0;

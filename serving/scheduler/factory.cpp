@@ -42,6 +42,8 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
       return make_lmdeploy_pytorch(parts);
     case SchedulerPolicy::kNanoflow:
       return make_nanoflow(parts, workload.means());
+    case SchedulerPolicy::kLoongserve:
+      break;  // a pool of its own
   }
   throw std::logic_error("unknown scheduler policy");
 }

@@ -39,7 +39,7 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
         std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp"),
         std::pair("llama-cpp", "llama.cpp"), std::pair("lmdeploy-0.9", "lmdeploy-turbomind"),
         std::pair("turbomind", "lmdeploy-turbomind"), std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
-        std::pair("nanoflow", "nanoflow")})
+        std::pair("nanoflow", "nanoflow"), std::pair("longserve", "loongserve")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -73,8 +73,8 @@ TEST(Behavior, OthersAreRefusedByName) {
             "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, V0 as vllm-0.6 and vllm-0.7, "
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
             "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, lmdeploy-pytorch, "
-            "lmdeploy-turbomind, nanoflow, llama.cpp, and its own executor, foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 11u);
+            "lmdeploy-turbomind, nanoflow, loongserve, llama.cpp, and its own executor, foretoken");
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 12u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

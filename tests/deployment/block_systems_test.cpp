@@ -260,6 +260,21 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   }
 }
 
+// A sixth of what its instances hold; what is resolved resolves to the same.
+TEST(BlockSystems, LoongserveTakesTokensByMemory) {
+  Scenario s = with("loongserve");
+  s.cluster.replicas = 4;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.policy, SchedulerPolicy::kLoongserve);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 1000);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, d.memory.kv_cache_tokens * 4 / 6);
+  EXPECT_GT(d.scheduler.max_num_batched_tokens, 8192);
+  const Deployment again = deploy(d.scenario);
+  EXPECT_EQ(again.memory.num_gpu_blocks, d.memory.num_gpu_blocks);
+  EXPECT_EQ(scenario_to_json(again.scenario), scenario_to_json(d.scenario));
+  EXPECT_THAT(serve_command(d), HasSubstr("--sp_world_size 4"));
+}
+
 TEST(BlockSystems, Commands) {
   Scenario s = with("vllm-0.7");
   s.engine.max_num_seqs = 64;

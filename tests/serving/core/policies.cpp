@@ -48,6 +48,8 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "LmdeployPytorch";
     case SchedulerPolicy::kNanoflow:
       return "Nanoflow";
+    case SchedulerPolicy::kLoongserve:
+      return "Loongserve";
   }
   return "unknown";
 }
