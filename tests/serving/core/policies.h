@@ -16,7 +16,7 @@ inline constexpr SchedulerPolicy kBlockPolicies[] = {
     SchedulerPolicy::kLightllm,  SchedulerPolicy::kFastgen,
     SchedulerPolicy::kTgi,       SchedulerPolicy::kLlamaCpp,
     SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
-    SchedulerPolicy::kNanoflow};
+    SchedulerPolicy::kNanoflow,  SchedulerPolicy::kSplitwise};
 
 bool is_block_policy(SchedulerPolicy policy);
 bool has_prefix_cache(SchedulerPolicy policy);
