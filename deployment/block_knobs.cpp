@@ -24,6 +24,7 @@ constexpr std::int64_t kTgiGraphs[] = {1, 2, 4, 8, 16, 32};
 constexpr std::int64_t kLlamaCppBatch = 2048, kLlamaCppSlots = 1;
 constexpr std::int64_t kTurbomindPrompts = 8192, kLmdeployPytorchPrompts = 4096;
 constexpr std::int64_t kNanoflowTokens = 2048;
+constexpr std::int64_t kSplitwiseTokens = 2048, kSplitwiseSeqs = 512;
 constexpr std::int64_t kPlannedTokens = 8192;  // of a step that the system itself does not limit
 constexpr std::int64_t kMostTokens = 2'147'483'647, kMostSequences = 1'000'000, kMostBlockSize = 65'536;
 
@@ -59,6 +60,8 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
       return {kTurbomindPrompts, lmdeploy_sequences(device)};
     case SchedulerPolicy::kLmdeployPytorch:
       return {kLmdeployPytorchPrompts, lmdeploy_sequences(device)};
+    case SchedulerPolicy::kSplitwise:
+      return {kSplitwiseTokens, kSplitwiseSeqs};
     case SchedulerPolicy::kNanoflow:
       return {kNanoflowTokens, kNanoflowTokens};
     default:  // Orca, static batches
@@ -176,6 +179,9 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
       e.max_prefill_token_num = e.max_num_batched_tokens;
       if (!e.prefill_interval) e.prefill_interval = LmdeployConfig().prefill_interval;
       break;
+    case SchedulerPolicy::kSplitwise:
+      if (!e.max_preemptions) e.max_preemptions = SplitwiseConfig().max_preemptions;
+      break;
     case SchedulerPolicy::kNanoflow:
       e.global_batch_size = e.max_num_batched_tokens;
       break;
@@ -250,6 +256,7 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
           "max_num_batched_tokens");
   k.only(e.average_prefill_length, "average_prefill_length", "nanoflow");
   k.only(e.average_decode_length, "average_decode_length", "nanoflow");
+  k.only(e.max_preemptions, "max_preemptions", "splitwise");
   if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
 }
 
@@ -333,6 +340,7 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   take(e.prefill_interval, s.lmdeploy.prefill_interval);
   take(e.average_prefill_length, s.nanoflow.average_prefill_length);
   take(e.average_decode_length, s.nanoflow.average_decode_length);
+  take(e.max_preemptions, s.splitwise.max_preemptions);
 }
 
 std::optional<Infeasible> slots_verdict(Deployment& d) {

@@ -12,10 +12,7 @@ namespace {
 // The rule for decode engines, to which no prompt goes; weights are of replicas that serve whole requests.
 RouterConfig by_load(RouterConfig config) {
   config.weights.clear();
-  const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
-                     config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost ||
-                     config.kind >= RouterKind::kMooncake;
-  if (looks) config.kind = RouterKind::kLeastOutstanding;
+  config.kind = decode_router(config.kind);
   return config;
 }
 
@@ -31,6 +28,10 @@ std::vector<std::int32_t> ports(const ServeOptions& options, std::size_t prefill
 }
 
 }  // namespace
+
+RouterKind decode_router(RouterKind router) {
+  return router >= RouterKind::kSessionSticky ? RouterKind::kLeastOutstanding : router;
+}
 
 Transfers::Transfers(Host& host, Backend& backend, const ServeOptions& options, std::size_t prefill)
     : host_(host),

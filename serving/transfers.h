@@ -13,6 +13,10 @@
 
 namespace foretoken {
 
+// The rule for decode engines under a router that chooses prefill engines: its own if it looks at loads
+// alone; there is nothing to find in a decode engine's cache, which gets every prompt's whole.
+RouterKind decode_router(RouterKind router);
+
 class Transfers {
  public:
   // What it needs of the serving loop.
