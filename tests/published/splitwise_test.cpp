@@ -2,8 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 
 #include "base/random.h"
 #include "fixtures.h"
@@ -12,6 +10,9 @@
 
 namespace foretoken {
 namespace {
+
+constexpr const char *kA100 = "a100-sxm-80gb", *kH100 = "h100-sxm";
+constexpr std::int64_t kRequests = 1500, kLongest = 4096;
 
 // Sizes of a trace's first requests, Poisson arrivals.
 class Sizes : public Workload {
@@ -22,7 +23,7 @@ class Sizes : public Workload {
     const auto all = make_workload(config, test_resources().scenario_folder, "test");
     while (std::ssize(sizes_) < count) {
       const Request r = all->pop();
-      if (r.input_len + r.output_len < 4096) sizes_.push_back({r.input_len, r.output_len});
+      if (r.input_len + r.output_len < kLongest) sizes_.push_back({r.input_len, r.output_len});
     }
   }
   std::optional<Picoseconds> next_arrival() const override {
@@ -58,15 +59,28 @@ struct Machines {
   std::vector<CostModel> costs;
 };
 
-Machines machines(const std::string& model, const std::string& cluster, const std::string& device) {
-  const std::string scenario = R"({"model": ")" + model + R"(", "hardware": {"device": ")" + device + R"("},
+Machines machines(const std::string& cluster, const std::string& device) {
+  const std::string scenario = R"({"model": "llama-2-70b", "hardware": {"device": ")" + device + R"("},
     "engine": {"behavior": "splitwise", "dtype": "float16", "tensor_parallel_size": 8, "max_model_len": 4096},
     "cluster": )" + cluster + "}";
-  Machines m{resolve_or_fail(test_scenario(scenario), 1400, 4096), {}, {}};
+  Machines m{resolve_or_fail(test_scenario(scenario), 1400, kLongest), {}, {}};
   for (const Deployment* kind : m.deployment.kinds())
     m.kernels.push_back(test_database().kernels(kind->device));
   m.costs = make_cost_models(m.deployment, m.kernels);
   return m;
+}
+
+// The paper's baselines: each serves whole requests, the one with the fewest tokens gets the next.
+Machines whole(int replicas, const std::string& device) {
+  return machines(R"({"router": "least_tokens", "replicas": )" + std::to_string(replicas) + "}", device);
+}
+
+Machines split(int prompts, int tokens, const std::string& device) {
+  return machines(
+      R"({"router": "splitwise", "prefill": {"replicas": )" + std::to_string(prompts) +
+          R"(}, "decode": {"replicas": )" + std::to_string(tokens) +
+          R"(}, "kv_link": {"bandwidth": "25 GB/s", "overlap": "layerwise", "layerwise_min_tokens": 512}})",
+      device);
 }
 
 std::vector<RequestRecord> served(const Machines& m, const std::string& trace, std::int64_t count,
@@ -102,46 +116,43 @@ double worst(const std::vector<RequestRecord>& loaded, const std::vector<Request
       return v[static_cast<std::size_t>(kQuantiles[q] * static_cast<double>(v.size() - 1))];
     };
     const double a = at(ttft) / kTtft[q], b = at(tbt) / kOthers[q], c = at(e2e) / kOthers[q];
-    if (std::getenv("SHOW")) std::printf(" %.2f %.2f %.2f |", a, b, c);
     most = std::max({most, a, b, c});
   }
   return most;
 }
 
-TEST(Splitwise, Explore) {
-  const std::string model = std::getenv("MODEL") ? std::getenv("MODEL") : "llama-2-70b";
-  for (const std::string trace : {"azure-conv-2023.csv.gz", "azure-code-2023.csv.gz"}) {
-    const auto alone = served(machines(model, "{}", "a100-sxm-80gb"), trace, 1500, 0.001);
-    const std::string link = R"(, "router": "splitwise", "kv_link": {"bandwidth": "25 GB/s", "overlap": "layerwise", "layerwise_min_tokens": 512}})";
-    const auto split = [&](int p, int t, const std::string& a, const std::string& b) {
-      return machines(model,
-                      "{\"prefill\": {\"replicas\": " + std::to_string(p) + ", \"device\": \"" + a +
-                          "\"}, \"decode\": {\"replicas\": " + std::to_string(t) + ", \"device\": \"" + b + "\"}" +
-                          link,
-                      a);
-    };
-    const std::string A = "a100-sxm-80gb", H = "h100-sxm";
-    const auto whole = [&](int n, const std::string& d) {
-      return machines(model, "{\"router\": \"least_tokens\", \"replicas\": " + std::to_string(n) + "}", d);
-    };
-    struct Named {
-      std::string name;
-      Machines m;
-    };
-    std::vector<Named> all;
-    all.push_back({"A100 14", whole(14, A)});
-    all.push_back({"H100 8", whole(8, H)});
-    for (int p : {7, 9, 11}) all.push_back({"AA " + std::to_string(p), split(p, 14 - p, A, A)});
-    for (int p : {4, 5, 6, 7}) all.push_back({"HH " + std::to_string(p), split(p, 8 - p, H, H)});
-    for (const Named& n : all)
-      for (double rate : {6., 10., 14., 18., 22., 26., 30., 36.}) {
-        std::printf("%s %s %.0f:", trace.substr(6, 4).c_str(), n.name.c_str(), rate);
-        const double w = worst(served(n.m, trace, 1500, rate), alone);
-        std::printf(" => %.2f\n", w);
-        std::fflush(stdout);
-        if (w > 1.3) break;
-      }
-  }
+// The highest rate, from `low` in steps of 2, at which all nine hold.
+double most(const Machines& m, const std::string& trace, const std::vector<RequestRecord>& alone,
+            double low) {
+  double rate = 0;
+  for (double next = low; worst(served(m, trace, kRequests, next), alone) <= 1; next += 2) rate = next;
+  return rate;
+}
+
+// Sections 6.2 and 6.3, conversations: on the same machines (so at the same power and cost) Splitwise-AA
+// serves 2.15 times what Baseline-A100 does, and at the cost of Baseline-H100 1.4 times what that does.
+// Here 2.2 and 1.2, with a fifth of the paper's machines, the split into pools that serves most (the paper
+// searches it too), its prices of machines (2.21 and 4.76: 17 DGX-A100 for 8 DGX-H100) and Llama-2-70B; the
+// paper has BLOOM-176B, which takes 2,048 positions, too few for half of the prompts. Requests beyond 4,096
+// tokens are left out. Coding: Splitwise-HH serves more than Baseline-H100, as in the paper; Splitwise-AA
+// doesn't here.
+TEST(Splitwise, ThroughputWithinTheLatencyLimits) {
+  const std::string conversations = "azure-conv-2023.csv.gz", code = "azure-code-2023.csv.gz";
+  const auto alone = [](const std::string& trace) {
+    return served(whole(1, kA100), trace, kRequests, 0.001);
+  };
+  const auto conv_alone = alone(conversations);
+  const double a100 = most(whole(14, kA100), conversations, conv_alone, 16);
+  const double aa = most(split(7, 7, kA100), conversations, conv_alone, 38);
+  EXPECT_GE(a100, 16);
+  EXPECT_NEAR(aa / a100, 2.15, 0.15 * 2.15);
+  const double h100 = most(whole(8, kH100), conversations, conv_alone, 44);
+  const double cheap = most(split(10, 7, kA100), conversations, conv_alone, 56);
+  EXPECT_GE(h100, 44);
+  EXPECT_NEAR(cheap / h100, 1.4, 0.2 * 1.4);
+  const auto code_alone = alone(code);
+  EXPECT_GT(worst(served(whole(8, kH100), code, kRequests, 30), code_alone), 1);
+  EXPECT_LT(worst(served(split(7, 1, kH100), code, kRequests, 50), code_alone), 1);
 }
 
 }  // namespace
