@@ -217,8 +217,11 @@ inline void add_flops(State& state, double flops, double seconds) {
 
 // ---- weights and caches ----
 
-inline const std::map<Storage, std::string> kFormats = {
-    {Storage::kBf16, "bfloat16"}, {Storage::kFp8, "fp8"}, {Storage::kInt8, "int8"}, {Storage::kInt4, "int4"}};
+inline const std::map<Storage, std::string> kFormats = {{Storage::kBf16, "bfloat16"},
+                                                        {Storage::kFp8, "fp8"},
+                                                        {Storage::kFp8Block, "fp8_block"},
+                                                        {Storage::kInt8, "int8"},
+                                                        {Storage::kInt4, "int4"}};
 
 // A matrix several times, packed once.
 struct Weights {

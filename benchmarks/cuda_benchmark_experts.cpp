@@ -109,9 +109,10 @@ void register_experts() {
               });
         }
   for (const Mixture& m : kMixtures)
-    for (const Index rows : {1, 64, 2048, 8192})
-      row("quantised_experts/" + std::string(m.name) + "/fp8" + number("rows", rows),
-          [&m, rows](State& state) { run_experts(state, m, Storage::kFp8, rows, false, true); });
+    for (const Storage storage : {Storage::kFp8, Storage::kFp8Block})
+      for (const Index rows : {1, 64, 2048, 8192})
+        row("quantised_experts/" + std::string(m.name) + "/" + kFormats.at(storage) + number("rows", rows),
+            [&m, storage, rows](State& state) { run_experts(state, m, storage, rows, false, true); });
   for (const Index rows : {1, 64, 8192})
     row("route" + number("rows", rows), [=](State& state) { route(state, rows); });
 }

@@ -89,7 +89,7 @@ void register_products() {
     for (const Index m : {1, 16, 64, 256, 1024, 4096, 8192}) add_row(Storage::kBf16, s, m);
     for (const Storage storage : {Storage::kFp8, Storage::kInt8, Storage::kInt4})
       for (const Index m : {1, 4, 16, 64, 256, 1024, 4096}) add_row(storage, s, m);
-    for (const Storage storage : {Storage::kFp8, Storage::kInt8})
+    for (const Storage storage : {Storage::kFp8, Storage::kFp8Block, Storage::kInt8})
       for (const Index m : {1, 16, 64, 256, 1024, 4096, 8192}) add_row(storage, s, m, true);
   }
   for (const Index m : {1, 16, 64, 256}) add_row(Storage::kBf16, kHead, m);

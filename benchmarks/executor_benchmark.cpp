@@ -249,6 +249,7 @@ BENCHMARK_CAPTURE(product, f16, Storage::kF16)->Apply(products);
 BENCHMARK_CAPTURE(product, int8, Storage::kInt8)->Apply(products);
 BENCHMARK_CAPTURE(product, int4, Storage::kInt4)->Apply(products);
 BENCHMARK_CAPTURE(product, fp8, Storage::kFp8)->Apply(products);
+BENCHMARK_CAPTURE(product, fp8_block, Storage::kFp8Block)->Apply(products);
 BENCHMARK(memory_read)->Arg(1)->Arg(2)->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.3);
 
 void contexts(benchmark::internal::Benchmark* b) {

@@ -118,7 +118,7 @@ KvTiersConfig kv_tiers_config(const Deployment& d) {
   }
   if (c.tiers.empty()) return c;
   c.by_cost = *e.kv_load_policy == "cost";
-  c.layers = *e.kv_load_mode == "layerwise" ? d.model.num_layers : 0;
+  c.layers = *e.kv_load_mode == "layerwise" ? static_cast<int>(d.model.num_layers) : 0;
   return c;
 }
 

@@ -8,18 +8,6 @@
 #include "deployment/parts.h"
 
 namespace foretoken {
-namespace {
-
-// `harmless`: the JSON text that asks for what is modelled anyway.
-void refuse(const RawJson& value, const std::string& where, std::string_view section, std::string_view key,
-            std::string_view modelled, std::string_view harmless = {}) {
-  if (value.text.empty() || value.text == "null" || (!harmless.empty() && value.text == harmless)) return;
-  throw Error(fmt::format("{}/{}/{}", where, section, key),
-              fmt::format("{} is not modelled by this build ({}); leave it out", key, modelled));
-}
-
-}  // namespace
-
 void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   const ClusterSection& c = scenario.cluster;
   if (c.autoscale) {

@@ -59,9 +59,13 @@ double Transformer::copy_cache(const Transformer& source_model, std::span<const 
     for (std::int64_t layer = 0; layer < from.model.num_layers; ++layer) {
       const CacheLayer& own = rank.cache(layer);
       const GqaAttention* a = from.gqa(layer);
-      // What has left a window is never read again.
+      // What has left a window is not attended to again. Kernels read whole tiles, whose masked keys are
+      // multiplied by zero, so these have to be numbers.
+      constexpr std::int64_t kLongestTile = 128;
       const std::int64_t unread =
-          a && a->window > 0 && !a->chunked ? std::max<std::int64_t>(0, tokens - a->window) : 0;
+          a && a->window > 0 && !a->chunked
+              ? std::max<std::int64_t>(0, tokens - a->window) / kLongestTile * kLongestTile
+              : 0;
       for (std::int64_t h = 0; h < own.heads; ++h) {
         // Latents are alike on all ranks.
         const std::int64_t head = a ? rank.kv_heads(a->kv_heads).first + h : 0;

@@ -91,8 +91,9 @@ class Checkpoint {
 std::unique_ptr<Checkpoint> synthetic_checkpoint(const ModelConfig& model, const Numerics& numerics,
                                                  std::uint64_t seed);
 // *.safetensors of a folder (or one file), mapped; headers fully checked, every tensor that the model needs
-// present with its shape and a type that can be read (F32, F16, BF16), before anything else is allocated.
-// Throws Error with file and tensor.
+// present with its shape and a type that can be read (F32, F16, BF16; F8_E4M3 with scales of blocks of 128 x
+// 128, "NAME_scale_inv", or of rows or the tensor, "NAME_scale"), before anything else is allocated. Throws
+// Error with file and tensor.
 std::unique_ptr<Checkpoint> safetensors_checkpoint(const std::filesystem::path& path,
                                                    const ModelConfig& model, const Numerics& numerics);
 // One file with the tensors' Hugging Face names and layouts, in F32 or rounded to BF16 (such as a synthetic

@@ -15,10 +15,17 @@ namespace {
 
 constexpr std::int64_t kPanel = 256;  // rows of a transposed weight that are read at once
 
+// Scales of an fp8 tensor's blocks of `rows` by `columns`; null: it has none.
+struct Scales {
+  const StoredTensor* tensor = nullptr;
+  std::int64_t rows = 1, columns = 1;
+};
+
 struct Located {
   const StoredTensor* tensor = nullptr;
   Extent extent;
   std::int64_t base = 0, row_step = 0, column_step = 1;
+  Scales scales;
 };
 
 class FileCheckpoint final : public Checkpoint {
@@ -30,8 +37,9 @@ class FileCheckpoint final : public Checkpoint {
         model_, numerics_, [&](Role role, std::int64_t layer, std::int64_t expert, Extent extent) {
           const TensorView view = tensor_view(model_, numerics_, role, layer, expert);
           const std::string name = (view.outside ? prefix.outside : prefix.inside) + view.name;
-          weights_.emplace(key(role, layer, expert),
-                           Located{&checked(name, view), extent, view.base, view.row_step, view.column_step});
+          const StoredTensor& tensor = checked(name, view);
+          weights_.emplace(key(role, layer, expert), Located{&tensor, extent, view.base, view.row_step,
+                                                             view.column_step, scales_of(tensor, view)});
         });
   }
 
@@ -47,9 +55,11 @@ class FileCheckpoint final : public Checkpoint {
       throw Error(files_.where(), fmt::format("rows {} to {} of the {} of tensor \"{}\"", first,
                                               first + count, w.extent.rows, w.tensor->name));
     if (w.column_step == 1 || count == 1) {
-      for (std::int64_t row = 0; row < count; ++row)
-        read_floats(*w.tensor, w.base + (first + row) * w.row_step, w.column_step, columns,
-                    out + row * columns);
+      for (std::int64_t row = 0; row < count; ++row) {
+        const std::int64_t at = w.base + (first + row) * w.row_step;
+        read_floats(*w.tensor, at, w.column_step, columns, out + row * columns);
+        if (w.scales.tensor != nullptr) scale_row(w, at, out + row * columns);
+      }
       return;
     }
     // Along the file's rows, a panel of outputs at a time, which stays in the cache.
@@ -105,10 +115,52 @@ class FileCheckpoint final : public Checkpoint {
                               name, fmt::join(t->shape, ", "), fmt::join(view.shape, ", ")));
     if (!is_readable_float(t->dtype))
       throw Error(t->file,
-                  fmt::format("tensor \"{}\" is {}; F32, F16 and BF16 can be read: convert the model to "
-                              "bfloat16 first",
+                  fmt::format("tensor \"{}\" is {}; F32, F16, BF16 and F8_E4M3 can be read: convert the "
+                              "model to bfloat16 first",
                               name, t->dtype));
     return *t;
+  }
+
+  // Of DeepSeek's and Qwen's fp8 files ("_scale_inv", by which values are multiplied all the same) and of
+  // compressed-tensors' ("_scale").
+  Scales scales_of(const StoredTensor& t, const TensorView& view) const {
+    if (t.dtype != "F8_E4M3") return {};
+    const auto refuse = [&](const std::string& why) {
+      throw Error(t.file, fmt::format("tensor \"{}\" is F8_E4M3 {}: convert the model to bfloat16 first",
+                                      t.name, why));
+    };
+    if (view.shape.size() != 2 || view.column_step != 1 || view.base % view.shape[1] != 0 ||
+        view.row_step % view.shape[1] != 0)
+      refuse("and no matrix of its own, for which scales aren't read");
+    const std::int64_t rows = view.shape[0], columns = view.shape[1];
+    const StoredTensor *blocks = files_.find(t.name + "_scale_inv"), *others = files_.find(t.name + "_scale");
+    const StoredTensor* scales = blocks != nullptr ? blocks : others;
+    if (scales == nullptr)
+      refuse(fmt::format("without its scales (\"{0}_scale_inv\" or \"{0}_scale\")", t.name));
+    if (scales->dtype == "F8_E4M3" || !is_readable_float(scales->dtype))
+      refuse(fmt::format("with scales in {}", scales->dtype));
+    constexpr std::int64_t kBlock = 128;
+    const auto blocks_of = [](std::int64_t n) { return (n + kBlock - 1) / kBlock; };
+    using Shape = std::vector<std::int64_t>;
+    if (scales->values() == 1) return {scales, rows, columns};
+    if (scales->shape == Shape{rows, 1} || scales->shape == Shape{rows}) return {scales, 1, columns};
+    if (scales->shape == Shape{blocks_of(rows), blocks_of(columns)}) return {scales, kBlock, kBlock};
+    refuse(fmt::format("with scales of shape [{}], which are those of no rows and no blocks of 128",
+                       fmt::join(scales->shape, ", ")));
+    return {};
+  }
+
+  // Values of a row of the tensor, from element `at` on.
+  static void scale_row(const Located& w, std::int64_t at, float* values) {
+    const std::int64_t columns = w.extent.columns,
+                       across = (columns + w.scales.columns - 1) / w.scales.columns,
+                       first = at / columns / w.scales.rows * across;
+    for (std::int64_t block = 0; block < across; ++block) {
+      float scale;
+      read_floats(*w.scales.tensor, first + block, 1, 1, &scale);
+      const std::int64_t end = std::min(columns, (block + 1) * w.scales.columns);
+      for (std::int64_t i = block * w.scales.columns; i < end; ++i) values[i] *= scale;
+    }
   }
 
   TensorFiles files_;

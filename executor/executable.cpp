@@ -41,21 +41,21 @@ Storage storage_of(WeightFormat format, DType plain) {
       return Storage::kInt4;
     case WeightFormat::kFp8:
       return Storage::kFp8;
+    case WeightFormat::kFp8Block:
+      return Storage::kFp8Block;
     default:
-      throw Error("quantization",
-                  fmt::format("{} is not executed; use none, int8, int4_wo or fp8", name_of(format)));
+      throw Error("quantization", fmt::format("{} is not executed; use none, int8, int4_wo, fp8 or fp8_block",
+                                              name_of(format)));
   }
 }
 
 // Whether products round activations to the format of their weights. By default as the format's price has it:
-// compute_type() of fp8 and int8 weights is their own.
+// compute_type() of weights of 8 bits is their own.
 bool quantises_x(const ExecutorOptions& options, Storage weights) {
   const std::string& asked = options.activations;
-  const bool of_8_bits = weights == Storage::kFp8 || weights == Storage::kInt8;
-  if (asked.empty()) return of_8_bits;
+  if (asked.empty()) return of_8_bits(weights);
   if (asked == "bf16") return false;
-  const bool fp8 = asked == "fp8";
-  if (weights == (fp8 ? Storage::kFp8 : Storage::kInt8)) return true;
+  if (asked == "fp8" ? is_fp8(weights) : weights == Storage::kInt8) return true;
   throw Error("--activation-format",
               fmt::format("{} is multiplied by weights in {} alone; use --quantization {}, or leave it out",
                           asked, asked, asked));
@@ -282,7 +282,8 @@ void Executable::check_memory(std::size_t beside, std::int64_t blocks) const {
 }
 
 std::string Executable::description() const {
-  static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16", "int8", "int4", "fp8"};
+  static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16",  "int8",
+                                             "int4",    "fp8",      "fp8_block"};
   const Layout& l = engines_.front()->rank(0).layout();
   const auto count = [](auto n, const char* what) {
     return fmt::format(", {} {}{}", n, what, n == 1 ? "" : "s");

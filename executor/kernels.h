@@ -29,13 +29,19 @@
 namespace foretoken {
 
 // How elements are stored. kInt8 and kFp8 have a float32 scale a row of a matrix (a token and head of a
-// cache); kInt4 one a group of 128 along the row (symmetric, two in a byte).
-enum class Storage : std::uint8_t { kF32, kBf16, kF16, kInt8, kInt4, kFp8 };
-inline constexpr std::int64_t kInt4Group = 128;
+// cache); kInt4 one a group of 128 along the row (symmetric, two in a byte); kFp8Block, of matrices alone,
+// one a block of 128 rows by 128 along them (DeepSeek-V3, arXiv 2412.19437, 3.3.2).
+enum class Storage : std::uint8_t { kF32, kBf16, kF16, kInt8, kInt4, kFp8, kFp8Block };
+inline constexpr std::int64_t kScaleGroup = 128;
+// Products are sums of groups, each with a scale of its own.
+constexpr bool in_groups(Storage s) { return s == Storage::kInt4 || s == Storage::kFp8Block; }
+constexpr bool is_fp8(Storage s) { return s == Storage::kFp8 || s == Storage::kFp8Block; }
+constexpr bool of_8_bits(Storage s) { return s == Storage::kInt8 || is_fp8(s); }
 
 // A weight matrix w[n, k] packed by a Kernels for its own gemm(): an opaque layout in memory of the caller's.
-// quantised_x (kInt8 and kFp8 alone): products round each row of x to w's own format, with a scale that puts
-// the row's largest value at the format's largest, before they multiply ("W8A8" with dynamic scales a token).
+// quantised_x (of 8 bits alone): products round each row of x to w's own format, with a scale that puts the
+// row's largest value at the format's largest, before they multiply ("W8A8" with dynamic scales a token); by
+// kFp8Block every 128 values of the row have a scale.
 struct Matrix {
   Storage storage = Storage::kF32;
   std::int64_t n = 0, k = 0;

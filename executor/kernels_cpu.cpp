@@ -85,6 +85,7 @@ class CpuKernels final : public SharedKernels {
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
               Threads& threads) const override {
     const Layout layout(storage, n, k);
+    const RowEncoder encoder(storage, n, k, read, threads);
     threads.run(layout.tiles, [&](std::int64_t t) {
       std::byte* const tile = memory + layout.scale_bytes + t * layout.tile_bytes;
       auto* const scales = reinterpret_cast<float*>(memory) + t * layout.groups * kTile;
@@ -96,7 +97,7 @@ class CpuKernels final : public SharedKernels {
       std::vector<std::byte> elements(static_cast<std::size_t>(round_up(k, 8) * element_bytes(storage)));
       for (std::int64_t lane = 0; lane < std::min(kTile, n - t * kTile); ++lane) {
         read(t * kTile + lane, row.data());
-        encode_row(storage, row.data(), k, elements.data(), of_row.data());
+        encoder.encode(t * kTile + lane, row.data(), elements.data(), of_row.data());
         std::fill(elements.begin() + bytes, elements.end(), std::byte{0});
         for (std::int64_t g = 0; g < layout.groups; ++g)
           scales[g * kTile + lane] = of_row[static_cast<std::size_t>(g)];
@@ -113,7 +114,7 @@ class CpuKernels final : public SharedKernels {
     for (std::int64_t i = 0; i < w.k; ++i) {
       float scale = 1;
       if (layout.groups) {
-        const std::int64_t group = w.storage == Storage::kInt4 ? i / kInt4Group : 0;
+        const std::int64_t group = i / scale_group(w.storage, w.k);
         std::memcpy(&scale, w.packed + ((row / kTile * layout.groups + group) * kTile + lane) * 4, 4);
       }
       const std::int64_t at = (i / 2 * kTile + lane) * 2 + i % 2;
@@ -132,6 +133,7 @@ class CpuKernels final : public SharedKernels {
           out[i] = f16_to_float(get(at, std::uint16_t{}));
           break;
         case Storage::kFp8:
+        case Storage::kFp8Block:
           out[i] = fp8_to_float(get(at, std::uint8_t{})) * scale;
           break;
         case Storage::kInt8:
@@ -148,7 +150,8 @@ class CpuKernels final : public SharedKernels {
   // Rounded rows; and where they are quantised before, these rows as floats and their scales.
   std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override {
     if (exact(w)) return 0;
-    return static_cast<std::size_t>(m * (ops_.rounded_stride(w.k) + (w.quantised_x ? w.k + 1 : 0)) * 4);
+    const std::int64_t quantised = w.quantised_x ? w.k + scales_of_row(w.storage, w.k) : 0;
+    return static_cast<std::size_t>(m * (ops_.rounded_stride(w.k) + quantised) * 4);
   }
 
   void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
@@ -169,7 +172,7 @@ class CpuKernels final : public SharedKernels {
         const float* from = x + first * x_stride;
         if (w.quantised_x) {
           for (std::int64_t r = first; r < first + rows; ++r)
-            x_scales[r] = quantise_row(w.storage, x + r * x_stride, w.k, quantised + r * w.k);
+            quantise_row(w.storage, x + r * x_stride, w.k, quantised + r * w.k, x_scales + r * layout.groups);
           from = quantised + first * w.k;
         }
         ops_.round_rows(from, w.quantised_x ? w.k : x_stride, rows, w.k, scratch + first * stride * 4);
@@ -192,7 +195,7 @@ class CpuKernels final : public SharedKernels {
       t.tile_bytes = layout.tile_bytes;
       t.elements = w.packed + layout.scale_bytes + n / kTile * layout.tile_bytes;
       t.scales = reinterpret_cast<const float*>(w.packed) + n * layout.groups;
-      t.x_scales = x_scales == nullptr ? nullptr : x_scales + first;
+      t.x_scales = x_scales == nullptr ? nullptr : x_scales + first * layout.groups;
       t.x = static_cast<const float*>(rounded) + first * stride;
       t.x_stride = stride;
       t.rows = std::min(share, m - first);

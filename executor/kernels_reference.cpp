@@ -1,5 +1,5 @@
 // The reference: plain loops in the order of the formulas, sums in float64. Matrices are stored row by row:
-// the scales (kInt8, kFp8 one a row, kInt4 one a group), then the elements (kInt4 in a byte each).
+// the scales (kInt8, kFp8 one a row, kInt4, kFp8Block one a group), then the elements (kInt4 in a byte each).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -28,10 +28,11 @@ class ReferenceKernels final : public SharedKernels {
     const std::int64_t scales = scales_of_row(storage, k), row_bytes = k * element_bytes(storage);
     auto* const first_scale = reinterpret_cast<float*>(memory);
     std::byte* const first_row = memory + n * scales * 4;
+    const RowEncoder encoder(storage, n, k, read, threads);
     threads.run(n, [&](std::int64_t r) {
       std::vector<float> row(static_cast<std::size_t>(k));
       read(r, row.data());
-      encode_row(storage, row.data(), k, first_row + r * row_bytes, first_scale + r * scales);
+      encoder.encode(r, row.data(), first_row + r * row_bytes, first_scale + r * scales);
     });
     return {storage, n, k, memory};
   }
@@ -39,23 +40,25 @@ class ReferenceKernels final : public SharedKernels {
     const std::int64_t scales = scales_of_row(w.storage, w.k), width = element_bytes(w.storage);
     for (std::int64_t i = 0; i < w.k; ++i) {
       float scale = 1;
-      if (scales) std::memcpy(&scale, w.packed + (row * scales + (scales > 1 ? i / kInt4Group : 0)) * 4, 4);
+      if (scales) std::memcpy(&scale, w.packed + (row * scales + i / scale_group(w.storage, w.k)) * 4, 4);
       out[i] = stored_value(w.storage, w.packed + w.n * scales * 4 + (row * w.k + i) * width) * scale;
     }
   }
   // A row of w, and what products take of x where that isn't x itself: its rows, then their scales.
   std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override {
-    return static_cast<std::size_t>(w.k + (w.quantised_x ? m * (w.k + 1) : 0)) * sizeof(float);
+    const std::int64_t row = w.k + scales_of_row(w.storage, w.k);
+    return static_cast<std::size_t>(w.k + (w.quantised_x ? m * row : 0)) * sizeof(float);
   }
   void gemm(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t m, const float* bias,
             bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch, Threads&) const override {
     auto* row = reinterpret_cast<float*>(scratch);
     const float* scales = nullptr;
+    const std::int64_t groups = scales_of_row(w.storage, w.k), group = scale_group(w.storage, w.k);
     if (w.quantised_x) {
-      float* const rows = row + w.k;
+      float *const rows = row + w.k, *const of_rows = rows + m * w.k;
       for (std::int64_t r = 0; r < m; ++r)
-        rows[m * w.k + r] = quantise_row(w.storage, x + r * x_stride, w.k, rows + r * w.k);
-      x = rows, x_stride = w.k, scales = rows + m * w.k;
+        quantise_row(w.storage, x + r * x_stride, w.k, rows + r * w.k, of_rows + r * groups);
+      x = rows, x_stride = w.k, scales = of_rows;
     }
     const bool exact = w.storage == Storage::kF32 || w.storage == Storage::kF16 || w.quantised_x;
     for (std::int64_t n = 0; n < w.n; ++n) {
@@ -64,9 +67,9 @@ class ReferenceKernels final : public SharedKernels {
         double sum = 0;
         for (std::int64_t i = 0; i < w.k; ++i) {
           const float value = x[r * x_stride + i];
-          sum += double{row[i]} * (exact ? value : round_to_bf16(value));
+          const double of_x = scales ? scales[r * groups + i / group] : 1;
+          sum += double{row[i]} * (exact ? value : round_to_bf16(value)) * of_x;
         }
-        if (scales) sum *= scales[r];
         if (bias) sum += bias[n];
         float& to = y[r * y_stride + n];
         to = static_cast<float>(accumulate ? to + sum : sum);

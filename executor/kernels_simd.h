@@ -4,7 +4,7 @@
 //
 // Packed matrices: tiles of 16 outputs. kF32: [tile][k][16]; others: [tile][k/2][16][2], k padded with zeros
 // to whole vectors of 64 bytes. kInt4 has words of 16 bits, [tile][k/8][16][2], that hold four steps of k/2
-// each, the first lowest. Scales come first: kInt8, kFp8 [tile][16], kInt4 [tile][group][16].
+// each, the first lowest. Scales come first: kInt8, kFp8 [tile][16], kInt4, kFp8Block [tile][group][16].
 #pragma once
 
 #include "executor/kernels.h"
@@ -24,7 +24,7 @@ struct GemmTask {
   const std::byte* elements = nullptr;  // of the task's first tile
   std::int64_t tile_bytes = 0;          // of elements
   const float* scales = nullptr;        // of the first tile
-  const float* x_scales = nullptr;      // of the rows of x; null: ones (kInt8 and kFp8 alone have others)
+  const float* x_scales = nullptr;      // [row of x][group]; null: ones (8 bits alone have others)
   const void* x = nullptr;              // as round_rows leaves it; float for kF32 and kF16
   std::int64_t x_stride = 0, rows = 0;  // stride in 4-byte units
   const float* bias = nullptr;

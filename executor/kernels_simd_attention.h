@@ -390,11 +390,11 @@ struct Attending : Attend {
     const Index end = least(kKeyTile, last - base);
     for (Index i = 0; i < end; i += kTile) load_keys<pairs, storage>(*this, rows, i, 0, keys + i, none);
     load_values<pairs, storage>(*this, rows, 0, end, 0, 0);
-    multiply<pairs>(each, (end + kTile - 1) / kTile, q, d, keys, kTile, kKeyTile, units, Into::kStore,
-                    nullptr, 0, scores, kKeyTile);
+    multiply<pairs>(each, (end + kTile - 1) / kTile, q, d, keys, kTile, kKeyTile, units, Into::kStore, {},
+                    scores, kKeyTile);
     soften_head(base, 0, rows, scores);
     multiply<pairs>(each, v / kTile, scores, kKeyTile, values, kTile, v, (end + kKeys - 1) / kKeys,
-                    Into::kAdd, nullptr, 0, out, v);
+                    Into::kAdd, {}, out, v);
   }
 
   // A few queries of several cache heads, in the order in which the cache lies in memory: keys of one block
@@ -429,7 +429,7 @@ struct Attending : Attend {
         float* to = scores + h * each * kKeyTile + i;
         if (some == 1)
           multiply<pairs>(each, (end - i + kTile - 1) / kTile, from, d, keys, kTile, kKeyTile, units,
-                          Into::kStore, nullptr, 0, to, kKeyTile);
+                          Into::kStore, {}, to, kKeyTile);
         else
           in_pieces(each, [&](auto m, Index first) {
             const auto with = [&](auto n) {
@@ -463,7 +463,7 @@ struct Attending : Attend {
         if (dim < args.v_dim) {
           load_values<pairs, storage>(*this, rows, i, end, offset, dim);
           multiply<pairs>(each, (v - dim) / kTile, weights + i / kKeys, kKeyTile, values + dim, kTile, v,
-                          (end - i + kKeys - 1) / kKeys, Into::kAdd, nullptr, 0, head_out + dim, v);
+                          (end - i + kKeys - 1) / kKeys, Into::kAdd, {}, head_out + dim, v);
         }
       }
     }

@@ -48,7 +48,7 @@ constexpr ByteTable byte_table(bool fp8) {
   return t;
 }
 template <Storage storage>
-constexpr ByteTable kByteTable = byte_table(storage == Storage::kFp8);
+constexpr ByteTable kByteTable = byte_table(is_fp8(storage));
 
 // Low and high bytes merged: those of elements [first, first + 32).
 struct Merge {
@@ -61,7 +61,7 @@ constexpr Merge merge(int first) {
 }
 constexpr Merge kMergeFirst = merge(0), kMergeSecond = merge(32);
 
-// 64 bytes of kInt8 or kFp8 -> two vectors of 32 bf16, in order.
+// 64 bytes of kInt8, kFp8 or kFp8Block -> two vectors of 32 bf16, in order.
 template <Storage storage>
 inline __attribute__((always_inline)) void bytes_to_halves(const std::byte* from, V* out) {
   const auto at = [](const std::uint8_t* p) { return _mm512_load_si512(p); };

@@ -10,11 +10,22 @@ namespace foretoken {
 namespace {
 
 enum class Into { kStore, kAdd, kAddScaled };
+// What kAddScaled multiplies sums of a group by: the scales of a tile's outputs, and of a row of x (null: 1).
+struct GroupScales {
+  const float* w = nullptr;
+  Index w_stride = 0;  // from tile to tile
+  const float* x = nullptr;
+  Index x_stride = 0;  // from row to row
+
+  GroupScales of(Index tile, Index row) const {
+    return {w + tile * w_stride, w_stride, x ? x + row * x_stride : nullptr, x_stride};
+  }
+};
 
 // c[M][tiles x 16] (from) x[M][steps] panel[tile][step][16]: one chain of sums an output, whatever M is.
 template <bool pairs, int M, int tiles>
 void micro(const float* x, Index x_stride, const float* panel, Index tile_stride, Index step_stride,
-           Index steps, Into into, const float* scales, Index scale_stride, float* c, Index c_stride) {
+           Index steps, Into into, const GroupScales& scales, float* c, Index c_stride) {
   constexpr int per = 16 / kLanes, N = tiles * per;
   V sums[M][N];
 #pragma GCC unroll 16
@@ -56,7 +67,9 @@ void micro(const float* x, Index x_stride, const float* panel, Index tile_stride
     for (int j = 0; j < N; ++j) {
       float* to = c + i * c_stride + j * kLanes;
       if (into == Into::kAddScaled)
-        store(to, load<V>(to) + sums[i][j] * load<V>(scales + (j / per) * scale_stride + (j % per) * kLanes));
+        store(to, load<V>(to) +
+                      sums[i][j] * (load<V>(scales.w + (j / per) * scales.w_stride + (j % per) * kLanes) *
+                                    (scales.x ? scales.x[i * scales.x_stride] : 1.0f)));
       else
         store(to, sums[i][j]);
     }
@@ -64,11 +77,11 @@ void micro(const float* x, Index x_stride, const float* panel, Index tile_stride
 
 template <bool pairs, int tiles>
 void micro_rows(int m, const float* x, Index x_stride, const float* panel, Index tile_stride,
-                Index step_stride, Index steps, Into into, const float* scales, Index scale_stride, float* c,
+                Index step_stride, Index steps, Into into, const GroupScales& scales, float* c,
                 Index c_stride) {
 #define FORETOKEN_MICRO(M)                                                                             \
   micro<pairs, (M <= kRows ? M : 1), tiles>(x, x_stride, panel, tile_stride, step_stride, steps, into, \
-                                            scales, scale_stride, c, c_stride)
+                                            scales, c, c_stride)
   switch (m) {
     case 1:
       return FORETOKEN_MICRO(1);
@@ -88,32 +101,32 @@ void micro_rows(int m, const float* x, Index x_stride, const float* panel, Index
 
 template <bool pairs, int wide>
 void multiply_tiles(Index rows, const float* x, Index x_stride, const float* panel, Index tile_stride,
-                    Index step_stride, Index steps, Into into, const float* scales, Index scale_stride,
-                    float* c, Index c_stride) {
+                    Index step_stride, Index steps, Into into, const GroupScales& scales, float* c,
+                    Index c_stride) {
   for (Index r = 0, now; r < rows; r += now) {
     // The last ones in halves: one or two rows alone would wait for the panel.
     const Index left = rows - r;
     now = left > kRows && left < kRows + kRows / 2 ? (left + 1) / 2 : least(kRows, left);
     micro_rows<pairs, wide>(static_cast<int>(now), x + r * x_stride, x_stride, panel, tile_stride,
-                            step_stride, steps, into, scales, scale_stride, c + r * c_stride, c_stride);
+                            step_stride, steps, into, scales.of(0, r), c + r * c_stride, c_stride);
   }
 }
 
 template <bool pairs>
 void multiply(Index rows, Index tiles, const float* x, Index x_stride, const float* panel, Index tile_stride,
-              Index step_stride, Index steps, Into into, const float* scales, Index scale_stride, float* c,
+              Index step_stride, Index steps, Into into, const GroupScales& scales, float* c,
               Index c_stride) {
   for (Index t = 0; t < tiles;) {
-    const float *p = panel + t * tile_stride, *s = scales ? scales + t * scale_stride : nullptr;
+    const float* p = panel + t * tile_stride;
+    const GroupScales s = scales.of(t, 0);
     float* to = c + t * kTile;
     const auto with = [&](auto wide) {
-      multiply_tiles<pairs, wide.value>(rows, x, x_stride, p, tile_stride, step_stride, steps, into, s,
-                                        scale_stride, to, c_stride);
+      multiply_tiles<pairs, wide.value>(rows, x, x_stride, p, tile_stride, step_stride, steps, into, s, to,
+                                        c_stride);
       t += wide.value;
     };
     if (rows == 1 && t + kWideOne <= tiles) {
-      micro<pairs, 1, kWideOne>(x, x_stride, p, tile_stride, step_stride, steps, into, s, scale_stride, to,
-                                c_stride);
+      micro<pairs, 1, kWideOne>(x, x_stride, p, tile_stride, step_stride, steps, into, s, to, c_stride);
       t += kWideOne;
     } else if (t + kWide <= tiles) {
       with(std::integral_constant<int, kWide>());
@@ -137,14 +150,14 @@ template <Storage storage>
 inline __attribute__((always_inline)) V first_value(U u) {
   if constexpr (storage == Storage::kBf16) return as_float(u << 16);
   if constexpr (storage == Storage::kF16) return from_f16(u & 0xffffu);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u & 0xffu);
+  if constexpr (is_fp8(storage)) return from_fp8(u & 0xffu);
   return __builtin_convertvector(reinterpret_cast<I>(u << 24) >> 24, V);
 }
 template <Storage storage>
 inline __attribute__((always_inline)) V second_value(U u) {
   if constexpr (storage == Storage::kBf16) return as_float(u & 0xffff0000u);
   if constexpr (storage == Storage::kF16) return from_f16(u >> 16);
-  if constexpr (storage == Storage::kFp8) return from_fp8(u >> 8);
+  if constexpr (is_fp8(storage)) return from_fp8(u >> 8);
   return __builtin_convertvector(reinterpret_cast<I>(u << 16) >> 24, V);
 }
 
@@ -159,8 +172,7 @@ inline V odd_nibble(U words, int step) {
 // What is stored together is unpacked together: up to 3 steps beyond `count` are written too.
 template <bool pairs, Storage storage>
 void unpack_as(const std::byte* tile, Index first, Index count, float* out) {
-  constexpr bool bytes = storage == Storage::kInt8 || storage == Storage::kFp8;
-  if constexpr (pairs && bytes) {
+  if constexpr (pairs && of_8_bits(storage)) {
     for (Index s = 0; s < count; s += 2) {
       V w[2];
       bytes_to_halves<storage>(tile + (first + s) * 2 * kTile, w);
@@ -202,6 +214,7 @@ void unpack(Storage storage, const std::byte* tile, Index first, Index count, fl
     case Storage::kF16:
       return unpack_as<pairs, Storage::kF16>(tile, first, count, out);
     case Storage::kFp8:
+    case Storage::kFp8Block:
       return unpack_as<pairs, Storage::kFp8>(tile, first, count, out);
     case Storage::kInt8:
       return unpack_as<pairs, Storage::kInt8>(tile, first, count, out);
@@ -213,17 +226,21 @@ void unpack(Storage storage, const std::byte* tile, Index first, Index count, fl
 template <bool pairs>
 void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
   alignas(64) float panel[kPanel * kUnpackDepth];
-  const Index groups = (t.k + kInt4Group - 1) / kInt4Group;
+  const Index groups = (t.k + kScaleGroup - 1) / kScaleGroup;
   for (Index k = 0; k < t.k; k += kUnpackDepth) {
     const Index depth = least(kUnpackDepth, t.k - k), both = (depth + 1) / 2;
     const Index tile_stride = (pairs ? both : 2 * both) * kTile;
     for (Index i = 0; i < t.tiles; ++i)
       unpack<pairs>(t.storage, t.elements + i * t.tile_bytes, k / 2, both, panel + i * tile_stride);
-    const bool grouped = t.storage == Storage::kInt4;
+    const bool grouped = in_groups(t.storage);
+    GroupScales scales;
+    if (grouped) {
+      scales = {t.scales + k / kScaleGroup * kTile, groups * kTile, nullptr, groups};
+      if (t.x_scales) scales.x = t.x_scales + row * groups + k / kScaleGroup;
+    }
     multiply<pairs>(rows, t.tiles, static_cast<const float*>(t.x) + row * t.x_stride + (pairs ? k / 2 : k),
                     t.x_stride, panel, tile_stride, kTile, pairs ? both : depth,
-                    grouped ? Into::kAddScaled : Into::kAdd,
-                    grouped ? t.scales + k / kInt4Group * kTile : nullptr, groups * kTile, c, kPanel);
+                    grouped ? Into::kAddScaled : Into::kAdd, scales, c, kPanel);
   }
 }
 
@@ -232,10 +249,10 @@ void unpack_and_multiply(const GemmTask& t, Index row, Index rows, float* c) {
 template <bool pairs, Storage storage, int tiles, int M>
 void few_rows(const GemmTask& t, Index row, Index tile, float* c) {
   constexpr int per = 16 / kLanes, N = tiles * per;
-  constexpr bool grouped = storage == Storage::kInt4;
-  constexpr int together = grouped ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
+  constexpr bool grouped = in_groups(storage), nibbles_of = storage == Storage::kInt4;
+  constexpr int together = nibbles_of ? 4 : pairs ? 2 : 1;  // steps that are unpacked at once
   const auto* x = static_cast<const float*>(t.x) + row * t.x_stride;
-  const Index groups = (t.k + kInt4Group - 1) / kInt4Group, depth = grouped ? kInt4Group : t.k;
+  const Index groups = (t.k + kScaleGroup - 1) / kScaleGroup, depth = grouped ? kScaleGroup : t.k;
   V total[M][N] = {}, sums[M][N] = {};
   const auto add = [&](Index s, Index end, auto whole) {  // whole: no step is beyond the end
 #pragma GCC unroll 16
@@ -243,13 +260,13 @@ void few_rows(const GemmTask& t, Index row, Index tile, float* c) {
       const std::byte* elements = t.elements + (tile + j / per) * t.tile_bytes;
       const int lane = (j % per) * kLanes;
       V w[pairs ? together : 2 * together];
-      if constexpr (pairs && grouped) {
+      if constexpr (pairs && nibbles_of) {
         const V words = load<V>(elements + s / 4 * kTile * 4);
         w[0] = nibbles<0>(words), w[1] = nibbles<1>(words), w[2] = nibbles<2>(words),
         w[3] = nibbles<3>(words);
       } else if constexpr (pairs) {
         bytes_to_halves<storage>(elements + s * kTile * 2, w);
-      } else if constexpr (grouped) {
+      } else if constexpr (nibbles_of) {
         const U words = load<U>(elements + (s / 4 * kTile + lane) * 4);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) w[2 * i] = even_nibble(words, i), w[2 * i + 1] = odd_nibble(words, i);
@@ -287,8 +304,10 @@ void few_rows(const GemmTask& t, Index row, Index tile, float* c) {
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) {
         if constexpr (grouped) {
-          const Index scale = (tile + j / per) * groups + k / kInt4Group;
-          total[m][j] = total[m][j] + sums[m][j] * load<V>(t.scales + scale * kTile + (j % per) * kLanes);
+          const Index group = k / kScaleGroup, scale = (tile + j / per) * groups + group;
+          const float of_x = t.x_scales ? t.x_scales[(row + m) * groups + group] : 1.0f;
+          total[m][j] =
+              total[m][j] + sums[m][j] * (load<V>(t.scales + scale * kTile + (j % per) * kLanes) * of_x);
           sums[m][j] = V{};
         } else {
           total[m][j] = sums[m][j];
@@ -317,6 +336,8 @@ void few_rows_of(const GemmTask& t, Index row, float* c) {
       return few_rows_of<false, Storage::kF16, M>(t, row, c);
     case Storage::kFp8:
       return few_rows_of<kPairs, Storage::kFp8, M>(t, row, c);
+    case Storage::kFp8Block:
+      return few_rows_of<kPairs, Storage::kFp8Block, M>(t, row, c);
     case Storage::kInt8:
       return few_rows_of<kPairs, Storage::kInt8, M>(t, row, c);
     default:
@@ -343,7 +364,7 @@ void multiply_stored(const GemmTask& t, Index row, Index rows, float* c, Index c
   const Index steps = pairs ? (t.k + 1) / 2 : t.k;
   for (Index s = 0; s < steps; s += kDepth)
     multiply<pairs>(rows, t.tiles, x + s, t.x_stride, w + s * kTile, t.tile_bytes / 4, kTile,
-                    least(kDepth, steps - s), s == 0 ? Into::kStore : Into::kAdd, nullptr, 0, c, c_stride);
+                    least(kDepth, steps - s), s == 0 ? Into::kStore : Into::kAdd, {}, c, c_stride);
 }
 
 void gemm(const GemmTask& t) {
@@ -369,7 +390,7 @@ void gemm(const GemmTask& t) {
     for (Index r = 0; r < rows; ++r) {
       float* y = t.y + (row + r) * t.y_stride;
       const float* sums = c + r * kPanel;
-      const float of_x = t.x_scales ? t.x_scales[row + r] : 1;
+      const float of_x = scaled && t.x_scales ? t.x_scales[row + r] : 1;
       Index n = 0;
       for (; n + kLanes <= t.columns; n += kLanes) {
         V value = load<V>(sums + n);

@@ -23,9 +23,9 @@ constexpr bool kPairs = false;
 constexpr int kRows = kLanes == 4 ? 2 : 6;     // of x in registers
 constexpr int kWide = kLanes == 16 ? 4 : 1;    // tiles in registers beside them
 constexpr int kWideOne = kLanes == 4 ? 1 : 4;  // and beside one row
-constexpr Index kUnpackDepth = 128;            // of an unpacked panel; a group of kInt4
+constexpr Index kUnpackDepth = 128;            // of an unpacked panel; a group of scales
 constexpr Index kDepth = 2048;
-static_assert(kUnpackDepth == kInt4Group);
+static_assert(kUnpackDepth == kScaleGroup);
 
 typedef float V __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t I __attribute__((vector_size(4 * kLanes)));

@@ -5,11 +5,6 @@
 #include <span>
 
 namespace foretoken {
-namespace {
-
-bool has_scales(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
-
-}  // namespace
 
 // Walks over the rank's weights twice: without memory it adds up what they take, with memory it reads and
 // packs them.
@@ -93,7 +88,7 @@ class Rank::Loader {
         return;
       }
     });
-    result.w.quantised_x = quantised_x_ && has_scales(storage);
+    result.w.quantised_x = quantised_x_ && of_8_bits(storage);
     if (!any_bias) return result;
     matrix_bytes_ += Arena::padded(static_cast<std::size_t>(n) * sizeof(float));
     float* bias = take(n, matrices_);
@@ -477,7 +472,7 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Aren
     };
     const auto scales = [&](bool any) {
       return reinterpret_cast<float*>(
-          take(any && has_scales(c.storage) ? static_cast<std::size_t>(entries) * 4 : 0));
+          take(any && of_8_bits(c.storage) ? static_cast<std::size_t>(entries) * 4 : 0));
     };
     c.keys = take(cache_bytes(c.storage, entries * c.k_dim));
     c.values = take(cache_bytes(c.storage, entries * c.v_dim));

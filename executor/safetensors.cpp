@@ -19,6 +19,7 @@
 #include "base/file.h"
 #include "base/json_full.h"
 #include "base/text.h"
+#include "executor/storage.h"
 
 namespace foretoken {
 namespace {
@@ -224,17 +225,6 @@ const StoredTensor* TensorFiles::find(std::string_view name) const {
 
 namespace {
 
-float half_to_float(std::uint16_t h) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31u,
-                      fraction = h & 1023u;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
-  if (exponent == 0) {
-    const float v = static_cast<float>(fraction) * 0x1p-24f;
-    return sign != 0 ? -v : v;
-  }
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
 template <class Stored, class Convert>
 void gather(const std::byte* data, std::int64_t first, std::int64_t step, std::int64_t count, float* out,
             Convert convert) {
@@ -256,14 +246,18 @@ void gather(const std::byte* data, std::int64_t first, std::int64_t step, std::i
 
 }  // namespace
 
-bool is_readable_float(std::string_view dtype) { return dtype == "F32" || dtype == "F16" || dtype == "BF16"; }
+bool is_readable_float(std::string_view dtype) {
+  return dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F8_E4M3";
+}
 
 void read_floats(const StoredTensor& tensor, std::int64_t first, std::int64_t step, std::int64_t count,
                  float* out) {
   if (tensor.dtype == "F32")
     gather<float>(tensor.data, first, step, count, out, [](float v) { return v; });
   else if (tensor.dtype == "F16")
-    gather<std::uint16_t>(tensor.data, first, step, count, out, half_to_float);
+    gather<std::uint16_t>(tensor.data, first, step, count, out, f16_to_float);
+  else if (tensor.dtype == "F8_E4M3")
+    gather<std::uint8_t>(tensor.data, first, step, count, out, fp8_to_float);
   else
     gather<std::uint16_t>(tensor.data, first, step, count, out, [](std::uint16_t v) {
       return std::bit_cast<float>(static_cast<std::uint32_t>(v) << 16);

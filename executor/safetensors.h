@@ -52,7 +52,7 @@ class TensorFiles {
   std::map<std::string, StoredTensor, std::less<>> tensors_;
 };
 
-// Whether values of the type can be read as floats: F32, F16 and BF16.
+// Whether values of the type can be read as floats: F32, F16, BF16 and F8_E4M3.
 bool is_readable_float(std::string_view dtype);
 // out[i] = tensor[first + i step], i < count. The type must be readable, the range inside.
 void read_floats(const StoredTensor& tensor, std::int64_t first, std::int64_t step, std::int64_t count,

@@ -60,11 +60,23 @@ FORETOKEN_VECTOR_CLONES void quantise_integers(const float* __restrict row, std:
 }
 
 float limit_of(Storage storage) {
-  return storage == Storage::kFp8 ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
+  return is_fp8(storage) ? kFp8Largest : storage == Storage::kInt8 ? 127.0f : 7.0f;
 }
-float scale_of(const float* row, std::int64_t count, float limit) {
-  const float largest = largest_of(row, count);
-  return largest > 0 ? largest / limit : 1.0f;
+float scale_from(float largest, float limit) { return largest > 0 ? largest / limit : 1.0f; }
+
+// visit(first, count) for every part of a row that has a scale.
+template <class Visit>
+void for_groups(Storage storage, std::int64_t count, Visit visit) {
+  const std::int64_t group = scale_group(storage, count);
+  for (std::int64_t first = 0; first < count; first += group) visit(first, std::min(group, count - first));
+}
+
+void encode_part(Storage storage, const float* part, std::int64_t count, float scale, std::byte* elements) {
+  auto* const to = reinterpret_cast<std::uint8_t*>(elements);
+  if (is_fp8(storage))
+    encode_fp8(part, count, scale, to);
+  else
+    encode_integers(part, count, scale, limit_of(storage), to);
 }
 
 }  // namespace
@@ -81,27 +93,51 @@ void encode_row(Storage storage, const float* row, std::int64_t count, std::byte
     default:
       break;
   }
-  const float limit = limit_of(storage);
-  const std::int64_t group = scale_group(storage, count);
-  for (std::int64_t first = 0; first < count; first += group, row += group, elements += group) {
-    const std::int64_t part = std::min(group, count - first);
-    const float scale = scale_of(row, part, limit);
-    *scales++ = scale;
-    auto* const to = reinterpret_cast<std::uint8_t*>(elements);
-    if (storage == Storage::kFp8)
-      encode_fp8(row, part, scale, to);
-    else
-      encode_integers(row, part, scale, limit, to);
-  }
+  for_groups(storage, count, [&](std::int64_t first, std::int64_t part) {
+    *scales = scale_from(largest_of(row + first, part), limit_of(storage));
+    encode_part(storage, row + first, part, *scales++, elements + first);
+  });
 }
 
-float quantise_row(Storage storage, const float* row, std::int64_t count, float* to) {
-  const float limit = limit_of(storage), scale = scale_of(row, count, limit);
-  if (storage == Storage::kFp8)
-    quantise_fp8(row, count, scale, to);
-  else
-    quantise_integers(row, count, scale, limit, to);
-  return scale;
+RowEncoder::RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Kernels::ReadRow& read,
+                       Threads& threads)
+    : storage_(storage), k_(k), groups_(scales_of_row(storage, k)) {
+  if (storage != Storage::kFp8Block) return;
+  const std::int64_t blocks = (n + kScaleGroup - 1) / kScaleGroup;
+  of_blocks_.assign(static_cast<std::size_t>(blocks * groups_), 0.0f);
+  threads.run(blocks, [&](std::int64_t block) {
+    float* const scales = of_blocks_.data() + block * groups_;
+    std::vector<float> row(static_cast<std::size_t>(k));
+    for (std::int64_t r = block * kScaleGroup; r < std::min(n, (block + 1) * kScaleGroup); ++r) {
+      read(r, row.data());
+      float* to = scales;
+      for_groups(storage, k, [&](std::int64_t first, std::int64_t part) {
+        *to = std::max(*to, largest_of(row.data() + first, part));
+        ++to;
+      });
+    }
+    for (std::int64_t g = 0; g < groups_; ++g) scales[g] = scale_from(scales[g], kFp8Largest);
+  });
+}
+
+void RowEncoder::encode(std::int64_t row, const float* values, std::byte* elements, float* scales) const {
+  if (storage_ != Storage::kFp8Block) return encode_row(storage_, values, k_, elements, scales);
+  const float* of_block = of_blocks_.data() + row / kScaleGroup * groups_;
+  for_groups(storage_, k_, [&](std::int64_t first, std::int64_t part) {
+    encode_part(storage_, values + first, part, *of_block, elements + first);
+    *scales++ = *of_block++;
+  });
+}
+
+void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales) {
+  for_groups(storage, count, [&](std::int64_t first, std::int64_t part) {
+    const float limit = limit_of(storage), scale = scale_from(largest_of(row + first, part), limit);
+    if (is_fp8(storage))
+      quantise_fp8(row + first, part, scale, to + first);
+    else
+      quantise_integers(row + first, part, scale, limit, to + first);
+    *scales++ = scale;
+  });
 }
 
 std::uint32_t pack_nibbles(const std::byte* eight) {
@@ -124,6 +160,7 @@ float stored_value(Storage storage, const std::byte* at) {
     case Storage::kF16:
       return f16_to_float(get(std::uint16_t{}));
     case Storage::kFp8:
+    case Storage::kFp8Block:
       return fp8_to_float(get(std::uint8_t{}));
     default:
       return static_cast<float>(get(std::int8_t{}));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "executor/kernels.h"
 
@@ -14,20 +15,34 @@ constexpr std::int64_t element_bytes(Storage storage) {
 }
 // Scales of a row of k elements, and how many elements share one.
 constexpr std::int64_t scales_of_row(Storage storage, std::int64_t k) {
-  if (storage == Storage::kInt4) return (k + kInt4Group - 1) / kInt4Group;
-  return storage == Storage::kInt8 || storage == Storage::kFp8 ? 1 : 0;
+  if (in_groups(storage)) return (k + kScaleGroup - 1) / kScaleGroup;
+  return of_8_bits(storage) ? 1 : 0;
 }
 constexpr std::int64_t scale_group(Storage storage, std::int64_t k) {
-  return storage == Storage::kInt4 ? kInt4Group : k;
+  return in_groups(storage) ? kScaleGroup : k;
 }
 
 // `count` values in `count` x element_bytes() bytes, aligned to an element. A scale puts the largest value
-// that it is for at the format's largest (1 where all are zero); scales: scales_of_row() floats.
+// that it is for at the format's largest (1 where all are zero); scales: scales_of_row() floats. (A row of
+// kFp8Block is scaled as if it were alone in its blocks.)
 void encode_row(Storage storage, const float* row, std::int64_t count, std::byte* elements, float* scales);
 
-// The numbers that encode_row() leaves of kInt8 and kFp8, before their scale, as floats; the scale. Bfloat16
-// has each of them exactly.
-float quantise_row(Storage storage, const float* row, std::int64_t count, float* to);
+// Rows of a matrix: the same, with scales of blocks where the storage has them. For these the rows are read
+// before, all of them.
+class RowEncoder {
+ public:
+  RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Kernels::ReadRow& read, Threads& threads);
+  void encode(std::int64_t row, const float* values, std::byte* elements, float* scales) const;
+
+ private:
+  Storage storage_;
+  std::int64_t k_, groups_;
+  std::vector<float> of_blocks_;  // [n / 128][groups], rounded up
+};
+
+// The numbers that encode_row() leaves of 8 bits, before their scales, as floats; and these. Bfloat16 has
+// each of the numbers exactly.
+void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales);
 
 // Eight elements of kInt4 in four bytes: 0, 2, 4, 6 from the lowest nibble on, then 1, 3, 5, 7.
 std::uint32_t pack_nibbles(const std::byte* eight);

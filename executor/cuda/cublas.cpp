@@ -51,8 +51,8 @@ struct Described {
 
   // Column by column, as the library sees matrices, y^T[n, m] = w[k, n]^T x[k, m].
   explicit Described(const CublasOffer& p) {
-    const bool integers = p.form == CublasForm::kInt8,
-               fp8 = p.form == CublasForm::kFp8 || p.form == CublasForm::kFp8Scaled;
+    const bool integers = p.form == CublasForm::kInt8, blocks = p.form == CublasForm::kFp8Blocks,
+               fp8 = p.form == CublasForm::kFp8 || p.form == CublasForm::kFp8Scaled || blocks;
     const auto size = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     good = cublasLtMatmulDescInit(&matmul, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                   integers ? CUDA_R_32I : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
@@ -67,10 +67,13 @@ struct Described {
     }
     // Without sums in registers of the CUDA cores between, as servers multiply: what tensor cores keep of a
     // sum of fp8 products is some 13 bits below its largest term (DeepSeek-V3, arXiv 2412.19437, 3.3.2).
-    if (fp8) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
-    if (p.form == CublasForm::kFp8Scaled) {
-      const std::int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-      set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, by_rows), set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, by_rows);
+    // Scales of blocks are applied there.
+    if (fp8 && !blocks) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
+    if (blocks || p.form == CublasForm::kFp8Scaled) {
+      const std::int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                         of_w = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : by_rows,
+                         of_x = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : by_rows;
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_w), set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_x);
       set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.w_scales));
       set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.x_scales));
     }

@@ -6,6 +6,7 @@
 #include "executor/cuda/emulation.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/remarks.h"
+#include "executor/kernels.h"
 #include "executor/storage.h"
 
 namespace foretoken::cuda {
@@ -27,8 +28,14 @@ void multiply(const CublasOffer& p) {
   for (std::int64_t row = 0; row < p.m; ++row)
     for (std::int64_t column = 0; column < p.n; ++column) {
       double sum = 0;
-      for (std::int64_t i = 0; i < p.k; ++i)
-        sum += double{element(p, p.x, row * p.x_stride + i)} * element(p, p.w, column * p.w_stride + i);
+      const std::int64_t groups = (p.k + kScaleGroup - 1) / kScaleGroup, stride = (groups + 3) / 4 * 4;
+      for (std::int64_t i = 0; i < p.k; ++i) {
+        double by = element(p, p.x, row * p.x_stride + i);
+        if (p.form == CublasForm::kFp8Blocks)
+          by *= double{p.w_scales[column / kScaleGroup * stride + i / kScaleGroup]} *
+                p.x_scales[i / kScaleGroup * p.m + row];
+        sum += by * element(p, p.w, column * p.w_stride + i);
+      }
       float* const to = p.y + row * p.y_stride + column;
       if (p.form == CublasForm::kInt8) {
         const auto whole = static_cast<std::int32_t>(sum);

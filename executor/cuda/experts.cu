@@ -17,6 +17,7 @@
 #include "executor/cuda/cuda_kernels.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/product_parts.cuh"
+#include "executor/stored_rows.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -140,7 +141,8 @@ struct Scratch {
       at += (size + 63) / 64 * 64;
     };
     const auto of_rows = [&](const Matrix& w, std::int64_t& scales, std::int64_t& rows) {
-      take(scales, has_row_scales(w) ? pairs * 4 : 0);
+      take(scales,
+           has_row_scales(w) ? std::max<std::int64_t>(scales_of_row(w.storage, w.k), 1) * pairs * 4 : 0);
       take(rows, fits(w) ? 0 : pairs * rounded_stride(w.storage, w.k) * 2);
     };
     // The fewer rows a tile has the more tiles there are.
@@ -232,7 +234,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   Product up = product(experts.gate_up, experts.gate_up_bias);
   up.x_rows = to.order;
   up.x = x, up.rounded = rounded;
-  if (Scratch::has_row_scales(experts.gate_up)) up.x_scales = x_scales;
+  if (Scratch::has_row_scales(experts.gate_up)) up.x_scales = x_scales, up.x_scale_stride = rows;
   up.x_stride = up_storage == Storage::kF32 ? hidden : rounded_stride(up_storage, hidden);
   up.activated = true, up.activation = activation;
   up.activation.gated |= activation.kind == Activation::kClampedSwiglu;
@@ -245,7 +247,7 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   Product down = product(experts.down, experts.down_bias);
   scale_rows(experts.down, to.mid, pairs, rounded_act, act_scales, to.begin + experts.count);
   down.x = to.act, down.rounded = rounded_act;
-  if (Scratch::has_row_scales(experts.down)) down.x_scales = act_scales;
+  if (Scratch::has_row_scales(experts.down)) down.x_scales = act_scales, down.x_scale_stride = pairs;
   down.x_stride = down_storage == Storage::kF32 ? width : rounded_stride(down_storage, width);
   down.y = to.out, down.y_stride = experts.down.n;
   run(down);

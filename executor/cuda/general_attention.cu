@@ -272,6 +272,7 @@ void launch_general_attention(const AttentionPlan& plan, Storage storage, const 
     case Storage::kFp8:
       return launch_general<e4m3>(plan, params, stream);
     case Storage::kInt4:
+    case Storage::kFp8Block:
       break;  // not a cache's
   }
 }

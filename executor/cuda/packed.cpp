@@ -32,21 +32,31 @@ std::int64_t word_of_nibbles(std::int64_t i) {
 PackedLayout::PackedLayout(Storage storage, std::int64_t n, std::int64_t k)
     : row_bytes(divide_up(k, unit_elements(storage)) * kUnitBytes) {
   groups = scales_of_row(storage, k);
-  if (groups > 0) scale_stride = storage == Storage::kInt4 ? round_up(n, 4) : n;
+  std::int64_t count = groups;
+  if (storage == Storage::kFp8Block) {
+    scale_stride = round_up(groups, 4);
+    count = divide_up(n, kScaleGroup);
+  } else if (groups > 0) {
+    scale_stride = storage == Storage::kInt4 ? round_up(n, 4) : n;
+  }
   scales_at = groups > 0 ? round_up(n * row_bytes, 256) : n * row_bytes;
-  bytes = scales_at + groups * scale_stride * 4;
+  bytes = scales_at + count * scale_stride * 4;
 }
 
-void pack_row(Storage storage, const float* row, std::int64_t k, std::byte* to, float* scales) {
+namespace {
+
+// encode(elements) writes the row's.
+template <class Encode>
+void pack_row(Storage storage, std::int64_t k, std::byte* to, Encode encode) {
   const std::int64_t bytes = divide_up(k, unit_elements(storage)) * kUnitBytes;
   if (element_bytes(storage) > 1) {
-    encode_row(storage, row, k, to, scales);
+    encode(to);
     const std::int64_t used = k * element_bytes(storage);
     std::memset(to + used, 0, static_cast<std::size_t>(bytes - used));
     return;
   }
   std::vector<std::byte> elements(static_cast<std::size_t>(round_up(k, unit_elements(storage))));
-  encode_row(storage, row, k, elements.data(), scales);
+  encode(elements.data());
   const std::byte* const from = elements.data();
   const auto size = static_cast<std::int64_t>(elements.size());
   if (storage == Storage::kInt4) {
@@ -61,8 +71,6 @@ void pack_row(Storage storage, const float* row, std::int64_t k, std::byte* to, 
     std::memcpy(to + word_of_bytes(i), word, sizeof word);
   }
 }
-
-namespace {
 
 // Two buffers of the host: one is filled while the other is copied. Kept for the process's life: there are
 // thousands of matrices, and pinning memory takes longer than packing a small one. Never released: the
@@ -80,6 +88,10 @@ struct Staging {
 
 }  // namespace
 
+void pack_row(Storage storage, const float* row, std::int64_t k, std::byte* to, float* scales) {
+  pack_row(storage, k, to, [&](std::byte* elements) { encode_row(storage, row, k, elements, scales); });
+}
+
 std::size_t CudaKernels::packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const {
   return static_cast<std::size_t>(PackedLayout(storage, n, k).bytes);
 }
@@ -89,9 +101,11 @@ Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const 
   static Staging& staging = *new Staging;
   const std::lock_guard lock(staging.mutex);
   // What takes products to it; its memory can't be allocated within a recorded step.
-  if (storage == Storage::kBf16 || storage == Storage::kInt8 || storage == Storage::kFp8) prepare_cublas();
+  if (storage == Storage::kBf16 || of_8_bits(storage)) prepare_cublas();
   const PackedLayout layout(storage, n, k);
-  std::vector<float> scales(static_cast<std::size_t>(layout.groups * layout.scale_stride), 1.0f);
+  const RowEncoder encoder(storage, n, k, read, threads);
+  const bool blocks = storage == Storage::kFp8Block;
+  std::vector<float> scales(static_cast<std::size_t>(layout.scales()), 1.0f);
   // A row that is longer than a buffer has one of its own.
   std::vector<std::byte> long_row;
   const auto row_bytes = static_cast<std::size_t>(layout.row_bytes);
@@ -102,9 +116,13 @@ Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const 
     std::vector<float> row(static_cast<std::size_t>(k)), of_row(static_cast<std::size_t>(layout.groups));
     for (std::int64_t r = first; r < end; ++r, to += layout.row_bytes) {
       read(r, row.data());
-      pack_row(storage, row.data(), k, to, of_row.data());
+      pack_row(storage, k, to,
+               [&](std::byte* elements) { encoder.encode(r, row.data(), elements, of_row.data()); });
+      if (blocks && r % kScaleGroup != 0) continue;  // another row has the block's
       for (std::int64_t g = 0; g < layout.groups; ++g)
-        scales[static_cast<std::size_t>(g * layout.scale_stride + r)] = of_row[static_cast<std::size_t>(g)];
+        scales[static_cast<std::size_t>(blocks ? r / kScaleGroup * layout.scale_stride + g
+                                               : g * layout.scale_stride + r)] =
+            of_row[static_cast<std::size_t>(g)];
     }
   };
   std::size_t turn = 0;

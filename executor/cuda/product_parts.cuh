@@ -32,6 +32,18 @@ struct Weights<Storage::kF16> {
   }
 };
 
+// Which of a matrix's scales is that of a row in a unit.
+template <Storage storage>
+FORETOKEN_DEVICE std::int64_t scale_at(const Product& p, std::int64_t row, std::int64_t unit) {
+  if constexpr (storage == Storage::kInt4) return unit * p.scale_stride + row;
+  if constexpr (storage == Storage::kFp8Block) return row / kScaleGroup * p.scale_stride + unit / 2;
+  return row;
+}
+// And of row `row` of x, where its groups have scales.
+FORETOKEN_DEVICE std::int64_t x_scale_at(const Product& p, std::int64_t row, std::int64_t unit) {
+  return unit / 2 * p.x_scale_stride + row;
+}
+
 // Numbers of 7 bits stand in the fraction of bf16 between 128 and 256, where neighbours are 1 apart; the sign
 // makes 128 or 256 of what is subtracted.
 template <>
@@ -59,6 +71,9 @@ struct Weights<Storage::kFp8> {
     pairs[0] = pair(low << 8), pairs[1] = pair(low), pairs[2] = pair(high << 8), pairs[3] = pair(high);
   }
 };
+
+template <>
+struct Weights<Storage::kFp8Block> : Weights<Storage::kFp8> {};
 
 // As for 8 bits, with the sign's bit turned around: 136 + the number.
 template <>

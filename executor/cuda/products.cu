@@ -6,6 +6,7 @@
 #include "executor/cuda/cuda_kernels.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/product_parts.cuh"
+#include "executor/stored_rows.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -162,8 +163,7 @@ __global__ void __launch_bounds__(kThreads)
       constexpr unsigned kParts = Weights<storage>::kParts;
       const std::int64_t unit = chunk / 4;
       float by = 1;
-      if constexpr (storage == Storage::kInt4) by = p.scales[unit * p.scale_stride + row];
-      if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8) by = p.scales[row];
+      if constexpr (in_groups(storage) || of_8_bits(storage)) by = p.scales[scale_at<storage>(p, row, unit)];
 #pragma unroll
       for (unsigned part = 0; part < kParts; ++part) {
         std::uint32_t pairs[4];
@@ -185,16 +185,15 @@ std::size_t padded(std::int64_t bytes) { return static_cast<std::size_t>((bytes 
 std::size_t rounded_bytes(Storage storage, std::int64_t k, std::int64_t m) {
   return padded(m * rounded_stride(storage, k) * 2);
 }
-std::size_t scale_bytes(Storage storage, std::int64_t m, bool quantised_x) {
-  return storage == Storage::kF16 || quantised_x ? padded(m * 4) : 0;
+std::size_t scale_bytes(Storage storage, std::int64_t k, std::int64_t m, bool quantised_x) {
+  if (quantised_x) return padded(scales_of_row(storage, k) * m * 4);
+  return storage == Storage::kF16 ? padded(m * 4) : 0;
 }
 // The same rows as bytes take less, but for the padding of short ones.
 std::size_t row_bytes_for(Storage storage, std::int64_t k, std::int64_t m, bool quantised_x) {
   const std::size_t rounded = rounded_bytes(storage, k, m);
   return quantised_x ? std::max(rounded, padded(m * PackedLayout(storage, 1, k).row_bytes)) : rounded;
 }
-
-bool of_8_bits(Storage storage) { return storage == Storage::kInt8 || storage == Storage::kFp8; }
 
 // Rows of w that are expanded at a time, in 256 MiB or somewhat more.
 std::int64_t expanded_rows(std::int64_t n, std::int64_t row_bytes) {
@@ -249,7 +248,7 @@ void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& de
 // form of x. rows, scales: memory for them.
 void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* expanded,
                    const DeviceProperties& device, Stream& on) {
-  p.x_scales = scales;
+  p.x_scales = scales, p.x_scale_stride = p.m;
   const auto by_bf16 = [&](float* y, std::int64_t y_stride, bool accumulate) {
     Product other = p;
     other.y = y, other.y_stride = y_stride, other.accumulate = accumulate;
@@ -261,18 +260,18 @@ void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* exp
       return run_expanded(other, expanded, device, on);
     launch_tiles(other, device, on);
   };
-  const bool fp8 = p.storage == Storage::kFp8;
+  const bool fp8 = is_fp8(p.storage), blocks = p.storage == Storage::kFp8Block;
   CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, rows,
                                p.row_bytes, nullptr);
   plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, on); };
   CublasOffer scaled = plain;
   plain.after = [&](float* y, std::int64_t y_stride) { launch_scale(p, y, y_stride, on, !fp8); };
-  scaled.form = CublasForm::kFp8Scaled;
+  scaled.form = blocks ? CublasForm::kFp8Blocks : CublasForm::kFp8Scaled;
   scaled.w_scales = p.scales, scaled.x_scales = scales;
   // Where sums are scaled after, they are all that y may hold; the library's bias of fp8 products is of bf16.
   std::vector<CublasOffer> offers;
   if (fp8 && p.bias == nullptr) offers.push_back(scaled);
-  if (!p.accumulate) offers.push_back(plain);
+  if (!p.accumulate && !blocks) offers.push_back(plain);
   const auto own = [&](float* y, std::int64_t y_stride) { by_bf16(y, y_stride, false); };
   if (offers.empty() || !cublas_product(offers, on, own)) by_bf16(p.y, p.y_stride, p.accumulate);
 }
@@ -297,7 +296,7 @@ Path choose_path(Storage storage, std::int64_t m, std::int64_t n, std::int64_t k
   if (quantised_x && n >= 8 && k >= 8) return Path::kQuantised;
   if (storage == Storage::kBf16 && n >= 8 && k >= 8) return Path::kCublas;
   // The fewer rows, the less it pays to write and read twice the bytes.
-  if (of_8_bits(storage) && m >= kExpandRows && n >= 8 && k >= 8) return Path::kExpand;
+  if (of_8_bits(storage) && !in_groups(storage) && m >= kExpandRows && n >= 8 && k >= 8) return Path::kExpand;
   return Path::kTiles;
 }
 
@@ -347,7 +346,8 @@ void launch_round(Storage storage, const float* x, std::int64_t x_stride, std::i
 // Alike or more for more rows, so that what was planned for the most does for fewer.
 std::size_t product_scratch(Storage storage, std::int64_t n, std::int64_t k, std::int64_t m,
                             int multiprocessors, bool quantised_x) {
-  const std::size_t rows = row_bytes_for(storage, k, m, quantised_x) + scale_bytes(storage, m, quantised_x);
+  const std::size_t rows =
+      row_bytes_for(storage, k, m, quantised_x) + scale_bytes(storage, k, m, quantised_x);
   if (m <= kStreamRows) return quantised_x ? rows : 0;
   const std::size_t partial = partial_bytes(m, multiprocessors);
   if (storage == Storage::kF32) return partial;
@@ -365,7 +365,7 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
   std::byte* const rows = scratch;
   auto* const rounded = reinterpret_cast<std::uint16_t*>(scratch);
   scratch += row_bytes_for(p.storage, p.k, p.m, p.quantised_x);
-  const std::size_t of_scales = scale_bytes(p.storage, p.m, p.quantised_x);
+  const std::size_t of_scales = scale_bytes(p.storage, p.k, p.m, p.quantised_x);
   auto* const scales = of_scales > 0 ? reinterpret_cast<float*>(scratch) : nullptr;
   scratch += of_scales;
   p.partial = reinterpret_cast<float*>(scratch);
@@ -378,7 +378,7 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
   else
     launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   p.rounded = rounded;
-  p.x_scales = scales;
+  p.x_scales = scales, p.x_scale_stride = p.m;
   p.x_stride = rounded_stride(p.storage, p.k);
   if (path == Path::kStream) return launch_stream(p, device, on);
   if (path == Path::kExpand) return run_expanded(p, expanded, device, on);
@@ -412,6 +412,8 @@ void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std:
       return with(embed_rows<Storage::kInt4>);
     case Storage::kFp8:
       return with(embed_rows<Storage::kFp8>);
+    case Storage::kFp8Block:
+      return with(embed_rows<Storage::kFp8Block>);
   }
 }
 

@@ -40,8 +40,10 @@ struct Product {
   // x as float32, or as launch_round() leaves it: x_stride is rounded_stride() then.
   const float* x = nullptr;
   const std::uint16_t* rounded = nullptr;
-  // Of split and of quantised rows: what their products are multiplied by; null for others.
+  // Of split and of quantised rows: what their products are multiplied by; null for others. Of kFp8Block
+  // [group][row], x_scale_stride from group to group.
   const float* x_scales = nullptr;
+  std::int64_t x_scale_stride = 0;
   bool quantised_x = false;
   std::int64_t x_stride = 0, m = 0;      // strides in elements
   const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
@@ -100,9 +102,9 @@ void launch_expand(const Product& product, std::uint16_t* to, Stream& stream);
 void launch_scale(const Product& product, float* y, std::int64_t y_stride, Stream& stream,
                   bool integers = false);
 
-// Rows of x quantised to kInt8 or kFp8, as quantise_row() has them: as bf16 in rows of rounded_stride(), or
-// as bytes in the order of packed rows (packed.h), in rows of PackedLayout::row_bytes. scales: one a row.
-// count: as above.
+// Rows of x quantised to 8 bits, as quantise_row() has them: as bf16 in rows of rounded_stride(), or as bytes
+// in the order of packed rows (packed.h), in rows of PackedLayout::row_bytes. scales: one a row; of kFp8Block
+// [group][rows]. count: as above.
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
                      std::int64_t k, std::uint16_t* to, float* scales, const std::int32_t* count,
                      Stream& stream);

@@ -154,13 +154,13 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
     copy_async_wait<0>();
 
     unrolled<2>([&](auto index) {
-      constexpr int half = decltype(index)::value;
-      const float total = group_sum<4>(sum[half]);
-      const Destination to = destination(p, item, row + 8 * half, top[half], total);
+      constexpr int side = decltype(index)::value;
+      const float total = group_sum<4>(sum[side]);
+      const Destination to = destination(p, item, row + 8 * side, top[side], total);
       if (to.row == nullptr) return;
-      if (t == 0) store_top(p, item, row + 8 * half, top[half], total);
+      if (t == 0) store_top(p, item, row + 8 * side, top[side], total);
       store_row<V / 8>(to, 0, p.v_dim, [&](int n) {
-        return make_float2(sums[4 * n + 2 * half], sums[4 * n + 2 * half + 1]);
+        return make_float2(sums[4 * n + 2 * side], sums[4 * n + 2 * side + 1]);
       });
     });
   }

@@ -1,7 +1,8 @@
-// Rows of x quantised to 8 bits for products by weights of the same format: a scale a row that puts its
-// largest value at the format's largest, values divided by it and rounded, to the bit as quantise_row() has
-// them. A row, a block. Bound by memory: 4 bytes a value that are read, and 1 (bytes for cuBLASLt) or 2 (bf16
-// for our own kernels) that are written; of few rows by the latency of one load and a launch.
+// Rows of x quantised to 8 bits for products by weights of the same format: a scale a row, or of 128 values
+// of it, that puts the largest value at the format's largest, values divided by it and rounded, to the bit as
+// quantise_row() has them. A row, a block. Bound by memory: 4 bytes a value that are read, and 1 (bytes for
+// cuBLASLt) or 2 (bf16 for our own kernels) that are written; of few rows by the latency of one load and a
+// launch.
 #include "executor/cuda/launch.h"
 #include "executor/cuda/packed.h"
 #include "executor/cuda/product_parts.cuh"
@@ -15,11 +16,57 @@ constexpr unsigned kThreads = 512;
 template <Storage storage>
 FORETOKEN_DEVICE std::uint32_t pack_four(float a, float b, float c, float d) {
   const float4 four = make_float4(a, b, c, d);
-  return storage == Storage::kFp8 ? pack_e4m3x4(four) : pack_int8x4(four);
+  return is_fp8(storage) ? pack_e4m3x4(four) : pack_int8x4(four);
 }
 template <Storage storage>
 FORETOKEN_DEVICE float4 unpack_four(std::uint32_t word) {
-  return storage == Storage::kFp8 ? unpack_e4m3x4(word) : unpack_int8x4(word);
+  return is_fp8(storage) ? unpack_e4m3x4(word) : unpack_int8x4(word);
+}
+
+// Eight values over their scale to their places in a row: as bytes in the order of packed rows, or as bf16.
+// Divided, as the scale's format is defined: a product with the reciprocal rounds differently.
+template <Storage storage, bool bytes>
+FORETOKEN_DEVICE void put_eight(std::byte* row, std::int64_t at, float (&v)[8], float scale) {
+#pragma unroll
+  for (unsigned i = 0; i < 8; ++i) v[i] = v[i] / scale;
+  if constexpr (bytes) {
+    const std::int64_t eight = at % kUnitBytes / 8;
+    store8(
+        row + at / kUnitBytes * kUnitBytes + eight % 4 * 16 + eight / 4 * 8,
+        make_uint2(pack_four<storage>(v[0], v[2], v[1], v[3]), pack_four<storage>(v[4], v[6], v[5], v[7])));
+  } else {
+    const float4 low = unpack_four<storage>(pack_four<storage>(v[0], v[1], v[2], v[3])),
+                 high = unpack_four<storage>(pack_four<storage>(v[4], v[5], v[6], v[7]));
+    store16(row + at * 2, {pack_bf16x2(low.x, low.y), pack_bf16x2(low.z, low.w), pack_bf16x2(high.x, high.y),
+                           pack_bf16x2(high.z, high.w)});
+  }
+}
+
+FORETOKEN_DEVICE float scale_from(float largest, float limit) { return largest > 0 ? largest / limit : 1.0f; }
+
+// As below for kFp8Block: the 16 lanes whose values share a scale find it among themselves.
+template <bool bytes, bool even>
+__global__ void __launch_bounds__(kThreads)
+    quantise_groups(const float* x, std::int64_t x_stride, std::int64_t k, std::byte* to,
+                    std::int64_t row_bytes, float* scales, const std::int32_t* count) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  if (count != nullptr && blockIdx.x >= static_cast<unsigned>(*count)) return;
+  const float* const row = x + blockIdx.x * x_stride;
+  to += blockIdx.x * row_bytes;
+  const std::int64_t end = bytes ? row_bytes : (k + 7) / 8 * 8;
+#pragma unroll 4
+  for (std::int64_t first = 0; first < end; first += kThreads * 8) {
+    const std::int64_t at = first + thread() * 8;
+    float v[8] = {};
+    if (at < k) load_eight<even>(row, at, k, v);
+    float largest = 0;
+#pragma unroll
+    for (unsigned i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(v[i]));
+    const float scale = scale_from(group_max<16>(largest), kFp8Largest);
+    if (at % kScaleGroup == 0 && at < k) scales[at / kScaleGroup * gridDim.x + blockIdx.x] = scale;
+    if (at < end) put_eight<Storage::kFp8Block, bytes>(to, at, v, scale);
+  }
 }
 
 // A thread takes 8 neighbours of k, kHeld times in registers, so that rows of up to 16384 are read once and
@@ -59,27 +106,13 @@ __global__ void __launch_bounds__(kThreads)
     look(v);
   }
   largest = block_max(largest);
-  const float scale = largest > 0 ? largest / (storage == Storage::kFp8 ? kFp8Largest : 127.0f) : 1.0f;
+  const float scale = scale_from(largest, storage == Storage::kFp8 ? kFp8Largest : 127.0f);
   if (thread() == 0) scales[blockIdx.x] = scale;
 
   to += blockIdx.x * row_bytes;
   const std::int64_t end = bytes ? row_bytes : (k + 7) / 8 * 8;
   const auto put = [&](std::int64_t at, float(&v)[8]) {
-    if (at >= end) return;
-      // Divided, as the scale's format is defined: a product with the reciprocal rounds differently.
-#pragma unroll
-    for (unsigned i = 0; i < 8; ++i) v[i] = v[i] / scale;
-    if constexpr (bytes) {
-      const std::int64_t eight = at % kUnitBytes / 8;
-      store8(
-          to + at / kUnitBytes * kUnitBytes + eight % 4 * 16 + eight / 4 * 8,
-          make_uint2(pack_four<storage>(v[0], v[2], v[1], v[3]), pack_four<storage>(v[4], v[6], v[5], v[7])));
-    } else {
-      const float4 low = unpack_four<storage>(pack_four<storage>(v[0], v[1], v[2], v[3])),
-                   high = unpack_four<storage>(pack_four<storage>(v[4], v[5], v[6], v[7]));
-      store16(to + at * 2, {pack_bf16x2(low.x, low.y), pack_bf16x2(low.z, low.w), pack_bf16x2(high.x, high.y),
-                            pack_bf16x2(high.z, high.w)});
-    }
+    if (at < end) put_eight<storage, bytes>(to, at, v, scale);
   };
 #pragma unroll
   for (unsigned h = 0; h < kHeld; ++h) put((h * kThreads + thread()) * 8, held[h]);
@@ -99,7 +132,9 @@ void quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64
     launch(kernel, {.grid = static_cast<unsigned>(rows), .block = kThreads, .name = "quantise_rows"}, on, x,
            x_stride, k, to, row_bytes, scales, count);
   };
-  if (storage == Storage::kFp8)
+  if (storage == Storage::kFp8Block)
+    with(even ? quantise_groups<bytes, true> : quantise_groups<bytes, false>);
+  else if (storage == Storage::kFp8)
     with(even ? quantise_rows<Storage::kFp8, bytes, true> : quantise_rows<Storage::kFp8, bytes, false>);
   else
     with(even ? quantise_rows<Storage::kInt8, bytes, true> : quantise_rows<Storage::kInt8, bytes, false>);

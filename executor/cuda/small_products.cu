@@ -27,10 +27,12 @@ constexpr unsigned kAhead = 1024, kLine = 128;
 // Tiles of an expert that a block takes by turns where there are many experts.
 constexpr std::int64_t kTurns = 8;
 
-// A warp's weights under way: pieces of 16 bytes a lane, and of int4 the scale of each behind them.
+// A warp's weights under way: pieces of 16 bytes a lane, and where groups have scales the scale of each
+// behind them.
 template <Storage storage, unsigned kFragments>
 struct Ring {
-  static constexpr bool kInGroups = storage == Storage::kInt4;
+  static constexpr bool kInGroups = in_groups(storage);
+  static constexpr unsigned kXScale = storage == Storage::kFp8Block ? 8 * 4 : 0;         // of x, bytes a unit
   static constexpr unsigned kUnits = 2 / kFragments, kPieces = 2 * kFragments * kUnits;  // of a stage
   static constexpr unsigned kPiece = 16 * kWarp, kScalesAt = kPieces * kPiece, kScale = 4 * kWarp;
   static constexpr unsigned kStage = kScalesAt + (kInGroups ? kPieces * kScale : 0);
@@ -65,7 +67,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
                  teams = kWarps / k_warps;
   std::byte* const ring = dynamic_shared() + warp() * R::kBytes;
   auto* const all_sums = reinterpret_cast<float*>(dynamic_shared() + kWarps * R::kBytes);
-  auto* const x_shared = reinterpret_cast<std::byte*>(all_sums + 2 * R::kSums);
+  auto* const x_scales = all_sums + 2 * R::kSums;  // [unit][8], where there are any
+  auto* const x_shared = reinterpret_cast<std::byte*>(x_scales) + chunk * R::kXScale;
 
   ExpertTile mine{0, 0, static_cast<std::int32_t>(p.m), 0};
   if constexpr (grouped) {
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
         copy_async16(to + i * R::kPiece + lane() * 16, from[f][h] + (there ? unit * kUnitBytes : 0), there);
         if constexpr (R::kInGroups)
           copy_async4(to + R::kScalesAt + i * R::kScale + lane() * 4,
-                      scales + (there ? unit * p.scale_stride : 0) + row_of[f][h], there);
+                      scales + scale_at<storage>(p, row_of[f][h], there ? unit : 0), there);
       }
       ahead.first += R::kUnits;
     }
@@ -170,6 +173,14 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
           values = rounded_eight<kind == Rows::kEven>(p.x + from_row * p.x_stride, at, p.k);
       }
       store16(x_shared + row * pitch + eight * 16, values);
+    }
+    if constexpr (R::kXScale > 0) {
+      for (unsigned i = thread(); i < 8 * size; i += kWarp * kWarps) {
+        std::int64_t row = mine.first + i % 8;
+        const bool there = i % 8 < x_rows && p.x_scales != nullptr;
+        if (grouped && there && p.x_rows != nullptr) row = p.x_rows[row];
+        x_scales[i] = there ? p.x_scales[x_scale_at(p, row, begin + i / 8)] : 1.0f;
+      }
     }
   };
 
@@ -218,8 +229,13 @@ __global__ void __launch_bounds__(kWarp* kWarps, Ring<storage, kFragments>::kBlo
               for (unsigned h = 0; h < 2; ++h) {
                 const float scale = *reinterpret_cast<const float*>(
                     own + R::kScalesAt + ((b * kFragments + f) * 2 + h) * R::kScale + lane() * 4);
-                sums[f][2 * h] += of_group[f][2 * h] * scale;
-                sums[f][2 * h + 1] += of_group[f][2 * h + 1] * scale;
+                float of_x[2] = {1, 1};
+                if constexpr (R::kXScale > 0) {
+                  const float* const at = x_scales + (share.first + b - begin) * 8 + 2 * t;
+                  of_x[0] = at[0], of_x[1] = at[1];
+                }
+                sums[f][2 * h] += of_group[f][2 * h] * (R::kXScale > 0 ? scale * of_x[0] : scale);
+                sums[f][2 * h + 1] += of_group[f][2 * h + 1] * (R::kXScale > 0 ? scale * of_x[1] : scale);
               }
           }
         }
@@ -278,7 +294,7 @@ void stream(const Product& p, const DeviceProperties& device, Stream& on) {
   const unsigned k_warps = warps_along(units, 2, kWarps);
   // All of x, or as much of it as there is room for.
   const auto x_bytes = [&](std::int64_t of) {
-    return x_rows * x_pitch<storage, kFragments>(static_cast<unsigned>(of));
+    return x_rows * x_pitch<storage, kFragments>(static_cast<unsigned>(of)) + of * R::kXScale;
   };
   const std::int64_t room = static_cast<std::int64_t>(device.shared_bytes) - R::kShared;
   std::int64_t chunks = 1;
@@ -304,7 +320,7 @@ void stream(const Product& p, const DeviceProperties& device, Stream& on) {
 template <Storage storage>
 void stream(const Product& p, const DeviceProperties& device, Stream& on) {
   if (p.tiles != nullptr) return stream<storage, 1, Rows::kGrouped>(p, device, on);
-  if constexpr (storage == Storage::kInt8 || storage == Storage::kFp8)
+  if constexpr (of_8_bits(storage))
     if (p.rounded != nullptr)
       return p.m > 4 ? stream<storage, 2, Rows::kRounded>(p, device, on)
                      : stream<storage, 1, Rows::kRounded>(p, device, on);
@@ -443,6 +459,8 @@ void launch_stream(const Product& p, const DeviceProperties& device, Stream& on)
       return stream<Storage::kInt4>(p, device, on);
     case Storage::kFp8:
       return stream<Storage::kFp8>(p, device, on);
+    case Storage::kFp8Block:
+      return stream<Storage::kFp8Block>(p, device, on);
     default:
       return stream<Storage::kBf16>(p, device, on);
   }

@@ -37,7 +37,8 @@ static __device__ unsigned parts_done[kMostSplitTiles];
 
 template <Storage storage, unsigned tile_n, unsigned tile_m, bool Groups = false>
 struct Shape {
-  static constexpr bool kInGroups = storage == Storage::kInt4;
+  static constexpr bool kInGroups = in_groups(storage);
+  static constexpr bool kXInGroups = storage == Storage::kFp8Block;  // scales of x
   static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
   static constexpr unsigned kParts = Weights<storage>::kParts;
   // Of a stage: two of few rows, whose bytes come faster by 128 at a time.
@@ -49,7 +50,8 @@ struct Shape {
   static constexpr unsigned kFragmentsN = tile_n / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
   static constexpr unsigned kWBytes = kUnits * 64, kXBytes = kUnits * kParts * 64;  // of a row
   static constexpr unsigned kScalesAt = tile_n * kWBytes + tile_m * kXBytes;
-  static constexpr unsigned kStage = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
+  static constexpr unsigned kXScalesAt = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
+  static constexpr unsigned kStage = kXScalesAt + (kXInGroups ? kUnits * tile_m * 4 : 0);
   // Blocks of a multiprocessor, and the stages that there is room for beside one another.
   static constexpr unsigned kBlocks = tile_n > 128 ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
   static constexpr unsigned kWide = Groups && !kPlain ? tile_n * kPanelRow : 0;  // a tile of w as bf16
@@ -143,10 +145,10 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
         const std::int64_t row = rows.at(thread());
 #pragma unroll
         for (unsigned unit = 0; unit < S::kUnits; ++unit) {
-          const unsigned group = k_tile * S::kUnits + unit;
-          const bool valid = row >= 0 && group * kUnitBytes < p.row_bytes;
+          const unsigned at = k_tile * S::kUnits + unit;
+          const bool valid = row >= 0 && at * kUnitBytes < p.row_bytes;
           copy_async4(to + S::kScalesAt + (unit * tile_n + thread()) * 4,
-                      scales + (valid ? group * p.scale_stride + row : 0), valid);
+                      scales + (valid ? scale_at<storage>(p, row, at) : 0), valid);
         }
       }
     }
@@ -163,6 +165,23 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
       const unsigned chunk = valid ? static_cast<unsigned>(from[i]) * x_chunks + at : 0;
       copy_async16(to + S::place(x_row + i * kXStep, x_chunk, kXChunks) * 16,
                    p.rounded + std::int64_t{8} * chunk, valid);
+    }
+    if constexpr (S::kXInGroups) {
+      static_assert(kThreads >= tile_m);
+      if (thread() < tile_m) {
+        const std::int32_t row = x_rows[thread()];
+#pragma unroll
+        for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+          auto* const scale =
+              reinterpret_cast<float*>(shared + stage * S::kStage + S::kXScalesAt) + unit * tile_m + thread();
+          const unsigned of = k_tile * S::kUnits + unit;
+          const bool there = row >= 0 && of * kUnitBytes < p.row_bytes;
+          if (p.x_scales == nullptr)
+            *scale = 1;
+          else
+            copy_async4(scale, p.x_scales + (there ? x_scale_at(p, row, of) : 0), there);
+        }
+      }
     }
   };
 
@@ -276,8 +295,8 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 #pragma unroll
           for (unsigned h = 0; h < 2; ++h)
             raw[i][h] = load16(w + S::place(row_n + 16 * i + 8 * h, unit * 4 + t, kWChunks) * 16);
-        float of_group[kFragmentsN * kFragmentsM][4] = {};
-        auto& to = S::kInGroups ? of_group : sums;
+        float group_sums[kFragmentsN * kFragmentsM][4] = {};
+        auto& to = S::kInGroups ? group_sums : sums;
 #pragma unroll
         for (unsigned part = 0; part < S::kParts; ++part) {
           std::uint32_t above[kFragmentsN][4], below[kFragmentsN][4];
@@ -298,14 +317,20 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
         }
         if constexpr (S::kInGroups) {
           const auto* const of_rows = reinterpret_cast<const float*>(w + S::kScalesAt) + unit * tile_n;
+          [[maybe_unused]] const auto* const of_columns =
+              reinterpret_cast<const float*>(w + S::kXScalesAt) + unit * tile_m + first_m + 2 * t;
 #pragma unroll
-          for (unsigned i = 0; i < kFragmentsN; ++i) {
-            const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
+          for (unsigned j = 0; j < kFragmentsM; ++j) {
+            float of_x[2] = {1, 1};
+            if constexpr (S::kXInGroups) of_x[0] = of_columns[8 * j], of_x[1] = of_columns[8 * j + 1];
 #pragma unroll
-            for (unsigned j = 0; j < kFragmentsM; ++j)
+            for (unsigned i = 0; i < kFragmentsN; ++i) {
+              const float scale[2] = {of_rows[row_n + 16 * i], of_rows[row_n + 16 * i + 8]};
 #pragma unroll
               for (unsigned c = 0; c < 4; ++c)
-                sums[i * kFragmentsM + j][c] += of_group[i * kFragmentsM + j][c] * scale[c / 2];
+                sums[i * kFragmentsM + j][c] += group_sums[i * kFragmentsM + j][c] *
+                                                (S::kXInGroups ? scale[c / 2] * of_x[c % 2] : scale[c / 2]);
+            }
           }
         }
       }
@@ -412,7 +437,7 @@ void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
   const std::int64_t tile_m = p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m);
   if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
   if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
-  if constexpr (storage != Storage::kInt4) {  // sums of groups leave no registers for it
+  if constexpr (!in_groups(storage)) {  // sums of groups leave no registers for it
     // The larger tile where there are as many of it as multiprocessors, and the memory for it. (Of bf16
     // without warpgroups, those of experts alone: cuBLASLt takes the others.)
     using Large = Shape<storage, 2 * kTileN, 128>;

@@ -33,6 +33,8 @@ void launch_tiles(Product p, const DeviceProperties& device, Stream& on) {
       return tiles<Storage::kInt4>(p, device, on);
     case Storage::kFp8:
       return tiles<Storage::kFp8>(p, device, on);
+    case Storage::kFp8Block:
+      return tiles<Storage::kFp8Block>(p, device, on);
     default:
       return tiles<Storage::kBf16>(p, device, on);
   }

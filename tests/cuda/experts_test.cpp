@@ -136,14 +136,14 @@ TEST(CudaExperts, OfEveryStorage) {
 
 // x, and what the activation makes, quantised; a few values are rounded the other way.
 TEST(CudaExperts, OfQuantisedRows) {
-  for (const Storage storage : {Storage::kInt8, Storage::kFp8})
+  for (const Storage storage : {Storage::kInt8, Storage::kFp8, Storage::kFp8Block})
     for (const auto& [hidden, inter] : {std::pair<std::int64_t, std::int64_t>{40, 24}, {75, 3}, {130, 133}})
       for (const std::int64_t rows : {1, 3, 31, 90}) {
         ExpertCase c;
         c.up = c.down = storage;
         c.hidden = hidden, c.inter = inter, c.rows = rows;
         c.biases = rows != 31, c.quantised_x = true;
-        experts_are_the_references(c, storage == Storage::kFp8 ? 4e-3 : 2.5e-3);
+        experts_are_the_references(c, is_fp8(storage) ? 4e-3 : 2.5e-3);
       }
 }
 

@@ -15,8 +15,8 @@ namespace foretoken {
 
 using cuda::Path;
 
-inline const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,
-                               Storage::kInt8, Storage::kInt4, Storage::kFp8};
+inline const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,     Storage::kInt8,
+                               Storage::kInt4, Storage::kFp8,  Storage::kFp8Block};
 
 // Of exactly its size, so that what reads beyond it is found.
 template <class T>

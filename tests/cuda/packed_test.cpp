@@ -12,8 +12,8 @@
 namespace foretoken {
 namespace {
 
-const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,
-                        Storage::kInt8, Storage::kInt4, Storage::kFp8};
+const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,     Storage::kInt8,
+                        Storage::kInt4, Storage::kFp8,  Storage::kFp8Block};
 
 // Element of a packed row, before its scale, by the words of packed.h: of a unit's 64 bytes lane t reads 16
 // from 16 t on.
@@ -23,7 +23,8 @@ float element(Storage storage, const std::byte* row, std::int64_t at) {
   const std::byte* const unit = row + at / cuda::unit_elements(storage) * cuda::kUnitBytes;
   switch (storage) {
     case Storage::kInt8:
-    case Storage::kFp8: {
+    case Storage::kFp8:
+    case Storage::kFp8Block: {
       constexpr std::int64_t kByte[] = {0, 2, 1, 3};  // of elements 0, 1, 2, 3
       return stored_value(storage, unit + 16 * lane + 4 * (2 * j + i / 4) + kByte[i % 4]);
     }
@@ -77,6 +78,7 @@ TEST(CudaPacked, BytesDoNotDependOnThreads) {
       const cuda::PackedLayout layout(storage, n, k);
       std::vector<std::byte> row(static_cast<std::size_t>(layout.row_bytes));
       std::vector<float> scales(static_cast<std::size_t>(layout.groups));
+      if (storage == Storage::kFp8Block) continue;  // a row of a block isn't packed alone
       for (std::int64_t r = 0; r < n; r += 31) {
         cuda::pack_row(storage, w.data() + r * k, k, row.data(), scales.data());
         EXPECT_EQ(std::memcmp(one.data() + r * layout.row_bytes, row.data(), row.size()), 0) << "row " << r;
@@ -87,6 +89,26 @@ TEST(CudaPacked, BytesDoNotDependOnThreads) {
           EXPECT_EQ(scale, scales[static_cast<std::size_t>(g)]) << "row " << r << ", group " << g;
         }
       }
+    }
+}
+
+// Scales as cuBLASLt has those of blocks of 128 x 128: [row / 128][group], groups padded to 4.
+TEST(CudaPacked, ScalesOfBlocks) {
+  const std::int64_t n = 300, k = 700;
+  Floats w(static_cast<std::size_t>(n * k), 0.5f);
+  for (std::int64_t block = 0; block < 3; ++block)
+    for (std::int64_t group = 0; group < 6; ++group)
+      w[static_cast<std::size_t>((block * 128 + 17) * k + group * 128 + 3)] =
+          448.0f * static_cast<float>(block * 10 + group + 1);
+  const std::vector<std::byte> bytes = packed(Storage::kFp8Block, n, k, w, 2);
+  const cuda::PackedLayout layout(Storage::kFp8Block, n, k);
+  EXPECT_EQ(layout.scale_stride, 8);
+  ASSERT_EQ(layout.scales(), 3 * 8);
+  for (std::int64_t block = 0; block < 3; ++block)
+    for (std::int64_t group = 0; group < 6; ++group) {
+      float scale;
+      std::memcpy(&scale, bytes.data() + layout.scales_at + 4 * (block * 8 + group), sizeof scale);
+      EXPECT_EQ(scale, static_cast<float>(block * 10 + group + 1));
     }
 }
 

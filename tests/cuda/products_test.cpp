@@ -48,7 +48,7 @@ TEST(CudaProducts, LoseWhatTheFormatLoses) {
   for (const Storage storage : kAll) {
     const double limit = storage == Storage::kF32    ? 1e-6
                          : storage == Storage::kInt8 ? 1.5e-2
-                         : storage == Storage::kFp8  ? 4e-2
+                         : is_fp8(storage)           ? 4e-2
                          : storage == Storage::kInt4 ? 0.2
                                                      : 8e-3;
     const Both packed(storage, n, k, w);
@@ -129,7 +129,8 @@ TEST(CudaProducts, ByWarpgroupsAndWithout) {
 }
 
 TEST(CudaProducts, StreamsInTurnsAndPieces) {
-  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kInt4, Storage::kFp8})
+  for (const Storage storage :
+       {Storage::kBf16, Storage::kInt8, Storage::kInt4, Storage::kFp8, Storage::kFp8Block})
     for (const std::int64_t m : {1, 3, 4, 5, 8})
       for (const std::int64_t k : {70, 1100, 2200}) {
         const std::int64_t n = 230;
@@ -327,6 +328,8 @@ TEST(CudaProducts, WhichPath) {
   EXPECT_EQ(cuda::choose_path(Storage::kFp8, 255, 4096, 4096), Path::kTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kFp8, 4096, 4096, 4096), Path::kExpand);
   EXPECT_EQ(cuda::choose_path(Storage::kInt4, 4096, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8Block, 4096, 4096, 4096), Path::kTiles);
+  EXPECT_EQ(cuda::choose_path(Storage::kFp8Block, 4096, 4096, 4096, true), Path::kQuantised);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 8, 256, 4096), Path::kFloatStream);
   EXPECT_EQ(cuda::choose_path(Storage::kF32, 9, 256, 4096), Path::kFloatTiles);
   EXPECT_EQ(cuda::choose_path(Storage::kF16, 8, 256, 4096), Path::kFloatStream);

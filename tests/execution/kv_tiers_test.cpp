@@ -35,7 +35,9 @@ TEST(ExecutedKvTiers, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOn
         EXPECT_EQ(served.rejected, 0);
         ASSERT_EQ(served.kv_tiers.size(), 1u);
         EXPECT_GT(served.kv_tiers[0].written, 0);
-        if (gib > 0.001) EXPECT_GT(served.kv_tiers[0].loaded, 0);
+        if (gib > 0.001) {
+          EXPECT_GT(served.kv_tiers[0].loaded, 0);
+        }
         expect_the_same_schedule(served, recording, json);
       }
   }

@@ -8,6 +8,7 @@
 
 #include "../base/expect_error.h"
 #include "executor/safetensors.h"
+#include "executor/storage.h"
 #include "executor/weight_shapes.h"
 #include "golden.h"
 #include "plain_forward.h"
@@ -183,6 +184,82 @@ TEST(CheckpointTest, MissingAndMisshapenTensorsAreRefused) {
               HasSubstr("quantised"));
 }
 
+// A golden model's file with the down projection of a layer in fp8, beside scales of a shape and a name.
+struct Fp8File {
+  test::Folder folder;
+  Golden golden{"llama"};
+  std::string down = "model.layers.1.mlp.down_proj.weight";
+  std::vector<std::uint8_t> numbers;
+
+  Fp8File(const std::string& suffix, const std::vector<std::int64_t>& shape,
+          const std::vector<float>& scales) {
+    struct Entry {
+      std::string name, dtype;
+      std::vector<std::int64_t> shape;
+      std::string bytes;
+    };
+    std::vector<Entry> entries;
+    const TensorFiles files(golden.folder);
+    for (const auto& [name, t] : files.tensors()) {
+      entries.push_back({name,
+                         t.dtype,
+                         t.shape,
+                         {reinterpret_cast<const char*>(t.data), static_cast<std::size_t>(t.values()) * 2}});
+      if (name != down) continue;
+      for (std::int64_t i = 0; i < t.values(); ++i)
+        numbers.push_back(static_cast<std::uint8_t>(i * 7 % 255 == 127 ? 0 : i * 7 % 255));
+      entries.back().dtype = "F8_E4M3";
+      entries.back().bytes.assign(numbers.begin(), numbers.end());
+    }
+    if (!suffix.empty())
+      entries.push_back({down + suffix,
+                         "F32",
+                         shape,
+                         {reinterpret_cast<const char*>(scales.data()), scales.size() * sizeof(float)}});
+    Json header = Json::object();
+    std::string data;
+    for (const Entry& e : entries) {
+      header[e.name] = {{"dtype", e.dtype},
+                        {"shape", e.shape},
+                        {"data_offsets", {data.size(), data.size() + e.bytes.size()}}};
+      data += e.bytes;
+    }
+    const std::string text = header.dump();
+    std::string length(8, '\0');
+    for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 255u);
+    folder.put("model.safetensors", length + text + data);
+  }
+  std::unique_ptr<Checkpoint> open() const {
+    return safetensors_checkpoint(folder.path(""), golden.model, golden.numerics);
+  }
+};
+
+// Rows of fp8 files are numbers times the scale of their block, row or tensor.
+TEST(CheckpointTest, Fp8TensorsAreScaled) {
+  std::vector<float> rows(32);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = 0.25f * static_cast<float>(i + 1);
+  const struct {
+    const char* suffix;
+    std::vector<std::int64_t> shape;
+    std::vector<float> scales;
+  } cases[] = {{"_scale_inv", {1, 1}, {0.5f}}, {"_scale", {32, 1}, rows}, {"_scale", {32}, rows}};
+  for (const auto& c : cases) {
+    const Fp8File file(c.suffix, c.shape, c.scales);
+    const std::vector<float> got = whole(*file.open(), Role::kDown, 1, 0);
+    ASSERT_EQ(got.size(), file.numbers.size());
+    const std::size_t columns = got.size() / 32;
+    for (std::size_t i = 0; i < got.size(); ++i)
+      ASSERT_EQ(got[i], fp8_to_float(file.numbers[i]) * c.scales[c.scales.size() == 1 ? 0 : i / columns])
+          << i;
+  }
+  EXPECT_THAT(test::error_of([] { Fp8File("", {}, {}).open(); }),
+              HasSubstr("down_proj.weight\" is F8_E4M3 without its scales"));
+  EXPECT_THAT(test::error_of([] {
+                Fp8File("_scale_inv", {2, 1}, {1, 1}).open();
+              }),
+              HasSubstr("with scales of shape [2, 1], which are those of no rows and no blocks of 128"));
+}
+
 TEST(CheckpointTest, TypesThatAreNoReadableFloatAreRefused) {
   const test::Folder folder;
   const Golden golden("llama");
@@ -193,7 +270,7 @@ TEST(CheckpointTest, TypesThatAreNoReadableFloatAreRefused) {
   file.replace(file.find("I16\"\"", at), 5, "I16\" ");
   folder.put("model.safetensors", file);
   EXPECT_THAT(test::error_of([&] { safetensors_checkpoint(folder.path(""), golden.model, golden.numerics); }),
-              HasSubstr("tensor \"model.norm.weight\" is I16; F32, F16 and BF16 can be read"));
+              HasSubstr("tensor \"model.norm.weight\" is I16; F32, F16, BF16 and F8_E4M3 can be read"));
 }
 
 TEST(CheckpointTest, RowsBeyondTheWeightAreRefused) {

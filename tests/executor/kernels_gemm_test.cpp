@@ -39,8 +39,8 @@ Floats product(const Kernels& kernels, const Matrix& w, const Floats& x, std::in
   return out;
 }
 
-const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,
-                        Storage::kInt8, Storage::kInt4, Storage::kFp8};
+const Storage kAll[] = {Storage::kF32,  Storage::kBf16, Storage::kF16,     Storage::kInt8,
+                        Storage::kInt4, Storage::kFp8,  Storage::kFp8Block};
 
 TEST_P(EverySet, ProductsAreTheReferences) {
   Threads threads(2);
@@ -62,7 +62,7 @@ TEST_P(EverySet, ProductsAreTheReferences) {
       Packed exact(reference, Storage::kF32, n, k, w);
       const double limit = storage == Storage::kF32    ? 1e-5
                            : storage == Storage::kInt8 ? 1.5e-2
-                           : storage == Storage::kFp8  ? 4e-2
+                           : is_fp8(storage)           ? 4e-2
                            : storage == Storage::kInt4 ? 0.2
                                                        : 8e-3;
       EXPECT_LT(distance(got, product(reference, exact.matrix, x, m, bias.data(), &start, threads)), limit);
@@ -97,7 +97,7 @@ TEST_P(EverySet, ProductsOfARowDoNotDependOnOthers) {
     }
 }
 
-const Storage kOf8Bits[] = {Storage::kInt8, Storage::kFp8};
+const Storage kOf8Bits[] = {Storage::kInt8, Storage::kFp8, Storage::kFp8Block};
 
 // x rounded to the weights' format: within the sums' rounding of the reference, and by far another product
 // than with x in bfloat16. Rows of zeros alone stay zeros.
@@ -119,10 +119,10 @@ TEST_P(EverySet, QuantisedRowsAreTheReferences) {
       const auto got = product(*kernels, mine.matrix, x, m, bias.data(), &start, threads),
                  expected = product(reference, theirs.matrix, x, m, bias.data(), &start, threads);
       EXPECT_LT(distance(got, expected), 3e-6);
-      if (m > 2)
-        for (std::int64_t c = 0; c < n; ++c)
-          EXPECT_EQ(got[static_cast<std::size_t>(n + c)],
-                    start[static_cast<std::size_t>(n + c)] + bias[static_cast<std::size_t>(c)]);
+      for (std::int64_t c = 0; m > 2 && c < n; ++c) {
+        EXPECT_EQ(got[static_cast<std::size_t>(n + c)],
+                  start[static_cast<std::size_t>(n + c)] + bias[static_cast<std::size_t>(c)]);
+      }
       if (k < 33) continue;
       theirs.matrix.quantised_x = false;
       EXPECT_GT(distance(got, product(reference, theirs.matrix, x, m, bias.data(), &start, threads)), 1e-3);
@@ -158,6 +158,29 @@ TEST_P(EverySet, QuantisedByHand) {
     EXPECT_FLOAT_EQ(product(*set, whole.matrix, {1, 0.5f}, 1, nullptr, nullptr, one)[0],
                     (127 * 127 - 64 * 64) / 127.0f);
     EXPECT_FLOAT_EQ(product(*set, small.matrix, {896, 1.1f}, 1, nullptr, nullptr, one)[0], 448 * 896 + 18);
+  }
+}
+
+// By hand: blocks of 128 columns whose largest values are 448 and 4.48, x likewise with 896 and 8.96; what is
+// beside them in the block is rounded with its scale (w: 1, 0.01; x: 2, 0.02), in its own block alone. A row
+// beyond 128 has blocks of its own.
+TEST_P(EverySet, BlocksByHand) {
+  Threads one;
+  constexpr std::int64_t n = 130, k = 256;
+  Floats w(n * k), x(k);
+  w[0] = 448, w[128] = 4.48f, w[k + 1] = 1.06f, w[k + 129] = 0.0106f, w[129 * k + 1] = 1.06f;
+  x[0] = 896, x[1] = 2.12f, x[128] = 8.96f, x[129] = 0.0212f;
+  const float kRounded = 1.0f;  // 1.06 between 1 and 1.125
+  for (const Kernels* set : {kernels, &reference}) {
+    Packed p(*set, Storage::kFp8Block, n, k, w);
+    const auto plain = product(*set, p.matrix, x, 1, nullptr, nullptr, one);
+    EXPECT_NEAR(plain[129], 1.06f * round_to_bf16(2.12f), 1e-6);  // the largest of its block
+    p.matrix.quantised_x = true;
+    const auto quantised = product(*set, p.matrix, x, 1, nullptr, nullptr, one);
+    EXPECT_FLOAT_EQ(quantised[0], 448.0f * 896 + 4.48f * 8.96f);
+    EXPECT_NEAR(quantised[1], kRounded * 2 * kRounded + 0.01 * kRounded * 0.02 * kRounded, 1e-6);
+    EXPECT_NEAR(quantised[129], 1.06 * 2 * kRounded, 1e-6);
+    EXPECT_EQ(quantised[2], 0);
   }
 }
 

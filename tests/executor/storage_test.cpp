@@ -96,8 +96,8 @@ TEST(Storage, FloatsOfAllSizesGoToTheNearest) {
 
 // Rows whose length is no multiple of a vector's, with whatever lies beside them.
 TEST(StoredRows, AreTheirElementsAndScales) {
-  for (const Storage storage :
-       {Storage::kF32, Storage::kBf16, Storage::kF16, Storage::kInt8, Storage::kInt4, Storage::kFp8})
+  for (const Storage storage : {Storage::kF32, Storage::kBf16, Storage::kF16, Storage::kInt8, Storage::kInt4,
+                                Storage::kFp8, Storage::kFp8Block})
     for (const std::int64_t count : {1, 7, 16, 127, 128, 129, 300}) {
       SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << ", " << count);
       std::vector<float> row(static_cast<std::size_t>(count) + 1);
@@ -124,15 +124,42 @@ TEST(StoredRows, AreTheirElementsAndScales) {
         float largest = 0;
         for (std::int64_t j = i / group * group; j < std::min(count, (i / group + 1) * group); ++j)
           largest = std::max(largest, std::fabs(row[static_cast<std::size_t>(j)]));
-        const float top = storage == Storage::kFp8    ? kFp8Largest
+        const float top = is_fp8(storage)             ? kFp8Largest
                           : storage == Storage::kInt8 ? 127
                                                       : 7,
                     scale = largest > 0 ? largest / top : 1;
         EXPECT_EQ(of_row[static_cast<std::size_t>(i / group)], scale);
-        EXPECT_EQ(stored,
-                  storage == Storage::kFp8 ? nearest(value / scale, 3, -6) : std::nearbyint(value / scale));
+        EXPECT_EQ(stored, is_fp8(storage) ? nearest(value / scale, 3, -6) : std::nearbyint(value / scale));
       }
     }
+}
+
+// The largest of a block of 128 x 128 decides, whichever row has it; a block of zeros has a scale of one.
+TEST(StoredRows, BlocksShareAScale) {
+  constexpr std::int64_t n = 200, k = 300;
+  std::vector<float> w(n * k);
+  for (std::int64_t r = 0; r < n; ++r)
+    for (std::int64_t c = 0; c < k; ++c)
+      if (r < 128 || c < 256)
+        w[static_cast<std::size_t>(r * k + c)] = static_cast<float>((r * 31 + c * 17) % 201 - 100);
+  Threads threads(2);
+  const auto read = [&](std::int64_t row, float* out) { std::copy_n(w.data() + row * k, k, out); };
+  const RowEncoder encoder(Storage::kFp8Block, n, k, read, threads);
+  for (std::int64_t r = 0; r < n; ++r) {
+    std::vector<std::byte> elements(k);
+    float scales[3];
+    encoder.encode(r, w.data() + r * k, elements.data(), scales);
+    for (std::int64_t c = 0; c < k; ++c) {
+      float largest = 0;
+      for (std::int64_t i = r / 128 * 128; i < std::min(n, (r / 128 + 1) * 128); ++i)
+        for (std::int64_t j = c / 128 * 128; j < std::min(k, (c / 128 + 1) * 128); ++j)
+          largest = std::max(largest, std::fabs(w[static_cast<std::size_t>(i * k + j)]));
+      ASSERT_EQ(scales[c / 128], largest > 0 ? largest / kFp8Largest : 1) << r << ", " << c;
+      ASSERT_EQ(stored_value(Storage::kFp8Block, elements.data() + c),
+                nearest(w[static_cast<std::size_t>(r * k + c)] / scales[c / 128], 3, -6));
+      if (c % 128 == 0) c = std::min(c + 126, k - 2);  // the block's corners, not all of it
+    }
+  }
 }
 
 TEST(StoredRows, ZerosHaveAScaleOfOneAndNibblesTheirOrder) {

@@ -278,11 +278,9 @@ TEST_P(EveryFamily, StoredWeightsAndCachesComeClose) {
   struct {
     Storage weights, cache;
     double most;
-  } const cases[] = {{Storage::kBf16, Storage::kBf16, 0.05},
-                     {Storage::kF16, Storage::kF16, 0.02},
-                     {Storage::kInt8, Storage::kInt8, 0.1},
-                     {Storage::kFp8, Storage::kFp8, 0.25},
-                     {Storage::kInt4, Storage::kBf16, 0.9}};
+  } const cases[] = {{Storage::kBf16, Storage::kBf16, 0.05},     {Storage::kF16, Storage::kF16, 0.02},
+                     {Storage::kInt8, Storage::kInt8, 0.1},      {Storage::kFp8, Storage::kFp8, 0.25},
+                     {Storage::kFp8Block, Storage::kBf16, 0.25}, {Storage::kInt4, Storage::kBf16, 0.9}};
   for (const auto& c : cases) {
     Runner r(model, small_layout(c.weights, c.cache), tested_kernels());
     const double d = distance(a, whole(r, prompt)) / norm;
@@ -299,7 +297,8 @@ TEST_P(EveryFamily, QuantisedActivationsComeClose) {
   double norm = 0;
   for (const float v : a) norm = std::max<double>(norm, std::fabs(v));
   const bool linear = std::string(GetParam().name) == "Linear";
-  for (const auto& [storage, most] : {std::pair{Storage::kInt8, 0.2}, std::pair{Storage::kFp8, 0.5}}) {
+  for (const auto& [storage, most] :
+       {std::pair{Storage::kInt8, 0.2}, std::pair{Storage::kFp8, 0.5}, std::pair{Storage::kFp8Block, 0.5}}) {
     SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage));
     Layout l = small_layout(storage, Storage::kF32);
     l.plain = Storage::kBf16;

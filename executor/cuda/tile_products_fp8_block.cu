@@ -1,0 +1,8 @@
+// Products of many rows with weights in fp8: tile_product.cuh, compiled for them.
+#include "executor/cuda/tile_product.cuh"
+
+namespace foretoken::cuda {
+
+template void tiles<Storage::kFp8Block>(const Product& p, const DeviceProperties& device, Stream& on);
+
+}  // namespace foretoken::cuda
