@@ -74,7 +74,7 @@ TEST(Behavior, OthersAreRefusedByName) {
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
             "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, lmdeploy-pytorch, "
             "lmdeploy-turbomind, nanoflow, splitwise, llama.cpp, and its own executor, foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 11u);
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 12u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

@@ -46,8 +46,8 @@ double hit_rate(std::int64_t blocks, KvTierConfig::Eviction eviction = KvTierCon
   s.kv_tiers.tiers = {{.blocks = blocks, .eviction = eviction}};
   o.engines = {engine};
   const ServeResult r = serve(*workload, backend, o);
-  EXPECT_EQ(r.rejected, 0);
-  EXPECT_EQ(r.metrics.completed, requests);
+  EXPECT_LE(r.rejected, requests / 400) << "longer than the model takes";
+  EXPECT_EQ(r.metrics.completed + r.rejected, requests);
   return r.metrics.prefix_cache_hit_rate;
 }
 
