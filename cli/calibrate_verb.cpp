@@ -118,7 +118,7 @@ int run_calibrate(const Invocation& invocation) {
     c = calibrate(d, scenario_model_text(d.scenario, world.resources), executor, options);
     if (drafts) add_rows(c, calibrate(*d.speculation->draft, d.speculation->draft_text, executor, options));
   }
-  const std::vector<double> before = errors_of(c, d, make_cost_model(d, p.kernels.front()));
+  const std::vector<double> before = errors_of(c, d, make_cost_model(d, *p.kernels.front()));
   const ImportReport report = import_rows(world.database, world.paths.user, c.rows);
   const KernelTable kernels = world.database.kernels(d.device, d.behavior.measured_engine());
   Deployment calibrated = d;

@@ -232,6 +232,18 @@ std::vector<VerbSpec> verb_specs() {
                    {"foretoken schema > scenario.schema.json"}, {{out[1]}}));
   v.push_back(verb("completion", "SHELL", 1, 1, "completion script for bash, zsh or fish",
                    {"source <(foretoken completion bash)"}, {{out[1]}}));
+  const auto text = [](const char* name, const char* value, const char* help) {
+    OptionSpec o = number_option(name, help);
+    o.value = value;
+    return o;
+  };
+  OptionSpec theme = text("theme", "NAME", "colours");
+  theme.choices = {"light", "dark"};
+  v.push_back(verb("gui", "SCENARIO", 0, 1, "the window: change a scenario and see what moves",
+                   {"foretoken gui", "foretoken gui scenario.json --screenshot memory.png --view Memory"},
+                   {{text("screenshot", "FILE", "write a picture (PNG) and end; needs no display"),
+                     text("view", "NAME", "the view in front, such as \"Roofline\""),
+                     text("size", "WxH", "of the window, such as 1280x800"), theme}}));
   v.push_back(verb("reference", "WHAT", 1, 1, "reference pages: man, scenario or cli",
                    {"foretoken reference man"}, {{out[1]}}));
   v.back().hidden = true;
@@ -246,7 +258,7 @@ std::vector<VerbSpec> verb_specs() {
   return v;
 }
 
-std::vector<std::string> absent_verbs() { return {"sweep", "gui"}; }
+std::vector<std::string> absent_verbs() { return {"sweep"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
   const auto found =

@@ -32,7 +32,7 @@ ResultColumn simulated(const Invocation& invocation, const std::string& file) {
   options.stop = &stop_flag();
   ProgressBar bar("simulating " + input.scenario.name);
   options.progress = [&](double share) { bar.update(share); };
-  const Simulation s = simulate(d, make_cost_models(d, p.kernels), world.resources, options);
+  const Simulation s = simulate(d, make_cost_models(d, p), world.resources, options);
   const Json json = simulation_json(d, s, false);
   ResultColumn r{input.scenario.name, "simulated", {}, {}};
   for (const ComparedMetric& m : compared_metrics())

@@ -61,7 +61,7 @@ Answer estimate_answer(const Invocation& invocation) {
   report.title = title;
   report.head = {context_line(context), "Workload: " + p.workload};
   if (d.memory.fits) {
-    const CostModel cost = make_cost_model(d, p.kernels.front());
+    const CostModel cost = make_cost_model(d, *p.kernels.front());
     const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
     const std::vector<Sensitivity> what_if = sensitivities(d, cost, e);
     json.update(estimate_json(d, e, what_if));

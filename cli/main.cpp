@@ -50,6 +50,7 @@ int run(int argc, const char* const* argv) {
                                                                            {"strategies", run_strategies},
                                                                            {"schema", run_schema},
                                                                            {"completion", run_completion},
+                                                                           {"gui", run_gui},
                                                                            {"reference", run_reference}};
   try {
     return kVerbs.at(invocation.verb)(invocation);

@@ -191,7 +191,7 @@ Answer run_answer(const Invocation& invocation) {
   executor.seed = static_cast<std::uint64_t>(d.scenario.workload.seed);
   const auto workload = make_workload(d.scenario.workload, world.resources.scenario_folder,
                                       world.resources.scenario_file + ":/workload");
-  const auto usual = p.kernels.front().find(MachineProbe::op());
+  const auto usual = p.kernels.front()->find(MachineProbe::op());
   const bool calibrated = usual && usual->basis == Basis::kMeasured;
   executor.probe = calibrated;
   ExecutedBackend backend(d, *workload, scenario_model_text(d.scenario, world.resources), executor);
@@ -220,7 +220,7 @@ Answer run_answer(const Invocation& invocation) {
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
-  const std::vector<CostModel> costs = make_cost_models(d, p.kernels);
+  const std::vector<CostModel> costs = make_cost_models(d, p);
   const Simulation predicted = simulate(d, costs, world.resources, quiet);
   Priced priced = price_steps(backend.steps(), d, costs);
 

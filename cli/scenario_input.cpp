@@ -8,6 +8,7 @@
 #include "cli/scenario_flags.h"
 #include "cli/version.h"
 #include "executor/calibration.h"
+#include "simulator/step_model.h"
 
 namespace foretoken {
 namespace {
@@ -22,23 +23,27 @@ void require(const ScenarioInput& input, bool present, const std::string& pointe
 }  // namespace
 
 ScenarioInput read_scenario_input(const Invocation& invocation, const std::string& file, bool lists) {
-  ScenarioInput input;
   Json json = Json::object();
   if (file.empty()) {
-    input.file = kFlags;
     if (invocation.values.empty() || (!invocation.has("model") && !invocation.has("from-vllm")))
       throw Error(invocation.verb,
                   "needs a scenario file, or at least --model and --device; see `foretoken " +
                       invocation.verb + " --help`");
   } else {
-    input.file = file;
-    input.folder = std::filesystem::path(file).parent_path();
     json = read_json(file);
     if (!json.is_object()) throw Error(file, "a scenario is a JSON object; see `foretoken schema`");
   }
   if (const auto command = invocation.value("from-vllm"))
     json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
   apply_flags(json, invocation, lists, !file.empty());
+  return scenario_input(json, std::filesystem::path(file).parent_path(), file.empty() ? kFlags : file, lists);
+}
+
+ScenarioInput scenario_input(const Json& json, const std::filesystem::path& folder, const std::string& file,
+                             bool lists) {
+  ScenarioInput input;
+  input.folder = folder;
+  input.file = file;
   input.scenario = scenario_from_json(json, input.file + ":");
   const Scenario& s = input.scenario;
   require(input, !s.model.text.empty(), "model", "is missing: a preset, or the path of a config.json");
@@ -50,7 +55,7 @@ ScenarioInput read_scenario_input(const Invocation& invocation, const std::strin
     input.scenario.hardware.device = Json::parse(s.plan.search.text)["device"].at(0).get<std::string>();
   if (input.scenario.name.empty()) {
     const Json model = Json::parse(s.model.text);
-    input.scenario.name = !file.empty()       ? std::filesystem::path(file).stem().string()
+    input.scenario.name = file != kFlags      ? std::filesystem::path(file).stem().string()
                           : model.is_string() ? model.get<std::string>()
                                               : "model";
   }
@@ -65,20 +70,45 @@ World::World(const Invocation& invocation, const ScenarioInput& input)
   resources.scenario_file = input.file;
 }
 
+std::shared_ptr<const KernelTable> World::kernels(const Device& device, const std::string& engine) const {
+  const std::lock_guard lock(mutex_);
+  auto& table = kernels_[{device.name, engine}];
+  if (!table) table = std::make_shared<const KernelTable>(database.kernels(device, engine));
+  return table;
+}
+
+WorkloadSummary World::workload(const ScenarioInput& input) const {
+  const std::string asked =
+      input.folder.string() + "\n" + scenario_to_json(input.scenario)["workload"].dump();
+  const std::lock_guard lock(mutex_);
+  if (asked != last_workload_) {
+    const auto workload = make_workload(input.scenario.workload, input.folder, input.file + ":/workload");
+    summary_ = {workload->means(), workload->describe(), workload->longest()};
+    last_workload_ = asked;
+  }
+  return summary_;
+}
+
+std::vector<CostModel> make_cost_models(const Deployment& d, const Prepared& p) {
+  std::vector<CostModel> costs;
+  for (const Deployment* kind : d.kinds()) costs.push_back(make_cost_model(*kind, *p.kernels[costs.size()]));
+  return costs;
+}
+
 Prepared prepare(const ScenarioInput& input, const World& world) {
   Prepared p;
   const ModelConfig model = load_scenario_model(input.scenario, world.resources);
-  const auto workload = make_workload(input.scenario.workload, input.folder, input.file + ":/workload");
-  p.load = workload->means();
-  p.workload = workload->describe();
-  p.verdict = resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len,
-                      workload->longest());
+  const WorkloadSummary workload = world.workload(input);
+  p.load = workload.means;
+  p.workload = workload.description;
+  p.verdict =
+      resolve(input.scenario, world.resources, model, p.load.input_len + p.load.output_len, workload.longest);
   if (auto* d = std::get_if<Deployment>(&p.verdict)) {
     for (const Deployment* kind : d->kinds())
-      p.kernels.push_back(world.database.kernels(kind->device, kind->behavior.measured_engine()));
+      p.kernels.push_back(world.kernels(kind->device, kind->behavior.measured_engine()));
     // What calibration found this machine's steps to take beside their operators.
     if (d->behavior.own_executor)
-      if (const auto t = p.kernels.front().find(step_overhead()); t && t->basis == Basis::kMeasured)
+      if (const auto t = p.kernels.front()->find(step_overhead()); t && t->basis == Basis::kMeasured)
         set_step_overhead(*d, t->time);
   }
   return p;

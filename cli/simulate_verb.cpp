@@ -104,7 +104,7 @@ Answer simulate_answer(const Invocation& invocation) {
   {
     ProgressBar bar("simulating");
     options.progress = [&](double share) { bar.update(share); };
-    const std::vector<CostModel> costs = make_cost_models(d, p.kernels);
+    const std::vector<CostModel> costs = make_cost_models(d, p);
     s = simulate(d, costs, world.resources, options);
   }
   const ReportContext context = report_context(d.scenario, world, d.warnings);

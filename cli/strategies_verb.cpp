@@ -189,7 +189,9 @@ constexpr Refused kRefused[] = {
     {"engine/behavior loongserve", "elastic sequence parallelism"},
     {"engine/behavior infinite-llm", "KV blocks lent between engines"},
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
-    {"engine/pipeline_parallel_size", "under SGLang, TensorRT-LLM and static batches"},
+    {"engine/pipeline_parallel_size",
+     "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},
+    {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md)"},
 };

@@ -20,6 +20,7 @@ int run_hw(const Invocation& invocation);  // list, show, import, export
 int run_strategies(const Invocation& invocation);
 int run_schema(const Invocation& invocation);
 int run_completion(const Invocation& invocation);
+int run_gui(const Invocation& invocation);
 int run_reference(const Invocation& invocation);
 
 }  // namespace foretoken

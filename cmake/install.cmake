@@ -1,5 +1,9 @@
 # Installation and Debian package (cpack -G DEB): program, database, presets, manual page, completions, scenarios.
 install(TARGETS foretoken RUNTIME)
+if(TARGET foretoken-gui)
+  install(TARGETS foretoken-gui RUNTIME)
+  install(FILES ${PROJECT_SOURCE_DIR}/gui/foretoken-gui.desktop DESTINATION ${CMAKE_INSTALL_DATADIR}/applications)
+endif()
 install(FILES ${PROJECT_BINARY_DIR}/share/foretoken/foretoken.sqlite DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/model/presets DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/scenarios/validation DESTINATION ${CMAKE_INSTALL_DATADIR}/foretoken)

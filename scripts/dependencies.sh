@@ -2,6 +2,7 @@
 packages=(g++ cmake ninja-build git libfmt-dev libcli11-dev libsqlitecpp-dev libsqlite3-dev nlohmann-json3-dev
           libtbb-dev zlib1g-dev libgtest-dev libgmock-dev libbenchmark-dev libjs-chart.js
           libopenmpi-dev openmpi-bin libboost-context-dev)
+gui_packages=(qt6-base-dev qt6-svg-dev libqcustomplot-dev)  # for the window alone
 
 install_missing_packages() {
   command -v dpkg-query > /dev/null || {
@@ -36,7 +37,9 @@ install_missing_packages() {
 build_release() {
   local log=$project/build/release/build.log
   mkdir -p "$project/build/release"
-  if [[ ! -f $project/build/release/build.ninja ]]; then
+  # Also where what was installed since makes a target possible.
+  if [[ ! -f $project/build/release/build.ninja ]] ||
+     ! ninja -C "$project/build/release" -t query "$@" > /dev/null 2>&1; then
     echo "foretoken: configuring" >&2
     (cd "$project" && cmake --preset release) > "$log" 2>&1 || { cat "$log" >&2; exit 3; }
   fi

@@ -18,6 +18,7 @@ struct OperatorCost {
   Basis basis = Basis::kRoofline;
   double relative_error = 0;
   std::string bound_by;
+  double limit = 0;  // seconds that they take at the speed of light; 0: not stated
 };
 
 struct StepEstimate {

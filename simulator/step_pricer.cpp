@@ -146,7 +146,8 @@ StepEstimate StepPricer::estimate(std::string name, const Probe& probe, bool wit
         if (p.bound_by == kBounds[i]) by_bound[i] += t;
       if (with_operators)
         s.operators.push_back({prefix + std::string(op.name), op.count * times, t, n * flops(op).value,
-                               n * bytes(op).value, p.basis, p.relative_error, std::string(p.bound_by)});
+                               n * bytes(op).value, p.basis, p.relative_error, std::string(p.bound_by),
+                               n * p.limit.value});
     }
     const double stall = streamed.stall(d);
     if (stall <= 0) return;

@@ -7,7 +7,7 @@ endif()
 file(GLOB_RECURSE files RELATIVE ${SOURCE} ${SOURCE}/base/*.h ${SOURCE}/base/*.cpp ${SOURCE}/model/*.h
      ${SOURCE}/model/*.cpp ${SOURCE}/hwdb/*.h ${SOURCE}/hwdb/*.cpp ${SOURCE}/serving/*.h ${SOURCE}/serving/*.cpp
      ${SOURCE}/deployment/*.h ${SOURCE}/deployment/*.cpp ${SOURCE}/simulator/*.h ${SOURCE}/simulator/*.cpp
-     ${SOURCE}/cli/*.h ${SOURCE}/cli/*.cpp ${SOURCE}/tests/*.h ${SOURCE}/tests/*.cpp ${SOURCE}/tests/*.cu
+     ${SOURCE}/cli/*.h ${SOURCE}/cli/*.cpp ${SOURCE}/gui/*.h ${SOURCE}/gui/*.cpp ${SOURCE}/tests/*.h ${SOURCE}/tests/*.cpp ${SOURCE}/tests/*.cu
      ${SOURCE}/executor/cuda/*.h ${SOURCE}/executor/cuda/*.cpp ${SOURCE}/executor/cuda/*.cu
      ${SOURCE}/executor/cuda/*.cuh ${SOURCE}/executor/cuda_library.h ${SOURCE}/executor/cuda_library.cpp)
 execute_process(COMMAND ${CLANG_FORMAT} --dry-run --Werror ${files} WORKING_DIRECTORY ${SOURCE}

@@ -35,11 +35,6 @@ std::optional<std::string> BlockScheduler::never_admitted(const Request& request
       end_tokens(request) - 1, need, kept, usable_blocks());
 }
 
-void BlockScheduler::take_blocks(std::int64_t count, Sequence& s) {
-  pool_.allocate(count, s.blocks);
-  held_ += count;
-}
-
 const Batch& BlockScheduler::schedule(Picoseconds now) {
   batch_.clear();
   decoded_.clear();
@@ -48,7 +43,8 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   const Batch& batch = batch_.build();
   if (config_.pipeline_depth > 1 && !batch.empty()) {
     steps_.push_back(decoded_);
-    for (const PrefillPart& part : batch.prefill) steps_.back().push_back(part.slot);
+    for (const PrefillPart& part : batch.prefill)
+      if (part.slot >= 0) steps_.back().push_back(part.slot);  // others are padding
     for (const std::int32_t slot : steps_.back()) {
       if (in_flight_.size() <= static_cast<std::size_t>(slot))
         in_flight_.resize(static_cast<std::size_t>(slot) + 1);
@@ -102,9 +98,11 @@ bool BlockScheduler::reserve_all(Sequence& s) {
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
   if (!grows_) return true;
-  const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t missing = s.computed + n + ahead_ - s.capacity;
+  if (missing <= 0 && !eager) return true;
+  const std::int64_t need = missing <= 0 ? 0 : missing <= config_.block_size ? 1 : blocks_for(missing);
   if (need > free_blocks() || (eager && free_blocks() == 0)) return false;
-  if (need <= 0) return true;
+  if (need == 0) return true;
   take_blocks(need, s);
   s.capacity += static_cast<std::int32_t>(need * config_.block_size);
   return true;

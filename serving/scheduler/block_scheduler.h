@@ -81,6 +81,7 @@ class BlockScheduler : public Scheduler {
   bool has_place() const {
     return running() + reserved_ < most_running_ && batch_.sequences() < most_in_batch_;
   }
+  bool any_in_flight() const { return !steps_.empty(); }  // of a pipeline's steps
   bool in_flight(std::int32_t slot) const {
     return static_cast<std::size_t>(slot) < in_flight_.size() && in_flight_[static_cast<std::size_t>(slot)];
   }
@@ -135,7 +136,10 @@ class BlockScheduler : public Scheduler {
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
   bool reserve_all(Sequence& s);
-  void take_blocks(std::int64_t count, Sequence& s);
+  void take_blocks(std::int64_t count, Sequence& s) {
+    pool_.allocate(count, s.blocks);
+    held_ += count;
+  }
 
   const std::int64_t quota_;                     // of the pool's blocks, 0: all
   std::int64_t held_ = 0;                        // of these, where there is a quota

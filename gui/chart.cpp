@@ -1,0 +1,204 @@
+#include "gui/chart.h"
+
+#include <QFile>
+#include <QSaveFile>
+#include <QSvgGenerator>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace foretoken::gui {
+namespace {
+
+// Okabe and Ito 2008: told apart with every kind of colour vision.
+constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
+
+}  // namespace
+
+Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
+  setInteractions(QCP::iRangeDrag | QCP::iRangeZoom | QCP::iSelectPlottables);
+  setMinimumSize(240, 160);
+  setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Expanding);
+  setFocusPolicy(Qt::StrongFocus);
+  // The legend gets a row of its own below the axes.
+  legend_row_ = new QCPLayoutGrid;
+  plotLayout()->addElement(1, 0, legend_row_);
+  legend_row_->addElement(0, 0, legend);
+  legend->setFillOrder(QCPLegend::foColumnsFirst);
+  legend->setWrap(4);
+  legend->setBorderPen(Qt::NoPen);
+  plotLayout()->setRowStretchFactor(1, 0.001);
+  use_palette();
+}
+
+QColor Chart::colour(int i) { return QColor(kColours[i % static_cast<int>(std::size(kColours))]); }
+QColor Chart::faint(int i) const {
+  QColor c = colour(i);
+  c.setAlpha(60);
+  return c;
+}
+QColor Chart::text_colour() const { return palette().color(QPalette::Text); }
+
+void Chart::start(const QString& x, const QString& y) {
+  clearPlottables();
+  clearItems();
+  for (QCPAxis* axis : {xAxis, yAxis}) {
+    axis->setScaleType(QCPAxis::stLinear);
+    axis->setTicker(QSharedPointer<QCPAxisTicker>(new QCPAxisTicker));
+    axis->setNumberFormat(QStringLiteral("gb"));
+    axis->setNumberPrecision(5);
+    axis->setRangeReversed(false);
+    axis->setTickLabelRotation(0);
+    axis->setTickLabels(true);
+  }
+  xAxis->setLabel(x);
+  yAxis->setLabel(y);
+}
+
+void Chart::logarithmic(QCPAxis* axis) {
+  axis->setScaleType(QCPAxis::stLogarithmic);
+  axis->setTicker(QSharedPointer<QCPAxisTickerLog>(new QCPAxisTickerLog));
+  axis->setNumberFormat(QStringLiteral("g"));
+  axis->setNumberPrecision(6);
+}
+
+void Chart::finish(bool with_legend) {
+  legend_shown_ = with_legend;
+  legend->setVisible(with_legend);
+  legend_row_->setMinimumSize(0, 0);
+  if (!with_legend && legend->layout() != nullptr) legend_row_->take(legend);
+  if (with_legend && legend->layout() == nullptr) legend_row_->addElement(0, 0, legend);
+  use_palette();
+  replot(QCustomPlot::rpQueuedReplot);
+}
+
+QCPGraph* Chart::line(const QString& name, int c, const QVector<double>& x, const QVector<double>& y,
+                      Qt::PenStyle style, bool points) {
+  QCPGraph* const g = addGraph();
+  g->setName(name);
+  g->setData(x, y);
+  g->setPen(QPen(colour(c), 2, style));
+  if (points) g->setScatterStyle(QCPScatterStyle(QCPScatterStyle::ssDisc, 5));
+  if (name.isEmpty()) g->removeFromLegend();
+  return g;
+}
+
+void Chart::band(int c, const QVector<double>& x, const QVector<double>& low, const QVector<double>& high) {
+  QCPGraph* const bottom = line({}, c, x, low, Qt::NoPen, false);
+  QCPGraph* const top = line({}, c, x, high, Qt::NoPen, false);
+  top->setBrush(faint(c));
+  top->setChannelFillGraph(bottom);
+}
+
+QCPGraph* Chart::dots(const QString& name, int c, const QVector<double>& x, const QVector<double>& y,
+                      double size) {
+  QCPGraph* const g = line(name, c, x, y, Qt::SolidLine, false);
+  g->setLineStyle(QCPGraph::lsNone);
+  g->setScatterStyle(QCPScatterStyle(QCPScatterStyle::ssDisc, size));
+  return g;
+}
+
+void Chart::mark_y(double y, const QString& text, int c) {
+  auto* const l = new QCPItemLine(this);
+  for (QCPItemPosition* p : {l->start, l->end}) p->setTypeX(QCPItemPosition::ptAxisRectRatio);
+  l->start->setCoords(0, y), l->end->setCoords(1, y);
+  l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
+  auto* const t = new QCPItemText(this);
+  t->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
+  t->position->setCoords(0.995, y);
+  t->setPositionAlignment(Qt::AlignRight | Qt::AlignBottom);
+  t->setText(text);
+  t->setColor(colour(c));
+}
+
+void Chart::mark_x(double x, const QString& text, int c) {
+  auto* const l = new QCPItemLine(this);
+  // First the types: a change of them keeps the place, not the numbers.
+  for (QCPItemPosition* p : {l->start, l->end}) p->setTypeY(QCPItemPosition::ptAxisRectRatio);
+  l->start->setCoords(x, 0), l->end->setCoords(x, 1);
+  l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
+  auto* const t = new QCPItemText(this);
+  t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
+  t->position->setCoords(x, 0.01);
+  t->setPositionAlignment(Qt::AlignLeft | Qt::AlignTop);
+  t->setPadding(QMargins(3, 0, 3, 0));
+  t->setText(text);
+  t->setColor(colour(c));
+}
+
+void Chart::use_palette() {
+  const QColor ground = palette().color(QPalette::Base), ink = text_colour();
+  QColor grid = ink;
+  grid.setAlpha(45);
+  setBackground(ground);
+  for (QCPAxisRect* rect : axisRects())
+    for (QCPAxis* axis : rect->axes()) {
+      axis->setBasePen(QPen(ink));
+      axis->setTickPen(QPen(ink));
+      axis->setSubTickPen(QPen(ink));
+      axis->setTickLabelColor(ink);
+      axis->setLabelColor(ink);
+      axis->setTickLabelFont(font());
+      axis->setLabelFont(font());
+      axis->grid()->setPen(QPen(grid, 1));
+      axis->grid()->setZeroLinePen(QPen(grid, 1));
+    }
+  legend->setBrush(Qt::NoBrush);
+  legend->setTextColor(ink);
+  legend->setFont(font());
+}
+
+void Chart::changeEvent(QEvent* event) {
+  QCustomPlot::changeEvent(event);
+  if (event->type() == QEvent::PaletteChange || event->type() == QEvent::FontChange) {
+    use_palette();
+    replot(QCustomPlot::rpQueuedReplot);
+  }
+}
+
+QString Chart::csv() const {
+  QString text = QStringLiteral("series,x,y\n");
+  const auto quoted = [](QString s) { return u'"' + s.replace(u'"', QStringLiteral("\"\"")) + u'"'; };
+  const auto row = [&](const QString& name, double x, double y) {
+    text += quoted(name) + u',' + QString::number(x, 'g', 12) + u',' + QString::number(y, 'g', 12) + u'\n';
+  };
+  for (int i = 0; i < plottableCount(); ++i) {
+    auto* const p = const_cast<Chart*>(this)->plottable(i);
+    if (p->name().isEmpty()) continue;
+    if (auto* const g = qobject_cast<QCPGraph*>(p)) {
+      for (const QCPGraphData& d : *g->data()) row(p->name(), d.key, d.value);
+    } else if (auto* const c = qobject_cast<QCPCurve*>(p)) {
+      for (const QCPCurveData& d : *c->data()) row(p->name(), d.key, d.value);
+    } else if (auto* const b = qobject_cast<QCPBars*>(p)) {
+      for (const QCPBarsData& d : *b->data()) row(p->name(), d.key, d.value);
+    }
+  }
+  return text;
+}
+
+void Chart::save(const QString& file) {
+  const auto fail = [&](const QString& why) { throw Error(file.toStdString(), why.toStdString()); };
+  QSaveFile out(file);
+  if (!out.open(QIODevice::WriteOnly)) fail(out.errorString());
+  if (file.endsWith(QStringLiteral(".csv"))) {
+    out.write(csv().toUtf8());
+  } else if (file.endsWith(QStringLiteral(".png"))) {
+    if (!toPixmap(width(), height(), 2).save(&out, "PNG"))
+      fail(QStringLiteral("the picture can't be written"));
+  } else if (file.endsWith(QStringLiteral(".svg"))) {
+    QSvgGenerator svg;
+    svg.setOutputDevice(&out);
+    svg.setSize(size());
+    svg.setViewBox(QRect(QPoint(), size()));
+    QCPPainter painter;
+    painter.begin(&svg);
+    painter.setMode(QCPPainter::pmVectorized);
+    toPainter(&painter, width(), height());
+    painter.end();
+  } else {
+    fail(QStringLiteral("charts are saved as .png, .svg or .csv"));
+  }
+  if (!out.commit()) fail(out.errorString());
+}
+
+}  // namespace foretoken::gui

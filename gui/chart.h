@@ -1,0 +1,60 @@
+// The one chart widget: QCustomPlot with titles and units on its axes, the legend below the data, colours
+// that follow the window's palette, and export. Nothing else in gui/ names a colour.
+#pragma once
+
+#include <QString>
+#include <vector>
+
+// Its header wants Qt's keywords, which are names of ours elsewhere.
+#define signals Q_SIGNALS
+#define slots Q_SLOTS
+#define emit
+#define foreach Q_FOREACH
+#include <qcustomplot.h>
+#undef signals
+#undef slots
+#undef emit
+#undef foreach
+
+namespace foretoken::gui {
+
+class Chart : public QCustomPlot {
+  Q_OBJECT
+
+ public:
+  explicit Chart(QWidget* parent = nullptr);
+
+  // Takes away everything but the axes; those get titles ("requests/s"), and linear scales.
+  void start(const QString& x, const QString& y);
+  void logarithmic(QCPAxis* axis);
+  void finish(bool legend);  // colours, and draws
+
+  // The i-th of a set of colours that differ for everybody, on dark and light ground alike.
+  static QColor colour(int i);
+  QColor faint(int i) const;  // the same, to fill with
+  QColor text_colour() const;
+
+  QCPGraph* line(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
+                 Qt::PenStyle style = Qt::SolidLine, bool points = true);
+  // Between two lines that have no name of their own.
+  void band(int colour, const QVector<double>& x, const QVector<double>& low, const QVector<double>& high);
+  QCPGraph* dots(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
+                 double size = 6);
+  // A line over the whole width (or height) at a value, with a word at its end.
+  void mark_y(double y, const QString& text, int colour);
+  void mark_x(double x, const QString& text, int colour);
+
+  // By the suffix: .png, .svg, .pdf, .csv. Throws Error.
+  void save(const QString& file);
+  QString csv() const;  // every named series: series,x,y
+
+ protected:
+  void changeEvent(QEvent* event) override;
+
+ private:
+  void use_palette();
+  bool legend_shown_ = false;
+  QCPLayoutGrid* legend_row_ = nullptr;
+};
+
+}  // namespace foretoken::gui

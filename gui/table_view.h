@@ -1,0 +1,60 @@
+// Tables of results in the window: the cells of base/table.h, numbers to the right with as many digits as in
+// text, bars where a column is a share, sorting, copying and export.
+#pragma once
+
+#include <QAbstractTableModel>
+#include <QStyledItemDelegate>
+#include <QTableView>
+
+#include "base/table.h"
+
+namespace foretoken::gui {
+
+class TableModel : public QAbstractTableModel {
+  Q_OBJECT
+
+ public:
+  static constexpr int kValueRole = Qt::UserRole;      // the number, for sorting and bars
+  static constexpr int kShareRole = Qt::UserRole + 1;  // of the column's largest, 0 to 1; invalid: no bar
+
+  explicit TableModel(QObject* parent = nullptr) : QAbstractTableModel(parent) {}
+  // bars: keys of the columns that have them.
+  void set(Table table, const QStringList& bars = {});
+  const Table& table() const { return table_; }
+
+  int rowCount(const QModelIndex& parent = {}) const override;
+  int columnCount(const QModelIndex& parent = {}) const override;
+  QVariant data(const QModelIndex& index, int role) const override;
+  QVariant headerData(int section, Qt::Orientation orientation, int role) const override;
+
+ private:
+  Table table_;
+  std::vector<double> most_;  // by column; 0: no bar
+};
+
+class BarDelegate : public QStyledItemDelegate {
+ public:
+  using QStyledItemDelegate::QStyledItemDelegate;
+  void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override;
+};
+
+class TableView : public QTableView {
+  Q_OBJECT
+
+ public:
+  explicit TableView(QWidget* parent = nullptr);
+  void show_table(Table table, const QStringList& bars = {});
+  TableModel* rows() const { return model_; }
+  int source_row(const QModelIndex& index) const;  // of the table, whatever it is sorted by
+  void save(const QString& file) const;            // .csv; throws Error
+
+ protected:
+  void keyPressEvent(QKeyEvent* event) override;
+
+ private:
+  TableModel* model_;
+};
+
+QString cell_text(const Cell& cell, int digits);
+
+}  // namespace foretoken::gui

@@ -1,0 +1,202 @@
+#include "gui/what_if.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/json_full.h"
+#include "base/text.h"
+#include "cli/scenario_flags.h"
+#include "deployment/vllm_flags.h"
+#include "simulator/step_model.h"
+
+namespace foretoken::gui {
+namespace {
+
+constexpr std::int64_t kSweepRequests = 400;
+constexpr double kShares[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1};
+
+Invocation nothing_asked() {
+  Invocation invocation;
+  invocation.verb = "gui";
+  return invocation;
+}
+
+void flatten(const Json& json, const std::string& path, std::vector<std::pair<std::string, Json>>& out) {
+  if (json.is_object()) {
+    for (const auto& item : json.items())
+      flatten(item.value(), path.empty() ? item.key() : path + "/" + item.key(), out);
+  } else if (json.is_array()) {
+    for (std::size_t i = 0; i < json.size(); ++i) flatten(json[i], path + "/" + std::to_string(i), out);
+  } else if (!json.is_null()) {
+    out.emplace_back(path, json);
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<const World> open_world(const std::filesystem::path& folder, const std::string& file) {
+  ScenarioInput input;
+  input.folder = folder;
+  input.file = file;
+  return std::make_shared<const World>(nothing_asked(), input);
+}
+
+Json Estimated::json() const {
+  if (const Deployment* d = deployment(); d != nullptr && estimate)
+    return estimate_json(*d, *estimate, what_if);
+  Json json = Json::object();
+  if (const Deployment* d = deployment()) json["memory"] = memory_json(d->memory);
+  return json;
+}
+
+std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
+                                             const std::string& file) {
+  auto e = std::make_shared<Estimated>();
+  e->input = scenario_input(scenario, world.resources.scenario_folder, file, false);
+  e->prepared = prepare(e->input, world);
+  if (const auto* no = std::get_if<Infeasible>(&e->prepared.verdict)) {
+    e->verdict = no->category + ": " + no->reason;
+    e->context = context_line(report_context(e->input.scenario, world));
+    return e;
+  }
+  const Deployment& d = std::get<Deployment>(e->prepared.verdict);
+  e->warnings = d.warnings;
+  e->context = context_line(report_context(d.scenario, world, d.warnings));
+  for (const Deployment* kind : d.kinds())
+    if (!kind->memory.fits && e->verdict.empty())
+      e->verdict = "does not fit in memory: " + kind->memory.reason;
+  if (!e->verdict.empty()) return e;
+  e->costs = make_cost_models(d, e->prepared);
+  if (d.scenario.cluster.pools || d.pools) return e;
+  e->estimate =
+      estimate(d, e->costs.front(), e->prepared.load, d.scenario.workload.max_concurrency.value_or(0));
+  e->what_if = sensitivities(d, e->costs.front(), *e->estimate);
+  return e;
+}
+
+Json Simulated::json() const { return simulation_json(*of->deployment(), simulation, false); }
+
+std::shared_ptr<const Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
+                                             const std::atomic<bool>* stop) {
+  auto s = std::make_shared<Simulated>();
+  SimulateOptions options;
+  options.keep_records = options.sample_over_time = true;
+  options.timeline = &s->recording;
+  options.stop = stop;
+  s->simulation = simulate(*of->deployment(), of->costs, world.resources, options);
+  s->of = std::move(of);
+  return s;
+}
+
+std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<const Estimated> of,
+                                          const std::atomic<bool>* stop) {
+  auto sweep = std::make_shared<LoadSweep>();
+  const Deployment& d = *of->deployment();
+  const WorkloadConfig& w = d.scenario.workload;
+  sweep->of = of;
+  if (!of->estimate) return sweep;
+  const double capacity = of->estimate->capacity_requests_per_s, rate = of->prepared.load.request_rate;
+  std::function<void(WorkloadConfig&, double)> set;
+  double most = capacity;
+  if (w.max_concurrency) {
+    sweep->axis = "requests in flight";
+    sweep->current = static_cast<double>(*w.max_concurrency);
+    most = 2 * std::max(sweep->current, 1.0);
+    set = [](WorkloadConfig& c, double load) {
+      c.max_concurrency = std::max<std::int64_t>(1, std::llround(load));
+    };
+  } else if (!w.trace.empty()) {
+    sweep->axis = "speed of the trace";
+    sweep->current = w.rate_scale;
+    most = rate > 0 ? sweep->current * capacity / rate : sweep->current;
+    set = [](WorkloadConfig& c, double load) { c.rate_scale = load; };
+  } else if (w.request_rate) {
+    sweep->axis = "requests/s";
+    sweep->current = *w.request_rate;
+    set = [](WorkloadConfig& c, double load) { c.request_rate = load; };
+  } else {
+    return sweep;  // everything arrives at once, or in stages: no load to vary
+  }
+  for (const double share : kShares) {
+    auto at = d;
+    const double load = most * share;
+    set(at.scenario.workload, load);
+    at.scenario.workload.num_prompts = std::min(w.num_prompts.value_or(kSweepRequests), kSweepRequests);
+    SimulateOptions options;
+    options.stop = stop;
+    Simulation s = simulate(at, of->costs, world.resources, options);
+    sweep->points.push_back({load, std::move(s.served.metrics), std::move(s.interval), s.stability});
+  }
+  return sweep;
+}
+
+Table compare_results(const Json& pinned, const Json& current) {
+  Table t;
+  t.title = "Pinned and current";
+  t.columns = {{"key", "key"},
+               {"pinned", "pinned"},
+               {"current", "current"},
+               {"difference", "difference", 4},
+               {"percent", "%", 3}};
+  std::vector<std::pair<std::string, Json>> a, b;
+  flatten(pinned, "", a);
+  flatten(current, "", b);
+  const auto cell = [](const Json& v) -> Cell {
+    if (v.is_boolean()) return v.get<bool>();
+    if (v.is_number_integer()) return v.get<std::int64_t>();
+    if (v.is_number()) return v.get<double>();
+    return v.is_string() ? Cell(v.get<std::string>()) : Cell();
+  };
+  const auto value_in = [](const std::vector<std::pair<std::string, Json>>& in, const std::string& key) {
+    const auto at = std::find_if(in.begin(), in.end(), [&](const auto& item) { return item.first == key; });
+    return at == in.end() ? nullptr : &at->second;
+  };
+  for (const auto& [key, value] : b) {
+    const Json* const before = value_in(a, key);
+    if (before == nullptr) {
+      t.add({key, {}, cell(value), {}, {}});
+      continue;
+    }
+    if (!value.is_number() || !before->is_number()) {
+      t.add({key, cell(*before), cell(value), {}, {}});
+      continue;
+    }
+    const double from = before->get<double>(), to = value.get<double>();
+    t.add({key, cell(*before), cell(value), to - from, from != 0 ? Cell(100 * (to / from - 1)) : Cell()});
+  }
+  for (const auto& [key, value] : a)
+    if (value_in(b, key) == nullptr) t.add({key, cell(value), {}, {}, {}});
+  return t;
+}
+
+std::string command_line(const Json& scenario, const std::string& verb) {
+  std::string text = "foretoken " + verb;
+  for (const ScenarioKey& key : scenario_keys()) {
+    const auto pointer = Json::json_pointer(key.pointer);
+    if (key.type == "object" || key.pointer == "/name" || !scenario.contains(pointer)) continue;
+    // A key inside one that is given as a whole.
+    const Json& value = scenario.at(pointer);
+    if (value.is_null() || (key.type == "json" && key.pointer == "/engine/speculative_config")) continue;
+    if (value.is_boolean() && !value.get<bool>()) {
+      text += " --no-" + key.flag;
+      continue;
+    }
+    if (value.is_boolean()) {
+      text += " --" + key.flag;
+      continue;
+    }
+    std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+    if (key.list && value.is_array() && key.type != "json") {
+      shown.clear();
+      for (const Json& item : value)
+        shown += (shown.empty() ? "" : ",") + (item.is_string() ? item.get<std::string>() : item.dump());
+    }
+    text += " --" + key.flag + " " + shell_quote(shown);
+  }
+  return text;
+}
+
+}  // namespace foretoken::gui

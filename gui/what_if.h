@@ -1,0 +1,78 @@
+// What the window shows, computed by the library alone: no Qt here, so that worker threads and tests call it.
+// Everything throws Error for wrong input and Interrupted where it was told to stop.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/scenario_input.h"
+#include "serving/timeline.h"
+#include "simulator/estimate.h"
+#include "simulator/sensitivity.h"
+#include "simulator/simulate.h"
+
+namespace foretoken::gui {
+
+// The database and presets as the program finds them, for scenarios of one folder.
+std::shared_ptr<const World> open_world(const std::filesystem::path& folder, const std::string& file);
+
+// Memory and step times. Not movable: prices point into it.
+struct Estimated {
+  Estimated() = default;
+  Estimated(const Estimated&) = delete;
+  Estimated& operator=(const Estimated&) = delete;
+
+  ScenarioInput input;
+  Prepared prepared;
+  std::vector<CostModel> costs;  // of each kind of engines
+  // Null where it can't be, does not fit, or has unlike pools, which have no single step.
+  std::optional<Estimate> estimate;
+  std::vector<Sensitivity> what_if;
+  std::string context;  // program, database and seed
+  std::string verdict;  // why it can't be; empty: it can
+  std::vector<std::string> warnings;
+  // Null where it can't be.
+  const Deployment* deployment() const { return std::get_if<Deployment>(&prepared.verdict); }
+  // What `foretoken estimate -o json` prints of it, less the context.
+  Json json() const;
+};
+std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
+                                             const std::string& file);
+
+// The scenario served once, with everything that happened.
+struct Simulated {
+  std::shared_ptr<const Estimated> of;
+  Simulation simulation;
+  Recording recording;
+  Json json() const;
+};
+std::shared_ptr<const Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
+                                             const std::atomic<bool>* stop);
+
+// The scenario at several loads, up to somewhat more than it can serve.
+struct LoadPoint {
+  double load = 0;  // requests/s, requests in flight, or a trace's speed
+  ServingMetrics metrics;
+  std::map<std::string, Interval> interval;
+  std::string stability;
+};
+struct LoadSweep {
+  std::shared_ptr<const Estimated> of;
+  std::string axis;               // what `load` is, with its unit
+  double current = 0;             // the scenario's own; 0: it has none
+  std::vector<LoadPoint> points;  // in ascending order
+};
+std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<const Estimated> of,
+                                          const std::atomic<bool>* stop);
+
+// Two results side by side: every number that both have, and what one alone has.
+Table compare_results(const Json& pinned, const Json& current);
+
+// The scenario as a command of the program: flags for what differs from a new scenario.
+std::string command_line(const Json& scenario, const std::string& verb);
+
+}  // namespace foretoken::gui

@@ -1,0 +1,333 @@
+#include "gui/window.h"
+
+#include <fmt/format.h>
+
+#include <QApplication>
+#include <QClipboard>
+#include <QCloseEvent>
+#include <QDockWidget>
+#include <QFileDialog>
+#include <QInputDialog>
+#include <QLabel>
+#include <QMenuBar>
+#include <QMessageBox>
+#include <QSettings>
+#include <QStatusBar>
+#include <QStyleFactory>
+#include <QToolBar>
+
+#include "base/error.h"
+#include "base/json_full.h"
+#include "base/text.h"
+#include "cli/version.h"
+#include "simulator/report.h"
+
+namespace foretoken::gui {
+namespace {
+
+using Make = View* (*)(Session&);
+constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_view, make_load_view,
+                           make_pareto_view, make_timeline_view, make_compare_view,  make_validation_view,
+                           make_plan_view,   make_model_view,    make_calibrate_view};
+
+QString ms(double value) { return QString::fromStdString(significant(value, 3)) + QStringLiteral(" ms"); }
+
+}  // namespace
+
+QLabel* note_label(QWidget* parent) {
+  auto* const label = new QLabel(parent);
+  label->setWordWrap(true);
+  label->setTextInteractionFlags(Qt::TextSelectableByMouse);
+  return label;
+}
+
+Window::Window(bool remember, QWidget* parent)
+    : QMainWindow(parent),
+      form_(new ScenarioForm(session_, this)),
+      verdict_(new QLabel(this)),
+      numbers_(new QLabel(this)),
+      busy_(new QLabel(this)),
+      remember_(remember) {
+  setDockNestingEnabled(true);
+  setTabPosition(Qt::AllDockWidgetAreas, QTabWidget::North);
+  auto* const left = new QDockWidget(tr("Scenario"), this);
+  left->setObjectName(QStringLiteral("Scenario"));
+  left->setWidget(form_);
+  addDockWidget(Qt::LeftDockWidgetArea, left);
+  docks_.push_back(left);
+  for (const Make make : kViews) {
+    View* const view = make(session_);
+    auto* const dock = new QDockWidget(view->title(), this);
+    dock->setObjectName(view->title());
+    dock->setWidget(view);
+    addDockWidget(Qt::RightDockWidgetArea, dock);
+    views_.push_back(view);
+    docks_.push_back(dock);
+  }
+  // Memory above, the others behind one another below it.
+  splitDockWidget(docks_[1], docks_[2], Qt::Vertical);
+  for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
+  docks_[2]->raise();
+  resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
+  resizeDocks({docks_[1], docks_[2]}, {190, 570}, Qt::Vertical);
+
+  verdict_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+  statusBar()->addWidget(verdict_, 1);
+  statusBar()->addPermanentWidget(numbers_);
+  statusBar()->addPermanentWidget(busy_);
+  make_menus();
+  connect(&session_, &Session::estimated_anew, this, &Window::show_state);
+  connect(&session_, &Session::simulated_anew, this, &Window::show_state);
+  connect(&session_, &Session::edited, this, &Window::show_state);
+  connect(&session_.history(), &QUndoStack::cleanChanged, this, &Window::show_state);
+  connect(&session_, &Session::failed, this, [this](const QString& where, const QString& message) {
+    verdict_->setText(where.isEmpty() ? message : where + QStringLiteral(": ") + message);
+  });
+  connect(&session_, &Session::busy, this,
+          [this](bool is) { busy_->setText(is ? tr("simulating") : tr("done")); });
+  resize(1280, 800);
+  if (remember_) {
+    const QSettings settings;
+    restoreGeometry(settings.value(QStringLiteral("geometry")).toByteArray());
+    restoreState(settings.value(QStringLiteral("state")).toByteArray());
+  }
+  show_state();
+}
+
+View* Window::view(const QString& title) const {
+  for (View* v : views_)
+    if (v->title().compare(title, Qt::CaseInsensitive) == 0) return v;
+  return nullptr;
+}
+
+void Window::show_view(const QString& title) {
+  for (QDockWidget* d : docks_)
+    if (d->objectName().compare(title, Qt::CaseInsensitive) == 0) {
+      d->show();
+      d->raise();
+    }
+}
+
+void Window::open(const QString& file) {
+  try {
+    session_.open(file.toStdString());
+    if (remember_) QSettings().setValue(QStringLiteral("file"), file);
+  } catch (const std::exception& e) {
+    show_problem(tr("Can't be opened"), QString::fromUtf8(e.what()));
+  }
+}
+
+void Window::show_problem(const QString& title, const QString& text) {
+  verdict_->setText(text);
+  // Nobody answers where nobody sees it.
+  if (QGuiApplication::platformName() != QStringLiteral("offscreen")) QMessageBox::warning(this, title, text);
+}
+
+void Window::show_state() {
+  const QString name = session_.file().empty() ? tr("new scenario")
+                                               : QString::fromStdString(session_.file().filename().string());
+  setWindowTitle(QStringLiteral("%1[*] - Foretoken").arg(name));
+  setWindowModified(!session_.history().isClean());
+  const auto e = session_.estimated();
+  if (!e) return numbers_->clear();
+  verdict_->setText(e->verdict.empty() ? QString::fromStdString(e->prepared.workload)
+                                       : QString::fromStdString(e->verdict));
+  verdict_->setToolTip(QString::fromStdString(e->context));
+  QString text;
+  if (const auto s = session_.simulated()) {
+    const ServingMetrics& m = s->simulation.served.metrics;
+    text =
+        tr("TTFT p99 %1, TPOT p99 %2, %3 tokens/s, %4")
+            .arg(ms(m.ttft.p99), ms(m.tpot.p99), QString::fromStdString(significant(m.output_throughput, 3)),
+                 QString::fromStdString(s->simulation.stability));
+    if (s->simulation.has_price)
+      text += tr(", $%1 per million tokens")
+                  .arg(QString::fromStdString(significant(s->simulation.usd_per_million_tokens, 3)));
+  } else if (e->estimate) {
+    text = tr("estimate: TTFT %1, TPOT %2, at most %3 requests/s")
+               .arg(ms(e->estimate->ttft_ms), ms(e->estimate->tpot_ms),
+                    QString::fromStdString(significant(e->estimate->capacity_requests_per_s, 3)));
+  }
+  numbers_->setText(text);
+}
+
+bool Window::save(bool ask_where) {
+  QString file = QString::fromStdString(session_.file().string());
+  if (ask_where || file.isEmpty())
+    file = QFileDialog::getSaveFileName(this, tr("Save the scenario"), file, tr("Scenarios (*.json)"));
+  if (file.isEmpty()) return false;
+  try {
+    session_.save(file.toStdString());
+    return true;
+  } catch (const std::exception& e) {
+    show_problem(tr("Can't be saved"), QString::fromUtf8(e.what()));
+    return false;
+  }
+}
+
+void Window::export_view() {
+  const auto* const action = qobject_cast<QAction*>(sender());
+  View* const v = view(action->data().toString());
+  const QString file = QFileDialog::getSaveFileName(
+      this, tr("Export %1").arg(v->title()), v->title().toLower(),
+      v->charts().empty() ? tr("Tables (*.csv)") : tr("Pictures and tables (*.png *.svg *.csv)"));
+  if (file.isEmpty()) return;
+  try {
+    if (!v->charts().empty() && !(file.endsWith(QStringLiteral(".csv")) && !v->tables().empty()))
+      v->charts().front()->save(file);
+    else if (!v->tables().empty())
+      v->tables().front()->save(file);
+  } catch (const std::exception& e) {
+    show_problem(tr("Can't be exported"), QString::fromUtf8(e.what()));
+  }
+}
+
+void Window::open_model() {
+  const QString file =
+      QFileDialog::getOpenFileName(this, tr("A model's config.json"), {}, tr("Models (*.json)"));
+  if (!file.isEmpty()) session_.edit("/model", Json(file.toStdString()));
+}
+
+void Window::paste_command() {
+  bool ok = false;
+  const QString command = QInputDialog::getMultiLineText(
+      this, tr("vllm serve ..."), tr("A `vllm serve` command:"), QApplication::clipboard()->text(), &ok);
+  if (!ok || command.trimmed().isEmpty()) return;
+  try {
+    session_.apply_patch(Json::parse(patch_from_vllm_command(command.toStdString(), "command")),
+                         tr("paste a command"));
+  } catch (const std::exception& e) {
+    show_problem(tr("Not understood"), QString::fromUtf8(e.what()));
+  }
+}
+
+void Window::make_menus() {
+  QMenu* const file = menuBar()->addMenu(tr("&File"));
+  const auto add = [this](QMenu* menu, const QString& text, const QKeySequence& keys, auto what) {
+    QAction* const a = menu->addAction(text);
+    a->setShortcut(keys);
+    connect(a, &QAction::triggered, this, what);
+    return a;
+  };
+  QAction* const open_action = add(file, tr("&Open..."), QKeySequence::Open, [this] {
+    const QString f = QFileDialog::getOpenFileName(this, tr("Open a scenario"), {}, tr("Scenarios (*.json)"));
+    if (!f.isEmpty()) open(f);
+  });
+  add(file, tr("Open &config.json..."), {}, [this] { open_model(); });
+  add(file, tr("Paste a &vllm serve command..."), QKeySequence(Qt::CTRL | Qt::SHIFT | Qt::Key_V),
+      [this] { paste_command(); });
+  file->addSeparator();
+  QAction* const save_action = add(file, tr("&Save"), QKeySequence::Save, [this] { save(false); });
+  add(file, tr("Save &as..."), QKeySequence::SaveAs, [this] { save(true); });
+  add(file, tr("Save &result..."), {}, [this] {
+    const auto s = session_.simulated();
+    const auto e = session_.estimated();
+    if (!e) return;
+    const QString f = QFileDialog::getSaveFileName(this, tr("Save the result"), {}, tr("Results (*.json)"));
+    if (f.isEmpty()) return;
+    try {
+      Json json = context_json(report_context(e->input.scenario, *session_.world(), e->warnings),
+                               e->deployment() ? e->deployment()->scenario : e->input.scenario);
+      json.update(s ? s->json() : e->json());
+      OutputFile out(f.toStdString());
+      out.write(dump_json(json));
+      out.commit();
+    } catch (const std::exception& error) {
+      show_problem(tr("Can't be saved"), QString::fromUtf8(error.what()));
+    }
+  });
+  QMenu* const exports = file->addMenu(tr("&Export a view"));
+  for (View* v : views_) {
+    QAction* const a = exports->addAction(v->title() + QStringLiteral("..."));
+    a->setData(v->title());
+    connect(a, &QAction::triggered, this, &Window::export_view);
+  }
+  file->addSeparator();
+  add(file, tr("&Quit"), QKeySequence::Quit, [this] { close(); });
+
+  QMenu* const edit = menuBar()->addMenu(tr("&Edit"));
+  QAction* const undo = session_.history().createUndoAction(this);
+  undo->setShortcut(QKeySequence::Undo);
+  QAction* const redo = session_.history().createRedoAction(this);
+  redo->setShortcut(QKeySequence::Redo);
+  edit->addAction(undo);
+  edit->addAction(redo);
+  edit->addSeparator();
+  QAction* const pin = add(edit, tr("&Pin"), QKeySequence(Qt::CTRL | Qt::Key_P), [this] { session_.pin(); });
+  pin->setToolTip(tr("Keep this result to compare with"));
+  add(edit, tr("&Unpin"), {}, [this] { session_.unpin(); });
+  add(edit, tr("Copy as &command line"), QKeySequence(Qt::CTRL | Qt::SHIFT | Qt::Key_C), [this] {
+    QApplication::clipboard()->setText(QString::fromStdString(command_line(session_.scenario(), "simulate")));
+  });
+  add(edit, tr("Copy as a &server's command"), {}, [this] {
+    if (const auto e = session_.estimated(); e && e->deployment())
+      QApplication::clipboard()->setText(QString::fromStdString(serve_command(*e->deployment())));
+  });
+
+  QMenu* const look = menuBar()->addMenu(tr("&View"));
+  for (QDockWidget* d : docks_) look->addAction(d->toggleViewAction());
+  look->addSeparator();
+  add(look, tr("&Light"), {}, [] { use_theme(Theme::kLight); });
+  add(look, tr("&Dark"), {}, [] { use_theme(Theme::kDark); });
+
+  QMenu* const help = menuBar()->addMenu(tr("&Help"));
+  add(help, tr("&About"), {}, [this] {
+    QMessageBox::about(
+        this, tr("Foretoken"),
+        QString::fromStdString(fmt::format(
+            "Foretoken {}{}\nWhat a large-language-model deployment will do, before you rent the GPUs.\n"
+            "The libraries are under the Apache License 2.0; this program, with QCustomPlot, under the GPL "
+            "3.",
+            program_version(), git_commit().empty() ? "" : " (" + git_commit() + ")")));
+  });
+
+  QToolBar* const bar = addToolBar(tr("Actions"));
+  bar->setObjectName(QStringLiteral("Actions"));
+  bar->setMovable(false);
+  for (QAction* a : {open_action, save_action, undo, redo, pin}) bar->addAction(a);
+}
+
+void Window::use_theme(Theme theme) {
+  if (theme == Theme::kSystem) return;
+  QApplication::setStyle(QStyleFactory::create(QStringLiteral("Fusion")));
+  const bool dark = theme == Theme::kDark;
+  const QColor window = dark ? QColor(0x2b, 0x2d, 0x30) : QColor(0xf2, 0xf3, 0xf5),
+               base = dark ? QColor(0x1e, 0x1f, 0x22) : QColor(Qt::white),
+               other = dark ? QColor(0x26, 0x28, 0x2b) : QColor(0xf7, 0xf8, 0xfa),
+               text = dark ? QColor(0xdf, 0xe1, 0xe5) : QColor(0x1a, 0x1c, 0x1f),
+               faint = dark ? QColor(0x9a, 0x9f, 0xa6) : QColor(0x76, 0x7b, 0x83);
+  QPalette p;
+  for (const auto role : {QPalette::Window, QPalette::Button}) p.setColor(role, window);
+  p.setColor(QPalette::Base, base);
+  p.setColor(QPalette::AlternateBase, other);
+  p.setColor(QPalette::ToolTipBase, base);
+  for (const auto role : {QPalette::WindowText, QPalette::Text, QPalette::ButtonText, QPalette::ToolTipText})
+    p.setColor(role, text);
+  p.setColor(QPalette::PlaceholderText, faint);
+  for (const auto role : {QPalette::WindowText, QPalette::Text, QPalette::ButtonText})
+    p.setColor(QPalette::Disabled, role, faint);
+  p.setColor(QPalette::Highlight, QColor(0x00, 0x72, 0xb2));
+  p.setColor(QPalette::HighlightedText, Qt::white);
+  p.setColor(QPalette::Link, dark ? QColor(0x56, 0xb4, 0xe9) : QColor(0x00, 0x72, 0xb2));
+  QApplication::setPalette(p);
+}
+
+void Window::closeEvent(QCloseEvent* event) {
+  if (remember_) {
+    if (!session_.history().isClean() && !session_.file().empty()) {
+      const auto answer =
+          QMessageBox::question(this, tr("Unsaved changes"), tr("Save the scenario?"),
+                                QMessageBox::Save | QMessageBox::Discard | QMessageBox::Cancel);
+      if (answer == QMessageBox::Cancel || (answer == QMessageBox::Save && !save(false))) {
+        event->ignore();
+        return;
+      }
+    }
+    QSettings settings;
+    settings.setValue(QStringLiteral("geometry"), saveGeometry());
+    settings.setValue(QStringLiteral("state"), saveState());
+  }
+  QMainWindow::closeEvent(event);
+}
+
+}  // namespace foretoken::gui

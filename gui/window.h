@@ -1,0 +1,53 @@
+// The window: the form, a dock for each view, and the menus.
+#pragma once
+
+#include <QMainWindow>
+#include <vector>
+
+#include "gui/scenario_form.h"
+#include "gui/session.h"
+#include "gui/view.h"
+
+class QDockWidget;
+class QLabel;
+
+namespace foretoken::gui {
+
+class Window : public QMainWindow {
+  Q_OBJECT
+
+ public:
+  // remember: the layout of the last time, and its place at the end.
+  explicit Window(bool remember = true, QWidget* parent = nullptr);
+
+  Session& session() { return session_; }
+  ScenarioForm& form() { return *form_; }
+  const std::vector<View*>& views() const { return views_; }
+  View* view(const QString& title) const;  // null: there is none
+  void show_view(const QString& title);    // in front
+  void open(const QString& file);          // shows what is wrong where it can't be
+
+  enum class Theme { kSystem, kLight, kDark };
+  static void use_theme(Theme theme);
+
+ protected:
+  void closeEvent(QCloseEvent* event) override;
+
+ private:
+  void make_menus();
+  void show_state();
+  void show_problem(const QString& title, const QString& text);
+  bool save(bool ask_where);
+  void export_view();
+  void open_model();
+  void paste_command();
+
+  Session session_;
+  ScenarioForm* form_;
+  std::vector<View*> views_;
+  std::vector<QDockWidget*> docks_;
+  QLabel *verdict_, *numbers_, *busy_;
+  bool remember_;
+};
+
+}  // namespace foretoken::gui

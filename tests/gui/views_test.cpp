@@ -1,0 +1,205 @@
+// What the views show is what the library says: values read back from charts and tables.
+#include <gmock/gmock.h>
+
+#include <QAbstractItemModelTester>
+#include <QApplication>
+
+#include "base/json_full.h"
+#include "base/units.h"
+#include "gui/window.h"
+#include "pictures.h"
+
+namespace foretoken::gui {
+namespace {
+
+const Json kSmall = Json::parse(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+    "workload": {"request_rate": 6, "num_prompts": 120, "input_len": 500, "output_len": 60},
+    "slo": {"ttft_ms": 300, "tpot_ms": 30}})");
+
+class Views : public testing::Test {
+ protected:
+  void SetUp() override {
+    window.session().set_scenario(kSmall, QStringLiteral("test"));
+    window.session().wait();
+    ASSERT_NE(window.session().simulated(), nullptr);
+    ASSERT_NE(window.session().sweep(), nullptr);
+  }
+  Chart& chart(const char* name, std::size_t i = 0) {
+    return *window.view(QString::fromLatin1(name))->charts().at(i);
+  }
+  TableView& table(const char* name, std::size_t i = 0) {
+    return *window.view(QString::fromLatin1(name))->tables().at(i);
+  }
+  Window window{false};
+};
+
+double value_of(QCPBars* bars, double key) {
+  for (const QCPBarsData& d : *bars->data())
+    if (d.key == key) return d.value;
+  return -1;
+}
+
+TEST_F(Views, MemoryIsThePlan) {
+  const MemoryPlan& plan = window.session().estimated()->deployment()->memory;
+  Chart& c = chart("Memory");
+  std::map<std::string, double> shown;
+  for (int i = 0; i < c.plottableCount(); ++i)
+    if (auto* const bars = qobject_cast<QCPBars*>(c.plottable(i)))
+      shown[bars->name().toStdString()] = value_of(bars, 0) * kGiB;
+  EXPECT_DOUBLE_EQ(shown.at("weights"), plan.weights_bytes);
+  EXPECT_DOUBLE_EQ(shown.at("KV cache"), plan.kv_cache_bytes);
+  EXPECT_DOUBLE_EQ(shown.at("activations at their peak"), plan.activation_peak_bytes);
+  EXPECT_GE(c.xAxis->range().upper, plan.device_bytes / kGiB);
+  EXPECT_EQ(c.xAxis->range().lower, 0);
+  EXPECT_THAT(c.xAxis->label().toStdString(), testing::HasSubstr("GiB"));
+}
+
+TEST_F(Views, WhatDoesNotFitSaysSo) {
+  window.session().edit("/model", Json("llama-3.1-405b"));
+  EXPECT_FALSE(window.session().estimated()->verdict.empty());
+  window.session().wait();
+  EXPECT_EQ(window.session().simulated(), nullptr);
+  EXPECT_GT(colours_in(window.grab().toImage()), 10);
+}
+
+TEST_F(Views, StepIsItsOperators) {
+  const Estimate& e = *window.session().estimated()->estimate;
+  const StepEstimate& step = e.steps.at(2);
+  EXPECT_EQ(step.name, "decode_expected");
+  const Table& shown = table("Step").rows()->table();
+  ASSERT_EQ(shown.rows.size(), step.operators.size());
+  double sum = 0;
+  for (std::size_t i = 0; i < shown.rows.size(); ++i) {
+    EXPECT_EQ(std::get<std::string>(shown.rows[i][0]), step.operators[i].name);
+    EXPECT_DOUBLE_EQ(std::get<double>(shown.rows[i][2]), 1e3 * step.operators[i].seconds);
+    sum += step.operators[i].seconds;
+  }
+  EXPECT_NEAR(sum + step.host_seconds, step.seconds, 1e-9);
+  // The waterfall: each bar begins where the one before ends.
+  auto* const starts = qobject_cast<QCPBars*>(chart("Step").plottable(0));
+  auto* const bars = qobject_cast<QCPBars*>(chart("Step").plottable(1));
+  double at = 0;
+  for (int i = 0; i < static_cast<int>(step.operators.size()); ++i) {
+    EXPECT_NEAR(value_of(starts, -i), at, 1e-9);
+    at += value_of(bars, -i);
+  }
+  EXPECT_NEAR(chart("Step").xAxis->range().upper, 1e3 * step.seconds * 1.03, 1e-6);
+}
+
+TEST_F(Views, RooflineHoldsAllOperators) {
+  const StepEstimate& step = window.session().estimated()->estimate->steps.at(2);
+  Chart& c = chart("Roofline");
+  EXPECT_EQ(c.xAxis->scaleType(), QCPAxis::stLogarithmic);
+  int dots = 0, expected = 0;
+  for (int i = 0; i < c.graphCount(); ++i)
+    if (c.graph(i)->lineStyle() == QCPGraph::lsNone)
+      for (const QCPGraphData& d : *c.graph(i)->data()) {
+        EXPECT_TRUE(c.xAxis->range().contains(d.key)) << d.key;
+        EXPECT_TRUE(c.yAxis->range().contains(d.value)) << d.value;
+        ++dots;
+      }
+  for (const OperatorCost& o : step.operators) expected += o.flops > 0 && o.bytes > 0 && o.seconds > 0;
+  EXPECT_EQ(dots, expected);
+}
+
+TEST_F(Views, LoadIsTheSweep) {
+  const LoadSweep& sweep = *window.session().sweep();
+  ASSERT_EQ(sweep.points.size(), 9u);
+  EXPECT_EQ(sweep.current, 6);
+  for (std::size_t i = 1; i < sweep.points.size(); ++i)
+    EXPECT_GT(sweep.points[i].load, sweep.points[i - 1].load);
+  for (const auto& [which, of] : {std::pair{0, &ServingMetrics::ttft}, {1, &ServingMetrics::tpot}}) {
+    Chart& c = chart("Latency against load", static_cast<std::size_t>(which));
+    QCPGraph* p99 = nullptr;
+    for (int i = 0; i < c.graphCount(); ++i)
+      if (c.graph(i)->name() == QStringLiteral("99th percentile")) p99 = c.graph(i);
+    ASSERT_NE(p99, nullptr);
+    ASSERT_EQ(p99->dataCount(), 9);
+    for (int i = 0; i < 9; ++i) {
+      const LoadPoint& p = sweep.points[static_cast<std::size_t>(i)];
+      EXPECT_DOUBLE_EQ(p99->dataMainKey(i), p.load);
+      EXPECT_DOUBLE_EQ(p99->dataMainValue(i), (p.metrics.*of).p99);
+      EXPECT_TRUE(c.yAxis->range().contains((p.metrics.*of).p99));
+    }
+  }
+  // The sweep's point at the scenario's own load agrees with a simulation of it.
+  EXPECT_GT(sweep.points.back().metrics.ttft.p99, sweep.points.front().metrics.ttft.p99);
+}
+
+TEST_F(Views, ComparisonListsEveryDifference) {
+  window.session().pin();
+  window.session().edit("/engine/quantization", Json("fp8"));
+  window.session().wait();
+  const Table& t = table("Compare").rows()->table();
+  ASSERT_FALSE(t.rows.empty());
+  EXPECT_EQ(std::get<std::string>(t.rows[0][0]), "scenario/engine/quantization");
+  const double before = window.session().pinned_simulation()->simulation.served.metrics.tpot.mean,
+               now = window.session().simulated()->simulation.served.metrics.tpot.mean;
+  bool found = false;
+  for (const auto& row : t.rows)
+    if (std::get<std::string>(row[0]) == "mean_tpot_ms") {
+      found = true;
+      EXPECT_DOUBLE_EQ(std::get<double>(row[1]), before);
+      EXPECT_DOUBLE_EQ(std::get<double>(row[2]), now);
+      EXPECT_NEAR(std::get<double>(row[4]), 100 * (now / before - 1), 1e-9);
+    }
+  EXPECT_TRUE(found);
+}
+
+TEST_F(Views, EveryTableIsASoundModel) {
+  window.session().pin();
+  window.session().wait();
+  int tested = 0;
+  for (View* v : window.views())
+    for (TableView* t : v->tables()) {
+      const QAbstractItemModelTester rows(t->rows(), QAbstractItemModelTester::FailureReportingMode::Fatal);
+      const QAbstractItemModelTester sorted(t->model(),
+                                            QAbstractItemModelTester::FailureReportingMode::Fatal);
+      t->sortByColumn(0, Qt::DescendingOrder);
+      t->sortByColumn(-1, Qt::AscendingOrder);
+      ++tested;
+    }
+  window.session().edit("/workload/request_rate", Json(3));
+  window.session().wait();
+  EXPECT_GT(tested, 5);
+}
+
+TEST_F(Views, EveryViewIsPaintedAtEverySizeAndTheme) {
+  for (const auto theme : {Window::Theme::kLight, Window::Theme::kDark}) {
+    Window::use_theme(theme);
+    for (const QSize size : {QSize(1280, 800), QSize(1000, 700), QSize(1900, 1100)}) {
+      window.resize(size);
+      window.show();
+      for (View* v : window.views()) {
+        window.show_view(v->title());
+        QApplication::processEvents();
+        const QImage image = v->grab().toImage();
+        EXPECT_GT(image.width(), 300) << v->title().toStdString();
+        EXPECT_GT(colours_in(image), 4) << v->title().toStdString();
+        for (Chart* c : v->charts()) {
+          EXPECT_GE(c->width(), 200) << v->title().toStdString();
+          EXPECT_FALSE(c->xAxis->label().isEmpty() && c->plottableCount() > 0) << v->title().toStdString();
+        }
+      }
+    }
+  }
+  Window::use_theme(Window::Theme::kLight);
+}
+
+TEST_F(Views, ChartsAndTablesAreSaved) {
+  const QString folder = QStringLiteral(FORETOKEN_BINARY_DIR "/tests/gui/");
+  for (const char* suffix : {"png", "svg", "csv"}) {
+    const QString file = folder + QStringLiteral("memory.") + QString::fromLatin1(suffix);
+    chart("Memory").save(file);
+    EXPECT_GT(QFileInfo(file).size(), 50) << suffix;
+    QFile::remove(file);
+  }
+  EXPECT_THAT(chart("Memory").csv().toStdString(), testing::HasSubstr("\"weights\",0,"));
+  EXPECT_THROW(chart("Memory").save(folder + QStringLiteral("memory.gif")), std::exception);
+  EXPECT_THROW(chart("Memory").save(QStringLiteral("/nowhere/memory.png")), std::exception);
+  table("Step").save(folder + QStringLiteral("step.csv"));
+  QFile::remove(folder + QStringLiteral("step.csv"));
+}
+
+}  // namespace
+}  // namespace foretoken::gui

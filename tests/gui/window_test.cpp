@@ -1,0 +1,100 @@
+// Files, history, answers that are overtaken, and the same numbers as on the command line.
+#include "gui/window.h"
+
+#include <gmock/gmock.h>
+
+#include <QApplication>
+#include <cstdio>
+#include <fstream>
+
+#include "../base/expect_error.h"
+#include "base/json_full.h"
+
+namespace foretoken::gui {
+namespace {
+
+using testing::HasSubstr;
+
+std::string output_of(const std::string& command) {
+  std::string text;
+  FILE* const pipe = popen((command + " 2>/dev/null").c_str(), "r");
+  char buffer[4096];
+  while (const std::size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, n);
+  pclose(pipe);
+  return text;
+}
+
+// Answers but for what tells how they were made.
+Json numbers_of(Json json) {
+  for (const char* key : {"context", "scenario", "format", "timing"}) json.erase(key);
+  return json;
+}
+
+TEST(WindowTest, TheCommandLineGivesTheSameNumbers) {
+  Session session;
+  session.set_scenario(
+      Json::parse(R"({"model": "qwen3-8b", "hardware": {"device": "h200", "devices_per_node": 4},
+      "engine": {"max_num_seqs": 64, "enable_prefix_caching": false, "kv_cache_dtype": "fp8"},
+      "cluster": {"replicas": 2, "router": "least_outstanding"},
+      "workload": {"request_rate": 12, "num_prompts": 200, "input_len": {"distribution": "lognormal", "mean": 800, "p99": 4000},
+                   "output_len": 90, "seed": 3}, "slo": {"ttft_ms": 400}})"),
+      QStringLiteral("test"));
+  session.wait();
+  ASSERT_NE(session.simulated(), nullptr);
+  std::string command = command_line(session.scenario(), "simulate");
+  EXPECT_THAT(command, HasSubstr("--no-enable-prefix-caching"));
+  command.replace(0, 9, FORETOKEN_BINARY_DIR "/foretoken");
+  const std::string text = output_of(command + " -o json");
+  ASSERT_FALSE(text.empty()) << command;
+  EXPECT_EQ(numbers_of(Json::parse(text)), numbers_of(Json::parse(session.simulated()->json().dump())));
+}
+
+TEST(WindowTest, FilesAreOpenedSavedAndRefused) {
+  const test::Folder folder;
+  folder.put("good.json",
+             R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}, "workload": {"num_prompts": 10}})");
+  folder.put("bad.json", R"({"model": )");
+  Window window(false);
+  window.open(QString::fromStdString(folder.path("good.json").string()));
+  EXPECT_THAT(window.windowTitle().toStdString(), HasSubstr("good.json"));
+  const Json before = window.session().scenario();
+  window.open(QString::fromStdString(folder.path("bad.json").string()));
+  EXPECT_EQ(window.session().scenario(), before) << "a bad file changes nothing";
+  window.open(QStringLiteral("/nowhere.json"));
+  EXPECT_EQ(window.session().scenario(), before);
+  window.session().edit("/engine/max_num_seqs", Json(5));
+  EXPECT_TRUE(window.isWindowModified());
+  window.session().save(folder.path("saved.json"));
+  EXPECT_FALSE(window.isWindowModified());
+  EXPECT_EQ(read_json(folder.path("saved.json"))["engine"]["max_num_seqs"], 5);
+  EXPECT_THROW(window.session().save("/nowhere/x.json"), Error);
+}
+
+// A worker's answer to an older scenario is never shown.
+TEST(WindowTest, OvertakenSimulationsAreGivenUp) {
+  Session session;
+  session.edit("/workload/num_prompts", Json(20000));
+  for (int rate = 2; rate < 12; ++rate) {
+    session.edit("/workload/request_rate", Json(rate));
+    for (int i = 0; i < 4; ++i) QApplication::processEvents(QEventLoop::WaitForMoreEvents, 40);
+  }
+  session.edit("/workload/num_prompts", Json(50));
+  session.wait();
+  ASSERT_NE(session.simulated(), nullptr);
+  EXPECT_EQ(session.simulated()->of, session.estimated());
+  EXPECT_EQ(session.simulated()->simulation.served.metrics.completed, 50);
+  EXPECT_EQ(session.sweep()->of, session.estimated());
+}
+
+TEST(WindowTest, PatchesOfAServersCommandAreUndone) {
+  Session session;
+  const Json before = session.scenario();
+  session.apply_patch(Json::parse(patch_from_vllm_command("vllm serve Qwen/Qwen3-8B --max-num-seqs 33")),
+                      QStringLiteral("paste"));
+  EXPECT_EQ(session.scenario()["engine"]["max_num_seqs"], 33);
+  session.history().undo();
+  EXPECT_EQ(session.scenario(), before);
+}
+
+}  // namespace
+}  // namespace foretoken::gui
