@@ -46,6 +46,14 @@ constexpr Strategy kStrategies[] = {
      "both engines by predicted time to first token; prefixes fetched from other prefill engines; early "
      "rejection",
      "choices and schedules worked by hand; spans against single steps"},
+    {"cluster", "mixed pools", "router splitwise; cluster/splitwise; behavior splitwise",
+     "prompt and token machine at arrival by shortest queue; machines that help the other kind out; prompts "
+     "before tokens",
+     "choices and schedules worked by hand; spans against single steps; replays; executed: the same tokens"},
+    {"cluster", "placement by predicted lengths", "router tetriinfer; cluster/tetriinfer",
+     "output ranges with an accuracy, two decode engines of which the lighter one takes it, admission by "
+     "predicted memory, engines that change sides",
+     "choices and schedules worked by hand; spans against single steps; replays; executed: the same tokens"},
     {"memory", "paged KV cache", "block_size, gpu_memory_utilization, num_gpu_blocks_override",
      "blocks that fit beside weights, activations and graphs", "block counts reported by vLLM"},
     {"memory", "sliding windows and hybrid layers", "(the model's config)",
@@ -184,8 +192,6 @@ struct Refused {
 };
 constexpr Refused kRefused[] = {
     {"engine/behavior infinite-llm", "KV blocks lent between engines"},
-    {"cluster/router splitwise", "engines that change between prompts and tokens"},
-    {"cluster/router tetriinfer", "placement by predicted lengths of answers"},
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
      "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},

@@ -24,6 +24,7 @@ constexpr std::int64_t kTgiGraphs[] = {1, 2, 4, 8, 16, 32};
 constexpr std::int64_t kLlamaCppBatch = 2048, kLlamaCppSlots = 1;
 constexpr std::int64_t kTurbomindPrompts = 8192, kLmdeployPytorchPrompts = 4096;
 constexpr std::int64_t kNanoflowTokens = 2048;
+constexpr std::int64_t kSplitwiseTokens = 2048, kSplitwiseSeqs = 512;
 constexpr std::int64_t kPlannedTokens = 8192;  // of a step that the system itself does not limit
 constexpr std::int64_t kMostTokens = 2'147'483'647, kMostSequences = 1'000'000, kMostBlockSize = 65'536;
 
@@ -60,6 +61,8 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
       return {kTurbomindPrompts, lmdeploy_sequences(device)};
     case SchedulerPolicy::kLmdeployPytorch:
       return {kLmdeployPytorchPrompts, lmdeploy_sequences(device)};
+    case SchedulerPolicy::kSplitwise:
+      return {kSplitwiseTokens, kSplitwiseSeqs};
     case SchedulerPolicy::kNanoflow:
       return {kNanoflowTokens, kNanoflowTokens};
     default:  // Orca, static batches
@@ -194,6 +197,9 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
       e.max_prefill_token_num = e.max_num_batched_tokens;
       if (!e.prefill_interval) e.prefill_interval = LmdeployConfig().prefill_interval;
       break;
+    case SchedulerPolicy::kSplitwise:
+      if (!e.max_preemptions) e.max_preemptions = SplitwiseConfig().max_preemptions;
+      break;
     case SchedulerPolicy::kNanoflow:
       e.global_batch_size = e.max_num_batched_tokens;
       break;
@@ -277,6 +283,7 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
   k.only(e.max_prefill_time, "max_prefill_time", "loongserve");
   k.only(e.avg_decoding_time, "avg_decoding_time", "loongserve");
   k.only(e.use_fixed_sp, "use_fixed_sp", "loongserve");
+  k.only(e.max_preemptions, "max_preemptions", "splitwise");
   if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
 }
 
@@ -367,6 +374,7 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   l.max_prefill_time = e.max_prefill_time.value_or(l.max_prefill_time);
   l.avg_decoding_time = e.avg_decoding_time.value_or(l.avg_decoding_time);
   l.use_fixed_sp = e.use_fixed_sp.value_or(l.use_fixed_sp);
+  take(e.max_preemptions, s.splitwise.max_preemptions);
 }
 
 std::optional<Infeasible> slots_verdict(Deployment& d) {

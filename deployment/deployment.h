@@ -146,16 +146,19 @@ struct Disaggregation {
   Link link;               // a port of it for each device
   bool by_layers = false;  // caches go layer by layer, as they are computed
   int engines_per_port = 1;
+  std::int64_t layerwise_min_tokens = 0;  // shorter prompts go whole
   bool decode_makes_first_token = false;
 };
 // The KV cache of a prompt in whole blocks (and its recurrent state): bytes through the busiest device's port
 // as its ranks on one side send them and those on the other take them in, and the time that this takes.
-// to_prefill: from one prefill engine to another.
-double moved_bytes(const Disaggregation& pools, std::int64_t tokens, bool to_prefill = false);
-Seconds move_time(const Disaggregation& pools, std::int64_t tokens, bool to_prefill = false);
+struct MoveEnds {  // the sides of both engines
+  bool from_prefill = true, to_prefill = false;
+};
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens, MoveEnds ends = {});
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens, MoveEnds ends = {});
 // What goes of it after its first `done` tokens; the latency is that of the first piece.
 Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int64_t tokens,
-                       bool to_prefill = false);
+                       MoveEnds ends = {});
 // Of so many blocks to or from that tier, where it is no host link.
 Seconds copy_time(const KvTierLink& tier, std::int64_t blocks);
 // Throws an Error that says that `verb` covers replicas that are alike and serve whole requests.

@@ -12,6 +12,8 @@
 namespace foretoken {
 namespace {
 
+constexpr std::int64_t kTetriInferChunk = 512;  // ChunkSize, the paper's for OPT-13B on its devices
+
 // Both ends take part: the slower one's network.
 Link slower(const Link& a, const Link& b) {
   Link link = a.bandwidth < b.bandwidth ? a : b;
@@ -45,6 +47,24 @@ double stage_bytes(const Deployment& d, Shard stage, int ranks, std::int64_t tok
   stage.tensor_parallel = ranks;
   return kv_bytes(d.model, stage, d.precision.kv, tokens, d.scheduler.block_size) +
          recurrent_state_bytes(d.model, stage);
+}
+
+// Of routers that give engines of both sides either work.
+void check_flexible(const ClusterSection& c, const Disaggregation& pools, SchedulerPolicy policy,
+                    const std::string& where) {
+  if (c.first_token.value_or("prefill") == "decode")
+    throw Error(where + "/cluster/first_token",
+                c.router + " gives the client the token that the prompt ends with; use \"prefill\"");
+  if (c.router == "tetriinfer" && policy != SchedulerPolicy::kVllmV1)
+    throw Error(where + "/engine/behavior",
+                fmt::format("tetriinfer is modelled over vLLM's scheduler alone, not over {}'s",
+                            pools.decode.behavior.name));
+  for (const bool prefill : {true, false})
+    if ((prefill ? pools.prefill : pools.decode).mapping.ranks_per_engine() > 1)
+      throw Error(where + "/cluster/router",
+                  c.router +
+                      " is modelled for engines whose data-parallel ranks are independent; leave "
+                      "expert parallelism out, or use another router");
 }
 
 }  // namespace
@@ -95,16 +115,26 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   auto pools = std::make_shared<Disaggregation>();
   for (const bool prefill : {true, false}) {
     const char* const name = prefill ? "prefill" : "decode";
-    auto verdict = resolve_pool(scenario, prefill ? *c.prefill : *c.decode, std::string(name) + " engines",
-                                resources, model, device, topology, mean_tokens, longest, where);
+    PoolSection section = prefill ? *c.prefill : *c.decode;
+    if (prefill && c.router == "tetriinfer" && !scenario.engine.max_num_batched_tokens &&
+        !section.max_num_batched_tokens)
+      section.max_num_batched_tokens = kTetriInferChunk;
+    auto verdict = resolve_pool(scenario, section, std::string(name) + " engines", resources, model, device,
+                                topology, mean_tokens, longest, where);
     if (auto* no = std::get_if<Infeasible>(&verdict)) return std::move(*no);
     (prefill ? pools->prefill : pools->decode) = std::move(std::get<Deployment>(verdict));
   }
-  if (pools->decode.scheduler.policy != SchedulerPolicy::kVllmV1)
-    throw Error(where + "/engine/behavior",
-                fmt::format("disaggregated serving is modelled for vLLM's scheduler alone, not for {}",
-                            pools->decode.behavior.name));
-  pools->prefill.scheduler.prefill_only = true;
+  const SchedulerPolicy policy = pools->decode.scheduler.policy;
+  if (policy != SchedulerPolicy::kVllmV1 && policy != SchedulerPolicy::kSplitwise)
+    throw Error(
+        where + "/engine/behavior",
+        fmt::format("disaggregated serving is modelled for vLLM's scheduler alone, and for Splitwise's, "
+                    "not for {}",
+                    pools->decode.behavior.name));
+  // Under these routers engines of both sides do either work.
+  const bool flexible = c.router == "splitwise" || c.router == "tetriinfer";
+  if (flexible) check_flexible(c, *pools, policy, where);
+  pools->prefill.scheduler.prefill_only = !flexible;
   if (pools->prefill.precision.kv != pools->decode.precision.kv)
     throw Error(where + "/engine/kv_cache_dtype",
                 fmt::format("the cache moves as it is, and would be {} on {} and {} on {}; name one for both",
@@ -115,11 +145,16 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   if (c.kv_link) {
     pools->by_layers = c.kv_link->overlap == "layerwise";
     pools->engines_per_port = static_cast<int>(c.kv_link->engines_per_port.value_or(1));
+    if (c.kv_link->layerwise_min_tokens && !pools->by_layers)
+      throw Error(where + "/cluster/kv_link/layerwise_min_tokens",
+                  "belongs to overlap \"layerwise\"; leave it out, or ask for that");
+    pools->layerwise_min_tokens = c.kv_link->layerwise_min_tokens.value_or(0);
   }
-  if (pools->by_layers && pools->prefill.mapping.pipeline_parallel > 1)
+  if (pools->by_layers && (pools->prefill.mapping.pipeline_parallel > 1 ||
+                           (flexible && pools->decode.mapping.pipeline_parallel > 1)))
     throw Error(where + "/cluster/kv_link/overlap",
-                "layerwise is modelled for prefill engines without a pipeline; give "
-                "prefill.pipeline_parallel_size 1, or use \"none\"");
+                "layerwise is modelled for engines that compute prompts without a pipeline; give "
+                "pipeline_parallel_size 1 there, or use \"none\"");
   if (c.router == "mooncake" && pools->prefill.mapping.ranks_per_engine() > 1)
     throw Error(where + "/cluster/router",
                 "mooncake is modelled for prefill engines whose data-parallel ranks are independent; leave "
@@ -136,9 +171,10 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
 
 // Each decode rank takes in what it will hold, replicated heads and latents included; the prefill ranks of a
 // stage share what is asked for of their layers.
-double moved_bytes(const Disaggregation& pools, std::int64_t tokens, bool to_prefill) {
-  const Deployment& target = to_prefill ? pools.prefill : pools.decode;
-  const Mapping &from = pools.prefill.mapping, &to = target.mapping;
+double moved_bytes(const Disaggregation& pools, std::int64_t tokens, MoveEnds ends) {
+  const Deployment& target = ends.to_prefill ? pools.prefill : pools.decode;
+  const Deployment& source = ends.from_prefill ? pools.prefill : pools.decode;
+  const Mapping &from = source.mapping, &to = target.mapping;
   double in = 0, asked = 0, whole = 0;
   for (const Shard& stage : to.stages) {
     const double each = stage_bytes(target, stage, to.tensor_parallel, tokens);
@@ -148,19 +184,19 @@ double moved_bytes(const Disaggregation& pools, std::int64_t tokens, bool to_pre
   }
   double out = 0;
   for (const Shard& stage : from.stages) {
-    const double own = stage_bytes(pools.prefill, stage, 1, tokens);
+    const double own = stage_bytes(source, stage, 1, tokens);
     if (whole > 0) out = std::max(out, own / whole * asked / from.tensor_parallel);
   }
   return std::max(in, out);
 }
 
-Seconds move_time(const Disaggregation& pools, std::int64_t tokens, bool to_prefill) {
-  return pools.link.latency + Bytes(moved_bytes(pools, tokens, to_prefill)) / pools.link.bandwidth;
+Seconds move_time(const Disaggregation& pools, std::int64_t tokens, MoveEnds ends) {
+  return pools.link.latency + Bytes(moved_bytes(pools, tokens, ends)) / pools.link.bandwidth;
 }
 
-Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int64_t tokens, bool to_prefill) {
-  const Seconds whole = move_time(pools, tokens, to_prefill);
-  return done > 0 ? whole - move_time(pools, done, to_prefill) : whole;
+Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int64_t tokens, MoveEnds ends) {
+  const Seconds whole = move_time(pools, tokens, ends);
+  return done > 0 ? whole - move_time(pools, done, ends) : whole;
 }
 
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {

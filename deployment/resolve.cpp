@@ -390,7 +390,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   MemoryLimits limits;
   limits.rule = d.behavior.memory_rule;
   limits.gpu_memory_utilization = *e.gpu_memory_utilization;
-  limits.max_num_batched_tokens = *e.max_num_batched_tokens;
+  // Splitwise computes a prompt beyond its budget alone.
+  limits.max_num_batched_tokens = d.behavior.policy == SchedulerPolicy::kSplitwise
+                                      ? std::max(*e.max_num_batched_tokens, *e.max_model_len)
+                                      : *e.max_num_batched_tokens;
   limits.max_num_seqs = *e.max_num_seqs;
   // TensorRT-LLM measures with prompts of the longest length, SGLang's logits live in its reserve.
   if (own_limits && !is_block_policy(d.behavior.policy))

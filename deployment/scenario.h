@@ -254,6 +254,7 @@ struct EngineSection {
   std::optional<double> mem_fraction;
   std::optional<std::int64_t> max_ragged_batch_size, max_ragged_sequence_count;
   std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
+  std::optional<std::int64_t> max_preemptions;
   std::optional<double> waiting_served_ratio;
   std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
   std::optional<std::int64_t> max_prefill_token_num, num_tokens_per_iter, max_prefill_iters, prefill_interval,
@@ -422,6 +423,9 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           at_least(0)),
     field("max_waiting_tokens", &EngineSection::max_waiting_tokens,
           "TGI: tokens of the running batch after which fewer may join (default: 20)", at_least(0)),
+    field("max_preemptions", &EngineSection::max_preemptions,
+          "Splitwise: steps that a sequence may be passed over before it goes before prompts (default: 4)",
+          between(0, 254)),
     field("n_parallel", &EngineSection::n_parallel, "llama.cpp's max_num_seqs: slots", at_least(1)),
     field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
     field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
@@ -563,7 +567,7 @@ struct KvLinkSection {
   std::optional<std::string> name, bandwidth;
   std::optional<double> latency_us;
   std::optional<std::string> overlap;
-  std::optional<std::int64_t> engines_per_port;
+  std::optional<std::int64_t> engines_per_port, layerwise_min_tokens;
 };
 inline constexpr std::string_view kOverlapNames[] = {"none", "layerwise"};
 template <>
@@ -582,7 +586,9 @@ inline constexpr auto fields_of<KvLinkSection> = std::tuple{
     field("engines_per_port", &KvLinkSection::engines_per_port,
           "neighbouring engines of a side that share each port, such as those of a node its network "
           "adapters (default: 1)",
-          at_least(1))};
+          at_least(1)),
+    field("layerwise_min_tokens", &KvLinkSection::layerwise_min_tokens,
+          "layerwise: shorter prompts go whole (default: 0; Splitwise: 512)", at_least(0))};
 
 // Mooncake's conductor.
 struct ConductorSection {
@@ -602,6 +608,49 @@ inline constexpr auto fields_of<ConductorSection> = std::tuple{
           "seconds for which each request is taken to decode, by which the decode engine's load is predicted "
           "for the end of the prompt (default: its load at the arrival)",
           above(0))};
+
+struct SplitwiseSection {
+  std::optional<std::int64_t> prompt_max_pending_batch_tokens;
+};
+template <>
+inline constexpr auto fields_of<SplitwiseSection> = std::tuple{
+    field("prompt_max_pending_batch_tokens", &SplitwiseSection::prompt_max_pending_batch_tokens,
+          "tokens in front of a prompt, itself among them, above which a machine where requests wait doesn't "
+          "get it (default: 8192)",
+          at_least(0))};
+
+inline constexpr std::string_view kPrefillPolicyNames[] = {"fcfs", "sjf", "ljf"};
+inline constexpr std::string_view kDecodePolicyNames[] = {"greedy", "reserve_static", "reserve_dynamic"};
+struct TetriInferSection {
+  std::optional<std::string> prefill_policy, decode_policy;
+  std::optional<std::int64_t> prefill_sched_batch, length_granularity, heavy_decode_tokens;
+  std::optional<double> length_accuracy, load_interval_ms, flip_idle_s;
+};
+template <>
+inline constexpr auto fields_of<TetriInferSection> = std::tuple{
+    field("prefill_policy", &TetriInferSection::prefill_policy,
+          "order of the prompts that wait: fcfs, sjf (shortest first) or ljf (longest first) (default: sjf)",
+          one_of(kPrefillPolicyNames)),
+    field("prefill_sched_batch", &TetriInferSection::prefill_sched_batch,
+          "prompts that are put in that order at a time (default: 16)", at_least(1)),
+    field("length_granularity", &TetriInferSection::length_granularity,
+          "output tokens of a range that a request's length is predicted to lie in (default: 200)",
+          at_least(1)),
+    field("length_accuracy", &TetriInferSection::length_accuracy,
+          "share of requests whose range is predicted rightly (default: 0.749)", between(0, 1)),
+    field("heavy_decode_tokens", &TetriInferSection::heavy_decode_tokens,
+          "predicted output tokens above which a request is heavy (default: 128)", at_least(0)),
+    field(
+        "decode_policy", &TetriInferSection::decode_policy,
+        "whom a decode engine takes in: greedy (who has room now), reserve_static (whose predicted memory is "
+        "free) or reserve_dynamic (whose memory lasts until the first of the others is predicted to end) "
+        "(default: reserve_dynamic)",
+        one_of(kDecodePolicyNames)),
+    field("load_interval_ms", &TetriInferSection::load_interval_ms,
+          "between two broadcasts of the decode engines' loads (default: 100; 0: loads as they are)",
+          at_least(0)),
+    field("flip_idle_s", &TetriInferSection::flip_idle_s,
+          "seconds after which an idle engine may change sides (default: 60; 0: never)", at_least(0))};
 
 // Kubernetes' HorizontalPodAutoscaler, by its defaults.
 struct AutoscaleSection {
@@ -639,6 +688,8 @@ struct ClusterSection {
   std::optional<PoolSection> prefill, decode;
   std::optional<KvLinkSection> kv_link;
   std::optional<ConductorSection> conductor;
+  std::optional<SplitwiseSection> splitwise;
+  std::optional<TetriInferSection> tetriinfer;
   std::optional<std::string> first_token;
   std::optional<AutoscaleSection> autoscale;
   std::optional<std::vector<ReplicaPoolSection>> pools;
@@ -666,6 +717,8 @@ inline constexpr auto fields_of<ClusterSection> = std::tuple{
     field("decode", &ClusterSection::decode, "engines that go on from there; with prefill"),
     field("kv_link", &ClusterSection::kv_link, "link that carries KV blocks between them"),
     field("conductor", &ClusterSection::conductor, "router mooncake's"),
+    field("splitwise", &ClusterSection::splitwise, "router splitwise's"),
+    field("tetriinfer", &ClusterSection::tetriinfer, "router tetriinfer's"),
     field("first_token", &ClusterSection::first_token,
           "whose first token the client gets: that of the prefill engine (default), or the one that the "
           "decode engine makes after the transfer",

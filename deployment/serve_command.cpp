@@ -313,6 +313,7 @@ std::string serve_command(const Deployment& d) {
       return lmdeploy_command(d, true);
     case SchedulerPolicy::kLmdeployPytorch:
       return lmdeploy_command(d, false);
+    case SchedulerPolicy::kSplitwise:
     case SchedulerPolicy::kNanoflow:
     case SchedulerPolicy::kOrca:
     case SchedulerPolicy::kSarathi:

@@ -42,10 +42,14 @@ void refuse_unmodelled(const Scenario& scenario, const std::string& where) {
   belongs(c.router_kv_weight.has_value(), "router_kv_weight", "precise_prefix");
   belongs(c.kv_overlap_score_weight.has_value(), "kv_overlap_score_weight", "kv_cost");
   belongs(c.conductor.has_value(), "conductor", "mooncake");
-  if (c.router == "mooncake" && !c.prefill && !c.decode)
+  belongs(c.splitwise.has_value(), "splitwise", "splitwise");
+  belongs(c.tetriinfer.has_value(), "tetriinfer", "tetriinfer");
+  const bool chooses_both = c.router == "mooncake" || c.router == "splitwise" || c.router == "tetriinfer";
+  if (chooses_both && !c.prefill && !c.decode)
     throw Error(where + "/cluster/router",
-                "mooncake chooses a prefill and a decode engine for each request; give cluster.prefill and "
-                "cluster.decode, or use another router");
+                c.router +
+                    " chooses a prefill and a decode engine for each request; give cluster.prefill and "
+                    "cluster.decode, or use another router");
 }
 
 }  // namespace foretoken

@@ -198,8 +198,11 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.stream.overlap = deployment.streaming.overlap;
   l.stream.from_storage = shard.streams_from_storage;
   l.stream.folder = options.temporary_folder;
-  l.max_tokens =
-      std::min<std::int64_t>(s.max_num_batched_tokens + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
+  // Splitwise computes a prompt beyond its budget alone.
+  const std::int64_t step = s.policy == SchedulerPolicy::kSplitwise
+                                ? std::max(s.max_num_batched_tokens, s.max_model_len)
+                                : s.max_num_batched_tokens;
+  l.max_tokens = std::min<std::int64_t>(step + s.max_num_seqs, s.max_num_seqs * s.max_model_len);
   l.max_sequences = s.max_num_seqs;
   l.max_length = s.max_model_len;
   if (kernels.graphs()) l.step_sizes = deployment.graph_sizes;

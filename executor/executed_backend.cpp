@@ -457,8 +457,10 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
   s.moved.count += t.done == 0;
   s.moved.seconds += seconds;
-  s.moved.bytes += moved_bytes(*s.deployment.pools, t.tokens) -
-                   (t.done > 0 ? moved_bytes(*s.deployment.pools, t.done) : 0);
+  const Disaggregation& pools = *s.deployment.pools;
+  const std::int32_t prefill = pools.prefill.mapping.engines();
+  const MoveEnds ends{t.from < prefill, t.to < prefill};
+  s.moved.bytes += moved_bytes(pools, t.tokens, ends) - (t.done > 0 ? moved_bytes(pools, t.done, ends) : 0);
   return to_picoseconds(Seconds(seconds));
 }
 

@@ -15,7 +15,7 @@ namespace foretoken {
 // alone.
 namespace random_stream {
 inline constexpr std::uint64_t kArrival = 1, kInput = 2, kOutput = 3, kUser = 4, kRouter = 5, kPriority = 6,
-                               kCalls = 7, kToolTokens = 8, kToolTime = 9;
+                               kCalls = 7, kToolTokens = 8, kToolTime = 9, kLengthGuess = 10;
 }
 
 // Draws gaps of mean 1 in units of expected arrivals, and runs through them at the rate of the current stage

@@ -86,7 +86,7 @@ std::optional<std::string> Engine::refuses(const Request& request) const {
   return std::nullopt;
 }
 
-void Engine::enqueue(const Request& request, Picoseconds now, std::int64_t cached) {
+void Engine::enqueue(const Request& request, Picoseconds now, std::int64_t cached, bool moves_on) {
   std::int32_t chosen = 0;
   if (ranks_.size() > 1) {
     for (std::size_t r = 0; r < ranks_.size(); ++r) loads_[r] = load(*ranks_[r]);
@@ -97,6 +97,8 @@ void Engine::enqueue(const Request& request, Picoseconds now, std::int64_t cache
   if (in_flight_ > 0 && front().event.steps > 1 && rank.scheduler->arrival_matters()) truncate(now);
   const std::int32_t slot = rank.sequences.add(request, now);
   rank.sequences[slot].request.adapter = adapter_of_(request);
+  rank.sequences[slot].moves_on = (moves_on || config_.scheduler.prefill_only) && request.output_len > 1 &&
+                                  request.input_len + 1 < config_.scheduler.max_model_len;
   rank.sequences[slot].uncached = static_cast<std::int32_t>(request.input_len - cached);
   prefill_tokens_ += request.input_len - cached;
   prompt_tokens_ += request.input_len - cached;
@@ -108,6 +110,8 @@ void Engine::enqueue(const Request& request, Picoseconds now, std::int64_t cache
 }
 
 void Engine::release(Place at, Picoseconds now) {
+  cut(now);
+  note_usage();
   Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
   rank.scheduler->release(at.slot);
   prompt_tokens_ -= rank.sequences[at.slot].uncached;
@@ -116,8 +120,8 @@ void Engine::release(Place at, Picoseconds now) {
   retry(now);
 }
 
-std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds now) {
-  cut(now);
+std::optional<Engine::Place> Engine::reserve(const Sequence& source, Picoseconds now, bool launched) {
+  cut(now + launched);
   for (std::size_t r = 0; r < ranks_.size(); ++r) loads_[r] = load(*ranks_[r]);
   const std::int32_t chosen = pick_rank(loads_);
   Rank& rank = *ranks_[static_cast<std::size_t>(chosen)];
@@ -223,6 +227,7 @@ std::int64_t Engine::steps_until(const InFlight& flight, Picoseconds arrival) {
 }
 
 void Engine::commit(Picoseconds now, std::vector<Request>& finished, std::vector<Place>& computed) {
+  first_tokens_.clear();
   while (in_flight_ > 0 && front().end <= now) {
     InFlight& flight = front();
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
@@ -317,11 +322,6 @@ void Engine::take_accepted(std::span<const Verification> verified, Rank& rank) {
   }
 }
 
-bool Engine::goes_on_elsewhere(const Request& request) const {
-  return config_.scheduler.prefill_only && request.output_len > 1 &&
-         request.input_len + 1 < config_.scheduler.max_model_len;
-}
-
 void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Request>& finished,
                          std::vector<Place>& computed) {
   Rank& rank = *ranks_[r];
@@ -339,12 +339,13 @@ void Engine::give_tokens(const InFlight& flight, std::size_t r, std::vector<Requ
   for (const std::int32_t slot : flight.sampled[r]) {
     Sequence& s = rank.sequences[slot];
     s.token_in_flight = false;
-    const bool elsewhere = goes_on_elsewhere(s.request);
+    const bool elsewhere = s.moves_on;
     // Preempted in a pipeline before its token came out: there is no cache to move, it is computed again.
     if (elsewhere && s.state == Sequence::State::kWaiting) continue;
     ++s.num_tokens;
     if (!s.first_token_out) {
       s.first_token_out = true;
+      first_tokens_.push_back(s.request.id);
       prefill_tokens_ -= s.uncached;
       s.prefill_start = e.start;
       // A span gives first tokens only where the cache came from elsewhere.

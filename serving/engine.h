@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "serving/engine_place.h"
 #include "serving/kv_tiers.h"
 #include "serving/router.h"
 #include "serving/scheduler/scheduler.h"
@@ -34,13 +35,11 @@ class Engine {
 
   // Why the request can never be served here; nullopt when it can.
   std::optional<std::string> refuses(const Request& request) const;
-  // cached: tokens of its prompt that the router found here, 0 if it didn't look.
-  void enqueue(const Request& request, Picoseconds now, std::int64_t cached = 0);
+  // cached: tokens of its prompt that the router found here, 0 if it didn't look. moves_on: another engine
+  // makes its tokens after the first, as of all requests where the engine only prefills.
+  void enqueue(const Request& request, Picoseconds now, std::int64_t cached = 0, bool moves_on = false);
   // A sequence of this engine.
-  struct Place {
-    std::int32_t rank = 0, slot = 0;
-    bool operator==(const Place&) const = default;
-  };
+  using Place = EnginePlace;
   // A part of a prompt that a step computes.
   struct Chunk {
     Place place;
@@ -54,11 +53,15 @@ class Engine {
     return ranks_[static_cast<std::size_t>(at.rank)]->sequences[at.slot];
   }
   void release(Place at, Picoseconds now);
+  // What was computed goes on here after all.
+  void go_on(Place at, Picoseconds now);
+  // Requests whose first token the last commit brought, in the order in which they came out.
+  std::span<const RequestId> first_tokens() const { return first_tokens_; }
   // Blocks for what another engine computes; nullopt if there is no room now. Then its cache arrives, or,
-  // before that, it is known that it won't.
-  std::optional<Place> reserve(const Sequence& source, Picoseconds now);
+  // before that, it is known that it won't. launched: steps that start now have started, and don't see it.
+  std::optional<Place> reserve(const Sequence& source, Picoseconds now, bool launched = false);
   void arrive(Place at, const Sequence& source, Picoseconds now);
-  void cancel(Place at, Picoseconds now);
+  void cancel(Place at, Picoseconds now, bool launched = false);
   // A prefix that one engine fetches from another's cache, on engines of one rank: the blocks of it that are
   // cached here, kept; more blocks for what comes, fewer if no more are free; and they are let go, those from
   // `cached` on entered under their hashes.
@@ -91,6 +94,7 @@ class Engine {
   Picoseconds busy() const { return busy_; }
   double kv_usage() const;  // share of the KV memory that requests hold, of the fullest rank (after catch_up)
   double peak_kv_usage() const { return peak_kv_usage_; }
+  std::int64_t free_kv_tokens() const;  // of the first rank (after catch_up)
   TokenCounts counts() const;
   std::int64_t peak_host_blocks() const;  // of the fullest rank
   bool all_blocks_free() const;
@@ -127,7 +131,6 @@ class Engine {
   void cut(Picoseconds now);
   void give_tokens(const InFlight& flight, std::size_t rank, std::vector<Request>& finished,
                    std::vector<Place>& computed);
-  bool goes_on_elsewhere(const Request& request) const;
   RankLoad load(const Rank& rank) const {
     return {rank.scheduler->waiting() + rank.reserved, rank.scheduler->running()};
   }
@@ -158,6 +161,7 @@ class Engine {
   std::vector<RankLoad> loads_;
   AdapterDraw adapter_of_;
   std::vector<std::int32_t> finishing_, parking_;
+  std::vector<RequestId> first_tokens_;
   std::int64_t between_ = 0;  // sequences here whose cache is to be moved or on its way
   // Came too late for the next step, which is decided already.
   struct Held {

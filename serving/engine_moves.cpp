@@ -4,12 +4,27 @@
 
 namespace foretoken {
 
-void Engine::cancel(Place at, Picoseconds now) {
+void Engine::cancel(Place at, Picoseconds now, bool launched) {
   Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
-  cut(now);
+  cut(now + launched);
+  note_usage();
   rank.scheduler->cancel(at.slot);
   rank.sequences.remove(at.slot);
   --rank.reserved;
+  --between_;
+  retry(now);
+}
+
+std::int64_t Engine::free_kv_tokens() const {
+  const Scheduler& s = *ranks_.front()->scheduler;
+  return (s.kv_usable() - s.kv_used()) * config_.scheduler.block_size;
+}
+
+void Engine::go_on(Place at, Picoseconds now) {
+  Rank& rank = *ranks_[static_cast<std::size_t>(at.rank)];
+  cut(now);
+  rank.sequences[at.slot].moves_on = false;
+  rank.scheduler->go_on(at.slot);
   --between_;
   retry(now);
 }
@@ -18,7 +33,7 @@ void Engine::list_chunks(std::vector<Chunk>& chunks) const {
   const InFlight& flight = flights_[(head_ + in_flight_ - 1) % flights_.size()];
   for (std::size_t r = 0; r < ranks_.size(); ++r)
     for (const PrefillPart& p : batches_[r].prefill)
-      if (goes_on_elsewhere(ranks_[r]->sequences[p.slot].request))
+      if (p.slot >= 0 && ranks_[r]->sequences[p.slot].moves_on)
         chunks.push_back({{static_cast<std::int32_t>(r), p.slot},
                           p.cached,
                           p.cached + p.new_tokens,

@@ -68,6 +68,17 @@ class KvMoves {
     return pending_[static_cast<std::size_t>(engine)].front();
   }
   void take_next(std::int32_t engine) { pending(engine).pop_front(); }
+  // The first that waits, for whichever engine, of those that `engine` has computed.
+  struct Waiting {
+    std::int32_t engine = 0;  // that it waits for
+    Computed computed;
+  };
+  std::optional<Waiting> first_of(std::int32_t engine) const {
+    for (std::size_t to = 0; to < pending_.size(); ++to)
+      for (const Computed& c : pending_[to])
+        if (c.engine == engine) return Waiting{static_cast<std::int32_t>(to), c};
+    return std::nullopt;
+  }
   void forget(std::int32_t engine, const Computed& computed) { std::erase(pending(engine), computed); }
 
   // At once and as one piece.

@@ -94,6 +94,8 @@ std::int32_t Router::pick(const Request& request, std::span<const ContentRun> co
     case RouterKind::kKvCost:
       return lowest_cost(request, view);
     case RouterKind::kMooncake:
+    case RouterKind::kSplitwise:
+    case RouterKind::kTetriInfer:
       break;
   }
   throw std::logic_error("a router of no kind");

@@ -20,12 +20,15 @@ enum class RouterKind {
   kPrefixAffine,
   kPrecisePrefix,
   kKvCost,
-  kMooncake  // the conductor's: it chooses a prefill and a decode engine (serving/conductor.h)
+  // These choose a prefill and a decode engine each (serving/conductor.h, mixed_pools.h, tetri_infer.h).
+  kMooncake,
+  kSplitwise,
+  kTetriInfer
 };
 // By kind, as scenarios name them.
 inline constexpr std::string_view kRouterNames[] = {
-    "round_robin",    "random",        "least_outstanding", "least_tokens", "power_of_two",
-    "session_sticky", "prefix_affine", "precise_prefix",    "kv_cost",      "mooncake"};
+    "round_robin",   "random",         "least_outstanding", "least_tokens", "power_of_two", "session_sticky",
+    "prefix_affine", "precise_prefix", "kv_cost",           "mooncake",     "splitwise",    "tetriinfer"};
 
 struct RouterConfig {
   RouterKind kind = RouterKind::kRoundRobin;

@@ -25,6 +25,8 @@ struct alignas(64) Sequence {
   bool token_in_flight = false;  // sampled in a step whose tokens aren't out yet
   bool first_token_out = false;
   std::int16_t drafts = 0;          // drafted tokens that its next step verifies
+  bool moves_on = false;            // another engine makes its tokens after the first
+  std::uint8_t passed_over = 0;     // steps in a row that it had no place in (Splitwise's scheduler)
   std::int32_t shared_blocks = 0;   // leading blocks whose content other requests may share
   std::int32_t entered_blocks = 0;  // leading blocks that are in the prefix cache's table
   std::int32_t offered_blocks = 0;  // leading blocks that the KV tiers know of

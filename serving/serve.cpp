@@ -121,6 +121,7 @@ class Loop : private Transfers::Host {
       finished_.clear();
       computed_.clear();
       engine.commit(now_, finished_, computed_);
+      if (transfers_->is_flexible()) transfers_->first_tokens(engine.first_tokens(), now_);
       for (const Engine::Place place : computed_) transfers_->computed(e, place, now_);
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
@@ -129,13 +130,13 @@ class Loop : private Transfers::Host {
       completed_ += static_cast<std::int64_t>(finished_.size());
       result_.engines[static_cast<std::size_t>(e)].requests += std::ssize(finished_) + std::ssize(computed_);
       for (const Request& request : finished_) {
-        transfers_->ended(e, request);
+        transfers_->ended(e, request, now_);
         left(e, request);
       }
       for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
-      if (!finished_.empty() && transfers_->decodes(e)) transfers_->has_room(e);
+      if ((!finished_.empty() || !computed_.empty()) && transfers_->receives(e)) transfers_->has_room(e);
     }
     if (transfers_->hand_over(now_)) check_backlog();
   }
@@ -155,7 +156,8 @@ class Loop : private Transfers::Host {
       }
       forget_hashes();
       const bool conducts = transfers_->conducts();
-      const std::int32_t e = conducts ? 0 : router_.pick(request, workload_.content(request), *this);
+      const bool chosen = conducts || transfers_->is_flexible();
+      const std::int32_t e = chosen ? 0 : router_.pick(request, workload_.content(request), *this);
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
@@ -172,6 +174,11 @@ class Loop : private Transfers::Host {
           workload_.refused(request, now_ + options_.egress);
           note_session();
         }
+      } else if (transfers_->is_flexible()) {
+        const Transfers::Start start = transfers_->start(request, now_);
+        engine(start.engine).enqueue(request, now_, 0, start.moves_on);
+        update_load(start.engine);
+        settle(start.engine);
       } else if (e < 0) {
         unrouted_.push_back(request);
         ++averages_.waiting;
@@ -195,7 +202,10 @@ class Loop : private Transfers::Host {
 
   std::unique_ptr<Engine> make_engine(std::int32_t e) {
     const bool same = options_.engines.size() == 1;
-    return std::make_unique<Engine>(e, options_.engines[same ? 0 : static_cast<std::size_t>(e)],
+    EngineConfig config = options_.engines[same ? 0 : static_cast<std::size_t>(e)];
+    config.scheduler.tells_lengths = options_.router.kind == RouterKind::kTetriInfer &&
+                                     options_.tetri_infer.decode_policy == DecodePolicy::kReserveDynamic;
+    return std::make_unique<Engine>(e, config,
                                     EngineContext{workload_, backend_, options_, metrics_, shared_tiers_});
   }
 
@@ -254,6 +264,7 @@ class Loop : private Transfers::Host {
   }
 
   void left(std::int32_t e, const Request& request) {
+    if (transfers_->is_flexible()) return;
     if (!transfers_->decodes(e)) router_.left(e, request);
     if (replicas_.state(e) == Replicas::State::kDraining && router_.outstanding(e) == 0)
       replicas_.stop(e, now_);
@@ -261,13 +272,22 @@ class Loop : private Transfers::Host {
 
   void launch_ready() {
     std::sort(ready_.begin(), ready_.end());
-    if (transfers_->by_layers()) launch_prefill();
-    for (const std::int32_t e : ready_) {
+    if (transfers_->by_layers() && transfers_->is_flexible())
+      launch_and_stream();
+    else if (transfers_->by_layers())
+      launch_prefill();
+    for (std::size_t i = 0; i < ready_.size(); ++i) {
+      const std::int32_t e = ready_[i];
       launch(e);
       // A preempted request that runs again no longer keeps others out.
-      if (transfers_->decodes(e) && transfers_->pull(e, now_)) heap_.set(e, engine(e).event_time());
+      pull_after_launch(e);
     }
     ready_.clear();
+  }
+
+  void pull_after_launch(std::int32_t e) {
+    if (transfers_->receives(e) && transfers_->pulls_between_steps() && transfers_->pull(e, now_))
+      heap_.set(e, engine(e).event_time());
   }
 
   bool launch(std::int32_t e) {
@@ -280,6 +300,7 @@ class Loop : private Transfers::Host {
       abort(fmt::format("engine {} can schedule none of its {} waiting and {} running requests", e,
                         engine.waiting(), engine.running()));
     }
+    if (!started) transfers_->unblock(e, now_);  // then it is ready once more
     return started;
   }
 
@@ -292,6 +313,22 @@ class Loop : private Transfers::Host {
       transfers_->stream(e, launch(e), now_);
       commit_ended();  // spans that this cut at this very time
       std::sort(ready_.begin(), ready_.end());
+    }
+  }
+
+  void stays(std::int32_t e) override { --result_.engines[static_cast<std::size_t>(e)].requests; }
+  // Where every engine may send to every other one: all start their steps, then room is made for the layers.
+  void launch_and_stream() {
+    while (!ready_.empty()) {
+      std::sort(ready_.begin(), ready_.end());
+      launching_.clear();
+      launching_.swap(ready_);
+      started_.clear();
+      for (const std::int32_t e : launching_) started_.push_back(launch(e));
+      for (std::size_t i = 0; i < launching_.size(); ++i) {
+        transfers_->stream(launching_[i], started_[i] != 0, now_);
+        pull_after_launch(launching_[i]);
+      }
     }
   }
 
@@ -418,7 +455,7 @@ class Loop : private Transfers::Host {
       // A step that computes nothing but rows of ended requests may outlast the last one (overlap scheduler).
       m.busy_share = std::min(1.0, static_cast<double>(busy_) / engine_time);
     }
-    transfers_->summarize(result_, m);
+    transfers_->summarize(result_, m, now_);
     result_.metrics = m;
     result_.records = metrics_.records();
     if (options_.timeline != nullptr) options_.timeline->finish();
@@ -445,6 +482,8 @@ class Loop : private Transfers::Host {
   std::vector<RankLoad> loads_;  // as counted in averages_
   std::vector<std::int32_t> ready_;
   std::vector<char> is_ready_;
+  std::vector<std::int32_t> launching_;  // scratch
+  std::vector<char> started_;
   std::vector<Request> finished_;
   std::vector<Engine::Place> computed_;
   Averages averages_;

@@ -16,8 +16,10 @@
 #include "serving/kv_tier_config.h"
 #include "serving/lora.h"
 #include "serving/metrics.h"
+#include "serving/mixed_pools.h"
 #include "serving/over_time.h"
 #include "serving/router.h"
+#include "serving/tetri_infer.h"
 #include "serving/timeline.h"
 #include "serving/workload.h"
 
@@ -39,7 +41,8 @@ enum class SchedulerPolicy {
   kTurbomind,  // LMDeploy's engines
   kLmdeployPytorch,
   kNanoflow,
-  kLoongserve  // a pool of elastic instances in place of engines (elastic_pool.h)
+  kLoongserve,  // a pool of elastic instances in place of engines (elastic_pool.h)
+  kSplitwise    // its machine-level scheduler
 };
 
 // Whose way to keep the stages of a pipeline busy is modelled.
@@ -126,6 +129,18 @@ struct LmdeployConfig {
   std::int64_t prefill_interval = 16;  // PyTorch engine: decode steps between two looks at the queue
 };
 
+struct SplitwiseConfig {
+  std::int64_t max_preemptions = 4;  // steps that a sequence may be passed over before it goes first
+};
+
+// TetriInfer's prefill engines, under vLLM's scheduler: so many requests of the queue are put in order at a
+// time (PrefillSchedBatch).
+enum class PrefillOrder { kFcfs, kSjf, kLjf };
+struct PrefillWindow {
+  PrefillOrder order = PrefillOrder::kFcfs;
+  std::int64_t requests = 16;
+};
+
 // NanoFlow's; max_num_batched_tokens is its global_batch_size. 0: the workload's mean.
 struct NanoflowConfig {
   std::int64_t average_prefill_length = 0, average_decode_length = 0;
@@ -161,6 +176,8 @@ struct SchedulerConfig {
   LmdeployConfig lmdeploy;
   NanoflowConfig nanoflow;
   LoongserveConfig loongserve;
+  SplitwiseConfig splitwise;
+  PrefillWindow prefill_window;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_model_len = 32768;
@@ -196,8 +213,9 @@ struct SchedulerConfig {
   bool schedules_ahead = false;
   // Ends with the prompt and its first token; the rest is another engine's.
   bool prefill_only = false;
-  LoraConfig lora;         // of vLLM's policy alone
-  KvTiersConfig kv_tiers;  // of vLLM's policy alone
+  bool tells_lengths = false;  // sequences' lengths are asked for between decisions
+  LoraConfig lora;             // of vLLM's policy alone
+  KvTiersConfig kv_tiers;      // of vLLM's policy alone
   // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
   // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
   int beam_width = 1;
@@ -219,6 +237,8 @@ struct KvLinkConfig {
   std::int64_t layers = 0;
   Picoseconds latency = 0;   // part of each transfer; what goes behind another one doesn't wait for it
   int engines_per_port = 1;  // neighbours on either side that send and receive through one port
+  // Shorter prompts go whole even so (Splitwise: layer by layer they'd only disturb their own computing).
+  std::int64_t layerwise_min_tokens = 0;
 };
 
 struct ServeOptions {
@@ -236,6 +256,9 @@ struct ServeOptions {
   // Of router kMooncake, which decides by estimates.
   ConductorConfig conductor;
   TimeEstimates* estimates = nullptr;
+  // Of the routers of these names; engines of both roles then compute prompts and make tokens.
+  MixedPoolsConfig splitwise;
+  TetriInferConfig tetri_infer;
   // Of `replicas` engines alike as many serve as it decides; requests that come while none does wait in front
   // of the router. Not with engines that only prefill.
   AutoscaleConfig autoscale;
@@ -275,6 +298,8 @@ struct ServeResult {
                rejected_tbt = 0;  // of these by the conductor, for the limit that they'd miss
   std::int64_t prefix_fetches = 0,
                fetched_tokens = 0;  // by the conductor, from one prefill engine to another
+  MixedPoolCounts mixed_pools;      // router splitwise's
+  TetriInferCounts tetri_infer;
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each,
   // input + beams x (output - 1) in beam search) are scheduled + reused - discarded - unaccepted: computed in
   // steps, found in the prefix cache, lost to preemption, drafted and not used.

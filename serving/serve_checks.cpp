@@ -135,6 +135,11 @@ void check_policy(const SchedulerConfig& c) {
                              c.num_host_blocks == 0 && c.beam_width == 1 && !c.prefill_only),
           "scheduling_policy",
           "priorities are modelled for vLLM, without swapping, beam search and prefill apart; use fcfs");
+  require(c.prefill_window.order == PrefillOrder::kFcfs || c.policy == SchedulerPolicy::kVllmV1,
+          "prefill_policy", "is modelled under vLLM's scheduler alone; use fcfs");
+  require(c.prefill_window.requests >= 1, "prefill_sched_batch", "must be at least 1");
+  require(c.splitwise.max_preemptions >= 0 && c.splitwise.max_preemptions < 255, "max_preemptions",
+          "must be from 0 to 254");
   if (c.policy == SchedulerPolicy::kVllmV1) return;
   require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
   require(c.pipeline_depth == 1 || runs_in_pipelines(c.policy), "pipeline_parallel_size",
@@ -207,6 +212,45 @@ void check(const EngineConfig& engine, const Backend& backend) {
   }
 }
 
+namespace {
+
+// Whose caches may come from another engine.
+bool serves_apart(SchedulerPolicy p) {
+  return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kSplitwise;
+}
+
+// Routers under which engines of both roles do either work.
+void check_flexible(const ServeOptions& options, std::size_t prefill) {
+  const bool is_tetri = options.router.kind == RouterKind::kTetriInfer;
+  const std::string name(kRouterNames[static_cast<std::size_t>(options.router.kind)]);
+  require(prefill > 0, "router",
+          name +
+              " chooses an engine for the prompt and one for the tokens; give prefill and decode, or use "
+              "another router");
+  require(!options.decode_makes_first_token, "first_token",
+          name + " gives the client the token that the prompt ends with; use prefill");
+  for (const EngineConfig& e : options.engines) {
+    require(e.ranks == 1, "data_parallel_size",
+            name + " is modelled for engines of one rank; use independent replicas");
+    require(options.kv_link.layers == 0 || e.scheduler.pipeline_depth == 1, "overlap",
+            "layerwise is modelled for engines without a pipeline; use pipeline_parallel_size 1");
+    require(!e.scheduler.by_priority, "scheduling_policy",
+            "priorities are not modelled where prompts and tokens are made apart; use fcfs");
+    require(!is_tetri || e.scheduler.policy == SchedulerPolicy::kVllmV1, "behavior",
+            "tetriinfer is modelled over vLLM's scheduler alone");
+  }
+  require(options.splitwise.prompt_max_pending_tokens >= 0, "prompt_max_pending_batch_tokens",
+          "must be at least 0");
+  const TetriInferConfig& t = options.tetri_infer;
+  require(t.length_granularity >= 1, "length_granularity", "must be at least 1");
+  require(t.length_accuracy >= 0 && t.length_accuracy <= 1, "length_accuracy", "must be from 0 to 1");
+  require(t.heavy_decode_tokens >= 0, "heavy_decode_tokens", "must be at least 0");
+  require(t.load_interval >= 0, "load_interval_ms", "must be at least 0");
+  require(!t.flip_idle || *t.flip_idle > 0, "flip_idle_s", "must be above 0");
+}
+
+}  // namespace
+
 std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
   const auto count = [&](EngineRole role) {
     return std::count_if(engines.begin(), engines.end(),
@@ -221,15 +265,14 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
     const EngineConfig& e = engines[i];
     const bool prefills = static_cast<std::ptrdiff_t>(i) < prefill;
     require((e.role == EngineRole::kPrefill) == prefills, "prefill", "engines that only prefill come first");
-    require(e.scheduler.policy == SchedulerPolicy::kVllmV1, "behavior",
-            "disaggregated serving is modelled for vLLM's scheduler alone");
+    require(serves_apart(e.scheduler.policy), "behavior",
+            "disaggregated serving is modelled for vLLM's scheduler alone, and for Splitwise's");
     require(e.scheduler.block_size == engines[0].scheduler.block_size, "block_size",
             "must be the same for prefill and decode");
     require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",
             "must be the same for prefill and decode");
     require(e.scheduler.kv_tiers.tiers.empty(), "kv_tiers",
             "are modelled for engines that serve whole requests");
-    require(e.scheduler.prefill_only == prefills, "prefill", "prefill_only belongs to the role of an engine");
   }
   return static_cast<std::size_t>(prefill);
 }
@@ -237,11 +280,18 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
 void check_transfers(const ServeOptions& options, std::size_t prefill) {
   const KvLinkConfig& link = options.kv_link;
   require(link.layers >= 0 && link.latency >= 0, "kv_link", "layers and latency must be at least 0");
+  require(link.layerwise_min_tokens >= 0, "layerwise_min_tokens", "must be at least 0");
+  const bool flexible =
+      options.router.kind == RouterKind::kSplitwise || options.router.kind == RouterKind::kTetriInfer;
+  for (std::size_t e = 0; e < options.engines.size(); ++e)
+    require(options.engines[e].scheduler.prefill_only == (e < prefill && !flexible), "prefill",
+            "prefill_only belongs to the role of an engine, and to none where routers give it its work");
   require(link.engines_per_port >= 1, "engines_per_port", "must be at least 1");
   for (std::size_t e = 0; e < prefill && link.layers > 0; ++e)
     require(
         options.engines[e].scheduler.pipeline_depth == 1, "overlap",
         "layerwise is modelled for prefill engines without a pipeline; use pipeline_parallel_size 1 there");
+  if (flexible) check_flexible(options, prefill);
   if (options.router.kind != RouterKind::kMooncake) return;
   require(
       prefill > 0, "router",

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 namespace foretoken {
@@ -11,10 +12,7 @@ namespace {
 // The rule for decode engines, to which no prompt goes; weights are of replicas that serve whole requests.
 RouterConfig by_load(RouterConfig config) {
   config.weights.clear();
-  const bool looks = config.kind == RouterKind::kSessionSticky || config.kind == RouterKind::kPrefixAffine ||
-                     config.kind == RouterKind::kPrecisePrefix || config.kind == RouterKind::kKvCost ||
-                     config.kind == RouterKind::kMooncake;
-  if (looks) config.kind = RouterKind::kLeastOutstanding;
+  config.kind = decode_router(config.kind);
   return config;
 }
 
@@ -31,6 +29,10 @@ std::vector<std::int32_t> ports(const ServeOptions& options, std::size_t prefill
 
 }  // namespace
 
+RouterKind decode_router(RouterKind router) {
+  return router >= RouterKind::kSessionSticky ? RouterKind::kLeastOutstanding : router;
+}
+
 Transfers::Transfers(Host& host, Backend& backend, const ServeOptions& options, std::size_t prefill)
     : host_(host),
       backend_(backend),
@@ -40,9 +42,20 @@ Transfers::Transfers(Host& host, Backend& backend, const ServeOptions& options, 
       moves_(ports(options, prefill)) {
   if (options.router.kind == RouterKind::kMooncake)
     conductor_.emplace(options.conductor, *options.estimates, prefill, options.engines.size() - prefill);
+  std::vector<std::int64_t> capacity;
+  for (const EngineConfig& e : options.engines)
+    capacity.push_back(e.scheduler.caches_tokens ? (e.scheduler.num_blocks - 1) * e.scheduler.block_size
+                                                 : std::numeric_limits<std::int64_t>::max());
+  const std::int64_t longest = options.engines.front().scheduler.max_model_len;
+  if (options.router.kind == RouterKind::kSplitwise)
+    pools_.emplace(options.splitwise, prefill, std::move(capacity), longest);
+  else if (options.router.kind == RouterKind::kTetriInfer)
+    tetri_.emplace(options.tetri_infer, options.router.seed, prefill, std::move(capacity), longest);
 }
 
-std::int32_t Transfers::choose_decode(const Request& request) {
+std::int32_t Transfers::choose_decode(const Request& request, Picoseconds now) {
+  if (pools_) return pools_->token_of(request.id);
+  if (tetri_) return tetri_->dispatch(request, now);
   const std::int32_t picked =
       conductor_ ? conductor_->decode_of(request.id) - prefill_ : decode_router_.pick(request, {}, host_);
   decode_router_.sent(picked, request);
@@ -54,7 +67,45 @@ void Transfers::computed(std::int32_t e, Engine::Place place, Picoseconds now) {
   handed_.push_back({e, place});
 }
 
-void Transfers::ended(std::int32_t e, const Request& request) {
+void Transfers::first_tokens(std::span<const RequestId> requests, Picoseconds now) {
+  for (const RequestId request : requests) {
+    if (pools_) pools_->computed(request, now);
+    if (tetri_) tetri_->computed(request, now);
+  }
+}
+
+Transfers::Start Transfers::start(const Request& request, Picoseconds now) {
+  if (tetri_) return {tetri_->assign(request, now), true};
+  const MixedPools::Assignment a = pools_->assign(
+      request, [&](std::int32_t e) { return host_.engine(e).waiting() > 0; }, now);
+  return {a.prompt, a.prompt != a.token};
+}
+
+bool Transfers::unblock(std::int32_t e, Picoseconds now) {
+  if (!pools_) return false;
+  Engine& engine = host_.engine(e);
+  if (!engine.is_idle() || engine.running() > 0 || (engine.waiting() == 0 && !moves_.any_pending(e)))
+    return false;
+  const auto first = moves_.first_of(e);
+  if (!first) return false;
+  const RequestId request = engine.sequence(first->computed.place).request.id;
+  if (const KvMoves::Stream* stream = moves_.find(first->computed)) {
+    if (!stream->parked) return false;
+    moves_.erase(first->computed);
+  }
+  moves_.forget(first->engine, first->computed);
+  engine.go_on(first->computed.place, now);
+  pools_->goes_on(request, now);
+  host_.count(-1, 0);
+  host_.stays(e);
+  host_.update_load(e);
+  host_.settle(e);
+  return true;
+}
+
+void Transfers::ended(std::int32_t e, const Request& request, Picoseconds now) {
+  if (pools_) pools_->ended(request.id, now);
+  if (tetri_) tetri_->ended(request.id, now);
   if (conductor_) conductor_->ended(request.id);
   if (decodes(e)) decode_router_.left(e - prefill_, request);
 }
@@ -67,7 +118,7 @@ bool Transfers::hand_over(Picoseconds now) {
       host_.count(stream->target ? 0 : 1, stream->target ? 1 : 0);
       continue;
     }
-    const std::int32_t e = choose_decode(host_.engine(c.engine).sequence(c.place).request);
+    const std::int32_t e = choose_decode(host_.engine(c.engine).sequence(c.place).request, now);
     host_.count(1, 0);
     moves_.wait_for(e, c);
     roomier_.push_back(e);
@@ -85,8 +136,9 @@ bool Transfers::pull(std::int32_t e, Picoseconds now) {
   while (moves_.any_pending(e)) {
     const KvMoves::Computed from = moves_.next(e);
     const Sequence& source = host_.engine(from.engine).sequence(from.place);
-    const auto place = engine.reserve(source, now);
+    const auto place = admits(e, source, now) ? engine.reserve(source, now, launched_) : std::nullopt;
     if (!place) break;
+    if (tetri_) tetri_->placed(source.request.id, *place);
     moves_.take_next(e);
     if (KvMoves::Stream* stream = moves_.find(from)) {
       stream->target = place;
@@ -103,7 +155,17 @@ bool Transfers::pull(std::int32_t e, Picoseconds now) {
     moves_.deliver(from, {e, *place}, sent.end);
     host_.count(-1, 1);
   }
+  if (moves_.any_pending(e)) unblock(e, now);
   return true;
+}
+
+bool Transfers::admits(std::int32_t e, const Sequence& source, Picoseconds now) {
+  if (!tetri_) return true;
+  Engine& engine = host_.engine(e);
+  engine.catch_up(now);
+  return tetri_->admits(source.request, e, engine.free_kv_tokens(), [&](const Engine::Place& place) {
+    return std::int64_t{engine.sequence(place).computed} + 1;
+  });
 }
 
 Picoseconds Transfers::price(const KvTransfer& transfer) {
@@ -119,6 +181,7 @@ void Transfers::write(const KvTransfer& t, Picoseconds now, const KvMoves::Sent&
 }
 
 void Transfers::stream(std::int32_t e, bool started, Picoseconds now) {
+  launched_ = is_flexible();
   give_back_preempted(e, now);
   Engine& engine = host_.engine(e);
   chunks_.clear();
@@ -128,7 +191,8 @@ void Transfers::stream(std::int32_t e, bool started, Picoseconds now) {
     KvMoves::Stream* stream = moves_.find(from);
     if (stream == nullptr) {
       const Sequence& sequence = engine.sequence(chunk.place);
-      const std::int32_t to = choose_decode(sequence.request);
+      if (sequence.request.input_len < options_.kv_link.layerwise_min_tokens) continue;
+      const std::int32_t to = choose_decode(sequence.request, now);
       stream = &moves_.streams(e).emplace_back();
       stream->from = from;
       stream->to = to;
@@ -140,6 +204,7 @@ void Transfers::stream(std::int32_t e, bool started, Picoseconds now) {
     if (stream->target) send_computed(*stream, now);
   }
   hand_over(now);
+  launched_ = false;
 }
 
 // Whose prompt must be computed again has no claim to room elsewhere meanwhile, or engines could wait for
@@ -154,10 +219,13 @@ void Transfers::give_back_preempted(std::int32_t e, Picoseconds now) {
       ++i;
       continue;
     }
-    decode_router_.left(s.to - prefill_, sequence.request);
+    if (tetri_)
+      tetri_->withdrawn(sequence.request, now);
+    else if (!pools_)
+      decode_router_.left(s.to - prefill_, sequence.request);
     moves_.give_back(s, now);
     if (s.target) {
-      host_.engine(s.to).cancel(*s.target, now);
+      host_.engine(s.to).cancel(*s.target, now, launched_);
       host_.update_load(s.to);
       host_.settle(s.to);
       roomier_.push_back(s.to);
@@ -209,6 +277,9 @@ void Transfers::finish(Picoseconds now) {
   while (moves_.first_end() <= now) {
     const KvMoves::Move move = moves_.pop();
     Engine &from = host_.engine(move.from.engine), &to = host_.engine(move.to.engine);
+    const RequestId request = from.sequence(move.from.place).request.id;
+    if (pools_) pools_->moved(request);
+    if (is_flexible()) roomier_.push_back(move.from.engine);
     to.arrive(move.to.place, from.sequence(move.from.place), now);
     from.release(move.from.place, now);
     moves_.erase(move.from);
@@ -272,7 +343,9 @@ void Transfers::carry_out(const Conductor::Decision& d, const Request& request, 
   host_.send(request, d.prefill);
 }
 
-void Transfers::summarize(ServeResult& result, ServingMetrics& m) const {
+void Transfers::summarize(ServeResult& result, ServingMetrics& m, Picoseconds now) const {
+  if (pools_) result.mixed_pools = pools_->counts(now);
+  if (tetri_) result.tetri_infer = tetri_->counts();
   // The prefill engine's own token is nobody's then.
   if (options_.decode_makes_first_token) result.discarded_tokens += arrived_;
   if (moves_.count() > 0)

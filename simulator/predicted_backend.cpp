@@ -43,8 +43,9 @@ PredictedBackend::PredictedBackend(const Deployment& deployment, std::span<const
 
 Picoseconds PredictedBackend::transfer(const KvTransfer& transfer) {
   // Prefill engines come first.
-  const bool to_prefill = pool_of_engine_[static_cast<std::size_t>(transfer.to)] == 0;
-  return to_picoseconds(rest_move_time(*deployment_->pools, transfer.done, transfer.tokens, to_prefill));
+  const auto prefills = [this](std::int32_t e) { return pool_of_engine_[static_cast<std::size_t>(e)] == 0; };
+  return to_picoseconds(rest_move_time(*deployment_->pools, transfer.done, transfer.tokens,
+                                       {prefills(transfer.from), prefills(transfer.to)}));
 }
 
 PredictedBackend::StagePrice PredictedBackend::slowest(std::span<const StagePrice> prices) {

@@ -311,6 +311,19 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                           {"rejected_tbt", s.served.rejected_tbt},
                           {"prefix_fetches", s.served.prefix_fetches},
                           {"fetched_tokens", s.served.fetched_tokens}};
+  if (const std::string rule = decode_rule(d); !rule.empty()) j["decode_router"] = rule;
+  if (d.scenario.cluster.router == "splitwise") {
+    const MixedPoolCounts& c = s.served.mixed_pools;
+    const double time = s.served.metrics.duration * static_cast<double>(s.served.engines.size());
+    j["mixed_pool"] = Json{{"joined", c.joined},
+                           {"share", time > 0 ? to_seconds(c.mixed_time).value / time : 0},
+                           {"whole_requests", c.whole_requests},
+                           {"went_on", c.went_on}};
+  }
+  if (d.scenario.cluster.router == "tetriinfer") {
+    const TetriInferCounts& c = s.served.tetri_infer;
+    j["tetriinfer"] = Json{{"flips", c.flips}, {"mispredicted", c.mispredicted}, {"crowded", c.crowded}};
+  }
   j["aborted"] = s.served.aborted;
   j["stability"] = s.stability;
   j["stability_reason"] = s.stability_reason;

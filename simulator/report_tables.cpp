@@ -363,6 +363,18 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("refused for time to first token, between tokens"),
               fmt::format("{}, {}", s.served.rejected_ttft, s.served.rejected_tbt)});
   }
+  if (d.scenario.cluster.router == "splitwise") {
+    const MixedPoolCounts& c = s.served.mixed_pools;
+    const double time = m.duration * static_cast<double>(s.served.engines.size());
+    load.add({std::string("machine time in the mixed pool"),
+              percent(time > 0 ? to_seconds(c.mixed_time).value / time : 0)});
+    load.add({std::string("requests served by one machine"), c.whole_requests + c.went_on});
+  }
+  if (d.scenario.cluster.router == "tetriinfer") {
+    const TetriInferCounts& c = s.served.tetri_infer;
+    load.add({std::string("lengths predicted wrongly"), c.mispredicted});
+    load.add({std::string("engines that changed sides"), c.flips});
+  }
   if (d.scenario.cluster.autoscale) {
     load.add({std::string("replicas, mean"), s.mean_replicas()});
     load.add({std::string("replicas, most"), s.served.most_replicas});
@@ -398,6 +410,10 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
   if (s.served.rejected > 0)
     load.notes.push_back(
         fmt::format("{} requests were rejected: {}.", s.served.rejected, s.served.rejected_reason));
+  if (const std::string rule = decode_rule(d); !rule.empty())
+    load.notes.push_back(fmt::format(
+        "Decode engines are chosen by {}: there is nothing in their caches that {} could look at.", rule,
+        d.scenario.cluster.router));
   load.notes.push_back("Verdict: " + s.stability + " (" + s.stability_reason + ").");
   load.notes.push_back(basis_sentence(s.basis.share) + fmt::format(" Host time {}. Error of step times +-{}.",
                                                                    percent(s.basis.host_share),

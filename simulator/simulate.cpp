@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "serving/transfers.h"
 #include "simulator/closed_forms.h"
 #include "simulator/elastic_prices.h"
 #include "simulator/price_estimates.h"
@@ -73,6 +74,33 @@ ConductorConfig conductor_config(const Scenario& scenario) {
   return r;
 }
 
+// Of routers splitwise and tetriinfer; the order of the prompts that wait is that of every engine.
+void set_flexible(ServeOptions& o, const Scenario& scenario) {
+  const ClusterSection& c = scenario.cluster;
+  if (c.splitwise)
+    o.splitwise.prompt_max_pending_tokens =
+        c.splitwise->prompt_max_pending_batch_tokens.value_or(o.splitwise.prompt_max_pending_tokens);
+  if (c.router != "tetriinfer") return;
+  const TetriInferSection t = c.tetriinfer.value_or(TetriInferSection());
+  TetriInferConfig& to = o.tetri_infer;
+  to.length_granularity = t.length_granularity.value_or(to.length_granularity);
+  to.length_accuracy = t.length_accuracy.value_or(to.length_accuracy);
+  to.heavy_decode_tokens = t.heavy_decode_tokens.value_or(to.heavy_decode_tokens);
+  const auto place = [](std::span<const std::string_view> names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) - names.begin();
+  };
+  if (t.decode_policy)
+    to.decode_policy = static_cast<DecodePolicy>(place(kDecodePolicyNames, *t.decode_policy));
+  if (t.load_interval_ms) to.load_interval = to_picoseconds(Seconds(*t.load_interval_ms * 1e-3));
+  if (t.flip_idle_s)
+    to.flip_idle = *t.flip_idle_s > 0 ? std::optional(to_picoseconds(Seconds(*t.flip_idle_s))) : std::nullopt;
+  PrefillWindow window{PrefillOrder::kSjf};
+  if (t.prefill_policy)
+    window.order = static_cast<PrefillOrder>(place(kPrefillPolicyNames, *t.prefill_policy));
+  window.requests = t.prefill_sched_batch.value_or(window.requests);
+  for (EngineConfig& e : o.engines) e.scheduler.prefill_window = window;
+}
+
 ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
                            TimeEstimates* estimates = nullptr) {
   ServeOptions o;
@@ -95,6 +123,7 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
       o.kv_link.layers = d.pools->by_layers ? d.model.num_layers : 0;
       o.kv_link.latency = to_picoseconds(d.pools->link.latency);
       o.kv_link.engines_per_port = d.pools->engines_per_port;
+      o.kv_link.layerwise_min_tokens = d.pools->layerwise_min_tokens;
     }
   }
   o.replicas = d.engines();
@@ -102,6 +131,7 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
   o.router.weights = router_weights(d);
   o.conductor = conductor_config(d.scenario);
   o.estimates = estimates;
+  set_flexible(o, d.scenario);
   if (const auto& a = d.scenario.cluster.autoscale) {
     const auto time = [](double seconds) { return to_picoseconds(Seconds(seconds)); };
     o.autoscale = {true,
@@ -188,6 +218,13 @@ void conclude(Simulation& s, const Deployment& d) {
 }
 
 }  // namespace
+
+std::string decode_rule(const Deployment& d) {
+  const RouterKind own = router_config(d.scenario).kind;
+  if (!d.pools || own >= RouterKind::kMooncake) return {};
+  const RouterKind kind = decode_router(own);
+  return kind == own ? std::string() : std::string(kRouterNames[static_cast<std::size_t>(kind)]);
+}
 
 std::vector<PoolShare> pool_shares(const Deployment& d, const Simulation& s) {
   std::vector<PoolShare> shares;

@@ -50,6 +50,9 @@ struct Simulation {
   std::string workload;  // Workload::describe()
 };
 
+// The rule that chooses decode engines where it isn't that of the router; else empty.
+std::string decode_rule(const Deployment& deployment);
+
 // What one of unlike replica pools did.
 struct PoolShare {
   std::int64_t requests = 0, steps = 0;

@@ -22,7 +22,8 @@ BlockScheduler::BlockScheduler(const SchedulerParts& parts)
       rooms_(static_cast<std::size_t>(parts.config.block_size)) {}
 
 void BlockScheduler::enqueue(std::int32_t slot) {
-  sequences_[slot].end_tokens = end_tokens(sequences_[slot].request);
+  Sequence& s = sequences_[slot];
+  s.end_tokens = config_.prefill_only || s.moves_on ? s.request.input_len + 1 : end_tokens(s.request);
   waiting_.push_back(slot);
 }
 
@@ -64,7 +65,7 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   Sequence& s = sequences_[slot];
   if (config_.caches_tokens) {
     if (reserves()) {
-      if (!reserve(s)) return false;
+      if (!reserve_all(s)) return false;
     } else {
       if (blocks_for(tokens) > free_blocks()) return false;
       take_blocks(blocks_for(tokens), s);
@@ -81,7 +82,7 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   return true;
 }
 
-bool BlockScheduler::reserve(Sequence& s) {
+bool BlockScheduler::reserve_all(Sequence& s) {
   const std::int64_t count = blocks_for(reserved_tokens(config_, s.request));
   if (!contiguous()) {
     if (count > free_blocks()) return false;
@@ -199,6 +200,41 @@ void BlockScheduler::advance(std::int64_t steps) {
   }
   counts_.scheduled += batch_.decodes() * steps;
   repeated(steps);
+}
+
+void BlockScheduler::park(std::span<const std::int32_t> slots) {
+  for (const std::int32_t slot : slots) running_.erase(std::find(running_.begin(), running_.end(), slot));
+}
+
+void BlockScheduler::go_on(std::int32_t slot) {
+  sequences_[slot].end_tokens = end_tokens(sequences_[slot].request);
+  running_.push_back(slot);
+}
+
+// As vLLM's: nobody while a preempted request waits for its blocks; with the block of the next token.
+bool BlockScheduler::reserve(std::int32_t slot) {
+  if (!has_place() || (!waiting_.empty() && sequences_[waiting_.front()].preemptions > 0)) return false;
+  Sequence& s = sequences_[slot];
+  if (config_.caches_tokens) {
+    const std::int64_t need = blocks_for(s.computed + 1);
+    if (need > free_blocks()) return false;
+    take_blocks(need, s);
+    s.capacity = static_cast<std::int32_t>(need * config_.block_size);
+  }
+  s.end_tokens = end_tokens(s.request);
+  s.state = Sequence::State::kRunning;
+  ++reserved_;
+  return true;
+}
+
+void BlockScheduler::arrive(std::int32_t slot) {
+  --reserved_;
+  running_.push_back(slot);
+}
+
+void BlockScheduler::cancel(std::int32_t slot) {
+  --reserved_;
+  release(sequences_[slot]);
 }
 
 void BlockScheduler::finish(std::span<const std::int32_t> slots) {

@@ -41,6 +41,12 @@ class BlockScheduler : public Scheduler {
   void advance(std::int64_t steps) final;
   void completed() final;
   void finish(std::span<const std::int32_t> slots) final;
+  void park(std::span<const std::int32_t> slots) final;
+  void release(std::int32_t slot) final { release(sequences_[slot]); }
+  void go_on(std::int32_t slot) final;
+  bool reserve(std::int32_t slot) final;
+  void arrive(std::int32_t slot) final;
+  void cancel(std::int32_t slot) final;
   std::int64_t running() const final { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size()); }
   const TokenCounts& counts() const final { return counts_; }
@@ -72,7 +78,9 @@ class BlockScheduler : public Scheduler {
   }
   // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
   std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
-  bool has_place() const { return running() < most_running_ && batch_.sequences() < most_in_batch_; }
+  bool has_place() const {
+    return running() + reserved_ < most_running_ && batch_.sequences() < most_in_batch_;
+  }
   bool any_in_flight() const { return !steps_.empty(); }  // of a pipeline's steps
   bool in_flight(std::int32_t slot) const {
     return static_cast<std::size_t>(slot) < in_flight_.size() && in_flight_[static_cast<std::size_t>(slot)];
@@ -118,15 +126,16 @@ class BlockScheduler : public Scheduler {
   BatchBuilder batch_;
   std::vector<std::int32_t> decoded_;  // in the step just decided
   bool preempted_ = false;
-  bool eager_ = false;      // decodes of this step wanted a free block each
-  bool grows_;              // sequences take blocks while they decode
-  std::int64_t ahead_ = 0;  // tokens that they have room for beyond those of the step
+  bool eager_ = false;         // decodes of this step wanted a free block each
+  bool grows_;                 // sequences take blocks while they decode
+  std::int64_t reserved_ = 0;  // places of caches on their way
+  std::int64_t ahead_ = 0;     // tokens that they have room for beyond those of the step
   TokenCounts counts_;
 
  private:
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
-  bool reserve(Sequence& s);
+  bool reserve_all(Sequence& s);
   void take_blocks(std::int64_t count, Sequence& s) {
     pool_.allocate(count, s.blocks);
     held_ += count;

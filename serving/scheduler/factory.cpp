@@ -40,6 +40,8 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
       return make_turbomind(parts);
     case SchedulerPolicy::kLmdeployPytorch:
       return make_lmdeploy_pytorch(parts);
+    case SchedulerPolicy::kSplitwise:
+      return make_splitwise(parts);
     case SchedulerPolicy::kNanoflow:
       return make_nanoflow(parts, workload.means());
     case SchedulerPolicy::kLoongserve:

@@ -20,5 +20,6 @@ std::unique_ptr<Scheduler> make_turbomind(const SchedulerParts& parts);
 std::unique_ptr<Scheduler> make_lmdeploy_pytorch(const SchedulerParts& parts);
 // means: of the workload, for averages that the configuration does not give.
 std::unique_ptr<Scheduler> make_nanoflow(const SchedulerParts& parts, const Workload::Means& means);
+std::unique_ptr<Scheduler> make_splitwise(const SchedulerParts& parts);
 
 }  // namespace foretoken

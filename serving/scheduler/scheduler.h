@@ -86,10 +86,11 @@ class Scheduler {
   // caller's.
   virtual void finish(std::span<const std::int32_t> slots) = 0;
 
-  // Disaggregated serving, vLLM's scheduler alone. At the prefill engine: sequences that are computed leave
-  // but keep their blocks, until these were moved.
+  // Disaggregated serving, vLLM's and Splitwise's schedulers alone. At the prefill engine: sequences that are
+  // computed leave but keep their blocks, until these were moved, or until they go on here after all.
   virtual void park(std::span<const std::int32_t> slots) { (void)slots, fail(); }
   virtual void release(std::int32_t slot) { (void)slot, fail(); }
+  virtual void go_on(std::int32_t slot) { (void)slot, fail(); }
   // At the decode engine: blocks for a cache that will come, false if there is no room for it now; and the
   // cache is there, or won't come.
   virtual bool reserve(std::int32_t slot) { return (void)slot, fail(), false; }

@@ -31,6 +31,7 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config, SequenceTable& s
       needs_(static_cast<std::size_t>(config.block_size) + 1) {
   const bool plain = config.pipeline_depth == 1 && config.draft_tokens == 0 && beams() == 1 &&
                      config.lora.max_loras == 0 && !list_decodes && !config.by_priority &&
+                     !config.tells_lengths &&
                      std::all_of(windows.begin(), windows.end(), [](std::int64_t w) { return w == 0; });
   if (plain) group_.emplace(sequences, grows() ? config.block_size : 0);
 }
@@ -43,7 +44,7 @@ std::int32_t VllmV1Scheduler::end_of(const Request& request) const {
 
 void VllmV1Scheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
-  s.end_tokens = config_.prefill_only ? s.request.input_len + 1 : end_of(s.request);
+  s.end_tokens = config_.prefill_only || s.moves_on ? s.request.input_len + 1 : end_of(s.request);
   s.shared_blocks = 0;
   if (tiers_ != nullptr) {
     s.shared_blocks = std::numeric_limits<std::int32_t>::max();  // who is written takes room there, too
@@ -252,6 +253,7 @@ void VllmV1Scheduler::schedule_waiting(Picoseconds now) {
 
 void VllmV1Scheduler::admit(Picoseconds now) {
   while (!waiting_.empty() && budget_ > 0 && running() < most_running()) {
+    order_window();
     const std::int32_t slot = waiting_.front();
     Sequence& s = sequences_[slot];
     if (s.token_in_flight)
@@ -314,6 +316,7 @@ void VllmV1Scheduler::admit(Picoseconds now) {
       }
     }
     waiting_.pop_front();
+    if (s.preemptions == 0 && ordered_ > 0) --ordered_;
     running_.push_back(slot);
     add_distinct(running_adapters_, s.request.adapter);
     s.state = Sequence::State::kRunning;
@@ -625,38 +628,6 @@ void VllmV1Scheduler::finish(std::span<const std::int32_t> slots) {
     at = running_.erase(at);
   }
   if (tiers_ != nullptr) tiers_->write_leaving(now_);
-}
-
-void VllmV1Scheduler::park(std::span<const std::int32_t> slots) {
-  for (const std::int32_t slot : slots) running_.erase(std::find(running_.begin(), running_.end(), slot));
-}
-
-// Nobody is taken in while a preempted request waits for its blocks, nor more than can run at once. The block
-// of the next token is part of it, so that whoever has arrived can go on whatever the others hold.
-bool VllmV1Scheduler::reserve(std::int32_t slot) {
-  if (!waiting_.empty() ||
-      running() + static_cast<std::int64_t>(arrived_.size()) + reserved_ >= most_running())
-    return false;
-  Sequence& s = sequences_[slot];
-  if (config_.caches_tokens) {
-    const std::int64_t need = blocks_for(s.computed + 1);
-    if (need > pool_.free() - watermark()) return false;
-    append_blocks(s, need);
-  }
-  s.end_tokens = end_of(s.request);
-  s.state = Sequence::State::kRunning;
-  ++reserved_;
-  return true;
-}
-
-void VllmV1Scheduler::arrive(std::int32_t slot) {
-  --reserved_;
-  arrived_.push_back(slot);
-}
-
-void VllmV1Scheduler::cancel(std::int32_t slot) {
-  --reserved_;
-  release_blocks(sequences_[slot]);
 }
 
 }  // namespace foretoken

@@ -39,6 +39,7 @@ class VllmV1Scheduler : public Scheduler {
   void finish(std::span<const std::int32_t> slots) override;
   void park(std::span<const std::int32_t> slots) override;
   void release(std::int32_t slot) override { release_blocks(sequences_[slot]); }
+  void go_on(std::int32_t slot) override;
   bool reserve(std::int32_t slot) override;
   void arrive(std::int32_t slot) override;
   void cancel(std::int32_t slot) override;
@@ -88,6 +89,7 @@ class VllmV1Scheduler : public Scheduler {
   void schedule_running();
   void schedule_arrived(Picoseconds now);
   void schedule_waiting(Picoseconds now);
+  void order_window();
   std::int32_t end_of(const Request& request) const;
   void admit(Picoseconds now);
   void take(std::int32_t slot, std::int32_t tokens);
@@ -139,6 +141,7 @@ class VllmV1Scheduler : public Scheduler {
   std::vector<std::int32_t> running_;  // in order of admission
   std::optional<DecodeGroup> group_;   // the first ones of these
   std::deque<std::int32_t> waiting_;   // by priority, or in order of arrival, who was preempted first
+  std::int64_t ordered_ = 0;           // of these, the first ones that were put in order together
   std::deque<std::int32_t> arrived_;   // with a cache that was computed elsewhere
   std::int64_t reserved_ = 0;          // caches on their way
 

@@ -52,6 +52,7 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lmdeploy-turbomind", SchedulerPolicy::kTurbomind, 8192 + 512, 512, 64},
                             Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
                             Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
+                            Expected{"splitwise", SchedulerPolicy::kSplitwise, 2048, 512, 16},
                             Expected{"llama.cpp", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;

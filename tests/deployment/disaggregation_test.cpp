@@ -103,6 +103,41 @@ TEST(Disaggregation, WholeBlocksAndTheLink) {
   EXPECT_DOUBLE_EQ(move_time(*d.pools, 160).value, 30e-6 + moved_bytes(*d.pools, 160) / 1e9);
 }
 
+// Under routers that give engines of both sides either work no engine only prefills, and caches go anywhere.
+TEST(Disaggregation, EnginesThatDoEitherWork) {
+  Scenario s = split_scenario();
+  s.engine.max_model_len = 4000;
+  s.hardware.devices_per_node = 64;
+  s.cluster.prefill->tensor_parallel_size = 4;
+  s.cluster.decode->tensor_parallel_size = 2;
+  s.cluster.router = "tetriinfer";
+  const Deployment d = resolved(s);
+  EXPECT_FALSE(d.pools->prefill.scheduler.prefill_only);
+  EXPECT_EQ(d.pools->prefill.scheduler.max_num_batched_tokens, 512) << "its chunks";
+  EXPECT_GT(d.pools->decode.scheduler.max_num_batched_tokens, 512);
+  EXPECT_EQ(scenario_to_json(d.scenario).dump(), scenario_to_json(resolved(d.scenario).scenario).dump());
+  const double all = 1600.0 * 32 * 8 * 128 * 2 * 2;
+  EXPECT_DOUBLE_EQ(moved_bytes(*d.pools, 1600, {false, true}), all / 2) << "two send to four";
+  EXPECT_DOUBLE_EQ(moved_bytes(*d.pools, 1600, {false, false}), all / 2);
+  EXPECT_DOUBLE_EQ(moved_bytes(*d.pools, 1600, {true, true}), all / 4);
+  s.engine.behavior = "splitwise";
+  EXPECT_THAT(error(s), HasSubstr("s.json:/engine/behavior: tetriinfer is modelled over vLLM's"));
+  s.cluster.router = "splitwise";
+  const Deployment whole = resolved(s);
+  EXPECT_EQ(whole.pools->prefill.scheduler.policy, SchedulerPolicy::kSplitwise);
+  EXPECT_EQ(whole.pools->decode.scheduler.splitwise.max_preemptions, 4);
+  s.cluster.first_token = "decode";
+  EXPECT_THAT(error(s), HasSubstr("s.json:/cluster/first_token: splitwise gives the client"));
+  s.cluster.first_token.reset();
+  s.cluster.kv_link.emplace();
+  s.cluster.kv_link->layerwise_min_tokens = 512;
+  EXPECT_THAT(error(s), HasSubstr("layerwise_min_tokens: belongs to overlap"));
+  s.cluster.kv_link.reset();
+  s.cluster.router = "round_robin";
+  s.cluster.splitwise.emplace();
+  EXPECT_THAT(error(s), HasSubstr("s.json:/cluster/splitwise: belongs to router"));
+}
+
 TEST(Disaggregation, WhatCannotBeIsSaidByName) {
   Scenario s = split_scenario();
   s.cluster.decode.reset();

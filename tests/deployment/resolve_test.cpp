@@ -262,7 +262,7 @@ TEST(Resolve, WhatIsNotModelledIsRefusedByName) {
       error(s),
       "s.json:/cluster/router: \"prefix_aware\" is not modelled by this build; it models round_robin, "
       "random, least_outstanding, least_tokens, power_of_two, session_sticky, prefix_affine, precise_prefix, "
-      "kv_cost, mooncake");
+      "kv_cost, mooncake, splitwise, tetriinfer");
   s = scenario_on("H100");
   s.cluster.router_load_bound = 1.5;
   EXPECT_EQ(error(s),

@@ -34,6 +34,34 @@ TEST(ExecutedPools, SayTheSameAndFollowTheSimulatedSchedule) {
   }
 }
 
+// Engines that compute prompts and make tokens as they are told; some requests move, others don't.
+TEST(ExecutedPools, EnginesThatDoEitherWorkSayTheSame) {
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(scenario(Json::object()), served, plain);
+  Json cluster =
+      Json::parse(R"({"prefill": {"replicas": 2}, "decode": {"replicas": 2, "num_gpu_blocks_override": 17},
+    "kv_link": {"bandwidth": "5 GB/s", "latency_us": 0, "overlap": "layerwise", "layerwise_min_tokens": 40}})");
+  for (const bool tetri : {false, true}) {
+    for (const char* behavior : {"foretoken", "splitwise"}) {
+      if (tetri && std::string(behavior) == "splitwise") continue;
+      SCOPED_TRACE(behavior);
+      cluster["router"] = tetri ? "tetriinfer" : "splitwise";
+      if (tetri)
+        cluster["tetriinfer"] = {{"length_granularity", 20}};
+      else
+        cluster["splitwise"] = {{"prompt_max_pending_batch_tokens", 100}};
+      if (tetri) cluster.erase("splitwise");
+      Json json = scenario(cluster);
+      json["engine"]["behavior"] = behavior;
+      Recording recording;
+      EXPECT_EQ(expected, tokens_of(json, served, recording));
+      EXPECT_GT(recording.transfers.size(), 0u) << "how many depends on the machine's times";
+      expect_the_same_schedule(served, recording, json);
+    }
+  }
+}
+
 TEST(ExecutedPools, RefusedByName) {
   const auto error = [](const Json& cluster, const Json& engine = Json::object()) {
     Json json = scenario(cluster);

@@ -3,6 +3,9 @@
 // the 59 % of the tool and agent trace.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "fixtures.h"
 #include "model/kv_cache.h"
 #include "model/operators.h"
@@ -25,9 +28,11 @@ class Instant : public Backend {
 
 // One engine serves the conversation trace, one request after the other: device memory has room for the
 // longest and no more, below it is a tier of so many of the trace's blocks of 512 tokens.
-double hit_rate(std::int64_t blocks, KvTierConfig::Eviction eviction = KvTierConfig::Eviction::kLru) {
+double hit_rate(std::int64_t blocks, KvTierConfig::Eviction eviction = KvTierConfig::Eviction::kLru,
+                const std::string& trace = "traces/mooncake-conversation.jsonl.gz",
+                std::int64_t requests = 12031) {
   WorkloadConfig config;
-  config.trace = "traces/mooncake-conversation.jsonl.gz";
+  config.trace = trace;
   const auto workload = make_workload(config, test_resources().scenario_folder, "test");
   Instant backend;
   ServeOptions o;
@@ -41,8 +46,8 @@ double hit_rate(std::int64_t blocks, KvTierConfig::Eviction eviction = KvTierCon
   s.kv_tiers.tiers = {{.blocks = blocks, .eviction = eviction}};
   o.engines = {engine};
   const ServeResult r = serve(*workload, backend, o);
-  EXPECT_EQ(r.rejected, 0);
-  EXPECT_EQ(r.metrics.completed, 12031);
+  EXPECT_LE(r.rejected, requests / 400) << "longer than the model takes";
+  EXPECT_EQ(r.metrics.completed + r.rejected, requests);
   return r.metrics.prefix_cache_hit_rate;
 }
 
@@ -56,6 +61,20 @@ TEST(Mooncake, HitRatesOfTheConversationTrace) {
   const double node = hit_rate(3'000'000 / 512);
   EXPECT_LT(node, 0.5 * all);
   EXPECT_GT(node, 0.3 * all);
+}
+
+// The same table: 66 % of the synthetic trace's.
+TEST(Mooncake, HitRatesOfTheSyntheticTrace) {
+  const char* shared = std::getenv("FORETOKEN_SHARED");
+  const std::filesystem::path trace =
+      std::filesystem::path(shared == nullptr ? "" : shared) / "data/traces/mooncake_synthetic.jsonl.gz";
+  if (!std::filesystem::exists(trace)) GTEST_SKIP() << "the trace is not here";
+  const auto at = [&](std::int64_t blocks) {
+    return hit_rate(blocks, KvTierConfig::Eviction::kLru, trace.string(), 3993);
+  };
+  const double all = at(1'000'000);
+  EXPECT_NEAR(all, 0.66, 0.04);
+  EXPECT_GT(at(50'000'000 / 512), 0.98 * all);
 }
 
 // arXiv version, section 4.2: least recently used is best there, of another hour of the same service.

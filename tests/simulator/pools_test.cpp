@@ -2,6 +2,8 @@
 // is priced on its own device.
 #include <gmock/gmock.h>
 
+#include <thread>
+
 #include "fixtures.h"
 #include "simulator/report.h"
 #include "simulator/simulate.h"
@@ -43,9 +45,51 @@ std::string text(const Result& r, std::initializer_list<const char*> without = {
   return json.dump();
 }
 
+// As a search for plans does it: the same bytes, however many run at once.
+TEST(Pools, RoutersOfBothSidesGiveTheSameBytesInAnyThread) {
+  for (const char* router : {"mooncake", "splitwise", "tetriinfer"}) {
+    SCOPED_TRACE(router);
+    const std::string cluster = R"({"prefill": {"replicas": 2}, "decode": {"replicas": 2},
+      "kv_link": {"overlap": "layerwise", "bandwidth": "20 GB/s"}, "router": ")" +
+                                std::string(router) + "\"}";
+    const Deployment d = simulated(cluster, "h100", true, 60).deployment;
+    std::vector<KernelTable> kernels;
+    for (const Deployment* kind : d.kinds()) kernels.push_back(test_database().kernels(kind->device));
+    const std::vector<CostModel> costs = make_cost_models(d, kernels);
+    const auto run = [&](bool spans) {
+      SimulateOptions options;
+      options.use_spans = spans;
+      options.keep_records = true;
+      return simulation_json(d, simulate(d, costs, test_resources(), options), true).dump();
+    };
+    const std::string alone = run(true);
+    EXPECT_EQ(alone, run(false)) << "single steps";
+    std::string beside[3];
+    {
+      std::vector<std::jthread> threads;
+      for (std::string& result : beside) threads.emplace_back([&] { result = run(true); });
+    }
+    for (const std::string& result : beside) EXPECT_EQ(alone, result);
+  }
+}
+
+// What decode engines have in their caches is nothing that a router could look for.
+TEST(Pools, DecodeEnginesAreChosenByARuleThatTheResultNames) {
+  const std::string sides = R"({"prefill": {}, "decode": {"replicas": 2}, "router": ")";
+  for (const char* router : {"session_sticky", "prefix_affine", "precise_prefix", "kv_cost"}) {
+    const Result r = simulated(sides + router + "\"}");
+    EXPECT_EQ(simulation_json(r.deployment, r.simulation, false).at("decode_router"), "least_outstanding");
+  }
+  for (const char* router : {"round_robin", "least_tokens", "mooncake"}) {
+    const Result r = simulated(sides + router + "\"}");
+    EXPECT_FALSE(simulation_json(r.deployment, r.simulation, false).contains("decode_router")) << router;
+  }
+}
+
 TEST(Pools, EqualOnesAreReplicasToTheByte) {
   for (const std::string_view router : kRouterNames) {
-    if (router == "mooncake") continue;  // chooses prefill and decode engines
+    if (router == "mooncake" || router == "splitwise" || router == "tetriinfer")
+      continue;  // choose prefill and decode engines
     SCOPED_TRACE(router);
     const std::string rule = R"("router": ")" + std::string(router) + "\"";
     const Result replicas = simulated("{\"replicas\": 4, " + rule + "}");

@@ -15,7 +15,7 @@ bool preempts(SchedulerPolicy policy) {
   return has_prefix_cache(policy) || policy == SchedulerPolicy::kVllmV0 ||
          policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen ||
          policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
-         policy == SchedulerPolicy::kNanoflow;
+         policy == SchedulerPolicy::kNanoflow || policy == SchedulerPolicy::kSplitwise;
 }
 
 std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
@@ -50,6 +50,8 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "Nanoflow";
     case SchedulerPolicy::kLoongserve:
       return "Loongserve";
+    case SchedulerPolicy::kSplitwise:
+      return "Splitwise";
   }
   return "unknown";
 }
@@ -130,6 +132,10 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       break;
     case SchedulerPolicy::kLmdeployPytorch:
       c.lmdeploy.prefill_interval = pick(1, 20);
+      break;
+    case SchedulerPolicy::kSplitwise:
+      whole_prompts();
+      c.splitwise.max_preemptions = pick(0, 5);
       break;
     case SchedulerPolicy::kNanoflow:
       all_decode();

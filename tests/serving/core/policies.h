@@ -16,7 +16,7 @@ inline constexpr SchedulerPolicy kBlockPolicies[] = {
     SchedulerPolicy::kLightllm,  SchedulerPolicy::kFastgen,
     SchedulerPolicy::kTgi,       SchedulerPolicy::kLlamaCpp,
     SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
-    SchedulerPolicy::kNanoflow};
+    SchedulerPolicy::kNanoflow,  SchedulerPolicy::kSplitwise};
 
 inline constexpr SchedulerPolicy kPipelinePolicies[] = {
     SchedulerPolicy::kVllmV1,     SchedulerPolicy::kSglang, SchedulerPolicy::kTrtllm,

@@ -108,8 +108,8 @@ Scenario random_scenario(std::uint64_t seed, SchedulerPolicy policy = SchedulerP
   EngineConfig engine{c, chance(0.3) ? static_cast<int>(pick(2, 4)) : 1};
   s.options.engines = {engine};
   s.options.replicas = static_cast<int>(chance(0.3) ? pick(2, 4) : 1);
-  s.options.router.kind =
-      static_cast<RouterKind>(pick(0, std::ssize(kRouterNames) - 2));  // the last one is a conductor
+  s.options.router.kind = static_cast<RouterKind>(
+      pick(0, static_cast<std::int64_t>(RouterKind::kKvCost)));  // not those for two sides
   s.options.keep_records = true;
   s.options.ingress = chance(0.3) ? pick(0, 3000) : 0;
   s.options.egress = chance(0.3) ? pick(0, 3000) : 0;
@@ -235,6 +235,51 @@ Scenario conducted_scenario(std::uint64_t seed) {
   return s;
 }
 
+// Engines that do either work, layers or whole caches, under vLLM's scheduler or Splitwise's.
+Scenario mixed_scenario(std::uint64_t seed) {
+  Scenario s = seed % 2 == 0 ? disaggregated_scenario(seed) : layerwise_scenario(seed);
+  CounterRandom random(seed, 21);
+  s.options.router.kind = RouterKind::kSplitwise;
+  s.options.splitwise.prompt_max_pending_tokens = random.uniform_int(0, 150);
+  s.options.decode_makes_first_token = false;
+  s.options.kv_link.layerwise_min_tokens = random.uniform_int(0, 30);
+  const bool own = random.uniform() < 0.5;
+  const int most = static_cast<int>(random.uniform_int(0, 5));
+  for (EngineConfig& e : s.options.engines) {
+    e.ranks = 1;
+    e.scheduler.prefill_only = e.scheduler.by_priority = false;
+    if (s.options.kv_link.layers > 0 || own) e.scheduler.pipeline_depth = 1;
+    if (!own) continue;
+    e.scheduler.policy = SchedulerPolicy::kSplitwise;
+    e.scheduler.enable_prefix_caching = false;
+    e.scheduler.watermark = 0;
+    e.scheduler.splitwise.max_preemptions = most;
+  }
+  return s;
+}
+
+Scenario predicted_scenario(std::uint64_t seed) {
+  Scenario s = seed % 2 == 0 ? disaggregated_scenario(seed) : layerwise_scenario(seed);
+  CounterRandom random(seed, 22);
+  s.options.router.kind = RouterKind::kTetriInfer;
+  s.options.decode_makes_first_token = false;
+  TetriInferConfig& t = s.options.tetri_infer;
+  t.length_granularity = random.uniform_int(1, 20);
+  t.length_accuracy = random.uniform();
+  t.heavy_decode_tokens = random.uniform_int(0, 20);
+  t.decode_policy = static_cast<DecodePolicy>(random.uniform_int(0, 2));
+  t.load_interval = random.uniform() < 0.3 ? 0 : random.uniform_int(1, 20'000);
+  t.flip_idle = random.uniform() < 0.3 ? std::nullopt : std::optional(random.uniform_int(1, 5000));
+  for (EngineConfig& e : s.options.engines) {
+    e.ranks = 1;
+    e.scheduler.prefill_only = e.scheduler.by_priority = false;
+    if (s.options.kv_link.layers > 0) e.scheduler.pipeline_depth = 1;
+    e.scheduler.prefill_window = {static_cast<PrefillOrder>(random.uniform_int(0, 2)),
+                                  random.uniform_int(1, 6)};
+  }
+  return s;
+}
+
 // Replicas that come and go.
 Scenario scaled_scenario(std::uint64_t seed, SchedulerPolicy policy) {
   Scenario s = random_scenario(seed, policy);
@@ -286,7 +331,8 @@ Scenario beam_scenario(std::uint64_t seed) {
 
 struct Reached {
   std::int64_t preemptions = 0, hits = 0, steps = 0, events = 0, rejected = 0, moved = 0, swaps = 0,
-               starts = 0, ends = 0, samples = 0, fetches = 0, refused = 0;
+               starts = 0, ends = 0, samples = 0, fetches = 0, refused = 0, joined = 0, went_on = 0,
+               flips = 0;
 };
 
 // Whose sequences are listed: no scheduler keeps them as a group (decode_group.h).
@@ -377,6 +423,12 @@ void expect_the_same_times(Make make, Reached& reached, std::uint64_t seeds = 30
     ASSERT_EQ(with.transfers.size(), without.transfers.size()) << seed;
     ASSERT_EQ(x.prefix_fetches, y.prefix_fetches) << seed;
     ASSERT_EQ(x.fetched_tokens, y.fetched_tokens) << seed;
+    ASSERT_EQ(x.mixed_pools.joined, y.mixed_pools.joined) << seed;
+    ASSERT_EQ(x.mixed_pools.mixed_time, y.mixed_pools.mixed_time) << seed;
+    ASSERT_EQ(x.tetri_infer.flips, y.tetri_infer.flips) << seed;
+    reached.joined += x.mixed_pools.joined;
+    reached.went_on += x.mixed_pools.went_on;
+    reached.flips += x.tetri_infer.flips;
     reached.moved += m.transfers.count;
     reached.fetches += x.prefix_fetches;
     reached.refused += x.rejected_ttft + x.rejected_tbt;
@@ -469,6 +521,23 @@ TEST(Spans, OfAConductorToo) {
   EXPECT_GT(reached.preemptions, 1000);
   EXPECT_GT(reached.fetches, 1000);
   EXPECT_GT(reached.refused, 1000);
+}
+
+TEST(Spans, OfMixedPoolsToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(mixed_scenario, reached, 1500));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.moved, 5000);
+  EXPECT_GT(reached.joined, 1000);
+  EXPECT_GT(reached.went_on, 100) << "engines that waited for each other";
+}
+
+TEST(Spans, OfPredictedLengthsToo) {
+  Reached reached;
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(predicted_scenario, reached, 1500));
+  EXPECT_GT(reached.preemptions, 1000);
+  EXPECT_GT(reached.moved, 5000);
+  EXPECT_GT(reached.flips, 100);
 }
 
 TEST(Spans, OfBeamSearchToo) {

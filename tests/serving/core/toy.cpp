@@ -254,6 +254,12 @@ void disaggregate(ServeOptions& options, int prefill, int decode) {
   options.replicas = prefill + decode;
 }
 
+void share(ServeOptions& options, int prefill, int decode, RouterKind router) {
+  disaggregate(options, prefill, decode);
+  for (EngineConfig& engine : options.engines) engine.scheduler.prefill_only = false;
+  options.router.kind = router;
+}
+
 Served run(ListWorkload workload, const ServeOptions& options) {
   BatchLog log;
   Served r;

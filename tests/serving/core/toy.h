@@ -220,5 +220,7 @@ Served run(ListWorkload workload, const ServeOptions& options);
 ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs);
 // The same engine split: `prefill` of them for prompts, `decode` for the rest.
 void disaggregate(ServeOptions& options, int prefill, int decode);
+// The same under a router that gives either work to all of them.
+void share(ServeOptions& options, int prefill, int decode, RouterKind router);
 
 }  // namespace foretoken::toy
