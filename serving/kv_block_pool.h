@@ -20,13 +20,14 @@ class KvBlockPool {
   explicit KvBlockPool(std::int64_t num_blocks);
 
   std::int64_t usable() const { return num_blocks_ - 1; }
-  std::int64_t free() const { return num_blocks_ - fresh_ + queued_; }
+  std::int64_t free() const { return num_blocks_ - fresh_ + std::ssize(blank_) + queued_; }
   std::int64_t used() const { return usable() - free(); }
 
   // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
   // free() >= count.
   void allocate(std::int64_t count, std::vector<Block>& blocks) {
     for (; count > 0 && fresh_ < num_blocks_; --count) blocks.push_back(static_cast<Block>(fresh_++));
+    for (; count > 0 && !blank_.empty(); --count, blank_.pop_back()) blocks.push_back(blank_.back());
     for (; count > 0; --count) blocks.push_back(pop());
   }
 
@@ -34,6 +35,11 @@ class KvBlockPool {
   // queue, still cached. Of the blocks the first `entered` are in the prefix cache, the rest belong to one
   // sequence alone.
   void release(std::span<const Block> blocks, std::int64_t entered);
+
+  // Blocks of one sequence alone that nobody will look for: they go before all that were released.
+  void release_blank(std::span<const Block> blocks) {
+    blank_.insert(blank_.end(), blocks.begin(), blocks.end());
+  }
 
   // A cache hit (a block that find() gave): one more reference; a free block leaves the queue.
   void touch(Block block) {
@@ -121,7 +127,7 @@ class KvBlockPool {
   // The queue starts as 1, 2, 3, ..., so fresh blocks precede everything that was ever freed; what was freed
   // is in a ring of power-of-two size, read and written in order: block, -block if it is cached, or 0 where a
   // hit took it out.
-  std::vector<Block> queue_;
+  std::vector<Block> queue_, blank_;
   std::size_t head_ = 0, tail_ = 0;
   std::vector<Cached> cached_;
   // Open addressing, linear probing. With half of the hash beside the block a probe touches one cache line,

@@ -20,6 +20,8 @@ class BatchBuilder {
     prefill_.clear();
     decode_.clear();
     sampled_.clear();
+    swap_out_.clear();
+    swap_in_.clear();
     rows_ = 0;
   }
   // last: the prompt is complete, so a token is sampled.
@@ -51,7 +53,13 @@ class BatchBuilder {
     add_row(-1, request, context);
     ++rows_;
   }
+  // Copies between device and host memory before the step.
+  std::vector<BlockCopy>& swap_out() { return swap_out_; }
+  std::vector<BlockCopy>& swap_in() { return swap_in_; }
+  bool copies() const { return !swap_out_.empty() || !swap_in_.empty(); }
   const Batch& build() {
+    batch_.swap_out = swap_out_;
+    batch_.swap_in = swap_in_;
     batch_.prefill = prefill_;
     batch_.decode = decode_;
     batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_ + batch_.drafted;
@@ -87,6 +95,7 @@ class BatchBuilder {
   std::vector<PrefillPart> prefill_;
   std::vector<DecodePart> decode_;
   std::vector<std::int32_t> sampled_;
+  std::vector<BlockCopy> swap_out_, swap_in_;
   std::int32_t rows_ = 0;
 };
 

@@ -21,6 +21,7 @@ ServeOptions pipeline(SchedulerPolicy policy, std::int64_t max_num_seqs, std::in
   c.policy = policy;
   c.max_model_len = 1024;
   c.enable_prefix_caching = false;
+  c.enable_chunked_prefill = policy != SchedulerPolicy::kVllmV0;
   c.pipeline_depth = 2;
   if (policy == SchedulerPolicy::kOrca) c.reservation = KvReservation::kExact;
   return o;
@@ -146,7 +147,7 @@ TEST(PipelinePolicies, SmallPoolsServeEveryoneWithinTheLimits) {
     c.max_num_batched_tokens = random.uniform_int(10, 60);
     c.num_blocks = 22 + random.uniform_int(0, 30);
     toy::choose_block_policy(c, policy, CounterRandom(seed, 61));
-    c.by_priority = policy == SchedulerPolicy::kVllmV0 && random.uniform() < 0.5;
+    c.by_priority = policy == SchedulerPolicy::kVllmV0 && !c.enable_chunked_prefill && random.uniform() < 0.5;
     if (policy == SchedulerPolicy::kVllmV0) c.num_blocks *= c.pipeline_depth;
     ListWorkload w;
     Picoseconds clock = 0;

@@ -99,7 +99,8 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
   const SchedulerPolicy p = GetParam();
   const bool iteration_level = p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kSarathi ||
                                p == SchedulerPolicy::kFastgen || p == SchedulerPolicy::kLlamaCpp ||
-                               p == SchedulerPolicy::kTurbomind || p == SchedulerPolicy::kNanoflow;
+                               p == SchedulerPolicy::kTurbomind || p == SchedulerPolicy::kNanoflow ||
+                               p == SchedulerPolicy::kVllmV0;  // in chunks
   EXPECT_EQ(mixes, iteration_level) << "prompts and decodes in one step";
   EXPECT_EQ(splits,
             (iteration_level && p != SchedulerPolicy::kOrca) || p == SchedulerPolicy::kLmdeployPytorch)
