@@ -14,8 +14,10 @@ class VllmV0Scheduler final : public BlockScheduler {
  public:
   explicit VllmV0Scheduler(const SchedulerParts& parts) : BlockScheduler(parts), before_(parts.sequences) {}
 
+  // In chunks a prompt of all blocks would want one more to go on, and start again for ever.
   std::optional<std::string> refuses(const Request& request) const override {
-    return never_admitted(request, watermark_blocks());
+    return never_admitted(request,
+                          std::max<std::int64_t>(watermark_blocks(), config_.enable_chunked_prefill ? 1 : 0));
   }
 
  private:
@@ -71,6 +73,7 @@ class VllmV0Scheduler final : public BlockScheduler {
   }
 
   void decide_chunks(Picoseconds now) {
+    eager_ = true;
     std::int64_t budget = config_.max_num_batched_tokens;
     std::size_t next = 0;  // of the running ones, in order; victims come from the other end
     prompts_.clear();

@@ -197,8 +197,8 @@ TEST(VllmV0, WhoIsPreemptedInChunksQueuesAfterTheStep) {
   w.add(0, 7, 3);
   w.add(500, 11, 1);
   w.add(500, 3, 1);
-  const Served r = run(w, in_chunks(5, 8));
-  EXPECT_THAT(r.batches, ElementsAre("p0:7/0!", "p2:3/0! d0@8", "p1:7/0 d0@9", "p1:4/7!"));
+  EXPECT_THAT(run(w, in_chunks(5, 8)).batches,
+              ElementsAre("p0:7/0!", "p1:7/0 d0@8", "p2:3/0! d0@9", "p1:8/0", "p1:3/8!"));
 }
 
 TEST(VllmV0, RefusesWhatItDoesNotHave) {
