@@ -183,7 +183,9 @@ constexpr Refused kRefused[] = {
     {"cluster/router splitwise", "engines that change between prompts and tokens"},
     {"cluster/router tetriinfer", "placement by predicted lengths of answers"},
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
-    {"engine/pipeline_parallel_size", "under SGLang, TensorRT-LLM and static batches"},
+    {"engine/pipeline_parallel_size",
+     "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},
+    {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md)"},
 };

@@ -68,6 +68,8 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.schedule_policy, "schedule_policy", "sglang");
   k.only(e.enable_mixed_chunk, "enable_mixed_chunk", "sglang");
   k.only(e.scheduler_recv_interval, "scheduler_recv_interval", "sglang");
+  k.only(e.pp_max_micro_batch_size, "pp_max_micro_batch_size", "sglang");
+  k.only(e.enable_dynamic_chunking, "enable_dynamic_chunking", "sglang");
   k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang");
   k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
   k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
@@ -126,6 +128,18 @@ void fill_sglang(EngineSection& e, std::int64_t default_chunk, const std::string
   if (*e.scheduler_recv_interval > 1 && e.data_parallel_size > 1)
     throw Error(at + "scheduler_recv_interval",
                 "SGLang refuses it with attention data parallelism; leave it out");
+  if (e.enable_dynamic_chunking.value_or(false))
+    throw Error(
+        at + "enable_dynamic_chunking",
+        "is not modelled: its chunks follow prefill times that SGLang measures when it starts; leave it "
+        "out");
+  e.enable_dynamic_chunking = false;
+  if (e.pipeline_parallel_size > 1) {
+    if (*e.enable_mixed_chunk)
+      throw Error(at + "enable_mixed_chunk", "SGLang refuses it in a pipeline; leave it out");
+    if (*e.scheduler_recv_interval > 1)
+      throw Error(at + "scheduler_recv_interval", "is modelled without a pipeline; leave it out");
+  }
   e.disable_radix_cache = !*e.enable_prefix_caching;
   e.disable_overlap_schedule = !*e.async_scheduling;
   e.page_size = e.block_size;
@@ -167,11 +181,20 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
   if (e.speculative_config && e.async_scheduling.value_or(false))
     throw Error(at + "async_scheduling",
                 fmt::format("{} drafts tokens without its overlap scheduler; leave it out", behavior.name));
-  if (!e.async_scheduling) e.async_scheduling = behavior.async_scheduling && !e.speculative_config;
+  const bool pipelined = e.pipeline_parallel_size > 1;
+  if (pipelined && e.async_scheduling.value_or(false))
+    throw Error(
+        at + "async_scheduling",
+        fmt::format("{} has no overlap scheduler in a pipeline, whose micro-batches overlap; leave it out",
+                    behavior.name));
+  if (!e.async_scheduling)
+    e.async_scheduling = behavior.async_scheduling && !e.speculative_config && !pipelined;
   if (is_sglang) {
     fill_sglang(e, limits.max_num_batched_tokens, at);
     if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;
     e.max_running_requests = e.max_num_seqs;
+    if (pipelined && !e.pp_max_micro_batch_size)
+      e.pp_max_micro_batch_size = std::max<std::int64_t>(1, *e.max_num_seqs / e.pipeline_parallel_size);
   } else {
     if (!e.enable_chunked_prefill) e.enable_chunked_prefill = behavior.chunked_prefill;
     fill_trtllm(e, limits, at);
@@ -233,6 +256,7 @@ void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& beha
     s.sglang.enable_mixed_chunk = *e.enable_mixed_chunk;
     s.sglang.overlap = *e.async_scheduling;
     s.sglang.scheduler_recv_interval = *e.scheduler_recv_interval;
+    s.sglang.pp_max_micro_batch_size = e.pp_max_micro_batch_size.value_or(0);
   } else if (behavior.policy == SchedulerPolicy::kTrtllm) {
     using Capacity = TrtllmConfig::Capacity;
     s.trtllm.capacity_scheduler_policy =

@@ -336,8 +336,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (e.pipeline_parallel_size > 1 && !runs_in_pipelines(d.behavior.policy))
     return Infeasible{
         "pipeline not modelled",
-        fmt::format("pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve, not for "
-                    "{}",
+        fmt::format("{} has no pipeline, or none whose micro-batches are modelled: those of vLLM, SGLang, "
+                    "TensorRT-LLM, Orca, Sarathi-Serve and FasterTransformer are",
                     d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))

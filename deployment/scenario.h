@@ -232,7 +232,8 @@ struct EngineSection {
   std::optional<double> mem_fraction_static, schedule_conservativeness;
   std::optional<std::string> schedule_policy;
   std::optional<bool> enable_mixed_chunk, disable_radix_cache, disable_overlap_schedule;
-  std::optional<std::int64_t> scheduler_recv_interval;
+  std::optional<std::int64_t> scheduler_recv_interval, pp_max_micro_batch_size;
+  std::optional<bool> enable_dynamic_chunking;
   std::optional<bool> enable_priority_scheduling, schedule_low_priority_values_first,
       disable_priority_preemption;
   std::optional<std::int64_t> priority_scheduling_preemption_threshold;
@@ -342,6 +343,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "SGLang: enable_prefix_caching turned round"),
     field("disable_overlap_schedule", &EngineSection::disable_overlap_schedule,
           "SGLang: async_scheduling turned round"),
+    field("pp_max_micro_batch_size", &EngineSection::pp_max_micro_batch_size,
+          "SGLang: running requests of a pipeline's micro-batch (default: max_num_seqs / stages)",
+          at_least(1)),
+    field("enable_dynamic_chunking", &EngineSection::enable_dynamic_chunking,
+          "SGLang: chunks by a fit of measured prefill times in a pipeline; not modelled, only false"),
     field("scheduler_recv_interval", &EngineSection::scheduler_recv_interval,
           "SGLang: decode steps between two looks at the queue of new requests", at_least(1)),
     field("enable_priority_scheduling", &EngineSection::enable_priority_scheduling,

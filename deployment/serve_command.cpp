@@ -106,6 +106,9 @@ std::string sglang_command(const Deployment& d) {
         "--priority-scheduling-preemption-threshold", s.priority_scheduling_preemption_threshold);
   }
   c.add_if(*e.scheduler_recv_interval != 1, "--scheduler-recv-interval", *e.scheduler_recv_interval);
+  if (m.pipeline_parallel > 1)
+    c.add_if(*e.pp_max_micro_batch_size != std::max<std::int64_t>(1, *e.max_num_seqs / m.pipeline_parallel),
+             "--pp-max-micro-batch-size", *e.pp_max_micro_batch_size);
   if (d.graph_sizes.empty()) {
     c.add_switch(true, "--disable-cuda-graph");
   } else if (d.graph_sizes != graph_sizes_up_to(b, std::min(largest, *e.max_num_seqs))) {

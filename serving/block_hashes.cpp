@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "base/random.h"
 #include "serving/content.h"
@@ -47,10 +48,17 @@ void BlockHashes::extend(std::int64_t blocks, int block_size, const Request& req
   while (size() < blocks) {
     std::int64_t position = size() * block_size;
     ContentRun from = piece(position, request, runs);
-    if (offset_ > 0 && from.tokens - offset_ >= block_size && (hashes_.back() + 1) % kNumbered != 0) {
-      hashes_.push_back(hashes_.back() + 1);
-      take(block_size, position + block_size, from, request);
-      continue;
+    if (offset_ > 0) {
+      const auto numbers = static_cast<std::int64_t>(kNumbered - 1 - hashes_.back() % kNumbered);
+      const std::int64_t whole = (from.tokens - offset_) / block_size;
+      if (const std::int64_t more = std::min({numbers, whole, blocks - size()}); more > 0) {
+        const auto known = std::ssize(hashes_);
+        const std::uint64_t next = hashes_.back() + 1;
+        hashes_.resize(static_cast<std::size_t>(known + more));
+        std::iota(hashes_.begin() + known, hashes_.end(), next);
+        take(more * block_size, position + more * block_size, from, request);
+        continue;
+      }
     }
     // Mixed, or neighbouring contents after neighbouring hashes would cancel out.
     std::uint64_t hash = hashes_.empty() ? 0x9e3779b97f4a7c15ULL : mix64(hashes_.back());

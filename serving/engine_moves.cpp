@@ -29,11 +29,7 @@ void Engine::list_chunks(std::vector<Chunk>& chunks) const {
 void Engine::hold_prefix(const BlockHashes& hashes, std::int64_t blocks,
                          std::vector<KvBlockPool::Block>& held, Picoseconds now) {
   cut(now);
-  KvBlockPool& pool = ranks_.front()->pool;
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    held.push_back(pool.find(hashes[b]));
-    pool.touch(held.back());
-  }
+  ranks_.front()->pool.take(hashes.first(blocks), held);
   ++between_;
   note_usage();
 }
@@ -50,7 +46,7 @@ void Engine::release_prefix(std::span<const KvBlockPool::Block> held, std::int64
                             std::span<const std::uint64_t> hashes, Picoseconds now) {
   cut(now);
   KvBlockPool& pool = ranks_.front()->pool;
-  for (auto b = static_cast<std::size_t>(cached); b < held.size(); ++b) pool.cache(held[b], hashes[b]);
+  pool.enter(held, cached, hashes);
   pool.release(held, static_cast<std::int64_t>(held.size()));
   --between_;
   retry(now);

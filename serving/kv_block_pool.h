@@ -1,9 +1,9 @@
 // The KV cache memory of one rank in blocks: reference counts, the LRU queue of free blocks, and the prefix
-// cache that finds a block by the hash of its content. vLLM V1's block pool (serving-policies 5.1), in
-// arrays.
+// cache that finds a block by the hash of its content. vLLM V1's block pool (serving-policies 5.1), which
+// counts, queues and evicts single blocks; here blocks that are entered together are kept as one segment, and
+// are so until something happens to a part of them, with the same outcome for each block.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -28,12 +28,17 @@ class KvBlockPool {
   void allocate(std::int64_t count, std::vector<Block>& blocks) {
     for (; count > 0 && fresh_ < num_blocks_; --count) blocks.push_back(static_cast<Block>(fresh_++));
     for (; count > 0 && !blank_.empty(); --count, blank_.pop_back()) blocks.push_back(blank_.back());
-    for (; count > 0; --count) blocks.push_back(pop());
+    if (count == 1 && marked_ == 0) {
+      blocks.push_back(queue_[head_++ & (queue_.size() - 1)]);
+      --queued_;
+    } else if (count > 0) {
+      pop(count, blocks);
+    }
   }
 
   // Drops one reference of each, last block first; a block without references joins the tail of the free
   // queue, still cached. Of the blocks the first `entered` are in the prefix cache, the rest belong to one
-  // sequence alone.
+  // sequence alone. Whoever releases does so with all blocks that it has taken.
   void release(std::span<const Block> blocks, std::int64_t entered);
 
   // Blocks of one sequence alone that nobody will look for: they go before all that were released.
@@ -41,28 +46,22 @@ class KvBlockPool {
     blank_.insert(blank_.end(), blocks.begin(), blocks.end());
   }
 
-  // A cache hit (a block that find() gave): one more reference; a free block leaves the queue.
-  void touch(Block block) {
-    Cached& entry = cached_[static_cast<std::size_t>(block)];
-    if (entry.references++ > 0) return;
-    queue_[entry.place & (queue_.size() - 1)] = 0;
-    --queued_;
-  }
-  // Of a block that find() gave.
-  bool is_free(Block block) const { return cached_[static_cast<std::size_t>(block)].references == 0; }
-  std::int32_t references(Block block) const { return cached_[static_cast<std::size_t>(block)].references; }
+  // Hashes that are one more than the one before them, up to a multiple of this, share a segment.
+  static constexpr std::size_t kSegment = 8;
 
-  // Blocks that are looked up, entered or evicted one after the other lie anywhere in the table, so their
-  // lines are fetched this many ahead.
-  static constexpr std::size_t kAhead = 24;
-  void prefetch(std::uint64_t hash) const {
-    if (!table_.empty()) fetch(hash);
-  }
+  // Enters full blocks of a sequence, from the first that isn't on, under the hashes (not 0) of all its
+  // blocks. Blocks of equal content are not merged.
+  void enter(std::span<const Block> blocks, std::int64_t entered, std::span<const std::uint64_t> hashes);
 
-  // Enters a full block under its hash (not 0). Blocks of equal content are not merged.
-  void cache(Block block, std::uint64_t hash);
-  // The block that was entered first under this hash and is still there; -1 if none.
-  Block find(std::uint64_t hash) const;
+  // Of the hashes as many as are cached in a row from the first on, each found in the block that was entered
+  // first under it and is still there, and how many of these are free.
+  struct Found {
+    std::int64_t blocks = 0, free = 0;
+  };
+  Found find(std::span<const std::uint64_t> hashes) const;
+  // A cache hit, of hashes that find() has found: one more reference of each block; free ones leave the
+  // queue.
+  void take(std::span<const std::uint64_t> hashes, std::vector<Block>& blocks);
   std::int64_t cached_blocks() const { return cached_count_; }
 
   // Blocks that allocate() takes out of the prefix cache, of each content the last, are appended there.
@@ -73,66 +72,69 @@ class KvBlockPool {
   void note_evicted(std::vector<Evicted>* evicted) { evicted_ = evicted; }
 
  private:
-  struct Cached {  // blocks of equal content form a ring in the order in which they were entered
-    std::uint64_t hash = 0;
-    Block previous = 0, next = 0;
-    std::int32_t references = 0;
-    std::size_t place = 0;  // in the free queue
+  using Index = std::int32_t;  // of a segment, 0: none
+
+  // Blocks of consecutive hashes that the same sequences hold, or that are free one behind the other, the
+  // last block first. One line of the processor's cache.
+  struct alignas(64) Segment {
+    std::uint64_t hash = 0;        // of the first block
+    Index previous = 0, next = 0;  // in the ring of those of the same group, in the order of their entering
+    Index behind = 0;              // free, it shares its place in the queue with this one, which comes later
+    std::uint32_t place = 0;       // in the free queue
+    std::int32_t references = 0, count = 0;
+    std::array<Block, kSegment> blocks{};
+    std::uint64_t end() const { return hash + static_cast<std::uint64_t>(count); }
+    bool covers(std::uint64_t of) const { return of >= hash && of < end(); }
+  };
+  struct Entry {            // of a group: hashes that differ in their last digit (of base kSegment) alone
+    std::uint32_t tag = 0;  // low half of the group's number
+    Index first = 0;        // of the ring; 0: hole
+  };
+  // Where a hash is found: in so many blocks of a segment from `from` on, and so are as many hashes after it.
+  struct Place {
+    Index segment = 0;  // 0: nowhere
+    std::int32_t from = 0, count = 0;
   };
 
-  struct Entry {
-    std::uint32_t tag = 0;  // low half of the hash
-    Block first = 0;        // of the ring; 0: hole
-  };
-  struct alignas(64) Line {  // of the processor's cache
-    std::array<Entry, 8> entries;
-  };
-  std::size_t table_size() const { return 8 * table_.size(); }
-  Entry& at(std::size_t place) { return table_[place / 8].entries[place % 8]; }
-  const Entry& at(std::size_t place) const { return table_[place / 8].entries[place % 8]; }
-  void fetch(std::uint64_t hash) const { __builtin_prefetch(&at(hash & (table_size() - 1)), 1); }
-  // What evict() will want of blocks that are soon popped: their entries, then their lines of the table.
-  void fetch_next() const {
-    const std::size_t mask = queue_.size() - 1, left = tail_ - head_;
-    if (left > 2 * kAhead)
-      __builtin_prefetch(
-          &cached_[static_cast<std::size_t>(std::max(0, -queue_[(head_ + 2 * kAhead) & mask]))], 1);
-    if (left <= kAhead) return;
-    const Block entry = queue_[(head_ + kAhead) & mask];
-    if (entry < 0) fetch(cached_[static_cast<std::size_t>(-entry)].hash);
-  }
-  Block pop() {
-    fetch_next();
-    Block block;
-    do {
-      block = queue_[head_++ & (queue_.size() - 1)];
-    } while (block == 0);
-    --queued_;
-    if (block < 0) evict(block = -block);
-    return block;
-  }
-  void push(Block entry) {
-    if (tail_ - head_ == queue_.size()) make_room();
-    queue_[tail_++ & (queue_.size() - 1)] = entry;
-    ++queued_;
-  }
+  static std::uint64_t group(std::uint64_t hash) { return hash / kSegment; }
+  Segment& at(Index segment) { return segments_[static_cast<std::size_t>(segment)]; }
+  const Segment& at(Index segment) const { return segments_[static_cast<std::size_t>(segment)]; }
+  Place place(std::span<const std::uint64_t> hashes) const;
+  Block& queued(std::uint32_t place) { return queue_[place & (queue_.size() - 1)]; }
+
+  // Segments and their entries in the table lie anywhere in memory, so what is wanted soon is fetched.
+  static constexpr std::size_t kAhead = 4;  // segments
+  void fetch(std::uint64_t hash) const { __builtin_prefetch(&table_[group(hash) & (table_.size() - 1)], 1); }
+  void fetch(Index segment) const { __builtin_prefetch(segments_.data() + segment, 1); }
+  void fetch_next() const;
+
+  void pop(std::int64_t count, std::vector<Block>& blocks);
+  void push(Index segment);
   void make_room();
-  void evict(Block block);
-  std::size_t place(std::uint64_t hash) const;  // where the hash is in table_, or the hole where it belongs
+  void unqueue(Index segment);
+  void note(const Segment& s, std::int32_t count);
+
+  Index add(std::uint64_t hash);  // a segment of no blocks behind all of its group
+  void remove(Index segment);
+  Index new_segment();
+  void split(Index segment, std::int32_t count);  // what is beyond so many blocks becomes another one
+
+  std::size_t slot(std::uint64_t group) const;  // of table_: where the group is, or the hole where it belongs
   void grow();
 
   std::int64_t num_blocks_;
-  std::int64_t fresh_ = 1;  // blocks from here on were never handed out
-  std::int64_t queued_ = 0;
+  std::int64_t fresh_ = 1;   // blocks from here on were never handed out
+  std::int64_t queued_ = 0;  // blocks in the queue
   // The queue starts as 1, 2, 3, ..., so fresh blocks precede everything that was ever freed; what was freed
-  // is in a ring of power-of-two size, read and written in order: block, -block if it is cached, or 0 where a
-  // hit took it out.
+  // is in a ring of power-of-two size, read and written in order: a block, a segment as -segment, or 0 where
+  // a hit took it out.
   std::vector<Block> queue_, blank_;
   std::size_t head_ = 0, tail_ = 0;
-  std::vector<Cached> cached_;
-  // Open addressing, linear probing. With half of the hash beside the block a probe touches one cache line,
-  // and so do blocks that BlockHashes has numbered.
-  std::vector<Line> table_;
+  std::size_t marked_ = 0;  // entries of the queue that are no blocks
+  std::vector<Segment> segments_{1};
+  Index unused_ = 0;               // segments, by `next`
+  std::vector<Index> segment_of_;  // by block, of the last block of each segment that is held
+  std::vector<Entry> table_;       // open addressing, linear probing
   std::size_t table_used_ = 0;
   std::int64_t cached_count_ = 0;
   std::vector<Evicted>* evicted_ = nullptr;

@@ -43,7 +43,8 @@ enum class SchedulerPolicy {
 // Whose way to keep the stages of a pipeline busy is modelled.
 constexpr bool runs_in_pipelines(SchedulerPolicy p) {
   return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kVllmV0 || p == SchedulerPolicy::kOrca ||
-         p == SchedulerPolicy::kSarathi;
+         p == SchedulerPolicy::kSarathi || p == SchedulerPolicy::kSglang || p == SchedulerPolicy::kTrtllm ||
+         p == SchedulerPolicy::kStaticBatch;
 }
 
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
@@ -69,6 +70,8 @@ struct SglangConfig {
   bool disable_priority_preemption = false;
   std::int64_t priority_scheduling_preemption_threshold = 10;
   std::uint64_t seed = 0;  // of a random order
+  // In a pipeline: running requests of a micro-batch; 0: max_num_seqs divided by the stages, at least 1.
+  std::int64_t pp_max_micro_batch_size = 0;
 };
 
 // What only TensorRT-LLM has, by its names and defaults.

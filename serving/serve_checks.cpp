@@ -72,6 +72,9 @@ void check_block_policy(const SchedulerConfig& c) {
             fmt::format("{} must be above max_num_seqs {}, or decodes leave a prompt no token",
                         s.low_chunk_size, c.max_num_seqs));
   }
+  require(c.policy != SchedulerPolicy::kStaticBatch || c.pipeline_depth == 1 || !c.caches_tokens ||
+              c.reservation != KvReservation::kPaged,
+          "kv_reservation", "the memory of a static batch in a pipeline is reserved; use exact");
   require(c.static_batch.max_queue_delay >= 0, "max_queue_delay_microseconds", "must be at least 0");
   for (const std::int64_t size : c.static_batch.preferred_batch_size)
     require(size >= 1 && size <= c.max_num_seqs, "preferred_batch_size",
@@ -156,7 +159,7 @@ void check_policy(const SchedulerConfig& c) {
   require(c.num_host_blocks == 0 || c.policy == SchedulerPolicy::kVllmV0, "preemption_mode",
           "swap is modelled for vLLM's schedulers alone");
   require(c.pipeline_depth == 1 || runs_in_pipelines(c.policy), "pipeline_parallel_size",
-          "pipeline parallelism is modelled for vLLM, Orca and Sarathi-Serve alone; use 1");
+          "this system has no pipeline, or none whose micro-batches are modelled; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {
     const SglangConfig& s = c.sglang;
     require(s.chunked_prefill_size < 1 || s.chunked_prefill_size % c.block_size == 0, "chunked_prefill_size",
@@ -171,6 +174,11 @@ void check_policy(const SchedulerConfig& c) {
             "enable_priority_scheduling", "SGLang takes fcfs and lof alone beside it");
     require(s.priority_scheduling_preemption_threshold >= 0, "priority_scheduling_preemption_threshold",
             "must be at least 0");
+    require(c.pipeline_depth == 1 || (!s.overlap && !s.enable_mixed_chunk), "pipeline_parallel_size",
+            "SGLang has no overlap scheduler and no mixed chunks in a pipeline; turn them off");
+    require(c.pipeline_depth == 1 || s.scheduler_recv_interval == 1, "scheduler_recv_interval",
+            "is modelled without a pipeline; use 1");
+    require(s.pp_max_micro_batch_size >= 0, "pp_max_micro_batch_size", "must be at least 1");
     require(s.schedule_policy != Order::kShortestPrefillFirst || (c.enable_prefix_caching && c.caches_tokens),
             "schedule_policy", "shortest-prefill-first needs the prefix cache");
     return;

@@ -13,7 +13,9 @@ namespace foretoken {
 class BatchBuilder {
  public:
   BatchBuilder(std::span<const std::int64_t> windows, bool list_decodes)
-      : windows_(windows.begin(), windows.end()), list_decodes_(list_decodes) {}
+      : windows_(windows.begin(), windows.end()),
+        unbounded_(std::all_of(windows.begin(), windows.end(), [](std::int64_t w) { return w == 0; })),
+        list_decodes_(list_decodes) {}
 
   void clear() {
     batch_ = Batch();
@@ -23,6 +25,8 @@ class BatchBuilder {
     swap_out_.clear();
     swap_in_.clear();
     rows_ = 0;
+    contexts_ = 0;
+    growing_ = 0;
   }
   // last: the prompt is complete, so a token is sampled.
   void add_prefill(std::int32_t slot, RequestId request, std::int64_t tokens, std::int64_t cached,
@@ -60,6 +64,10 @@ class BatchBuilder {
   const Batch& build() {
     batch_.swap_out = swap_out_;
     batch_.swap_in = swap_in_;
+    for (std::size_t g = 0; unbounded_ && g < windows_.size(); ++g) {
+      batch_.contexts[g] = contexts_;
+      batch_.growing[g] = growing_;
+    }
     batch_.prefill = prefill_;
     batch_.decode = decode_;
     batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_ + batch_.drafted;
@@ -81,7 +89,9 @@ class BatchBuilder {
     ++batch_.decode_sequences;
     batch_.drafted += drafted;
     batch_.longest_context = std::max(batch_.longest_context, context);
-    for (std::size_t g = 0; g < windows_.size(); ++g) {
+    contexts_ += context;
+    ++growing_;
+    for (std::size_t g = 0; !unbounded_ && g < windows_.size(); ++g) {
       const bool grows = windows_[g] == 0 || context < windows_[g];
       batch_.contexts[g] += grows ? context : windows_[g];
       batch_.growing[g] += grows;
@@ -90,6 +100,7 @@ class BatchBuilder {
   }
 
   std::vector<std::int64_t> windows_;
+  bool unbounded_;  // no window is one
   bool list_decodes_;
   Batch batch_;
   std::vector<PrefillPart> prefill_;
@@ -97,6 +108,8 @@ class BatchBuilder {
   std::vector<std::int32_t> sampled_;
   std::vector<BlockCopy> swap_out_, swap_in_;
   std::int32_t rows_ = 0;
+  std::int64_t contexts_ = 0;  // sum over the rows, and how many, where nothing bounds them
+  std::int32_t growing_ = 0;
 };
 
 }  // namespace foretoken

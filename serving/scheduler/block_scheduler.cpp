@@ -39,11 +39,6 @@ std::optional<std::string> BlockScheduler::never_admitted(const Request& request
       end_tokens(request) - 1, need, kept, usable_blocks());
 }
 
-void BlockScheduler::take_blocks(std::int64_t count, Sequence& s) {
-  pool_.allocate(count, s.blocks);
-  held_ += count;
-}
-
 const Batch& BlockScheduler::schedule(Picoseconds now) {
   batch_.clear();
   decoded_.clear();
@@ -54,7 +49,8 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   const Batch& batch = batch_.build();
   if (config_.pipeline_depth > 1 && !batch.empty()) {
     steps_.push_back(decoded_);
-    for (const PrefillPart& part : batch.prefill) steps_.back().push_back(part.slot);
+    for (const PrefillPart& part : batch.prefill)
+      if (part.slot >= 0) steps_.back().push_back(part.slot);  // others are padding
     for (const std::int32_t slot : steps_.back()) {
       if (in_flight_.size() <= static_cast<std::size_t>(slot))
         in_flight_.resize(static_cast<std::size_t>(slot) + 1);
@@ -72,22 +68,15 @@ void BlockScheduler::completed() {
 
 // A preempted sequence finds what it has generated, too.
 std::int64_t BlockScheduler::look_up(Sequence& s) {
-  hits_.clear();
+  hits_ = free_hits_ = 0;
   if (!caching()) return 0;
   std::int64_t most = s.num_tokens / config_.block_size;
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
-  for (std::int64_t b = 0; b < most; ++b) {
-    // Where one was found more will be.
-    const std::int64_t later =
-        b == 0 ? 0 : std::min(b + static_cast<std::int64_t>(KvBlockPool::kAhead), most - 1);
-    if (s.hashes.size() <= later)
-      s.hashes.extend(later + 1, config_.block_size, s.request, workload_->content(s.request));
-    pool_.prefetch(s.hashes[later]);
-    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
-    if (block < 0) break;
-    hits_.push_back(block);
-  }
-  return std::min<std::int64_t>(std::ssize(hits_) * config_.block_size, s.num_tokens - 1);
+  const auto found =
+      find_prefix(pool_, config_.block_size, s.request, workload_->content(s.request), most, s.hashes);
+  hits_ = found.blocks;
+  free_hits_ = found.free;
+  return std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1);
 }
 
 bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
@@ -98,22 +87,22 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
       if (!reserve(s)) return false;
     } else {
       const std::int64_t need = blocks_for(tokens);
-      const auto free_hits = std::count_if(hits_.begin(), hits_.end(),
-                                           [this](KvBlockPool::Block b) { return pool_.is_free(b); });
-      if (need - std::ssize(hits_) + free_hits > free_blocks()) return false;
-      for (const KvBlockPool::Block block : hits_) pool_.touch(block);
-      s.blocks.assign(hits_.begin(), hits_.end());
-      take_blocks(need - std::ssize(hits_), s);
+      if (need - hits_ + free_hits_ > free_blocks()) return false;
+      if (hits_ > 0) {
+        s.blocks.clear();
+        pool_.take(s.hashes.first(hits_), s.blocks);
+      }
+      take_blocks(need - hits_, s);
     }
     s.capacity = static_cast<std::int32_t>(static_cast<std::int64_t>(s.blocks.size()) * config_.block_size);
   }
   waiting_.pop_front();
   running_.push_back(slot);
   s.state = Sequence::State::kRunning;
-  s.entered_blocks = static_cast<std::int32_t>(hits_.size());
-  s.computed = static_cast<std::int32_t>(
-      std::min<std::int64_t>(std::ssize(hits_) * config_.block_size, s.num_tokens - 1));
-  hits_.clear();
+  s.entered_blocks = static_cast<std::int32_t>(hits_);
+  s.computed =
+      static_cast<std::int32_t>(std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1));
+  hits_ = free_hits_ = 0;
   counts_.reused += s.computed;
   if (s.cached_tokens < 0) {
     s.cached_tokens = s.computed;
@@ -142,9 +131,11 @@ bool BlockScheduler::reserve(Sequence& s) {
 
 bool BlockScheduler::grow(Sequence& s, std::int64_t n, bool eager) {
   if (!grows_) return true;
-  const std::int64_t need = blocks_for(s.computed + n + ahead_) - static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t missing = s.computed + n + ahead_ - s.capacity;
+  if (missing <= 0 && !eager) return true;
+  const std::int64_t need = missing <= 0 ? 0 : missing <= config_.block_size ? 1 : blocks_for(missing);
   if (need > free_blocks() || (eager && free_blocks() == 0)) return false;
-  if (need <= 0) return true;
+  if (need == 0) return true;
   take_blocks(need, s);
   s.capacity += static_cast<std::int32_t>(need * config_.block_size);
   return true;
@@ -231,8 +222,9 @@ void BlockScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   const std::int64_t full = std::min<std::int64_t>(s.computed / config_.block_size, limit);
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_->content(s.request));
-  for (; s.entered_blocks < full; ++s.entered_blocks)
-    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
+  pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(full)), s.entered_blocks,
+              s.hashes.first(full));
+  s.entered_blocks = static_cast<std::int32_t>(full);
 }
 
 void BlockScheduler::release(Sequence& s) {
@@ -248,44 +240,6 @@ void BlockScheduler::release(Sequence& s) {
     return;
   }
   release(s.blocks, s.capacity, s.computed);
-}
-
-// What is deepest in any of them goes first.
-void BlockScheduler::release_together(std::span<const std::int32_t> slots) {
-  std::int64_t deepest = 0;
-  for (const std::int32_t slot : slots) deepest = std::max(deepest, std::ssize(sequences_[slot].blocks));
-  for (; deepest > 0; --deepest) {
-    for (const std::int32_t slot : slots) {
-      Sequence& s = sequences_[slot];
-      if (std::ssize(s.blocks) < deepest) continue;
-      const std::span<const KvBlockPool::Block> last = std::span(s.blocks).last(1);
-      if (deepest > s.entered_blocks && deepest > s.computed / config_.block_size)
-        pool_.release_blank(last);
-      else
-        pool_.release(last, deepest <= s.entered_blocks ? 1 : 0);
-      s.blocks.pop_back();
-    }
-  }
-  for (const std::int32_t slot : slots) {
-    sequences_[slot].entered_blocks = 0;
-    sequences_[slot].capacity = 0;
-  }
-}
-
-void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity,
-                             std::int64_t computed) {
-  if (reserves() && !blocks.empty()) {
-    counts_.reserved += capacity;
-    counts_.filled += computed;
-  }
-  if (!contiguous()) {
-    pool_.release(blocks, 0);
-    held_ -= static_cast<std::int64_t>(blocks.size());
-  } else if (!blocks.empty()) {
-    regions_.release(blocks.front(), static_cast<std::int64_t>(blocks.size()));
-  }
-  blocks.clear();
-  capacity = 0;
 }
 
 // Who decodes goes on while blocks last: free ones only become fewer until somebody ends, so whoever waits
@@ -325,7 +279,6 @@ void BlockScheduler::finish(std::span<const std::int32_t> slots) {
   std::erase_if(running_, [&](std::int32_t slot) {
     return sequences_[slot].num_tokens >= sequences_[slot].end_tokens;
   });
-  if (caching() && slots.size() > 1) return release_together(slots);
   for (const std::int32_t slot : slots) leave(sequences_[slot]);
 }
 

@@ -89,6 +89,7 @@ class BlockScheduler : public Scheduler {
   // them.
   std::int64_t look_up(Sequence& s);
   bool has_place() const { return running() < most_running_ && batch_.sequences() < most_in_batch_; }
+  bool any_in_flight() const { return !steps_.empty(); }  // of a pipeline's steps
   bool in_flight(std::int32_t slot) const {
     return static_cast<std::size_t>(slot) < in_flight_.size() && in_flight_[static_cast<std::size_t>(slot)];
   }
@@ -146,20 +147,22 @@ class BlockScheduler : public Scheduler {
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
   bool reserve(Sequence& s);
-  void take_blocks(std::int64_t count, Sequence& s);
+  void take_blocks(std::int64_t count, Sequence& s) {
+    pool_.allocate(count, s.blocks);
+    held_ += count;
+  }
   bool swap_out(Sequence& s);
   void enter_later(std::int32_t slot, const Sequence& s) {
     if (s.entered_blocks < s.shared_blocks) entering_.push_back(slot);
   }
   void enter_blocks(Sequence& s, std::int64_t limit);
-  void release_together(std::span<const std::int32_t> slots);
 
   const Workload* const workload_;
   HostBlockPool host_;
-  std::vector<KvBlockPool::Block> hits_;  // of look_up
-  std::vector<std::int32_t> entering_;    // sequences of the step whose new full blocks others may share
-  const std::int64_t quota_;              // of the pool's blocks, 0: all
-  std::int64_t held_ = 0;                 // of these, where there is a quota
+  std::int64_t hits_ = 0, free_hits_ = 0;  // blocks, of look_up
+  std::vector<std::int32_t> entering_;     // sequences of the step whose new full blocks others may share
+  const std::int64_t quota_;               // of the pool's blocks, 0: all
+  std::int64_t held_ = 0;                  // of these, where there is a quota
   std::deque<std::vector<std::int32_t>> steps_;  // in flight: their sequences (pipeline_depth above 1)
   std::vector<bool> in_flight_;                  // by slot
   mutable std::vector<std::int64_t> rooms_;

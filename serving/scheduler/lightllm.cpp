@@ -25,8 +25,11 @@ class LightllmScheduler final : public BlockScheduler {
   }
 
  private:
+  // A sequence if it runs as long as it may. While all decode neither number changes, nor does their order.
   struct Expected {
-    std::int64_t left, held;  // tokens still to come and in the cache
+    std::int64_t last;   // decode step, of all that there have been, before that of its last token
+    std::int64_t whole;  // tokens still to come before that one and in the cache
+    bool operator==(const Expected&) const = default;
   };
 
   std::int64_t capacity() const { return pool_.usable() * config_.block_size; }
@@ -39,6 +42,8 @@ class LightllmScheduler final : public BlockScheduler {
       return;
     }
     decode_or_preempt(false);
+    ++decoded_steps_;
+    ordered_ = ordered_ && !preempted_ && decoded_.size() == running_.size();
     if (!asks) ++waited_;
   }
 
@@ -49,28 +54,47 @@ class LightllmScheduler final : public BlockScheduler {
     if (!waiting_.empty() && has_place()) expect_running();
     while (!waiting_.empty() && has_place()) {
       const Sequence& s = sequences_[waiting_.front()];
-      const Expected next{s.end_tokens - s.request.input_len - 1, s.request.input_len + 1};
-      expected_.insert(std::upper_bound(expected_.begin(), expected_.end(), next, longer), next);
+      const Expected next{decoded_steps_ + s.end_tokens - s.request.input_len - 1, s.end_tokens};
+      expect(next);
       const std::int64_t peak = expected_peak();
-      if (config_.caches_tokens && peak >= capacity()) {
-        blocked_for_ = peak - capacity();
+      const bool fits = !config_.caches_tokens || peak < capacity();
+      if (!fits) blocked_for_ = peak - capacity();
+      if (!fits || tokens + s.request.input_len > config_.max_num_batched_tokens) {
+        forget(next);
         break;
       }
-      if (tokens + s.request.input_len > config_.max_num_batched_tokens) break;
       tokens += s.request.input_len;
+      started_.push_back(next);
       if (!admit(now, left(s))) throw std::logic_error("LightLLM's expected peak is too low");
     }
+    // The step of their prompts gives them their first token.
+    for (const Expected& e : started_) {
+      forget(e);
+      expect({e.last - 1, e.whole - 1});
+    }
+    started_.clear();
     for (std::size_t i = before; i < running_.size(); ++i)
       take_prompt(running_[i], left(sequences_[running_[i]]));
     return running_.size() > before;
   }
 
-  static bool longer(const Expected& a, const Expected& b) { return a.left > b.left; }
+  static bool longer(const Expected& a, const Expected& b) { return a.last > b.last; }
+  void expect(const Expected& e) {
+    expected_.insert(std::upper_bound(expected_.begin(), expected_.end(), e, longer), e);
+  }
+  void forget(const Expected& e) {
+    expected_.erase(
+        std::find(std::lower_bound(expected_.begin(), expected_.end(), e, longer), expected_.end(), e));
+  }
+  // Those that are running, less those that have ended since they were put into order.
   void expect_running() {
+    while (!expected_.empty() && expected_.back().last < decoded_steps_) expected_.pop_back();
+    if (ordered_) return;
+    ordered_ = true;
     expected_.clear();
     for (const std::int32_t slot : running_) {
       const Sequence& s = sequences_[slot];
-      expected_.push_back({s.end_tokens - s.num_tokens - 1, s.num_tokens});
+      expected_.push_back({decoded_steps_ + s.end_tokens - s.num_tokens - 1, s.end_tokens - 1});
     }
     std::sort(expected_.begin(), expected_.end(), longer);
   }
@@ -79,8 +103,9 @@ class LightllmScheduler final : public BlockScheduler {
   std::int64_t expected_peak() const {
     std::int64_t peak = 0, held = 0, count = 0;
     for (const Expected& e : expected_) {
-      held += e.held;
-      peak = std::max(peak, e.left * ++count + held);
+      const std::int64_t to_come = e.last - decoded_steps_;
+      held += e.whole - to_come;
+      peak = std::max(peak, to_come * ++count + held);
     }
     return peak;
   }
@@ -94,11 +119,15 @@ class LightllmScheduler final : public BlockScheduler {
   }
   void repeated(std::int64_t steps) override {
     waited_ = std::min(waited_ + steps, config_.lightllm.router_max_wait_tokens);
+    decoded_steps_ += steps;
   }
 
-  std::int64_t waited_ = 0;         // decode steps since somebody started
-  std::int64_t blocked_for_ = 0;    // further steps for which nobody who waits can start
+  std::int64_t waited_ = 0;       // decode steps since somebody started
+  std::int64_t blocked_for_ = 0;  // further steps for which nobody who waits can start
+  std::int64_t decoded_steps_ = 0;
+  bool ordered_ = false;            // expected_ has those that are running, and maybe some that have ended
   std::vector<Expected> expected_;  // those that stay longest first
+  std::vector<Expected> started_;   // in this step
 };
 
 }  // namespace

@@ -79,39 +79,82 @@ class NanoflowScheduler final : public BlockScheduler {
   // The most blocks that running requests hold at one time, if each has the average output, and ends with it.
   // Whoever is longer already counts what it holds; a prompt that has begun counts as an average one.
   std::int64_t expected_peak() {
-    lengths_.clear();
+    put_in_order();
     peak_in_ = kForever;
-    std::int64_t beyond = 0;
     const std::int64_t end = whole_ + kMargin;
-    const auto add = [&](std::int64_t length) {
-      if (length < end)
-        lengths_.push_back(length);
-      else
-        beyond += blocks_for(length);
-    };
-    for (const std::int32_t slot : running_)
-      add(sequences_[slot].decoding ? sequences_[slot].computed : prompt_);
-    for (const Ended& e : ended_) add(e.computed);
-    std::sort(lengths_.begin(), lengths_.end());
+    const auto first_beyond =
+        std::find_if(lengths_.begin(), lengths_.end(), [&](const Length& l) { return l.tokens >= end; });
+    std::int64_t beyond = 0;
+    for (auto l = first_beyond; l != lengths_.end(); ++l) beyond += blocks_for(l->tokens);
+    lengths_.erase(first_beyond, lengths_.end());
     // Blocks rise until somebody ends, so the peak is just before an end. Those left then are the shortest:
     // with length + block_size - 1 = q x block_size + r they hold floor((q x block_size + r + t) /
     // block_size).
-    const std::int64_t size = config_.block_size;
+    const std::int32_t size = config_.block_size;
     std::fill(of_residue_.begin(), of_residue_.end(), 0);
     std::int64_t peak = 0, quotients = 0;
+    // Of length + block_size - 1, and of t; neighbours are mostly close.
+    std::int32_t q = 0, r = size - 1, before = 0;
+    auto left = static_cast<std::int32_t>(end - 1);
+    std::int32_t left_q = left / size, left_r = left % size;
     for (std::size_t i = 0; i < lengths_.size(); ++i) {
-      const std::int64_t rounded = lengths_[i] + size - 1;
-      quotients += rounded / size;
-      ++of_residue_[static_cast<std::size_t>(rounded % size)];
-      if (i + 1 < lengths_.size() && lengths_[i + 1] == lengths_[i]) continue;
-      const std::int64_t t = end - lengths_[i] - 1;
-      std::int64_t held = quotients + static_cast<std::int64_t>(i + 1) * (t / size);
-      for (std::int64_t r = size - t % size; r < size; ++r) held += of_residue_[static_cast<std::size_t>(r)];
+      const std::int32_t more = lengths_[i].tokens - before;
+      before = lengths_[i].tokens;
+      r += more;
+      if (r >= size) {
+        q += r / size;
+        r %= size;
+      }
+      quotients += q;
+      ++of_residue_[static_cast<std::size_t>(r)];
+      left -= more;
+      left_r -= more;
+      if (left_r < 0) {
+        left_q = left / size;
+        left_r = left % size;
+      }
+      if (i + 1 < lengths_.size() && lengths_[i + 1].tokens == lengths_[i].tokens) continue;
+      const auto count = static_cast<std::int64_t>(i + 1);
+      std::int64_t held = quotients + count * left_q;
+      if (held + count <= peak) continue;
+      for (std::int32_t k = size - left_r; k < size; ++k) held += of_residue_[static_cast<std::size_t>(k)];
       if (held <= peak) continue;
       peak = held;
-      peak_in_ = t;
+      peak_in_ = left;
     }
     return peak + beyond;
+  }
+
+  // lengths_ of all that hold blocks, the shortest first. Who decodes does so with all others, so the order
+  // of the last time is nearly that of now.
+  void put_in_order() {
+    constexpr std::int32_t kPlaced = -1;
+    for (const std::int32_t slot : running_) {
+      const auto place = static_cast<std::size_t>(slot);
+      if (place >= length_of_.size()) length_of_.resize(place + 1, kPlaced);
+      length_of_[place] =
+          sequences_[slot].decoding ? sequences_[slot].computed : static_cast<std::int32_t>(prompt_);
+    }
+    lengths_.clear();
+    const auto add = [&](std::int32_t slot) {
+      std::int32_t& length = length_of_[static_cast<std::size_t>(slot)];
+      if (length == kPlaced) return;
+      lengths_.push_back({length, slot});
+      length = kPlaced;
+    };
+    for (const std::int32_t slot : order_) add(slot);
+    if (lengths_.size() < running_.size())
+      for (const std::int32_t slot : running_) add(slot);
+    for (const Ended& e : ended_) lengths_.push_back({e.computed, -1});
+    for (std::size_t i = 1; i < lengths_.size(); ++i) {
+      const Length l = lengths_[i];
+      std::size_t at = i;
+      for (; at > 0 && lengths_[at - 1].tokens > l.tokens; --at) lengths_[at] = lengths_[at - 1];
+      lengths_[at] = l;
+    }
+    order_.clear();
+    for (const Length& l : lengths_)
+      if (l.slot >= 0) order_.push_back(l.slot);
   }
 
   // Of those whose last token came out of the last step but one.
@@ -147,7 +190,13 @@ class NanoflowScheduler final : public BlockScheduler {
   std::int64_t peak_in_ = 0;             // steps until the expected peak
   std::int64_t blocked_for_ = 0;         // further steps for which it leaves no room
   std::vector<Ended> ended_;
-  std::vector<std::int64_t> lengths_, of_residue_;
+  struct Length {
+    std::int32_t tokens, slot;
+  };
+  std::vector<Length> lengths_;
+  std::vector<std::int32_t> order_;      // slots, as they were put into order
+  std::vector<std::int32_t> length_of_;  // by slot, scratch
+  std::vector<std::int64_t> of_residue_;
 };
 
 }  // namespace

@@ -26,6 +26,10 @@ SglangScheduler::SglangScheduler(const SchedulerConfig& config, SequenceTable& s
       names_pages_(list_decodes && config.caches_tokens),
       tree_(config.block_size),
       waiting_tree_(1),
+      most_running_(config.sglang.pp_max_micro_batch_size > 0
+                        ? config.sglang.pp_max_micro_batch_size
+                        : std::max<std::int64_t>(1, config.max_num_seqs / config.pipeline_depth)),
+      micro_batches_(static_cast<std::size_t>(config.pipeline_depth)),
       batch_(windows, list_decodes),
       rooms_(static_cast<std::size_t>(config.block_size)) {
   total_ = config.caches_tokens ? (config.num_blocks - 1) * page_
@@ -113,7 +117,53 @@ std::int64_t SglangScheduler::known_output(std::int32_t slot) const {
   return s.num_tokens - s.request.input_len - (late ? 1 : 0);
 }
 
+// In a pipeline micro-batches take turns; one that has a step in flight ends its turn there, one that has
+// nothing to compute passes.
 const Batch& SglangScheduler::schedule(Picoseconds now) {
+  bool retracted = false;
+  batch_.clear();
+  for (std::size_t tried = 0; tried < micro_batches_.size(); ++tried) {
+    if (micro_batches_[next_].busy) break;
+    look_at(next_);
+    decide(now);
+    retracted = retracted || retracted_;
+    next_ = (next_ + 1) % micro_batches_.size();
+    if (batch_.empty()) continue;
+    if (micro_batches_.size() > 1) {
+      micro_batches_[current_].busy = true;
+      flights_.push_back(current_);
+    }
+    break;
+  }
+  retracted_ = retracted;
+  return batch_.build();
+}
+
+void SglangScheduler::look_at(std::size_t micro_batch) {
+  if (micro_batch == current_) return;
+  const auto exchange = [this](MicroBatch& m) {
+    std::swap(m.running, running_);
+    std::swap(m.computed_prompts, computed_prompts_);
+    std::swap(m.unfiltered, unfiltered_);
+    std::swap(m.full, full_);
+    std::swap(m.last_was_prefill, last_was_prefill_);
+    std::swap(m.last_shrank, last_shrank_);
+  };
+  elsewhere_ += static_cast<std::int64_t>(running_.size());
+  exchange(micro_batches_[current_]);
+  exchange(micro_batches_[micro_batch]);
+  elsewhere_ -= static_cast<std::int64_t>(running_.size());
+  current_ = micro_batch;
+}
+
+void SglangScheduler::completed() {
+  if (flights_.empty()) return;
+  micro_batches_[flights_.front()].busy = false;
+  look_at(flights_.front());
+  flights_.pop_front();
+}
+
+void SglangScheduler::decide(Picoseconds now) {
   batch_.clear();
   retracted_ = outranks_nobody_ = false;
   ++decision_;
@@ -123,8 +173,10 @@ const Batch& SglangScheduler::schedule(Picoseconds now) {
   // leave nothing to run but something to admit.
   for (int attempt = 0; attempt < 3; ++attempt) {
     if (form_prefill(now) || form_decode()) break;
-    ratio_base_ = initial_ratio_;
-    decays_ = 0;
+    if (elsewhere_ == 0) {
+      ratio_base_ = initial_ratio_;
+      decays_ = 0;
+    }
     if (waiting_.empty() && chunked_ < 0) {
       if (arrived_.empty()) break;
       receive();
@@ -138,7 +190,6 @@ const Batch& SglangScheduler::schedule(Picoseconds now) {
     std::erase_if(computed_prompts_, [this](const ComputedPrompt& p) { return p.decision < decision_; });
   }
   check_pages();
-  return batch_.build();
 }
 
 void SglangScheduler::settle_last_batch() {

@@ -1,8 +1,11 @@
 // SGLang's scheduler (serving policies in docs/policies.md): prefill first, at most one prompt in chunks,
 // admission by an estimate of the output still to come, retraction when that was too low, a radix tree of
-// tokens, and, overlapped, ends of requests seen one step late.
+// tokens, and, overlapped, ends of requests seen one step late. In a pipeline (event_loop_pp) each stage's
+// micro-batch has running requests of its own; the queue, the memory and the prompt in chunks are common to
+// all, so that chunks follow each other in successive micro-batches.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 
 #include "serving/scheduler/batch_builder.h"
@@ -27,10 +30,11 @@ class SglangScheduler : public Scheduler {
     return !full_ || preempts_by_priority() || config_.sglang.scheduler_recv_interval > 1;
   }
   void advance(std::int64_t steps) override;
+  void completed() override;
   void finish(std::span<const std::int32_t> slots) override;
   std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override;
   std::int64_t running() const override {
-    return static_cast<std::int64_t>(running_.size()) + (chunked_ >= 0 ? 1 : 0);
+    return static_cast<std::int64_t>(running_.size()) + elsewhere_ + (chunked_ >= 0 ? 1 : 0);
   }
   std::int64_t waiting() const override {
     return static_cast<std::int64_t>(waiting_.size() + arrived_.size());
@@ -64,6 +68,19 @@ class SglangScheduler : public Scheduler {
     std::int32_t slot;
     std::int64_t tokens;
   };
+  // Prompts to enter into the tree when the results of their step are processed, with their tokens.
+  struct ComputedPrompt {
+    std::int32_t slot;
+    std::int64_t tokens, decision;
+  };
+  // What one micro-batch of a pipeline has to itself; that of the one being looked at is in the members.
+  struct MicroBatch {
+    std::vector<std::int32_t> running;
+    std::vector<ComputedPrompt> computed_prompts;
+    std::int64_t unfiltered = 0;
+    bool full = false, last_was_prefill = false, last_shrank = false;
+    bool busy = false;  // has a step in flight
+  };
   static constexpr std::int64_t kClipMaxNewTokens = 4096;  // CLIP_MAX_NEW_TOKENS
   enum class Verdict { kContinue, kOther, kNoToken };
 
@@ -76,6 +93,12 @@ class SglangScheduler : public Scheduler {
     return static_cast<std::int64_t>(running_.size() + ended_.size()) + unfiltered_;
   }
 
+  void decide(Picoseconds now);
+  void look_at(std::size_t micro_batch);
+  // How many more requests the micro-batch may run.
+  std::int64_t places() const {
+    return std::min(most_running_ - batch_size(), config_.max_num_seqs - batch_size() - elsewhere_);
+  }
   void receive();
   void settle_last_batch();
   // Prefill (sglang_prefill.cpp).
@@ -157,6 +180,12 @@ class SglangScheduler : public Scheduler {
   std::vector<RadixCache::Page> free_pages_;
   RadixCache tree_, waiting_tree_;  // waiting_tree_: prefixes of waiting requests (lpm)
 
+  const std::int64_t most_running_;  // in a micro-batch
+  std::vector<MicroBatch> micro_batches_;
+  std::size_t current_ = 0, next_ = 0;  // looked at; whose turn it is
+  std::deque<std::size_t> flights_;     // whose steps are in flight
+  std::int64_t elsewhere_ = 0;          // running in other micro-batches than the current one
+
   std::deque<std::int32_t> waiting_;
   std::deque<std::int32_t> arrived_;  // not yet looked at
   std::int64_t since_received_ = 0;   // decode steps
@@ -166,11 +195,6 @@ class SglangScheduler : public Scheduler {
   std::int64_t unfiltered_ = 0;  // known to have ended, still in SGLang's list of running requests
   bool full_ = false;            // batch_is_full
   std::vector<Held> held_;       // by slot
-  // Prompts to enter into the tree when the results of their step are processed, with their tokens.
-  struct ComputedPrompt {
-    std::int32_t slot;
-    std::int64_t tokens, decision;
-  };
   std::vector<ComputedPrompt> computed_prompts_;
   void forget_prompt(std::int32_t slot) {
     std::erase_if(computed_prompts_, [slot](const ComputedPrompt& p) { return p.slot == slot; });

@@ -16,8 +16,7 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
   if (preempts_by_priority()) full_ = false;
   if ((full_ || waiting_.empty()) && chunked_ < 0) return false;
   const std::int64_t running = batch_size();
-  const std::int64_t allocatable = config_.max_num_seqs - running;
-  if (allocatable <= 0 && chunked_ < 0 && !preempts_by_priority()) {
+  if (places() <= 0 && chunked_ < 0 && !preempts_by_priority()) {
     full_ = true;
     return false;
   }
@@ -39,7 +38,7 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
 
   if (chunked_ >= 0) add_chunked();
   for (const std::int32_t slot : waiting_) {
-    if (static_cast<std::int64_t>(chosen_.size()) >= config_.max_num_seqs - batch_size()) full_ = true;
+    if (static_cast<std::int64_t>(chosen_.size()) >= places()) full_ = true;
     if (full_ && !(preempts_by_priority() && preempt_for(slot))) break;
     const Verdict verdict = add_waiting(slot);
     if (verdict == Verdict::kContinue) continue;

@@ -1,6 +1,7 @@
 // Static batches as FasterTransformer runs them: who starts together ends together, and nobody joins. Batches
 // are formed by the rules of Triton's dynamic batcher (dynamic_batch_scheduler.cc, GetDynamicBatch), which
-// without a delay and preferred sizes takes whoever waits.
+// without a delay and preferred sizes takes whoever waits. In a pipeline a batch goes through the stages in
+// micro-batches (getLocalBatchSize, ParallelGpt.cc), and every token waits for the last of them.
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -25,12 +26,24 @@ class StaticBatchScheduler final : public BlockScheduler {
     std::int64_t computed;
   };
 
+  // Of the batch that runs in a pipeline, in order.
+  struct Member {
+    std::int32_t slot;  // -1: has ended
+    RequestId request;
+  };
+
   bool open() const override { return running_.empty(); }
 
   void decide(Picoseconds now) override {
     wake_ = kNoWake;
+    if (config_.pipeline_depth > 1) {
+      if (next_ == members_.size()) begin_round(now);
+      run_micro_batch();
+      return;
+    }
     if (running_.empty()) {
       start(now, dispatched(now));
+      for (const std::int32_t slot : running_) take_padded_prompt(slot);
       return;
     }
     decode_or_preempt(false);
@@ -58,22 +71,67 @@ class StaticBatchScheduler final : public BlockScheduler {
 
   // As many of them as memory and the tokens of a step allow.
   void start(Picoseconds now, std::int64_t most) {
-    std::int64_t longest = 0, tokens = 0;
+    longest_ = 0;
+    std::int64_t tokens = 0;
     while (running() < most) {
       const std::int64_t n = left(sequences_[waiting_.front()]);
       const std::int64_t with =
-          config_.static_batch.remove_padding ? tokens + n : (running() + 1) * std::max(longest, n);
+          config_.static_batch.remove_padding ? tokens + n : (running() + 1) * std::max(longest_, n);
       if (with > config_.max_num_batched_tokens || !admit(now, n)) break;
-      longest = std::max(longest, n);
+      longest_ = std::max(longest_, n);
       tokens += n;
     }
-    for (const std::int32_t slot : running_) {
-      const std::int64_t n = left(sequences_[slot]);
-      take_prompt(slot, n);
-      if (config_.static_batch.remove_padding || n == longest) continue;
-      batch_.add_padding(sequences_[slot].request.id, longest - n, n);
-      count_wasted(longest - n);
+  }
+
+  void take_padded_prompt(std::int32_t slot) {
+    const std::int64_t n = left(sequences_[slot]);
+    take_prompt(slot, n);
+    if (config_.static_batch.remove_padding || n == longest_) return;
+    batch_.add_padding(sequences_[slot].request.id, longest_ - n, n);
+    count_wasted(longest_ - n);
+  }
+
+  // Sequences of a micro-batch of `all` that compute so many tokens each: an even share of the stages, or all
+  // where that isn't whole, and less where it has too many tokens.
+  std::size_t micro_batch(std::size_t all, std::int64_t tokens) const {
+    constexpr std::int64_t kMostTokens = 1024;
+    const auto stages = static_cast<std::size_t>(config_.pipeline_depth);
+    std::size_t size = all % stages == 0 ? all / stages : all;
+    while (static_cast<std::int64_t>(size) * tokens > kMostTokens && size % 2 == 0) size /= 2;
+    return size;
+  }
+
+  // Prompts, or a token for each, once all of the round before are out.
+  void begin_round(Picoseconds now) {
+    if (any_in_flight()) return;
+    prompts_ = running_.empty();
+    if (prompts_) {
+      start(now, dispatched(now));
+      members_.clear();
+      for (const std::int32_t slot : running_) members_.push_back({slot, sequences_[slot].request.id});
     }
+    next_ = 0;
+    if (!members_.empty()) size_ = micro_batch(members_.size(), prompts_ ? longest_ : 1);
+  }
+
+  void run_micro_batch() {
+    if (running_.empty())
+      next_ = members_.size();  // what is left of the round computes nothing that anybody gets
+    if (next_ == members_.size()) return;
+    const std::size_t end = next_ + size_;
+    std::int64_t ended = 0;
+    for (; next_ < end; ++next_) {
+      const Member& m = members_[next_];
+      if (prompts_) {
+        take_padded_prompt(m.slot);
+      } else if (m.slot >= 0) {
+        take_decode(m.slot);
+      } else {
+        batch_.add_hole(m.request);
+        ++ended;
+      }
+    }
+    count_wasted(ended);
   }
 
   void count_wasted(std::int64_t rows) {
@@ -87,6 +145,8 @@ class StaticBatchScheduler final : public BlockScheduler {
 
   // Row and memory stay with the batch until all of it has ended.
   void leave(Sequence& s) override {
+    for (Member& m : members_)
+      if (m.request == s.request.id) m.slot = -1;
     ended_.push_back({s.request.id, std::move(s.blocks), s.capacity, s.computed});
     s.blocks.clear();
     s.capacity = 0;
@@ -95,9 +155,13 @@ class StaticBatchScheduler final : public BlockScheduler {
     ended_.clear();
   }
 
-  std::int64_t largest_;
-  std::vector<Ended> ended_;  // of the batch that runs
+  std::int64_t largest_, longest_ = 0;  // of preferred sizes; of the batch's prompts
+  std::vector<Ended> ended_;            // of the batch that runs
   Picoseconds wake_ = kNoWake;
+  // In a pipeline: the batch, who comes next in this round, and how many together.
+  std::vector<Member> members_;
+  std::size_t next_ = 0, size_ = 0;
+  bool prompts_ = false;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "serving/scheduler/decode_span.h"
 
@@ -49,7 +50,14 @@ const Batch& TrtllmScheduler::schedule(Picoseconds now) {
     enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, (s.num_tokens - 1) / config_.block_size));
   }
   computed_prompts_.clear();
-  while (!queue_.empty() && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs) {
+  for (const std::int32_t slot : std::exchange(to_pause_, {})) {
+    if (sequences_[slot].token_in_flight)
+      to_pause_.push_back(slot);
+    else
+      pause(slot);
+  }
+  while (!queue_.empty() &&
+         static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs * config_.pipeline_depth) {
     active_.push_back(queue_.front());
     queue_.pop_front();
   }
@@ -73,6 +81,7 @@ void TrtllmScheduler::pick_micro_batch() {
   std::int64_t tokens = 0, context_tokens = 0, requests = 0;
   for (const std::int32_t slot : fitting_) {
     const Sequence& s = sequences_[slot];
+    if (s.token_in_flight && pipelined()) continue;
     if (s.decoding) {
       if (tokens + generated(s) > most) break;
       generations_.push_back(slot);
@@ -170,8 +179,8 @@ void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
   Sequence& s = sequences_[slot];
   const std::int64_t hits = find_hits(s);
   if (config_.caches_tokens) {
-    for (const KvBlockPool::Block block : hits_) pool_.touch(block);
-    s.blocks.assign(hits_.begin(), hits_.end());
+    s.blocks.clear();
+    pool_.take(s.hashes.first(hits), s.blocks);
     s.capacity = static_cast<std::int32_t>(hits * config_.block_size);
     append_blocks(s, blocks_for(config_.with_lookahead(s.num_tokens)) - hits);
   }
@@ -191,25 +200,19 @@ void TrtllmScheduler::start(std::int32_t slot, Picoseconds now) {
 
 // The longest run of reusable full blocks; the last token is always computed.
 std::int64_t TrtllmScheduler::find_hits(Sequence& s) {
-  hits_.clear();
   if (!caching()) return 0;
   std::int64_t most = (s.num_tokens - 1) / config_.block_size;
   if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
-  for (std::int64_t b = 0; b < most; ++b) {
-    s.hashes.extend(b + 1, config_.block_size, s.request, workload_.content(s.request));
-    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
-    if (block < 0) break;
-    hits_.push_back(block);
-  }
-  return static_cast<std::int64_t>(hits_.size());
+  return find_prefix(pool_, config_.block_size, s.request, workload_.content(s.request), most, s.hashes)
+      .blocks;
 }
 
 void TrtllmScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   if (s.entered_blocks >= limit) return;
   s.hashes.extend(limit, config_.block_size, s.request, workload_.content(s.request));
-  for (; s.entered_blocks < limit; ++s.entered_blocks) {
-    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
-  }
+  pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(limit)), s.entered_blocks,
+              s.hashes.first(limit));
+  s.entered_blocks = static_cast<std::int32_t>(limit);
 }
 
 void TrtllmScheduler::append_blocks(Sequence& s, std::int64_t count) {
@@ -248,7 +251,8 @@ std::int64_t TrtllmScheduler::hold() const {
 }
 
 bool TrtllmScheduler::arrival_matters() const {
-  return !blocked_ && static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs;
+  return !blocked_ &&
+         static_cast<std::int64_t>(active_.size()) < config_.max_num_seqs * config_.pipeline_depth;
 }
 
 void TrtllmScheduler::advance(std::int64_t steps) {
@@ -269,6 +273,7 @@ void TrtllmScheduler::finish(std::span<const std::int32_t> slots) {
     if (caching()) enter_blocks(s, std::min<std::int64_t>(s.shared_blocks, s.computed / config_.block_size));
     release_blocks(s);
     std::erase(computed_prompts_, slot);
+    std::erase(to_pause_, slot);
     --started_;
   }
   std::erase_if(active_, [this](std::int32_t slot) {

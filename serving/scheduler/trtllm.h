@@ -1,5 +1,7 @@
 // TensorRT-LLM's in-flight batching (docs/policies.md): a capacity scheduler decides who may hold KV blocks,
-// a micro-batch scheduler who runs in this step.
+// a micro-batch scheduler who runs in this step. In a pipeline as many micro-batches are in flight as stages:
+// the first looks at all requests, the second leaves out those whose token is on its way; chunks of a prompt
+// follow each other.
 #pragma once
 
 #include <deque>
@@ -49,6 +51,8 @@ class TrtllmScheduler : public Scheduler {
   std::int32_t generated(const Sequence& s) const { return config_.generated(s.computed, s.drafts); }
   std::int64_t held(const Sequence& s) const { return static_cast<std::int64_t>(s.blocks.size()); }
   static bool started(const Sequence& s) { return s.state == Sequence::State::kRunning; }
+  bool pipelined() const { return config_.pipeline_depth > 1; }
+  bool to_pause(std::int32_t slot) const;
 
   // Capacity (trtllm_capacity.cpp): fills fitting_.
   void fit_without_eviction();
@@ -76,7 +80,8 @@ class TrtllmScheduler : public Scheduler {
   const std::int64_t chunk_unit_;
 
   std::deque<std::int32_t> queue_;              // not yet taken up
-  std::vector<std::int32_t> active_;            // at most max_batch_size, in order of arrival
+  std::vector<std::int32_t> active_;            // at most max_batch_size for each stage, in order of arrival
+  std::vector<std::int32_t> to_pause_;          // of these in flight: when their token is out
   std::int64_t started_ = 0;                    // of these, with blocks
   std::vector<std::int32_t> computed_prompts_;  // completed in the last step: their blocks can be reused now
 
@@ -91,7 +96,6 @@ class TrtllmScheduler : public Scheduler {
   std::int64_t candidates_ = 0;             // requests without blocks that were looked at
   std::vector<std::uint64_t> contributed_;  // hashes of blocks that contexts of this step will add
 
-  std::vector<KvBlockPool::Block> hits_;  // scratch
   mutable std::vector<std::int64_t> rooms_;
   TokenCounts counts_;
 };

@@ -17,7 +17,14 @@ std::int64_t TrtllmScheduler::blocks_for_next_step(const Sequence& s) const {
   if (!config_.caches_tokens) return 0;
   if (!started(s)) return blocks_for(config_.with_lookahead(s.num_tokens));
   if (!s.decoding) return 0;
-  return std::max<std::int64_t>(0, blocks_for(config_.with_lookahead(s.computed + generated(s))) - held(s));
+  std::int64_t tokens = s.computed + generated(s);
+  // Two steps ahead where several micro-batches are in flight; the last token is never put into the cache.
+  if (pipelined()) tokens = std::min<std::int64_t>(tokens + 1, s.end_tokens - 1);
+  return std::max<std::int64_t>(0, blocks_for(config_.with_lookahead(tokens)) - held(s));
+}
+
+bool TrtllmScheduler::to_pause(std::int32_t slot) const {
+  return std::find(to_pause_.begin(), to_pause_.end(), slot) != to_pause_.end();
 }
 
 // GUARANTEED_NO_EVICT and STATIC_BATCH: generation in progress always goes on, and what it needs to its end
@@ -67,12 +74,18 @@ void TrtllmScheduler::fit_without_eviction() {
 }
 
 // MAX_UTILIZATION: blocks for the next step alone, in order; who gets none takes them from the request that
-// started last.
+// started last. Where that one is in flight it is paused when its token is out; who is to have its blocks
+// waits until then.
 void TrtllmScheduler::fit_next_step() {
-  std::int64_t promised = 0;
+  std::int64_t promised = 0, coming = 0;
+  for (const std::int32_t slot : to_pause_) coming += held(sequences_[slot]);
   std::size_t end = active_.size();
   for (std::size_t i = 0; i < end;) {
     Sequence& s = sequences_[active_[i]];
+    if (to_pause(active_[i])) {
+      ++i;
+      continue;
+    }
     if (!started(s)) ++candidates_;
     if (better_to_skip(s)) {
       skipped_ = true;
@@ -85,14 +98,25 @@ void TrtllmScheduler::fit_next_step() {
       fitting_.push_back(active_[i++]);
       continue;
     }
+    if (promised + need <= pool_.free() + coming) {
+      promised += need;
+      ++i;
+      continue;
+    }
     std::size_t last = end;
-    while (last > i && !started(sequences_[active_[last - 1]])) --last;
+    while (last > i && (!started(sequences_[active_[last - 1]]) || to_pause(active_[last - 1]))) --last;
     if (last == i) {
       blocked_ = true;
       return;
     }
     end = last - 1;
-    pause(active_[end]);
+    const std::int32_t victim = active_[end];
+    if (pipelined() && sequences_[victim].token_in_flight) {
+      coming += held(sequences_[victim]);
+      to_pause_.push_back(victim);
+    } else {
+      pause(victim);
+    }
   }
 }
 

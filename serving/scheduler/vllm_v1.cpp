@@ -258,7 +258,7 @@ void VllmV1Scheduler::admit(Picoseconds now) {
     }
     const bool swapped = !s.host_blocks.empty();
     find_hits(s);  // none where its tokens are in host memory
-    const auto hit_blocks = static_cast<std::int64_t>(hits_.size());
+    const std::int64_t hit_blocks = hits_;
     std::int64_t loaded = 0;  // blocks that come from a tier in this step
     if (tiers_ != nullptr) {
       const Seek seeks = seek(slot, now, loaded);
@@ -299,9 +299,7 @@ void VllmV1Scheduler::admit(Picoseconds now) {
         fragile_ = (free_hits_ > 0 || tiers_ != nullptr) && !config_.reserve_full_prompt;
         break;  // admission never preempts
       }
-      for (const KvBlockPool::Block block : hits_) pool_.touch(block);
-      s.blocks.assign(hits_.begin(), hits_.end());
-      s.capacity = static_cast<std::int32_t>(hit_blocks * config_.block_size);
+      take_hits(s);
       if (loaded > 0) tiers_->pin(loaded);
       append_blocks(s, need);
       if (swapped) swap_in(s);
@@ -384,11 +382,9 @@ void VllmV1Scheduler::enter_blocks(Sequence& s, std::int64_t limit) {
 void VllmV1Scheduler::enter_until(Sequence& s, std::int64_t full) {
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_.content(s.request));
-  for (; s.entered_blocks < full; ++s.entered_blocks) {
-    const std::int64_t later = s.entered_blocks + static_cast<std::int64_t>(KvBlockPool::kAhead);
-    if (later < full) pool_.prefetch(s.hashes[later]);
-    pool_.cache(s.blocks[static_cast<std::size_t>(s.entered_blocks)], s.hashes[s.entered_blocks]);
-  }
+  pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(full)), s.entered_blocks,
+              s.hashes.first(full));
+  s.entered_blocks = static_cast<std::int32_t>(full);
 }
 
 // Never the whole prompt, whose last token must be computed.
@@ -400,23 +396,19 @@ std::int64_t VllmV1Scheduler::most_hits(const Sequence& s) const {
 
 // The longest run of cached full blocks from the start.
 void VllmV1Scheduler::find_hits(Sequence& s) {
-  hits_.clear();
-  free_hits_ = 0;
+  hits_ = free_hits_ = 0;
   if (!caching() || !s.host_blocks.empty()) return;
-  const std::int64_t most = most_hits(s);
-  for (std::int64_t b = 0; b < most; ++b) {
-    // Where one was found more will be.
-    const std::int64_t later =
-        b == 0 ? 0 : std::min(b + static_cast<std::int64_t>(KvBlockPool::kAhead), most - 1);
-    if (s.hashes.size() <= later) {
-      s.hashes.extend(later + 1, config_.block_size, s.request, workload_.content(s.request));
-    }
-    pool_.prefetch(s.hashes[later]);
-    const KvBlockPool::Block block = pool_.find(s.hashes[b]);
-    if (block < 0) return;
-    hits_.push_back(block);
-    free_hits_ += pool_.is_free(block);
-  }
+  const auto found =
+      find_prefix(pool_, config_.block_size, s.request, workload_.content(s.request), most_hits(s), s.hashes);
+  hits_ = found.blocks;
+  free_hits_ = found.free;
+}
+
+// Those that were found become the sequence's first blocks.
+void VllmV1Scheduler::take_hits(Sequence& s) {
+  s.blocks.clear();
+  pool_.take(s.hashes.first(hits_), s.blocks);
+  s.capacity = static_cast<std::int32_t>(hits_ * config_.block_size);
 }
 
 // Tail first, so that the tail is evicted first.

@@ -98,6 +98,7 @@ class VllmV1Scheduler : public Scheduler {
   void swap_in(Sequence& s);
   std::int64_t most_hits(const Sequence& s) const;
   void find_hits(Sequence& s);
+  void take_hits(Sequence& s);
   std::int64_t watermark() const {
     return running_.empty()
                ? 0
@@ -176,8 +177,7 @@ class VllmV1Scheduler : public Scheduler {
   std::vector<KvBlockPool::Evicted> evicted_;  // by the allocation at hand, to be written back
   Picoseconds now_ = 0;                        // of the newest decision or commit
 
-  std::vector<KvBlockPool::Block> hits_;  // scratch of find_hits
-  std::int64_t free_hits_ = 0;
+  std::int64_t hits_ = 0, free_hits_ = 0;    // blocks, by find_hits
   std::vector<std::int32_t> order_;          // scratch of advance
   mutable std::vector<std::int32_t> needs_;  // scratch: decoding sequences by steps until they need a block
   TokenCounts counts_;

@@ -15,7 +15,7 @@ void VllmV1Scheduler::use(KvTiers& tiers) {
 // whatever the others hold.
 VllmV1Scheduler::Seek VllmV1Scheduler::seek(std::int32_t slot, Picoseconds now, std::int64_t& loaded) {
   Sequence& s = sequences_[slot];
-  const auto hits = static_cast<std::int64_t>(hits_.size());
+  const std::int64_t hits = hits_;
   const std::int64_t most = most_hits(s);
   s.hashes.extend(most, config_.block_size, s.request, workload_.content(s.request));
   std::int64_t found = tiers_->find(s.hashes, hits, most, now);
@@ -37,9 +37,7 @@ VllmV1Scheduler::Seek VllmV1Scheduler::seek(std::int32_t slot, Picoseconds now, 
   if (!waits) loaded = found;
   if (!waits || found == 0) return Seek::kGoesOn;
 
-  for (const KvBlockPool::Block block : hits_) pool_.touch(block);
-  s.blocks.assign(hits_.begin(), hits_.end());
-  s.capacity = static_cast<std::int32_t>(hits * config_.block_size);
+  take_hits(s);
   tiers_->pin(found);
   append_blocks(s, need);
   const auto to =

@@ -51,6 +51,27 @@ TEST(Json, EveryPrefixOfADocumentIsRefused) {
     EXPECT_THROW(parse_json(text.substr(0, n), "x"), Error) << text.substr(0, n);
 }
 
+// Lines of traces are read by a short cut, which a comment rules out.
+TEST(Json, PlainObjectsAreReadAsAllOthers) {
+  for (
+      const char* text :
+      {R"({"timestamp": 27482, "input_length": 6955, "hash_ids": [46, 47, 999999999999999999]})",
+       R"( {"a":0,"b" : -7 ,"c":[-1, 0.5 , -12.25, "x"], "type": "text"} )", R"({"a": 0.1})",
+       R"({"a": 123456789012345678.125, "b": 18446744073709551615, "c": -9223372036854775808})",
+       R"({"a": -0, "b": -0.0, "c": 1e3, "d": 1.5E-3, "e": [], "f": {}, "g": null, "h": true, "i": "\u00e4"})"}) {
+    const Json json = parse_json(text, "x"), complete = parse_json(std::string(text) + "// all", "x");
+    EXPECT_EQ(json.dump(), complete.dump());
+    for (const auto& [key, value] : complete.items()) {
+      EXPECT_EQ(json[key].type(), value.type()) << key;
+      EXPECT_TRUE(json[key] == value) << key;
+    }
+  }
+  for (const char* bad : {"{\"a\": 01}", "{\"a\": 1.}", "{\"a\": .5}", "{\"a\": -}", "{\"a\": [1 2]}",
+                          "{\"a\" 1}", "{\"a\": 1} 2", "{\"a\": 1,}", "{\"a\": [1,]}", "{\"a\": 1, \"a\": 2}",
+                          "{\"a\": 1-2}", "{\"a\": 1.5.5}", "{\"a\": - 1}", "{\"a\": \"x\ty\"}"})
+    EXPECT_THAT(parse_error(bad), StartsWith("a.json:1:")) << bad;
+}
+
 TEST(Json, DuplicateKeysAreNamed) {
   EXPECT_EQ(parse_error("{\"a\": 1,\n \"b\\\"\": 2, \"b\\\"\": 3}"),
             "a.json:2:12: the key \"b\"\" occurs twice");

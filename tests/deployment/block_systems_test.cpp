@@ -281,14 +281,14 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
               HasSubstr("low_chunk_size"));
   EXPECT_THAT(refused("fastgen", [](auto& e) { e.max_num_seqs = 900, e.max_num_batched_tokens = 800; }),
               HasSubstr("below max_num_seqs"));
-  for (const char* behavior : {"fastertransformer", "triton", "lightllm", "fastgen", "tgi", "llama.cpp"}) {
+  for (const char* behavior : {"lightllm", "fastgen", "tgi", "llama.cpp", "lmdeploy", "nanoflow"}) {
     Scenario s = scenario_on("H100", 2);
     s.engine.behavior = behavior;
     s.engine.tensor_parallel_size = 1;
     s.engine.pipeline_parallel_size = 2;
     EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s))) << behavior;
   }
-  for (const char* behavior : {"vllm-0.7", "orca", "sarathi"}) {
+  for (const char* behavior : {"vllm-0.7", "orca", "sarathi", "fastertransformer", "triton", "trtllm-1.0"}) {
     Scenario s = scenario_on("H100", 2);
     s.engine.behavior = behavior;
     s.engine.tensor_parallel_size = 1;

@@ -161,7 +161,18 @@ TEST(OtherSystems, KnobsOfAnotherSystemAreRefusedByName) {
   EXPECT_THAT(error(s), HasSubstr("chunk_unit_size: 48 is no multiple of tokens_per_block 32"));
   s = with("sglang-0.5");
   s.engine.pipeline_parallel_size = 2;
-  EXPECT_EQ(verdict_of(result(s)).category, "pipeline not modelled");
+  const Deployment staged = deploy(s);
+  EXPECT_FALSE(staged.scheduler.sglang.overlap);
+  EXPECT_EQ(staged.scheduler.sglang.pp_max_micro_batch_size, staged.scheduler.max_num_seqs / 2);
+  EXPECT_THAT(serve_command(staged), testing::Not(HasSubstr("micro-batch")));
+  s.engine.pp_max_micro_batch_size = 7;
+  EXPECT_THAT(serve_command(deploy(s)), HasSubstr("--pp-max-micro-batch-size 7"));
+  s.engine.enable_mixed_chunk = true;
+  EXPECT_THAT(error(s), HasSubstr("enable_mixed_chunk: SGLang refuses it in a pipeline"));
+  s.engine.enable_mixed_chunk.reset(), s.engine.enable_dynamic_chunking = true;
+  EXPECT_THAT(error(s), HasSubstr("enable_dynamic_chunking: is not modelled"));
+  s.engine.enable_dynamic_chunking.reset(), s.engine.async_scheduling = true;
+  EXPECT_THAT(error(s), HasSubstr("no overlap scheduler in a pipeline"));
 }
 
 TEST(OtherSystems, Commands) {

@@ -55,9 +55,32 @@ std::vector<Case> cases() {
       {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, false}};
 }
 
+// Two stages, in which each system keeps its own micro-batches in flight.
+std::vector<Case> pipelines() {
+  const auto with = [](Json json, const Json& more) {
+    json.update({{"pipeline_parallel_size", 2}});
+    json.update(more);
+    return json;
+  };
+  const Json whole{{"max_num_batched_tokens", 256}}, tight{{"num_gpu_blocks_override", 20}};
+  return {
+      {"vllm-0.7", with(whole, {{"num_gpu_blocks_override", 26}, {"enforce_eager", true}}), true},
+      {"orca", with(whole, {{"kv_reservation", "exact"}, {"max_num_seqs", 3}}), false},
+      {"sarathi", with(tight, {{"max_num_batched_tokens", 24}}), true},
+      {"sglang-0.5",
+       with(tight, {{"block_size", 16}, {"chunked_prefill_size", 32}, {"max_num_batched_tokens", 32}}), true},
+      {"trtllm-1.0",
+       with(tight, {{"capacity_scheduler_policy", "max_utilization"}, {"enable_chunked_context", true}}),
+       true},
+      {"trtllm-1.0", with(tight, {{"enable_chunked_context", true}}), false},
+      {"fastertransformer", with(whole, {{"remove_padding", false}}), false}};
+}
+
 Json scenario(const Json& engine) {
-  return small_scenario(small_config("dense", 256), engine,
-                        {{"num_prompts", 16}, {"request_rate", 4000}, {"output_len", {{"value", 40}}}});
+  Json json = small_scenario(small_config("dense", 256), engine,
+                             {{"num_prompts", 16}, {"request_rate", 4000}, {"output_len", {{"value", 40}}}});
+  json["hardware"]["count"] = engine.value("pipeline_parallel_size", 1);
+  return json;
 }
 
 TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
@@ -65,7 +88,9 @@ TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
   Recording plain;
   const auto expected = tokens_of(scenario(Json::object()), served, plain);
   ASSERT_EQ(expected.size(), 16u);
-  for (const Case& c : cases()) {
+  std::vector<Case> all = cases();
+  for (const Case& c : pipelines()) all.push_back(c);
+  for (const Case& c : all) {
     SCOPED_TRACE(std::string(c.behavior) + " " + c.engine.dump());
     Json engine{{"behavior", c.behavior}};
     engine.update(c.engine);

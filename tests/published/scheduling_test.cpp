@@ -73,12 +73,13 @@ class System {
 // Yu et al. 2022 (Orca), section 6.2: GPT-3 175B on 16 A100-40GB, two stages of tensor parallelism over 8,
 // prompts of 32 to 512 and answers of 1 to 128 tokens, evenly spread. Where the median latency a token is
 // twice that of a request alone, Orca serves 36.9 times what FasterTransformer does (6.81 and 0.185 requests
-// a second; 190 ms). Schedulers with pipelines are not modelled. Orca keeps two batches under way, one in
+// a second; 190 ms). Orca keeps two batches under way, one in
 // each stage: that is served here by two replicas of half the load, whose steps are as long.
-// FasterTransformer has one batch in both stages, so it is one replica. Its largest batch at that point isn't
-// stated: with 2 to 4 requests the published ratio is met within a third, and its throughput in units of what
-// a request alone takes (0.185/s x 64.5 tokens x 95 ms = 1.13) lies between. Absolute times are not met: a
-// token alone takes 35 ms here, 95 ms there.
+// FasterTransformer has one batch in both stages, so it is one replica. Its best settings were batches of 1,
+// and of 8 in micro-batches of 8; which of them served at that point isn't stated: with 2 to 4 requests the
+// published ratio is met within a third, and its throughput in units of what a request alone takes (0.185/s
+// x 64.5 tokens x 95 ms = 1.13) lies between. Absolute times are not met: a token alone takes 35 ms here, 95
+// ms there.
 TEST(Orca, ThroughputOfFasterTransformerAtTwiceTheLatencyOfARequestAlone) {
   const auto scenario = [](const char* count, const std::string& engine) {
     return std::string(R"({"model": "gpt3-175b", "hardware": {"device": "a100-sxm-80gb", "count": )") +

@@ -34,6 +34,23 @@ TEST(Plan, SameBytesForAnyNumberOfThreads) {
   EXPECT_EQ(one, two);
 }
 
+// With priorities under every system that has them, in pipelines and behind routers.
+TEST(Plan, SameBytesForAnyNumberOfThreadsByPriority) {
+  for (const char* engine : {R"("behavior": "vllm-0.7", "scheduling_policy": "priority")",
+                             R"("behavior": "vllm-0.10", "scheduling_policy": "priority")",
+                             R"("behavior": "sglang-0.5", "enable_priority_scheduling": true)"}) {
+    const std::string json =
+        std::string(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100", "count": 4},
+      "cluster": {"router": "least_tokens"}, "engine": {"max_num_seqs": 8, )") +
+        engine + R"(},
+      "workload": {"request_rate": 40, "num_prompts": 60, "input_len": {"value": 300}, "output_len": {"value": 40},
+                   "priority_classes": [{"priority": 0, "share": 0.5}, {"priority": 20, "share": 0.5}]},
+      "slo": {"ttft_ms": 1500, "tpot_ms": 60, "percentile": 95},
+      "plan": {"search": {"tensor_parallel_size": [1, 2], "pipeline_parallel_size": [1, 2]}}})";
+    EXPECT_EQ(dump_json(plan_json(plan_of(json, 1))), dump_json(plan_json(plan_of(json, 3)))) << engine;
+  }
+}
+
 TEST(Plan, EveryCandidateIsAccountedFor) {
   const PlanResult p = plan_of(kPlan);
   EXPECT_EQ(p.searched, p.infeasible + p.pruned + p.simulated);

@@ -62,6 +62,16 @@ Case random_case(std::uint64_t seed, SchedulerPolicy policy) {
   return c;
 }
 
+// Two steps overlap, or more.
+class StagedMemory : public toy::ShadowMemory {
+ public:
+  using ShadowMemory::ShadowMemory;
+  StepTime run(const Step& step) override {
+    const StepTime t = ShadowMemory::run(step);
+    return {t.next_start / 2, t.tokens_out};
+  }
+};
+
 class Memory : public testing::TestWithParam<SchedulerPolicy> {};
 INSTANTIATE_TEST_SUITE_P(Policies, Memory,
                          testing::Values(SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
@@ -72,7 +82,13 @@ TEST_P(Memory, EverySequenceFindsItsTokens) {
   std::int64_t preemptions = 0, reused = 0, completed = 0;
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     Case c = random_case(seed, GetParam());
-    toy::ShadowMemory memory(c.workload, c.options.engines[0].scheduler.block_size);
+    SchedulerConfig& s = c.options.engines[0].scheduler;
+    CounterRandom random(seed, 23);
+    const bool staged = runs_in_pipelines(GetParam()) && seed % 3 == 0;
+    if (staged) toy::pipeline(s, 2 + static_cast<int>(seed % 2), random);
+    toy::ShadowMemory whole(c.workload, s.block_size);
+    StagedMemory stages(c.workload, s.block_size);
+    toy::ShadowMemory& memory = staged ? stages : whole;
     ServeResult r;
     ASSERT_NO_THROW(r = serve(c.workload, memory, c.options)) << "seed " << seed;
     ASSERT_FALSE(r.aborted) << seed << r.abort_reason;

@@ -152,6 +152,15 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
   }
 }
 
+void pipeline(SchedulerConfig& c, int stages, CounterRandom& random) {
+  c.pipeline_depth = stages;
+  c.sglang.overlap = c.sglang.enable_mixed_chunk = false;
+  c.sglang.scheduler_recv_interval = 1;
+  c.sglang.pp_max_micro_batch_size = random.uniform() < 0.5 ? 0 : random.uniform_int(1, 10);
+  // Virtual engines share the blocks.
+  if (c.policy == SchedulerPolicy::kVllmV0) c.num_blocks = 1 + (c.num_blocks - 1) * stages;
+}
+
 void choose_sglang_order(SchedulerConfig& c, CounterRandom random) {
   using Order = SglangConfig::Order;
   SglangConfig& s = c.sglang;

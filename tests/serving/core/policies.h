@@ -18,6 +18,11 @@ inline constexpr SchedulerPolicy kBlockPolicies[] = {
     SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
     SchedulerPolicy::kNanoflow};
 
+inline constexpr SchedulerPolicy kPipelinePolicies[] = {
+    SchedulerPolicy::kVllmV1,     SchedulerPolicy::kSglang, SchedulerPolicy::kTrtllm,
+    SchedulerPolicy::kVllmV0,     SchedulerPolicy::kOrca,   SchedulerPolicy::kSarathi,
+    SchedulerPolicy::kStaticBatch};
+
 bool is_block_policy(SchedulerPolicy policy);
 bool has_prefix_cache(SchedulerPolicy policy);
 // Whether a request that runs may have to give its memory up.
@@ -27,6 +32,9 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info);
 // Knobs of the policy, drawn from `random`, and what it asks of the others: limits that hold a prompt, a
 // memory for a request of max_model_len.
 void choose_block_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom random);
+
+// So many stages, with what the policy asks of its other knobs there.
+void pipeline(SchedulerConfig& config, int stages, CounterRandom& random);
 
 // In most cases an order of SGLang's other than fcfs and lpm, or priorities.
 void choose_sglang_order(SchedulerConfig& config, CounterRandom random);

@@ -132,19 +132,6 @@ TEST(VllmV0, CachedBlocksCountAsNeeded) {
   EXPECT_THAT(run(w, with_cache(5)).batches, ElementsAre("p0:12/0!", "d0@13", "d0@14", "p1:1/11!", "d1@13"));
 }
 
-// Requests 0 and 1 end together: the third block of request 1 is the deepest, so request 2 takes that one
-// beside the 3 that were never used.
-TEST(VllmV0, WhatIsDeepestGoesFirst) {
-  ListWorkload w;
-  w.add(0, 8, 1, {{1, 8}});
-  w.add(0, 12, 1, {{2, 12}});
-  w.add(1500, 16, 1);
-  w.add(3500, 8, 1, {{1, 8}});
-  w.add(4500, 12, 1, {{2, 12}});
-  EXPECT_THAT(run(w, with_cache(8)).batches,
-              ElementsAre("p0:8/0! p1:12/0!", "p2:16/0!", "p3:1/7!", "p4:4/8!"));
-}
-
 // Of 5 blocks requests 0 and 1 hold all at their second step. For its third token request 0 wants a free one:
 // request 1 goes to host memory with the 9 tokens that it has. It comes back as soon as 3 blocks are free,
 // before anybody who waits.
