@@ -242,6 +242,22 @@ void BlockScheduler::release(Sequence& s) {
   release(s.blocks, s.capacity, s.computed);
 }
 
+void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity,
+                             std::int64_t computed) {
+  if (reserves() && !blocks.empty()) {
+    counts_.reserved += capacity;
+    counts_.filled += computed;
+  }
+  if (!contiguous()) {
+    pool_.release(blocks, 0);
+    held_ -= static_cast<std::int64_t>(blocks.size());
+  } else if (!blocks.empty()) {
+    regions_.release(blocks.front(), static_cast<std::int64_t>(blocks.size()));
+  }
+  blocks.clear();
+  capacity = 0;
+}
+
 // Who decodes goes on while blocks last: free ones only become fewer until somebody ends, so whoever waits
 // for them goes on waiting, and so does who waits for a place.
 std::int64_t BlockScheduler::hold() const {
