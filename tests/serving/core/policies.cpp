@@ -153,6 +153,10 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
 }
 
 void pipeline(SchedulerConfig& c, int stages, CounterRandom& random) {
+  if (c.policy == SchedulerPolicy::kVllmV0) {  // its virtual engines neither share nor swap
+    c.enable_prefix_caching = false;
+    c.num_host_blocks = 0;
+  }
   c.pipeline_depth = stages;
   c.sglang.overlap = c.sglang.enable_mixed_chunk = false;
   c.sglang.scheduler_recv_interval = 1;
