@@ -14,6 +14,7 @@ namespace {
 
 constexpr double kWatermark = 0.01;  // vLLM V0 and Sarathi-Serve
 constexpr std::int64_t kVllmV0Tokens = 2048, kVllmV0Seqs = 256, kVllmV0LargestGraph = 256;
+constexpr std::int64_t kVllmV0LongContext = 32'768, kVllmV0OldChunk = 512;  // vllm pull request 10544
 constexpr std::int64_t kSarathiSeqs = 128;  // its copies of Orca and FasterTransformer too
 constexpr std::int64_t kSarathiChunk = 512, kSarathiStages = 16;
 constexpr std::int64_t kLightllmSeqs = 1000;
@@ -80,12 +81,9 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
            "is of vLLM V1 (vllm-0.8 and later); leave it out under");
     refuse(e.scheduler_reserve_full_isl.has_value(), "scheduler_reserve_full_isl",
            "is of vLLM V1 (vllm-0.20 and later); leave it out under");
-    refuse(e.preemption_mode.value_or("") == "swap", "preemption_mode",
-           "swap is for groups of several sequences in vLLM V0, which are not modelled: use recompute, or "
-           "vllm-0.8, under");
   }
-  refuse(e.enable_prefix_caching.value_or(false), "enable_prefix_caching",
-         "is modelled for vLLM V1, SGLang and TensorRT-LLM: turn it off under");
+  refuse(b.family != "vllm" && e.enable_prefix_caching.value_or(false), "enable_prefix_caching",
+         "is modelled for vLLM, SGLang and TensorRT-LLM: turn it off under");
   if (e.async_scheduling && *e.async_scheduling != b.async_scheduling)
     k.fail(
         "async_scheduling",
@@ -103,7 +101,7 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
   }
   refuse(e.speculative_config.has_value(), "speculative_config",
          "is modelled for vLLM V1, SGLang and TensorRT-LLM: leave it out under");
-  if (e.enable_chunked_prefill && *e.enable_chunked_prefill != b.chunked_prefill)
+  if (b.family != "vllm" && e.enable_chunked_prefill && *e.enable_chunked_prefill != b.chunked_prefill)
     k.fail("enable_chunked_prefill",
            b.chunked_prefill
                ? fmt::format("prompts are always split under {}; leave it out", b.name)
@@ -133,6 +131,33 @@ void fill_lightllm(EngineSection& e) {
   e.running_max_req_size = e.max_num_seqs;
   e.batch_max_tokens = e.max_num_batched_tokens;
   e.mem_fraction = e.gpu_memory_utilization;
+}
+
+// What vLLM V0 has besides its default scheduler, and what of that is not modelled together.
+void fill_vllm_v0(EngineSection& e, const ModelConfig& model, const Knobs& k) {
+  if (!e.enable_chunked_prefill) e.enable_chunked_prefill = vllm_v0_chunks(e, model);
+  if (!e.enable_prefix_caching) e.enable_prefix_caching = false;
+  const bool chunks = *e.enable_chunked_prefill, caches = *e.enable_prefix_caching;
+  const bool swaps = e.preemption_mode.value_or("") == "swap";
+  const bool by_priority = e.scheduling_policy.value_or("") == "priority";
+  const auto refuse = [&](bool wrong, const char* key, const char* what) {
+    if (wrong) k.fail(key, what);
+  };
+  refuse(caches && model.is_recurrent(), "enable_prefix_caching",
+         "keeps no recurrent states under vLLM V0; turn it off");
+  refuse(caches && e.pipeline_parallel_size > 1, "enable_prefix_caching",
+         "is not modelled for vLLM V0's virtual engines; turn it off, or use pipeline_parallel_size 1");
+  refuse(swaps && e.pipeline_parallel_size > 1, "preemption_mode",
+         "swap is not modelled for vLLM V0's virtual engines; use recompute");
+  refuse(
+      swaps && caches, "preemption_mode",
+      "swap is not modelled beside vLLM V0's prefix cache; use recompute, or turn enable_prefix_caching off");
+  refuse(swaps && chunks, "preemption_mode",
+         "swap is not modelled beside vLLM V0's chunked prefill, its default above 32,768 tokens of "
+         "max_model_len; use recompute, or turn enable_chunked_prefill off");
+  refuse(by_priority && chunks, "scheduling_policy",
+         "vLLM V0 preempts by priority without chunked prefill alone, its default above 32,768 tokens of "
+         "max_model_len; turn enable_chunked_prefill off, or use fcfs");
 }
 
 // A system's own keys say what the common ones say, and what its defaults are.
@@ -225,6 +250,21 @@ void fill_turbomind_tokens(EngineSection& e, const QueueLimits& limits, const Kn
 
 }  // namespace
 
+// EngineArgs.create_engine_config: long contexts, without windows, speculation and adapters; not with MLA.
+bool vllm_v0_chunks(const EngineSection& e, const ModelConfig& model) {
+  const std::vector<std::int64_t> windows = model.attention_windows();
+  const bool slides = std::any_of(windows.begin(), windows.end(), [](std::int64_t w) { return w > 0; });
+  const bool latent = std::any_of(model.kinds.begin(), model.kinds.end(), [](const LayerKind& kind) {
+    return std::holds_alternative<MlaAttention>(kind.mixer);
+  });
+  return *e.max_model_len > kVllmV0LongContext && !slides && !latent && !model.is_recurrent();
+}
+
+std::int64_t vllm_v0_tokens(const Behavior& b, bool chunked_prefill, std::int64_t max_model_len) {
+  if (!chunked_prefill) return std::max(kVllmV0Tokens, max_model_len);
+  return b.minor == 6 && b.patch >= 0 && b.patch <= 4 ? kVllmV0OldChunk : kVllmV0Tokens;
+}
+
 void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& where) {
   const Knobs k(b, where);
   k.alias(e.chunk_size, "chunk_size", "sarathi", e.max_num_batched_tokens, "max_num_batched_tokens");
@@ -288,16 +328,22 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
 }
 
 void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& device_name,
-                       const std::string& where) {
+                       const ModelConfig& model, const std::string& where) {
   const Knobs k(b, where);
   const auto check = [&](std::int64_t value, std::int64_t most, const char* key) {
     if (value < 1 || value > most)
       k.fail(key, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
   };
-  const QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len, device_name);
-  e.enable_prefix_caching = false;
+  QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len, device_name);
+  const bool is_v0 = b.policy == SchedulerPolicy::kVllmV0;
+  if (is_v0) {
+    fill_vllm_v0(e, model, k);
+    limits.tokens = vllm_v0_tokens(b, *e.enable_chunked_prefill, *e.max_model_len);
+  } else {
+    e.enable_prefix_caching = false;
+    e.enable_chunked_prefill = b.chunked_prefill;
+  }
   e.async_scheduling = b.async_scheduling;
-  e.enable_chunked_prefill = b.chunked_prefill;
   if (!e.block_size) e.block_size = b.block_size;
   check(*e.block_size, kMostBlockSize, "block_size");
   if (b.policy == SchedulerPolicy::kTurbomind) fill_turbomind_tokens(e, limits, k);
@@ -310,8 +356,13 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
     k.fail("max_num_batched_tokens",
            fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
                        *e.max_num_batched_tokens, *e.max_num_seqs));
-  const bool is_whole = b.policy == SchedulerPolicy::kVllmV0 || b.policy == SchedulerPolicy::kOrca ||
+  const bool is_whole = (is_v0 && !*e.enable_chunked_prefill) || b.policy == SchedulerPolicy::kOrca ||
                         b.policy == SchedulerPolicy::kStaticBatch;
+  if (is_v0 && *e.enable_chunked_prefill && *e.enable_prefix_caching &&
+      *e.max_num_batched_tokens % *e.block_size != 0)
+    k.fail("max_num_batched_tokens",
+           fmt::format("{} is no multiple of block_size {}, of which chunks consist beside a prefix cache",
+                       *e.max_num_batched_tokens, *e.block_size));
   if (is_whole && *e.max_num_batched_tokens < *e.max_model_len)
     k.fail("max_num_batched_tokens",
            fmt::format("{} is below max_model_len {}, and prompts are not split under {}; raise it or lower "

@@ -171,7 +171,7 @@ void read_swap(Deployment& d, const std::string& where) {
     return;
   }
   const std::string at = where + "/engine/preemption_mode";
-  if (d.behavior.policy != SchedulerPolicy::kVllmV1)
+  if (d.behavior.policy != SchedulerPolicy::kVllmV1 && d.behavior.policy != SchedulerPolicy::kVllmV0)
     throw Error(at, fmt::format("swap is a mode of vLLM's scheduler, and the behaviour is {}; use recompute",
                                 d.behavior.name));
   if (d.model.is_recurrent())

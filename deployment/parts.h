@@ -31,7 +31,10 @@ void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
 // The same for the systems of block_systems.h and vLLM V0 (block_knobs.cpp).
 void take_block_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
 void fill_block_limits(EngineSection& engine, const Behavior& behavior, const std::string& device_name,
-                       const std::string& where);
+                       const ModelConfig& model, const std::string& where);
+// vLLM V0's defaults: whether prompts are computed in chunks, and the tokens of a step.
+bool vllm_v0_chunks(const EngineSection& engine, const ModelConfig& model);
+std::int64_t vllm_v0_tokens(const Behavior& behavior, bool chunked_prefill, std::int64_t max_model_len);
 void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine);
 // llama.cpp's slots: memory is what they need, no more; a verdict where they do not fit.
 std::optional<Infeasible> slots_verdict(Deployment& deployment);

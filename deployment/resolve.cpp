@@ -343,7 +343,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                     d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))
-    fill_block_limits(e, d.behavior, device.name, where);
+    fill_block_limits(e, d.behavior, device.name, model, where);
   else if (own_limits)
     fill_other_limits(e, d.behavior, device, model, where);
   else

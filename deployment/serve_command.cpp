@@ -171,7 +171,7 @@ std::string trtllm_command(const Deployment& d) {
 
 // Few of the flags that V1 has.
 std::string vllm_v0_command(const Deployment& d) {
-  constexpr std::int64_t kTokens = 2048, kSeqs = 256, kLongContext = 32'768;
+  constexpr std::int64_t kSeqs = 256;
   const EngineSection& e = d.scenario.engine;
   CommandText c("vllm serve " + shell_quote(model_id(d)));
   c.add_if(d.mapping.tensor_parallel > 1, "--tensor-parallel-size", d.mapping.tensor_parallel);
@@ -186,13 +186,19 @@ std::string vllm_v0_command(const Deployment& d) {
   c.add_if(d.precision.kv != d.precision.activation, "--kv-cache-dtype", e.kv_cache_dtype);
   c.add_if(*e.max_model_len != d.model.max_positions, "--max-model-len", *e.max_model_len);
   c.add_if(*e.max_num_seqs != kSeqs, "--max-num-seqs", *e.max_num_seqs);
-  c.add_if(*e.max_num_batched_tokens != std::max(kTokens, *e.max_model_len), "--max-num-batched-tokens",
-           *e.max_num_batched_tokens);
+  c.add_if(
+      *e.max_num_batched_tokens != vllm_v0_tokens(d.behavior, *e.enable_chunked_prefill, *e.max_model_len),
+      "--max-num-batched-tokens", *e.max_num_batched_tokens);
   c.add_if(*e.block_size != d.behavior.block_size, "--block-size", *e.block_size);
   c.add_if(*e.gpu_memory_utilization != d.behavior.gpu_memory_utilization, "--gpu-memory-utilization",
            *e.gpu_memory_utilization);
-  // On by default where the context is long.
-  c.add_if(*e.max_model_len > kLongContext, "--enable-chunked-prefill", "False");
+  c.add_if(*e.enable_chunked_prefill != vllm_v0_chunks(e, d.model), "--enable-chunked-prefill",
+           *e.enable_chunked_prefill ? "True" : "False");
+  c.add_switch(*e.enable_prefix_caching, "--enable-prefix-caching");
+  if (e.preemption_mode.value_or("") == "swap") {
+    c.add_if(true, "--preemption-mode", "swap");
+    c.add_if(true, "--swap-space", *e.swap_space_gib);
+  }
   if (d.scheduler.by_priority) c.add_if(true, "--scheduling-policy", "priority");
   c.add_switch(d.graph_sizes.empty(), "--enforce-eager");
   c.add_if(e.num_gpu_blocks_override.has_value(), "--num-gpu-blocks-override",

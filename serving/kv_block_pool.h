@@ -20,13 +20,14 @@ class KvBlockPool {
   explicit KvBlockPool(std::int64_t num_blocks);
 
   std::int64_t usable() const { return num_blocks_ - 1; }
-  std::int64_t free() const { return num_blocks_ - fresh_ + queued_; }
+  std::int64_t free() const { return num_blocks_ - fresh_ + std::ssize(blank_) + queued_; }
   std::int64_t used() const { return usable() - free(); }
 
   // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
   // free() >= count.
   void allocate(std::int64_t count, std::vector<Block>& blocks) {
     for (; count > 0 && fresh_ < num_blocks_; --count) blocks.push_back(static_cast<Block>(fresh_++));
+    for (; count > 0 && !blank_.empty(); --count, blank_.pop_back()) blocks.push_back(blank_.back());
     if (count == 1 && marked_ == 0) {
       blocks.push_back(queue_[head_++ & (queue_.size() - 1)]);
       --queued_;
@@ -39,6 +40,11 @@ class KvBlockPool {
   // queue, still cached. Of the blocks the first `entered` are in the prefix cache, the rest belong to one
   // sequence alone. Whoever releases does so with all blocks that it has taken.
   void release(std::span<const Block> blocks, std::int64_t entered);
+
+  // Blocks of one sequence alone that nobody will look for: they go before all that were released.
+  void release_blank(std::span<const Block> blocks) {
+    blank_.insert(blank_.end(), blocks.begin(), blocks.end());
+  }
 
   // Hashes that are one more than the one before them, up to a multiple of this, share a segment.
   static constexpr std::size_t kSegment = 8;
@@ -122,7 +128,7 @@ class KvBlockPool {
   // The queue starts as 1, 2, 3, ..., so fresh blocks precede everything that was ever freed; what was freed
   // is in a ring of power-of-two size, read and written in order: a block, a segment as -segment, or 0 where
   // a hit took it out.
-  std::vector<Block> queue_;
+  std::vector<Block> queue_, blank_;
   std::size_t head_ = 0, tail_ = 0;
   std::size_t marked_ = 0;  // entries of the queue that are no blocks
   std::vector<Segment> segments_{1};

@@ -17,23 +17,43 @@ void require(bool ok, const char* key, const std::string& message) {
 
 // Of the policies on top of BlockScheduler.
 void check_block_policy(const SchedulerConfig& c) {
-  require(!c.enable_prefix_caching, "enable_prefix_caching",
-          "the prefix cache is modelled for vLLM V1, SGLang and TensorRT-LLM; turn it off");
+  const bool is_v0 = c.policy == SchedulerPolicy::kVllmV0;
+  require(!c.enable_prefix_caching || is_v0, "enable_prefix_caching",
+          "the prefix cache is modelled for vLLM, SGLang and TensorRT-LLM; turn it off");
+  if (is_v0) {
+    require(!c.enable_prefix_caching || c.pipeline_depth == 1, "enable_prefix_caching",
+            "the caches of virtual engines are not modelled; turn it off in a pipeline");
+    require(c.num_host_blocks == 0 || c.pipeline_depth == 1, "preemption_mode",
+            "swap is not modelled for virtual engines; use recompute in a pipeline");
+    require(c.num_host_blocks == 0 || !c.enable_prefix_caching, "preemption_mode",
+            "swap is not modelled beside vLLM V0's prefix cache; use recompute");
+    require(c.num_host_blocks == 0 || !c.enable_chunked_prefill, "preemption_mode",
+            "swap is not modelled beside vLLM V0's chunked prefill; use recompute");
+    require(!c.by_priority || !c.enable_chunked_prefill, "scheduling_policy",
+            "vLLM V0 preempts by priority without chunked prefill alone; turn it off or use fcfs");
+    require(!c.enable_prefix_caching || !c.enable_chunked_prefill || !c.caches_tokens ||
+                c.max_num_batched_tokens % c.block_size == 0,
+            "max_num_batched_tokens",
+            fmt::format("{} is no multiple of the {} tokens of a block, of which vLLM V0's chunks consist "
+                        "beside a prefix cache",
+                        c.max_num_batched_tokens, c.block_size));
+  }
   require(c.draft_tokens == 0, "speculative_config",
           "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
   require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
   require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
   require(c.policy != SchedulerPolicy::kVllmV0 || !c.caches_tokens || c.num_blocks > c.pipeline_depth,
           "num_gpu_blocks", "each virtual engine of a pipeline needs a block; lower pipeline_parallel_size");
-  const bool is_whole = c.policy == SchedulerPolicy::kVllmV0 || c.policy == SchedulerPolicy::kOrca ||
+  const bool is_whole = (is_v0 && !c.enable_chunked_prefill) || c.policy == SchedulerPolicy::kOrca ||
                         c.policy == SchedulerPolicy::kStaticBatch;
   require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
           fmt::format("is {}, below max_model_len ({}): prompts are not split, so a step must hold the "
                       "longest; raise it",
                       c.max_num_batched_tokens, c.max_model_len));
-  const bool is_mixed = c.policy == SchedulerPolicy::kOrca || c.policy == SchedulerPolicy::kSarathi ||
-                        c.policy == SchedulerPolicy::kFastgen || c.policy == SchedulerPolicy::kLlamaCpp ||
-                        c.policy == SchedulerPolicy::kTurbomind || c.policy == SchedulerPolicy::kNanoflow;
+  const bool is_mixed = (is_v0 && c.enable_chunked_prefill) || c.policy == SchedulerPolicy::kOrca ||
+                        c.policy == SchedulerPolicy::kSarathi || c.policy == SchedulerPolicy::kFastgen ||
+                        c.policy == SchedulerPolicy::kLlamaCpp || c.policy == SchedulerPolicy::kTurbomind ||
+                        c.policy == SchedulerPolicy::kNanoflow;
   require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
           fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
                       c.max_num_batched_tokens, c.max_num_seqs));
@@ -141,7 +161,8 @@ void check_policy(const SchedulerConfig& c) {
   require(c.splitwise.max_preemptions >= 0 && c.splitwise.max_preemptions < 255, "max_preemptions",
           "must be from 0 to 254");
   if (c.policy == SchedulerPolicy::kVllmV1) return;
-  require(c.num_host_blocks == 0, "preemption_mode", "swap is modelled for vLLM's scheduler alone");
+  require(c.num_host_blocks == 0 || c.policy == SchedulerPolicy::kVllmV0, "preemption_mode",
+          "swap is modelled for vLLM's schedulers alone");
   require(c.pipeline_depth == 1 || runs_in_pipelines(c.policy), "pipeline_parallel_size",
           "this system has no pipeline, or none whose micro-batches are modelled; use 1");
   if (c.policy == SchedulerPolicy::kSglang) {

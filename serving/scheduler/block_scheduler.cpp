@@ -18,12 +18,16 @@ BlockScheduler::BlockScheduler(const SchedulerParts& parts)
       most_running_(parts.config.max_num_seqs),
       batch_(parts.windows, parts.list_decodes),
       grows_(parts.config.caches_tokens && !reserves()),
+      workload_(parts.workload),
+      host_(parts.config.caches_tokens ? parts.config.num_host_blocks : 0),
       quota_(parts.quota),
       rooms_(static_cast<std::size_t>(parts.config.block_size)) {}
 
 void BlockScheduler::enqueue(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   s.end_tokens = config_.prefill_only || s.moves_on ? s.request.input_len + 1 : end_tokens(s.request);
+  s.shared_blocks =
+      caching() ? nameable_blocks(s.request, workload_->content(s.request), config_.block_size) : 0;
   waiting_.push_back(slot);
 }
 
@@ -40,6 +44,8 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   decoded_.clear();
   preempted_ = eager_ = false;
   decide(now);
+  for (const std::int32_t slot : entering_) enter_blocks(sequences_[slot], sequences_[slot].shared_blocks);
+  entering_.clear();
   const Batch& batch = batch_.build();
   if (config_.pipeline_depth > 1 && !batch.empty()) {
     steps_.push_back(decoded_);
@@ -60,6 +66,19 @@ void BlockScheduler::completed() {
   steps_.pop_front();
 }
 
+// A preempted sequence finds what it has generated, too.
+std::int64_t BlockScheduler::look_up(Sequence& s) {
+  hits_ = free_hits_ = 0;
+  if (!caching()) return 0;
+  std::int64_t most = s.num_tokens / config_.block_size;
+  if (s.preemptions == 0) most = std::min<std::int64_t>(most, s.shared_blocks);
+  const auto found =
+      find_prefix(pool_, config_.block_size, s.request, workload_->content(s.request), most, s.hashes);
+  hits_ = found.blocks;
+  free_hits_ = found.free;
+  return std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1);
+}
+
 bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   const std::int32_t slot = waiting_.front();
   Sequence& s = sequences_[slot];
@@ -67,17 +86,31 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
     if (reserves()) {
       if (!reserve_all(s)) return false;
     } else {
-      if (blocks_for(tokens) > free_blocks()) return false;
-      take_blocks(blocks_for(tokens), s);
+      const std::int64_t need = blocks_for(tokens);
+      if (need - hits_ + free_hits_ > free_blocks()) return false;
+      if (hits_ > 0) {
+        s.blocks.clear();
+        pool_.take(s.hashes.first(hits_), s.blocks);
+      }
+      take_blocks(need - hits_, s);
     }
     s.capacity = static_cast<std::int32_t>(static_cast<std::int64_t>(s.blocks.size()) * config_.block_size);
   }
   waiting_.pop_front();
   running_.push_back(slot);
   s.state = Sequence::State::kRunning;
+  s.entered_blocks = static_cast<std::int32_t>(hits_);
+  s.computed =
+      static_cast<std::int32_t>(std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1));
+  hits_ = free_hits_ = 0;
+  counts_.reused += s.computed;
   if (s.cached_tokens < 0) {
-    s.cached_tokens = 0;
+    s.cached_tokens = s.computed;
     s.scheduled = now;
+    if (caching()) {
+      counts_.queried += s.num_tokens;
+      counts_.hit += s.computed;
+    }
   }
   return true;
 }
@@ -114,6 +147,7 @@ void BlockScheduler::take_prompt(std::int32_t slot, std::int64_t n) {
   batch_.add_prefill(slot, s.request.id, n, s.computed, last);
   s.computed += static_cast<std::int32_t>(n);
   s.decoding = s.token_in_flight = last;
+  enter_later(slot, s);
   counts_.scheduled += n;
 }
 
@@ -121,6 +155,7 @@ void BlockScheduler::take_decode(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   batch_.add_decode(slot, s.request.id, ++s.computed);
   s.token_in_flight = true;
+  enter_later(slot, s);
   ++counts_.scheduled;
   decoded_.push_back(slot);
 }
@@ -145,14 +180,66 @@ void BlockScheduler::decode_or_preempt(bool eager) {
 void BlockScheduler::preempt(std::int32_t slot) {
   Sequence& s = sequences_[slot];
   running_.erase(std::find(running_.rbegin(), running_.rend(), slot).base() - 1);
+  s.state = Sequence::State::kWaiting;
+  ++s.preemptions;
+  preempted_ = true;
+  if (swap_out(s)) {
+    swapped_.push_back(slot);
+    return release(s);
+  }
+  if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
   release(s);
   counts_.discarded += s.computed;
   s.computed = 0;
   s.decoding = false;
-  s.state = Sequence::State::kWaiting;
-  ++s.preemptions;
   waiting_.push_front(slot);
-  preempted_ = true;
+}
+
+bool BlockScheduler::swap_out(Sequence& s) {
+  const std::int64_t count = blocks_for(s.computed);
+  if (count == 0 || count > host_.free()) return false;
+  host_.allocate(count, s.host_blocks);
+  for (std::size_t b = 0; b < s.host_blocks.size(); ++b)
+    batch_.swap_out().push_back({s.blocks[b], s.host_blocks[b]});
+  counts_.swapped_out += count;
+  return true;
+}
+
+void BlockScheduler::swap_in(std::int32_t slot) {
+  Sequence& s = sequences_[slot];
+  take_blocks(blocks_for(s.computed + 1), s);
+  s.capacity = static_cast<std::int32_t>(std::ssize(s.blocks) * config_.block_size);
+  for (std::size_t b = 0; b < s.host_blocks.size(); ++b)
+    batch_.swap_in().push_back({s.host_blocks[b], s.blocks[b]});
+  counts_.swapped_in += std::ssize(s.host_blocks);
+  host_.release(s.host_blocks);
+  s.host_blocks.clear();
+  s.state = Sequence::State::kRunning;
+  running_.push_back(slot);
+}
+
+void BlockScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
+  const std::int64_t full = std::min<std::int64_t>(s.computed / config_.block_size, limit);
+  if (s.entered_blocks >= full) return;
+  s.hashes.extend(full, config_.block_size, s.request, workload_->content(s.request));
+  pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(full)), s.entered_blocks,
+              s.hashes.first(full));
+  s.entered_blocks = static_cast<std::int32_t>(full);
+}
+
+void BlockScheduler::release(Sequence& s) {
+  if (caching()) {
+    const std::span<const KvBlockPool::Block> blocks(s.blocks);
+    const auto full = static_cast<std::size_t>(
+        std::min<std::int64_t>(s.computed / config_.block_size, std::ssize(s.blocks)));
+    pool_.release_blank(blocks.subspan(std::max(full, static_cast<std::size_t>(s.entered_blocks))));
+    pool_.release(blocks.first(std::max(full, static_cast<std::size_t>(s.entered_blocks))), s.entered_blocks);
+    s.entered_blocks = 0;
+    s.blocks.clear();
+    s.capacity = 0;
+    return;
+  }
+  release(s.blocks, s.capacity, s.computed);
 }
 
 void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity,
@@ -174,8 +261,8 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
 // Who decodes goes on while blocks last: free ones only become fewer until somebody ends, so whoever waits
 // for them goes on waiting, and so does who waits for a place.
 std::int64_t BlockScheduler::hold() const {
-  if (preempted_ || batch_.has_prefill()) return 1;
-  if (decoded_.empty()) return waiting_.empty() && running_.empty() && batch_.empty() ? kForever : 1;
+  if (preempted_ || batch_.has_prefill() || batch_.copies()) return 1;
+  if (decoded_.empty()) return waiting() == 0 && running_.empty() && batch_.empty() ? kForever : 1;
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
@@ -189,7 +276,7 @@ std::int64_t BlockScheduler::hold() const {
   return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(decoded_.size()), spare));
 }
 
-// Which block holds what decides nothing here, so each sequence takes its own at once.
+// Which of the free blocks holds what decides nothing here, so each sequence takes its own at once.
 void BlockScheduler::advance(std::int64_t steps) {
   if (steps <= 0 || decoded_.empty()) return;
   for (const std::int32_t slot : decoded_) {
@@ -197,6 +284,7 @@ void BlockScheduler::advance(std::int64_t steps) {
     if (!grow(s, steps)) throw std::logic_error("a span of decode steps runs out of blocks");
     s.computed += static_cast<std::int32_t>(steps);
     s.num_tokens += static_cast<std::int32_t>(steps);
+    if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);
   }
   counts_.scheduled += batch_.decodes() * steps;
   repeated(steps);

@@ -1,8 +1,9 @@
 // What most schedulers share: a queue, running sequences in order of admission, KV blocks taken as sequences
 // grow or once for all, preemption by recompute, and the spans of decode steps that repeat a decision. A
-// policy on top of it says in decide() who computes what. Nothing is shared between requests here: there is
-// no prefix cache. In a pipeline a sequence is in one step at a time: those in flight are neither scheduled
-// nor preempted.
+// policy on top of it says in decide() who computes what. Where a policy has a prefix cache (vLLM V0) full
+// blocks can be found from the step after the one that fills them; where it swaps, preempted sequences keep
+// their tokens in host memory. In a pipeline a sequence is in one step at a time: those in flight are neither
+// scheduled nor preempted.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +11,16 @@
 #include <limits>
 #include <optional>
 
+#include "serving/host_block_pool.h"
 #include "serving/region_pool.h"
 #include "serving/scheduler/batch_builder.h"
+#include "serving/scheduler/prefix_lookup.h"
 #include "serving/scheduler/scheduler.h"
 
 namespace foretoken {
 
 // What a scheduler is made of. All references must outlive it. windows: Backend::windows(); list_decodes:
-// Backend::wants_sequences().
+// Backend::wants_sequences(). workload: what prompts share, where there is a prefix cache.
 struct SchedulerParts {
   const SchedulerConfig& config;
   SequenceTable& sequences;
@@ -26,6 +29,7 @@ struct SchedulerParts {
   bool list_decodes;
   // Blocks that are its own where several schedulers share the pool; 0: all.
   std::int64_t quota = 0;
+  const Workload* workload = nullptr;
 };
 
 class BlockScheduler : public Scheduler {
@@ -48,8 +52,14 @@ class BlockScheduler : public Scheduler {
   void arrive(std::int32_t slot) final;
   void cancel(std::int32_t slot) final;
   std::int64_t running() const final { return static_cast<std::int64_t>(running_.size()); }
-  std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size()); }
+  std::int64_t waiting() const final { return static_cast<std::int64_t>(waiting_.size() + swapped_.size()); }
   const TokenCounts& counts() const final { return counts_; }
+  std::int64_t host_blocks() const final { return host_.used(); }
+  std::int64_t peak_host_blocks() const final { return host_.peak(); }
+  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const final {
+    return caching() ? cached_prefix(pool_, config_.block_size, request, workload_->content(request), hashes)
+                     : 0;
+  }
   std::int64_t kv_used() const final {
     if (contiguous()) return regions_.used();
     return quota_ > 0 ? held_ : pool_.used();
@@ -78,6 +88,12 @@ class BlockScheduler : public Scheduler {
   }
   // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
   std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
+  bool caching() const {
+    return workload_ != nullptr && config_.enable_prefix_caching && config_.caches_tokens;
+  }
+  // Tokens of the head of the queue that the prefix cache has, all but its last at the most; admit() takes
+  // them.
+  std::int64_t look_up(Sequence& s);
   bool has_place() const {
     return running() + reserved_ < most_running_ && batch_.sequences() < most_in_batch_;
   }
@@ -100,7 +116,7 @@ class BlockScheduler : public Scheduler {
   static std::int64_t left(const Sequence& s) { return s.num_tokens - s.computed; }
 
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
-  // one. False, and nothing has changed, where that is not free.
+  // one; with a prefix cache after look_up(). False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
   // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
   // last one has room.
@@ -110,9 +126,12 @@ class BlockScheduler : public Scheduler {
   // Every running sequence that decodes does, in order; a block that is missing is the last running
   // sequence's, and when none is left after it the sequence itself gives way.
   void decode_or_preempt(bool eager);
-  // Computed anew later, from the head of the queue.
+  // Computed anew later, from the head of the queue; or, where its blocks find room in host memory, it goes
+  // on from there when swap_in() has brought them back.
   void preempt(std::int32_t slot);
-  void release(Sequence& s) { release(s.blocks, s.capacity, s.computed); }
+  // Of a swapped sequence, to the running ones, with blocks for its next token too, which must be free.
+  void swap_in(std::int32_t slot);
+  void release(Sequence& s);
   void release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity, std::int64_t computed);
 
   const SchedulerConfig config_;
@@ -123,6 +142,7 @@ class BlockScheduler : public Scheduler {
   std::int64_t most_running_, most_in_batch_ = kForever;
   std::vector<std::int32_t> running_;  // in order of admission
   std::deque<std::int32_t> waiting_;
+  std::deque<std::int32_t> swapped_;  // preempted, with their tokens in host memory, who went first first
   BatchBuilder batch_;
   std::vector<std::int32_t> decoded_;  // in the step just decided
   bool preempted_ = false;
@@ -140,9 +160,18 @@ class BlockScheduler : public Scheduler {
     pool_.allocate(count, s.blocks);
     held_ += count;
   }
+  bool swap_out(Sequence& s);
+  void enter_later(std::int32_t slot, const Sequence& s) {
+    if (s.entered_blocks < s.shared_blocks) entering_.push_back(slot);
+  }
+  void enter_blocks(Sequence& s, std::int64_t limit);
 
-  const std::int64_t quota_;                     // of the pool's blocks, 0: all
-  std::int64_t held_ = 0;                        // of these, where there is a quota
+  const Workload* const workload_;
+  HostBlockPool host_;
+  std::int64_t hits_ = 0, free_hits_ = 0;  // blocks, of look_up
+  std::vector<std::int32_t> entering_;     // sequences of the step whose new full blocks others may share
+  const std::int64_t quota_;               // of the pool's blocks, 0: all
+  std::int64_t held_ = 0;                  // of these, where there is a quota
   std::deque<std::vector<std::int32_t>> steps_;  // in flight: their sequences (pipeline_depth above 1)
   std::vector<bool> in_flight_;                  // by slot
   mutable std::vector<std::int64_t> rooms_;

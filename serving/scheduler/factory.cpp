@@ -12,7 +12,7 @@ namespace foretoken {
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, SequenceTable& sequences,
                                           KvBlockPool& pool, const Workload& workload,
                                           std::span<const std::int64_t> windows, bool list_decodes) {
-  const SchedulerParts parts{config, sequences, pool, windows, list_decodes, 0};
+  const SchedulerParts parts{config, sequences, pool, windows, list_decodes, 0, &workload};
   switch (config.policy) {
     case SchedulerPolicy::kVllmV1:
       return std::make_unique<VllmV1Scheduler>(config, sequences, pool, workload, windows, list_decodes);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "serving/block_hashes.h"
@@ -17,6 +18,13 @@ inline std::int64_t shared_tokens(const Request& request, std::span<const Conten
   std::int64_t shared = 0;
   for (const ContentRun& run : runs) shared += run.tokens;
   return std::min<std::int64_t>(shared, request.input_len);
+}
+
+// Leading full blocks of a request that others, or a later turn, can name, those that it generates included.
+inline std::int32_t nameable_blocks(const Request& request, std::span<const ContentRun> runs,
+                                    int block_size) {
+  if (request.session >= 0) return std::numeric_limits<std::int32_t>::max();
+  return request.num_runs > 0 ? static_cast<std::int32_t>(shared_tokens(request, runs) / block_size) : 0;
 }
 
 // Of the first `most` blocks of a request those that are in the cache from the first on. Hashes are computed

@@ -1,6 +1,7 @@
-// vLLM V0's default scheduler (core/scheduler.py of 0.6 and 0.7): prompts first and whole, in steps of their
-// own; decodes preempt the sequence that came last, to be computed again. By priority, who waits may also
-// preempt who runs (_schedule_priority_preemption).
+// vLLM V0's schedulers (core/scheduler.py of 0.6 and 0.7). _schedule_default: prompts first and whole, in
+// steps of their own; decodes preempt the sequence that came last, to be computed again or swapped. By
+// priority, who waits may also preempt who runs (_schedule_priority_preemption). _schedule_chunked_prefill:
+// decodes first, then the prompts that have begun, then new ones, in chunks.
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -13,27 +14,43 @@ class VllmV0Scheduler final : public BlockScheduler {
  public:
   explicit VllmV0Scheduler(const SchedulerParts& parts) : BlockScheduler(parts), before_(parts.sequences) {}
 
+  // In chunks a prompt of all blocks would want one more to go on, and start again for ever.
   std::optional<std::string> refuses(const Request& request) const override {
-    return never_admitted(request, watermark_blocks());
+    return never_admitted(request,
+                          std::max<std::int64_t>(watermark_blocks(), config_.enable_chunked_prefill ? 1 : 0));
   }
 
  private:
   void decide(Picoseconds now) override {
-    reordered_ = false;
+    reordered_ = left_out_ = false;
+    if (config_.enable_chunked_prefill) return decide_chunks(now);
     std::int64_t budget = config_.max_num_batched_tokens;
-    while (!waiting_.empty() && fits(sequences_[waiting_.front()], budget)) {
-      const std::int64_t n = left(sequences_[waiting_.front()]);
-      if (!admit(now, n)) break;
+    // Whoever was swapped goes before all that wait.
+    while (swapped_.empty() && !waiting_.empty() && fits(sequences_[waiting_.front()], budget)) {
+      if (!admit(now, sequences_[waiting_.front()].num_tokens)) break;
+      const std::int64_t n = left(sequences_[running_.back()]);
       take_prompt(running_.back(), n);
       budget -= n;
     }
     if (batch_.has_prefill()) return;
     if (config_.by_priority) make_way();
-    decode_or_preempt(false);
+    decode_or_preempt(true);
+    while (!preempted_ && !swapped_.empty() && comes_back(sequences_[swapped_.front()])) {
+      swap_in(swapped_.front());
+      swapped_.pop_front();
+      take_decode(running_.back());
+    }
   }
 
-  bool fits(const Sequence& s, std::int64_t budget) const {
-    return has_place() && left(s) <= budget && blocks_for(left(s)) + watermark_blocks() <= free_blocks();
+  // A prompt needs free blocks for all of its tokens, those in the prefix cache too.
+  bool has_blocks(const Sequence& s) const {
+    return blocks_for(s.num_tokens) + watermark_blocks() <= free_blocks();
+  }
+  bool fits(Sequence& s, std::int64_t budget) {
+    return has_place() && has_blocks(s) && s.num_tokens - look_up(s) <= budget;
+  }
+  bool comes_back(const Sequence& s) const {
+    return has_place() && blocks_for(s.computed + 1) + watermark_blocks() <= free_blocks();
   }
 
   // The head of the queue, as it came, takes what it needs from those that run and come after it by priority;
@@ -50,13 +67,76 @@ class VllmV0Scheduler final : public BlockScheduler {
     if (reordered_) std::sort(waiting_.begin(), waiting_.end(), before_);
   }
 
-  // With another head the next decision may admit.
-  std::int64_t repeats() const override { return reordered_ ? 1 : kForever; }
-  bool open() const override { return has_place() || config_.by_priority; }
+  // Of n tokens; with a prefix cache whole blocks are left to whom a step does not finish.
+  std::int64_t chunk(std::int64_t n, std::int64_t budget) const {
+    return std::min(n, caching() ? budget / config_.block_size * config_.block_size : budget);
+  }
+
+  void decide_chunks(Picoseconds now) {
+    eager_ = true;
+    std::int64_t budget = config_.max_num_batched_tokens;
+    std::size_t next = 0;  // of the running ones, in order; victims come from the other end
+    prompts_.clear();
+    const std::size_t waited = waiting_.size();
+    while (next < running_.size()) {
+      const std::int32_t slot = running_[next];
+      const std::int64_t n = chunk(left(sequences_[slot]), budget);
+      if (n == 0) break;
+      bool has_room = false;
+      while (!(has_room = may_go_on(sequences_[slot]))) {
+        const std::int32_t victim = running_.back();
+        preempt(victim);
+        if (victim == slot) break;
+      }
+      if (!has_room) break;
+      ++next;
+      budget -= n;
+      if (sequences_[slot].decoding) {
+        grow(sequences_[slot], 1);
+        take_decode(slot);
+      } else {
+        take_prompt(slot, n);
+        prompts_.push_back(slot);
+      }
+    }
+    left_out_ = next < running_.size();
+    // Who had no turn is first the next time; then those that decoded, then prompts, the finished ones first.
+    running_.erase(running_.begin(), running_.begin() + static_cast<std::ptrdiff_t>(next));
+    running_.insert(running_.end(), decoded_.begin(), decoded_.end());
+    std::stable_partition(prompts_.begin(), prompts_.end(),
+                          [this](std::int32_t slot) { return sequences_[slot].decoding; });
+    running_.insert(running_.end(), prompts_.begin(), prompts_.end());
+
+    // Who has just been preempted is not in the queue yet.
+    const auto lost = static_cast<std::ptrdiff_t>(waiting_.size() - waited);
+    again_.assign(waiting_.begin(), waiting_.begin() + lost);
+    waiting_.erase(waiting_.begin(), waiting_.begin() + lost);
+    while (!waiting_.empty() && budget > 0 && batch_.sequences() < config_.max_num_seqs) {
+      Sequence& s = sequences_[waiting_.front()];
+      if (!has_blocks(s)) break;
+      const std::int64_t n = chunk(s.num_tokens - look_up(s), budget);
+      if (n == 0 || !admit(now, s.num_tokens)) break;
+      take_prompt(running_.back(), n);
+      budget -= n;
+    }
+    waiting_.insert(waiting_.begin(), again_.begin(), again_.end());
+  }
+
+  // A block must be free even where the last one has room; the last chunk of a prompt that fills its blocks
+  // asks for none.
+  bool may_go_on(const Sequence& s) const {
+    return !config_.caches_tokens || free_blocks() > 0 ||
+           (!s.decoding && s.num_tokens % config_.block_size == 0);
+  }
+
+  // With another head the next decision may admit; who was left out comes first.
+  std::int64_t repeats() const override { return reordered_ || left_out_ ? 1 : kForever; }
+  bool open() const override { return (has_place() && swapped_.empty()) || config_.by_priority; }
   bool could_pass() const override { return config_.by_priority; }
 
   const PriorityOrder before_;
-  bool reordered_ = false;
+  bool reordered_ = false, left_out_ = false;
+  std::vector<std::int32_t> prompts_, again_;  // of decide_chunks
 };
 
 }  // namespace

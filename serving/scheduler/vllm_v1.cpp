@@ -51,12 +51,7 @@ void VllmV1Scheduler::enqueue(std::int32_t slot) {
   } else if (caching()) {
     // Content that nobody else can name is not entered into the table unless its own request may look for it
     // again (see preempt): the outcome is the same, for no other lookup can hit it.
-    if (s.request.session >= 0) {
-      s.shared_blocks = std::numeric_limits<std::int32_t>::max();
-    } else if (s.request.num_runs > 0) {
-      s.shared_blocks = static_cast<std::int32_t>(shared_tokens(s.request, workload_.content(s.request)) /
-                                                  config_.block_size);
-    }
+    s.shared_blocks = nameable_blocks(s.request, workload_.content(s.request), config_.block_size);
   }
   if (config_.by_priority)
     before_.insert(waiting_, slot);

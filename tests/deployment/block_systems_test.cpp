@@ -214,6 +214,29 @@ TEST(BlockSystems, SlotsOfLlamaCpp) {
   EXPECT_THAT(std::get<Infeasible>(verdict).reason, HasSubstr("lower --n-parallel"));
 }
 
+// Chunks are vLLM V0's default for long contexts, its prefix cache is off until it is asked for.
+TEST(BlockSystems, MemoryOfVllmV0) {
+  Scenario s = with("vllm-0.7");
+  EXPECT_FALSE(deploy(s).scheduler.enable_chunked_prefill);
+  EXPECT_FALSE(deploy(s).scheduler.enable_prefix_caching);
+  s.engine.enable_prefix_caching = true;
+  s.engine.max_model_len = 40'000;
+  const Deployment d = deploy(s);
+  EXPECT_TRUE(d.scheduler.enable_chunked_prefill);
+  EXPECT_TRUE(d.scheduler.enable_prefix_caching);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 2048);
+  EXPECT_EQ(serve_command(d),
+            "vllm serve llama-3.1-8b --max-model-len 40000 --enable-prefix-caching  # of vllm-0.7");
+  s.engine.behavior = "vllm-0.6.3";
+  EXPECT_EQ(deploy(s).scheduler.max_num_batched_tokens, 512);
+  s.engine.enable_prefix_caching = s.engine.enable_chunked_prefill = false;
+  s.engine.preemption_mode = "swap";
+  EXPECT_GT(deploy(s).scheduler.num_host_blocks, 0);
+  EXPECT_EQ(deploy(s).scheduler.max_num_batched_tokens, 40'000);
+  EXPECT_THAT(serve_command(deploy(s)),
+              HasSubstr("--enable-chunked-prefill False --preemption-mode swap --swap-space 4"));
+}
+
 TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   EXPECT_EQ(
       refused("vllm-0.7", [](auto& e) { e.chunk_size = 512; }),
@@ -227,11 +250,25 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
               HasSubstr("is a knob of Triton"));
   EXPECT_THAT(refused("orca", [](auto& e) { e.enable_prefix_caching = true; }), HasSubstr("turn it off"));
   EXPECT_THAT(refused("tgi", [](auto& e) { e.async_scheduling = true; }), HasSubstr("turn it off"));
-  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.enable_chunked_prefill = true; }),
+  EXPECT_THAT(refused("orca", [](auto& e) { e.enable_chunked_prefill = true; }),
               HasSubstr("such as sarathi or vllm-0.8"));
   EXPECT_THAT(refused("sarathi", [](auto& e) { e.enable_chunked_prefill = false; }),
               HasSubstr("prompts are always split"));
-  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.preemption_mode = "swap"; }), HasSubstr("vllm-0.8"));
+  EXPECT_THAT(refused("sarathi", [](auto& e) { e.preemption_mode = "swap"; }), HasSubstr("use recompute"));
+  EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.preemption_mode = "swap", e.max_model_len = 40'000; }),
+              HasSubstr("turn enable_chunked_prefill off"));
+  EXPECT_THAT(
+      refused("vllm-0.7", [](auto& e) { e.preemption_mode = "swap", e.enable_prefix_caching = true; }),
+      HasSubstr("turn enable_prefix_caching off"));
+  EXPECT_THAT(
+      refused("vllm-0.7", [](auto& e) { e.scheduling_policy = "priority", e.enable_chunked_prefill = true; }),
+      HasSubstr("or use fcfs"));
+  EXPECT_THAT(refused("vllm-0.7",
+                      [](auto& e) {
+                        e.enable_chunked_prefill = e.enable_prefix_caching = true;
+                        e.max_num_batched_tokens = 1000;
+                      }),
+              HasSubstr("no multiple of block_size 16"));
   EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.long_prefill_token_threshold = 100; }),
               HasSubstr("vLLM V1"));
   EXPECT_THAT(refused("vllm-0.7", [](auto& e) { e.max_num_batched_tokens = 2048; }),

@@ -23,6 +23,16 @@ std::vector<Case> cases() {
   const Json whole{{"max_num_batched_tokens", 256}};
   return {
       {"vllm-0.7", with(whole, with(tight, {{"enforce_eager", true}})), true},
+      {"vllm-0.7",
+       with(tight, {{"max_num_batched_tokens", 32},
+                    {"enable_chunked_prefill", true},
+                    {"enable_prefix_caching", true},
+                    {"enforce_eager", true}}),
+       true},
+      {"vllm-0.7",
+       with(whole,
+            with(tight, {{"preemption_mode", "swap"}, {"swap_space_gib", 1}, {"enforce_eager", true}})),
+       true},
       {"orca", with(whole, {{"kv_layout", "buddy"}, {"kv_reservation", "power_of_two"}}), false},
       {"orca", with(whole, {{"kv_layout", "paged"}, {"num_gpu_blocks_override", 40}}), false},
       {"sarathi", with(tight, {{"max_num_batched_tokens", 24}}), true},

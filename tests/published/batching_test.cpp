@@ -99,7 +99,7 @@ Shares shares(SchedulerPolicy policy, KvReservation reservation, int block_size)
   c.max_model_len = kLongest;
   c.max_num_seqs = 256;
   c.max_num_batched_tokens = 8192;
-  c.enable_prefix_caching = false;
+  c.enable_prefix_caching = c.enable_chunked_prefill = false;
   c.reservation = reservation;
   c.buddy = reservation != KvReservation::kPaged;
   o.engines = {engine};

@@ -22,6 +22,7 @@ ServeOptions pipeline(SchedulerPolicy policy, std::int64_t max_num_seqs, std::in
   c.policy = policy;
   c.max_model_len = 1024;
   c.enable_prefix_caching = false;
+  c.enable_chunked_prefill = policy != SchedulerPolicy::kVllmV0;
   c.pipeline_depth = 2;
   if (policy == SchedulerPolicy::kOrca || policy == SchedulerPolicy::kStaticBatch)
     c.reservation = KvReservation::kExact;
@@ -187,7 +188,7 @@ class Inspector : public Backend {
  public:
   // Under SGLang and TensorRT-LLM parts of one prompt may be in several steps; SGLang counts pages elsewhere.
   Inspector(int depth, SchedulerPolicy policy)
-      : chunks_follow_(toy::has_prefix_cache(policy)),
+      : chunks_follow_(!toy::is_block_policy(policy)),
         names_capacity_(policy != SchedulerPolicy::kSglang),
         share_(1000 / depth) {}
   std::span<const std::int64_t> windows() const override { return windows_; }
@@ -235,7 +236,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, PipelineLaws,
 
 TEST_P(PipelineLaws, SmallPoolsServeEveryoneWithinTheLimits) {
   const SchedulerPolicy policy = GetParam();
-  const bool caches = toy::has_prefix_cache(policy);
+  const bool caches = !toy::is_block_policy(policy);
   std::int64_t preemptions = 0, overlapping = 0;
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     CounterRandom random(seed, 60);
@@ -245,7 +246,7 @@ TEST_P(PipelineLaws, SmallPoolsServeEveryoneWithinTheLimits) {
     c.max_num_batched_tokens = random.uniform_int(10, 60);
     c.num_blocks = 22 + random.uniform_int(0, 30);
     if (!caches) toy::choose_block_policy(c, policy, CounterRandom(seed, 61));
-    c.by_priority = policy == SchedulerPolicy::kVllmV0 && random.uniform() < 0.5;
+    c.by_priority = policy == SchedulerPolicy::kVllmV0 && !c.enable_chunked_prefill && random.uniform() < 0.5;
     c.sglang.chunked_prefill_size = random.uniform_int(1, 6) * c.block_size;
     toy::choose_sglang_order(c, CounterRandom(seed, 63));
     if (random.uniform() < 0.6) c.trtllm.capacity_scheduler_policy = TrtllmConfig::Capacity::kMaxUtilization;

@@ -4,11 +4,14 @@
 
 namespace foretoken::toy {
 
-bool is_block_policy(SchedulerPolicy policy) { return !has_prefix_cache(policy); }
+bool is_block_policy(SchedulerPolicy policy) {
+  return policy != SchedulerPolicy::kVllmV1 && policy != SchedulerPolicy::kSglang &&
+         policy != SchedulerPolicy::kTrtllm;
+}
 
 bool has_prefix_cache(SchedulerPolicy policy) {
   return policy == SchedulerPolicy::kVllmV1 || policy == SchedulerPolicy::kSglang ||
-         policy == SchedulerPolicy::kTrtllm;
+         policy == SchedulerPolicy::kTrtllm || policy == SchedulerPolicy::kVllmV0;
 }
 
 bool preempts(SchedulerPolicy policy) {
@@ -74,7 +77,16 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
   switch (policy) {
     case SchedulerPolicy::kVllmV0:
       c.watermark = chance(0.7) ? 0.01 : 0.15;
-      whole_prompts();
+      c.enable_chunked_prefill = !c.by_priority && chance(0.4);
+      c.enable_prefix_caching = c.pipeline_depth == 1 && chance(0.6);
+      if (c.pipeline_depth == 1 && !c.by_priority && !c.enable_chunked_prefill && !c.enable_prefix_caching)
+        c.num_host_blocks = chance(0.7) ? pick(1, 60) : 0;
+      if (!c.enable_chunked_prefill) {
+        whole_prompts();
+        break;
+      }
+      all_decode();
+      c.max_num_batched_tokens = (c.max_num_batched_tokens + c.block_size - 1) / c.block_size * c.block_size;
       break;
     case SchedulerPolicy::kOrca:
       c.reservation = static_cast<KvReservation>(pick(1, 3));
@@ -149,6 +161,10 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
 }
 
 void pipeline(SchedulerConfig& c, int stages, CounterRandom& random) {
+  if (c.policy == SchedulerPolicy::kVllmV0) {  // its virtual engines neither share nor swap
+    c.enable_prefix_caching = false;
+    c.num_host_blocks = 0;
+  }
   c.pipeline_depth = stages;
   c.sglang.overlap = c.sglang.enable_mixed_chunk = false;
   c.sglang.scheduler_recv_interval = 1;

@@ -100,7 +100,8 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
   const bool iteration_level = p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kSarathi ||
                                p == SchedulerPolicy::kFastgen || p == SchedulerPolicy::kLlamaCpp ||
                                p == SchedulerPolicy::kTurbomind || p == SchedulerPolicy::kNanoflow ||
-                               p == SchedulerPolicy::kSplitwise;
+                               p == SchedulerPolicy::kSplitwise ||
+                               p == SchedulerPolicy::kVllmV0;  // in chunks
   EXPECT_EQ(mixes, iteration_level) << "prompts and decodes in one step";
   EXPECT_EQ(splits, (iteration_level && p != SchedulerPolicy::kOrca && p != SchedulerPolicy::kSplitwise) ||
                         p == SchedulerPolicy::kLmdeployPytorch)

@@ -23,6 +23,7 @@ ServeOptions by_priority(std::int64_t blocks, std::int64_t max_num_seqs,
   c.policy = policy;
   c.max_model_len = 1024;
   c.enable_prefix_caching = false;
+  c.enable_chunked_prefill = policy != SchedulerPolicy::kVllmV0;
   c.by_priority = true;
   return o;
 }

@@ -458,7 +458,8 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   // The scenarios do reach what they are meant to reach.
   EXPECT_TRUE(toy::preempts(GetParam()) ? reached.preemptions > 1000 : reached.preemptions == 0);
   EXPECT_TRUE(toy::has_prefix_cache(GetParam()) ? reached.hits > 10000 : reached.hits == 0);
-  EXPECT_EQ(reached.swaps > 1000, GetParam() == SchedulerPolicy::kVllmV1);
+  EXPECT_EQ(reached.swaps > 1000,
+            GetParam() == SchedulerPolicy::kVllmV1 || GetParam() == SchedulerPolicy::kVllmV0);
   EXPECT_GT(reached.rejected, 100);
   // TurboMind's members lose their memory block by block.
   const bool by_blocks = GetParam() == SchedulerPolicy::kTurbomind;
@@ -495,7 +496,7 @@ TEST_P(SpansOfPipelines, GiveTheSameTimesAsSingleSteps) {
   const auto make = [](std::uint64_t seed) { return pipeline_scenario(seed, GetParam()); };
   ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached, 100));
   EXPECT_EQ(reached.preemptions > 100, toy::preempts(GetParam()));
-  EXPECT_EQ(reached.hits > 1000, toy::has_prefix_cache(GetParam()));
+  EXPECT_EQ(reached.hits > 1000, !toy::is_block_policy(GetParam()));
 }
 
 TEST(Spans, OfDisaggregatedEnginesToo) {
