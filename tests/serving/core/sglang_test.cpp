@@ -207,7 +207,7 @@ TEST(Sglang, WhatCannotBeServedIsRefused) {
   EXPECT_THAT(r.result.rejected_reason, testing::HasSubstr("KV cache of 100 tokens"));
   EXPECT_EQ(r.result.records[0].output_len, 1) << "cut: prompt and output stay below the tokens there are";
   ServeOptions o = sglang(100);
-  config(o).pipeline_depth = 2;
+  config(o).pipeline_depth = 2, config(o).sglang.enable_mixed_chunk = true;
   EXPECT_THROW(run(w, o), Error);
   o = sglang(100, 6);
   config(o).block_size = 4;
