@@ -239,7 +239,7 @@ std::vector<VerbSpec> verb_specs() {
   };
   OptionSpec theme = text("theme", "NAME", "colours");
   theme.choices = {"light", "dark"};
-  v.push_back(verb("gui", "SCENARIO", 0, 1, "the window: change a scenario and see what moves",
+  v.push_back(verb("gui", "[SCENARIO]", 0, 1, "the window: change a scenario and see what moves",
                    {"foretoken gui", "foretoken gui scenario.json --screenshot memory.png --view Memory"},
                    {{text("screenshot", "FILE", "write a picture (PNG) and end; needs no display"),
                      text("view", "NAME", "the view in front, such as \"Roofline\""),

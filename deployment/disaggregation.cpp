@@ -126,11 +126,10 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
   }
   const SchedulerPolicy policy = pools->decode.scheduler.policy;
   if (policy != SchedulerPolicy::kVllmV1 && policy != SchedulerPolicy::kSplitwise)
-    throw Error(
-        where + "/engine/behavior",
-        fmt::format("disaggregated serving is modelled for vLLM's scheduler alone, and for Splitwise's, "
-                    "not for {}",
-                    pools->decode.behavior.name));
+    throw Error(where + "/engine/behavior",
+                fmt::format("disaggregated serving is modelled for vLLM's scheduler and Splitwise's alone, "
+                            "not for {}",
+                            pools->decode.behavior.name));
   // Under these routers engines of both sides do either work.
   const bool flexible = c.router == "splitwise" || c.router == "tetriinfer";
   if (flexible) check_flexible(c, *pools, policy, where);

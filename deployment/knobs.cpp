@@ -193,8 +193,6 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
     fill_sglang(e, limits.max_num_batched_tokens, at);
     if (!e.max_num_seqs) e.max_num_seqs = limits.max_num_seqs;
     e.max_running_requests = e.max_num_seqs;
-    if (pipelined && !e.pp_max_micro_batch_size)
-      e.pp_max_micro_batch_size = std::max<std::int64_t>(1, *e.max_num_seqs / e.pipeline_parallel_size);
   } else {
     if (!e.enable_chunked_prefill) e.enable_chunked_prefill = behavior.chunked_prefill;
     fill_trtllm(e, limits, at);
@@ -220,6 +218,11 @@ void fill_other_limits(EngineSection& e, const Behavior& behavior, const Device&
     e.kv_cache_free_gpu_memory_fraction = e.gpu_memory_utilization;
   if (e.num_gpu_blocks_override && *e.num_gpu_blocks_override < 2)
     throw Error(at + "num_gpu_blocks_override", "must be at least 2");
+}
+
+void fill_micro_batch_size(EngineSection& e) {
+  if (e.pipeline_parallel_size > 1 && !e.pp_max_micro_batch_size)
+    e.pp_max_micro_batch_size = std::max<std::int64_t>(1, *e.max_num_seqs / e.pipeline_parallel_size);
 }
 
 void fill_running_requests(EngineSection& e, std::int64_t kv_cache_tokens) {

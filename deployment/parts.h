@@ -28,6 +28,8 @@ void fill_other_limits(EngineSection& engine, const Behavior& behavior, const De
                        const ModelConfig& model, const std::string& where);
 // SGLang's max_running_requests by default: what the cache holds, between 2048 and 4096.
 void fill_running_requests(EngineSection& engine, std::int64_t kv_cache_tokens);
+// And of a pipeline's micro-batch, from them.
+void fill_micro_batch_size(EngineSection& engine);
 // The same for the systems of block_systems.h and vLLM V0 (block_knobs.cpp).
 void take_block_knobs(EngineSection& engine, const Behavior& behavior, const std::string& where);
 void fill_block_limits(EngineSection& engine, const Behavior& behavior, const std::string& device_name,

@@ -424,8 +424,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   plan_host_memory(d);
   if (auto verdict = host_memory_verdict(d, where)) return std::move(*verdict);
 
-  if (!running_given && d.behavior.policy == SchedulerPolicy::kSglang)
-    fill_running_requests(e, d.memory.kv_cache_tokens);
+  if (d.behavior.policy == SchedulerPolicy::kSglang) {
+    if (!running_given) fill_running_requests(e, d.memory.kv_cache_tokens);
+    fill_micro_batch_size(e);
+  }
   if (elastic && !tokens_given)
     e.max_num_batched_tokens = e.batch_max_tokens = std::min(
         kMostTokens,

@@ -287,7 +287,7 @@ std::size_t prefill_engines(const std::vector<EngineConfig>& engines) {
     const bool prefills = static_cast<std::ptrdiff_t>(i) < prefill;
     require((e.role == EngineRole::kPrefill) == prefills, "prefill", "engines that only prefill come first");
     require(serves_apart(e.scheduler.policy), "behavior",
-            "disaggregated serving is modelled for vLLM's scheduler alone, and for Splitwise's");
+            "disaggregated serving is modelled for vLLM's scheduler and Splitwise's alone");
     require(e.scheduler.block_size == engines[0].scheduler.block_size, "block_size",
             "must be the same for prefill and decode");
     require(e.scheduler.max_model_len == engines[0].scheduler.max_model_len, "max_model_len",

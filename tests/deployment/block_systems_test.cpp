@@ -231,6 +231,7 @@ TEST(BlockSystems, MemoryOfVllmV0) {
   EXPECT_EQ(deploy(s).scheduler.max_num_batched_tokens, 512);
   s.engine.enable_prefix_caching = s.engine.enable_chunked_prefill = false;
   s.engine.preemption_mode = "swap";
+  s.hardware.host_link_bandwidth = "64 GB/s";
   EXPECT_GT(deploy(s).scheduler.num_host_blocks, 0);
   EXPECT_EQ(deploy(s).scheduler.max_num_batched_tokens, 40'000);
   EXPECT_THAT(serve_command(deploy(s)),

@@ -36,7 +36,8 @@ constexpr Setting kElastic = {
     R"({"replicas": 4})"};
 constexpr Setting kVllm = {
     R"({"behavior": "vllm-v0", "tensor_parallel_size": 8, "max_model_len": 500000, "max_num_seqs": 1024,
-        "max_num_batched_tokens": 600000, "enforce_eager": true, "num_gpu_blocks_override": 56251})",
+        "max_num_batched_tokens": 600000, "enable_chunked_prefill": false, "enforce_eager": true,
+        "num_gpu_blocks_override": 56251})",
     R"({"replicas": 1})"};
 constexpr Setting kChunked = {
     R"({"behavior": "sarathi", "tensor_parallel_size": 8, "max_model_len": 500000, "chunk_size": 2048,
