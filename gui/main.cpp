@@ -89,6 +89,7 @@ int run(int argc, char** argv) {
     else
       window.open(file);
   }
+  if (parser.positionalArguments().isEmpty() && !parser.isSet(picture)) window.open_last();
   window.show();
   if (parser.isSet(view) && !parser.isSet(picture)) window.show_view(parser.value(view));
   return parser.isSet(picture) ? screenshot(window, parser.value(picture), parser.value(view))

@@ -7,6 +7,7 @@
 #include <QCloseEvent>
 #include <QDockWidget>
 #include <QFileDialog>
+#include <QFileInfo>
 #include <QInputDialog>
 #include <QLabel>
 #include <QMenuBar>
@@ -115,6 +116,11 @@ void Window::open(const QString& file) {
   } catch (const std::exception& e) {
     show_problem(tr("Can't be opened"), QString::fromUtf8(e.what()));
   }
+}
+
+void Window::open_last() {
+  const QString file = QSettings().value(QStringLiteral("file")).toString();
+  if (!file.isEmpty() && QFileInfo::exists(file)) open(file);
 }
 
 void Window::show_problem(const QString& title, const QString& text) {

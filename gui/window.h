@@ -26,6 +26,7 @@ class Window : public QMainWindow {
   View* view(const QString& title) const;  // null: there is none
   void show_view(const QString& title);    // in front
   void open(const QString& file);          // shows what is wrong where it can't be
+  void open_last();                        // what was open the last time, if it is still there
 
   enum class Theme { kSystem, kLight, kDark };
   static void use_theme(Theme theme);
