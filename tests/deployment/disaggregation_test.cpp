@@ -150,7 +150,7 @@ TEST(Disaggregation, WhatCannotBeIsSaidByName) {
   EXPECT_THAT(error(s), HasSubstr("prefill.replicas and decode.replicas"));
   s = split_scenario();
   s.engine.behavior = "trtllm-1.2";
-  EXPECT_THAT(error(s), HasSubstr("vLLM's scheduler alone"));
+  EXPECT_THAT(error(s), HasSubstr("vLLM's scheduler and Splitwise's alone"));
   s = split_scenario();
   s.engine.lora.emplace();
   EXPECT_THAT(error(s), HasSubstr("s.json:/engine/lora: adapters with prefill and decode"));

@@ -299,7 +299,7 @@ TEST(Disaggregated, WrongSettingsAreNamed) {
   EXPECT_THAT(message([](ServeOptions& o) {
                 for (EngineConfig& e : o.engines) e.scheduler.policy = SchedulerPolicy::kTrtllm;
               }),
-              HasSubstr("vLLM's scheduler alone"));
+              HasSubstr("vLLM's scheduler and Splitwise's alone"));
 }
 
 }  // namespace
