@@ -89,6 +89,11 @@ TtftParts ttft_parts(const RequestRecord& r) {
           r.first_token - r.prefill_done};
 }
 
+Picoseconds time_per_output_token(const RequestRecord& r) {
+  const std::int64_t gaps = r.output_len - 1;
+  return gaps > 0 ? (r.finish - r.first_token + gaps / 2) / gaps : 0;
+}
+
 MetricsCollector::MetricsCollector(Slo slo, bool keep_records, std::size_t exact_requests)
     : slo_(slo), keep_records_(keep_records), exact_requests_(exact_requests) {}
 
@@ -107,12 +112,8 @@ void MetricsCollector::add(const RequestRecord& r) {
   preemptions_ += r.preemptions;
   ttft_.add(ttft, exact_requests_);
   e2el_.add(e2el, exact_requests_);
-  Picoseconds tpot = 0;  // of a single token, for the limits
-  if (r.output_len > 1) {
-    const std::int64_t gaps = r.output_len - 1;
-    tpot = (e2el - ttft + gaps / 2) / gaps;  // to the nearest picosecond
-    tpot_.add(tpot, exact_requests_);
-  }
+  const Picoseconds tpot = time_per_output_token(r);
+  if (r.output_len > 1) tpot_.add(tpot, exact_requests_);
   const TtftParts parts = ttft_parts(r);
   ingress_ += parts.ingress;
   queue_ += parts.queue;

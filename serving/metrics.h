@@ -43,6 +43,8 @@ struct TtftParts {
   Picoseconds first_step = 0;  // that step, and the way to the client
 };
 TtftParts ttft_parts(const RequestRecord& record);
+// Of the tokens after the first, to the nearest picosecond; 0 of a single one.
+Picoseconds time_per_output_token(const RequestRecord& record);
 
 // Limits that a request must meet. Goodput counts requests within ttft_ms, tpot_ms and e2el_ms, as vLLM's
 // --goodput does; itl_ms limits the percentile of the gaps of the whole run, which no single request decides.

@@ -28,14 +28,12 @@ std::string step_name(const TimelineWriter::StepEvent& e) {
   return name;
 }
 
-// Time that the step keeps its lane: to the next step's start. In a pipeline tokens come out later, when the
-// next step is already under way, and events of one lane must not overlap.
+}  // namespace
+
 Picoseconds occupied(const TimelineWriter::StepEvent& e) {
   if (e.steps > 1) return e.steps * e.first + e.increment * (e.steps * (e.steps - 1) / 2);
   return e.time.next_start > 0 ? e.time.next_start : e.time.tokens_out;
 }
-
-}  // namespace
 
 PerfettoWriter::PerfettoWriter(const std::filesystem::path& path) : file_(path) {
   file_.write("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n");

@@ -59,6 +59,10 @@ class TimelineWriter {
   virtual void finish() {}
 };
 
+// Time that a step or span keeps its engine: to the next one's start. In a pipeline tokens come out later,
+// when the next step is already under way, and events of one lane must not overlap.
+Picoseconds occupied(const TimelineWriter::StepEvent& event);
+
 // Chrome JSON that ui.perfetto.dev opens: a lane an engine, counters for KV usage and queue, requests as
 // asynchronous events with their phases. A decode span is one event.
 class PerfettoWriter : public TimelineWriter {

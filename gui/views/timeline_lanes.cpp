@@ -15,19 +15,14 @@ QString in_ms(Picoseconds t) { return cell_text(to_ms(t), 4) + QStringLiteral(" 
 
 }  // namespace
 
-Picoseconds step_end(const TimelineWriter::StepEvent& e) {
-  if (e.steps > 1) return e.start + e.steps * e.first + e.increment * (e.steps * (e.steps - 1) / 2);
-  return e.start + (e.time.next_start > 0 ? e.time.next_start : e.time.tokens_out);
-}
-
 QString step_text(const TimelineWriter::StepEvent& e, const QString& engine) {
   const auto count = [](std::int64_t n) { return cell_text(Cell(n), 4); };
   QString text = engine + QStringLiteral(", %1 s\n").arg(to_s(e.start), 0, 'f', 6);
   if (e.steps > 1) {
     text += QObject::tr("%1 decode steps, %2 together, the first %3\n")
-                .arg(count(e.steps), in_ms(step_end(e) - e.start), in_ms(e.first));
+                .arg(count(e.steps), in_ms(occupied(e)), in_ms(e.first));
   } else {
-    text += QObject::tr("a step of %1").arg(in_ms(step_end(e) - e.start));
+    text += QObject::tr("a step of %1").arg(in_ms(occupied(e)));
     if (e.time.tokens_out > e.time.next_start && e.time.next_start > 0)
       text += QObject::tr(", its tokens out after %1").arg(in_ms(e.time.tokens_out));
     text += u'\n';
@@ -84,7 +79,8 @@ void StepLanes::set(const Recording& recording, std::size_t lanes) {
     const TimelineWriter::StepEvent& e = recording.steps[i];
     const auto tokens = static_cast<double>(e.prefill_tokens + e.decode_tokens);
     const double prefill = tokens > 0 ? static_cast<double>(e.prefill_tokens) / tokens : 0;
-    lanes_[static_cast<std::size_t>(e.engine)].push_back({to_s(e.start), to_s(step_end(e)), prefill, i});
+    lanes_[static_cast<std::size_t>(e.engine)].push_back(
+        {to_s(e.start), to_s(e.start + occupied(e)), prefill, i});
   }
   for (auto& bars : lanes_)
     std::stable_sort(bars.begin(), bars.end(), [](const Bar& a, const Bar& b) { return a.start < b.start; });

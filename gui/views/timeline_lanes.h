@@ -16,9 +16,6 @@ namespace foretoken::gui {
 
 inline double to_s(Picoseconds t) { return to_seconds(t).value; }
 
-// A step, or a span of decode steps: from its start until the engine is free for the next one, which in a
-// pipeline is before its tokens are out.
-Picoseconds step_end(const TimelineWriter::StepEvent& step);
 // What a tooltip says of it.
 QString step_text(const TimelineWriter::StepEvent& step, const QString& engine);
 // "engine 0", or "prefill 0" and "decode 1", or the device of unlike replicas. `engines`: at least so many.

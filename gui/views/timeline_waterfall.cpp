@@ -31,11 +31,6 @@ std::vector<LifePart> life_parts(const RequestRecord& r) {
   return parts;
 }
 
-Picoseconds time_per_output_token(const RequestRecord& r) {
-  const std::int64_t gaps = r.output_len - 1;
-  return gaps > 0 ? (r.finish - r.first_token + gaps / 2) / gaps : 0;
-}
-
 Waterfall::Waterfall(QWidget* parent)
     : QWidget(parent),
       title_(new QLabel(this)),

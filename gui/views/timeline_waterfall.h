@@ -19,8 +19,6 @@ struct LifePart {
   Picoseconds start = 0, duration = 0;  // start: after arrival
 };
 std::vector<LifePart> life_parts(const RequestRecord& record);
-// Mean time between tokens after the first, as the metrics have it; 0 where there is none after it.
-Picoseconds time_per_output_token(const RequestRecord& record);
 
 class Waterfall : public QWidget {
  public:

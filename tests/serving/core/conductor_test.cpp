@@ -232,14 +232,7 @@ TEST(ConductedServing, WhatItCannotConductIsRefused) {
   const auto message = [&](auto change) {
     ServeOptions o = conducted(1, 1, estimates);
     change(o);
-    ListWorkload w;
-    toy::ToyBackend backend(1);
-    try {
-      serve(w, backend, o);
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
+    return toy::refusal_of(o);
   };
   EXPECT_EQ(message([](ServeOptions&) {}), "");
   EXPECT_THAT(message([](ServeOptions& o) { o.estimates = nullptr; }), HasSubstr("predicted times"));

@@ -219,14 +219,7 @@ TEST(RoutersOfBothSides, WhatTheyCannotDoIsRefused) {
     ServeOptions o = toy::options(20, 4, 100, 8);
     toy::share(o, 1, 1, kind);
     change(o);
-    ListWorkload w;
-    toy::ToyBackend backend(1);
-    try {
-      serve(w, backend, o);
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
+    return toy::refusal_of(o);
   };
   for (const RouterKind kind : {RouterKind::kSplitwise, RouterKind::kTetriInfer}) {
     EXPECT_EQ(message(kind, [](ServeOptions&) {}), "");

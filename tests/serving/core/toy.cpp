@@ -6,6 +6,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "base/error.h"
 #include "serving/content.h"
 #include "serving/scheduler/radix_cache.h"
 
@@ -258,6 +259,17 @@ void share(ServeOptions& options, int prefill, int decode, RouterKind router) {
   disaggregate(options, prefill, decode);
   for (EngineConfig& engine : options.engines) engine.scheduler.prefill_only = false;
   options.router.kind = router;
+}
+
+std::string refusal_of(const ServeOptions& options) {
+  ListWorkload nothing;
+  ToyBackend backend(1);
+  try {
+    serve(nothing, backend, options);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 Served run(ListWorkload workload, const ServeOptions& options) {

@@ -217,6 +217,8 @@ struct Served {
 };
 Served run(ListWorkload workload, const ServeOptions& options);
 
+// Why nothing is served with these; "": it is.
+std::string refusal_of(const ServeOptions& options);
 ServeOptions options(std::int64_t num_blocks, int block_size, std::int64_t budget, std::int64_t max_num_seqs);
 // The same engine split: `prefill` of them for prompts, `decode` for the rest.
 void disaggregate(ServeOptions& options, int prefill, int decode);
