@@ -8,11 +8,9 @@ namespace foretoken {
 
 // Why a decode-only decision repeats itself until the bounds below:
 // - Running: each scheduled sequence wants one token again, in the same order, and the blocks that this takes
-// are
-//   there; sequences beyond the budget stay beyond it, since nobody leaves before the nearest finish.
+//   are there; sequences beyond the budget stay beyond it, since nobody leaves before the nearest finish.
 // - Waiting, if not empty, was blocked at its head, and stays blocked: by the budget or max_num_seqs, because
-// the
-//   running set is the same; by "prompt must fit the budget whole", because during the span nothing but
+//   the running set is the same; by "prompt must fit the budget whole", because during the span nothing but
 //   blocks that hold newly generated tokens of running requests enters the prefix cache, which nobody may
 //   name before the request has finished, so hits can only shrink; by blocks, because free only falls, and
 //   what the whole prompt takes from it (blocks to compute + hits on free blocks) only rises: a hit that is
