@@ -44,8 +44,10 @@ Json scenario_of(const RunRecord& record, const fs::path& folder) {
   }
   for (const char* file : {"/workload/trace", "/workload/input_len/file", "/workload/output_len/file"}) {
     const Json::json_pointer at(file);
-    if (!scenario.contains(at) || !scenario[at].is_string()) continue;
-    const fs::path path = record.scenario_folder / scenario[at].get<std::string>();
+    const std::string name =
+        scenario.contains(at) && scenario[at].is_string() ? scenario[at].get<std::string>() : "";
+    if (name.empty()) continue;
+    const fs::path path = record.scenario_folder / name;
     scenario[at] = fs::relative(fs::absolute(path), fs::absolute(folder)).generic_string();
   }
   return scenario;

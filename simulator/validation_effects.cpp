@@ -41,11 +41,12 @@ std::vector<StrategyEffect> strategy_effects(const std::filesystem::path& folder
     for (const char* metric : kMetrics) {
       const double measured = value(with.measured, metric), against = value(without.measured, metric);
       const double predicted = value(with.predicted, metric), without_it = value(without.predicted, metric);
+      const bool is_rate = std::string_view(metric).ends_with("throughput");
+      if (is_rate && !(with.saturated && without.saturated)) continue;
       if (!(measured > 0 && against > 0 && predicted > 0 && without_it > 0)) continue;
       StrategyEffect& e = effects.emplace_back();
       e.strategy = csv.text(strategy), e.run = csv.text(run), e.baseline = csv.text(baseline);
       e.metric = metric;
-      const bool is_rate = e.metric.ends_with("throughput");
       e.measured = is_rate ? measured / against : against / measured;
       e.predicted = is_rate ? predicted / without_it : without_it / predicted;
       e.spread = std::hypot(value(with.spread, metric), value(without.spread, metric));

@@ -12,6 +12,7 @@ namespace foretoken {
 
 // Of one run, by metric. Nothing is predicted where it was refused.
 struct RunPair {
+  bool saturated = false;  // requests don't come at a rate of their own, which would set the throughput
   std::map<std::string, double> measured, spread, predicted;
 };
 

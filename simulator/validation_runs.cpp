@@ -33,6 +33,7 @@ struct RunResult {
   Behavior behavior;
   Basis basis = Basis::kRoofline;
   std::string refusal;
+  bool saturated = false;
 };
 
 RunResult simulate_run(const fs::path& folder, bool executed, const Resources& shared,
@@ -44,6 +45,7 @@ RunResult simulate_run(const fs::path& folder, bool executed, const Resources& s
   resources.scenario_file = file.string();
   resources.executed = executed;
   RunResult r;
+  r.saturated = scenario.workload.all_at_once || scenario.workload.max_concurrency.has_value();
   try {
     const ModelConfig model = load_scenario_model(scenario, resources);
     const auto workload = make_workload(scenario.workload, folder, file.string() + ":/workload");
@@ -118,6 +120,7 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
     const Json others = peers_in(measured, file);
     const RunResult run = simulate_run(runs[i], measured.contains("executor"), resources, options);
     RunPair& pair = pairs[runs[i].filename().string()];
+    pair.saturated = run.saturated;
     const Json spread = measured.value("spread", Json::object());
     std::size_t before = v.lines.size();
     for (std::size_t m = 0; m < v.metrics.size(); ++m) {
