@@ -58,6 +58,30 @@ TEST(ValidationSets, ForwardPassesAreCurrentOnThePage) {
   }
 }
 
+// Strategies as this program's executor ran them, with the rows of the machine that they ran on.
+TEST(ValidationSets, EffectsOfStrategiesAreCurrentOnThePage) {
+  int sets = 0;
+  const std::string page = read_file(fs::path(FORETOKEN_SOURCE_DIR) / "docs/validation.md");
+  for (const auto& entry : fs::directory_iterator(fs::path(FORETOKEN_SOURCE_DIR) / "measurements")) {
+    const fs::path folder = entry.path() / "strategies", rows = folder / "rows.csv";
+    if (!fs::exists(folder / "effects.csv")) continue;
+    ++sets;
+    const Database database =
+        Database::with_rows(fs::path(FORETOKEN_BINARY_DIR) / "share/foretoken/foretoken.sqlite", {&rows, 1});
+    Resources resources = test_resources();
+    resources.database = &database;
+    const Validation v = validate_runs(folder, resources);
+    EXPECT_EQ(v.refused, 0);
+    ASSERT_FALSE(v.effects.empty());
+    for (const Table& table : validation_tables(v))
+      if (table.title == "Effects of strategies") {
+        EXPECT_THAT(page, HasSubstr(to_markdown(table).substr(table.title.size() + 4)))
+            << "docs/validation.md is not current; run scripts/make-validation-docs BUILD/foretoken";
+      }
+  }
+  EXPECT_GT(sets, 0);
+}
+
 // The records of the head-to-head are no part of the project; its runs are made from them.
 TEST(ValidationSets, EveryExperimentOfTheHeadToHeadIsPredicted) {
   const char* given = std::getenv("FORETOKEN_SHARED");
