@@ -13,7 +13,8 @@
 namespace foretoken::cuda {
 namespace {
 
-constexpr unsigned kCombineWarps = 4, kCombineDims = 32 * 4;  // of a warp: 4 a lane
+constexpr unsigned kCombineWarps = 4;
+static_assert(kCombineDims == 4 * kWarp);  // 4 a lane
 
 // Of block (x, y, z): an item, rows of it, 128 of their dims. Which item: number x of all, where there are no
 // more items than could be cut; else that in which block x + 1 of the `blocks` before began, if no other
@@ -97,40 +98,8 @@ __global__ void __launch_bounds__(32 * kCombineWarps)
   }
 }
 
-void launch_combine(const AttentionPlan& plan, const AttentionParams& p, Stream& stream) {
-  const std::int64_t all = std::int64_t{p.count} * p.tiles * p.heads, cuts = plan.blocks - 1;
-  const std::int64_t dims = (p.v_count + kCombineDims - 1) / kCombineDims, items = std::min(all, cuts);
-  // A few waves of blocks: rows are shared out no further than that.
-  const std::int64_t rows = std::max<std::int64_t>(1, items * plan.most_rows * dims / 4096);
-  launch(
-      combine_attention,
-      {.grid = dim3(static_cast<unsigned>(items), static_cast<unsigned>((plan.most_rows + rows - 1) / rows),
-                    static_cast<unsigned>(dims)),
-       .block = dim3(32 * kCombineWarps),
-       .name = "combine_attention"},
-      stream, p, static_cast<int>(plan.blocks), all <= cuts, static_cast<int>(rows));
-}
-
 bool multiple(const void* address, std::size_t of) {
   return reinterpret_cast<std::uintptr_t>(address) % of == 0;
-}
-
-void launch_variant(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
-                    Stream& stream) {
-  switch (plan.variant.kernel) {
-    case AttentionKernel::kDecode:
-      return launch_decode_attention(plan, storage, params, stream);
-    case AttentionKernel::kPrompt:
-      return launch_prompt_attention(plan, storage, params, stream);
-    case AttentionKernel::kPromptWarpgroup:
-      return launch_prompt_warpgroup(plan, params, stream);
-    case AttentionKernel::kLatent:
-      return launch_latent_attention(plan, storage, params, stream);
-    case AttentionKernel::kLatentWarpgroup:
-      return launch_latent_warpgroup(plan, params, stream);
-    case AttentionKernel::kGeneral:
-      return launch_general_attention(plan, storage, params, stream);
-  }
 }
 
 AttentionDevice attention_device(const CudaKernels& kernels) {
@@ -139,6 +108,42 @@ AttentionDevice attention_device(const CudaKernels& kernels) {
 }
 
 }  // namespace
+
+AttentionFunction attention_kernel(const AttentionVariant& variant) {
+  switch (variant.kernel) {
+    case AttentionKernel::kDecode:
+      return decode_attention_kernel(variant);
+    case AttentionKernel::kPrompt:
+      return prompt_attention_kernel(variant);
+    case AttentionKernel::kPromptWarpgroup:
+      return prompt_warpgroup_kernel(variant);
+    case AttentionKernel::kLatent:
+      return latent_attention_kernel(variant);
+    case AttentionKernel::kLatentWarpgroup:
+      return latent_warpgroup_kernel(variant);
+    case AttentionKernel::kGeneral:
+      return general_attention_kernel(variant);
+  }
+  return nullptr;
+}
+
+const char* attention_kernel_name(AttentionKernel kernel) {
+  switch (kernel) {
+    case AttentionKernel::kDecode:
+      return "decode_attention";
+    case AttentionKernel::kPrompt:
+      return "prompt_attention";
+    case AttentionKernel::kPromptWarpgroup:
+      return "prompt_warpgroup";
+    case AttentionKernel::kLatent:
+      return "latent_attention";
+    case AttentionKernel::kLatentWarpgroup:
+      return "latent_warpgroup";
+    case AttentionKernel::kGeneral:
+      break;
+  }
+  return "general_attention";
+}
 
 std::size_t CudaKernels::attention_scratch(const AttentionArgs& args, const CacheLayer& cache,
                                            std::int64_t rows, std::int64_t, int) const {
@@ -155,6 +160,10 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   const AttentionPlan plan =
       attention_plan(args, cache, sequences.host, context_bucket(longest), attention_device(*this));
   if (plan.items == 0) return;
+  const AttentionFunction kernel = attention_kernel(plan.variant);
+  if (kernel == nullptr)
+    throw Error("attention", std::string(attention_kernel_name(plan.variant.kernel)) +
+                                 " isn't compiled for a cache of this storage and size");
 
   AttentionParams p;
   p.sequences = sequences.own;
@@ -189,8 +198,20 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
     p.v_pad = (p.v_count + 3) / 4 * 4;
     p.sums = reinterpret_cast<float*>(scratch);
     p.tops = reinterpret_cast<float2*>(p.sums + 2 * plan.blocks * p.rows * p.v_pad);
-    launch_variant(plan, cache.storage, p, stream());
-    if (!plan.whole && plan.blocks > 1) launch_combine(plan, p, stream());
+    launch(kernel,
+           {.grid = dim3(static_cast<unsigned>(plan.blocks)),
+            .block = dim3(static_cast<unsigned>(plan.variant.threads)),
+            .shared = plan.variant.shared,
+            .name = attention_kernel_name(plan.variant.kernel)},
+           stream(), p);
+    const CombineLaunch combine = combine_launch(plan, p.count, p.heads, p.v_count);
+    if (combine.needed())
+      launch(combine_attention,
+             {.grid = dim3(static_cast<unsigned>(combine.items), static_cast<unsigned>(combine.row_pieces),
+                           static_cast<unsigned>(combine.dim_pieces)),
+              .block = dim3(32 * kCombineWarps),
+              .name = "combine_attention"},
+             stream(), p, static_cast<int>(plan.blocks), combine.by_item, static_cast<int>(combine.rows));
   }
 }
 

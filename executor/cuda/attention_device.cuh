@@ -2,9 +2,11 @@
 // row sees, and how a score becomes the exponent of 2 that its weight is.
 #pragma once
 
+#include <cstddef>
+#include <iterator>
 #include <type_traits>
 
-#include "executor/cuda/attention_plan.h"
+#include "executor/cuda/attention_kernels.h"
 #include "executor/cuda/device.cuh"
 
 namespace foretoken::cuda {
@@ -389,6 +391,35 @@ FORETOKEN_DEVICE Destination destination(const AttentionParams& p, const Item& i
 // Once a row that is cut: what the sum of its parts needs besides.
 FORETOKEN_DEVICE void store_top(const AttentionParams& p, const Item& item, int row, float top, float sum) {
   if (item.cut()) p.tops[static_cast<std::int64_t>(item.part()) * p.rows + row] = make_float2(top, sum);
+}
+
+// ---- Which compiled kernel a variant is
+// --------------------------------------------------------------------
+
+// Make<Element>::of(variant) for the element that the variant's cache holds.
+template <template <class> class Make>
+AttentionFunction of_products(const AttentionVariant& variant) {
+  switch (variant.storage) {
+    case Storage::kBf16:
+      return Make<bf16>::of(variant);
+    case Storage::kInt8:
+      return Make<std::int8_t>::of(variant);
+    case Storage::kFp8:
+      return Make<e4m3>::of(variant);
+    default:
+      return nullptr;  // others have no products of bf16
+  }
+}
+
+// Make::heads<K, V>() for the list's heads that are the variant's.
+template <const auto& heads, class Make, std::size_t I = 0>
+AttentionFunction of_heads(const AttentionVariant& variant) {
+  if constexpr (I < std::size(heads)) {
+    if (variant.k == heads[I].k && variant.v == heads[I].v)
+      return Make::template heads<heads[I].k, heads[I].v>();
+    return of_heads<heads, Make, I + 1>(variant);
+  }
+  return nullptr;
 }
 
 }  // namespace foretoken::cuda

@@ -13,13 +13,7 @@ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 ==
 
 constexpr std::size_t kStaticBytes = 1024;  // that kernels use of shared memory besides, or little more
 
-// The largest heads of what is compiled.
-struct Heads {
-  int k, v;
-};
-constexpr Heads kHeads[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
-// Those of prompts by warpgroups.
-constexpr Heads kGroupHeads[] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}};
+using Heads = AttentionHeads;
 
 const Heads* smallest(std::span<const Heads> all, std::int64_t k, std::int64_t v) {
   for (const Heads& heads : all)
@@ -118,8 +112,8 @@ AttentionVariant latent_warpgroup() {
 }
 
 // Whichever of a sequence's rows fill a tile: the variants in the order of their liking.
-AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
-                            const AttentionDevice& device) {
+AttentionVariant choose(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
+                        const AttentionDevice& device) {
   const auto fits = [&](const AttentionVariant& variant) {
     return variant.shared + kStaticBytes <= device.shared_bytes;
   };
@@ -135,17 +129,24 @@ AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::in
     }
     return general(cache, rows, v_dim, device);
   }
-  const Heads* heads = smallest(kGroupHeads, cache.k_dim, cache.v_dim);
+  const Heads* heads = smallest(kGroupAttentionHeads, cache.k_dim, cache.v_dim);
   if (device.warpgroups && width == 2 && rows > 2 * kDecodeRows && heads != nullptr &&
       fits(prompt_warpgroup(*heads)))
     return reside(prompt_warpgroup(*heads), 1, device);
-  heads = smallest(kHeads, cache.k_dim, cache.v_dim);
+  heads = smallest(kAttentionHeads, cache.k_dim, cache.v_dim);
   if (heads == nullptr) return general(cache, rows, v_dim, device);
   if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
     return reside(prompt(*heads, width), heads->k > 128 ? 1 : 2, device);
   if (fits(decode(*heads, width)))
     return reside(decode(*heads, width), decode_blocks(heads->k, width), device);
   return general(cache, rows, v_dim, device);
+}
+
+AttentionVariant variant_of(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
+                            const AttentionDevice& device) {
+  AttentionVariant variant = choose(cache, v_dim, rows, device);
+  variant.storage = cache.storage;
+  return variant;
 }
 
 // Units that the rows of a tile read (key_units() of attention_device.cuh).
@@ -251,6 +252,20 @@ AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
   if (plan.whole && v.blocks_per_processor == 2 && plan.items > device.multiprocessors && plan.items <= slots)
     plan.mirrored_from = device.multiprocessors;
   return plan;
+}
+
+CombineLaunch combine_launch(const AttentionPlan& plan, std::int64_t sequences, std::int64_t heads,
+                             std::int64_t v_count) {
+  CombineLaunch combine;
+  if (plan.whole || plan.blocks <= 1) return combine;
+  const std::int64_t all = sequences * plan.tiles * heads, cuts = plan.blocks - 1;
+  combine.items = std::min(all, cuts);
+  combine.by_item = all <= cuts;
+  combine.dim_pieces = ceil_div(v_count, kCombineDims);
+  // A few waves of blocks: rows are shared out no further than that.
+  combine.rows = std::max<std::int64_t>(1, combine.items * plan.most_rows * combine.dim_pieces / 4096);
+  combine.row_pieces = ceil_div(plan.most_rows, combine.rows);
+  return combine;
 }
 
 std::size_t attention_part_bytes(const AttentionPlan& plan, std::int64_t v_dim) {

@@ -52,14 +52,23 @@ enum class AttentionKernel : std::uint8_t {
   kGeneral,          // general_attention.cu: any storage and size, in float32
 };
 
-// A kernel as it is compiled for some sizes.
+// The largest heads that kernels are compiled for, smallest first: kDecode's and kPrompt's, then
+// kPromptWarpgroup's. What plans choose from is what is compiled (attention_kernels.h).
+struct AttentionHeads {
+  int k, v;
+};
+inline constexpr AttentionHeads kAttentionHeads[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
+inline constexpr AttentionHeads kGroupAttentionHeads[] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}};
+
+// A kernel as it is compiled for some sizes: all that attention_kernel() (attention_kernels.h) looks at.
 struct AttentionVariant {
   AttentionKernel kernel = AttentionKernel::kGeneral;
-  int k = 0, v = 0;        // the largest heads that it takes; kGeneral: v as it counts on
-  int rows = 0, unit = 0;  // of a tile; keys
-  int stages = 0;          // of kLatent: tiles of keys in shared memory or on their way to it
-  int threads = 0;         // of a block
-  std::size_t shared = 0;  // bytes of a block
+  Storage storage = Storage::kF32;  // of the cache
+  int k = 0, v = 0;                 // the largest heads that it takes; kGeneral: v as it counts on
+  int rows = 0, unit = 0;           // of a tile; keys
+  int stages = 0;                   // of kLatent: tiles of keys in shared memory or on their way to it
+  int threads = 0;                  // of a block
+  std::size_t shared = 0;           // bytes of a block
   int blocks_per_processor = 1;
   int least_units = 1;  // a block's, so that what it costs to begin doesn't weigh
 };
@@ -76,6 +85,15 @@ struct AttentionPlan {
   std::int64_t mirrored_from = 0;
 };
 
+// The second kernel's launch: a grid of (items, pieces of a tile's rows, pieces of 128 dims).
+struct CombineLaunch {
+  std::int64_t items = 0, row_pieces = 0, dim_pieces = 0;
+  std::int64_t rows = 0;  // of a piece
+  bool by_item = false;   // block x is item x; else the item that was cut behind share x
+  bool needed() const { return items > 0; }
+};
+inline constexpr int kCombineDims = 128;
+
 // most_tokens: new ones of a sequence, at most.
 AttentionVariant attention_variant(const AttentionArgs& args, const CacheLayer& cache,
                                    std::int64_t most_tokens, const AttentionDevice& device);
@@ -83,6 +101,9 @@ AttentionVariant attention_variant(const AttentionArgs& args, const CacheLayer& 
 AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
                              std::span<const SequenceRows> sequences, std::int64_t longest,
                              const AttentionDevice& device);
+// For `v_count` dims of values.
+CombineLaunch combine_launch(const AttentionPlan& plan, std::int64_t sequences, std::int64_t heads,
+                             std::int64_t v_count);
 // For what blocks leave of items that are cut: two of a block. Numbers of the plan's, and enough for every
 // plan of up to `rows` rows with this cache and heads of up to args.v_dim.
 std::size_t attention_part_bytes(const AttentionPlan& plan, std::int64_t v_dim);

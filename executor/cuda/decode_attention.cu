@@ -8,7 +8,6 @@
 // stored and become bf16 in registers: keys through q's dims in another order, values through another order
 // of the output's dims. Scales multiply scores and weights. In the end the warps' sums are put together.
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 #include "executor/cuda/products_device.cuh"
 
 namespace foretoken::cuda {
@@ -269,46 +268,21 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, decode_blocks(K, sizeof(Ele
   }
 }
 
-template <class Element, int K, int V>
-void launch_heads(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(decode_attention<Element, K, V>,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(static_cast<unsigned>(plan.variant.threads)),
-          .shared = plan.variant.shared,
-          .name = "decode_attention"},
-         stream, params);
-}
-
 template <class Element>
-void launch_decode(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  switch (plan.variant.k) {
-    case 64:
-      return launch_heads<Element, 64, 64>(plan, params, stream);
-    case 96:
-      return launch_heads<Element, 96, 96>(plan, params, stream);
-    case 128:
-      return launch_heads<Element, 128, 128>(plan, params, stream);
-    case 192:
-      return launch_heads<Element, 192, 128>(plan, params, stream);
-    default:
-      return launch_heads<Element, 256, 256>(plan, params, stream);
+struct Decodes {
+  template <int K, int V>
+  static AttentionFunction heads() {
+    return decode_attention<Element, K, V>;
   }
-}
+  static AttentionFunction of(const AttentionVariant& variant) {
+    return of_heads<kAttentionHeads, Decodes>(variant);
+  }
+};
 
 }  // namespace
 
-void launch_decode_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
-                             Stream& stream) {
-  switch (storage) {
-    case Storage::kBf16:
-      return launch_decode<bf16>(plan, params, stream);
-    case Storage::kInt8:
-      return launch_decode<std::int8_t>(plan, params, stream);
-    case Storage::kFp8:
-      return launch_decode<e4m3>(plan, params, stream);
-    default:
-      break;  // others have no products of bf16
-  }
+AttentionFunction decode_attention_kernel(const AttentionVariant& variant) {
+  return of_products<Decodes>(variant);
 }
 
 }  // namespace foretoken::cuda

@@ -16,6 +16,7 @@ struct RowsOperand {
   const std::byte* at = nullptr;
   RowsOperand advanced(int bytes) const { return {at + bytes}; }
   float operator()(unsigned row, unsigned k) const;
+  float e4m3_at(unsigned row, unsigned k) const;
 };
 struct ColumnsOperand {
   const std::byte* at = nullptr;
@@ -30,16 +31,22 @@ inline ColumnsOperand columns_operand(const void* shared, unsigned panel_bytes) 
 
 namespace detail {
 // The hardware changes places by the bits of the address itself.
-inline float swizzled_bf16(const std::byte* at) {
+inline const std::byte* swizzled_place(const std::byte* at) {
   const auto address = reinterpret_cast<std::uintptr_t>(at);
+  return at + static_cast<std::ptrdiff_t>((address ^ (address >> 7 & 7) << 4) - address);
+}
+inline float swizzled_bf16(const std::byte* at) {
   std::uint16_t bits = 0;
-  std::memcpy(&bits, at + static_cast<std::ptrdiff_t>((address ^ (address >> 7 & 7) << 4) - address), 2);
+  std::memcpy(&bits, swizzled_place(at), 2);
   return as_float(std::uint32_t{bits} << 16);
 }
 }  // namespace detail
 
 inline float RowsOperand::operator()(unsigned row, unsigned k) const {
   return detail::swizzled_bf16(at + row * kPanelRow + k * 2);
+}
+inline float RowsOperand::e4m3_at(unsigned row, unsigned k) const {
+  return unpack_e4m3x4(static_cast<std::uint32_t>(*detail::swizzled_place(at + row * kPanelRow + k))).x;
 }
 inline float ColumnsOperand::operator()(unsigned column, unsigned k) const {
   return detail::swizzled_bf16(at + column / kPanelColumns * panel_bytes + column % kPanelColumns * 2 +
@@ -56,8 +63,8 @@ inline void products_wait() {
 inline void show_to_products() {}
 
 namespace detail {
-// a(row of the warp's 16, k). What products of a d that are under way make of it lies beside it.
-template <int N, class A, class B>
+// a(row of the warp's 16, k), k < Depth. What products of a d that are under way make of it lies beside it.
+template <int N, unsigned Depth = 16, class A, class B>
 void product(float (&d)[N / 2], A a, B b, bool add) {
   struct Sums {
     std::array<float, N / 2> d;
@@ -74,7 +81,7 @@ void product(float (&d)[N / 2], A a, B b, bool add) {
     for (unsigned i = 0; i < N / 2; ++i) {
       const unsigned row = g + 8 * (i / 2 % 2), column = 8 * (i / 4) + 2 * t + i % 2;
       double sum = add ? sums[i] : 0;
-      for (unsigned k = 0; k < 16; ++k) sum += double{a(row, k)} * b(column, k);
+      for (unsigned k = 0; k < Depth; ++k) sum += double{a(row, k)} * b(column, k);
       sums[i] = static_cast<float>(sum);
     }
     if (last) std::copy(sums.begin(), sums.end(), d);
@@ -89,6 +96,13 @@ inline void product_bf16(float (&d)[N / 2], RowsOperand a, B b, bool add) {
   const unsigned first = warp() % 4 * 16;
   detail::product<N>(
       d, [a, first](unsigned row, unsigned k) { return a(first + row, k); }, b, add);
+}
+template <int N>
+inline void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool add) {
+  const unsigned first = warp() % 4 * 16;
+  detail::product<N, 32>(
+      d, [a, first](unsigned row, unsigned k) { return a.e4m3_at(first + row, k); },
+      [b](unsigned column, unsigned k) { return b.e4m3_at(column, k); }, add);
 }
 template <int N, class B>
 inline void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4], B b, bool add) {

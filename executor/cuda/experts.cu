@@ -222,20 +222,22 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
       launch_tiles(p, device(), stream());
   };
   if (experts.count <= 0) return;
-  const auto scale_rows = [&](const Matrix& w, const float* from, std::int64_t count, std::uint16_t* into,
-                              float* scales, const std::int32_t* on_device) {
-    if (w.quantised_x)
-      launch_quantise(w.storage, from, w.k, count, w.k, into, scales, on_device, stream());
-    else if (w.storage == Storage::kF16)
-      launch_round(w.storage, from, w.k, count, w.k, into, scales, on_device, stream());
+  // x in p's form: as it is, or in `into` once place_pairs, or a launch here, has written it.
+  const auto take_rows = [&](Product& p, const float* from, std::int64_t count, std::uint16_t* into,
+                             float* scales, const std::int32_t* on_device) {
+    p.x = from, p.rounded = into;
+    p.x_stride = p.storage == Storage::kF32 ? p.k : rounded_stride(p.storage, p.k);
+    if (!p.quantised_x && p.storage != Storage::kF16) return;
+    p.x_scales = scales, p.x_scale_stride = count;
+    if (p.quantised_x)
+      quantise_for_tiles(p, from, p.k, count, into, scales, on_device, device(), stream());
+    else
+      launch_round(p.storage, from, p.k, count, p.k, into, scales, on_device, stream());
   };
-  scale_rows(experts.gate_up, x, rows, rounded, x_scales, nullptr);
 
   Product up = product(experts.gate_up, experts.gate_up_bias);
+  take_rows(up, x, rows, rounded, x_scales, nullptr);
   up.x_rows = to.order;
-  up.x = x, up.rounded = rounded;
-  if (Scratch::has_row_scales(experts.gate_up)) up.x_scales = x_scales, up.x_scale_stride = rows;
-  up.x_stride = up_storage == Storage::kF32 ? hidden : rounded_stride(up_storage, hidden);
   up.activated = true, up.activation = activation;
   up.activation.gated |= activation.kind == Activation::kClampedSwiglu;
   if (exact_product(down_storage) || experts.down.quantised_x)
@@ -245,10 +247,8 @@ void CudaKernels::run_experts(const Experts& experts, const ActivationArgs& acti
   run(up);
 
   Product down = product(experts.down, experts.down_bias);
-  scale_rows(experts.down, to.mid, pairs, rounded_act, act_scales, to.begin + experts.count);
-  down.x = to.act, down.rounded = rounded_act;
-  if (Scratch::has_row_scales(experts.down)) down.x_scales = act_scales, down.x_scale_stride = pairs;
-  down.x_stride = down_storage == Storage::kF32 ? width : rounded_stride(down_storage, width);
+  take_rows(down, down_storage == Storage::kF32 ? to.act : to.mid, pairs, rounded_act, act_scales,
+            to.begin + experts.count);
   down.y = to.out, down.y_stride = experts.down.n;
   run(down);
 }

@@ -9,7 +9,6 @@
 // float32 units, of which 4 in 5 instructions are multiplications.
 #include "executor/cuda/attention_device.cuh"
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 
 namespace foretoken::cuda {
 namespace {
@@ -241,40 +240,34 @@ __global__ void __launch_bounds__(32 * kGeneralWarps, 2) general_attention(const
 }
 
 template <class Element>
-void launch_general(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  const AttentionVariant& v = plan.variant;
+AttentionFunction with(const AttentionVariant& v) {
   const bool split_keys = v.unit == general_unit(true), wide = v.v > kGeneralVPiece;
-  const auto kernel = split_keys ? wide ? general_attention<Element, true, kGeneralMostV / kGeneralVPiece>
-                                        : general_attention<Element, true, 1>
-                      : wide ? general_attention<Element, false, kGeneralMostV / kGeneralVPiece>
-                                 : general_attention<Element, false, 1>;
-  launch(kernel,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(static_cast<unsigned>(v.threads)),
-          .shared = v.shared,
-          .name = "general_attention"},
-         stream, params);
+  if (split_keys)
+    return wide ? general_attention<Element, true, kGeneralMostV / kGeneralVPiece>
+                : general_attention<Element, true, 1>;
+  return wide ? general_attention<Element, false, kGeneralMostV / kGeneralVPiece>
+              : general_attention<Element, false, 1>;
 }
 
 }  // namespace
 
-void launch_general_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
-                              Stream& stream) {
-  switch (storage) {
+AttentionFunction general_attention_kernel(const AttentionVariant& variant) {
+  switch (variant.storage) {
     case Storage::kF32:
-      return launch_general<float>(plan, params, stream);
+      return with<float>(variant);
     case Storage::kF16:
-      return launch_general<f16>(plan, params, stream);
+      return with<f16>(variant);
     case Storage::kBf16:
-      return launch_general<bf16>(plan, params, stream);
+      return with<bf16>(variant);
     case Storage::kInt8:
-      return launch_general<std::int8_t>(plan, params, stream);
+      return with<std::int8_t>(variant);
     case Storage::kFp8:
-      return launch_general<e4m3>(plan, params, stream);
+      return with<e4m3>(variant);
     case Storage::kInt4:
     case Storage::kFp8Block:
       break;  // not a cache's
   }
+  return nullptr;
 }
 
 }  // namespace foretoken::cuda

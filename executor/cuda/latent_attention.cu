@@ -11,7 +11,6 @@
 // more in shared memory. Rows in shared memory are not padded, as there is no room: their pieces of 16 bytes
 // change places instead.
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 #include "executor/cuda/products_device.cuh"
 
 namespace foretoken::cuda {
@@ -314,43 +313,21 @@ __global__ void __launch_bounds__(32 * kLatentWarps, 1) latent_attention(const A
   }
 }
 
-template <class Element, int Rows, int Stages>
-void launch_rows(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(latent_attention<Element, Rows, Stages>,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(static_cast<unsigned>(plan.variant.threads)),
-          .shared = plan.variant.shared,
-          .name = "latent_attention"},
-         stream, params);
-}
-
 template <class Element>
-void launch_latent(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  switch (plan.variant.rows) {
-    case 16:
-      return plan.variant.stages == 3 ? launch_rows<Element, 16, 3>(plan, params, stream)
-                                      : launch_rows<Element, 16, 2>(plan, params, stream);
-    case 32:
-      return launch_rows<Element, 32, 2>(plan, params, stream);
-    default:
-      return launch_rows<Element, 64, 2>(plan, params, stream);
+struct Latents {
+  static AttentionFunction of(const AttentionVariant& variant) {
+    if (variant.rows == 64 && variant.stages == 2) return latent_attention<Element, 64, 2>;
+    if (variant.rows == 32 && variant.stages == 2) return latent_attention<Element, 32, 2>;
+    if (variant.rows == 16 && variant.stages == 3) return latent_attention<Element, 16, 3>;
+    if (variant.rows == 16 && variant.stages == 2) return latent_attention<Element, 16, 2>;
+    return nullptr;
   }
-}
+};
 
 }  // namespace
 
-void launch_latent_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
-                             Stream& stream) {
-  switch (storage) {
-    case Storage::kBf16:
-      return launch_latent<bf16>(plan, params, stream);
-    case Storage::kInt8:
-      return launch_latent<std::int8_t>(plan, params, stream);
-    case Storage::kFp8:
-      return launch_latent<e4m3>(plan, params, stream);
-    default:
-      break;  // others have no products of bf16
-  }
+AttentionFunction latent_attention_kernel(const AttentionVariant& variant) {
+  return of_products<Latents>(variant);
 }
 
 }  // namespace foretoken::cuda

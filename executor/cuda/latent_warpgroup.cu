@@ -5,7 +5,6 @@
 // only largest exponents and weights are exchanged. One tile of keys is copied while one is computed: more
 // have no room beside the queries.
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 #include "executor/cuda/panels_device.cuh"
 
 namespace foretoken::cuda {
@@ -160,13 +159,8 @@ __global__ void __launch_bounds__(kThreads, 1) latent_warpgroup(const AttentionP
 
 }  // namespace
 
-void launch_latent_warpgroup(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(latent_warpgroup,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(kThreads),
-          .shared = plan.variant.shared,
-          .name = "latent_warpgroup"},
-         stream, params);
+AttentionFunction latent_warpgroup_kernel(const AttentionVariant& variant) {
+  return variant.storage == Storage::kBf16 ? latent_warpgroup : nullptr;
 }
 
 }  // namespace foretoken::cuda

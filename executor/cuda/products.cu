@@ -252,10 +252,8 @@ void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* exp
   const auto by_bf16 = [&](float* y, std::int64_t y_stride, bool accumulate) {
     Product other = p;
     other.y = y, other.y_stride = y_stride, other.accumulate = accumulate;
-    other.rounded = reinterpret_cast<std::uint16_t*>(rows);
-    other.x_stride = rounded_stride(p.storage, p.k);
-    launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, reinterpret_cast<std::uint16_t*>(rows), scales,
-                    nullptr, on);
+    quantise_for_tiles(other, p.x, p.x_stride, p.m, reinterpret_cast<std::uint16_t*>(rows), scales, nullptr,
+                       device, on);
     if (choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
       return run_expanded(other, expanded, device, on);
     launch_tiles(other, device, on);
@@ -263,7 +261,7 @@ void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* exp
   const bool fp8 = is_fp8(p.storage), blocks = p.storage == Storage::kFp8Block;
   CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, rows,
                                p.row_bytes, nullptr);
-  plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, on); };
+  plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, nullptr, on); };
   CublasOffer scaled = plain;
   plain.after = [&](float* y, std::int64_t y_stride) { launch_scale(p, y, y_stride, on, !fp8); };
   scaled.form = blocks ? CublasForm::kFp8Blocks : CublasForm::kFp8Scaled;
@@ -373,12 +371,16 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
   scratch += partial_bytes(p.m, device.multiprocessors);
   auto* const expanded = reinterpret_cast<std::uint16_t*>(scratch);
   if (path == Path::kQuantised) return run_quantised(p, rows, scales, expanded, device, on);
+  p.x_scales = scales, p.x_scale_stride = p.m;
+  if (p.quantised_x && path == Path::kTiles) {
+    quantise_for_tiles(p, p.x, p.x_stride, p.m, rounded, scales, nullptr, device, on);
+    return launch_tiles(p, device, on);
+  }
   if (p.quantised_x)
     launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   else
     launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   p.rounded = rounded;
-  p.x_scales = scales, p.x_scale_stride = p.m;
   p.x_stride = rounded_stride(p.storage, p.k);
   if (path == Path::kStream) return launch_stream(p, device, on);
   if (path == Path::kExpand) return run_expanded(p, expanded, device, on);

@@ -45,7 +45,8 @@ struct Product {
   const float* x_scales = nullptr;
   std::int64_t x_scale_stride = 0;
   bool quantised_x = false;
-  std::int64_t x_stride = 0, m = 0;      // strides in elements
+  bool x_in_bytes = false;           // `rounded` is bytes as launch_quantise() leaves them (takes_bytes())
+  std::int64_t x_stride = 0, m = 0;  // strides in elements
   const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
   const float* bias = nullptr;
   bool accumulate = false;
@@ -85,6 +86,8 @@ void launch_stream(const Product& product, const DeviceProperties& device, Strea
 void launch_float_stream(const Product& product, Stream& stream);
 void launch_tiles(Product product, const DeviceProperties& device, Stream& stream);
 void launch_float_tiles(Product product, const DeviceProperties& device, Stream& stream);
+// Whether launch_tiles() wants a quantised x as bytes, x_stride being half of their row_bytes.
+bool takes_bytes(const Product& product, const DeviceProperties& device);
 // Elements of a row of x as the tensor cores take it: bf16, padded with zeros to a multiple of 8; or for
 // weights of f16 split in two of them, the second what the first leaves, 32 and 32 by turns. Split rows are
 // scaled so that neither is out of range.
@@ -109,7 +112,12 @@ void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std
                      std::int64_t k, std::uint16_t* to, float* scales, const std::int32_t* count,
                      Stream& stream);
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
-                     std::int64_t k, std::byte* to, float* scales, Stream& stream);
+                     std::int64_t k, std::byte* to, float* scales, const std::int32_t* count, Stream& stream);
+// Rows of x for launch_tiles() in the form that it takes, and what the product says of them; to: memory for
+// rows of rounded_stride().
+void quantise_for_tiles(Product& product, const float* x, std::int64_t x_stride, std::int64_t rows,
+                        std::uint16_t* to, float* scales, const std::int32_t* count,
+                        const DeviceProperties& device, Stream& stream);
 
 // A product by a path; scratch: product_scratch(...) bytes.
 void run_product(Path path, Product product, std::byte* scratch, const DeviceProperties& device,

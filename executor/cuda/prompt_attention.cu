@@ -8,7 +8,6 @@
 // a prompt fills tiles too. Tiles of keys that no row of a warp sees are skipped, and masks are applied where
 // a tile needs them. 8-bit keys and values are copied as they are and become bf16 once for all warps.
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 #include "executor/cuda/products_device.cuh"
 
 namespace foretoken::cuda {
@@ -296,46 +295,21 @@ __global__ void __launch_bounds__(Prompt<Element, K, V>::kThreads, K <= 128 ? 2 
   }
 }
 
-template <class Element, int K, int V>
-void launch_heads(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(prompt_attention<Element, K, V>,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(static_cast<unsigned>(plan.variant.threads)),
-          .shared = plan.variant.shared,
-          .name = "prompt_attention"},
-         stream, params);
-}
-
 template <class Element>
-void launch_prompt(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  switch (plan.variant.k) {
-    case 64:
-      return launch_heads<Element, 64, 64>(plan, params, stream);
-    case 96:
-      return launch_heads<Element, 96, 96>(plan, params, stream);
-    case 128:
-      return launch_heads<Element, 128, 128>(plan, params, stream);
-    case 192:
-      return launch_heads<Element, 192, 128>(plan, params, stream);
-    default:
-      return launch_heads<Element, 256, 256>(plan, params, stream);
+struct Prompts {
+  template <int K, int V>
+  static AttentionFunction heads() {
+    return prompt_attention<Element, K, V>;
   }
-}
+  static AttentionFunction of(const AttentionVariant& variant) {
+    return of_heads<kAttentionHeads, Prompts>(variant);
+  }
+};
 
 }  // namespace
 
-void launch_prompt_attention(const AttentionPlan& plan, Storage storage, const AttentionParams& params,
-                             Stream& stream) {
-  switch (storage) {
-    case Storage::kBf16:
-      return launch_prompt<bf16>(plan, params, stream);
-    case Storage::kInt8:
-      return launch_prompt<std::int8_t>(plan, params, stream);
-    case Storage::kFp8:
-      return launch_prompt<e4m3>(plan, params, stream);
-    default:
-      break;  // others have no products of bf16
-  }
+AttentionFunction prompt_attention_kernel(const AttentionVariant& variant) {
+  return of_products<Prompts>(variant);
 }
 
 }  // namespace foretoken::cuda

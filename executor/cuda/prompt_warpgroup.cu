@@ -4,7 +4,6 @@
 // sums never leave its registers, and weights go from there into the products with the values. While one
 // takes exponents the other's products keep the tensor cores busy.
 #include "executor/cuda/attention_kernels.h"
-#include "executor/cuda/launch.h"
 #include "executor/cuda/panels_device.cuh"
 
 namespace foretoken::cuda {
@@ -166,29 +165,17 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
   }
 }
 
-template <int K, int V>
-void launch_heads(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  launch(prompt_warpgroup<K, V>,
-         {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-          .block = dim3(kThreads),
-          .shared = plan.variant.shared,
-          .name = "prompt_warpgroup"},
-         stream, params);
-}
+struct Prompts {
+  template <int K, int V>
+  static AttentionFunction heads() {
+    return prompt_warpgroup<K, V>;
+  }
+};
 
 }  // namespace
 
-void launch_prompt_warpgroup(const AttentionPlan& plan, const AttentionParams& params, Stream& stream) {
-  switch (plan.variant.k) {
-    case 64:
-      return launch_heads<64, 64>(plan, params, stream);
-    case 128:
-      return launch_heads<128, 128>(plan, params, stream);
-    case 192:
-      return launch_heads<192, 128>(plan, params, stream);
-    default:
-      return launch_heads<256, 256>(plan, params, stream);
-  }
+AttentionFunction prompt_warpgroup_kernel(const AttentionVariant& variant) {
+  return variant.storage == Storage::kBf16 ? of_heads<kGroupAttentionHeads, Prompts>(variant) : nullptr;
 }
 
 }  // namespace foretoken::cuda

@@ -150,9 +150,20 @@ void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std
 }
 
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
-                     std::int64_t k, std::byte* to, float* scales, Stream& on) {
-  quantise<true>(storage, x, x_stride, rows, k, to, PackedLayout(storage, 1, k).row_bytes, scales, nullptr,
-                 on);
+                     std::int64_t k, std::byte* to, float* scales, const std::int32_t* count, Stream& on) {
+  quantise<true>(storage, x, x_stride, rows, k, to, PackedLayout(storage, 1, k).row_bytes, scales, count, on);
+}
+
+void quantise_for_tiles(Product& p, const float* x, std::int64_t x_stride, std::int64_t rows,
+                        std::uint16_t* to, float* scales, const std::int32_t* count,
+                        const DeviceProperties& device, Stream& on) {
+  p.x_in_bytes = takes_bytes(p, device);
+  p.rounded = to;
+  p.x_stride = p.x_in_bytes ? p.row_bytes / 2 : rounded_stride(p.storage, p.k);
+  if (p.x_in_bytes)
+    launch_quantise(p.storage, x, x_stride, rows, p.k, reinterpret_cast<std::byte*>(to), scales, count, on);
+  else
+    launch_quantise(p.storage, x, x_stride, rows, p.k, to, scales, count, on);
 }
 
 }  // namespace foretoken::cuda

@@ -16,6 +16,12 @@
 // which there are two. Products of a stage are awaited a stage later, so that they follow one another while
 // the next tile is made; what is copied goes where the stage before last was.
 //
+// fp8 in blocks of scales, where x is quantised too (Product::x_in_bytes), is multiplied by warpgroups as it
+// lies in memory, on both sides: 128 rows of w by 128 of x, stages of 128 along k. That is as much as has
+// one scale, and about as much as the tensor cores add up in full: each stage's products are awaited, scaled
+// and added in float32, as DeepGEMM does (DeepSeek-V3, arXiv 2412.19437, 3.3.2), while the other warpgroup
+// multiplies. Order within 64 of k is that of packed rows, the same for both.
+//
 // Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
 // done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
 // shares both operands in the second-level cache.
@@ -40,33 +46,42 @@ struct Shape {
   static constexpr bool kInGroups = in_groups(storage);
   static constexpr bool kXInGroups = storage == Storage::kFp8Block;  // scales of x
   static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
+  static constexpr bool kBytes = Groups && kXInGroups;  // of x too
   static constexpr unsigned kParts = Weights<storage>::kParts;
   // Of a stage: two of few rows, whose bytes come faster by 128 at a time.
-  static constexpr unsigned kUnits = kPlain || tile_m == 16 || (tile_m < 128 && !kInGroups) ? 2 : 1;
+  static constexpr unsigned kUnits = kPlain || tile_m == 16 || (tile_m < 128 && !kInGroups) || kBytes ? 2 : 1;
+  static constexpr unsigned kScales = kBytes ? 1 : kUnits;  // of a row and stage
   // Warps lie 4 x 1 on the tile, or 2 x 2, or 4 x 2; 2 x 4 where sums of groups need as many registers again.
   static constexpr unsigned kWarpsM = tile_m < 128 ? 1 : kInGroups ? 4 : 2;
   static constexpr unsigned kWarpsN = tile_m < 128 ? 4 : tile_n / 64;
   static constexpr unsigned kThreads = kWarp * kWarpsM * kWarpsN;
   static constexpr unsigned kFragmentsN = tile_n / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
-  static constexpr unsigned kWBytes = kUnits * 64, kXBytes = kUnits * kParts * 64;  // of a row
+  static constexpr unsigned kWBytes = kUnits * 64,
+                            kXBytes = kUnits * (kBytes ? 1 : kParts) * 64;  // of a row
   static constexpr unsigned kScalesAt = tile_n * kWBytes + tile_m * kXBytes;
-  static constexpr unsigned kXScalesAt = kScalesAt + (kInGroups ? kUnits * tile_n * 4 : 0);
-  static constexpr unsigned kStage = kXScalesAt + (kXInGroups ? kUnits * tile_m * 4 : 0);
+  static constexpr unsigned kXScalesAt = kScalesAt + (kInGroups ? kScales * tile_n * 4 : 0);
+  static constexpr unsigned kStage = kXScalesAt + (kXInGroups ? kScales * tile_m * 4 : 0);
   // Blocks of a multiprocessor, and the stages that there is room for beside one another.
-  static constexpr unsigned kBlocks = tile_n > 128 ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
-  static constexpr unsigned kWide = Groups && !kPlain ? tile_n * kPanelRow : 0;  // a tile of w as bf16
+  static constexpr unsigned kBlocks = tile_n > 128 || kBytes ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
+  static constexpr unsigned kWide =
+      Groups && !kPlain && !kBytes ? tile_n * kPanelRow : 0;  // a tile of w as bf16
   static constexpr unsigned kSlack = Groups ? kPanelAlignment : 0;
   static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m - 2 * kWide - kSlack;
-  static constexpr unsigned kStages = kRoom / kStage < 3 ? 3 : kRoom / kStage > 4 ? 4 : kRoom / kStage;
+  static constexpr unsigned kMostStages = kBytes ? 6 : 4;
+  static constexpr unsigned kStages = kRoom / kStage < 3             ? 3
+                                      : kRoom / kStage > kMostStages ? kMostStages
+                                                                     : kRoom / kStage;
   // Sums, from row to row of y, in the place of the stages: what lanes of a warp write lies in all banks.
   static constexpr unsigned kPitch = tile_n + 4, kSums = tile_m * kPitch * 4;
   static constexpr unsigned kWideAt = kStages * kStage, kTiles = kWideAt + 2 * kWide;
   static constexpr unsigned kRowsAt = kTiles > kSums ? kTiles : kSums;
   static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4 + kSlack;
-  static constexpr unsigned kAhead = Groups ? kStages - 2 : kStages - 1;  // stages that are on their way
-  static_assert(!Groups ||
-                (tile_n == 256 && tile_m == 128 && kThreads == 256 && kStage % kPanelAlignment == 0 &&
-                 kXBytes == kPanelRow && (!kPlain || kWBytes == kPanelRow)));
+  static constexpr unsigned kAhead =
+      Groups && !kBytes ? kStages - 2 : kStages - 1;  // stages that are on their way
+  static_assert(!Groups || (tile_n == (kBytes ? 128 : 256) && tile_m == 128 && kThreads == 256 &&
+                            kStage % kPanelAlignment == 0 && kXBytes == kPanelRow &&
+                            (!(kPlain || kBytes) || kWBytes == kPanelRow)));
+  static_assert(!kBytes || kUnits * kUnitBytes == kScaleGroup);
   static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
   // Blocks of a multiprocessor that k is split for: one warp a scheduler waits most of the time.
   static constexpr int kSplitBlocks = kThreads == 128 ? static_cast<int>(kBlocks) : 1;
@@ -144,7 +159,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
       if (thread() < tile_n) {
         const std::int64_t row = rows.at(thread());
 #pragma unroll
-        for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+        for (unsigned unit = 0; unit < S::kScales; ++unit) {
           const unsigned at = k_tile * S::kUnits + unit;
           const bool valid = row >= 0 && at * kUnitBytes < p.row_bytes;
           copy_async4(to + S::kScalesAt + (unit * tile_n + thread()) * 4,
@@ -171,7 +186,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
       if (thread() < tile_m) {
         const std::int32_t row = x_rows[thread()];
 #pragma unroll
-        for (unsigned unit = 0; unit < S::kUnits; ++unit) {
+        for (unsigned unit = 0; unit < S::kScales; ++unit) {
           auto* const scale =
               reinterpret_cast<float*>(shared + stage * S::kStage + S::kXScalesAt) + unit * tile_m + thread();
           const unsigned of = k_tile * S::kUnits + unit;
@@ -210,8 +225,9 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
   }
 
   float sums[Groups ? 1 : kFragmentsN * kFragmentsM][4] = {};
-  // Of a warpgroup: 128 rows of w, 64 a product.
-  [[maybe_unused]] float halves[2][Groups ? tile_m / 2 : 1] = {};
+  // Of a warpgroup: 128 rows of w, 64 a product; of bytes 64.
+  constexpr unsigned kHalves = S::kBytes ? 1 : 2;
+  [[maybe_unused]] float halves[kHalves][Groups ? tile_m / 2 : 1] = {};
   [[maybe_unused]] const unsigned of_group = warp() / 4 * (tile_n / 2);
   const unsigned first_n = warp_n * kFragmentsN * 16, first_m = warp_m * kFragmentsM * 8;
   for (unsigned k = 0; k < count; ++k) {
@@ -227,7 +243,33 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
       }
       copy_async_commit();
     };
-    if constexpr (Groups) {
+    if constexpr (S::kBytes) {
+      float products[tile_m / 2];
+      products_begin();
+#pragma unroll
+      for (unsigned part = 0; part < 4; ++part)
+        product_e4m3<tile_m>(products,
+                             rows_operand(w + of_group * kPanelRow).advanced(static_cast<int>(part * 32)),
+                             rows_operand(x).advanced(static_cast<int>(part * 32)), part > 0);
+      products_commit();
+      copy_next();
+      const auto* const of_rows =
+          reinterpret_cast<const float*>(w + S::kScalesAt) + of_group + warp() % 4 * 16 + g;
+      const auto* const of_columns = reinterpret_cast<const float*>(w + S::kXScalesAt) + 2 * t;
+      const float of_w[2] = {of_rows[0], of_rows[8]};
+      products_wait<0>();
+#pragma unroll
+      for (unsigned j = 0; j < tile_m / 8; ++j) {
+        const float2 of_x = *reinterpret_cast<const float2*>(of_columns + 8 * j);
+#pragma unroll
+        for (unsigned half = 0; half < 2; ++half) {
+          halves[0][4 * j + 2 * half] =
+              fmaf(products[4 * j + 2 * half], of_w[half] * of_x.x, halves[0][4 * j + 2 * half]);
+          halves[0][4 * j + 2 * half + 1] =
+              fmaf(products[4 * j + 2 * half + 1], of_w[half] * of_x.y, halves[0][4 * j + 2 * half + 1]);
+        }
+      }
+    } else if constexpr (Groups) {
       const std::byte* rows_of_w = w;
       if constexpr (!kPlain) {
         std::byte* const wide = shared + S::kWideAt + k % 2 * S::kWide;
@@ -351,7 +393,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
   sync_threads();
   if constexpr (Groups) {
 #pragma unroll
-    for (unsigned half = 0; half < 2; ++half)
+    for (unsigned half = 0; half < kHalves; ++half)
 #pragma unroll
       for (unsigned i = 0; i < tile_m / 2; ++i)
         tile[(i / 4 * 8 + 2 * t + i % 2) * S::kPitch + of_group + half * 64 + warp() % 4 * 16 +
@@ -400,13 +442,14 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 
 inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-template <Storage storage, unsigned tile_n, unsigned tile_m>
+// bytes: by warpgroups as Shape::kBytes says.
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool bytes = false>
 void tiles(Product p, const DeviceProperties& device, Stream& on) {
-  using S = Shape<storage, tile_n, tile_m>;
+  using S = Shape<storage, tile_n, tile_m, bytes>;
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, tile_n),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
-  p.splits = p.partial == nullptr || grouped || tile_n > kTileN
+  p.splits = p.partial == nullptr || grouped || bytes || tile_n > kTileN
                  ? 1
                  : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes),
                               device.multiprocessors * S::kSplitBlocks);
@@ -427,14 +470,16 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
     }
   }
   if (grouped)
-    launch(tile_product<storage, tile_n, tile_m, true>, how, on, p, n, m);
+    launch(tile_product<storage, tile_n, tile_m, true, bytes>, how, on, p, n, m);
   else if constexpr (tile_n == kTileN || !S::kPlain)
-    launch(tile_product<storage, tile_n, tile_m, false>, how, on, p, n, m);
+    launch(tile_product<storage, tile_n, tile_m, false, bytes>, how, on, p, n, m);
 }
 
 template <Storage storage>
 void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
   const std::int64_t tile_m = p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m);
+  if constexpr (storage == Storage::kFp8Block)
+    if (p.x_in_bytes) return tiles<storage, kTileN, 128, true>(p, device, on);
   if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
   if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
   if constexpr (!in_groups(storage)) {  // sums of groups leave no registers for it

@@ -12,6 +12,10 @@
 // A product is d[64, N] (+)= a[64, 16] b[16, N] in float32; d lies as that of mma with 16 rows a warp: with
 // w = warp % 4, d[4 j + e] is row 16 w + g + 8 (e / 2), column 8 j + 2 t + e % 2.
 //
+// product_e4m3: numbers of 8 bits (e4m3), 128 a row of a panel, rows alone; 32 of k a product, which lie 32
+// bytes on too. Its sums are of fewer bits than float32 has (some 14): not more than 128 along k are added up
+// so.
+//
 // products_begin() before the first product that reads registers (d, a) written otherwise; products of a d
 // follow one another without more. products_commit() makes those since the last one a group;
 // products_wait<N>() waits until at most the N newest groups are under way: until then nobody touches their
@@ -48,6 +52,9 @@ FORETOKEN_DEVICE void product_bf16(float (&d)[N / 2], RowsOperand a, B b, bool a
 // a from registers, as mma_bf16_16816 has it of the warp's 16 rows.
 template <int N, class B>
 FORETOKEN_DEVICE void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4], B b, bool add);
+// N: 128.
+template <int N>
+FORETOKEN_DEVICE void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool add);
 
 }  // namespace foretoken::cuda
 

@@ -91,6 +91,27 @@ FORETOKEN_DEVICE void multiply_both(const std::byte* shared, float* out, int* wr
       kPanelColumns * kPanelRow, 16 * kPanelRow, first, out, wrong);
 }
 
+// Bytes: 128 of k in one panel.
+FORETOKEN_DEVICE void put_byte(std::byte* panel, int row, int k, int number) {
+  panel[swizzled(row, k / 16) + k % 16] =
+      static_cast<std::byte>(pack_e4m3x4(make_float4(static_cast<float>(number), 0, 0, 0)) & 0xff);
+}
+FORETOKEN_DEVICE void multiply_bytes(const std::byte* shared, float* out, int* wrong) {
+  const int first = static_cast<int>(thread()) / 128 * (kColumns / 2);
+  float d[64];
+  for (int times = 1; times < 3; ++times) {
+    products_begin();
+#pragma unroll
+    for (int k = 0; k < kDepth / 32; ++k)
+      product_e4m3<128>(d, rows_operand(shared + kA).advanced(k * 32),
+                        rows_operand(shared + kRowsB + first * kPanelRow).advanced(k * 32),
+                        k > 0 || times > 1);
+    products_commit();
+    products_wait<0>();
+    compare<128>(d, first, times, out, wrong);
+  }
+}
+
 __global__ void __launch_bounds__(kThreads, 1) warpgroup_check(float* out, int* wrong) {
   grid_dependency_wait();
   std::byte* shared = aligned_panels(dynamic_shared());
@@ -107,6 +128,13 @@ __global__ void __launch_bounds__(kThreads, 1) warpgroup_check(float* out, int* 
   multiply_both<64>(shared, out, wrong);
   multiply_both<128>(shared, out, wrong);
   multiply_both<256>(shared, out, wrong);
+  for (int i = static_cast<int>(thread()); i < kRows * kDepth; i += kThreads)
+    put_byte(shared + kA, i / kDepth, i % kDepth, number_a(i / kDepth, i % kDepth));
+  for (int i = static_cast<int>(thread()); i < kColumns * kDepth; i += kThreads)
+    put_byte(shared + kRowsB, i / kDepth, i % kDepth, number_b(i / kDepth, i % kDepth));
+  show_to_products();
+  sync_threads();
+  multiply_bytes(shared, out, wrong);
 }
 
 }  // namespace

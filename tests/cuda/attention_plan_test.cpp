@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <numeric>
+#include <tuple>
 #include <vector>
 
+#include "executor/cuda/attention_kernels.h"
 #include "tests/cuda/attention.h"
 #include "tests/cuda/on_device.h"
 
@@ -84,6 +87,8 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
         for (const std::int64_t v : {std::int64_t{0}, k, k - 5})
           for (const std::int64_t tokens : {1, 4, 9, 1000}) {
             const auto variant = chosen(args_of(8, k, v == 0 ? k : v), cache_of(storage, 2, k, v), tokens, d);
+            EXPECT_EQ(variant.storage, storage);
+            EXPECT_NE(attention_kernel(variant), nullptr) << attention_kernel_name(variant.kernel);
             EXPECT_LE(variant.shared, d.shared_bytes);
             EXPECT_LE(variant.blocks_per_processor * (variant.shared + 1024), d.shared_bytes + 1024);
             if (variant.kernel != AttentionKernel::kGeneral) {
@@ -91,6 +96,64 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
             }
             EXPECT_GE(variant.v, std::min<std::int64_t>(512, v == 0 ? k : v));
           }
+}
+
+TEST(CudaAttentionPlan, EveryVariantHasAKernelOfItsOwn) {
+  const auto of = [](AttentionKernel kernel, Storage storage, int k, int v, int rows = 0, int stages = 0) {
+    cuda::AttentionVariant variant;
+    variant.kernel = kernel, variant.storage = storage;
+    variant.k = k, variant.v = v, variant.rows = rows, variant.stages = stages;
+    return attention_kernel(variant);
+  };
+  std::vector<cuda::AttentionFunction> found;
+  for (const auto storage : {Storage::kBf16, Storage::kInt8, Storage::kFp8}) {
+    for (const auto kernel : {AttentionKernel::kDecode, AttentionKernel::kPrompt})
+      for (const auto& heads : cuda::kAttentionHeads) found.push_back(of(kernel, storage, heads.k, heads.v));
+    for (const auto& [rows, stages] : {std::pair{16, 2}, {16, 3}, {32, 2}, {64, 2}})
+      found.push_back(of(AttentionKernel::kLatent, storage, 576, 512, rows, stages));
+  }
+  for (const auto& heads : cuda::kGroupAttentionHeads)
+    found.push_back(of(AttentionKernel::kPromptWarpgroup, Storage::kBf16, heads.k, heads.v));
+  found.push_back(of(AttentionKernel::kLatentWarpgroup, Storage::kBf16, 576, 512, 64, 2));
+  for (const auto storage : kStorages)
+    for (const bool split : {false, true})
+      for (const int v : {cuda::kGeneralVPiece, cuda::kGeneralMostV}) {
+        cuda::AttentionVariant variant;
+        variant.storage = storage, variant.v = v, variant.unit = cuda::general_unit(split);
+        found.push_back(attention_kernel(variant));
+      }
+  EXPECT_EQ(std::count(found.begin(), found.end(), nullptr), 0);
+  std::sort(found.begin(), found.end(), std::less<>());
+  EXPECT_EQ(std::adjacent_find(found.begin(), found.end()), found.end());
+  // What isn't compiled isn't something else.
+  EXPECT_EQ(of(AttentionKernel::kDecode, Storage::kF16, 128, 128), nullptr);
+  EXPECT_EQ(of(AttentionKernel::kDecode, Storage::kBf16, 80, 80), nullptr);
+  EXPECT_EQ(of(AttentionKernel::kPromptWarpgroup, Storage::kInt8, 128, 128), nullptr);
+  EXPECT_EQ(of(AttentionKernel::kPromptWarpgroup, Storage::kBf16, 96, 96), nullptr);
+  EXPECT_EQ(of(AttentionKernel::kLatent, Storage::kBf16, 576, 512, 64, 3), nullptr);
+}
+
+// The second launch covers every row and dim of what was cut, by a few waves of blocks; and there is none
+// where nothing was.
+TEST(CudaAttentionPlan, PartsAreAddedUpByASecondLaunch) {
+  for (const std::int64_t sequences : {1, 3, 64, 300})
+    for (const std::int64_t tokens : {1, 5, 300})
+      for (const std::int64_t longest : {512, 4096, 65536})
+        for (const auto& [heads, k, v] :
+             {std::tuple<std::int64_t, std::int64_t, std::int64_t>{8, 128, 128}, {1, 576, 0}, {2, 60, 60}}) {
+          const std::int64_t dims = v == 0 ? 512 : v;
+          const auto plan = plan_of(args_of(32, k, dims), cache_of(Storage::kBf16, heads, k, v), sequences,
+                                    tokens, longest);
+          const cuda::CombineLaunch combine = combine_launch(plan, sequences, heads, dims);
+          EXPECT_EQ(combine.needed(), !plan.whole && plan.blocks > 1);
+          if (!combine.needed()) continue;
+          EXPECT_EQ(combine.items, std::min(plan.items, plan.blocks - 1));
+          EXPECT_EQ(combine.by_item, plan.items < plan.blocks);
+          EXPECT_GE(combine.rows * combine.row_pieces, plan.most_rows);
+          EXPECT_LT(combine.rows * (combine.row_pieces - 1), plan.most_rows);
+          EXPECT_EQ(combine.dim_pieces, (dims + 127) / 128);
+          EXPECT_LE(combine.items * combine.row_pieces * combine.dim_pieces, 2 * 4096);
+        }
 }
 
 TEST(CudaAttentionPlan, BlocksFillTheDeviceAndNoMore) {

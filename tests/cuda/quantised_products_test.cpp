@@ -46,7 +46,7 @@ TEST(CudaQuantised, RowsAreTheHosts) {
             again(static_cast<std::size_t>(rows * groups));
         cuda::launch_quantise(storage, on_x.data() + shift, k, rows, k, pairs.data(), scales.data(), nullptr,
                               cuda_set().stream());
-        cuda::launch_quantise(storage, on_x.data() + shift, k, rows, k, packed.data(), again.data(),
+        cuda::launch_quantise(storage, on_x.data() + shift, k, rows, k, packed.data(), again.data(), nullptr,
                               cuda_set().stream());
         std::vector<std::uint16_t> expected_pairs(static_cast<std::size_t>(rows * width));
         std::vector<std::byte> expected_bytes(static_cast<std::size_t>(rows * bytes));
@@ -147,6 +147,56 @@ TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
   }
 }
 
+// fp8 with scales of blocks by warpgroups, which take both sides as bytes, and without: k of half a block, of
+// whole ones, and of neither; tiles that aren't whole.
+TEST(CudaQuantised, BlocksByWarpgroupsAndWithout) {
+#ifdef FORETOKEN_EMULATED
+  ASSERT_TRUE(cuda_set().warpgroups()) << "their products failed the check of when the set was made";
+#endif
+  if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
+  const std::int64_t m = 150, n = 530;
+  for (const std::int64_t k : {64, 330, 1024}) {
+    const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 53));
+    const auto x = normal(static_cast<std::size_t>(m * k), 56);
+    const auto bias = normal(static_cast<std::size_t>(n), 54),
+               start = normal(static_cast<std::size_t>(m * n), 55);
+    Case c;
+    c.m = m, c.x = &x, c.bias = &bias;
+    if (k != 330) c.start = &start;
+    const auto expected = reference_product(packed.reference, c);
+    for (const bool use : {true, false}) {
+      cuda_set().use_warpgroups(use);
+      cuda::Product p = cuda::product_of(packed.device);
+      p.m = m, p.warpgroups = cuda_set().warpgroups();
+      auto device = cuda_set().device();
+      device.multiprocessors = 11;
+      EXPECT_EQ(cuda::takes_bytes(p, device), use);
+      EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), expected),
+                limit_of(Storage::kFp8Block))
+          << "k " << k << " warpgroups " << use;
+    }
+    cuda_set().use_warpgroups(true);
+  }
+}
+
+TEST(CudaQuantised, BytesWhereTilesFillTheDevice) {
+  const auto takes = [](Storage storage, std::int64_t m, std::int64_t n, std::int64_t k, bool quantised_x,
+                        std::size_t shared_bytes = 227 << 10) {
+    cuda::Product p;
+    p.storage = storage, p.m = m, p.n = n, p.k = k, p.quantised_x = quantised_x, p.warpgroups = true;
+    cuda::DeviceProperties device;
+    device.multiprocessors = 132, device.shared_bytes = shared_bytes;
+    return takes_bytes(p, device);
+  };
+  EXPECT_TRUE(takes(Storage::kFp8Block, 4096, 4096, 4096, true));
+  EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 4096, false)) << "x is of 16 bits";
+  EXPECT_FALSE(takes(Storage::kFp8, 4096, 4096, 4096, true));
+  EXPECT_FALSE(takes(Storage::kFp8Block, 64, 65536, 4096, true)) << "tiles of 64 rows";
+  EXPECT_FALSE(takes(Storage::kFp8Block, 128, 4096, 4096, true)) << "32 tiles";
+  EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 32, true));
+  EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 4096, true, 163 << 10));
+}
+
 TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
   EXPECT_EQ(cuda::choose_path(Storage::kFp8, 8, 64, 64, true), Path::kStream);
   EXPECT_EQ(cuda::choose_path(Storage::kFp8, 9, 64, 64, true), Path::kQuantised);
@@ -192,6 +242,18 @@ TEST_P(CudaQuantisedOrders, Products) {
       c.m = m, c.x = &x;
       EXPECT_LT(distance(by_gemm(packed.device, c), reference_product(packed.reference, c)), kClose);
     }
+}
+
+TEST_P(CudaQuantisedOrders, BlocksByWarpgroups) {
+  const std::int64_t m = 130, n = 140, k = 200;
+  const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 57));
+  const auto x = normal(static_cast<std::size_t>(m * k), 58);
+  Case c;
+  c.m = m, c.x = &x;
+  auto device = cuda_set().device();
+  device.multiprocessors = 4;
+  EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), reference_product(packed.reference, c)),
+            kClose);
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaQuantisedOrders,
