@@ -375,6 +375,12 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("lengths predicted wrongly"), c.mispredicted});
     load.add({std::string("engines that changed sides"), c.flips});
   }
+  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm) {
+    const LendingCounts& c = s.served.lending;
+    load.add({std::string("requests with KV blocks at other instances"), c.borrowers});
+    load.add({std::string("KV blocks moved, lent at the most"),
+              fmt::format("{}, {}", c.moved_blocks, c.peak_lent)});
+  }
   if (d.scenario.cluster.autoscale) {
     load.add({std::string("replicas, mean"), s.mean_replicas()});
     load.add({std::string("replicas, most"), s.served.most_replicas});

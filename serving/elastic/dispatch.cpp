@@ -87,6 +87,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
   const std::int64_t all = n * capacity_, held = this->held();
   const std::int64_t most_idle = n - (held + capacity_ - 1) / capacity_;
   const std::int64_t isolated = capacity_ * most_idle;
+  const std::int64_t free = knobs_.disable_scale_up ? std::ssize(idle_instances()) * capacity_ : all - held;
   const std::int64_t budget = std::min(config_.max_num_batched_tokens, all - held);
   const bool may_pass = out_of_order_ < knobs_.max_num_ooe;
   struct Sum {
@@ -109,7 +110,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
     const Item& item = items_[static_cast<std::size_t>(slot)];
     const std::int64_t tokens = item.prompt(), with = sum.tokens + tokens;
     const double square = static_cast<double>(tokens) * static_cast<double>(tokens);
-    const bool fits = with <= budget &&
+    const bool fits = with <= budget && with <= free &&
                       peak.size() + 1 + paused - (item.paused ? 1 : 0) <= config_.max_num_seqs &&
                       peak.fits(item, all);
     if (fits) {
