@@ -10,19 +10,20 @@ namespace foretoken {
 void refuse_with_elastic(const Deployment& d, const std::string& where) {
   const bool elastic = d.behavior.policy == SchedulerPolicy::kLoongserve;
   if (!elastic && d.behavior.policy != SchedulerPolicy::kInfiniteLlm) return;
+  const std::string who = elastic ? "elastic instances" : "instances that lend KV memory";
   const EngineSection& e = d.scenario.engine;
   const ClusterSection& c = d.scenario.cluster;
-  const auto refuse = [&](bool wrong, std::string_view key, std::string_view what) {
+  const auto refuse = [&](bool wrong, std::string_view key, const std::string& what) {
     if (wrong) throw Error(fmt::format("{}/{}", where, key), fmt::format("{} {}", what, d.behavior.name));
   };
   refuse(elastic && c.router != ClusterSection().router, "cluster/router",
          "replicas are one pool with one queue: leave it out under");
   refuse(c.autoscale.has_value(), "cluster/autoscale",
-         "is not modelled for instances that share their memory: leave it out under");
+         "is not modelled for " + who + ": leave it out under");
   refuse(e.data_parallel_size > 1, "engine/data_parallel_size",
-         "the instances are cluster.replicas: use 1 under");
+         "the " + who + " are cluster.replicas: use 1 under");
   refuse(d.mapping.expert_parallel > 1, "engine/expert_parallel_size",
-         "experts over several devices are not modelled for instances that share their memory: use 1 under");
+         "experts over several devices are not modelled for " + who + ": use 1 under");
   refuse(e.layer_streaming.layers.has_value(), "engine/layer_streaming",
          "is not modelled for steps of several instances: leave it out under");
   refuse(e.cpu_offload_gib.value_or(0) > 0, "engine/cpu_offload_gib",
