@@ -18,8 +18,7 @@ void refuse_with_elastic(const Deployment& d, const std::string& where) {
   };
   refuse(elastic && c.router != ClusterSection().router, "cluster/router",
          "replicas are one pool with one queue: leave it out under");
-  refuse(c.autoscale.has_value(), "cluster/autoscale",
-         "is not modelled for " + who + ": leave it out under");
+  refuse(c.autoscale.has_value(), "cluster/autoscale", "is not modelled for " + who + ": leave it out under");
   refuse(e.data_parallel_size > 1, "engine/data_parallel_size",
          "the " + who + " are cluster.replicas: use 1 under");
   refuse(d.mapping.expert_parallel > 1, "engine/expert_parallel_size",
@@ -28,6 +27,12 @@ void refuse_with_elastic(const Deployment& d, const std::string& where) {
          "is not modelled for steps of several instances: leave it out under");
   refuse(e.cpu_offload_gib.value_or(0) > 0, "engine/cpu_offload_gib",
          "is not modelled for steps of several instances: leave it out under");
+  if (d.mapping.replicas > 1 && !(d.topology.intra_node.bandwidth.value > 0))
+    throw Error(
+        where + "/hardware/scaleup_bandwidth",
+        fmt::format("no link between devices is known for {}; give its bandwidth (such as \"50 GB/s\"), "
+                    "or use one replica",
+                    d.device.name));
   for (const std::uint8_t kind : d.model.layers) {
     const auto* a = std::get_if<GqaAttention>(&d.model.kinds[kind].mixer);
     if (a == nullptr || a->window > 0 || a->chunked || a->index_heads > 0)
