@@ -135,12 +135,16 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
 
 }  // namespace
 
+bool can_estimate_pools(const Deployment& d) {
+  const std::string& router = d.scenario.cluster.router;
+  return !d.pools || (router != "splitwise" && router != "tetriinfer");
+}
+
 PoolsEstimate estimate_pools(const Deployment& d, std::span<const CostModel> costs,
                              const Workload::Means& load, std::int64_t concurrency) {
   if (!d.pools) return unlike_replicas(d, costs, load, concurrency);
-  const std::string& router = d.scenario.cluster.router;
-  if (router == "splitwise" || router == "tetriinfer")
-    throw Error("router", router +
+  if (!can_estimate_pools(d))
+    throw Error("router", d.scenario.cluster.router +
                               " lets engines compute for the other side as loads change, which estimate does "
                               "not see; use `foretoken simulate`, or another router");
   return prefill_and_decode(d, costs, load, concurrency);

@@ -24,6 +24,9 @@ struct PoolsEstimate {
   double output_throughput = 0, capacity_requests_per_s = 0, usd_per_million_tokens = 0;
 };
 
+// Not where a router lets engines change sides.
+bool can_estimate_pools(const Deployment& deployment);
+
 // Of a deployment whose kinds() are several, costs by kind. Routers that look at loads give each pool
 // requests in proportion to what it can serve, others in proportion to its engines and their weights. Prefill
 // engines compute one prompt after the other. Throws Error for routers whose engines change sides.

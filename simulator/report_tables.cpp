@@ -472,9 +472,15 @@ std::vector<Table> plan_tables(const PlanResult& p) {
     t.add({std::string("output tokens/s"), best.metrics.output_throughput, {}});
     t.add({std::string("KV cache in use at the peak"), percent(best.metrics.peak_kv_usage), {}});
     for (const std::string& w : p.why) t.notes.push_back(w);
-    t.notes.push_back(best.replicas > 1 ? fmt::format("On each of the {} replicas:", best.replicas)
-                                        : "Start it with:");
-    t.notes.push_back("  " + best.command);
+    const bool of_kinds = best.command.find('\n') != std::string::npos;
+    t.notes.push_back(of_kinds            ? "On the replicas of each kind, in this order:"
+                      : best.replicas > 1 ? fmt::format("On each of the {} replicas:", best.replicas)
+                                          : "Start it with:");
+    for (std::size_t at = 0; at < best.command.size();) {
+      const std::size_t end = std::min(best.command.find('\n', at), best.command.size());
+      t.notes.push_back("  " + best.command.substr(at, end - at));
+      at = end + 1;
+    }
     tables.push_back(std::move(t));
   }
   if (p.ranked.empty()) {

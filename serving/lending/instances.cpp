@@ -93,8 +93,8 @@ void Instances::lend(std::int32_t debtor, std::int32_t creditor, std::int32_t sl
   add(d.moved, creditor, 0, blocks * config_.block_size);
 }
 
-// A prompt that no instance holds alone keeps its newest blocks here; the others go to creditors layer by
-// layer while it is computed.
+// A prompt that its instance doesn't hold beside what it lends keeps its newest blocks here; the others go to
+// creditors layer by layer while it is computed.
 bool Instances::admit(std::int32_t i, std::int32_t slot, Decision& d) {
   Instance& me = at(i);
   Item& item = (*this)[slot];
@@ -105,7 +105,7 @@ bool Instances::admit(std::int32_t i, std::int32_t slot, Decision& d) {
     return true;
   }
   const std::int64_t here = me.free - watermark_;
-  if (need + watermark_ <= usable_ || here < 1) return false;
+  if (need + watermark_ <= usable_ - me.lent || here < 1) return false;
   std::int64_t missing = need - here, lendable_to_me = 0;
   for (std::int32_t c = 0; c < count(); ++c) lendable_to_me += c == i ? 0 : lendable(c);
   if (lendable_to_me < missing) return false;
