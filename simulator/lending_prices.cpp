@@ -64,8 +64,14 @@ void profile_lending(const Deployment& d, const CostModel& cost, LendingConfig& 
       std::min(d.scheduler.max_model_len, (d.scheduler.num_blocks - 1) * d.scheduler.block_size);
   config.attention_ms =
       most > 1 ? std::max(0.0, (step_ms(1, most) - step_ms(1, 1)) / static_cast<double>(most - 1)) : 0;
-  const std::int32_t last = d.mapping.replicas - 1;
-  config.exchange_ms = to_ms(query_exchange(d, 1, crosses_nodes(d, 0, last)));
+  // Of a token elsewhere: its query's way there and back, and one more call of attention in each layer.
+  const LentContext token{0, 1, 1};
+  Batch batch;
+  batch.decode_sequences = batch.sampled_rows = batch.growing[0] = 1;
+  batch.contexts[0] = 1;
+  batch.served = {&token, 1};
+  const double call = to_ms(backend.run({0, 0, {&batch, 1}}).tokens_out) - step_ms(1, 1);
+  config.exchange_ms = call + to_ms(query_exchange(d, 1, crosses_nodes(d, 0, d.mapping.replicas - 1)));
 }
 
 }  // namespace foretoken

@@ -51,8 +51,8 @@ class Model {
       remote = std::max(remote, s.remote[i] + (static_cast<std::int32_t>(i) == creditor ? moved : 0));
     const double here = c.attention_ms * static_cast<double>(s.local - moved + s.tokens[in]);
     const double there = remote > 0 ? c.attention_ms * static_cast<double>(remote) + c.exchange_ms : 0;
-    return static_cast<double>(batch) /
-           (step_ms(c, batch) + std::max(here, there) + c.attention_ms * static_cast<double>(s.served));
+    const double others = s.served > 0 ? c.attention_ms * static_cast<double>(s.served) + c.exchange_ms : 0;
+    return static_cast<double>(batch) / (step_ms(c, batch) + std::max(here, there) + others);
   }
   double creditor_throughput(Status s, std::int64_t blocks) const {
     s.served += blocks * config_.block_size;
@@ -97,7 +97,8 @@ void Instances::plan() {
   std::vector<std::int32_t> debtors, creditors;
   for (std::int32_t i = 0; i < count(); ++i) {
     const Status& s = all[static_cast<std::size_t>(i)];
-    if (s.batch > 0 && s.batch < knobs_.debtor_batch) debtors.push_back(i);
+    // Where nobody waits, free memory gains nothing: the sum of throughputs would only pile attention up.
+    if (s.batch > 0 && s.batch < knobs_.debtor_batch && s.blocks.size() > 1) debtors.push_back(i);
     if (static_cast<double>(used(i)) < knobs_.creditor_usage * static_cast<double>(usable_) && s.lendable > 0)
       creditors.push_back(i);
   }
