@@ -125,8 +125,12 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
   r.slo_attainment = r.metrics.slo_attainment.value_or(1.0);
   r.meets_slo = meets(r.metrics, d.scenario.slo);
   r.score = score_of(r, objective);
-  for (const Deployment* kind : d.kinds())
-    r.command += (r.command.empty() ? "" : "\n") + serve_command(*kind);
+  for (const Deployment* kind : d.kinds()) {
+    if (!r.command.empty()) r.command += '\n';
+    r.command += serve_command(*kind);
+    if (d.pools)
+      r.command += kind == &d.pools->prefill ? "  # prefill, with a KV connector" : "  # decode, likewise";
+  }
   return r;
 }
 
