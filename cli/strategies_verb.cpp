@@ -156,7 +156,8 @@ constexpr Strategy kStrategies[] = {
      "schedules worked by hand; laws over random loads; LoongServe's order against chunks and "
      "disaggregation"},
     {"cluster", "lent KV memory", "behavior infinite-llm; lend_limit, heartbeat_ms, move_tokens",
-     "replicas lend KV blocks to those whose requests need more; attention over both, blocks moved by predicted "
+     "replicas lend KV blocks to those whose requests need more; attention over both, blocks moved by "
+     "predicted "
      "throughput",
      "schedules worked by hand; blocks conserved over random loads; Infinite-LLM's orders"},
     {"cluster", "autoscaling", "autoscale",
