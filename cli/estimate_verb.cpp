@@ -46,7 +46,7 @@ Answer estimate_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
-  if (!invocation.has("print-scenario")) refuse_pools(input.scenario, "estimate", input.file + ":");
+  if (!invocation.has("print-scenario")) refuse_instances(input.scenario, "estimate", input.file + ":");
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
   const std::string title = "Estimate: " + input.scenario.name;
@@ -60,7 +60,12 @@ Answer estimate_answer(const Invocation& invocation) {
   Report report;
   report.title = title;
   report.head = {context_line(context), "Workload: " + p.workload};
-  if (d.memory.fits) {
+  if (d.kinds().size() > 1) {
+    const std::vector<CostModel> costs = make_cost_models(d, p);
+    const PoolsEstimate e = estimate_pools(d, costs, p.load, d.scenario.workload.max_concurrency.value_or(0));
+    json.update(pools_estimate_json(d, e));
+    report.tables = pools_estimate_tables(d, e);
+  } else if (d.memory.fits) {
     const CostModel cost = make_cost_model(d, *p.kernels.front());
     const Estimate e = estimate(d, cost, p.load, d.scenario.workload.max_concurrency.value_or(0));
     const std::vector<Sensitivity> what_if = sensitivities(d, cost, e);

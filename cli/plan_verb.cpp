@@ -46,7 +46,7 @@ int run_plan(const Invocation& invocation) {
     out.write_text(dump_json(scenario_to_json(input.scenario)));
     return kDone;
   }
-  refuse_pools(input.scenario, "plan", input.file + ":");
+  refuse_instances(input.scenario, "plan", input.file + ":");
   const World world(invocation, input);
   PlanOptions options;
   options.threads = threads_of(invocation);

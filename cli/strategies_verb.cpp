@@ -150,11 +150,16 @@ constexpr Strategy kStrategies[] = {
     {"cluster", "unlike replicas", "cluster/pools",
      "pools on devices of their own with limits, formats and systems of their own; weights for the router",
      "equal pools are replicas, to the byte; executed: the same tokens; schedules worked by hand"},
-    {"cluster", "elastic sequence parallelism", "behavior loongserve; use_fixed_sp",
+    {"cluster", "elastic sequence parallelism", "behavior loongserve; use_fixed_sp, disable_scale_up",
      "replicas are elastic instances: groups for each prefill by dynamic programming, caches over several of "
      "them, several masters in decode; ring attention",
      "schedules worked by hand; laws over random loads; LoongServe's order against chunks and "
      "disaggregation"},
+    {"cluster", "lent KV memory", "behavior infinite-llm; lend_limit, heartbeat_ms, move_tokens",
+     "replicas lend KV blocks to those whose requests need more; attention over both, blocks moved by "
+     "predicted "
+     "throughput",
+     "schedules worked by hand; blocks conserved over random loads; Infinite-LLM's orders"},
     {"cluster", "autoscaling", "autoscale",
      "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
      "hand-computed decisions; a fixed number where the rule is off"},
@@ -191,7 +196,6 @@ struct Refused {
   std::string_view key, what;
 };
 constexpr Refused kRefused[] = {
-    {"engine/behavior infinite-llm", "KV blocks lent between engines"},
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
      "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},

@@ -46,6 +46,7 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
                                  const std::string& device) {
   switch (policy) {
     case SchedulerPolicy::kVllmV0:
+    case SchedulerPolicy::kInfiniteLlm:
       return {std::max(kVllmV0Tokens, max_model_len), kVllmV0Seqs};
     case SchedulerPolicy::kSarathi:
       return {kSarathiChunk, kSarathiSeqs};
@@ -187,7 +188,17 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
       fill(e.max_prefill_time, defaults.max_prefill_time);
       fill(e.avg_decoding_time, defaults.avg_decoding_time);
       fill(e.use_fixed_sp, defaults.use_fixed_sp);
+      fill(e.disable_scale_up, defaults.disable_scale_up);
       fill_lightllm(e);
+      break;
+    }
+    case SchedulerPolicy::kInfiniteLlm: {
+      const LendingConfig defaults;
+      if (!e.heartbeat_ms) e.heartbeat_ms = to_ms(defaults.heartbeat);
+      if (!e.debtor_batch_size) e.debtor_batch_size = defaults.debtor_batch;
+      if (!e.creditor_usage) e.creditor_usage = defaults.creditor_usage;
+      if (!e.lend_limit) e.lend_limit = defaults.lend_limit;
+      if (!e.move_tokens) e.move_tokens = defaults.move_tokens;
       break;
     }
     case SchedulerPolicy::kLightllm:
@@ -323,6 +334,12 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
   k.only(e.max_prefill_time, "max_prefill_time", "loongserve");
   k.only(e.avg_decoding_time, "avg_decoding_time", "loongserve");
   k.only(e.use_fixed_sp, "use_fixed_sp", "loongserve");
+  k.only(e.disable_scale_up, "disable_scale_up", "loongserve");
+  k.only(e.heartbeat_ms, "heartbeat_ms", "infinite-llm");
+  k.only(e.debtor_batch_size, "debtor_batch_size", "infinite-llm");
+  k.only(e.creditor_usage, "creditor_usage", "infinite-llm");
+  k.only(e.lend_limit, "lend_limit", "infinite-llm");
+  k.only(e.move_tokens, "move_tokens", "infinite-llm");
   k.only(e.max_preemptions, "max_preemptions", "splitwise");
   if (is_block_policy(b.policy)) refuse_common_keys(e, b, k);
 }
@@ -357,7 +374,8 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
            fmt::format("{} is below max_num_seqs {}; raise it or lower max_num_seqs",
                        *e.max_num_batched_tokens, *e.max_num_seqs));
   const bool is_whole = (is_v0 && !*e.enable_chunked_prefill) || b.policy == SchedulerPolicy::kOrca ||
-                        b.policy == SchedulerPolicy::kStaticBatch;
+                        b.policy == SchedulerPolicy::kStaticBatch ||
+                        b.policy == SchedulerPolicy::kInfiniteLlm;
   if (is_v0 && *e.enable_chunked_prefill && *e.enable_prefix_caching &&
       *e.max_num_batched_tokens % *e.block_size != 0)
     k.fail("max_num_batched_tokens",
@@ -371,7 +389,8 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
   if (!e.gpu_memory_utilization) e.gpu_memory_utilization = b.gpu_memory_utilization;
   if (!(*e.gpu_memory_utilization > 0) || *e.gpu_memory_utilization > 1)
     k.fail("gpu_memory_utilization", fmt::format("{} is outside (0, 1]", *e.gpu_memory_utilization));
-  const bool has_watermark = b.policy == SchedulerPolicy::kVllmV0 || b.policy == SchedulerPolicy::kSarathi;
+  const bool has_watermark = b.policy == SchedulerPolicy::kVllmV0 || b.policy == SchedulerPolicy::kSarathi ||
+                             b.policy == SchedulerPolicy::kInfiniteLlm;
   if (has_watermark && !e.watermark) e.watermark = kWatermark;
   if (e.watermark && !(*e.watermark >= 0 && *e.watermark < 1))
     k.fail("watermark", fmt::format("{} is outside [0, 1)", *e.watermark));
@@ -425,6 +444,13 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   l.max_prefill_time = e.max_prefill_time.value_or(l.max_prefill_time);
   l.avg_decoding_time = e.avg_decoding_time.value_or(l.avg_decoding_time);
   l.use_fixed_sp = e.use_fixed_sp.value_or(l.use_fixed_sp);
+  l.disable_scale_up = e.disable_scale_up.value_or(l.disable_scale_up);
+  LendingConfig& lending = s.lending;
+  if (e.heartbeat_ms) lending.heartbeat = to_picoseconds(Seconds(*e.heartbeat_ms * 1e-3));
+  take(e.debtor_batch_size, lending.debtor_batch);
+  lending.creditor_usage = e.creditor_usage.value_or(lending.creditor_usage);
+  lending.lend_limit = e.lend_limit.value_or(lending.lend_limit);
+  take(e.move_tokens, lending.move_tokens);
   take(e.max_preemptions, s.splitwise.max_preemptions);
 }
 

@@ -161,6 +161,8 @@ Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int6
                        MoveEnds ends = {});
 // Of so many blocks to or from that tier, where it is no host link.
 Seconds copy_time(const KvTierLink& tier, std::int64_t blocks);
+// Throws an Error that says that `verb` covers engines by themselves, where behavior makes a pool of them.
+void refuse_instances(const Scenario& scenario, std::string_view verb, const std::string& where);
 // Throws an Error that says that `verb` covers replicas that are alike and serve whole requests.
 void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where);
 

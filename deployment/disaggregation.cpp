@@ -198,14 +198,18 @@ Seconds rest_move_time(const Disaggregation& pools, std::int64_t done, std::int6
   return done > 0 ? whole - move_time(pools, done, ends) : whole;
 }
 
-void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {
-  if (find_behavior(scenario.engine.behavior, where + "/engine/behavior").policy ==
-      SchedulerPolicy::kLoongserve)
+void refuse_instances(const Scenario& scenario, std::string_view verb, const std::string& where) {
+  const SchedulerPolicy policy = find_behavior(scenario.engine.behavior, where + "/engine/behavior").policy;
+  if (policy == SchedulerPolicy::kLoongserve || policy == SchedulerPolicy::kInfiniteLlm)
     throw Error(
         where + "/engine/behavior",
         fmt::format("{} covers engines that serve by themselves; `foretoken simulate` serves a pool of "
-                    "elastic instances",
-                    verb));
+                    "{} instances",
+                    verb, policy == SchedulerPolicy::kLoongserve ? "elastic" : "lending"));
+}
+
+void refuse_pools(const Scenario& scenario, std::string_view verb, const std::string& where) {
+  refuse_instances(scenario, verb, where);
   if (scenario.cluster.pools)
     throw Error(
         where + "/cluster/pools",

@@ -261,7 +261,9 @@ struct EngineSection {
   std::optional<std::int64_t> global_batch_size, average_prefill_length, average_decode_length;
   std::optional<std::int64_t> max_wait_tokens, min_comp_bound_decoding_batch_size, max_num_ooe;
   std::optional<double> max_prefill_time, avg_decoding_time;
-  std::optional<bool> use_fixed_sp;
+  std::optional<bool> use_fixed_sp, disable_scale_up;
+  std::optional<double> heartbeat_ms, creditor_usage, lend_limit;
+  std::optional<std::int64_t> debtor_batch_size, move_tokens;
   HostTimes host_times;
   std::optional<std::string> preemption_mode;
   std::optional<double> swap_space_gib, cpu_offload_gib;
@@ -459,6 +461,23 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "LoongServe: a decode step as dispatching expects it, in ms (default: 30)", above(0)),
     field("use_fixed_sp", &EngineSection::use_fixed_sp,
           "LoongServe: all instances compute every step together"),
+    field("disable_scale_up", &EngineSection::disable_scale_up,
+          "LoongServe: no group of decodes takes another instance or moves"),
+    field("heartbeat_ms", &EngineSection::heartbeat_ms,
+          "Infinite-LLM: between two plans of who lends KV memory to whom (default: 100)", above(0)),
+    field("debtor_batch_size", &EngineSection::debtor_batch_size,
+          "Infinite-LLM: instances that decode fewer sequences may become debtors (default: 64)",
+          at_least(0)),
+    field("creditor_usage", &EngineSection::creditor_usage,
+          "Infinite-LLM: instances that use less than this share of their KV memory may become creditors "
+          "(default: 0.7)",
+          between(0, 1)),
+    field("lend_limit", &EngineSection::lend_limit,
+          "Infinite-LLM: most that an instance lends, as a share of its KV memory; 0: nothing (default: 1)",
+          between(0, 1)),
+    field("move_tokens", &EngineSection::move_tokens,
+          "Infinite-LLM: cached tokens that a debtor sends away beside a decode step (default: 16)",
+          at_least(1)),
     field("host_times", &EngineSection::host_times, "terms of the engine model (default: the behaviour's)"),
     field("speculative_config", &EngineSection::speculative_config,
           "speculative decoding: a cheap guess at several tokens, verified in one step"),

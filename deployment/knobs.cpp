@@ -61,7 +61,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   const Knobs k(behavior, where);
   k.only(e.long_prefill_token_threshold, "long_prefill_token_threshold", "vllm");
   k.only(e.scheduler_reserve_full_isl, "scheduler_reserve_full_isl", "vllm");
-  k.only(e.watermark, "watermark", "vllm sarathi");
+  k.only(e.watermark, "watermark", "vllm sarathi infinite-llm");
 
   k.only(e.max_prefill_tokens, "max_prefill_tokens", "sglang");
   k.only(e.schedule_conservativeness, "schedule_conservativeness", "sglang");

@@ -336,6 +336,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   const bool own_limits = d.behavior.policy != SchedulerPolicy::kVllmV1;
   const bool running_given = e.max_num_seqs.has_value(), tokens_given = e.max_num_batched_tokens.has_value();
   const bool elastic = d.behavior.policy == SchedulerPolicy::kLoongserve;
+  const bool lends = d.behavior.policy == SchedulerPolicy::kInfiniteLlm && e.lend_limit.value_or(1) > 0;
   if (e.pipeline_parallel_size > 1 && !runs_in_pipelines(d.behavior.policy))
     return Infeasible{
         "pipeline not modelled",
@@ -410,7 +411,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
           ? static_cast<std::int64_t>(std::ceil(std::min(mean_tokens, static_cast<double>(kMostTokens))))
           : 0;
   // A request's cache may lie in all of the pool's instances, and they compute the longest prompt together.
-  if (elastic) {
+  if (elastic || lends) {
     limits.sharing_instances = d.mapping.replicas;
     limits.max_num_batched_tokens = std::max(kElasticTokens, *e.max_model_len / d.mapping.replicas);
   }

@@ -271,6 +271,7 @@ std::string loongserve_command(const Deployment& d) {
   c.add_if(*e.max_prefill_time != defaults.max_prefill_time, "--max_prefill_time", *e.max_prefill_time);
   c.add_if(*e.avg_decoding_time != defaults.avg_decoding_time, "--avg_decoding_time", *e.avg_decoding_time);
   c.add_switch(*e.use_fixed_sp, "--use_fixed_sp");
+  c.add_switch(*e.disable_scale_up, "--disable_scale_up");
   return c.text();
 }
 
@@ -319,6 +320,7 @@ std::string serve_command(const Deployment& d) {
       return lmdeploy_command(d, true);
     case SchedulerPolicy::kLmdeployPytorch:
       return lmdeploy_command(d, false);
+    case SchedulerPolicy::kInfiniteLlm:
     case SchedulerPolicy::kSplitwise:
     case SchedulerPolicy::kNanoflow:
     case SchedulerPolicy::kOrca:

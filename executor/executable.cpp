@@ -100,6 +100,8 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   };
   if (deployment.scheduler.policy == SchedulerPolicy::kLoongserve)
     refuse("behavior", "loongserve, whose attention reaches over several instances' caches,");
+  if (deployment.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
+    refuse("behavior", "infinite-llm, whose attention reaches over several instances' caches,");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",

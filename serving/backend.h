@@ -55,6 +55,13 @@ struct BlockCopy {
   std::int32_t from = 0, to = 0;
 };
 
+// Cached tokens of some sequences that lie on an instance and belong to another one (serving/lending).
+struct LentContext {
+  std::int32_t instance = 0;   // the other one
+  std::int32_t sequences = 0;  // that they are of
+  std::int64_t tokens = 0;
+};
+
 class SequenceTable;
 
 // What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk
@@ -79,6 +86,10 @@ struct Batch {
   // of the prompts, `decode_sequences` are those whose master it is, `contexts` the tokens that lie here, of
   // `attended` sequences.
   std::int32_t group = 0, instance = 0, attended = 0;
+  // Of an instance that borrows or lends KV memory (`contexts` are then the tokens that lie here): what
+  // others attend to for it in this step; what it has attended to for others since its last step began; what
+  // goes to others while the step computes.
+  std::span<const LentContext> borrowed, served, moved;
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;

@@ -14,6 +14,7 @@
 #include "serving/elastic/serve.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
+#include "serving/lending/serve.h"
 #include "serving/replicas.h"
 #include "serving/serve_checks.h"
 #include "serving/transfers.h"
@@ -498,11 +499,12 @@ class Loop : private Transfers::Host {
 }  // namespace
 
 ServeResult serve(Workload& workload, Backend& backend, const ServeOptions& options) {
-  const auto is_elastic = [](const EngineConfig& engine) {
-    return engine.scheduler.policy == SchedulerPolicy::kLoongserve;
+  const auto any_is = [&](SchedulerPolicy policy) {
+    return std::any_of(options.engines.begin(), options.engines.end(),
+                       [&](const EngineConfig& engine) { return engine.scheduler.policy == policy; });
   };
-  if (std::any_of(options.engines.begin(), options.engines.end(), is_elastic))
-    return serve_elastic(workload, backend, options);
+  if (any_is(SchedulerPolicy::kLoongserve)) return serve_elastic(workload, backend, options);
+  if (any_is(SchedulerPolicy::kInfiniteLlm)) return serve_lending(workload, backend, options);
   return Loop(workload, backend, options).run();
 }
 

@@ -42,7 +42,8 @@ enum class SchedulerPolicy {
   kLmdeployPytorch,
   kNanoflow,
   kLoongserve,  // a pool of elastic instances in place of engines (elastic_pool.h)
-  kSplitwise    // its machine-level scheduler
+  kSplitwise,   // its machine-level scheduler
+  kInfiniteLlm  // instances that lend KV memory, in place of engines (lending/serve.h)
 };
 
 // Whose way to keep the stages of a pipeline busy is modelled.
@@ -154,10 +155,32 @@ struct LoongserveConfig {
   double max_prefill_time = 500;  // ms, of prompts that are not alone
   double avg_decoding_time = 30;  // ms, of a decode step, as dispatching expects it
   bool use_fixed_sp = false;      // all instances are one group
+  bool disable_scale_up = false;  // groups keep to the instances that their prefills left them
   // What deciding rests on: a prefill over k instances of prompts of l_i tokens takes
   // prefill_model[k - 1] . {1, sum of l_i, sum of l_i^2} ms; a token's cache moves in so many ps.
   std::vector<std::array<double, 3>> prefill_model;
   Picoseconds move_per_token = 0;
+};
+
+// Infinite-LLM's. Replicas are its instances.
+struct LendingConfig {
+  Picoseconds heartbeat = 100'000'000'000;  // between two plans of the gManager
+  std::int64_t debtor_batch = 64;           // instances with fewer decoding sequences may become debtors
+  double creditor_usage = 0.7;              // instances that use less of their memory may become creditors
+  double lend_limit = 1;                    // share of its blocks that an instance lends at the most
+  std::int64_t move_tokens = 16;            // that a debtor sends away beside a step, by the gManager's order
+  // What the plan rests on: a decode step of 2^i sequences takes step_ms[i] without attention, which takes
+  // attention_ms for each cached token, and exchange_ms more where some of these lie elsewhere.
+  std::vector<double> step_ms;
+  double attention_ms = 0, exchange_ms = 0;
+};
+
+// What instances have lent to each other.
+struct LendingCounts {
+  std::int64_t borrowers = 0;      // requests that have had blocks elsewhere
+  std::int64_t moved_blocks = 0;   // from debtors to creditors
+  std::int64_t peak_lent = 0;      // blocks, of all instances at one time
+  std::int64_t refused_moves = 0;  // ordered, and the creditor had no room any more
 };
 
 // One rank's scheduler and memory. Defaults are vLLM V1's. The names that the systems share a meaning under
@@ -177,6 +200,7 @@ struct SchedulerConfig {
   NanoflowConfig nanoflow;
   LoongserveConfig loongserve;
   SplitwiseConfig splitwise;
+  LendingConfig lending;
   PrefillWindow prefill_window;
   std::int64_t max_num_seqs = 256;
   std::int64_t max_num_batched_tokens = 8192;
@@ -300,6 +324,7 @@ struct ServeResult {
                fetched_tokens = 0;  // by the conductor, from one prefill engine to another
   MixedPoolCounts mixed_pools;      // router splitwise's
   TetriInferCounts tetri_infer;
+  LendingCounts lending;  // policy kInfiniteLlm's
   // Prompt and output tokens that went through the engines (over completed requests, input + output - 1 each,
   // input + beams x (output - 1) in beam search) are scheduled + reused - discarded - unaccepted: computed in
   // steps, found in the prefix cache, lost to preemption, drafted and not used.

@@ -7,62 +7,15 @@
 #include <array>
 #include <cmath>
 
-#include "model/kv_cache.h"
-#include "simulator/collectives.h"
+#include "simulator/instance_links.h"
 #include "simulator/predicted_backend.h"
 
 namespace foretoken {
 namespace {
 
-// Half-width of a link's time, as in roofline prices of collectives.
-constexpr double kLinkError = 0.5;
-
-// Of so many bytes from each device of an instance to its peer in another one, once in each layer.
-Picoseconds send_time(const Deployment& d, double bytes, bool over_network) {
-  CollectiveShape c{.kind = Collective::kSendRecv,
-                    .message_bytes = bytes,
-                    .ranks = over_network ? d.topology.devices_per_node + 1 : 2,
-                    .ranks_per_node = d.topology.devices_per_node,
-                    .element = d.precision.activation};
-  return d.model.num_layers * to_picoseconds(collective_time(c, d.device, d.topology));
-}
-
 bool spans_nodes(const Deployment& d, std::span<const Batch> group) {
-  const auto node = [&](const Batch& b) {
-    return b.instance * d.mapping.tensor_parallel / d.topology.devices_per_node;
-  };
-  return group.size() > 1 && (d.mapping.tensor_parallel > d.topology.devices_per_node ||
-                              std::any_of(group.begin(), group.end(),
-                                          [&](const Batch& b) { return node(b) != node(group.front()); }));
-}
-
-PricedPart link_part(Picoseconds time) {
-  PricedPart p;
-  p.time = p.by_basis[static_cast<std::size_t>(Basis::kRoofline)] = time;
-  p.variance = std::pow(kLinkError * static_cast<double>(time), 2);
-  return p;
-}
-
-double kv_bytes_of_layer(const Deployment& d) {
-  return kv_bytes_per_token(d.model, d.mapping.stages.front(), d.precision.kv) /
-         static_cast<double>(d.model.num_layers);
-}
-
-// Values of a token's queries (or of its attention's result) on one device, of the widest layer.
-double query_width(const Deployment& d) {
-  double most = 0;
-  for (const std::uint8_t kind : d.model.layers)
-    if (const auto* a = std::get_if<GqaAttention>(&d.model.kinds[kind].mixer))
-      most = std::max(most, static_cast<double>(a->heads * a->head_dim));
-  return most / d.mapping.tensor_parallel;
-}
-
-double heads_of_device(const Deployment& d) {
-  double most = 0;
-  for (const std::uint8_t kind : d.model.layers)
-    if (const auto* a = std::get_if<GqaAttention>(&d.model.kinds[kind].mixer))
-      most = std::max(most, static_cast<double>(a->heads));
-  return most / d.mapping.tensor_parallel;
+  return std::any_of(group.begin(), group.end(),
+                     [&](const Batch& b) { return crosses_nodes(d, b.instance, group.front().instance); });
 }
 
 }  // namespace
@@ -109,12 +62,8 @@ void PredictedBackend::price_group_decode(const Deployment& d, StageModel& stage
     const auto others = static_cast<std::int64_t>(group.size()) - 1;
     std::int64_t most = rows * others;
     for (const Batch& b : group) most = std::max<std::int64_t>(most, all - b.decode_sequences);
-    const double width = query_width(d), element = bytes_of(d.precision.activation);
     const bool network = spans_nodes(d, group);
-    const auto tokens = static_cast<double>(most);
-    // Back come the results with the maximum and the sum of each head's softmax.
-    exchange = link_part(send_time(d, tokens * width * element, network) +
-                         send_time(d, tokens * (width * element + 8 * heads_of_device(d)), network));
+    exchange = link_part(query_exchange(d, most, network));
   }
   for (const Batch& b : group) {
     StagePrice p;

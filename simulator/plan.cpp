@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/json_full.h"
-#include "simulator/estimate.h"
+#include "simulator/pools_estimate.h"
 #include "simulator/search_space.h"
 #include "simulator/step_model.h"
 
@@ -25,9 +25,9 @@ constexpr double kEstimateMargin = 1.3;
 // A feasible engine configuration on its way through estimate and simulation.
 struct Configuration {
   std::string patch;
-  Deployment deployment;  // for one replica
-  const KernelTable* kernels = nullptr;
-  std::vector<std::int64_t> replicas;  // to try, ascending
+  Deployment deployment;                    // for one replica, or of several kinds of engines as they are
+  std::vector<const KernelTable*> kernels;  // by kind
+  std::vector<std::int64_t> replicas;       // to try, ascending; of several kinds one number, of all
   // Results, written by one task each.
   std::vector<Candidate> simulated;
   std::map<std::string, std::int64_t> rejected;
@@ -40,8 +40,17 @@ void reject(Configuration& c, const std::string& category, const std::string& te
   c.example.emplace(category, text);
 }
 
+bool has_kinds(const Deployment& d) { return d.kinds().size() > 1; }
+
+std::vector<CostModel> costs_of(const Deployment& d, const Configuration& c) {
+  std::vector<CostModel> costs;
+  for (const Deployment* kind : d.kinds()) costs.push_back(make_cost_model(*kind, *c.kernels[costs.size()]));
+  return costs;
+}
+
 Deployment with_replicas(const Deployment& d, std::int64_t replicas) {
   Deployment r = d;
+  if (has_kinds(d)) return r;
   r.mapping.replicas = static_cast<int>(replicas);
   r.scenario.cluster.replicas = replicas;
   r.scenario.hardware.count = r.mapping.devices();
@@ -54,8 +63,13 @@ std::string quantization_text(const Deployment& d) {
 }
 
 std::string label_of(const Deployment& d) {
+  std::string s;
+  if (has_kinds(d)) {
+    for (const Deployment* kind : d.kinds()) s += (s.empty() ? "" : " and ") + label_of(*kind);
+    return s;
+  }
   const Mapping& m = d.mapping;
-  std::string s = fmt::format("{} x {}, ", m.devices(), d.device.name);
+  s = fmt::format("{} x {}, ", m.devices(), d.device.name);
   if (m.replicas > 1) s += fmt::format("{} replicas of ", m.replicas);
   s += fmt::format("TP{}", m.tensor_parallel);
   if (m.pipeline_parallel > 1) s += fmt::format(" PP{}", m.pipeline_parallel);
@@ -85,13 +99,13 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
                        const std::string& objective) {
   Candidate r;
   Json patch = Json::parse(c.patch);
-  patch["cluster"]["replicas"] = d.mapping.replicas;
-  patch["hardware"]["count"] = d.mapping.devices();
+  if (!has_kinds(d)) patch["cluster"]["replicas"] = d.mapping.replicas;
+  patch["hardware"]["count"] = d.devices();
   r.patch = patch.dump();
   r.label = label_of(d);
   r.device = d.device.name;
-  r.devices = d.mapping.devices();
-  r.replicas = d.mapping.replicas;
+  r.devices = d.devices();
+  for (const Deployment* kind : d.kinds()) r.replicas += kind->mapping.replicas;
   r.tensor_parallel = d.mapping.tensor_parallel;
   r.pipeline_parallel = d.mapping.pipeline_parallel;
   r.data_parallel = d.mapping.data_parallel;
@@ -111,7 +125,12 @@ Candidate candidate_of(const Deployment& d, const Configuration& c, const Simula
   r.slo_attainment = r.metrics.slo_attainment.value_or(1.0);
   r.meets_slo = meets(r.metrics, d.scenario.slo);
   r.score = score_of(r, objective);
-  r.command = serve_command(d);
+  for (const Deployment* kind : d.kinds()) {
+    if (!r.command.empty()) r.command += '\n';
+    r.command += serve_command(*kind);
+    if (d.pools)
+      r.command += kind == &d.pools->prefill ? "  # prefill, with a KV connector" : "  # decode, likewise";
+  }
   return r;
 }
 
@@ -122,7 +141,11 @@ class Planner {
 
   PlanResult run() {
     const ModelConfig model = load_scenario_model(scenario_, resources_);
-    const SearchSpace space = search_space(scenario_, where_ + ":/plan/search");
+    const ClusterSection& cluster = scenario_.cluster;
+    const bool of_kinds = cluster.pools || cluster.prefill || cluster.decode;
+    const SearchSpace space = of_kinds && scenario_.plan.search.text.empty()
+                                  ? SearchSpace{{{"{}", {}}}, 0, {}}
+                                  : search_space(scenario_, where_ + ":/plan/search");
     result_.objective = scenario_.plan.objective;
     {
       const auto workload =
@@ -131,7 +154,10 @@ class Planner {
       longest_ = workload->longest();
       result_.workload = workload->describe();
     }
-    resolve_all(space, model);
+    if (of_kinds)
+      resolve_kinds(space, model);
+    else
+      resolve_all(space, model);
     simulate_all();
     rank();
     if (!result_.ranked.empty() && !stopped()) explain_winner();
@@ -151,6 +177,69 @@ class Planner {
     auto& slot = kernels_[d.device.name + '\n' + engine];
     if (!slot) slot = std::make_unique<KernelTable>(resources_.database->kernels(d.device, engine));
     return slot.get();
+  }
+
+  // Of several kinds of engines every combination of 1 to the given number of replicas of each.
+  void resolve_kinds(const SearchSpace& space, const ModelConfig& model) {
+    const Json base = scenario_to_json(scenario_);
+    for (const SearchPoint& point : space.points) {
+      Json patch = Json::parse(point.patch);
+      Json cluster = scenario_.cluster.pools ? Json{{"pools", base["cluster"]["pools"]}} : Json::object();
+      std::vector<Json*> counts;
+      if (scenario_.cluster.pools)
+        for (Json& pool : cluster["pools"]) counts.push_back(&pool["replicas"]);
+      else
+        for (const char* side : {"prefill", "decode"}) {
+          const Json& given = base["cluster"][side];
+          cluster[side]["replicas"] = given.is_object() ? given.value("replicas", Json()) : Json();
+          counts.push_back(&cluster[side]["replicas"]);
+        }
+      std::vector<std::int64_t> most, now;
+      for (Json* count : counts) {
+        most.push_back(count->is_number() ? count->get<std::int64_t>() : 1);
+        now.push_back(1);
+      }
+      for (bool more = true; more && !stopped();) {
+        for (std::size_t i = 0; i < counts.size(); ++i) *counts[i] = now[i];
+        patch["cluster"].merge_patch(cluster);
+        resolve_kind(base, patch, model);
+        more = false;
+        for (std::size_t i = 0; i < now.size() && !more; ++i) {
+          more = ++now[i] <= most[i];
+          if (!more) now[i] = 1;
+        }
+      }
+    }
+  }
+
+  void resolve_kind(const Json& base, const Json& patch, const ModelConfig& model) {
+    Json json = base;
+    json.merge_patch(patch);
+    const auto verdict = resolve(scenario_from_json(json, where_), resources_, model,
+                                 load_.input_len + load_.output_len, longest_);
+    ++result_.searched;
+    if (const auto* no = std::get_if<Infeasible>(&verdict)) {
+      count(no->category, no->reason, 1);
+      ++result_.infeasible;
+      return;
+    }
+    Configuration c;
+    c.patch = patch.dump();
+    c.deployment = std::get<Deployment>(verdict);
+    c.replicas = {1};
+    for (const Deployment* kind : c.deployment.kinds()) {
+      c.kernels.push_back(kernels(*kind));
+      require_price(*kind);
+    }
+    configurations_.push_back(std::move(c));
+  }
+
+  void require_price(const Deployment& d) const {
+    if (scenario_.plan.objective == "usd_per_million_tokens" && !d.has_price)
+      throw Error(where_ + ":/hardware/usd_per_device_hour",
+                  "device " + d.device.name +
+                      " has no price in the database; give one, or choose another objective (" +
+                      "devices, goodput_per_device, p99_e2el_ms)");
   }
 
   void resolve_all(const SearchSpace& space, const ModelConfig& model) {
@@ -196,15 +285,11 @@ class Planner {
         result_.infeasible += combinations;
         continue;
       }
-      if (scenario_.plan.objective == "usd_per_million_tokens" && !d.has_price)
-        throw Error(where_ + ":/hardware/usd_per_device_hour",
-                    "device " + d.device.name +
-                        " has no price in the database; give one, or choose another objective (" +
-                        "devices, goodput_per_device, p99_e2el_ms)");
+      require_price(d);
       Configuration c;
       c.patch = point.patch;
       c.deployment = d;
-      c.kernels = kernels(d);
+      c.kernels = {kernels(d)};
       c.replicas = std::move(replicas);
       configurations_.push_back(std::move(c));
     }
@@ -212,7 +297,8 @@ class Planner {
 
   // Replica counts that an estimate leaves: enough capacity, and latency limits within reach.
   void prune(Configuration& c) const {
-    const CostModel cost = make_cost_model(c.deployment, *c.kernels);
+    if (has_kinds(c.deployment)) return prune_kinds(c);
+    const CostModel cost = make_cost_model(c.deployment, *c.kernels.front());
     const std::int64_t concurrency = scenario_.workload.max_concurrency.value_or(0);
     const Estimate e = estimate(c.deployment, cost, load_, concurrency, false);
     const SloSection& slo = scenario_.slo;
@@ -248,8 +334,21 @@ class Planner {
     c.order = devices * (c.deployment.has_price ? c.deployment.usd_per_device_hour : 1.0);
   }
 
+  void prune_kinds(Configuration& c) const {
+    const Deployment& d = c.deployment;
+    c.order = d.has_price ? d.usd_per_hour() : d.devices();
+    if (!can_estimate_pools(d)) return;
+    const double capacity =
+        estimate_pools(d, costs_of(d, c), load_, scenario_.workload.max_concurrency.value_or(0))
+            .capacity_requests_per_s;
+    if (load_.request_rate <= kEstimateMargin * capacity) return;
+    reject(c, "too few replicas for the load",
+           fmt::format("{}: all serve about {:.2g} requests/s, {:.2g} arrive", label_of(d), capacity,
+                       load_.request_rate));
+    c.replicas.clear();
+  }
+
   void simulate_one(Configuration& c) const {
-    const CostModel cost = make_cost_model(c.deployment, *c.kernels);
     // More replicas than enough only cost more; latency objectives want to see them all.
     const bool stop_at_first = scenario_.plan.objective != "p99_e2el_ms";
     for (std::size_t i = 0; i < c.replicas.size(); ++i) {
@@ -261,7 +360,7 @@ class Planner {
       o.abort_backlog = 4 * d.scheduler.max_num_seqs;
       Simulation s;
       try {
-        s = simulate(d, cost, resources_, o);
+        s = simulate(d, costs_of(d, c), resources_, o);
       } catch (const Interrupted&) {
         return;
       }
@@ -372,11 +471,11 @@ class Planner {
     Candidate& best = result_.ranked.front();
     const Configuration* home = home_[static_cast<std::size_t>(best.index)];
     const Deployment d = with_replicas(home->deployment, best.replicas);
-    const CostModel cost = make_cost_model(d, *home->kernels);
+    const std::vector<CostModel> costs = costs_of(d, *home);
     SimulateOptions o;
     o.stop = options_.stop;
     try {
-      const Simulation s = simulate(d, cost, resources_, o);
+      const Simulation s = simulate(d, costs, resources_, o);
       best.p99_ttft_ms = s.interval.at("p99_ttft_ms");
       best.p99_tpot_ms = s.interval.at("p99_tpot_ms");
     } catch (const Interrupted&) {
@@ -409,7 +508,16 @@ class Planner {
                         c.label, 100 * c.slo_attainment));
         break;
       }
-    const Estimate e = estimate(d, cost, load_, scenario_.workload.max_concurrency.value_or(0), false);
+    if (has_kinds(d)) {
+      if (!can_estimate_pools(d)) return;
+      const double load =
+          estimate_pools(d, costs, load_, scenario_.workload.max_concurrency.value_or(0)).utilization;
+      if (load > 0)
+        why.push_back(fmt::format("The load is about {:.0f} % of what it can serve.", 100 * load));
+      return;
+    }
+    const Estimate e =
+        estimate(d, costs.front(), load_, scenario_.workload.max_concurrency.value_or(0), false);
     const std::string running =
         e.expected_sequences < 1.5 ? "one sequence" : fmt::format("{:.0f} sequences", e.expected_sequences);
     why.push_back(fmt::format(

@@ -280,6 +280,8 @@ StepTime PredictedBackend::run(const Step& step) {
     const bool overlaps = pool.deployment->behavior.overlaps_operators;
     floor = std::max(floor, p.first.time - (overlaps ? 0 : context_part(step, stage)));
   }
+  if (pool.deployment->scheduler.policy == SchedulerPolicy::kInfiniteLlm)
+    sum.first += lending(*pool.deployment, pool.stages.front(), step.ranks.front(), sum.first.time);
   Picoseconds host = host_time(pool, step, floor, sum.excess);
   if (!pool.draft_stages.empty()) host += price_drafts(pool, step, sum);
   StepTime t;

@@ -67,6 +67,9 @@ class PredictedBackend : public Backend {
                                 std::span<const Batch> group);
   void price_group_decode(const Deployment& deployment, StageModel& stage, std::span<const Batch> group,
                           std::int64_t max_steps, std::vector<StagePrice>& prices);
+  // Of instances that lend KV memory (lending_prices.cpp): beyond a step that computes for so long.
+  PricedPart lending(const Deployment& deployment, StageModel& stage, const Batch& batch,
+                     Picoseconds computing);
   // All begin together; it lasts as long as one stays the slowest.
   static StagePrice slowest(std::span<const StagePrice> prices);
   // The draft model's passes after the step: device time into `sum`, host time returned.

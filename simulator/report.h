@@ -8,6 +8,7 @@
 #include "base/table.h"
 #include "simulator/estimate.h"
 #include "simulator/plan.h"
+#include "simulator/pools_estimate.h"
 #include "simulator/sensitivity.h"
 #include "simulator/simulate.h"
 
@@ -25,12 +26,15 @@ Json context_json(const ReportContext& context, const Scenario& resolved);
 Json memory_json(const MemoryPlan& memory);
 Json estimate_json(const Deployment& deployment, const Estimate& estimate,
                    const std::vector<Sensitivity>& what_if);
+Json pools_estimate_json(const Deployment& deployment, const PoolsEstimate& estimate);
 Json simulation_json(const Deployment& deployment, const Simulation& simulation, bool detailed);
 Json plan_json(const PlanResult& plan);
 
 std::vector<Table> memory_tables(const Deployment& deployment);
 std::vector<Table> estimate_tables(const Deployment& deployment, const Estimate& estimate,
                                    const std::vector<Sensitivity>& what_if);
+// The pools side by side and what they do together, then each one's memory and steps.
+std::vector<Table> pools_estimate_tables(const Deployment& deployment, const PoolsEstimate& estimate);
 std::vector<Table> simulation_tables(const Deployment& deployment, const Simulation& simulation);
 std::vector<Table> plan_tables(const PlanResult& plan);
 

@@ -324,6 +324,13 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
     const TetriInferCounts& c = s.served.tetri_infer;
     j["tetriinfer"] = Json{{"flips", c.flips}, {"mispredicted", c.mispredicted}, {"crowded", c.crowded}};
   }
+  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm) {
+    const LendingCounts& c = s.served.lending;
+    j["lending"] = Json{{"borrowers", c.borrowers},
+                        {"moved_blocks", c.moved_blocks},
+                        {"peak_lent_blocks", c.peak_lent},
+                        {"refused_moves", c.refused_moves}};
+  }
   j["aborted"] = s.served.aborted;
   j["stability"] = s.stability;
   j["stability_reason"] = s.stability_reason;

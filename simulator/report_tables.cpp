@@ -375,6 +375,12 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("lengths predicted wrongly"), c.mispredicted});
     load.add({std::string("engines that changed sides"), c.flips});
   }
+  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm) {
+    const LendingCounts& c = s.served.lending;
+    load.add({std::string("requests with KV blocks at other instances"), c.borrowers});
+    load.add({std::string("KV blocks moved, lent at the most"),
+              fmt::format("{}, {}", c.moved_blocks, c.peak_lent)});
+  }
   if (d.scenario.cluster.autoscale) {
     load.add({std::string("replicas, mean"), s.mean_replicas()});
     load.add({std::string("replicas, most"), s.served.most_replicas});
@@ -466,9 +472,15 @@ std::vector<Table> plan_tables(const PlanResult& p) {
     t.add({std::string("output tokens/s"), best.metrics.output_throughput, {}});
     t.add({std::string("KV cache in use at the peak"), percent(best.metrics.peak_kv_usage), {}});
     for (const std::string& w : p.why) t.notes.push_back(w);
-    t.notes.push_back(best.replicas > 1 ? fmt::format("On each of the {} replicas:", best.replicas)
-                                        : "Start it with:");
-    t.notes.push_back("  " + best.command);
+    const bool of_kinds = best.command.find('\n') != std::string::npos;
+    t.notes.push_back(of_kinds            ? "On the replicas of each kind, in this order:"
+                      : best.replicas > 1 ? fmt::format("On each of the {} replicas:", best.replicas)
+                                          : "Start it with:");
+    for (std::size_t at = 0; at < best.command.size();) {
+      const std::size_t end = std::min(best.command.find('\n', at), best.command.size());
+      t.notes.push_back("  " + best.command.substr(at, end - at));
+      at = end + 1;
+    }
     tables.push_back(std::move(t));
   }
   if (p.ranked.empty()) {

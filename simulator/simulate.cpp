@@ -9,6 +9,7 @@
 #include "serving/transfers.h"
 #include "simulator/closed_forms.h"
 #include "simulator/elastic_prices.h"
+#include "simulator/lending_prices.h"
 #include "simulator/price_estimates.h"
 
 namespace foretoken {
@@ -262,9 +263,13 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
   LoongserveConfig profile;
   const bool elastic = d.scheduler.policy == SchedulerPolicy::kLoongserve;
   if (elastic) profile_elastic(d, costs.front(), profile = d.scheduler.loongserve);
+  LendingConfig lending;
+  const bool lends = d.scheduler.policy == SchedulerPolicy::kInfiniteLlm;
+  if (lends) profile_lending(d, costs.front(), lending = d.scheduler.lending);
   const auto serving = [&](const SimulateOptions& of, TimeEstimates& estimates) {
     ServeOptions o = serve_options(d, of, &estimates);
     if (elastic) o.engines.front().scheduler.loongserve = profile;
+    if (lends) o.engines.front().scheduler.lending = lending;
     return o;
   };
   auto workload = [&] {

@@ -65,7 +65,10 @@ void Pool::start(const std::vector<std::int32_t>& slots) {
 
 std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
   std::vector<std::int32_t> chosen;
-  std::int64_t exist = paused_;
+  // Without scaling up all may have been paused: then nobody keeps their places.
+  const bool none_runs = knobs_.disable_scale_up && running.empty();
+  const auto has_place = [&](const Item& item) { return item.paused && !none_runs; };
+  std::int64_t exist = none_runs ? 0 : paused_;
   for (const Group& group : running) exist += static_cast<std::int64_t>(group.slots.size());
   if (queue_.empty() || exist >= config_.max_num_seqs) return chosen;
   if (knobs_.use_fixed_sp) return dispatch_fixed(running);
@@ -87,6 +90,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
   const std::int64_t all = n * capacity_, held = this->held();
   const std::int64_t most_idle = n - (held + capacity_ - 1) / capacity_;
   const std::int64_t isolated = capacity_ * most_idle;
+  const std::int64_t free = knobs_.disable_scale_up ? std::ssize(idle_instances()) * capacity_ : all - held;
   const std::int64_t budget = std::min(config_.max_num_batched_tokens, all - held);
   const bool may_pass = out_of_order_ < knobs_.max_num_ooe;
   struct Sum {
@@ -99,7 +103,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
   std::size_t decided = 0;      // of the undecided
   std::size_t before_pass = 0;  // who had been chosen when the first one was passed over
   bool passes = false, full = false, takes_undecided = true;
-  std::int64_t paused = paused_;
+  std::int64_t paused = none_runs ? 0 : paused_;
   const auto pass = [&] {
     if (!passes) before_pass = chosen.size();
     passes = true;
@@ -109,8 +113,8 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
     const Item& item = items_[static_cast<std::size_t>(slot)];
     const std::int64_t tokens = item.prompt(), with = sum.tokens + tokens;
     const double square = static_cast<double>(tokens) * static_cast<double>(tokens);
-    const bool fits = with <= budget &&
-                      peak.size() + 1 + paused - (item.paused ? 1 : 0) <= config_.max_num_seqs &&
+    const bool fits = with <= budget && with <= free &&
+                      peak.size() + 1 + paused - (has_place(item) ? 1 : 0) <= config_.max_num_seqs &&
                       peak.fits(item, all);
     if (fits) {
       if ((undecided.empty() || may_pass) && with <= isolated) {
@@ -124,7 +128,7 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
           peak.add(item);
           with_undecided.add(item);
           sum = {with, squares};
-          paused -= item.paused ? 1 : 0;
+          paused -= has_place(item) ? 1 : 0;
           continue;
         }
       }
@@ -153,11 +157,11 @@ std::vector<std::int32_t> Pool::dispatch(const std::vector<Group>& running) {
     rest.push_back(slot);
   }
   // Those that were chosen after them may have taken their room or place.
-  for (const std::int32_t slot : chosen) exist += items_[static_cast<std::size_t>(slot)].paused ? 0 : 1;
+  for (const std::int32_t slot : chosen) exist += has_place(items_[static_cast<std::size_t>(slot)]) ? 0 : 1;
   for (std::size_t i = 0; i < decided; ++i) {
     const Item& item = items_[static_cast<std::size_t>(undecided[i])];
     sum.tokens += item.prompt();
-    exist += item.paused ? 0 : 1;
+    exist += has_place(item) ? 0 : 1;
     if (sum.tokens > budget || exist > config_.max_num_seqs) decided = i;
   }
   chosen.insert(chosen.end(), undecided.begin(), undecided.begin() + static_cast<std::ptrdiff_t>(decided));

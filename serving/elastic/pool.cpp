@@ -196,7 +196,7 @@ Allocation Pool::allocate(std::vector<std::int32_t> started, std::vector<Group> 
     prefill_weight += 1.0 / static_cast<double>(prompt);
   }
   const auto t = static_cast<double>(tokens);
-  a.moved = compact(running, t, squares);
+  if (!knobs_.disable_scale_up) a.moved = compact(running, t, squares);
   std::vector<std::int32_t> instances = idle_instances();
   const auto take = [&](Group& group) {
     instances.insert(instances.end(), group.instances.begin(), group.instances.end());
@@ -343,6 +343,7 @@ void Pool::stripe(Group& group) {
 
 bool Pool::plan_decode(std::vector<Group>& groups, bool with_idle) {
   if (knobs_.use_fixed_sp) return plan_fixed(groups);
+  if (knobs_.disable_scale_up) return plan_alone(groups);
   return plan_decode(groups, with_idle ? idle_instances() : std::vector<std::int32_t>());
 }
 
@@ -356,7 +357,28 @@ bool Pool::plan_fixed(std::vector<Group>& groups) {
   return used(group.instances.front()) + size <= capacity_;
 }
 
+// Each group by itself, its first instance the one master.
+bool Pool::plan_alone(std::vector<Group>& groups) {
+  for (Group& group : groups) {
+    const auto lacks = [&] {
+      return !group.slots.empty() &&
+             used(group.instances.front()) + static_cast<std::int64_t>(group.slots.size()) > capacity_;
+    };
+    while (lacks()) {
+      std::vector<Group> one;
+      one.push_back(std::move(group));
+      lost_ += pause(one);
+      group = one.empty() ? Group() : std::move(one.front());
+    }
+    if (!group.slots.empty())
+      group.masters = {{group.instances.front(), static_cast<std::int32_t>(group.slots.size())}};
+  }
+  std::erase_if(groups, [](const Group& g) { return g.slots.empty(); });
+  return true;
+}
+
 bool Pool::plan_decode(std::vector<Group>& groups, std::vector<std::int32_t> idle) {
+  if (knobs_.disable_scale_up) return plan_alone(groups);
   struct Union {
     std::vector<std::size_t> groups;
     std::int64_t spare;  // slots beyond a token for everybody
@@ -433,6 +455,10 @@ std::int64_t Pool::repeats(const Group& group) const {
     if (group.instances.size() > 1)
       steps = std::min(steps, (used(group.instances[1]) - used(master.instance)) / master.rows + 1);
     return steps;
+  }
+  if (knobs_.disable_scale_up) {
+    const Group::Master& master = group.masters.front();
+    return std::max<std::int64_t>(1, (capacity_ - used(master.instance)) / master.rows);
   }
   // Until a master has no room for as many tokens again, or fills up past the one before it.
   std::int64_t steps = std::numeric_limits<std::int64_t>::max();

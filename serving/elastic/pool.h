@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include "serving/serve.h"
@@ -69,7 +70,9 @@ class Pool {
                            double& longest_ms);
   // Groups merge, take idle instances and choose masters, so that each has room for a token of everybody.
   // False, and nothing has changed: there is none.
+  // disable_scale_up: a group whose first instance lacks room gives up requests instead, and may be gone.
   bool plan_decode(std::vector<Group>& groups, bool with_idle);
+  std::int64_t take_lost() { return std::exchange(lost_, 0); }  // tokens that were given up in planning
   // For how many steps, this one included, plan_decode() would say the same while nobody ends.
   std::int64_t repeats(const Group& group) const;
   void decoded(Group& group, std::int64_t steps);
@@ -84,6 +87,7 @@ class Pool {
   double predict(std::int64_t instances, double tokens, double squares) const;
   void start(const std::vector<std::int32_t>& slots);
   bool plan_fixed(std::vector<Group>& groups);
+  bool plan_alone(std::vector<Group>& groups);
   void choose_masters(Group& group, std::vector<std::int32_t>& idle);
   bool plan_decode(std::vector<Group>& groups, std::vector<std::int32_t> idle);
   void place(Group& group);
@@ -103,7 +107,8 @@ class Pool {
   std::vector<Item> items_;
   std::vector<std::int32_t> free_;
   std::deque<std::int32_t> queue_;
-  std::int64_t paused_ = 0;                      // in the queue
+  std::int64_t paused_ = 0;  // in the queue
+  std::int64_t lost_ = 0;
   std::int64_t ended_ = 1, ended_output_ = 512;  // LoongServe begins with a guess
   std::int64_t out_of_order_ = 0;                // dispatches in a row
 };

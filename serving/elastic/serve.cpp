@@ -266,7 +266,10 @@ class Loop {
             fmt::format("idle instances can take none of {} waiting requests", pool_.waiting());
         return;
       }
-      if (pool_.plan_decode(lane.groups, true)) {
+      const bool planned = pool_.plan_decode(lane.groups, true);
+      result_.discarded_tokens += pool_.take_lost();
+      if (planned && lane.groups.empty()) continue;
+      if (planned) {
         decode(lane, now_);
         return;
       }
@@ -280,6 +283,7 @@ class Loop {
     waited_ = 0;
     macro_ = true;
     Allocation a = pool_.allocate(started, std::move(lanes_.front().groups));
+    result_.discarded_tokens += pool_.take_lost();
     preempted_ = std::move(a.preempted);
     macro_start_ = now_ + a.moved * config_.loongserve.move_per_token;
     macro_ms_ = a.prefill_ms;
@@ -307,6 +311,8 @@ class Loop {
     if (awaited_ == 0) return false;
     if (!lane.groups.empty()) {
       if (!ended || !pool_.plan_decode(lane.groups, false)) return false;
+      result_.discarded_tokens += pool_.take_lost();
+      if (lane.groups.empty()) return false;
       decode(lane, now_);
       lane.rests = false;
       return false;

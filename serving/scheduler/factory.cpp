@@ -45,6 +45,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
     case SchedulerPolicy::kNanoflow:
       return make_nanoflow(parts, workload.means());
     case SchedulerPolicy::kLoongserve:
+    case SchedulerPolicy::kInfiniteLlm:
       break;  // a pool of its own
   }
   throw std::logic_error("unknown scheduler policy");

@@ -84,9 +84,10 @@ TEST(Behavior, OthersAreRefusedByName) {
             "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, V0 as vllm-0.6 and vllm-0.7, "
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
             "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, lmdeploy-pytorch, "
-            "lmdeploy-turbomind, nanoflow, loongserve, splitwise, llama.cpp, and its own executor, "
+            "lmdeploy-turbomind, nanoflow, loongserve, infinite-llm, splitwise, llama.cpp, and its own "
+            "executor, "
             "foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 13u);
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 14u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

@@ -314,6 +314,22 @@ TEST(BlockSystems, LoongserveTakesTokensByMemory) {
   EXPECT_THAT(serve_command(d), HasSubstr("--sp_world_size 4"));
 }
 
+// A request's cache may lie at all instances, unless nothing is lent.
+TEST(BlockSystems, InfiniteLlmLendsMemory) {
+  Scenario s = with("infinite-llm");
+  s.cluster.replicas = 4;
+  s.engine.max_model_len = 131072;
+  s.engine.num_gpu_blocks_override = 4000;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.policy, SchedulerPolicy::kInfiniteLlm);
+  EXPECT_EQ(d.scheduler.max_num_batched_tokens, 131072);
+  EXPECT_EQ(d.scheduler.watermark, 0.01);
+  EXPECT_EQ(scenario_to_json(deploy(d.scenario).scenario), scenario_to_json(d.scenario));
+  s.engine.lend_limit = 0.0;
+  EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s)));
+  EXPECT_THAT(refused("vllm-0.7", [](EngineSection& e) { e.lend_limit = 0.5; }), HasSubstr("Infinite-LLM"));
+}
+
 TEST(BlockSystems, Commands) {
   Scenario s = with("vllm-0.7");
   s.engine.max_num_seqs = 64;

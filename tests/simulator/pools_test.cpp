@@ -45,6 +45,73 @@ std::string text(const Result& r, std::initializer_list<const char*> without = {
   return json.dump();
 }
 
+// What estimate says of the cluster at 20 requests/s.
+std::pair<Deployment, PoolsEstimate> estimated(const std::string& cluster) {
+  Json json = Json::parse(R"({"name": "t", "model": "llama-3.1-8b", "hardware": {"device": "h100"},
+    "engine": {"behavior": "vllm-0.19"}})");
+  json["cluster"] = Json::parse(cluster);
+  Deployment d = resolve_or_fail(test_scenario(json.dump()));
+  std::vector<KernelTable> kernels;
+  for (const Deployment* kind : d.kinds()) kernels.push_back(test_database().kernels(kind->device));
+  const std::vector<CostModel> costs = make_cost_models(d, kernels);
+  const Workload::Means load{.input_len = 1000, .output_len = 200, .request_rate = 20};
+  PoolsEstimate e;
+  if (d.kinds().size() > 1) {
+    e = estimate_pools(d, costs, load, 0);
+  } else {
+    const Estimate alone = estimate(d, costs.front(), load, 0);
+    e.ttft_ms = alone.ttft_ms, e.tpot_ms = alone.tpot_ms, e.output_throughput = alone.output_throughput;
+    e.capacity_requests_per_s = alone.capacity_requests_per_s, e.utilization = alone.utilization;
+  }
+  return {std::move(d), std::move(e)};
+}
+
+TEST(PoolsEstimate, EqualPoolsAreReplicas) {
+  const PoolsEstimate alike = estimated(R"({"replicas": 3})").second;
+  for (const char* router : {"round_robin", "least_outstanding"}) {
+    const PoolsEstimate apart =
+        estimated(std::string(R"({"pools": [{}, {"replicas": 2}], "router": ")") + router + "\"}").second;
+    EXPECT_NEAR(apart.pools[1].share, 2.0 / 3, 1e-12);
+    EXPECT_NEAR(apart.ttft_ms, alike.ttft_ms, 1e-9 * alike.ttft_ms);
+    EXPECT_NEAR(apart.tpot_ms, alike.tpot_ms, 1e-6 * alike.tpot_ms);
+    EXPECT_NEAR(apart.output_throughput, alike.output_throughput, 1e-6 * alike.output_throughput);
+    EXPECT_NEAR(apart.capacity_requests_per_s, alike.capacity_requests_per_s,
+                1e-9 * alike.capacity_requests_per_s);
+    EXPECT_NEAR(apart.utilization, alike.utilization, 1e-9);
+  }
+}
+
+// In turns the slower pool is full first; by loads both are at once.
+TEST(PoolsEstimate, RoutersShareTheLoad) {
+  const PoolsEstimate turns =
+      estimated(R"({"pools": [{}, {"device": "l40s"}], "router": "round_robin"})").second;
+  const PoolsEstimate loads =
+      estimated(R"({"pools": [{}, {"device": "l40s"}], "router": "least_outstanding"})").second;
+  EXPECT_EQ(turns.pools[0].share, 0.5);
+  EXPECT_GT(loads.pools[0].share, 0.5);
+  EXPECT_GT(loads.capacity_requests_per_s, turns.capacity_requests_per_s);
+  const PoolsEstimate none = estimated(R"({"pools": [{}, {"device": "l40s", "weight": 0}]})").second;
+  EXPECT_EQ(none.pools[1].share, 0);
+  EXPECT_EQ(none.ttft_ms, none.pools[0].estimate.ttft_ms);
+}
+
+// The side that is full first bounds both; the first token is the prefill engine's, the others come a step
+// each after the cache has moved.
+TEST(PoolsEstimate, PrefillAndDecode) {
+  const auto [d, e] = estimated(R"({"prefill": {"replicas": 1}, "decode": {"replicas": 2},
+    "first_token": "prefill", "kv_link": {"bandwidth": "50 GB/s"}})");
+  const Estimate &prompts = e.pools[0].estimate, &tokens = e.pools[1].estimate;
+  ASSERT_EQ(prompts.steps.size(), 1u);
+  ASSERT_EQ(tokens.steps.size(), 3u);
+  EXPECT_EQ(e.capacity_requests_per_s,
+            std::min(prompts.capacity_requests_per_s, tokens.capacity_requests_per_s));
+  EXPECT_NEAR(e.ttft_ms, prompts.ttft_ms, 1e-9 * e.ttft_ms);
+  EXPECT_NEAR(e.e2el_ms, e.ttft_ms + e.transfer_ms + 199 * e.tpot_ms, 1e-9 * e.e2el_ms);
+  EXPECT_NEAR(e.output_throughput, 20 * 200, 1e-6);
+  // Little's law at the decode engines.
+  EXPECT_NEAR(tokens.expected_sequences, 20 * 199 * e.tpot_ms / 1e3 / 2, 0.1 * tokens.expected_sequences);
+}
+
 // As a search for plans does it: the same bytes, however many run at once.
 TEST(Pools, RoutersOfBothSidesGiveTheSameBytesInAnyThread) {
   for (const char* router : {"mooncake", "splitwise", "tetriinfer"}) {

@@ -55,6 +55,8 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "Loongserve";
     case SchedulerPolicy::kSplitwise:
       return "Splitwise";
+    case SchedulerPolicy::kInfiniteLlm:
+      return "InfiniteLlm";
   }
   return "unknown";
 }

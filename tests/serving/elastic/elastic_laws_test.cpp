@@ -62,6 +62,7 @@ struct Load {
     c.max_prefill_time = static_cast<double>(pick(5, 300));
     c.avg_decoding_time = 0.1 * static_cast<double>(pick(1, 300));
     c.use_fixed_sp = random.uniform() < 0.15;
+    c.disable_scale_up = seed % 7 == 3;
     c.move_per_token = pick(0, 200) * 1'000'000;
     options.engines[0].scheduler.max_num_seqs = pick(2, 40);
     options.ingress = pick(0, 500);

@@ -60,6 +60,15 @@ TEST(Elastic, ScalesUpForMemory) {
               ElementsAre("0 p0@0,1", "400 0:1/9", "1400 0:1/10", "2400 1:1/1 0:0/10", "3400 1:1/2 0:0/10"));
 }
 
+// Where they may not, it is computed again, over both instances, for each further token.
+TEST(Elastic, DisabledScaleUpComputesAgain) {
+  ListWorkload w;
+  w.add(0, 8, 5);
+  ServeOptions o = elastic(2, 10);
+  knobs(o).disable_scale_up = true;
+  EXPECT_THAT(steps(w, o), ElementsAre("0 p0@0,1", "400 0:1/9", "1400 0:1/10", "2400 p0@0,1", "3000 p0@0,1"));
+}
+
 // One sequence is enough for a master, so idle instances join until each has one.
 TEST(Elastic, ScalesUpForComputation) {
   ListWorkload w;

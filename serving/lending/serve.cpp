@@ -1,0 +1,342 @@
+// Instances that lend: at one time steps end, in order of instances; then requests arrive; then the gManager
+// plans; then every idle instance decides. What an instance attends to for others while it computes is paid
+// by its next step; while it is idle it costs nobody anything.
+#include "serving/lending/serve.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "base/error.h"
+#include "serving/engine.h"
+#include "serving/lending/instances.h"
+#include "serving/serve_checks.h"
+
+namespace foretoken {
+namespace {
+
+using lending::Decision;
+using lending::Instances;
+using lending::Item;
+
+__extension__ using Integer128 = __int128;
+
+class Loop : private ReplicaView {
+ public:
+  Loop(Workload& workload, Backend& backend, const ServeOptions& options)
+      : workload_(workload),
+        backend_(backend),
+        options_(options),
+        config_(options.engines.front().scheduler),
+        metrics_(options.slo, options.keep_records),
+        instances_(config_, options.replicas),
+        router_(options.router, static_cast<std::size_t>(options.replicas)),
+        under_way_(static_cast<std::size_t>(options.replicas)) {
+    result_.over_time.period = options.sample_period;
+    result_.engines.resize(under_way_.size());
+  }
+
+  ServeResult run() {
+    Picoseconds heartbeat = config_.lending.heartbeat;
+    while (!result_.aborted) {
+      Picoseconds next = kNever;
+      for (const UnderWay& u : under_way_) next = std::min(next, u.end);
+      if (const auto arrival = workload_.next_arrival())
+        next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
+      if (next == kNever) break;
+      if (live_ > 0) next = std::min(next, heartbeat);
+      if (options_.sample_over_time) sample(next);
+      advance(std::max(next, now_));
+      for (std::int32_t i = 0; i < instances_.count(); ++i)
+        if (at(i).end <= now_) commit(i);
+      admit_arrived();
+      if (now_ >= heartbeat) {
+        if (config_.lending.lend_limit > 0 && live_ > 0) instances_.plan();
+        heartbeat = (now_ / config_.lending.heartbeat + 1) * config_.lending.heartbeat;
+      }
+      launch_idle();
+      if ((++events_ & 4095) == 0 && options_.stop != nullptr &&
+          options_.stop->load(std::memory_order_relaxed))
+        throw Interrupted();
+      if (options_.progress && (events_ & 65535) == 0 && workload_.total_requests() > 0)
+        options_.progress(static_cast<double>(completed_) / static_cast<double>(workload_.total_requests()));
+    }
+    return summarize();
+  }
+
+ private:
+  struct UnderWay {
+    Picoseconds end = kNever;
+    Decision decision;
+    TimelineWriter::StepEvent event;
+    std::vector<LentContext> served;  // for others, since its last step began
+  };
+  UnderWay& at(std::int32_t i) { return under_way_[static_cast<std::size_t>(i)]; }
+
+  ReplicaState state(std::int32_t i, const Request&) override {
+    return {instances_.waiting(i), usage(i), 0, 0, 0};
+  }
+  double usage(std::int32_t i) const {
+    return static_cast<double>(instances_.used(i)) / static_cast<double>(instances_.usable());
+  }
+  std::int64_t waiting() const {
+    std::int64_t n = 0;
+    for (std::int32_t i = 0; i < instances_.count(); ++i) n += instances_.waiting(i);
+    return n;
+  }
+
+  void advance(Picoseconds to) {
+    const std::int64_t waits = waiting();
+    running_time_ += static_cast<Integer128>(live_ - waits) * (to - now_);
+    waiting_time_ += static_cast<Integer128>(waits) * (to - now_);
+    now_ = to;
+  }
+
+  void note_session() {
+    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
+  }
+
+  void admit_arrived() {
+    for (auto arrival = workload_.next_arrival();
+         arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;
+         arrival = workload_.next_arrival()) {
+      const Request request = workload_.pop();
+      if (first_arrival_ < 0) first_arrival_ = request.arrival;
+      if (request.input_len < 1 || request.output_len < 1)
+        throw std::logic_error("a workload produced a request without prompt or output tokens");
+      if (auto reason = instances_.refuses(request)) {
+        if (result_.rejected++ == 0) result_.rejected_reason = *reason;
+        workload_.refused(request, now_ + options_.egress);
+        note_session();
+        continue;
+      }
+      const std::int32_t i = router_.pick(request, workload_.content(request), *this);
+      router_.sent(i, request);
+      instances_.enqueue(i, request, now_);
+      ++live_;
+      if (options_.abort_backlog > 0 && waiting() > options_.abort_backlog * instances_.count()) {
+        result_.aborted = true;
+        result_.abort_reason =
+            fmt::format("overloaded: {} requests waiting at {} instances after {} requests served", waiting(),
+                        instances_.count(), completed_);
+      }
+    }
+  }
+
+  void launch_idle() {
+    std::vector<std::pair<std::int32_t, LentContext>> attended;
+    for (std::int32_t i = 0; i < instances_.count(); ++i) {
+      if (at(i).end != kNever) continue;
+      if (launch(i))
+        for (const LentContext& c : at(i).decision.borrowed) attended.push_back({i, c});
+      at(i).served.clear();
+    }
+    for (const auto& [debtor, c] : attended)
+      if (at(c.instance).end != kNever) at(c.instance).served.push_back({debtor, c.sequences, c.tokens});
+    if (std::any_of(under_way_.begin(), under_way_.end(), [](const auto& u) { return u.end != kNever; }))
+      return;
+    if (live_ == 0 || workload_.next_arrival()) return;
+    result_.aborted = true;
+    result_.abort_reason = fmt::format("idle instances can take none of {} waiting requests", waiting());
+  }
+
+  bool launch(std::int32_t i) {
+    UnderWay& u = at(i);
+    const bool decided = instances_.decide(i, u.decision);
+    const Decision& d = u.decision;
+    result_.discarded_tokens += d.discarded;
+    note_usage();
+    if (!decided) return false;
+    Batch batch;
+    parts_.clear();
+    batch.instance = i;
+    batch.borrowed = d.borrowed;
+    batch.served = u.served;
+    batch.moved = d.moved;
+    batch.sampled_rows = static_cast<std::int32_t>(d.slots.size());
+    TimelineWriter::StepEvent& e = u.event = {};
+    e.engine = i;
+    e.start = now_;
+    if (d.prefills) {
+      for (const std::int32_t slot : d.slots) {
+        Item& item = instances_[slot];
+        if (item.scheduled < 0) item.scheduled = now_;
+        const auto tokens = static_cast<std::int32_t>(item.tokens());
+        parts_.push_back({slot, item.request.id, tokens, 0, true, 0});
+        e.prefill_tokens += tokens;
+      }
+      batch.prefill = parts_;
+    } else {
+      batch.decode_sequences = batch.growing[0] = batch.attended = batch.sampled_rows;
+      batch.contexts[0] = d.context;
+      e.decode_tokens = batch.decode_sequences;
+    }
+    e.running = static_cast<std::int32_t>(instances_.running(i));
+    e.waiting = static_cast<std::int32_t>(instances_.waiting(i));
+    e.kv_usage = usage(i);
+    e.first = backend_.run({i, now_, {&batch, 1}}).tokens_out;
+    if (e.first < 0) throw std::logic_error("a step of negative duration");
+    e.time = {e.first, e.first};
+    u.end = now_ + e.first;
+    return true;
+  }
+
+  void commit(std::int32_t i) {
+    UnderWay& u = at(i);
+    const TimelineWriter::StepEvent& e = u.event;
+    const Picoseconds end = std::exchange(u.end, kNever);
+    if (options_.timeline != nullptr) options_.timeline->step(e);
+    ++steps_;
+    result_.scheduled_tokens += e.prefill_tokens + e.decode_tokens;
+    EngineTotals& totals = result_.engines[static_cast<std::size_t>(i)];
+    ++totals.steps;
+    totals.busy_seconds += to_seconds(e.first).value;
+    busy_ += e.first;
+    instances_.end_moves(i);
+    std::int64_t together = 0;
+    for (const std::int32_t slot : u.decision.slots) {
+      Item& item = instances_[slot];
+      ++item.output;
+      if (item.first_token < 0) {
+        item.prefill_start = e.start;
+        item.first_token = end;
+        metrics_.note_first_token(end + options_.egress - item.request.arrival);
+      } else if (item.last_token == e.start) {
+        ++together;
+      } else {
+        metrics_.add_gaps(end - item.last_token, 0, 1, 1);
+      }
+      item.last_token = end;
+    }
+    if (together > 0) metrics_.add_gaps(e.first, 0, 1, together);
+    for (const std::int32_t slot : u.decision.slots) {
+      const Item& item = instances_[slot];
+      if (item.output < item.most_output) continue;
+      record(item, i);
+      const Request request = item.request;
+      instances_.finish(i, slot);
+      router_.left(i, request);
+      --live_;
+      ++completed_;
+      ++totals.requests;
+      workload_.finished(request, now_ + options_.egress);
+      note_session();
+    }
+  }
+
+  void record(const Item& item, std::int32_t engine) {
+    RequestRecord r;
+    r.id = item.request.id;
+    r.engine = engine;
+    r.session = item.request.session;
+    r.input_len = item.request.input_len;
+    r.output_len = item.output;
+    r.priority = item.request.priority;
+    r.arrival = item.request.arrival;
+    r.queued = item.queued;
+    r.scheduled = item.scheduled;
+    r.prefill_done = item.prefill_start;
+    r.first_token = item.first_token + options_.egress;
+    r.finish = item.last_token + options_.egress;
+    r.preemptions = item.preemptions;
+    metrics_.add(r);
+    if (options_.timeline != nullptr) options_.timeline->request(r);
+  }
+
+  void note_usage() {
+    for (std::int32_t i = 0; i < instances_.count(); ++i) {
+      double& peak = result_.engines[static_cast<std::size_t>(i)].peak_kv_usage;
+      peak = std::max(peak, usage(i));
+    }
+  }
+
+  void sample(Picoseconds next) {
+    for (; result_.over_time.next() < next;) {
+      const std::int64_t waits = waiting();
+      OverTime::Sample s{result_.over_time.next(), live_ - waits, waits};
+      s.replicas = instances_.count();
+      for (std::int32_t i = 0; i < instances_.count(); ++i) {
+        s.mean_kv_usage += usage(i) / static_cast<double>(s.replicas);
+        s.most_kv_usage = std::max(s.most_kv_usage, usage(i));
+      }
+      result_.over_time.add(s);
+    }
+  }
+
+  ServeResult summarize() {
+    ServingMetrics m = metrics_.summarize();
+    m.num_steps = steps_;
+    for (const EngineTotals& e : result_.engines)
+      m.peak_kv_usage = std::max(m.peak_kv_usage, e.peak_kv_usage);
+    for (std::int32_t i = 0; i < instances_.count() && !result_.aborted; ++i)
+      if (instances_.used(i) != 0 || instances_.lent(i) != 0 || instances_.borrowed(i) != 0)
+        throw std::logic_error("KV memory is still held after the last request");
+    const double time = result_.aborted ? static_cast<double>(now_ - std::max(first_arrival_, Picoseconds{0}))
+                                        : m.duration * kPicosPerSecond;
+    if (time > 0) {
+      m.mean_running = static_cast<double>(running_time_) / time;
+      m.mean_waiting = static_cast<double>(waiting_time_) / time;
+      m.busy_share =
+          std::min(1.0, static_cast<double>(busy_) / (time * static_cast<double>(options_.replicas)));
+    }
+    result_.metrics = m;
+    result_.lending = instances_.counts();
+    result_.records = metrics_.records();
+    if (options_.timeline != nullptr) options_.timeline->finish();
+    if (options_.progress) options_.progress(1.0);
+    return std::move(result_);
+  }
+
+  Workload& workload_;
+  Backend& backend_;
+  const ServeOptions& options_;
+  const SchedulerConfig& config_;
+  MetricsCollector metrics_;
+  Instances instances_;
+  Router router_;
+  std::vector<UnderWay> under_way_;
+  std::vector<PrefillPart> parts_;
+  Picoseconds now_ = 0, first_arrival_ = -1;
+  std::int64_t live_ = 0, completed_ = 0, steps_ = 0;
+  Integer128 running_time_ = 0, waiting_time_ = 0, busy_ = 0;
+  std::uint64_t events_ = 0;
+  ServeResult result_;
+};
+
+void require(bool ok, const char* key, const std::string& message) {
+  if (!ok) throw Error(key, message);
+}
+
+}  // namespace
+
+ServeResult serve_lending(Workload& workload, Backend& backend, const ServeOptions& options) {
+  require(options.engines.size() == 1, "replicas", "Infinite-LLM's instances are all alike");
+  const EngineConfig& engine = options.engines.front();
+  check(engine, backend);
+  require(options.replicas >= 1, "replicas", "must be at least 1");
+  require(options.ingress >= 0 && options.egress >= 0, "ingress", "delays must be at least 0");
+  require(engine.ranks == 1 && engine.role == EngineRole::kWhole, "behavior",
+          "Infinite-LLM's instances serve whole requests, on one rank each");
+  require(!options.autoscale.on, "autoscale", "is not modelled for instances that lend; leave it out");
+  require(options.router.kind < RouterKind::kPrecisePrefix, "router",
+          "instances that lend have no prefix cache; use a router that looks at loads, such as "
+          "least_outstanding");
+  require(engine.scheduler.caches_tokens && backend.windows().size() == 1, "model",
+          "Infinite-LLM is modelled for models whose layers all attend to everything");
+  require(!backend.wants_sequences(), "behavior",
+          "infinite-llm can't be executed: attention over several instances' caches is priced alone");
+  require(engine.scheduler.max_num_batched_tokens >= engine.scheduler.max_model_len, "max_num_batched_tokens",
+          "is below max_model_len, and prompts are not split; raise it");
+  const LendingConfig& l = engine.scheduler.lending;
+  require(l.lend_limit == 0 || !l.step_ms.empty(), "behavior",
+          "infinite-llm decides by predicted steps, which only `simulate` has");
+  require(l.heartbeat > 0, "heartbeat_ms", "must be above 0");
+  require(l.debtor_batch >= 0, "debtor_batch_size", "must be at least 0");
+  require(l.creditor_usage >= 0 && l.creditor_usage <= 1, "creditor_usage", "must be from 0 to 1");
+  require(l.lend_limit >= 0 && l.lend_limit <= 1, "lend_limit", "must be from 0 to 1");
+  require(l.move_tokens >= 1, "move_tokens", "must be at least 1");
+  return Loop(workload, backend, options).run();
+}
+
+}  // namespace foretoken

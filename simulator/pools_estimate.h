@@ -1,0 +1,36 @@
+// estimate() of engines of several kinds: what each pool answers, and what they do together.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "simulator/estimate.h"
+
+namespace foretoken {
+
+struct PoolEstimate {
+  double share = 1;         // of the requests
+  double request_rate = 0;  // that reach it, requests/s; 0: closed loop
+  // As of a deployment of this pool alone. Prefill and decode engines have the steps and the times that are
+  // theirs.
+  Estimate estimate;
+};
+
+struct PoolsEstimate {
+  std::vector<PoolEstimate> pools;               // in the order of Deployment::kinds()
+  double transfer_ms = 0;                        // of a mean prompt's cache, prefill to decode
+  double utilization = 0;                        // as Estimate's; of the pool that is full first
+  double ttft_ms = 0, tpot_ms = 0, e2el_ms = 0;  // over all requests
+  double output_throughput = 0, capacity_requests_per_s = 0, usd_per_million_tokens = 0;
+};
+
+// Not where a router lets engines change sides.
+bool can_estimate_pools(const Deployment& deployment);
+
+// Of a deployment whose kinds() are several, costs by kind. Routers that look at loads give each pool
+// requests in proportion to what it can serve, others in proportion to its engines and their weights. Prefill
+// engines compute one prompt after the other. Throws Error for routers whose engines change sides.
+PoolsEstimate estimate_pools(const Deployment& deployment, std::span<const CostModel> costs,
+                             const Workload::Means& workload, std::int64_t concurrency);
+
+}  // namespace foretoken
