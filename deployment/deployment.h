@@ -170,6 +170,7 @@ struct Resources {
   std::filesystem::path preset_folder;
   std::filesystem::path scenario_folder;
   std::string scenario_file;  // for messages
+  bool fitted_terms = true;   // engine terms that the user's database has (hwdb/engine_term.h)
 };
 
 // A verdict: why this combination can't be (shard does not divide, devices too few, ...); kept short for
