@@ -13,7 +13,7 @@
 namespace foretoken {
 namespace {
 
-std::vector<ResultColumn> read(const std::string& text) {
+std::vector<MeasuredRun> read(const std::string& text) {
   const std::string path = testing::TempDir() + "result-" + std::to_string(::getpid()) + ".json";
   OutputFile file(path);
   file.write(text);
@@ -23,7 +23,7 @@ std::vector<ResultColumn> read(const std::string& text) {
   return result;
 }
 
-void expect_the_run(const ResultColumn& r) {
+void expect_the_run(const MeasuredRun& r) {
   EXPECT_DOUBLE_EQ(r.metrics.at("mean_ttft_ms"), 100);
   EXPECT_DOUBLE_EQ(r.metrics.at("mean_tpot_ms"), 20);
   EXPECT_DOUBLE_EQ(r.metrics.at("mean_e2el_ms"), 300);
@@ -111,7 +111,7 @@ TEST(ResultFiles, AFileOfNoKnownToolListsThem) {
   for (const char* text : {"{}", R"({"a":1})", "[]", "3"}) {
     const std::string message = error_of(text);
     EXPECT_NE(message.find("neither a scenario nor a result of a known tool"), std::string::npos) << text;
-    EXPECT_NE(message.find("vllm bench serve, SGLang bench_serving, AIPerf"), std::string::npos) << text;
+    EXPECT_NE(message.find("SGLang bench_serving / bench_one_batch, AIPerf"), std::string::npos) << text;
   }
 }
 
