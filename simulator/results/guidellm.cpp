@@ -30,10 +30,15 @@ void take_latency(MeasuredRun& run, const Part& metrics, const char* theirs, con
 
 // "synchronous", "concurrent" with streams, "throughput", "constant" and "poisson" with a rate. 0.2 and 0.3
 // say it in args, later versions in config.
-void take_strategy(MeasuredLoad& load, const Part& benchmark) {
-  std::optional<Part> strategy;
+std::optional<Part> strategy_of(const Part& benchmark) {
   for (const char* holder : {"config", "args", "scheduler"})
-    if (const auto part = benchmark.object(holder); part && !strategy) strategy = part->object("strategy");
+    if (const auto part = benchmark.object(holder); part && part->has("strategy"))
+      return part->object("strategy");
+  return std::nullopt;
+}
+
+void take_strategy(MeasuredLoad& load, const Part& benchmark) {
+  const auto strategy = strategy_of(benchmark);
   if (!strategy) return;
   const std::string type = strategy->text("type_");
   if (type == "synchronous") load.max_concurrency = 1;
@@ -58,8 +63,9 @@ MeasuredRun read_benchmark(const Part& benchmark, const std::string& name) {
   if (const auto m = successful(metrics, "output_tokens_per_second"))
     put(run, *m, "mean", "output_throughput");
   if (const auto m = successful(metrics, "tokens_per_second")) put(run, *m, "mean", "total_token_throughput");
-  auto totals = metrics.object("request_totals");
-  if (!totals) totals = benchmark.object("request_totals");  // 0.2
+  // In 0.2 beside the metrics.
+  const Part& holder = metrics.has("request_totals") ? metrics : benchmark;
+  const auto totals = holder.object("request_totals");
   if (totals) {
     put(run, *totals, "successful", "completed");
     run.failed = totals->number("errored").value_or(0);
