@@ -13,6 +13,7 @@ using Values = std::vector<std::vector<double>>;  // by run
 using Matrix = std::vector<std::vector<double>>;
 
 constexpr double kHuber = 0.1;         // relative errors beyond it count by their size, not its square
+constexpr double kCloseMatch = 0.05;   // kinds of values whose median error is larger count for less
 constexpr double kDifference = 0.2;    // of a term's scale
 constexpr double kLeastChange = 5e-3;  // of a value, for a term to be seen
 constexpr double kLeastAngle = 0.1;    // sine to the terms before
@@ -48,7 +49,8 @@ class Fit {
     fit.before = predict(fit.value, all);
     choose(fit, all);
     Values at = fit.before;
-    Matrix slopes = descend(fit.value, at, all);
+    weigh_kinds(fit, all);
+    const Matrix slopes = descend(fit.value, at, all);
     fit.after = at;
     leave_out(fit, slopes, all);
     return fit;
@@ -81,7 +83,8 @@ class Fit {
     const Values there = predict(moved, runs);
     std::vector<double> column;
     for (const std::size_t i : runs)
-      for (std::size_t v = 0; v < at[i].size(); ++v) column.push_back((there[i][v] - at[i][v]) / step);
+      for (std::size_t v = 0; v < at[i].size(); ++v)
+        column.push_back(weight(i, v) * (there[i][v] - at[i][v]) / step);
     return column;
   }
 
@@ -116,10 +119,36 @@ class Fit {
     }
   }
 
+  double weight(std::size_t run, std::size_t value) const {
+    return weights_.empty() ? 1 : weights_[p_.kind[run][value]];
+  }
+  // Each kind by the median of the errors that are left when it is fitted alone.
+  void weigh_kinds(const EngineFit& fit, const std::vector<std::size_t>& runs) {
+    std::size_t kinds = 0;
+    for (const auto& of_run : p_.kind)
+      for (const std::size_t k : of_run) kinds = std::max(kinds, k + 1);
+    std::vector<double> weights(kinds, 1.0);
+    for (std::size_t k = 0; k < kinds; ++k) {
+      weights_.assign(kinds, 0.0);
+      weights_[k] = 1;
+      std::vector<double> terms = fit.value;
+      Values at = fit.before;
+      descend(terms, at, runs);
+      std::vector<double> left;
+      for (const std::size_t i : runs)
+        for (std::size_t v = 0; v < at[i].size(); ++v)
+          if (p_.kind[i][v] == k) left.push_back(std::fabs(at[i][v] - p_.measured[i][v]));
+      if (left.empty()) continue;
+      std::sort(left.begin(), left.end());
+      weights[k] = std::min(1.0, kCloseMatch / std::max(left[left.size() / 2], 1e-300));
+    }
+    weights_ = std::move(weights);
+  }
   std::vector<double> errors(const Values& at, const std::vector<std::size_t>& runs) const {
     std::vector<double> e;
     for (const std::size_t i : runs)
-      for (std::size_t v = 0; v < at[i].size(); ++v) e.push_back(at[i][v] - p_.measured[i][v]);
+      for (std::size_t v = 0; v < at[i].size(); ++v)
+        e.push_back(weight(i, v) * (at[i][v] - p_.measured[i][v]));
     return e;
   }
   double cost(const Values& at, const std::vector<std::size_t>& runs) const {
@@ -225,6 +254,7 @@ class Fit {
 
   const FitProblem& p_;
   std::vector<std::size_t> used_;
+  std::vector<double> weights_;  // by kind; empty: 1
 };
 
 }  // namespace

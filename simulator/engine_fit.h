@@ -20,7 +20,10 @@ struct FitTerm {
 struct FitProblem {
   std::vector<FitTerm> terms;                 // in the order in which they are taken up
   std::vector<std::vector<double>> measured;  // of each run: logarithms of its measured values
-  std::vector<std::int64_t> load;             // of each run: runs of one load are left out together
+  // Of each value: what kind it is, from 0. A kind counts for less the larger the median error that it keeps
+  // when it is fitted alone. Empty: all alike.
+  std::vector<std::vector<std::size_t>> kind;
+  std::vector<std::int64_t> load;  // of each run: runs of one load are left out together
   std::size_t most_terms = 0;
   // Logarithms of a run's predictions, in the order of its measured values; called from many threads.
   std::function<std::vector<double>(std::size_t run, const std::vector<double>& terms)> predict;

@@ -59,6 +59,25 @@ TEST(EngineFit, StaysInItsBoundsAndFitsNoMoreTermsThanAllowed) {
   EXPECT_EQ(fit.verdict[1], FitVerdict::kTooMany);
 }
 
+TEST(EngineFit, AKindThatNoTermMatchesCountsForLess) {
+  // Two kinds a run: the first is 3 x, the second wants 6 x and 20 x in turn.
+  FitProblem p;
+  p.terms = {{"b", 1, 1, 0, 100}};
+  for (int i = 1; i <= 6; ++i) {
+    p.measured.push_back({std::log(3.0 * i), std::log((i % 2 ? 6.0 : 20.0) * i)});
+    p.kind.push_back({0, 1});
+    p.load.push_back(i);
+  }
+  p.most_terms = 1;
+  p.predict = [](std::size_t run, const std::vector<double>& t) {
+    const double v = std::log(t[0] * static_cast<double>(run + 1));
+    return std::vector<double>{v, v};
+  };
+  const double together = fit_engine_terms(p).value[0];
+  p.kind.clear();
+  EXPECT_LT(std::fabs(together - 3), 0.5 * std::fabs(fit_engine_terms(p).value[0] - 3));
+}
+
 constexpr const char* kServer = R"({"model": "llama-3.1-8b", "hardware": {"device": "h100-sxm"},
   "engine": {"behavior": "vllm-0.19", "max_model_len": 4096}})";
 
@@ -93,10 +112,11 @@ MeasuredRun made_run(const std::string& terms, int concurrency, int input, int o
 }
 
 ServerCalibration calibrate(const std::vector<MeasuredRun>& runs, std::vector<std::string> terms = {},
-                            const char* scenario = kServer) {
+                            int threads = 0) {
   ServerCalibrationOptions o;
   o.terms = std::move(terms);
-  return calibrate_server(test_scenario(scenario), test_resources(), runs, o);
+  o.threads = threads;
+  return calibrate_server(test_scenario(kServer), test_resources(), runs, o);
 }
 
 std::vector<MeasuredRun> made_runs(const std::string& terms) {
@@ -117,6 +137,10 @@ TEST(ServerCalibration, TermsThatMadeAResultComeBackFromIt) {
   EXPECT_TRUE(c.improves) << c.verdict;
   EXPECT_EQ(c.engine, "vllm-0.19");
   EXPECT_EQ(c.device, "H100-SXM5-80GB");
+  const ServerCalibration alone =
+      calibrate(runs, {"device_time_factor", "ingress_ms", "prefill_layer_us"}, 1);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(alone.terms[i].after, c.terms[i].after);  // to the bit
+  EXPECT_EQ(alone.error_left_out, c.error_left_out);
   // Whole requests follow, though they were not fitted.
   for (const CalibratedValue& v : c.values)
     if (v.metric == "mean_e2el_ms") {
@@ -186,6 +210,23 @@ TEST(RunScenario, AContradictionNamesBoth) {
   EXPECT_THAT(with("{}"), HasSubstr("does not say how long requests were; give output_len"));
   run.unusable = "was cancelled before its end";
   EXPECT_THAT(with("{}"), HasSubstr("r.json: was cancelled before its end, and no measurement"));
+}
+
+TEST(RunScenario, DetailedResultsAreTheTraceOfTheirLoad) {
+  MeasuredRun run{"r.json", "vllm bench serve", {}, {}, {}, "r.json:", 0, {}};
+  run.load.all_at_once = true, run.load.num_prompts = 80, run.load.trace = "r.json";
+  std::vector<std::string> notes;
+  const auto workload = [&](const Scenario& s) {
+    return scenario_of_run(s, test_resources(), run, notes).workload;
+  };
+  WorkloadConfig w = workload(test_scenario(kServer));
+  EXPECT_EQ(w.trace, std::filesystem::absolute("r.json").string());  // starts as recorded
+  EXPECT_FALSE(w.all_at_once || w.max_concurrency || w.num_prompts);
+  run.load.all_at_once = false, run.load.max_concurrency = 4;
+  EXPECT_EQ(workload(test_scenario(kServer)).max_concurrency, 4);  // each end starts the next
+  Scenario own = test_scenario(kServer);
+  own.workload.input_len = own.workload.output_len = LengthDistribution{.value = 10};
+  EXPECT_EQ(workload(own).trace, "");
 }
 
 TEST(RunScenario, LengthsKeepTheirSpread) {
