@@ -22,7 +22,8 @@ std::vector<MeasuredRun> none_of_a_scenario(const Json& json, const std::filesys
   if (!scenario)
     throw Error(
         file.string(),
-        fmt::format("is neither a scenario nor a result of a known tool; those are: {}", known_tools()));
+        fmt::format("is neither a scenario nor a result of a known tool; those are: foretoken simulate, {}",
+                    known_tools()));
   return {};
 }
 

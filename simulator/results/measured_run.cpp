@@ -62,7 +62,7 @@ const std::vector<MeasuredMetric>& measured_metrics() {
 }
 
 std::string known_tools() {
-  return "foretoken simulate, vllm bench serve / throughput / latency, SGLang bench_serving / "
+  return "vllm bench serve / throughput / latency, SGLang bench_serving / "
          "bench_one_batch, AIPerf (GenAI-Perf), GuideLLM";
 }
 

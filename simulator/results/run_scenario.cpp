@@ -140,6 +140,10 @@ class Filler {
     }
     const bool knows = load_.request_rate || load_.max_concurrency;
     if (w.all_at_once && knows) contradict("all_at_once", "false", "true");
+    if (!load_.request_rate && load_.max_concurrency && w.request_rate)
+      contradict("request_rate", "without limit", fmt::format("{:.6g}", *w.request_rate));
+    if (load_.request_rate && !load_.max_concurrency && w.max_concurrency)
+      contradict("max_concurrency", "without limit", fmt::format("{}", *w.max_concurrency));
     check("request_rate", load_.request_rate, w.request_rate, kSameRate);
     check("max_concurrency", load_.max_concurrency, w.max_concurrency, 0);
     if (!w.request_rate && load_.request_rate) {

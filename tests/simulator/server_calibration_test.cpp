@@ -193,6 +193,7 @@ TEST(RunScenario, AContradictionNamesBoth) {
           "r.json: was measured with max_concurrency 8, but test.json:/workload/max_concurrency is 16"));
   EXPECT_THAT(with(R"({"input_len": 200})"),
               HasSubstr("input_len 100, but test.json:/workload/input_len is 200"));
+  EXPECT_THAT(with(R"({"request_rate": 2})"), HasSubstr("request_rate without limit, but"));
   EXPECT_THAT(with(R"({"num_prompts": 20})"), HasSubstr("num_prompts 80, but"));
   EXPECT_THAT(with(R"({"all_at_once": true})"), HasSubstr("all_at_once false, but"));
   run.load.model = "llama-3.1-70b";
