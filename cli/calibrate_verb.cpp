@@ -96,6 +96,7 @@ int run_calibrate(const Invocation& invocation) {
                             "foretoken calibrate scenarios/cpu-dense.json --budget 60"));
   const ScenarioInput input = read_scenario_input(invocation, invocation.arguments[0], false);
   World world(invocation, input);
+  world.resources.executed = true;
   if (world.paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
   refuse_pools(input.scenario, "calibrate", input.file + ":");
   const Prepared p = prepare(input, world);

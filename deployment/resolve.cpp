@@ -339,7 +339,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   apply_links(scenario.hardware, d.topology, where);
   EngineSection& e = d.scenario.engine;
   d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
-  take_fitted_terms(resources, device.name, d.behavior, d.warnings);
+  if (resources.executed)
+    d.behavior = as_executed(d.behavior);
+  else
+    take_fitted_terms(resources, device.name, d.behavior, d.warnings);
   take_host_times(e.host_times, d.behavior);
   warn_about_behavior(d.behavior, d.warnings);
   if (model.attention_windows().size() > kMaxAttentionGroups)
