@@ -3,18 +3,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <ctime>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json_full.h"
 #include "base/quantiles.h"
 #include "base/text.h"
+#include "cli/calibrate_from.h"
 #include "cli/executor_options.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/scenario_input.h"
+#include "cli/timing.h"
 #include "cli/verbs.h"
 #include "executor/calibration.h"
 #include "simulator/step_pricer.h"
@@ -29,13 +30,6 @@ double positive(const Invocation& invocation, const char* flag, double otherwise
   if (!n || !(*n > 0) || *n > most)
     throw Error(std::string("--") + flag, fmt::format("\"{}\" must be above 0 and at most {}", *text, most));
   return *n;
-}
-
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  return fmt::format("{:04}-{:02}-{:02}", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday);
 }
 
 std::string csv_of(const std::vector<Measurement>& rows) {
@@ -93,6 +87,13 @@ ImportReport import_rows(Database& database, const std::filesystem::path& user,
 }  // namespace
 
 int run_calibrate(const Invocation& invocation) {
+  if (invocation.has("from")) return run_calibrate_from(invocation);
+  for (const char* flag : {"scenario", "fit"})
+    if (invocation.has(flag)) throw Error(std::string("--") + flag, "belongs to --from");
+  if (invocation.arguments.size() != 1)
+    throw Error("calibrate",
+                fmt::format("takes one SCENARIO, or --from FILE --scenario SCENARIO; for example: "
+                            "foretoken calibrate scenarios/cpu-dense.json --budget 60"));
   const ScenarioInput input = read_scenario_input(invocation, invocation.arguments[0], false);
   World world(invocation, input);
   world.resources.executed = true;

@@ -144,14 +144,26 @@ std::vector<OptionSpec> run_options() {
 }
 
 std::vector<OptionSpec> calibrate_options() {
+  OptionSpec fit = number_option("fit",
+                                 "with --from: terms to fit, keys of engine.host_times with commas between "
+                                 "them (default: as many of the "
+                                 "engine's usual ones as the runs allow)");
+  fit.value = "TERMS";
   return {
+      file_option(
+          "from",
+          "results of a benchmark tool on your own server, and more after it: fits the engine's terms "
+          "to them instead of measuring here"),
+      file_option("scenario", "with --from: the server that was measured"),
+      fit,
       with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
       activation_format_option(),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),
       number_option("threads",
-                    "threads of the executor (default 1; all processors to load a device's weights)")};
+                    "threads of the executor (default 1; all processors to load a device's weights); with "
+                    "--from: cores (default: all)")};
 }
 
 constexpr int kAny = 1000;
@@ -192,9 +204,11 @@ std::vector<VerbSpec> verb_specs() {
       {"foretoken run scenarios/cpu-dense.json", "foretoken run scenarios/cpu-moe.json --threads 2 --seed 7"},
       {out, scenario_options(), run_options()}));
   v.push_back(
-      verb("calibrate", "SCENARIO", 1, 1,
-           "measures the operators of a scenario's model on this machine, into your hardware database",
-           {"foretoken calibrate scenarios/cpu-dense.json --budget 60"},
+      verb("calibrate", "SCENARIO", 0, kAny,
+           "measures the operators of a scenario's model on this machine, or fits the engine's terms to what "
+           "another tool measured on your server (--from), into your hardware database",
+           {"foretoken calibrate scenarios/cpu-dense.json --budget 60",
+            "foretoken calibrate --from c1.json c8.json c32.json --scenario server.json"},
            {out, scenario_options(), calibrate_options()}));
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
@@ -230,6 +244,11 @@ std::vector<VerbSpec> verb_specs() {
                    {"foretoken hw import h200_gemm.csv.gz --kind gemm"}, {out, {database_option(), kind}}));
   v.push_back(verb("hw export", "DEVICE", 1, 1, "writes the measured operators of a device as CSV",
                    {"foretoken hw export h200 --save h200.csv"}, {{out[1], database_option()}}));
+  OptionSpec engine = number_option("engine", "only those of this engine, as modelled");
+  engine.value = "NAME";
+  v.push_back(verb("hw forget", "DEVICE", 1, 1,
+                   "removes the engine terms that `calibrate --from` fitted for a device",
+                   {"foretoken hw forget h200 --engine vllm-0.19"}, {out, {database_option(), engine}}));
   v.push_back(verb("strategies", "", 0, 0,
                    "every technique that is modelled, and those that are refused by name",
                    {"foretoken strategies", "foretoken strategies -o md"}, {out}));

@@ -18,7 +18,7 @@
 namespace foretoken {
 namespace {
 
-ResultColumn simulated(const Invocation& invocation, const std::string& file) {
+MeasuredRun simulated(const Invocation& invocation, const std::string& file) {
   const ScenarioInput input = read_scenario_input(invocation, file, false);
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
@@ -34,14 +34,14 @@ ResultColumn simulated(const Invocation& invocation, const std::string& file) {
   options.progress = [&](double share) { bar.update(share); };
   const Simulation s = simulate(d, make_cost_models(d, p), world.resources, options);
   const Json json = simulation_json(d, s, false);
-  ResultColumn r{input.scenario.name, "simulated", {}, {}};
-  for (const ComparedMetric& m : compared_metrics())
+  MeasuredRun r{input.scenario.name, "simulated", {}, {}, {}, {}, 0, {}};
+  for (const MeasuredMetric& m : measured_metrics())
     if (json.contains(m.key) && json[m.key].is_number()) r.metrics[m.key] = json[m.key].get<double>();
   if (s.stability != "stable") r.notes.push_back(r.name + ": " + s.stability + ", " + s.stability_reason);
   return r;
 }
 
-Table side_by_side(const std::vector<ResultColumn>& all) {
+Table side_by_side(const std::vector<MeasuredRun>& all) {
   Table t;
   t.title = "Side by side; differences against " + all.front().name;
   t.columns = {{"metric", "metric"}};
@@ -49,7 +49,7 @@ Table side_by_side(const std::vector<ResultColumn>& all) {
     t.columns.push_back({fmt::format("value_{}", i + 1), all[i].name, 5});
     if (i > 0) t.columns.push_back({fmt::format("difference_percent_{}", i + 1), "%", 3});
   }
-  for (const ComparedMetric& m : compared_metrics()) {
+  for (const MeasuredMetric& m : measured_metrics()) {
     std::vector<Cell> row{m.title};
     const auto base = all.front().metrics.find(m.key);
     std::size_t known = 0;
@@ -64,7 +64,7 @@ Table side_by_side(const std::vector<ResultColumn>& all) {
     }
     if (known > 0) t.add(std::move(row));
   }
-  for (const ResultColumn& r : all) {
+  for (const MeasuredRun& r : all) {
     t.notes.push_back(r.name + " is " + (r.kind == "simulated" ? "simulated" : "a result of " + r.kind) +
                       ".");
     for (const std::string& n : r.notes) t.notes.push_back(n);
@@ -76,19 +76,19 @@ Table side_by_side(const std::vector<ResultColumn>& all) {
 
 int run_compare(const Invocation& invocation) {
   Output out(invocation);
-  std::vector<ResultColumn> all;
+  std::vector<MeasuredRun> all;
   for (const std::string& file : invocation.arguments) {
-    std::vector<ResultColumn> found = read_result_file(file);
+    std::vector<MeasuredRun> found = read_result_file(file);
     if (found.empty()) found.push_back(simulated(invocation, file));
-    for (ResultColumn& r : found) all.push_back(std::move(r));
+    for (MeasuredRun& r : found) all.push_back(std::move(r));
   }
   Json json{{"format", 1},
             {"context",
              Json{{"program", "foretoken"}, {"version", program_version()}, {"git_commit", git_commit()}}},
             {"results", Json::array()}};
-  for (const ResultColumn& r : all) {
+  for (const MeasuredRun& r : all) {
     Json metrics = Json::object(), difference = Json::object();
-    for (const ComparedMetric& m : compared_metrics()) {
+    for (const MeasuredMetric& m : measured_metrics()) {
       const auto v = r.metrics.find(m.key);
       const auto base = std::as_const(all).front().metrics.find(m.key);
       if (v == r.metrics.end()) continue;

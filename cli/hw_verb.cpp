@@ -1,4 +1,4 @@
-// hw list, show, import, export.
+// hw list, show, import, export, forget.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "cli/data_paths.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "deployment/behavior.h"
 #include "hwdb/database.h"
 
 namespace foretoken {
@@ -96,9 +97,22 @@ int run_hw(const Invocation& invocation) {
     write_tables(out, "Devices", {{"devices", database.list_devices()}});
   } else if (invocation.verb == "hw show") {
     const Device device = database.device(invocation.arguments[0], "hw show");
-    write_tables(
-        out, device.name,
-        {{"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}});
+    std::vector<std::pair<std::string, Table>> tables = {
+        {"facts", database.describe(device)}, {"measurements", database.list_measurements(device)}};
+    if (!database.engine_terms(device.name).empty())
+      tables.emplace_back("engine_terms", database.list_engine_terms(device.name));
+    write_tables(out, device.name, tables);
+  } else if (invocation.verb == "hw forget") {
+    const Device device = database.device(invocation.arguments[0], "hw forget");
+    std::string engine;
+    if (const auto asked = invocation.value("engine")) engine = find_behavior(*asked, "--engine").name;
+    const std::int64_t removed = database.remove_engine_terms(device.name, engine);
+    Table t;
+    t.title = "Removed of " + device.name;
+    t.columns = {{"what", "what"}, {"terms", "terms"}};
+    t.add({"fitted engine terms" + (engine.empty() ? std::string() : " of " + engine), removed});
+    write_tables(out, "Forget", {{"removed", t}});
+    return removed > 0 ? kDone : kNegative;
   } else {
     if (paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
     const std::vector<std::filesystem::path> files(invocation.arguments.begin(), invocation.arguments.end());

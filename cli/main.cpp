@@ -47,6 +47,7 @@ int run(int argc, const char* const* argv) {
                                                                            {"hw show", run_hw},
                                                                            {"hw import", run_hw},
                                                                            {"hw export", run_hw},
+                                                                           {"hw forget", run_hw},
                                                                            {"strategies", run_strategies},
                                                                            {"schema", run_schema},
                                                                            {"completion", run_completion},

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <string>
 
 #include "base/json.h"
 #include "cli/command.h"
@@ -18,6 +19,9 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
+
+// "2026-11-28", in UTC.
+std::string today();
 
 // The number of --threads, 0 when it is absent.
 int threads_of(const Invocation& invocation);

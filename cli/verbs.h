@@ -16,7 +16,7 @@ int run_validate(const Invocation& invocation);
 int run_compare(const Invocation& invocation);
 int run_model_list(const Invocation& invocation);
 int run_model_show(const Invocation& invocation);
-int run_hw(const Invocation& invocation);  // list, show, import, export
+int run_hw(const Invocation& invocation);  // list, show, import, export, forget
 int run_strategies(const Invocation& invocation);
 int run_schema(const Invocation& invocation);
 int run_completion(const Invocation& invocation);

@@ -50,6 +50,8 @@ struct Behavior {
   Seconds prefill_step;  // more of a step with prompt tokens, on any number of devices
   // What a kernel inside a captured graph takes beyond (below 0: less than) the same kernel timed alone.
   Seconds kernel;
+  // What operators take of the time that they are predicted to take: 1, or fitted to one's own server.
+  double device_time_factor = 1;
   // How far whole servers lie from what is predicted for them: logarithmic half-widths of 90 % intervals, of
   // times to first token and of all else. The operators' errors come on top.
   double first_token_error = 0, engine_error = 0;

@@ -172,6 +172,7 @@ struct Resources {
   std::filesystem::path preset_folder;
   std::filesystem::path scenario_folder;
   std::string scenario_file;  // for messages
+  bool fitted_terms = true;   // engine terms that the user's database has (hwdb/engine_term.h)
   // This program's own executor runs the scenario, whatever system's rules it follows (as_executed).
   bool executed = false;
 };

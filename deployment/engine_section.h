@@ -118,7 +118,7 @@ inline constexpr auto fields_of<KvTierSection> = std::tuple{
 // Terms of the engine model, where a measurement of one's own server says otherwise than the behaviour does.
 struct HostTimes {
   std::optional<double> step_us, sequence_us, ingress_ms, egress_ms, launch_eager_us, launch_graph_us,
-      prefill_step_ms, prefill_layer_us, prefill_layer_doubling_us, kernel_us;
+      prefill_step_ms, prefill_layer_us, prefill_layer_doubling_us, kernel_us, device_time_factor;
 };
 template <>
 inline constexpr auto fields_of<HostTimes> = std::tuple{
@@ -135,7 +135,10 @@ inline constexpr auto fields_of<HostTimes> = std::tuple{
     field("prefill_layer_doubling_us", &HostTimes::prefill_layer_doubling_us,
           "the same, for each layer and doubling of tensor parallel", at_least(0)),
     field("kernel_us", &HostTimes::kernel_us,
-          "a kernel in a captured graph beside its time alone; negative: kernels overlap")};
+          "a kernel in a captured graph beside its time alone; negative: kernels overlap"),
+    field("device_time_factor", &HostTimes::device_time_factor,
+          "what operators take of the time that they are predicted to take (default: 1, or as calibrated)",
+          between(0.1, 10))};
 
 // Low-rank adapters, by vLLM's flags (--enable-lora, --max-loras, ...), and who asks for which.
 struct LoraSection {

@@ -247,6 +247,7 @@ void take_host_times(const HostTimes& times, Behavior& b) {
   take(times.prefill_layer_us, kMicro, b.prefill_layer);
   take(times.prefill_layer_doubling_us, kMicro, b.prefill_layer_doubling);
   take(times.kernel_us, kMicro, b.kernel);
+  b.device_time_factor = times.device_time_factor.value_or(b.device_time_factor);
 }
 
 void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& behavior) {

@@ -212,6 +212,27 @@ void warn_about_checkpoint(Deployment& d) {
                                    name_of(format), d.model.name));
 }
 
+// What `calibrate --from` found on this device with this engine; the scenario's own host_times come after.
+void take_fitted_terms(const Resources& resources, const std::string& device, Behavior& b,
+                       std::vector<std::string>& warnings) {
+  if (!resources.fitted_terms || resources.database == nullptr) return;
+  const std::vector<EngineTerm> terms = resources.database->engine_terms(device, b.name);
+  if (terms.empty()) return;
+  HostTimes times;
+  std::string said;
+  for (const EngineTerm& t : terms) {
+    for_each_field<HostTimes>([&](const auto& f) {
+      if (f.name == t.term) times.*f.member = t.value;
+    });
+    said += fmt::format("{}{} {:.4g}", said.empty() ? "" : ", ", t.term, t.value);
+  }
+  take_host_times(times, b);
+  warnings.push_back(
+      fmt::format("{} on {} is as calibrated on {}: {} ({} runs of {}); `foretoken hw forget` "
+                  "removes it",
+                  b.name, device, terms.front().date, said, terms.front().runs, terms.front().model));
+}
+
 void warn_about_behavior(const Behavior& b, std::vector<std::string>& warnings) {
   const std::string asked = lower(b.asked);
   if (asked == b.family || asked == b.name || asked.starts_with(b.name + ".")) return;
@@ -318,7 +339,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   apply_links(scenario.hardware, d.topology, where);
   EngineSection& e = d.scenario.engine;
   d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
-  if (resources.executed) d.behavior = as_executed(d.behavior);
+  if (resources.executed)
+    d.behavior = as_executed(d.behavior);
+  else
+    take_fitted_terms(resources, device.name, d.behavior, d.warnings);
   take_host_times(e.host_times, d.behavior);
   warn_about_behavior(d.behavior, d.warnings);
   if (model.attention_windows().size() > kMaxAttentionGroups)

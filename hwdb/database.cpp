@@ -89,6 +89,7 @@ void DatabaseLayers::load() {
   };
   take(*builtin);
   if (user) take(*user);  // later rows win
+  engine_terms = user ? user->engine_terms() : std::vector<EngineTerm>();
 }
 
 std::string DatabaseLayers::resolve(const std::string& name, std::vector<std::string>* candidates) const {
@@ -359,6 +360,8 @@ std::uint64_t digest_of(const Store& store) {
       add(std::string_view(reinterpret_cast<const char*>(&p), sizeof p));
     });
   }
+  for (const EngineTerm& t : store.engine_terms())
+    add(fmt::format("{} {} {} {}", t.device, t.engine, t.term, t.value));
   return hash;
 }
 

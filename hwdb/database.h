@@ -13,6 +13,7 @@
 
 #include "base/table.h"
 #include "hwdb/device.h"
+#include "hwdb/engine_term.h"
 #include "hwdb/kernel_table.h"
 #include "hwdb/measurement.h"
 
@@ -41,6 +42,13 @@ class Database {
   // moe_kernel: only this one of the engine's fused MoE kernels ("": the fastest of them).
   KernelTable kernels(const Device& device, const std::string& engine = "",
                       const std::string& moe_kernel = "") const;
+  // Terms fitted to servers of this device, by its full name; engine: as modelled, "" for all.
+  std::vector<EngineTerm> engine_terms(const std::string& device, const std::string& engine = "") const;
+  // Into the user's database, in place of all that it had of their device and engine. All of one.
+  void set_engine_terms(std::span<const EngineTerm> terms);
+  // How many there were.
+  std::int64_t remove_engine_terms(const std::string& device, const std::string& engine = "");
+  Table list_engine_terms(const std::string& device) const;
   std::string digest() const;  // changes when any row changes
 
   Table list_devices() const;

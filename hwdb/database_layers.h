@@ -35,6 +35,7 @@ struct DatabaseLayers {
   std::map<std::string, Device> by_name;
   std::map<std::string, std::string> aliases;  // key -> canonical name
   std::map<std::string, Link> links;
+  std::vector<EngineTerm> engine_terms;  // the user's
 
   void load();
   void write_user(const std::function<void(Store&)>& write);

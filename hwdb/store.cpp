@@ -386,6 +386,43 @@ void Store::put(const Residual& r) {
   });
 }
 
+namespace {
+constexpr const char* kTermColumns =
+    "device,engine,term,value,model,tensor_parallel,runs,error_before,error_after,error_left_out,date,source";
+}
+
+std::vector<EngineTerm> Store::engine_terms() const {
+  return guarded(impl_->path, [&] {
+    std::vector<EngineTerm> all;
+    SQLite::Statement q(*impl_->db, fmt::format("SELECT {} FROM engine_term ORDER BY 1,2,3", kTermColumns));
+    while (q.executeStep())
+      all.push_back({q.getColumn(0).getString(), q.getColumn(1).getString(), q.getColumn(2).getString(),
+                     q.getColumn(3).getDouble(), q.getColumn(4).getString(), q.getColumn(5).getInt64(),
+                     q.getColumn(6).getInt64(), q.getColumn(7).getDouble(), q.getColumn(8).getDouble(),
+                     q.getColumn(9).getDouble(), q.getColumn(10).getString(), q.getColumn(11).getString()});
+    return all;
+  });
+}
+
+void Store::put(const EngineTerm& t) {
+  guarded(impl_->path, [&] {
+    SQLite::Statement q(*impl_->db, fmt::format("INSERT OR REPLACE INTO engine_term ({}) VALUES ({})",
+                                                kTermColumns, placeholders(12)));
+    q.bind(1, t.device), q.bind(2, t.engine), q.bind(3, t.term), q.bind(4, t.value), q.bind(5, t.model);
+    q.bind(6, t.tensor_parallel), q.bind(7, t.runs), q.bind(8, t.error_before), q.bind(9, t.error_after);
+    q.bind(10, t.error_left_out), q.bind(11, t.date), q.bind(12, t.source);
+    q.exec();
+  });
+}
+
+std::int64_t Store::remove_engine_terms(const std::string& device, const std::string& engine) {
+  return guarded(impl_->path, [&] {
+    SQLite::Statement q(*impl_->db, "DELETE FROM engine_term WHERE device=?1 AND (?2='' OR engine=?2)");
+    q.bind(1, device), q.bind(2, engine);
+    return static_cast<std::int64_t>(q.exec());
+  });
+}
+
 std::vector<std::pair<std::int64_t, MeasurementSeries>> Store::series(const std::string& device) const {
   return guarded(impl_->path, [&] {
     std::vector<std::pair<std::int64_t, MeasurementSeries>> all;

@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "hwdb/device.h"
+#include "hwdb/engine_term.h"
 #include "hwdb/measurement.h"
 
 namespace foretoken {
 
-inline constexpr int kSchemaVersion = 4;
+inline constexpr int kSchemaVersion = 5;
 
 struct Alias {
   std::string alias, device, source;
@@ -41,6 +42,7 @@ class Store {
   std::vector<Alias> aliases() const;
   std::vector<Link> links() const;
   std::vector<Residual> residuals(const std::string& device) const;
+  std::vector<EngineTerm> engine_terms() const;  // by device, engine and term
   std::vector<std::pair<std::int64_t, MeasurementSeries>> series(const std::string& device) const;  // "": all
   void for_each_point(std::int64_t series, MeasuredKind kind,
                       const std::function<void(const MeasuredPoint&)>& visit) const;
@@ -53,6 +55,9 @@ class Store {
   void put(const Link& link);
   void put(const Alias& alias);
   void put(const Residual& residual);
+  void put(const EngineTerm& term);
+  // Of a device and, unless it is empty, one engine; how many there were.
+  std::int64_t remove_engine_terms(const std::string& device, const std::string& engine);
   void put_meta(const std::string& key, const std::string& value);
   // False where the series had a row at this point, which the new one replaces.
   bool put(const Measurement& row);

@@ -40,7 +40,7 @@ Price CostModel::price_measured(const Op& op, const OperatorTime& row) const {
 
 Price CostModel::price(const Op& op) const {
   Price p = price_alone(op);
-  p.time = std::max(p.time + per_kernel_, p.limit);
+  p.time = std::max(factor_ * p.time + per_kernel_, p.limit);
   if (op.host_bytes > 0) {
     // The kernel reads its weights over the link as it computes.
     const Seconds link(op.host_bytes / (kHostLinkShare * device_->pcie_bandwidth.value));

@@ -27,9 +27,14 @@ inline constexpr double kHostLinkShare = 0.85;
 class CostModel {
  public:
   // per_kernel: what an operator takes in a step beyond its time alone; below 0 where kernels overlap.
+  // factor: what it takes of its predicted time, where one's own server was measured.
   CostModel(const Device& device, const Topology& topology, const KernelTable& kernels,
-            Seconds per_kernel = Seconds(0))
-      : device_(&device), topology_(&topology), kernels_(&kernels), per_kernel_(per_kernel) {}
+            Seconds per_kernel = Seconds(0), double factor = 1)
+      : device_(&device),
+        topology_(&topology),
+        kernels_(&kernels),
+        per_kernel_(per_kernel),
+        factor_(factor) {}
   Price price(const Op& op) const;
   const Device& device() const { return *device_; }
   const Topology& topology() const { return *topology_; }
@@ -42,6 +47,7 @@ class CostModel {
   const Topology* topology_;
   const KernelTable* kernels_;
   Seconds per_kernel_;
+  double factor_;
 };
 
 }  // namespace foretoken

@@ -34,7 +34,7 @@ struct ContextPiece {
 
 // Prices as the deployment's engine runs its kernels.
 inline CostModel make_cost_model(const Deployment& d, const KernelTable& kernels) {
-  return {d.device, d.topology, kernels, d.behavior.kernel};
+  return {d.device, d.topology, kernels, d.behavior.kernel, d.behavior.device_time_factor};
 }
 // Of each of its kinds of engines; kernels: likewise.
 inline std::vector<CostModel> make_cost_models(const Deployment& d, std::span<const KernelTable> kernels) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json_full.h"
 #include "simulator/report.h"
+#include "simulator/results/measured_run.h"
 #include "simulator/simulate.h"
 #include "simulator/step_model.h"
 #include "simulator/validation.h"
@@ -84,6 +85,22 @@ double measured_number(const Json& json, const std::string& metric, const std::s
   return v;
 }
 
+// A run's measurements under our keys, whichever tool wrote them.
+Json read_measured(const fs::path& file) {
+  Json measured = read_json(file);
+  if (!measured.is_object())
+    throw Error(file.string(), "must be an object with the keys of `vllm bench serve`");
+  const std::vector<MeasuredRun> runs =
+      measured_runs(measured, file.filename().string(), file.string() + ":");
+  if (runs.size() > 1)
+    throw Error(file.string(),
+                fmt::format("holds {} runs; give each a folder with its scenario", runs.size()));
+  for (const MeasuredRun& run : runs)
+    for (const auto& [metric, value] : run.metrics)
+      if (!measured.contains(metric) && value > 0) measured[metric] = value;
+  return measured;
+}
+
 // {"peers": {"BLIS": {"mean_e2el_ms": 2080.7}}}: what other predictors say of the run.
 Json peers_in(const Json& measured, const fs::path& file) {
   const auto at = measured.find("peers");
@@ -114,9 +131,7 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
   std::map<std::string, RunPair> pairs;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const fs::path file = runs[i] / "measured.json";
-    const Json measured = read_json(file);
-    if (!measured.is_object())
-      throw Error(file.string(), "must be an object with the keys of `vllm bench serve`");
+    const Json measured = read_measured(file);
     const Json others = peers_in(measured, file);
     const RunResult run = simulate_run(runs[i], measured.contains("executor"), resources, options);
     RunPair& pair = pairs[runs[i].filename().string()];
