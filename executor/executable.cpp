@@ -215,7 +215,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   // Verified rows all have logits. A draft model runs the levels of every sequence's tree, and a prompt that
   // ends with its first token beside it.
   const std::int64_t drafted = s.max_num_seqs * s.draft_tokens;
-  l.max_tokens = std::max(l.max_tokens, drafted);
+  // vLLM V0's budget does not count them.
+  l.max_tokens =
+      s.policy == SchedulerPolicy::kVllmV0 ? l.max_tokens + drafted : std::max(l.max_tokens, drafted);
   l.max_sampled = std::min(l.max_tokens, drafted + s.max_num_seqs);
   l.max_sequences = 2 * s.max_num_seqs;
   return l;
