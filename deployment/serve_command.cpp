@@ -250,10 +250,10 @@ std::string llama_cpp_command(const Deployment& d) {
   c.add_if(true, "--batch-size", *e.n_batch);
   c.add_if(true, "--ubatch-size", *e.n_ubatch);
   c.add_switch(*e.kv_unified, "--kv-unified");
-  c.add_if(*e.slot_prompt_similarity != 0.1, "--slot-prompt-similarity", *e.slot_prompt_similarity);
-  c.add_switch(!*e.cache_prompt, "--no-cache-prompt");
+  c.add_if(true, "--slot-prompt-similarity", *e.slot_prompt_similarity);
   c.add_if(d.mapping.pipeline_parallel > 1, "--split-mode", "layer");
   c.add_if(d.behavior.minor >= 6700, "--cache-ram", 0);
+  c.note(*e.cache_prompt ? "requests with cache_prompt" : "requests without cache_prompt");
   return c.text();
 }
 
