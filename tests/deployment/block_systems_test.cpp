@@ -258,9 +258,8 @@ TEST(BlockSystems, ContextOfLlamaCpp) {
   const auto refusal = [](const char* behavior, auto change) { return refused(behavior, change); };
   EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 2048; }),
               HasSubstr("the context of a slot"));
-  EXPECT_THAT(
-      refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 8192, e.n_parallel = 4; }),
-      HasSubstr("give one"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 8192, e.n_parallel = 4; }),
+              HasSubstr("give one"));
   EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_reuse = 256; }), HasSubstr("use 0"));
   EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_ram = 8192; }), HasSubstr("use 0"));
   EXPECT_THAT(refusal("llama.cpp-b5000", [](auto& e) { e.kv_unified = true; }), HasSubstr("b6925"));
@@ -406,8 +405,8 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
     s.engine.pipeline_parallel_size = 2;
     EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s))) << behavior;
   }
-  for (const char* behavior : {"vllm-0.7", "orca", "sarathi", "fastertransformer", "triton", "trtllm-1.0",
-                               "llama.cpp"}) {
+  for (const char* behavior :
+       {"vllm-0.7", "orca", "sarathi", "fastertransformer", "triton", "trtllm-1.0", "llama.cpp"}) {
     Scenario s = scenario_on("H100", 2);
     s.engine.behavior = behavior;
     s.engine.tensor_parallel_size = 1;

@@ -115,7 +115,8 @@ TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   ServeResult served;
   Recording plain;
   const auto expected = tokens_of(shared(Json::object()), served, plain);
-  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, common = slots;
+  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}},
+      common = slots;
   common.update({{"kv_unified", true}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}, {"n_ctx", 470}});
   for (const Json& engine : {slots, common}) {
     SCOPED_TRACE(engine.dump());
