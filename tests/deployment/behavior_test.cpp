@@ -40,8 +40,8 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
         std::pair("llama_cpp 6925", "llama.cpp-b6925"), std::pair("llama-cpp", "llama.cpp"),
         std::pair("lmdeploy-0.9", "lmdeploy-turbomind"), std::pair("turbomind", "lmdeploy-turbomind"),
         std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"), std::pair("nanoflow", "nanoflow"),
-        std::pair("longserve", "loongserve"),
-        std::pair("static", "fastertransformer"), std::pair("triton-dynamic", "triton")})
+        std::pair("longserve", "loongserve"), std::pair("static", "fastertransformer"),
+        std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -66,9 +66,8 @@ TEST(Behavior, OtherSystems) {
 }
 
 TEST(Behavior, OthersAreRefusedByName) {
-  for (const char* asked :
-       {"orcas", "nanoflows", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
-        "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+  for (const char* asked : {"orcas", "nanoflows", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "",
+                            "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +

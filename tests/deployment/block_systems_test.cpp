@@ -295,40 +295,6 @@ TEST(BlockSystems, SpeculationOfVllmV0) {
   EXPECT_THAT(error(s), HasSubstr("chains alone"));
 }
 
-// The draft model computes a prompt beside the target, and a row of each sequence for each token that it
-// drafts; nothing while speculation is off.
-TEST(BlockSystems, DraftPassesOfVllmV0) {
-  Scenario s = with("vllm-0.7");
-  s.engine.speculative_config.emplace();
-  s.engine.speculative_config->model.text = "\"llama-3.2-1b\"";
-  s.engine.speculative_config->num_speculative_tokens = 3;
-  const Deployment d = deploy(s);
-  std::vector<DraftPass> passes;
-  Batch prompts;
-  const PrefillPart part{0, 0, 100, 0, true};
-  prompts.prefill = std::span(&part, 1);
-  prompts.sampled_rows = 1;
-  draft_passes(prompts, d, passes);
-  ASSERT_EQ(passes.size(), 1u);
-  EXPECT_EQ(passes[0].times, 1);
-  EXPECT_EQ(passes[0].batch.tokens(), 100);
-  Batch decodes;  // two of three sequences draft
-  decodes.decode_sequences = 3;
-  decodes.drafted = 6;
-  decodes.contexts[0] = 600;
-  draft_passes(decodes, d, passes);
-  ASSERT_EQ(passes.size(), 1u);
-  EXPECT_EQ(passes[0].times, 3);
-  EXPECT_EQ(passes[0].batch.tokens(), 2);
-  EXPECT_EQ(passes[0].batch.contexts[0], 396) << "two tokens less than the target's each, on average";
-  decodes.drafted = 0;
-  decodes.skips_draft_model = prompts.skips_draft_model = true;
-  for (const Batch& batch : {decodes, prompts}) {
-    draft_passes(batch, d, passes);
-    EXPECT_TRUE(passes.empty());
-  }
-}
-
 // Chunks are vLLM V0's default for long contexts, its prefix cache is off until it is asked for.
 TEST(BlockSystems, MemoryOfVllmV0) {
   Scenario s = with("vllm-0.7");
