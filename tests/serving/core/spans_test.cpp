@@ -475,7 +475,9 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
 }
 
 // What routers and autoscaling do is the same for all policies but for the caches that they look at.
-std::uint64_t seeds_of_replicas(SchedulerPolicy policy) { return toy::has_prefix_cache(policy) ? 1500 : 250; }
+std::uint64_t seeds_of_replicas(SchedulerPolicy policy) {
+  return toy::has_prefix_cache(policy) && policy != SchedulerPolicy::kLlamaCpp ? 1500 : 250;
+}
 
 TEST_P(Spans, OfReplicasThatComeAndGoToo) {
   Reached reached;
