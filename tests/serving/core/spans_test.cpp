@@ -505,7 +505,8 @@ TEST_P(SpansOfPipelines, GiveTheSameTimesAsSingleSteps) {
   const auto make = [](std::uint64_t seed) { return pipeline_scenario(seed, GetParam()); };
   ASSERT_NO_FATAL_FAILURE(expect_the_same_times(make, reached, 100));
   EXPECT_EQ(reached.preemptions > 100, toy::preempts(GetParam()));
-  EXPECT_EQ(reached.hits > 1000, !toy::is_block_policy(GetParam()));
+  EXPECT_EQ(reached.hits > 1000,
+            !toy::is_block_policy(GetParam()) || GetParam() == SchedulerPolicy::kLlamaCpp);
 }
 
 TEST(Spans, OfDisaggregatedEnginesToo) {
