@@ -65,6 +65,17 @@ TEST(Behavior, OtherSystems) {
   EXPECT_EQ(name("trtllm-0.12"), "trtllm-0.17");
 }
 
+TEST(Behavior, AsExecutedKeepsTheRulesAndTakesTheExecutorsTimes) {
+  const Behavior own = find_behavior("foretoken", ""), sglang = find_behavior("sglang-0.5", "");
+  const Behavior b = as_executed(sglang);
+  EXPECT_EQ(b.policy, SchedulerPolicy::kSglang);
+  EXPECT_EQ(b.name, sglang.name);
+  EXPECT_EQ(b.measured_engine(), own.measured_engine());
+  EXPECT_EQ(b.host_step.value, own.host_step.value);
+  EXPECT_EQ(b.ingress.value, 0);
+  EXPECT_EQ(b.engine_error, own.engine_error);
+}
+
 TEST(Behavior, OthersAreRefusedByName) {
   for (const char* asked : {"orcas", "nanoflows", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "",
                             "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
