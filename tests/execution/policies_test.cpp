@@ -74,7 +74,7 @@ std::vector<Case> pipelines() {
        true},
       {"trtllm-1.0", with(tight, {{"enable_chunked_context", true}}), false},
       {"fastertransformer", with(whole, {{"remove_padding", false}}), false},
-      {"llama.cpp", with({{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, {}), false}};
+      {"llama.cpp", with({{"n_parallel", 3}, {"max_num_seqs", 3}}, {{"n_ubatch", 20}}), false}};
 }
 
 Json scenario(const Json& engine) {
