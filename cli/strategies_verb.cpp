@@ -128,6 +128,12 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
+    {"caching", "slots that keep their tokens",
+     "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified",
+     "a request takes the idle slot that begins like its prompt, else the least recently used one; slots of "
+     "a "
+     "context each or one cache for all",
+     "schedules worked by hand; executed: the same tokens"},
     {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
      "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
      "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
@@ -198,10 +204,12 @@ struct Refused {
 constexpr Refused kRefused[] = {
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
-     "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},
+     "under LMDeploy, which has no pipeline, and TGI, LightLLM, FastGen and NanoFlow"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
+    {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
-     "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md)"},
+     "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md; llama.cpp's slots keep "
+     "prefixes)"},
 };
 
 Table refused_table() {

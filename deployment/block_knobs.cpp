@@ -22,7 +22,7 @@ constexpr std::int64_t kFastgenTokens = 768, kFastgenSeqs = 512;
 constexpr std::int64_t kTgiConcurrent = 128;   // max_concurrent_requests: no batch is larger
 constexpr std::int64_t kTgiPromptMargin = 50;  // max_batch_prefill_tokens beyond the longest prompt
 constexpr std::int64_t kTgiGraphs[] = {1, 2, 4, 8, 16, 32};
-constexpr std::int64_t kLlamaCppBatch = 2048, kLlamaCppSlots = 1;
+constexpr std::int64_t kLlamaCppBatch = 2048;
 constexpr std::int64_t kTurbomindPrompts = 8192, kLmdeployPytorchPrompts = 4096;
 constexpr std::int64_t kNanoflowTokens = 2048;
 constexpr std::int64_t kSplitwiseTokens = 2048, kSplitwiseSeqs = 512;
@@ -58,7 +58,7 @@ QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_
     case SchedulerPolicy::kTgi:
       return {max_model_len - 1 + kTgiPromptMargin, kTgiConcurrent};
     case SchedulerPolicy::kLlamaCpp:
-      return {kLlamaCppBatch, kLlamaCppSlots};
+      return {kLlamaCppBatch, 1};  // slots: take_slots
     case SchedulerPolicy::kTurbomind:
       return {kTurbomindPrompts, lmdeploy_sequences(device)};
     case SchedulerPolicy::kLmdeployPytorch:
@@ -83,8 +83,9 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
     refuse(e.scheduler_reserve_full_isl.has_value(), "scheduler_reserve_full_isl",
            "is of vLLM V1 (vllm-0.20 and later); leave it out under");
   }
-  refuse(b.family != "vllm" && e.enable_prefix_caching.value_or(false), "enable_prefix_caching",
-         "is modelled for vLLM, SGLang and TensorRT-LLM: turn it off under");
+  refuse(
+      b.family != "vllm" && b.policy != SchedulerPolicy::kLlamaCpp && e.enable_prefix_caching.value_or(false),
+      "enable_prefix_caching", "is modelled for vLLM, SGLang, TensorRT-LLM and llama.cpp: turn it off under");
   if (e.async_scheduling && *e.async_scheduling != b.async_scheduling)
     k.fail(
         "async_scheduling",
@@ -100,8 +101,8 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
     refuse(e.cpu_offload_gib.value_or(0) > 0, "cpu_offload_gib",
            "reads from host memory beside operators that run together are not modelled: leave it out under");
   }
-  refuse(e.speculative_config.has_value(), "speculative_config",
-         "is modelled for vLLM V1, SGLang and TensorRT-LLM: leave it out under");
+  refuse(b.family != "vllm" && e.speculative_config.has_value(), "speculative_config",
+         "is modelled for vLLM, SGLang and TensorRT-LLM: leave it out under");
   if (b.family != "vllm" && e.enable_chunked_prefill && *e.enable_chunked_prefill != b.chunked_prefill)
     k.fail("enable_chunked_prefill",
            b.chunked_prefill
@@ -135,7 +136,7 @@ void fill_lightllm(EngineSection& e) {
 }
 
 // What vLLM V0 has besides its default scheduler, and what of that is not modelled together.
-void fill_vllm_v0(EngineSection& e, const ModelConfig& model, const Knobs& k) {
+void fill_vllm_v0(EngineSection& e, const Behavior& b, const ModelConfig& model, const Knobs& k) {
   if (!e.enable_chunked_prefill) e.enable_chunked_prefill = vllm_v0_chunks(e, model);
   if (!e.enable_prefix_caching) e.enable_prefix_caching = false;
   const bool chunks = *e.enable_chunked_prefill, caches = *e.enable_prefix_caching;
@@ -144,6 +145,8 @@ void fill_vllm_v0(EngineSection& e, const ModelConfig& model, const Knobs& k) {
   const auto refuse = [&](bool wrong, const char* key, const char* what) {
     if (wrong) k.fail(key, what);
   };
+  refuse(chunks && e.speculative_config && b.minor == 6 && b.patch >= 0 && b.patch < 4,
+         "enable_chunked_prefill", "and speculative decoding go together since vLLM 0.6.4; turn it off");
   refuse(caches && model.is_recurrent(), "enable_prefix_caching",
          "keeps no recurrent states under vLLM V0; turn it off");
   refuse(caches && e.pipeline_parallel_size > 1, "enable_prefix_caching",
@@ -162,7 +165,7 @@ void fill_vllm_v0(EngineSection& e, const ModelConfig& model, const Knobs& k) {
 }
 
 // A system's own keys say what the common ones say, and what its defaults are.
-void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
+void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k, const std::string& where) {
   switch (b.policy) {
     case SchedulerPolicy::kSarathi:
       e.chunk_size = e.max_num_batched_tokens;
@@ -216,9 +219,7 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k) {
       if (!e.max_waiting_tokens) e.max_waiting_tokens = TgiConfig().max_waiting_tokens;
       break;
     case SchedulerPolicy::kLlamaCpp:
-      e.n_parallel = e.max_num_seqs;
-      e.n_batch = e.max_num_batched_tokens;
-      if (!e.n_ubatch) e.n_ubatch = std::min(LlamaCppConfig().n_ubatch, *e.n_batch);
+      fill_slots(e, b, where);
       break;
     case SchedulerPolicy::kTurbomind:
       e.max_batch_size = e.max_num_seqs;
@@ -268,7 +269,8 @@ bool vllm_v0_chunks(const EngineSection& e, const ModelConfig& model) {
   const bool latent = std::any_of(model.kinds.begin(), model.kinds.end(), [](const LayerKind& kind) {
     return std::holds_alternative<MlaAttention>(kind.mixer);
   });
-  return *e.max_model_len > kVllmV0LongContext && !slides && !latent && !model.is_recurrent();
+  return *e.max_model_len > kVllmV0LongContext && !slides && !latent && !model.is_recurrent() &&
+         !e.speculative_config;
 }
 
 std::int64_t vllm_v0_tokens(const Behavior& b, bool chunked_prefill, std::int64_t max_model_len) {
@@ -307,10 +309,6 @@ void take_block_knobs(EngineSection& e, const Behavior& b, const std::string& wh
   k.only(e.max_batch_total_tokens, "max_batch_total_tokens", "tgi");
   k.only(e.waiting_served_ratio, "waiting_served_ratio", "tgi");
   k.only(e.max_waiting_tokens, "max_waiting_tokens", "tgi");
-
-  k.alias(e.n_parallel, "n_parallel", "llama.cpp", e.max_num_seqs, "max_num_seqs");
-  k.alias(e.n_batch, "n_batch", "llama.cpp", e.max_num_batched_tokens, "max_num_batched_tokens");
-  k.only(e.n_ubatch, "n_ubatch", "llama.cpp");
 
   k.only(e.max_prefill_token_num, "max_prefill_token_num", "lmdeploy-turbomind lmdeploy-pytorch");
   if (b.policy == SchedulerPolicy::kLmdeployPytorch)
@@ -354,14 +352,14 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
   QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len, device_name);
   const bool is_v0 = b.policy == SchedulerPolicy::kVllmV0;
   if (is_v0) {
-    fill_vllm_v0(e, model, k);
+    fill_vllm_v0(e, b, model, k);
     limits.tokens = vllm_v0_tokens(b, *e.enable_chunked_prefill, *e.max_model_len);
   } else {
-    e.enable_prefix_caching = false;
+    if (b.policy != SchedulerPolicy::kLlamaCpp) e.enable_prefix_caching = false;
     e.enable_chunked_prefill = b.chunked_prefill;
   }
   e.async_scheduling = b.async_scheduling;
-  if (!e.block_size) e.block_size = b.block_size;
+  if (!e.block_size) e.block_size = e.kv_unified.value_or(false) ? 1 : b.block_size;
   check(*e.block_size, kMostBlockSize, "block_size");
   if (b.policy == SchedulerPolicy::kTurbomind) fill_turbomind_tokens(e, limits, k);
   if (!e.max_num_batched_tokens)
@@ -408,12 +406,12 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
     if (b.policy == SchedulerPolicy::kTgi)
       e.cuda_graph_sizes->assign(std::begin(kTgiGraphs), std::end(kTgiGraphs));
   }
-  fill_own_keys(e, b, k);
+  fill_own_keys(e, b, k, where);
 }
 
 void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   s.reserve_full_prompt = true;
-  if (reserves(s.policy)) {
+  if (reserves(s.policy) && !e.kv_unified.value_or(false)) {
     s.contiguous = e.kv_layout.value_or("contiguous") != "paged";
     s.buddy = e.kv_layout.value_or("contiguous") == "buddy";
   }
@@ -430,7 +428,6 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   // TGI rounds its budget of a prefill step up to blocks.
   if (s.policy == SchedulerPolicy::kTgi)
     s.max_num_batched_tokens = (s.max_num_batched_tokens + s.block_size - 1) / s.block_size * s.block_size;
-  if (e.n_ubatch) s.llama_cpp.n_ubatch = *e.n_ubatch;
   const auto take = [](const std::optional<std::int64_t>& from, std::int64_t& to) { to = from.value_or(to); };
   take(e.num_tokens_per_iter, s.lmdeploy.num_tokens_per_iter);
   take(e.max_prefill_iters, s.lmdeploy.max_prefill_iters);
@@ -452,27 +449,6 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   lending.lend_limit = e.lend_limit.value_or(lending.lend_limit);
   take(e.move_tokens, lending.move_tokens);
   take(e.max_preemptions, s.splitwise.max_preemptions);
-}
-
-std::optional<Infeasible> slots_verdict(Deployment& d) {
-  if (d.behavior.policy != SchedulerPolicy::kLlamaCpp) return std::nullopt;
-  const EngineSection& e = d.scenario.engine;
-  MemoryPlan& m = d.memory;
-  const std::int64_t slot = (*e.max_model_len + m.block_size - 1) / m.block_size;
-  const std::int64_t blocks = 1 + *e.max_num_seqs * slot;
-  if (m.num_gpu_blocks < blocks) {
-    m.fits = false;
-    m.reason = fmt::format(
-        "KV cache holds {} tokens, {} slots of {} tokens need {}: lower --n-parallel or "
-        "--max-model-len",
-        with_commas(m.kv_cache_tokens), *e.max_num_seqs, with_commas(*e.max_model_len),
-        with_commas((blocks - 1) * m.block_size));
-    return Infeasible{"does not fit in memory", m.reason, m};
-  }
-  m.num_gpu_blocks = blocks;
-  m.kv_cache_bytes = static_cast<double>(blocks) * m.block_bytes;
-  m.kv_cache_tokens = (blocks - 1) * m.block_size;
-  return std::nullopt;
 }
 
 }  // namespace foretoken

@@ -1,7 +1,7 @@
 #include "deployment/block_systems.h"
 
-#include <algorithm>
 #include <array>
+#include <string>
 
 namespace foretoken {
 namespace {
@@ -16,6 +16,8 @@ struct System {
   bool chunks, in_python;
   std::string_view source;
 };
+
+constexpr int kNewestLlamaCpp = 7400;  // December 2025
 
 // Block sizes and memory shares are each system's own defaults (docs/policies.md).
 constexpr System kSystems[] = {{"orca",
@@ -157,22 +159,36 @@ constexpr System kSystems[] = {{"orca",
                                 32,
                                 true,
                                 false,
-                                "llama.cpp of 2024, examples/server (update_slots)"}};
+                                "llama.cpp, tools/server (update_slots)"}};
 
-bool is_called(const System& s, std::string_view text) {
-  const auto is = [&](std::string_view name) {
-    // A version may follow: its rules are the ones that are modelled.
+// What follows its name, a version; nullopt: it is another's name.
+std::optional<std::string_view> version_of(const System& s, std::string_view text) {
+  const auto follows = [&](std::string_view name) {
     return !name.empty() && text.starts_with(name) &&
            (text.size() == name.size() || text.substr(name.size()).find_first_of("-_ =") == 0);
   };
-  return is(s.name) || std::any_of(s.aliases.begin(), s.aliases.end(), is);
+  if (follows(s.name)) return text.substr(s.name.size());
+  for (const std::string_view alias : s.aliases)
+    if (follows(alias)) return text.substr(alias.size());
+  return std::nullopt;
+}
+
+// Of llama.cpp, such as b4000; 0: none is said.
+int build_number(std::string_view version) {
+  const auto begin = version.find_first_of("0123456789");
+  int build = 0;
+  for (std::size_t i = begin; i < version.size() && version[i] >= '0' && version[i] <= '9' && build < 100'000;
+       ++i)
+    build = build * 10 + (version[i] - '0');
+  return build;
 }
 
 }  // namespace
 
 std::optional<Behavior> find_block_system(std::string_view text) {
   for (const System& s : kSystems) {
-    if (!is_called(s, text)) continue;
+    const auto version = version_of(s, text);
+    if (!version) continue;
     Behavior b;
     b.name = b.family = s.name;
     b.policy = s.policy;
@@ -184,6 +200,11 @@ std::optional<Behavior> find_block_system(std::string_view text) {
     b.async_scheduling = b.overlaps_operators = s.policy == SchedulerPolicy::kNanoflow;
     b.source = s.source;
     b.in_python = s.in_python;
+    if (s.policy == SchedulerPolicy::kLlamaCpp) {  // of others the rules are the same for all versions
+      const int build = build_number(*version);
+      b.minor = build > 0 ? build : kNewestLlamaCpp;
+      if (build > 0) b.name += "-b" + std::to_string(build);
+    }
     return b;
   }
   return std::nullopt;

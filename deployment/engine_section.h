@@ -173,7 +173,7 @@ struct SpeculativeSection {
   std::optional<std::vector<double>> acceptance_rate;
   std::optional<double> proposal_rate;
   std::optional<std::vector<std::int64_t>> tree_widths;
-  std::optional<std::int64_t> prompt_lookup_max, prompt_lookup_min;
+  std::optional<std::int64_t> prompt_lookup_max, prompt_lookup_min, disable_by_batch_size;
 };
 template <>
 inline constexpr auto fields_of<SpeculativeSection> = std::tuple{
@@ -202,7 +202,9 @@ inline constexpr auto fields_of<SpeculativeSection> = std::tuple{
     field("prompt_lookup_max", &SpeculativeSection::prompt_lookup_max,
           "ngram: most tokens that must repeat before what followed them is drafted", between(1, 64)),
     field("prompt_lookup_min", &SpeculativeSection::prompt_lookup_min, "ngram: fewest such tokens",
-          between(1, 64))};
+          between(1, 64)),
+    field("disable_by_batch_size", &SpeculativeSection::disable_by_batch_size,
+          "vLLM V0: nobody speculates while so many requests run (default: never)", at_least(2))};
 
 struct EngineSection {
   std::string behavior = "vllm";
@@ -257,7 +259,9 @@ struct EngineSection {
   std::optional<std::int64_t> max_batch_prefill_tokens, max_batch_total_tokens, max_waiting_tokens;
   std::optional<std::int64_t> max_preemptions;
   std::optional<double> waiting_served_ratio;
-  std::optional<std::int64_t> n_parallel, n_batch, n_ubatch;
+  std::optional<std::int64_t> n_parallel, n_batch, n_ubatch, n_ctx, cache_reuse, cache_ram;
+  std::optional<bool> cache_prompt, kv_unified;
+  std::optional<double> slot_prompt_similarity;
   std::optional<std::int64_t> max_prefill_token_num, num_tokens_per_iter, max_prefill_iters, prefill_interval,
       cache_block_seq_len;
   std::optional<double> cache_max_entry_count;
@@ -433,6 +437,23 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("n_batch", &EngineSection::n_batch, "llama.cpp's max_num_batched_tokens", at_least(1)),
     field("n_ubatch", &EngineSection::n_ubatch, "llama.cpp: tokens computed at once (default: 512)",
           at_least(1)),
+    field("n_ctx", &EngineSection::n_ctx,
+          "llama.cpp: tokens of all slots (default: max_model_len with kv_unified, else that of each slot)",
+          at_least(1)),
+    field("kv_unified", &EngineSection::kv_unified,
+          "llama.cpp: slots share one KV cache (default: with n_parallel left out, from b6925)"),
+    field("cache_prompt", &EngineSection::cache_prompt,
+          "llama.cpp's enable_prefix_caching: of what its slot holds a request reuses the beginning that it "
+          "shares"),
+    field("slot_prompt_similarity", &EngineSection::slot_prompt_similarity,
+          "llama.cpp: share that must be common for a slot to be chosen by what it holds (default: 0.1, "
+          "before b6451 0.5; 0: the least recently used)",
+          between(0, 1)),
+    field("cache_reuse", &EngineSection::cache_reuse,
+          "llama.cpp: fewest tokens of a later chunk that is shifted and reused; only 0 is modelled",
+          at_least(0)),
+    field("cache_ram", &EngineSection::cache_ram,
+          "llama.cpp: MiB of host memory for prompts that lose their slot; only 0 is modelled", at_least(-1)),
     field("max_prefill_token_num", &EngineSection::max_prefill_token_num,
           "LMDeploy: prompt tokens of a step (default: 8192 for TurboMind, 4096 for the PyTorch engine)",
           at_least(1)),

@@ -127,6 +127,13 @@ void read_kv_layout(Deployment& d, const std::string& where) {
   const SchedulerPolicy p = d.behavior.policy;
   const bool always =
       p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
+  if (p == SchedulerPolicy::kLlamaCpp && e.kv_unified.value_or(false)) {
+    if (e.kv_layout.value_or("paged") != "paged" || e.kv_reservation)
+      throw Error(at + (e.kv_reservation ? "kv_reservation" : "kv_layout"),
+                  "nothing is reserved in the cache that llama.cpp's slots share; leave it out, or turn "
+                  "kv_unified off");
+    return;
+  }
   if (always) {
     if (!e.kv_layout) e.kv_layout = "contiguous";
     if (*e.kv_layout != "contiguous" && p != SchedulerPolicy::kOrca)

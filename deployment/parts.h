@@ -38,7 +38,13 @@ void fill_block_limits(EngineSection& engine, const Behavior& behavior, const st
 bool vllm_v0_chunks(const EngineSection& engine, const ModelConfig& model);
 std::int64_t vllm_v0_tokens(const Behavior& behavior, bool chunked_prefill, std::int64_t max_model_len);
 void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine);
-// llama.cpp's slots: memory is what they need, no more; a verdict where they do not fit.
+// llama.cpp's slots (llama_cpp.cpp): its keys, before lengths are filled (has_length: max_model_len is
+// given); what is left of them, when limits are; and memory, which is what they need, no more: a verdict
+// where they do not fit.
+void take_slots(EngineSection& engine, const Behavior& behavior, const ModelConfig& model, bool has_length,
+                const std::string& where);
+void fill_slots(EngineSection& engine, const Behavior& behavior, const std::string& where);
+void set_slots(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 std::optional<Infeasible> slots_verdict(Deployment& deployment);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 

@@ -197,9 +197,13 @@ SchedulerConfig scheduler_of(const Deployment& d) {
   s.beam_width = static_cast<int>(d.scenario.workload.beam_width.value_or(1));
   if (d.speculation) {
     s.draft_tokens = d.speculation->tokens();
-    s.lookahead = d.speculation->draft ? s.draft_tokens : 0;
+    // vLLM V0 drafts in the step that verifies.
+    const bool is_v0 = d.behavior.policy == SchedulerPolicy::kVllmV0;
+    s.lookahead = d.speculation->draft && !is_v0 ? s.draft_tokens : 0;
+    s.disable_by_batch_size = e.speculative_config->disable_by_batch_size.value_or(0);
   }
   set_policy(s, e, d.behavior);
+  set_slots(s, e, d.behavior);
   set_orders(s, d.scenario);
   return s;
 }
@@ -353,6 +357,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   if (e.enable_sequence_parallelism.value_or(false) && d.behavior.family != "vllm")
     throw Error(where + "/engine/enable_sequence_parallelism",
                 fmt::format("is vLLM's and not known to {}; leave it out", d.behavior.name));
+  take_slots(e, d.behavior, model, e.max_model_len.has_value(), where);
   fill_lengths(e, model, longest, where, d.warnings);
   take_own_knobs(e, d.behavior, where);
   check_orders(d.scenario, d.behavior, where);
@@ -365,7 +370,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     return Infeasible{
         "pipeline not modelled",
         fmt::format("{} has no pipeline, or none whose micro-batches are modelled: those of vLLM, SGLang, "
-                    "TensorRT-LLM, Orca, Sarathi-Serve and FasterTransformer are",
+                    "TensorRT-LLM, Orca, Sarathi-Serve, FasterTransformer and llama.cpp are",
                     d.behavior.name),
         std::nullopt};
   if (is_block_policy(d.behavior.policy))

@@ -199,6 +199,18 @@ std::string vllm_v0_command(const Deployment& d) {
     c.add_if(true, "--preemption-mode", "swap");
     c.add_if(true, "--swap-space", *e.swap_space_gib);
   }
+  if (d.speculation) {
+    const SpeculativeSection& s = *e.speculative_config;
+    c.add_if(true, "--speculative-model",
+             d.speculation->draft ? shell_quote(model_id(*d.speculation->draft)) : "'[ngram]'");
+    c.add_if(true, "--num-speculative-tokens", d.speculation->tokens());
+    if (!d.speculation->draft) {
+      c.add_if(true, "--ngram-prompt-lookup-max", *s.prompt_lookup_max);
+      c.add_if(true, "--ngram-prompt-lookup-min", *s.prompt_lookup_min);
+    }
+    c.add_if(s.disable_by_batch_size.has_value(), "--speculative-disable-by-batch-size",
+             s.disable_by_batch_size.value_or(0));
+  }
   if (d.scheduler.by_priority) c.add_if(true, "--scheduling-policy", "priority");
   c.add_switch(d.graph_sizes.empty(), "--enforce-eager");
   c.add_if(e.num_gpu_blocks_override.has_value(), "--num-gpu-blocks-override",
@@ -234,9 +246,14 @@ std::string llama_cpp_command(const Deployment& d) {
   CommandText c("llama-server --model MODEL.gguf");
   c.note(fmt::format("MODEL.gguf is {} with {} weights", model_id(d), name_of(d.precision.weights)));
   c.add_if(true, "--parallel", *e.n_parallel);
-  c.add_if(true, "--ctx-size", *e.n_parallel * *e.max_model_len);
+  c.add_if(true, "--ctx-size", *e.n_ctx);
   c.add_if(true, "--batch-size", *e.n_batch);
   c.add_if(true, "--ubatch-size", *e.n_ubatch);
+  c.add_switch(*e.kv_unified, "--kv-unified");
+  c.add_if(true, "--slot-prompt-similarity", *e.slot_prompt_similarity);
+  c.add_if(d.mapping.pipeline_parallel > 1, "--split-mode", "layer");
+  c.add_if(d.behavior.minor >= 6700, "--cache-ram", 0);
+  c.note(*e.cache_prompt ? "requests with cache_prompt" : "requests without cache_prompt");
   return c.text();
 }
 

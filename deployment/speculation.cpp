@@ -196,6 +196,12 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
                       : s.prompt_lookup_min ? "/prompt_lookup_min"
                                             : "/proposal_rate"),
                 "is ngram's; leave it out");
+  const bool is_v0 = d.behavior.policy == SchedulerPolicy::kVllmV0;
+  if (is_v0 && s.tree_widths) throw Error(at + "/tree_widths", "vLLM V0 verifies chains alone; leave it out");
+  if (s.disable_by_batch_size && !is_v0)
+    throw Error(at + "/disable_by_batch_size",
+                fmt::format("is vLLM V0's (vllm-0.6, vllm-0.7), and the behaviour is {}; leave it out",
+                            d.behavior.name));
   result.widths = widths_of(s, at);
   if (s.acceptance_rate) {
     const auto& rates = *s.acceptance_rate;
@@ -212,6 +218,10 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
                 fmt::format("{} drafted tokens and the one before them don't fit max_num_batched_tokens {}",
                             *s.num_speculative_tokens, *d.scenario.engine.max_num_batched_tokens));
   if (ngram) {
+    // V0's own defaults.
+    if (is_v0 && !s.prompt_lookup_max)
+      throw Error(at + "/prompt_lookup_max", "vLLM V0 has no default for it; give one, such as 4");
+    if (is_v0 && !s.prompt_lookup_min) s.prompt_lookup_min = 1;
     // vLLM: 5 where neither is given, the other where one is.
     if (!s.prompt_lookup_max) s.prompt_lookup_max = s.prompt_lookup_min.value_or(5);
     if (!s.prompt_lookup_min) s.prompt_lookup_min = *s.prompt_lookup_max;
@@ -241,10 +251,39 @@ std::variant<std::optional<Speculation>, Infeasible> make_speculation(Deployment
   return std::optional(std::move(result));
 }
 
+namespace {
+
+// vLLM V0: the prompts' pass, whose token is thrown away, and a row of each sequence that speculates for each
+// token that it drafts, of which the mean one is priced.
+void v0_draft_passes(const Batch& batch, const Speculation& s, std::vector<DraftPass>& passes) {
+  if (batch.skips_draft_model) return;
+  const std::vector<std::int64_t> windows = s.draft->model.attention_windows();
+  if (!batch.prefill.empty()) {
+    DraftPass prompts;
+    prompts.batch.prefill = batch.prefill;
+    for (const PrefillPart& p : batch.prefill) prompts.batch.sampled_rows += p.last;
+    passes.push_back(prompts);
+  }
+  if (batch.drafted == 0) return;
+  DraftPass next;
+  next.times = s.tokens();
+  const auto sequences = static_cast<std::int32_t>((batch.drafted + next.times - 1) / next.times);
+  const std::int64_t context =
+      batch.contexts[0] * sequences / batch.decode_sequences - sequences * ((next.times + 1) / 2);
+  next.batch.decode_sequences = next.batch.sampled_rows = sequences;
+  for (std::size_t g = 0; g < next.batch.contexts.size() && g < std::max<std::size_t>(windows.size(), 1); ++g)
+    next.batch.contexts[g] =
+        window_sum(std::max<std::int64_t>(context, sequences), sequences, windows.empty() ? 0 : windows[g]);
+  passes.push_back(next);
+}
+
+}  // namespace
+
 void draft_passes(const Batch& batch, const Deployment& d, std::vector<DraftPass>& passes) {
   passes.clear();
   if (!d.speculation || !d.speculation->draft || batch.empty()) return;
   const Speculation& s = *d.speculation;
+  if (d.behavior.policy == SchedulerPolicy::kVllmV0) return v0_draft_passes(batch, s, passes);
   const std::vector<std::int64_t> windows = s.draft->model.attention_windows();
   std::int64_t context = batch.contexts[0];
   std::int32_t sequences = batch.decode_sequences;

@@ -109,6 +109,9 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (deployment.speculation) {
     if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
+    // Drafts are made behind the step here, where a sequence has no slots for them under vLLM V0 yet.
+    if (deployment.speculation->draft && deployment.scheduler.policy == SchedulerPolicy::kVllmV0)
+      refuse("speculative_config", "a draft model under vLLM V0");
     if (processes) throw Error("speculative_config", "is executed by one process; start it without mpirun");
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
@@ -217,7 +220,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   // Verified rows all have logits. A draft model runs the levels of every sequence's tree, and a prompt that
   // ends with its first token beside it.
   const std::int64_t drafted = s.max_num_seqs * s.draft_tokens;
-  l.max_tokens = std::max(l.max_tokens, drafted);
+  // vLLM V0's budget does not count them.
+  l.max_tokens =
+      s.policy == SchedulerPolicy::kVllmV0 ? l.max_tokens + drafted : std::max(l.max_tokens, drafted);
   l.max_sampled = std::min(l.max_tokens, drafted + s.max_num_seqs);
   l.max_sequences = 2 * s.max_num_seqs;
   return l;

@@ -82,6 +82,7 @@ struct Batch {
   std::int32_t adapters = 0;                   // distinct low-rank adapters
   std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
   std::int32_t sampled_rows = 0;               // decoding sequences + drafted rows + finishing prompts
+  bool skips_draft_model = false;              // it computes nothing beside this step (vLLM V0)
   // Of an elastic instance: those of one group compute their batch together. `prefill` is then its share
   // of the prompts, `decode_sequences` are those whose master it is, `contexts` the tokens that lie here, of
   // `attended` sequences.

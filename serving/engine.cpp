@@ -421,6 +421,7 @@ void Engine::record(const Sequence& s, Picoseconds at) {
 
 bool Engine::launch(Picoseconds now) {
   next_try_ = kNever;
+  failed_.clear();
   if (in_flight_ == flights_.size()) return false;
   bool empty = true, preempted = false;
   release_held(running() == 0 ? now : last_start_);
@@ -434,6 +435,7 @@ bool Engine::launch(Picoseconds now) {
     preempted = false;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       batches_[r] = ranks_[r]->scheduler->schedule(now);
+      drop_failed(*ranks_[r]);
       batches_[r].sequences = &ranks_[r]->sequences;
       empty = empty && batches_[r].empty();
       preempted = preempted || ranks_[r]->scheduler->preempted();
@@ -500,6 +502,16 @@ bool Engine::launch(Picoseconds now) {
   ++in_flight_;
   if (in_flight_ < flights_.size()) next_try_ = ready_at_;
   return true;
+}
+
+void Engine::drop_failed(Rank& rank) {
+  for (const std::int32_t slot : rank.scheduler->failed()) {
+    const Sequence& s = rank.sequences[slot];
+    prompt_tokens_ -= s.uncached;
+    if (!s.first_token_out) prefill_tokens_ -= s.uncached;
+    failed_.push_back(s.request);
+    rank.sequences.remove(slot);
+  }
 }
 
 bool Engine::stuck() const {

@@ -77,7 +77,9 @@ class Engine {
   ReplicaState state(const Request& request, BlockHashes& hashes) const;
   // Starts the next step if there is one to start and room in the pipeline; whether one has started.
   bool launch(Picoseconds now);
-  // Right after that: the step's parts of prompts that go on elsewhere.
+  // Right after that: requests that the engine has answered with an error.
+  std::span<const Request> failed() const { return failed_; }
+  // Right after a launch: the step's parts of prompts that go on elsewhere.
   void list_chunks(std::vector<Chunk>& chunks) const;
 
   // When something happens here: tokens come out, KV blocks have been loaded, or the next step may start.
@@ -140,6 +142,7 @@ class Engine {
   void record(const Sequence& s, Picoseconds at);
   bool decides_ahead() const;
   void release_held(Picoseconds arrived_by);
+  void drop_failed(Rank& rank);
   void note_usage();
   void note_loads();
   void finish_loads(Picoseconds now);
@@ -162,6 +165,7 @@ class Engine {
   AdapterDraw adapter_of_;
   std::vector<std::int32_t> finishing_, parking_;
   std::vector<RequestId> first_tokens_;
+  std::vector<Request> failed_;
   std::int64_t between_ = 0;  // sequences here whose cache is to be moved or on its way
   // Came too late for the next step, which is decided already.
   struct Held {

@@ -142,6 +142,12 @@ class Loop : private Transfers::Host {
     if (transfers_->hand_over(now_)) check_backlog();
   }
 
+  void refuse(const Request& request, const std::string& reason) {
+    if (result_.rejected++ == 0) result_.rejected_reason = reason;
+    workload_.refused(request, now_ + options_.egress);
+    note_session();
+  }
+
   void note_session() {
     if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
   }
@@ -162,9 +168,7 @@ class Loop : private Transfers::Host {
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
-        if (result_.rejected++ == 0) result_.rejected_reason = *reason;
-        workload_.refused(request, now_ + options_.egress);
-        note_session();
+        refuse(request, *reason);
         continue;
       }
       if (conducts) {
@@ -295,6 +299,10 @@ class Loop : private Transfers::Host {
     Engine& engine = *engines_[static_cast<std::size_t>(e)];
     is_ready_[static_cast<std::size_t>(e)] = 0;
     const bool started = engine.launch(now_);
+    for (const Request& request : engine.failed()) {
+      refuse(request, "the KV cache that all slots share was full (\"Context size has been exceeded\")");
+      left(e, request);
+    }
     update_load(e);
     heap_.set(e, engine.event_time());
     if (engine.stuck()) {

@@ -50,7 +50,7 @@ enum class SchedulerPolicy {
 constexpr bool runs_in_pipelines(SchedulerPolicy p) {
   return p == SchedulerPolicy::kVllmV1 || p == SchedulerPolicy::kVllmV0 || p == SchedulerPolicy::kOrca ||
          p == SchedulerPolicy::kSarathi || p == SchedulerPolicy::kSglang || p == SchedulerPolicy::kTrtllm ||
-         p == SchedulerPolicy::kStaticBatch;
+         p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
 }
 
 // KV memory: blocks as a sequence grows, or one contiguous region for as long as it lives, of the longest
@@ -118,8 +118,17 @@ struct TgiConfig {
   std::int64_t max_batch_total_tokens = 0;  // 0: what the KV cache holds
 };
 
+// llama.cpp's server, as of December 2025; max_num_batched_tokens is n_batch, enable_prefix_caching
+// cache_prompt.
 struct LlamaCppConfig {
-  std::int64_t n_ubatch = 512;  // tokens of a step; max_num_batched_tokens is n_batch
+  std::int64_t n_ubatch = 512;  // tokens of a step
+  // A request takes the idle slot whose tokens begin like its prompt, if that is more than this share of the
+  // prompt, or, with similarity_of_slot, of what the slot holds; 0: the least recently used one.
+  float slot_prompt_similarity = 0.1F;
+  bool similarity_of_slot = false;
+  bool last_unused_first = true;  // of slots that were never used; else the first
+  // All slots share the blocks, of one token each, and keep theirs when a request ends.
+  bool kv_unified = false;
 };
 
 // LMDeploy's, by its names and defaults.
@@ -224,6 +233,8 @@ struct SchedulerConfig {
   // Speculative decoding: most drafted tokens that a sequence verifies in a step, 0: none are drafted. Their
   // KV slots are part of the step; `lookahead` more are taken for those that the draft model then writes.
   int draft_tokens = 0, lookahead = 0;
+  // vLLM V0: nobody speculates in a step while so many run; 0: off.
+  std::int64_t disable_by_batch_size = 0;
   // Tokens of a sequence's next decode step under SGLang and TensorRT-LLM: the newest one and its drafts.
   std::int32_t generated(std::int64_t computed, std::int64_t drafts) const {
     return static_cast<std::int32_t>(std::min(1 + drafts, max_model_len - computed));

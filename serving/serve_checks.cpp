@@ -18,8 +18,9 @@ void require(bool ok, const char* key, const std::string& message) {
 // Of the policies on top of BlockScheduler.
 void check_block_policy(const SchedulerConfig& c) {
   const bool is_v0 = c.policy == SchedulerPolicy::kVllmV0;
-  require(!c.enable_prefix_caching || is_v0, "enable_prefix_caching",
-          "the prefix cache is modelled for vLLM, SGLang and TensorRT-LLM; turn it off");
+  const bool is_llama_cpp = c.policy == SchedulerPolicy::kLlamaCpp;
+  require(!c.enable_prefix_caching || is_v0 || is_llama_cpp, "enable_prefix_caching",
+          "the prefix cache is modelled for vLLM, SGLang, TensorRT-LLM and llama.cpp; turn it off");
   if (is_v0) {
     require(!c.enable_prefix_caching || c.pipeline_depth == 1, "enable_prefix_caching",
             "the caches of virtual engines are not modelled; turn it off in a pipeline");
@@ -38,8 +39,9 @@ void check_block_policy(const SchedulerConfig& c) {
                         "beside a prefix cache",
                         c.max_num_batched_tokens, c.block_size));
   }
-  require(c.draft_tokens == 0, "speculative_config",
-          "speculative decoding is modelled for vLLM V1, SGLang and TensorRT-LLM; leave it out");
+  require(c.draft_tokens == 0 || is_v0, "speculative_config",
+          "speculative decoding is modelled for vLLM, SGLang and TensorRT-LLM; leave it out");
+  require(c.disable_by_batch_size >= 0, "disable_by_batch_size", "must be at least 2");
   require(c.beam_width == 1, "beam_width", "beam search is modelled for vLLM V1's scheduler alone; use 1");
   require(c.lora.max_loras == 0, "lora", "adapters are modelled for vLLM V1's scheduler alone; leave it out");
   require(c.policy != SchedulerPolicy::kVllmV0 || !c.caches_tokens || c.num_blocks > c.pipeline_depth,
@@ -83,10 +85,21 @@ void check_block_policy(const SchedulerConfig& c) {
   require(c.tgi.waiting_served_ratio >= 0, "waiting_served_ratio", "must be at least 0");
   require(c.tgi.max_waiting_tokens >= 0, "max_waiting_tokens", "must be at least 0");
   require(c.tgi.max_batch_total_tokens >= 0, "max_batch_total_tokens", "must be at least 0");
-  require(c.policy != SchedulerPolicy::kLlamaCpp || !c.caches_tokens ||
-              c.reservation == KvReservation::kMaxModelLen,
-          "kv_reservation", "llama.cpp's slots have the length of their context; use max_model_len");
-  require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+  if (is_llama_cpp) {
+    const bool unified = c.llama_cpp.kv_unified;
+    require(c.reservation == (unified ? KvReservation::kPaged : KvReservation::kMaxModelLen),
+            "kv_reservation",
+            "llama.cpp's slots have the length of their context, unless they share one cache; use "
+            "max_model_len, or paged with kv_unified");
+    require(!unified || c.block_size == 1, "block_size",
+            "llama.cpp's common cache is given out token by token; use 1");
+    const std::int64_t slot = (c.max_model_len + c.block_size - 1) / c.block_size;
+    require(unified || !c.caches_tokens || c.max_num_seqs * slot <= c.num_blocks - 1, "num_gpu_blocks",
+            "must hold a context for each of llama.cpp's slots; raise it or lower n_parallel");
+    require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
+    require(c.llama_cpp.slot_prompt_similarity >= 0 && c.llama_cpp.slot_prompt_similarity <= 1,
+            "slot_prompt_similarity", "must be from 0 to 1");
+  }
   require(c.lmdeploy.num_tokens_per_iter >= 0, "num_tokens_per_iter", "must be at least 0");
   require(c.lmdeploy.max_prefill_iters >= 1, "max_prefill_iters", "must be at least 1");
   require(c.lmdeploy.prefill_interval >= 1, "prefill_interval", "must be at least 1");
@@ -136,7 +149,7 @@ void check_policy(const SchedulerConfig& c) {
             "blocks anywhere are reserved by Orca alone");
     require(!c.buddy || c.policy == SchedulerPolicy::kOrca, "kv_layout",
             "a buddy allocator is modelled for Orca alone");
-    require(!c.enable_prefix_caching, "enable_prefix_caching",
+    require(!c.enable_prefix_caching || c.policy == SchedulerPolicy::kLlamaCpp, "enable_prefix_caching",
             "contiguous regions share nothing; turn it off");
     require(c.num_host_blocks == 0, "preemption_mode",
             "nobody is preempted whose memory is reserved; use recompute");

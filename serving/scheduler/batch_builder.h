@@ -52,6 +52,7 @@ class BatchBuilder {
     ++rows_;
     if (list_decodes_) decode_.push_back({-1, request, 0, 0});
   }
+  void skip_draft_model() { batch_.skips_draft_model = true; }
   // A row whose token nobody gets.
   void add_wasted(RequestId request, std::int32_t context) {
     add_row(-1, request, context);

@@ -151,12 +151,13 @@ void BlockScheduler::take_prompt(std::int32_t slot, std::int64_t n) {
   counts_.scheduled += n;
 }
 
-void BlockScheduler::take_decode(std::int32_t slot) {
+void BlockScheduler::take_decode(std::int32_t slot, std::int32_t drafted) {
   Sequence& s = sequences_[slot];
-  batch_.add_decode(slot, s.request.id, ++s.computed);
+  s.computed += 1 + drafted;
+  batch_.add_decode(slot, s.request.id, s.computed, drafted);
   s.token_in_flight = true;
   enter_later(slot, s);
-  ++counts_.scheduled;
+  counts_.scheduled += 1 + drafted;
   decoded_.push_back(slot);
 }
 
@@ -218,8 +219,10 @@ void BlockScheduler::swap_in(std::int32_t slot) {
   running_.push_back(slot);
 }
 
+// Without what is drafted, which may yet be rejected.
 void BlockScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
-  const std::int64_t full = std::min<std::int64_t>(s.computed / config_.block_size, limit);
+  const std::int64_t full =
+      std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_->content(s.request));
   pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(full)), s.entered_blocks,
@@ -263,6 +266,7 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
 std::int64_t BlockScheduler::hold() const {
   if (preempted_ || batch_.has_prefill() || batch_.copies()) return 1;
   if (decoded_.empty()) return waiting() == 0 && running_.empty() && batch_.empty() ? kForever : 1;
+  if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);

@@ -56,11 +56,11 @@ class BlockScheduler : public Scheduler {
   const TokenCounts& counts() const final { return counts_; }
   std::int64_t host_blocks() const final { return host_.used(); }
   std::int64_t peak_host_blocks() const final { return host_.peak(); }
-  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const final {
+  std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override {
     return caching() ? cached_prefix(pool_, config_.block_size, request, workload_->content(request), hashes)
                      : 0;
   }
-  std::int64_t kv_used() const final {
+  std::int64_t kv_used() const override {
     if (contiguous()) return regions_.used();
     return quota_ > 0 ? held_ : pool_.used();
   }
@@ -122,7 +122,7 @@ class BlockScheduler : public Scheduler {
   // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);
   void take_prompt(std::int32_t slot, std::int64_t n);
-  void take_decode(std::int32_t slot);
+  void take_decode(std::int32_t slot, std::int32_t drafted = 0);
   // Every running sequence that decodes does, in order; a block that is missing is the last running
   // sequence's, and when none is left after it the sequence itself gives way.
   void decode_or_preempt(bool eager);

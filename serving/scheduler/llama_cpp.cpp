@@ -1,97 +1,304 @@
-// llama.cpp's server (update_slots): a slot of the context for each request, and batches that are filled slot
-// by slot, generating ones first, then prompts. A batch of up to n_batch tokens is computed in pieces of
-// n_ubatch, which are the steps here.
+// llama.cpp's server (update_slots; docs/policies.md): a slot for each request that runs, and batches that
+// are filled with generating slots first, then prompts slot by slot. A batch of up to n_batch tokens is
+// computed in pieces of n_ubatch, which are the steps here. A slot keeps its tokens when its request has
+// ended, for the next one whose prompt begins with them. Slots have a context each, or share one cache.
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
+#include "serving/scheduler/radix_cache.h"
 
 namespace foretoken {
 namespace {
 
+std::int64_t common_prefix(std::span<const TokenRun> a, std::span<const TokenRun> b) {
+  std::int64_t tokens = 0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()) && a[i].content == b[i].content; ++i) {
+    tokens += std::min(a[i].tokens, b[i].tokens);
+    if (a[i].tokens != b[i].tokens) break;
+  }
+  return tokens;
+}
+
 class LlamaCppScheduler final : public BlockScheduler {
  public:
-  using BlockScheduler::BlockScheduler;
+  // caches: cache_prompt. The scheduler below has no part in it.
+  LlamaCppScheduler(const SchedulerParts& parts, const Workload& workload, bool caches)
+      : BlockScheduler(parts),
+        own_(config_.llama_cpp),
+        workload_(workload),
+        caches_(caches && config_.caches_tokens),
+        slots_(static_cast<std::size_t>(config_.max_num_seqs)) {}
+
+  std::span<const std::int32_t> failed() const override { return failed_; }
+  // In the slot that the request would get now, or in any while all are taken.
+  std::int64_t cached_tokens(const Request& request, BlockHashes&) const override {
+    if (!caches_) return 0;
+    token_key(request, workload_.content(request), request.input_len, key_);
+    std::int64_t most = 0;
+    if (const auto slot = choose(request.input_len)) {
+      most = common_prefix(key_, slots_[*slot].tokens);
+    } else {
+      for (const Slot& s : slots_) most = std::max(most, common_prefix(key_, s.tokens));
+    }
+    return std::min<std::int64_t>(most, request.input_len - 1);
+  }
+  std::int64_t kv_used() const override {
+    if (!config_.caches_tokens) return 0;
+    return own_.kv_unified ? pool_.used() - idle_cells_ : running() * blocks_for(config_.max_model_len);
+  }
 
  private:
+  struct Slot {
+    std::int32_t sequence = -1;    // that runs in it; -1: it is idle
+    std::vector<TokenRun> tokens;  // that it holds, while it is idle
+    std::int64_t num_tokens = 0;
+    std::vector<KvBlockPool::Block> cells;  // of the common cache, likewise
+    std::int64_t last_used = -1;
+  };
   struct Part {
-    std::int32_t slot;
+    std::int32_t sequence;
     std::int64_t tokens;
   };
 
   void decide(Picoseconds now) override {
-    is_whole_ = parts_.empty();
-    if (parts_.empty()) form_batch(now);
-    std::int64_t room = config_.llama_cpp.n_ubatch;
-    while (room > 0 && next_ < parts_.size()) {
-      Part& part = parts_[next_];
+    failed_.clear();
+    is_whole_ = false;
+    if (next_ == view_.size()) {
+      // Devices go on with the next batch before this one is out, unless it samples.
+      if (any_in_flight() && view_samples_) return;
+      view_.clear();
+      next_ = 0;
+      note_released();
+      is_whole_ = rest_.empty();
+      if (rest_.empty()) fill_batch(now);
+      form_view(now);
+      is_whole_ = is_whole_ && rest_.empty();
+    }
+    std::int64_t room = own_.n_ubatch;
+    while (room > 0 && next_ < view_.size()) {
+      Part& part = view_[next_];
       const std::int64_t n = std::min(part.tokens, room);
-      if (sequences_[part.slot].decoding)
-        take_decode(part.slot);
+      if (sequences_[part.sequence].decoding)
+        take_decode(part.sequence);
       else
-        take_prompt(part.slot, n);
+        take_prompt(part.sequence, n);
       part.tokens -= n;
       room -= n;
       if (part.tokens == 0) ++next_;
     }
-    if (next_ < parts_.size()) return;
-    parts_.clear();
-    next_ = 0;
   }
 
-  // The tokens of a batch are sampled when all of it is computed, so what samples comes last.
-  void form_batch(Picoseconds now) {
-    while (!waiting_.empty() && has_place()) {
-      if (!admit(now, 0)) break;
-      const std::size_t slot = idle_slot();
-      slots_[slot] = running_.back();
+  // Slots of what the last step ended are free in the order in which the server looks at them.
+  void note_released() {
+    std::sort(released_.begin(), released_.end());
+    for (const std::size_t slot : released_) slots_[slot].last_used = clock_++;
+    released_.clear();
+  }
+
+  void fill_batch(Picoseconds now) {
+    while (!waiting_.empty()) {
+      const Sequence& s = sequences_[waiting_.front()];
+      token_key(s.request, workload_.content(s.request), s.num_tokens, key_);
+      const auto slot = choose(s.num_tokens);
+      if (!slot) break;
+      start(slots_[*slot], now);
     }
     std::int64_t room = config_.max_num_batched_tokens;
-    std::int64_t generating = 0;
-    for (const std::int32_t slot : slots_) generating += slot >= 0 && sequences_[slot].decoding;
-    room -= generating;
-    for (const std::int32_t slot : slots_) {
-      if (slot < 0 || sequences_[slot].decoding || room <= 0) continue;
-      parts_.push_back({slot, std::min(left(sequences_[slot]), room)});
-      room -= parts_.back().tokens;
+    for (const Slot& slot : slots_) {
+      if (slot.sequence < 0 || !sequences_[slot.sequence].decoding) continue;
+      rest_.push_back({slot.sequence, 1});
+      --room;
     }
-    std::stable_partition(parts_.begin(), parts_.end(),
-                          [&](const Part& p) { return p.tokens < left(sequences_[p.slot]); });
-    for (const std::int32_t slot : slots_)
-      if (slot >= 0 && sequences_[slot].decoding) parts_.push_back({slot, 1});
+    for (const Slot& slot : slots_) {
+      if (slot.sequence < 0 || sequences_[slot.sequence].decoding) continue;
+      if (room <= 0) break;
+      Sequence& s = sequences_[slot.sequence];
+      if (own_.kv_unified) keep_first(s);
+      rest_.push_back({slot.sequence, std::min(left(s), room)});
+      room -= rest_.back().tokens;
+    }
   }
 
-  // One that was never used, else the one that has been idle for longest.
-  std::size_t idle_slot() {
-    if (static_cast<std::int64_t>(slots_.size()) < config_.max_num_seqs) {
-      slots_.push_back(-1);
-      return slots_.size() - 1;
+  // What is computed by one llama_decode(): all of the rest, or, where the common cache has no room for it,
+  // what half of the limit takes, when no idle slot is left to be cleared. What is sampled is out when all of
+  // it is computed, so it comes last.
+  void form_view(Picoseconds now) {
+    std::int64_t limit = config_.max_num_batched_tokens;
+    while (own_.kv_unified && config_.caches_tokens && !rest_.empty()) {
+      std::int64_t tokens = 0;
+      for (const Part& p : rest_) tokens += p.tokens;
+      if (std::min(tokens, limit) <= free_blocks()) break;
+      if (limit > 1) {
+        if (!clear_idle_slot()) limit /= 2;
+        continue;
+      }
+      if (any_in_flight()) return;
+      fail_all();
+      fill_batch(now);
+      limit = config_.max_num_batched_tokens;
     }
-    const std::size_t slot = idle_.front();
-    idle_.pop_front();
-    return slot;
+    view_samples_ = false;
+    std::size_t taken = 0;
+    for (; taken < rest_.size() && limit > 0; ++taken) {
+      Part& part = rest_[taken];
+      const std::int64_t n = std::min(part.tokens, limit);
+      if (!grow(sequences_[part.sequence], n)) throw std::logic_error("llama.cpp's cache has no room");
+      view_.push_back({part.sequence, n});
+      limit -= n;
+      part.tokens -= n;
+      if (part.tokens > 0) break;
+    }
+    rest_.erase(rest_.begin(), rest_.begin() + static_cast<std::ptrdiff_t>(taken));
+    const auto decodes = std::stable_partition(
+        view_.begin(), view_.end(), [&](const Part& p) { return !sequences_[p.sequence].decoding; });
+    const auto ends = std::stable_partition(
+        view_.begin(), decodes, [&](const Part& p) { return p.tokens < left(sequences_[p.sequence]); });
+    view_samples_ = ends != view_.end();
+  }
+
+  // By what it holds, else the one that has been idle for longest; key_ are the prompt's tokens.
+  std::optional<std::size_t> choose(std::int64_t prompt) const {
+    std::optional<std::size_t> chosen;
+    float best = 0;
+    std::int64_t most = 0;
+    for (std::size_t i = 0; i < slots_.size() && own_.slot_prompt_similarity > 0; ++i) {
+      const Slot& slot = slots_[i];
+      if (slot.sequence >= 0 || slot.num_tokens == 0) continue;
+      const std::int64_t common = common_prefix(key_, slot.tokens);
+      const float share =
+          static_cast<float>(common) / static_cast<float>(own_.similarity_of_slot ? slot.num_tokens : prompt);
+      if (share <= own_.slot_prompt_similarity || (own_.similarity_of_slot ? common <= most : share <= best))
+        continue;
+      best = share;
+      most = common;
+      chosen = i;
+    }
+    for (std::size_t i = 0; i < slots_.size() && most == 0; ++i) {
+      if (slots_[i].sequence >= 0) continue;
+      const bool older = !chosen || slots_[i].last_used < slots_[*chosen].last_used;
+      if (older || (own_.last_unused_first && slots_[i].last_used == slots_[*chosen].last_used)) chosen = i;
+    }
+    return chosen;
+  }
+
+  // The head of the queue, whose tokens key_ are.
+  void start(Slot& slot, Picoseconds now) {
+    slot.sequence = waiting_.front();
+    Sequence& s = sequences_[slot.sequence];
+    waiting_.pop_front();
+    running_.push_back(slot.sequence);
+    s.state = Sequence::State::kRunning;
+    s.scheduled = now;
+    // The last token of a prompt is computed in any case.
+    const std::int64_t reused =
+        caches_ ? std::min<std::int64_t>(common_prefix(key_, slot.tokens), s.num_tokens - 1) : 0;
+    s.cached_tokens = s.computed = static_cast<std::int32_t>(reused);
+    counts_.reused += reused;
+    if (caches_) {
+      counts_.queried += s.num_tokens;
+      counts_.hit += reused;
+    }
+    slot.tokens.clear();
+    slot.num_tokens = 0;
+    if (!config_.caches_tokens) return;
+    if (own_.kv_unified) {
+      idle_cells_ -= std::ssize(slot.cells);
+      s.blocks.swap(slot.cells);
+      slot.cells.clear();
+    } else {
+      const std::int64_t count = blocks_for(config_.max_model_len);
+      const std::int64_t first = 1 + (&slot - slots_.data()) * count;
+      for (std::int64_t b = 0; b < count; ++b) s.blocks.push_back(static_cast<KvBlockPool::Block>(first + b));
+    }
+    s.capacity = static_cast<std::int32_t>(std::ssize(s.blocks) * config_.block_size);
+  }
+
+  // What else the slot held goes when its prompt is looked at for the first time.
+  void keep_first(Sequence& s) {
+    if (s.capacity <= s.computed || !config_.caches_tokens) return;
+    const auto keep = static_cast<std::size_t>(s.computed);
+    pool_.release(std::span<const KvBlockPool::Block>(s.blocks).subspan(keep), 0);
+    s.blocks.resize(keep);
+    s.capacity = s.computed;
+  }
+
+  bool clear_idle_slot() {
+    for (Slot& slot : slots_) {
+      if (slot.cells.empty()) continue;
+      pool_.release(slot.cells, 0);
+      idle_cells_ -= std::ssize(slot.cells);
+      slot.cells.clear();
+      slot.tokens.clear();
+      slot.num_tokens = 0;
+      return true;
+    }
+    return false;
+  }
+
+  // "Context size has been exceeded": every request that runs gets an error, and every slot is empty.
+  void fail_all() {
+    for (Slot& slot : slots_) {
+      if (slot.sequence < 0) continue;
+      Sequence& s = sequences_[slot.sequence];
+      failed_.push_back(slot.sequence);
+      counts_.discarded += s.computed;
+      pool_.release(s.blocks, 0);
+      s.blocks.clear();
+      s.capacity = 0;
+      slot.sequence = -1;
+      slot.last_used = clock_++;
+    }
+    running_.clear();
+    rest_.clear();
   }
 
   void leave(Sequence& s) override {
-    release(s);
-    const auto of = std::find_if(slots_.begin(), slots_.end(),
-                                 [&](std::int32_t slot) { return slot >= 0 && &sequences_[slot] == &s; });
-    *of = -1;
-    idle_.push_back(static_cast<std::size_t>(of - slots_.begin()));
+    const auto of = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) {
+      return slot.sequence >= 0 && &sequences_[slot.sequence] == &s;
+    });
+    Slot& slot = *of;
+    slot.sequence = -1;
+    released_.push_back(static_cast<std::size_t>(of - slots_.begin()));
+    // Older servers kept the tokens in mind for cache_prompt alone.
+    if (caches_ || (!own_.similarity_of_slot && config_.caches_tokens)) {
+      token_key(s.request, workload_.content(s.request), s.computed, slot.tokens);
+      slot.num_tokens = s.computed;
+    }
+    if (own_.kv_unified) {
+      slot.cells.swap(s.blocks);
+      idle_cells_ += std::ssize(slot.cells);
+    } else if (config_.caches_tokens) {
+      counts_.reserved += s.capacity;
+      counts_.filled += s.computed;
+    }
+    s.blocks.clear();
+    s.capacity = 0;
   }
 
-  std::int64_t repeats() const override { return is_whole_ && parts_.empty() ? kForever : 1; }
+  std::int64_t repeats() const override { return is_whole_ && next_ == view_.size() ? kForever : 1; }
 
-  std::vector<std::int32_t> slots_;  // what runs in each; -1: idle
-  std::deque<std::size_t> idle_;     // in the order in which they became so
-  std::vector<Part> parts_;          // of the batch at hand
-  std::size_t next_ = 0;             // the first that is not computed yet
-  bool is_whole_ = false;            // the step begins a batch
+  const LlamaCppConfig own_;
+  const Workload& workload_;
+  const bool caches_;
+  std::vector<Slot> slots_;
+  std::vector<std::size_t> released_;  // since the last batch
+  std::int64_t clock_ = 0, idle_cells_ = 0;
+  std::vector<Part> rest_, view_;  // of the batch at hand: what is to come, what is computed now
+  std::size_t next_ = 0;           // of the view
+  bool is_whole_ = false;          // the step is a batch
+  bool view_samples_ = false;
+  std::vector<std::int32_t> failed_;
+  mutable std::vector<TokenRun> key_;  // scratch
 };
 
 }  // namespace
 
 std::unique_ptr<Scheduler> make_llama_cpp(const SchedulerParts& parts) {
-  return std::make_unique<LlamaCppScheduler>(parts);
+  SchedulerConfig config = parts.config;
+  config.enable_prefix_caching = false;
+  return std::make_unique<LlamaCppScheduler>(
+      SchedulerParts{config, parts.sequences, parts.pool, parts.windows, parts.list_decodes}, *parts.workload,
+      parts.config.enable_prefix_caching);
 }
 
 }  // namespace foretoken

@@ -72,6 +72,9 @@ class Scheduler {
   virtual std::span<const std::int32_t> sampled() const = 0;
   virtual DecodeGroup* group() { return nullptr; }
   virtual bool preempted() const = 0;  // in the step just decided
+  // Running sequences that the system has answered with an error, while the step was decided: they hold
+  // nothing any more (llama.cpp, whose common cache was full).
+  virtual std::span<const std::int32_t> failed() const { return {}; }
   // For how many steps, this one included, single decisions would repeat the one just made, if nothing
   // arrives. Tokens of the step are not out yet when this is asked.
   virtual std::int64_t hold() const = 0;

@@ -1,7 +1,8 @@
 // vLLM V0's schedulers (core/scheduler.py of 0.6 and 0.7). _schedule_default: prompts first and whole, in
 // steps of their own; decodes preempt the sequence that came last, to be computed again or swapped. By
 // priority, who waits may also preempt who runs (_schedule_priority_preemption). _schedule_chunked_prefill:
-// decodes first, then the prompts that have begun, then new ones, in chunks.
+// decodes first, then the prompts that have begun, then new ones, in chunks. Who decodes speculates in the
+// step that it does so, if few enough run (spec_decode/spec_decode_worker.py).
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -23,23 +24,84 @@ class VllmV0Scheduler final : public BlockScheduler {
  private:
   void decide(Picoseconds now) override {
     reordered_ = left_out_ = false;
-    if (config_.enable_chunked_prefill) return decide_chunks(now);
+    decodes_.clear();
+    if (config_.enable_chunked_prefill)
+      decide_chunks(now);
+    else
+      decide_whole(now);
+    if (config_.draft_tokens == 0) return;
+    const bool speculates = !has_too_many();
+    for (const std::int32_t slot : decodes_) take_decode(slot, speculates ? drafts(sequences_[slot]) : 0);
+    if (!speculates) batch_.skip_draft_model();
+  }
+
+  // Whether anybody drafts is known when it is known who runs.
+  void decode(std::int32_t slot) {
+    decodes_.push_back(slot);
+    if (config_.draft_tokens == 0) take_decode(slot);
+  }
+
+  void decide_whole(Picoseconds now) {
     std::int64_t budget = config_.max_num_batched_tokens;
     // Whoever was swapped goes before all that wait.
     while (swapped_.empty() && !waiting_.empty() && fits(sequences_[waiting_.front()], budget)) {
       if (!admit(now, sequences_[waiting_.front()].num_tokens)) break;
       const std::int64_t n = left(sequences_[running_.back()]);
       take_prompt(running_.back(), n);
+      note_tokens(running_.back());
       budget -= n;
     }
     if (batch_.has_prefill()) return;
     if (config_.by_priority) make_way();
-    decode_or_preempt(true);
+    decode_all();
     while (!preempted_ && !swapped_.empty() && comes_back(sequences_[swapped_.front()])) {
       swap_in(swapped_.front());
       swapped_.pop_front();
-      take_decode(running_.back());
+      decode(running_.back());
     }
+  }
+
+  void decode_all() {
+    eager_ = true;
+    for (std::size_t i = 0; i < running_.size(); ++i) {
+      const std::int32_t slot = running_[i];
+      bool has_room = false;
+      while (!(has_room = append(slot))) {
+        const std::int32_t victim = running_.back();
+        preempt(victim);
+        if (victim == slot) break;
+      }
+      if (has_room) decode(slot);
+    }
+  }
+
+  // Slots for the newest token and for all that may be drafted behind it. As many blocks must be free as the
+  // tokens lie in that the sequence's blocks do not know of, its own included; they stay when drafts are
+  // rejected.
+  bool append(std::int32_t slot) {
+    Sequence& s = sequences_[slot];
+    if (config_.draft_tokens == 0) return grow(s, 1, true);
+    if (!grows_) return true;
+    const std::int64_t end =
+        std::min(s.num_tokens + std::int64_t{config_.draft_tokens}, config_.max_model_len);
+    const std::int64_t touched =
+        (end - 1) / config_.block_size - known_[static_cast<std::size_t>(slot)] / config_.block_size + 1;
+    if (touched > free_blocks() || !grow(s, end - s.computed)) return false;
+    note_tokens(slot);
+    return true;
+  }
+  // The sequence's blocks hold all of its tokens so far, or will when it is computed.
+  void note_tokens(std::int32_t slot) {
+    if (config_.draft_tokens == 0) return;
+    if (known_.size() <= static_cast<std::size_t>(slot)) known_.resize(static_cast<std::size_t>(slot) + 1);
+    known_[static_cast<std::size_t>(slot)] = sequences_[slot].num_tokens;
+  }
+  // Up to max_model_len all are drafted, or none.
+  std::int32_t drafts(const Sequence& s) const {
+    return s.num_tokens + config_.draft_tokens < config_.max_model_len ? s.drafts : 0;
+  }
+  bool has_too_many() const {
+    return config_.disable_by_batch_size > 0 && running() >= config_.disable_by_batch_size;
   }
 
   // A prompt needs free blocks for all of its tokens, those in the prefix cache too.
@@ -83,7 +145,7 @@ class VllmV0Scheduler final : public BlockScheduler {
       const std::int64_t n = chunk(left(sequences_[slot]), budget);
       if (n == 0) break;
       bool has_room = false;
-      while (!(has_room = may_go_on(sequences_[slot]))) {
+      while (!(has_room = sequences_[slot].decoding ? append(slot) : may_go_on(sequences_[slot]))) {
         const std::int32_t victim = running_.back();
         preempt(victim);
         if (victim == slot) break;
@@ -92,8 +154,7 @@ class VllmV0Scheduler final : public BlockScheduler {
       ++next;
       budget -= n;
       if (sequences_[slot].decoding) {
-        grow(sequences_[slot], 1);
-        take_decode(slot);
+        decode(slot);
       } else {
         take_prompt(slot, n);
         prompts_.push_back(slot);
@@ -102,7 +163,7 @@ class VllmV0Scheduler final : public BlockScheduler {
     left_out_ = next < running_.size();
     // Who had no turn is first the next time; then those that decoded, then prompts, the finished ones first.
     running_.erase(running_.begin(), running_.begin() + static_cast<std::ptrdiff_t>(next));
-    running_.insert(running_.end(), decoded_.begin(), decoded_.end());
+    running_.insert(running_.end(), decodes_.begin(), decodes_.end());
     std::stable_partition(prompts_.begin(), prompts_.end(),
                           [this](std::int32_t slot) { return sequences_[slot].decoding; });
     running_.insert(running_.end(), prompts_.begin(), prompts_.end());
@@ -117,6 +178,7 @@ class VllmV0Scheduler final : public BlockScheduler {
       const std::int64_t n = chunk(s.num_tokens - look_up(s), budget);
       if (n == 0 || !admit(now, s.num_tokens)) break;
       take_prompt(running_.back(), n);
+      note_tokens(running_.back());
       budget -= n;
     }
     waiting_.insert(waiting_.begin(), again_.begin(), again_.end());
@@ -136,7 +198,9 @@ class VllmV0Scheduler final : public BlockScheduler {
 
   const PriorityOrder before_;
   bool reordered_ = false, left_out_ = false;
+  std::vector<std::int32_t> decodes_;          // of the step
   std::vector<std::int32_t> prompts_, again_;  // of decide_chunks
+  std::vector<std::int64_t> known_;            // tokens that a sequence's blocks know of, by slot
 };
 
 }  // namespace

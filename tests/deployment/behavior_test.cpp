@@ -36,11 +36,12 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
         std::pair("FasterTransformer 5.3", "fastertransformer"), std::pair("triton", "triton"),
         std::pair("lightllm", "lightllm"), std::pair("fastgen", "deepspeed-fastgen"),
         std::pair("mii-0.2", "deepspeed-fastgen"), std::pair("tgi-2.4.0", "tgi"),
-        std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp"),
-        std::pair("llama-cpp", "llama.cpp"), std::pair("lmdeploy-0.9", "lmdeploy-turbomind"),
-        std::pair("turbomind", "lmdeploy-turbomind"), std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
-        std::pair("nanoflow", "nanoflow"), std::pair("longserve", "loongserve"),
-        std::pair("static", "fastertransformer"), std::pair("triton-dynamic", "triton")})
+        std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp-b4000"),
+        std::pair("llama_cpp 6925", "llama.cpp-b6925"), std::pair("llama-cpp", "llama.cpp"),
+        std::pair("lmdeploy-0.9", "lmdeploy-turbomind"), std::pair("turbomind", "lmdeploy-turbomind"),
+        std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"), std::pair("nanoflow", "nanoflow"),
+        std::pair("longserve", "loongserve"), std::pair("static", "fastertransformer"),
+        std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 

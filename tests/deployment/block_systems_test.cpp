@@ -53,7 +53,7 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
                             Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
                             Expected{"splitwise", SchedulerPolicy::kSplitwise, 2048, 512, 16},
-                            Expected{"llama.cpp", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
+                            Expected{"llama.cpp-b4000", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;
     EXPECT_EQ(c.policy, x.policy) << x.behavior;
@@ -195,8 +195,10 @@ TEST(BlockSystems, LayoutsOfMemory) {
   EXPECT_THAT(refused("triton", [](auto& e) { e.kv_layout = "paged"; }), HasSubstr("use contiguous"));
   EXPECT_THAT(refused("vllm", [](auto& e) { e.kv_layout = "buddy"; }), HasSubstr("modelled with Orca"));
   EXPECT_THAT(refused("sarathi", [](auto& e) { e.kv_layout = "contiguous"; }), HasSubstr("use paged"));
-  EXPECT_THAT(refused("llama.cpp", [](auto& e) { e.kv_reservation = "exact"; }),
+  EXPECT_THAT(refused("llama.cpp-b4000", [](auto& e) { e.kv_reservation = "exact"; }),
               HasSubstr("use max_model_len"));
+  EXPECT_THAT(refused("llama.cpp", [](auto& e) { e.kv_reservation = "exact"; }),
+              HasSubstr("turn kv_unified off"));
 }
 
 // llama.cpp takes what its slots need, and does not start where that is not there.
@@ -212,6 +214,85 @@ TEST(BlockSystems, SlotsOfLlamaCpp) {
   const auto verdict = result(s);
   ASSERT_TRUE(std::holds_alternative<Infeasible>(verdict));
   EXPECT_THAT(std::get<Infeasible>(verdict).reason, HasSubstr("lower --n-parallel"));
+}
+
+// Defaults by build; without one they are the newest's.
+TEST(BlockSystems, BuildsOfLlamaCpp) {
+  const auto config = [](const char* behavior) { return deploy(with(behavior)).scheduler; };
+  const SchedulerConfig newest = config("llama.cpp");
+  EXPECT_TRUE(newest.llama_cpp.kv_unified);
+  EXPECT_TRUE(newest.enable_prefix_caching);
+  EXPECT_EQ(newest.max_num_seqs, 4);
+  EXPECT_EQ(newest.block_size, 1);
+  EXPECT_EQ(newest.reservation, KvReservation::kPaged);
+  EXPECT_EQ(newest.num_blocks, 1 + 131'072) << "the model's context";
+  EXPECT_FLOAT_EQ(newest.llama_cpp.slot_prompt_similarity, 0.1F);
+  EXPECT_FALSE(newest.llama_cpp.similarity_of_slot);
+  const SchedulerConfig before = config("llama.cpp-b6924");
+  EXPECT_FALSE(before.llama_cpp.kv_unified);
+  EXPECT_EQ(before.max_num_seqs, 1);
+  EXPECT_TRUE(before.enable_prefix_caching);
+  EXPECT_FALSE(before.llama_cpp.similarity_of_slot);
+  const SchedulerConfig older = config("llama.cpp-b5000");
+  EXPECT_TRUE(older.enable_prefix_caching);
+  EXPECT_FLOAT_EQ(older.llama_cpp.slot_prompt_similarity, 0.5F);
+  EXPECT_TRUE(older.llama_cpp.similarity_of_slot);
+  EXPECT_FALSE(older.llama_cpp.last_unused_first);
+  EXPECT_FALSE(config("llama.cpp-b4000").enable_prefix_caching);
+}
+
+TEST(BlockSystems, ContextOfLlamaCpp) {
+  Scenario s = with("llama.cpp");
+  s.engine.n_ctx = 16'384;
+  s.engine.max_model_len.reset();
+  EXPECT_EQ(deploy(s).memory.kv_cache_tokens, 16'384);
+  EXPECT_EQ(*deploy(s).scenario.engine.max_model_len, 16'384) << "each slot may take all of it";
+  s.engine.n_parallel = 4;  // without kv_unified it is divided
+  const Deployment d = deploy(s);
+  EXPECT_EQ(*d.scenario.engine.max_model_len, 4096);
+  EXPECT_EQ(d.memory.kv_cache_tokens, 16'384);
+  EXPECT_THAT(serve_command(d), HasSubstr("--parallel 4 --ctx-size 16384"));
+  EXPECT_EQ(scenario_to_json(deploy(d.scenario).scenario), scenario_to_json(d.scenario));
+  s.engine.kv_unified = true;
+  EXPECT_EQ(*deploy(s).scenario.engine.max_model_len, 16'384);
+  const auto refusal = [](const char* behavior, auto change) { return refused(behavior, change); };
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 2048; }),
+              HasSubstr("the context of a slot"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 8192, e.n_parallel = 4; }),
+              HasSubstr("give one"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_reuse = 256; }), HasSubstr("use 0"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_ram = 8192; }), HasSubstr("use 0"));
+  EXPECT_THAT(refusal("llama.cpp-b5000", [](auto& e) { e.kv_unified = true; }), HasSubstr("b6925"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.block_size = 16; }), HasSubstr("token by token"));
+  EXPECT_THAT(refusal("tgi", [](auto& e) { e.cache_prompt = true; }), HasSubstr("llama.cpp"));
+}
+
+// Who drafts under vLLM V0, and what its scheduler learns of it.
+TEST(BlockSystems, SpeculationOfVllmV0) {
+  Scenario s = with("vllm-0.7");
+  s.engine.speculative_config.emplace();
+  SpeculativeSection& section = *s.engine.speculative_config;
+  section.method = "ngram";
+  section.num_speculative_tokens = 4;
+  section.disable_by_batch_size = 8;
+  EXPECT_THAT(error(s), HasSubstr("no default"));
+  section.prompt_lookup_max = 3;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(*d.scenario.engine.speculative_config->prompt_lookup_min, 1);
+  EXPECT_EQ(d.scheduler.draft_tokens, 4);
+  EXPECT_EQ(d.scheduler.lookahead, 0);
+  EXPECT_EQ(d.scheduler.disable_by_batch_size, 8);
+  EXPECT_THAT(serve_command(d), HasSubstr("--speculative-model '[ngram]' --num-speculative-tokens 4 "
+                                          "--ngram-prompt-lookup-max 3 --ngram-prompt-lookup-min 1 "
+                                          "--speculative-disable-by-batch-size 8"));
+  s.engine.behavior = "vllm-0.9";
+  EXPECT_THAT(error(s), HasSubstr("vLLM V0's"));
+  s.engine.behavior = "vllm-0.7";
+  section.method = "draft_model";
+  section.prompt_lookup_max.reset();
+  section.tree_widths = {2, 2};
+  section.num_speculative_tokens.reset();
+  EXPECT_THAT(error(s), HasSubstr("chains alone"));
 }
 
 // Chunks are vLLM V0's default for long contexts, its prefix cache is off until it is asked for.
@@ -283,14 +364,15 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
               HasSubstr("low_chunk_size"));
   EXPECT_THAT(refused("fastgen", [](auto& e) { e.max_num_seqs = 900, e.max_num_batched_tokens = 800; }),
               HasSubstr("below max_num_seqs"));
-  for (const char* behavior : {"lightllm", "fastgen", "tgi", "llama.cpp", "lmdeploy", "nanoflow"}) {
+  for (const char* behavior : {"lightllm", "fastgen", "tgi", "lmdeploy", "nanoflow"}) {
     Scenario s = scenario_on("H100", 2);
     s.engine.behavior = behavior;
     s.engine.tensor_parallel_size = 1;
     s.engine.pipeline_parallel_size = 2;
     EXPECT_TRUE(std::holds_alternative<Infeasible>(result(s))) << behavior;
   }
-  for (const char* behavior : {"vllm-0.7", "orca", "sarathi", "fastertransformer", "triton", "trtllm-1.0"}) {
+  for (const char* behavior :
+       {"vllm-0.7", "orca", "sarathi", "fastertransformer", "triton", "trtllm-1.0", "llama.cpp"}) {
     Scenario s = scenario_on("H100", 2);
     s.engine.behavior = behavior;
     s.engine.tensor_parallel_size = 1;
@@ -338,8 +420,11 @@ TEST(BlockSystems, Commands) {
   EXPECT_THAT(serve_command(deploy(with("tgi"))),
               HasSubstr("text-generation-launcher --model-id llama-3.1-8b --max-total-tokens 4096 "
                         "--max-input-tokens 4095 --max-batch-prefill-tokens 4145"));
-  EXPECT_THAT(serve_command(deploy(with("llama.cpp"))),
+  EXPECT_THAT(serve_command(deploy(with("llama.cpp-b4000"))),
               HasSubstr("llama-server --model MODEL.gguf --parallel 1 --ctx-size 4096 --batch-size 2048"));
+  EXPECT_THAT(serve_command(deploy(with("llama.cpp"))),
+              HasSubstr("--parallel 4 --ctx-size 131072 --batch-size 2048 --ubatch-size 512 --kv-unified "
+                        "--slot-prompt-similarity 0.1 --cache-ram 0"));
   EXPECT_THAT(serve_command(deploy(with("lightllm"))), HasSubstr("--running_max_req_size 1000"));
   for (const char* none : {"orca", "sarathi", "fastertransformer", "triton", "fastgen"})
     EXPECT_THAT(serve_command(deploy(with(none))), HasSubstr("has no command of its own")) << none;

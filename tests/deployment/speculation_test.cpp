@@ -195,5 +195,37 @@ TEST(Speculation, IsReadFromAVllmCommandAndWrittenToOne) {
             resolved_json);
 }
 
+// The draft model computes a prompt beside the target, and a row of each sequence for each token that it
+// drafts; nothing while speculation is off.
+TEST(Speculation, DraftPassesOfVllmV0) {
+  Scenario s = speculating(R"({"num_speculative_tokens": 3})");
+  s.engine.behavior = "vllm-0.7";
+  const Deployment d = deployed(s);
+  std::vector<DraftPass> passes;
+  Batch prompts;
+  const PrefillPart part{0, 0, 100, 0, true};
+  prompts.prefill = std::span(&part, 1);
+  prompts.sampled_rows = 1;
+  draft_passes(prompts, d, passes);
+  ASSERT_EQ(passes.size(), 1u);
+  EXPECT_EQ(passes[0].times, 1);
+  EXPECT_EQ(passes[0].batch.tokens(), 100);
+  Batch decodes;  // two of three sequences draft
+  decodes.decode_sequences = 3;
+  decodes.drafted = 6;
+  decodes.contexts[0] = 600;
+  draft_passes(decodes, d, passes);
+  ASSERT_EQ(passes.size(), 1u);
+  EXPECT_EQ(passes[0].times, 3);
+  EXPECT_EQ(passes[0].batch.tokens(), 2);
+  EXPECT_EQ(passes[0].batch.contexts[0], 396) << "two tokens less than the target's each, on average";
+  decodes.drafted = 0;
+  decodes.skips_draft_model = prompts.skips_draft_model = true;
+  for (const Batch& batch : {decodes, prompts}) {
+    draft_passes(batch, d, passes);
+    EXPECT_TRUE(passes.empty());
+  }
+}
+
 }  // namespace
 }  // namespace foretoken

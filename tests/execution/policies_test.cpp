@@ -73,7 +73,8 @@ std::vector<Case> pipelines() {
        with(tight, {{"capacity_scheduler_policy", "max_utilization"}, {"enable_chunked_context", true}}),
        true},
       {"trtllm-1.0", with(tight, {{"enable_chunked_context", true}}), false},
-      {"fastertransformer", with(whole, {{"remove_padding", false}}), false}};
+      {"fastertransformer", with(whole, {{"remove_padding", false}}), false},
+      {"llama.cpp", with({{"n_parallel", 3}, {"max_num_seqs", 3}}, {{"n_ubatch", 20}}), false}};
 }
 
 Json scenario(const Json& engine) {
@@ -100,6 +101,30 @@ TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
     EXPECT_EQ(served.rejected, 0);
     EXPECT_EQ(served.metrics.preemptions > 0, c.preempts);
     expect_the_same_schedule(served, recording, json);
+  }
+}
+
+// Slots with a context each, and with one cache that has to give up what idle slots keep.
+TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
+  const auto shared = [](const Json& engine) {
+    Json json = scenario(engine);
+    json["workload"]["shared_prefix"] = {{"groups", 2}, {"users_per_group", 4}, {"prefix_len", 48}};
+    json["workload"]["input_len"] = {{"value", 70}};
+    return json;
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(shared(Json::object()), served, plain);
+  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}},
+      common = slots;
+  common.update({{"kv_unified", true}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}, {"n_ctx", 470}});
+  for (const Json& engine : {slots, common}) {
+    SCOPED_TRACE(engine.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(shared(engine), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_GT(served.reused_tokens, 100);
+    expect_the_same_schedule(served, recording, shared(engine));
   }
 }
 

@@ -199,6 +199,15 @@ TEST(Speculation, LooksUpNgrams) {
   EXPECT_GT(looked.counts.drafted, 0);
   EXPECT_GT(looked.counts.accepted, 0);
   EXPECT_LT(looked.counts.verifications, looked.served.metrics.total_output_tokens) << "not always";
+  const Json v0{{"behavior", "vllm-0.7"},
+                {"enforce_eager", true},
+                {"max_num_batched_tokens", 256},
+                {"num_gpu_blocks_override", 40}};
+  Json few = ngram;
+  few["disable_by_batch_size"] = 4;
+  const Executed tight = execute(scenario("dense", v0, longer), few);
+  EXPECT_EQ(plain.tokens, tight.tokens);
+  EXPECT_GT(tight.counts.accepted, 0);
 }
 
 TEST(Speculation, RanksAndThreadsAgree) {
@@ -245,6 +254,11 @@ TEST(Speculation, IsRefusedByNameWhereItIsNotExecuted) {
                 execute(sharing, ngram);
               }),
               HasSubstr("data-parallel ranks"));
+  EXPECT_THAT(error_of([&] {
+                execute(scenario("moe", {{"behavior", "vllm-0.7"}, {"max_num_batched_tokens", 256}}),
+                        itself("moe", 2));
+              }),
+              HasSubstr("a draft model under vLLM V0"));
   Json along = two;
   along["engine"].update(Json{{"tensor_parallel_size", 2}, {"enable_sequence_parallelism", true}});
   EXPECT_THAT(error_of([&] { execute(along, itself("moe", 2)); }), HasSubstr("sequence parallelism"));

@@ -186,9 +186,10 @@ TEST(PipelinePolicies, WhoIsInFlightIsNotPreempted) {
 // Steps of a fixed length, checked for sequences in two of them at once and for slots beyond their blocks.
 class Inspector : public Backend {
  public:
-  // Under SGLang and TensorRT-LLM parts of one prompt may be in several steps; SGLang counts pages elsewhere.
+  // Under SGLang, TensorRT-LLM and llama.cpp parts of one prompt may be in several steps; SGLang counts pages
+  // elsewhere.
   Inspector(int depth, SchedulerPolicy policy)
-      : chunks_follow_(!toy::is_block_policy(policy)),
+      : chunks_follow_(!toy::is_block_policy(policy) || policy == SchedulerPolicy::kLlamaCpp),
         names_capacity_(policy != SchedulerPolicy::kSglang),
         share_(1000 / depth) {}
   std::span<const std::int64_t> windows() const override { return windows_; }
@@ -293,8 +294,7 @@ TEST(PipelinePolicies, RefusedByNameElsewhere) {
   };
   for (const SchedulerPolicy p :
        {SchedulerPolicy::kTgi, SchedulerPolicy::kFastgen, SchedulerPolicy::kLightllm,
-        SchedulerPolicy::kLlamaCpp, SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
-        SchedulerPolicy::kNanoflow})
+        SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch, SchedulerPolicy::kNanoflow})
     EXPECT_EQ(where(p), "pipeline_parallel_size");
   for (const SchedulerPolicy p :
        {SchedulerPolicy::kSglang, SchedulerPolicy::kTrtllm, SchedulerPolicy::kStaticBatch})

@@ -11,11 +11,12 @@ bool is_block_policy(SchedulerPolicy policy) {
 
 bool has_prefix_cache(SchedulerPolicy policy) {
   return policy == SchedulerPolicy::kVllmV1 || policy == SchedulerPolicy::kSglang ||
-         policy == SchedulerPolicy::kTrtllm || policy == SchedulerPolicy::kVllmV0;
+         policy == SchedulerPolicy::kTrtllm || policy == SchedulerPolicy::kVllmV0 ||
+         policy == SchedulerPolicy::kLlamaCpp;
 }
 
 bool preempts(SchedulerPolicy policy) {
-  return has_prefix_cache(policy) || policy == SchedulerPolicy::kVllmV0 ||
+  return (has_prefix_cache(policy) && policy != SchedulerPolicy::kLlamaCpp) ||
          policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen ||
          policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
          policy == SchedulerPolicy::kNanoflow || policy == SchedulerPolicy::kSplitwise;
@@ -133,11 +134,21 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       more_memory();
       break;
     case SchedulerPolicy::kLlamaCpp:
-      c.reservation = KvReservation::kMaxModelLen;
       c.max_num_seqs = std::min<std::int64_t>(c.max_num_seqs, 6);
       c.llama_cpp.n_ubatch = chance(0.3) ? pick(1, 6) : pick(7, 60);
+      c.enable_prefix_caching = chance(0.7);
+      c.llama_cpp.slot_prompt_similarity = chance(0.3) ? 0 : 0.1F * static_cast<float>(pick(1, 6));
+      c.llama_cpp.similarity_of_slot = chance(0.3);
+      c.llama_cpp.last_unused_first = chance(0.7);
+      c.llama_cpp.kv_unified = chance(0.4);
       all_decode();
-      more_memory();
+      if (c.llama_cpp.kv_unified) {  // room for all, or some are answered with errors
+        c.block_size = 1;
+        c.num_blocks = 1 + (chance(0.6) ? c.max_num_seqs * c.max_model_len : pick(1, 3) * c.max_model_len);
+        break;
+      }
+      c.reservation = KvReservation::kMaxModelLen;
+      c.num_blocks = 1 + c.max_num_seqs * ((c.max_model_len + c.block_size - 1) / c.block_size);
       break;
     case SchedulerPolicy::kTurbomind:
       all_decode();

@@ -19,9 +19,9 @@ inline constexpr SchedulerPolicy kBlockPolicies[] = {
     SchedulerPolicy::kNanoflow,  SchedulerPolicy::kSplitwise};
 
 inline constexpr SchedulerPolicy kPipelinePolicies[] = {
-    SchedulerPolicy::kVllmV1,     SchedulerPolicy::kSglang, SchedulerPolicy::kTrtllm,
-    SchedulerPolicy::kVllmV0,     SchedulerPolicy::kOrca,   SchedulerPolicy::kSarathi,
-    SchedulerPolicy::kStaticBatch};
+    SchedulerPolicy::kVllmV1,      SchedulerPolicy::kSglang,  SchedulerPolicy::kTrtllm,
+    SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,    SchedulerPolicy::kSarathi,
+    SchedulerPolicy::kStaticBatch, SchedulerPolicy::kLlamaCpp};
 
 bool is_block_policy(SchedulerPolicy policy);
 bool has_prefix_cache(SchedulerPolicy policy);

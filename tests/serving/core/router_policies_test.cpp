@@ -164,6 +164,7 @@ ServeOptions llama_cpp(std::int64_t n_parallel, std::int64_t n_batch, std::int64
   ServeOptions o = policy(SchedulerPolicy::kLlamaCpp, 25 * n_parallel, 4, n_batch, n_parallel);
   config(o).reservation = KvReservation::kMaxModelLen;
   config(o).llama_cpp.n_ubatch = n_ubatch;
+  config(o).llama_cpp.last_unused_first = false;
   return o;
 }
 
@@ -196,6 +197,100 @@ TEST(LlamaCpp, TheLongestIdleSlotIsTaken) {
   w.add(500, 4, 1);
   EXPECT_THAT(run(w, llama_cpp(2, 6, 6)).batches,
               ElementsAre("p1:4/0 p0:2/0!", "p1:2/4 p2:4/0!", "p1:6/6", "p1:2/12!"));
+}
+
+// As of December 2025.
+ServeOptions caching_slots(std::int64_t n_parallel) {
+  ServeOptions o = llama_cpp(n_parallel, 8, 8);
+  config(o).enable_prefix_caching = true;
+  config(o).llama_cpp.last_unused_first = true;
+  return o;
+}
+
+// Content 7 is the beginning that prompts share. Slot 1 is taken first, and keeps 6 tokens and one of the
+// answer; 5 of request 1's 8 are there. Request 2 begins like nothing and takes slot 0; request 3 finds 5 in
+// what request 1 left, request 4 its whole prompt, whose last token is computed.
+TEST(LlamaCpp, ASlotKeepsItsTokensForThePromptThatBeginsWithThem) {
+  ListWorkload w;
+  w.add(0, 6, 2, {{7, 6}});
+  w.add(5000, 8, 1, {{7, 5}});
+  w.add(9000, 4, 1, {{9, 4}});
+  w.add(12000, 6, 1, {{7, 6}});
+  w.add(15000, 6, 1, {{7, 6}});
+  const Served r = run(w, caching_slots(2));
+  EXPECT_THAT(r.batches, ElementsAre("p0:6/0!", "d0@7", "p1:3/5!", "p2:4/0!", "p3:1/5!", "p4:1/5!"));
+  EXPECT_EQ(r.result.reused_tokens, 15);
+}
+
+// 3 tokens are more than a tenth of the prompt's 8, and less than half of the slot's 7.
+TEST(LlamaCpp, OlderServersMeasureTheSlotNotThePrompt) {
+  ListWorkload w;
+  w.add(0, 6, 2, {{7, 6}});
+  w.add(5000, 8, 1, {{7, 3}});
+  ServeOptions o = caching_slots(2);
+  EXPECT_THAT(run(w, o).batches, ElementsAre("p0:6/0!", "d0@7", "p1:5/3!"));
+  config(o).llama_cpp.similarity_of_slot = true;
+  config(o).llama_cpp.slot_prompt_similarity = 0.5F;
+  EXPECT_THAT(run(w, o).batches, ElementsAre("p0:6/0!", "d0@7", "p1:8/0!"));
+}
+
+ServeOptions unified(std::int64_t cells) {
+  ServeOptions o = caching_slots(2);
+  SchedulerConfig& c = config(o);
+  c.reservation = KvReservation::kPaged;
+  c.block_size = 1;
+  c.num_blocks = cells + 1;
+  c.max_model_len = cells;
+  c.llama_cpp.kv_unified = true;
+  return o;
+}
+
+// Of 12 tokens slot 1 keeps 6; request 1 takes slot 0 and needs 7, so slot 1 is emptied. Request 2 takes it
+// and finds nothing, and request 3 finds what slot 0 has kept.
+TEST(LlamaCpp, IdleSlotsMakeRoomInACommonCache) {
+  ListWorkload w;
+  w.add(0, 5, 2, {{7, 5}});
+  w.add(5000, 7, 1, {{9, 7}});
+  w.add(8000, 5, 1, {{7, 5}});
+  w.add(9500, 7, 1, {{9, 7}});
+  EXPECT_THAT(run(w, unified(12)).batches, ElementsAre("p0:5/0!", "d0@6", "p1:7/0!", "p2:5/0!", "p3:1/6!"));
+}
+
+// A token is free where two are wanted: the batch is computed token by token. Request 1 ends with its own,
+// and its slot makes room for request 0.
+TEST(LlamaCpp, ABatchWithoutRoomIsHalved) {
+  ListWorkload w;
+  w.add(0, 5, 5);
+  w.add(0, 4, 3);
+  EXPECT_THAT(run(w, unified(11)).batches,
+              ElementsAre("p0:4/0 p1:4/0!", "p0:1/4! d1@5", "d1@6", "d0@6", "d0@7", "d0@8", "d0@9"));
+}
+
+// Nothing is free and nobody idle: both requests get an error, and who waits starts.
+TEST(LlamaCpp, ACommonCacheThatIsFullFailsAllThatRun) {
+  ListWorkload w;
+  w.add(0, 5, 5);
+  w.add(0, 4, 5);
+  w.add(0, 3, 1);
+  const Served r = run(w, unified(10));
+  EXPECT_EQ(r.batches.back(), "p2:3/0!");
+  EXPECT_EQ(r.batches.size(), 3);
+  EXPECT_EQ(r.result.rejected, 2);
+  EXPECT_EQ(r.result.metrics.completed, 1);
+  EXPECT_THAT(r.result.rejected_reason, HasSubstr("Context size has been exceeded"));
+}
+
+// Two stages of 500. Pieces follow each other, also into the next batch, as the first one samples nothing;
+// the token is out at 2500, when its decode starts.
+TEST(LlamaCpp, PiecesOfABatchFillAPipeline) {
+  ListWorkload w;
+  w.add(0, 14, 2);
+  ServeOptions o = llama_cpp(1, 8, 4);
+  config(o).pipeline_depth = 2;
+  toy::BatchLog log(1000, 0.5);
+  serve(w, log, o);
+  EXPECT_THAT(log.batches, ElementsAre("p0:4/0", "p0:4/4", "p0:4/8", "p0:2/12!", "d0@15"));
+  EXPECT_THAT(log.starts, ElementsAre(0, 500, 1000, 1500, 2500));
 }
 
 }  // namespace

@@ -149,6 +149,64 @@ TEST(Speculation, WhatFitsPlainlyFitsWithDrafts) {
   }
 }
 
+ServeOptions vllm_v0(int drafts, std::int64_t usable_blocks = 199) {
+  ServeOptions o = speculating(drafts, usable_blocks + 1, 100);
+  SchedulerConfig& c = o.engines[0].scheduler;
+  c.policy = SchedulerPolicy::kVllmV0;
+  c.enable_chunked_prefill = c.enable_prefix_caching = false;
+  c.max_model_len = 100;
+  c.lookahead = 0;
+  return o;
+}
+
+// Prompts go by themselves, and nobody speculates beside them.
+TEST(SpeculationOfVllmV0, DecodesAlone) {
+  ListWorkload w;
+  w.add(0, 5, 8);
+  w.add(500, 4, 3);
+  EXPECT_THAT(log(w, vllm_v0(3), 3, 2).batches,
+              ElementsAre("p0:5/0!", "p1:4/0!", "d0@9+3 d1@8+3", "d0@12+3", "d0@15+3"));
+}
+
+// In chunks who decodes speculates beside prompts; of the step's 6 tokens it takes one.
+TEST(SpeculationOfVllmV0, BesideChunks) {
+  ServeOptions o = vllm_v0(3);
+  o.engines[0].scheduler.enable_chunked_prefill = true;
+  o.engines[0].scheduler.max_num_batched_tokens = 6;
+  o.engines[0].scheduler.max_num_seqs = 4;
+  ListWorkload w;
+  w.add(0, 5, 4);
+  w.add(500, 7, 1);
+  EXPECT_THAT(log(w, o, 3, 0).batches, ElementsAre("p0:5/0!", "p1:5/0 d0@9+3", "p1:2/5! d0@10+3", "d0@11+3"));
+}
+
+// 7 + 3 is not below 10: all are drafted or none.
+TEST(SpeculationOfVllmV0, NothingIsDraftedNearMaxModelLen) {
+  ListWorkload w;
+  w.add(0, 4, 100);
+  ServeOptions o = vllm_v0(3);
+  o.engines[0].scheduler.max_model_len = 10;
+  EXPECT_THAT(log(w, o, 3, 1).batches, ElementsAre("p0:4/0!", "d0@8+3", "d0@7", "d0@8", "d0@9"));
+}
+
+TEST(SpeculationOfVllmV0, IsOffWhileTooManyRun) {
+  ListWorkload w;
+  w.add(0, 4, 4);
+  w.add(0, 4, 2);
+  ServeOptions o = vllm_v0(3);
+  o.engines[0].scheduler.disable_by_batch_size = 2;
+  EXPECT_THAT(log(w, o, 3, 0).batches, ElementsAre("p0:4/0! p1:4/0!", "d0@5 d1@5", "d0@9+3", "d0@10+3"));
+}
+
+// The second decode's tokens 5 to 9 lie in blocks 1 and 2, which the request has; two must be free all the
+// same.
+TEST(SpeculationOfVllmV0, WantsFreeBlocksForAllThatItTouches) {
+  ListWorkload w;
+  w.add(0, 4, 3);
+  EXPECT_THAT(log(w, vllm_v0(4, 5), 4, 0).batches, ElementsAre("p0:4/0!", "d0@9+4", "d0@10+4"));
+  EXPECT_THAT(log(w, vllm_v0(4, 4), 4, 0).batches, ElementsAre("p0:4/0!", "d0@9+4", "p0:6/0!"));
+}
+
 // Small pools and budgets, so that preemption, eviction and cut drafts are common.
 struct Random {
   ListWorkload workload;
@@ -181,6 +239,15 @@ Random random_scenario(std::uint64_t seed, SchedulerPolicy policy) {
     c.sglang.schedule_policy = chance(0.5) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
     c.sglang.schedule_conservativeness = chance(0.3) ? 0.1 : 1;
     c.sglang.scheduler_recv_interval = chance(0.2) ? 5 : 1;
+  } else if (policy == SchedulerPolicy::kVllmV0) {
+    c.lookahead = 0;
+    c.disable_by_batch_size = chance(0.3) ? pick(2, 10) : 0;
+    c.enable_chunked_prefill = chance(0.4);
+    c.watermark = chance(0.3) ? 0.05 : 0;
+    c.by_priority = !c.enable_chunked_prefill && chance(0.2);
+    c.max_num_batched_tokens = c.enable_chunked_prefill ? c.max_num_batched_tokens + c.max_num_seqs
+                                                        : std::max(c.max_num_batched_tokens, c.max_model_len);
+    c.max_num_batched_tokens = (c.max_num_batched_tokens + c.block_size - 1) / c.block_size * c.block_size;
   } else if (policy == SchedulerPolicy::kTrtllm) {
     c.max_num_batched_tokens += c.block_size + c.draft_tokens;
     c.trtllm.capacity_scheduler_policy = chance(0.6)   ? TrtllmConfig::Capacity::kMaxUtilization
@@ -211,10 +278,11 @@ Random random_scenario(std::uint64_t seed, SchedulerPolicy policy) {
 class EveryPolicy : public testing::TestWithParam<SchedulerPolicy> {};
 INSTANTIATE_TEST_SUITE_P(Schedulers, EveryPolicy,
                          testing::Values(SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
-                                         SchedulerPolicy::kTrtllm),
+                                         SchedulerPolicy::kTrtllm, SchedulerPolicy::kVllmV0),
                          [](const auto& policy) {
                            return std::string(policy.param == SchedulerPolicy::kVllmV1   ? "Vllm"
                                               : policy.param == SchedulerPolicy::kSglang ? "Sglang"
+                                              : policy.param == SchedulerPolicy::kVllmV0 ? "VllmV0"
                                                                                          : "Trtllm");
                          });
 

@@ -216,7 +216,8 @@ TEST(VllmV0, RefusesWhatItDoesNotHave) {
                 c.max_num_batched_tokens = 98;
               }),
               HasSubstr("no multiple of the 4 tokens of a block"));
-  EXPECT_THAT(refused([](SchedulerConfig& c) { c.draft_tokens = 2; }), HasSubstr("speculative_config"));
+  EXPECT_THAT(refused([](SchedulerConfig& c) { c.draft_tokens = 2, c.pipeline_depth = 2; }),
+              HasSubstr("speculative_config"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.beam_width = 2; }), HasSubstr("beam_width"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.lora.max_loras = 2; }), HasSubstr("lora"));
   EXPECT_THAT(refused([](SchedulerConfig& c) { c.pipeline_depth = 200; }),
