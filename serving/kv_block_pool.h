@@ -46,6 +46,9 @@ class KvBlockPool {
     blank_.insert(blank_.end(), blocks.begin(), blocks.end());
   }
 
+  // How many of a sequence's blocks, the first `entered` of which are in the prefix cache, others hold too.
+  std::int64_t shared(std::span<const Block> blocks, std::int64_t entered) const;
+
   // Hashes that are one more than the one before them, up to a multiple of this, share a segment.
   static constexpr std::size_t kSegment = 8;
 

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "serving/scheduler/policies.h"
 
@@ -29,14 +30,19 @@ class TurbomindScheduler final : public BlockScheduler {
   void decide(Picoseconds now) override {
     join();
     if (running_.empty()) return;
+    if (caching())
+      for (const std::int32_t slot : running_) match(sequences_[slot], now);
     budget_ = budget();
     victims_.clear();
+    reopened_.clear();
+    opened_ = 0;
     evictable_ = 0;
     was_active_.swap(active_);
     active_.assign(was_active_.size(), false);
     out_of_tokens_ = false;
     last_ = running_.size();
     for (std::size_t i = 0; i < last_; ++i) serve(i, now);
+    for (const std::int32_t slot : reopened_) find_again(sequences_[slot]);
     for (const std::int32_t slot : running_) {
       if (active_[static_cast<std::size_t>(slot)] || !was_active_[static_cast<std::size_t>(slot)]) continue;
       ++sequences_[slot].preemptions;
@@ -54,6 +60,15 @@ class TurbomindScheduler final : public BlockScheduler {
       if (place >= active_.size()) active_.resize(place + 1);
       active_[place] = false;
     }
+  }
+
+  // A member that has nothing in the cache takes what of its prompt is there, all but the last token, and
+  // holds it whether it has a turn in this step or not.
+  void match(Sequence& s, Picoseconds now) {
+    if (s.computed > 0 || !s.blocks.empty() || s.num_tokens > s.request.input_len + 1) return;
+    const std::int64_t most = (s.request.input_len - 1) / config_.block_size;
+    const std::int64_t found = take_cached(s, std::min<std::int64_t>(most, s.shared_blocks));
+    if (found > 0) start(s, found * config_.block_size, now);
   }
 
   // Enough for all prompts in max_prefill_iters steps, never less than those of the last steps asked for.
@@ -77,10 +92,7 @@ class TurbomindScheduler final : public BlockScheduler {
       return;
     }
     if (!find_blocks(s, i)) return;
-    if (s.cached_tokens < 0) {
-      s.cached_tokens = 0;
-      s.scheduled = now;
-    }
+    if (s.cached_tokens < 0) start(s, 0, now);
     active_[static_cast<std::size_t>(slot)] = true;
     const std::int64_t n = std::min(left(s), budget_);
     budget_ -= n;
@@ -96,8 +108,7 @@ class TurbomindScheduler final : public BlockScheduler {
     const std::int64_t missing = need - free_blocks();
     std::size_t last = last_;
     std::int64_t gained = 0;
-    while (missing > evictable_ + gained && last > i + 1)
-      gained += static_cast<std::int64_t>(sequences_[running_[--last]].blocks.size());
+    while (missing > evictable_ + gained && last > i + 1) gained += freed_by(sequences_[running_[--last]]);
     if (missing > evictable_ + gained) return false;
     for (; last_ > last; --last_) victims_.push_back(running_[last_ - 1]);
     evictable_ += gained;
@@ -109,9 +120,16 @@ class TurbomindScheduler final : public BlockScheduler {
     return true;
   }
 
+  // Blocks that nobody else holds.
+  std::int64_t freed_by(const Sequence& s) const {
+    const auto held = static_cast<std::int64_t>(s.blocks.size());
+    return caching() ? held - pool_.shared(s.blocks, s.entered_blocks) : held;
+  }
+
   // The least recently used first: of who came last the tail.
   void evict(std::int64_t count) {
     evictable_ -= count;
+    if (caching()) return evict_cached(count);
     for (const std::int32_t slot : victims_) {
       Sequence& s = sequences_[slot];
       for (; count > 0 && !s.blocks.empty(); --count) {
@@ -128,6 +146,36 @@ class TurbomindScheduler final : public BlockScheduler {
     }
   }
 
+  // All that victims have joins the blocks that were given up before, in that order, as far as it is needed;
+  // what of it is left when the step has been decided is theirs again.
+  void evict_cached(std::int64_t count) {
+    for (; count > 0 && opened_ < victims_.size(); ++opened_) {
+      Sequence& s = sequences_[victims_[opened_]];
+      const std::int64_t before = free_blocks();
+      enter_blocks(s, std::numeric_limits<std::int32_t>::max());
+      release(s);
+      const std::int64_t gained = free_blocks() - before;
+      evictable_ += std::min(count, gained) - gained;
+      count -= gained;
+      reopened_.push_back(victims_[opened_]);
+    }
+  }
+  void find_again(Sequence& s) {
+    const std::int64_t found =
+        std::min<std::int64_t>(take_cached(s, s.computed / config_.block_size) * config_.block_size, s.computed);
+    counts_.discarded += s.computed - found;
+    if (found < s.computed) s.decoding = false;
+    s.computed = static_cast<std::int32_t>(found);
+  }
+
+  // What was not filled, too, stays where it is until it is the least recently used.
+  void leave(Sequence& s) override {
+    if (!caching()) return release(s);
+    pool_.release(s.blocks, s.entered_blocks);
+    s.blocks.clear();
+    s.capacity = s.entered_blocks = 0;
+  }
+
   // Who finds no blocks finds none before somebody ends: those that are free or held by later members become
   // no more. Who lost its turn may have it again in the next step.
   std::int64_t repeats() const override { return victims_.empty() && !out_of_tokens_ ? kForever : 1; }
@@ -142,6 +190,8 @@ class TurbomindScheduler final : public BlockScheduler {
   std::deque<std::int64_t> minimum_;         // of the last max_prefill_iters steps, the oldest first
   std::vector<bool> active_, was_active_;    // by slot: in this step, in the one before
   std::vector<std::int32_t> victims_;        // of this step, in the order in which their blocks go
+  std::vector<std::int32_t> reopened_;       // of these who gave all up, to have again what is not taken
+  std::size_t opened_ = 0;                   // how many of the victims those are
   std::int64_t budget_ = 0, evictable_ = 0;  // tokens left in the step; blocks of the victims
   std::size_t last_ = 0;                     // members from here on are left out
   bool out_of_tokens_ = false;               // before all members had their turn
