@@ -15,6 +15,9 @@ struct System {
   int block_size;
   bool chunks, in_python;
   std::string_view source;
+  // Of a later version of another one of these, whose family it is: from which major version on.
+  std::string_view family = {};
+  int since = 0;
 };
 
 // Block sizes and memory shares are each system's own defaults (docs/policies.md).
@@ -68,6 +71,18 @@ constexpr System kSystems[] = {{"orca",
                                 false,
                                 true,
                                 "LightLLM of 2023, server/router"},
+                               {"lightllm-1.0",
+                                "LightLLM 1.0",
+                                {},
+                                SchedulerPolicy::kLightllm,
+                                MemoryRule::kStaticShare,
+                                0.9,
+                                1,
+                                true,
+                                true,
+                                "LightLLM of 2025, server/router (chunked_prefill, dynamic_prompt)",
+                                "lightllm",
+                                1},
                                {"deepspeed-fastgen",
                                 "DeepSpeed-FastGen",
                                 {"fastgen", "deepspeed-mii", "mii"},
@@ -88,6 +103,18 @@ constexpr System kSystems[] = {{"orca",
                                 false,
                                 true,
                                 "Text Generation Inference 2, router/src/infer/v3"},
+                               {"tgi-3",
+                                "Text Generation Inference 3",
+                                {"text-generation-inference-3"},
+                                SchedulerPolicy::kTgi,
+                                MemoryRule::kShareOfRest,
+                                0.9,
+                                1,
+                                true,
+                                true,
+                                "Text Generation Inference 3, backends/v3 (queue.rs, backend.rs, radix.rs)",
+                                "tgi",
+                                3},
                                {"lmdeploy-pytorch",
                                 "LMDeploy's PyTorch engine",
                                 {},
@@ -149,34 +176,50 @@ constexpr System kSystems[] = {{"orca",
                                 false,
                                 "llama.cpp of 2024, examples/server (update_slots)"}};
 
-bool is_called(const System& s, std::string_view text) {
-  const auto is = [&](std::string_view name) {
-    // A version may follow: its rules are the ones that are modelled.
-    return !name.empty() && text.starts_with(name) &&
-           (text.size() == name.size() || text.substr(name.size()).find_first_of("-_ =") == 0);
+// The version behind one of its names: its rules are the ones that are modelled. -1: another system's name.
+int version_of(const System& s, std::string_view text) {
+  const auto of = [&](std::string_view name) {
+    if (name.empty() || !text.starts_with(name)) return -1;
+    const std::string_view rest = text.substr(name.size());
+    if (!rest.empty() && rest.find_first_of("-_ =") != 0) return -1;
+    int major = 0;
+    for (const char c : rest.substr(std::min(rest.size(), rest.find_first_not_of("-_ =v")))) {
+      if (c < '0' || c > '9') break;
+      major = std::min(major * 10 + (c - '0'), 1'000'000);
+    }
+    return major;
   };
-  return is(s.name) || std::any_of(s.aliases.begin(), s.aliases.end(), is);
+  int version = of(s.name);
+  for (const std::string_view alias : s.aliases) version = std::max(version, of(alias));
+  return version;
 }
 
 }  // namespace
 
 std::optional<Behavior> find_block_system(std::string_view text) {
-  for (const System& s : kSystems) {
-    if (!is_called(s, text)) continue;
-    Behavior b;
-    b.name = b.family = s.name;
-    b.policy = s.policy;
-    b.memory_rule = s.rule;
-    b.gpu_memory_utilization = s.memory_share;
-    b.block_size = s.block_size;
-    b.chunked_prefill = s.chunks;
-    b.prefix_caching = b.reserve_full_prompt = false;
-    b.async_scheduling = b.overlaps_operators = s.policy == SchedulerPolicy::kNanoflow;
-    b.source = s.source;
-    b.in_python = s.in_python;
-    return b;
-  }
-  return std::nullopt;
+  const auto called = std::find_if(std::begin(kSystems), std::end(kSystems),
+                                   [&](const System& s) { return s.since == 0 && version_of(s, text) >= 0; });
+  if (called == std::end(kSystems)) return std::nullopt;
+  const int version = version_of(*called, text);
+  const System* chosen = called;
+  for (const System& later : kSystems)
+    if (later.family == called->name && version >= later.since) chosen = &later;
+  const System& s = *chosen;
+  Behavior b;
+  b.name = s.name;
+  b.family = called->name;
+  b.major = s.since;
+  b.policy = s.policy;
+  b.memory_rule = s.rule;
+  b.gpu_memory_utilization = s.memory_share;
+  b.block_size = s.block_size;
+  b.chunked_prefill = s.chunks;
+  b.prefix_caching = s.since > 0;
+  b.reserve_full_prompt = false;
+  b.async_scheduling = b.overlaps_operators = s.policy == SchedulerPolicy::kNanoflow;
+  b.source = s.source;
+  b.in_python = s.in_python;
+  return b;
 }
 
 std::vector<std::string> block_system_names() {

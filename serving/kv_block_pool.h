@@ -22,6 +22,8 @@ class KvBlockPool {
   std::int64_t usable() const { return num_blocks_ - 1; }
   std::int64_t free() const { return num_blocks_ - fresh_ + std::ssize(blank_) + queued_; }
   std::int64_t used() const { return usable() - free(); }
+  // Free ones that go before all that were released with something in them.
+  std::int64_t blank() const { return num_blocks_ - fresh_ + std::ssize(blank_); }
 
   // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
   // free() >= count.

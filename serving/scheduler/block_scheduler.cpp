@@ -99,21 +99,25 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   waiting_.pop_front();
   running_.push_back(slot);
   s.entered_blocks = static_cast<std::int32_t>(hits_);
-  start(s, std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1), now);
+  reuse(s, std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1));
+  start(s, now);
   hits_ = free_hits_ = 0;
   return true;
 }
 
-void BlockScheduler::start(Sequence& s, std::int64_t cached, Picoseconds now) {
-  s.state = Sequence::State::kRunning;
+void BlockScheduler::reuse(Sequence& s, std::int64_t cached) {
   s.computed = static_cast<std::int32_t>(cached);
   counts_.reused += cached;
+}
+
+void BlockScheduler::start(Sequence& s, Picoseconds now) {
+  s.state = Sequence::State::kRunning;
   if (s.cached_tokens >= 0) return;
   s.cached_tokens = s.computed;
   s.scheduled = now;
   if (!config_.enable_prefix_caching || !config_.caches_tokens) return;
   counts_.queried += s.num_tokens;
-  counts_.hit += cached;
+  counts_.hit += s.computed;
 }
 
 bool BlockScheduler::reserve_all(Sequence& s) {

@@ -122,8 +122,9 @@ class BlockScheduler : public Scheduler {
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
   // one; with a prefix cache after look_up(). False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
-  // It runs from now on, with so many of its tokens in the cache already.
-  void start(Sequence& s, std::int64_t cached, Picoseconds now);
+  // So many of its tokens need not be computed; and it runs from now on.
+  void reuse(Sequence& s, std::int64_t cached);
+  void start(Sequence& s, Picoseconds now);
   // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
   // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);

@@ -1,6 +1,6 @@
 // The most tokens that a cache will hold if the sequences in it run as long as they may: LightLLM's estimate
-// (server/router/req_queue). With sequences ordered by the decode steps still to come, it is the maximum over i of
-// left(i) x i + tokens held by the first i.
+// (server/router/req_queue). With sequences ordered by the decode steps still to come, it is the maximum over
+// i of left(i) x i + tokens held by the first i.
 #pragma once
 
 #include <algorithm>

@@ -1,7 +1,7 @@
-// LightLLM from 1.0 on (server/router: manager.py, req_queue/chunked_prefill, model_infer/mode_backend/chunked_prefill,
-// dynamic_prompt/radix_cache.py): decodes, and every max_wait_tokens of them a step of the next chunks of all
-// prompts; new requests as often, where the peak that all would reach fits; a radix tree of all that was
-// computed.
+// LightLLM from 1.0 on (server/router: manager.py, req_queue/chunked_prefill,
+// model_infer/mode_backend/chunked_prefill, dynamic_prompt/radix_cache.py): decodes, and every
+// max_wait_tokens of them a step of the next chunks of all prompts; new requests as often, where the peak
+// that all would reach fits; a radix tree of all that was computed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -25,8 +25,9 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   std::optional<std::string> refuses(const Request& request) const override {
     const std::int64_t peak = expected(request.input_len, request.input_len, end_tokens(request)).whole;
     if (!config_.caches_tokens || peak < capacity()) return std::nullopt;
-    return fmt::format("request of {} tokens is expected to take {}, not below the {} that the KV cache holds",
-                       end_tokens(request), peak, capacity());
+    return fmt::format(
+        "request of {} tokens is expected to take {}, not below the {} that the KV cache holds",
+        end_tokens(request), peak, capacity());
   }
 
  private:
@@ -95,7 +96,8 @@ class LightllmChunkedScheduler final : public RadixScheduler {
       waiting_.pop_front();
       running_.push_back(slot);
       hold(slot, hit);
-      start(s, hit.tokens, now);
+      reuse(s, hit.tokens);
+      start(s, now);
       s.decoding = left(s) == 1;
       joined = true;
     }
@@ -149,9 +151,9 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   }
 
   const std::int64_t chunk_, interval_;
-  std::int64_t waited_ = 0;          // decode steps since the queue was looked at
-  std::int64_t forward_ = 0;         // and since somebody started
-  std::int64_t prompts_ = 0;         // running ones that do not decode yet
+  std::int64_t waited_ = 0;   // decode steps since the queue was looked at
+  std::int64_t forward_ = 0;  // and since somebody started
+  std::int64_t prompts_ = 0;  // running ones that do not decode yet
   std::int64_t decoded_steps_ = 0;
   std::int64_t blocked_until_ = -1;  // decode step up to which the head of the queue can't start
   bool prompts_next_ = false;        // the next step is one of prompts

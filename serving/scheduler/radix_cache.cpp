@@ -259,7 +259,8 @@ std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages, bo
       copy(e.key, {}, e.tokens, kept);
       e.key = std::move(kept);
       const auto left = std::min(e.pages.size(), static_cast<std::size_t>(e.tokens / page_));
-      if (pages) pages->insert(pages->end(), e.pages.begin() + static_cast<std::ptrdiff_t>(left), e.pages.end());
+      if (pages)
+        pages->insert(pages->end(), e.pages.begin() + static_cast<std::ptrdiff_t>(left), e.pages.end());
       e.pages.resize(left);
       break;
     }

@@ -1,6 +1,6 @@
 // What schedulers share whose prefix cache is a radix tree of tokens beside the free blocks (Text Generation
-// Inference 3, LightLLM 1): what is in the tree is found, and held while somebody uses it; the rest of it goes
-// least recently used first where blocks are missing.
+// Inference 3, LightLLM 1): what is in the tree is found, and held while somebody uses it; the rest of it
+// goes least recently used first where blocks are missing.
 #pragma once
 
 #include "serving/scheduler/block_scheduler.h"

@@ -69,7 +69,8 @@ class Tgi3Scheduler final : public RadixScheduler {
       if (config_.caches_tokens) take(s, need);
       waiting_.pop_front();
       running_.push_back(slot);
-      start(s, std::min<std::int64_t>(hit.tokens, s.request.input_len - 1), now);
+      reuse(s, std::min<std::int64_t>(hit.tokens, s.request.input_len - 1));
+      start(s, now);
       const std::int64_t n = std::min(left(s), budget);
       chunk_[static_cast<std::size_t>(slot)] = n;
       budget -= n;

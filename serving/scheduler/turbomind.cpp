@@ -31,7 +31,7 @@ class TurbomindScheduler final : public BlockScheduler {
     join();
     if (running_.empty()) return;
     if (caching())
-      for (const std::int32_t slot : running_) match(sequences_[slot], now);
+      for (const std::int32_t slot : running_) match(sequences_[slot]);
     budget_ = budget();
     victims_.clear();
     reopened_.clear();
@@ -64,11 +64,11 @@ class TurbomindScheduler final : public BlockScheduler {
 
   // A member that has nothing in the cache takes what of its prompt is there, all but the last token, and
   // holds it whether it has a turn in this step or not.
-  void match(Sequence& s, Picoseconds now) {
+  void match(Sequence& s) {
     if (s.computed > 0 || !s.blocks.empty() || s.num_tokens > s.request.input_len + 1) return;
     const std::int64_t most = (s.request.input_len - 1) / config_.block_size;
     const std::int64_t found = take_cached(s, std::min<std::int64_t>(most, s.shared_blocks));
-    if (found > 0) start(s, found * config_.block_size, now);
+    if (found > 0) reuse(s, found * config_.block_size);
   }
 
   // Enough for all prompts in max_prefill_iters steps, never less than those of the last steps asked for.
@@ -92,7 +92,7 @@ class TurbomindScheduler final : public BlockScheduler {
       return;
     }
     if (!find_blocks(s, i)) return;
-    if (s.cached_tokens < 0) start(s, 0, now);
+    if (s.cached_tokens < 0) start(s, now);
     active_[static_cast<std::size_t>(slot)] = true;
     const std::int64_t n = std::min(left(s), budget_);
     budget_ -= n;
@@ -161,8 +161,8 @@ class TurbomindScheduler final : public BlockScheduler {
     }
   }
   void find_again(Sequence& s) {
-    const std::int64_t found =
-        std::min<std::int64_t>(take_cached(s, s.computed / config_.block_size) * config_.block_size, s.computed);
+    const std::int64_t found = std::min<std::int64_t>(
+        take_cached(s, s.computed / config_.block_size) * config_.block_size, s.computed);
     counts_.discarded += s.computed - found;
     if (found < s.computed) s.decoding = false;
     s.computed = static_cast<std::int32_t>(found);
