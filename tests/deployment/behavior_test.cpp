@@ -50,7 +50,9 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
                                      std::pair("turbomind", "lmdeploy-turbomind"),
                                      std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
                                      std::pair("nanoflow", "nanoflow"),
-                                     std::pair("longserve", "loongserve")})
+                                     std::pair("longserve", "loongserve"),
+                                     std::pair("static", "fastertransformer"),
+                                     std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -75,9 +77,8 @@ TEST(Behavior, OtherSystems) {
 }
 
 TEST(Behavior, OthersAreRefusedByName) {
-  for (const char* asked :
-       {"orcas", "nanoflows", "static", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
-        "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+  for (const char* asked : {"orcas", "nanoflows", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "",
+                            "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +
