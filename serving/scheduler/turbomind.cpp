@@ -154,11 +154,11 @@ class TurbomindScheduler final : public BlockScheduler {
       const std::int64_t before = free_blocks();
       enter_blocks(s, std::numeric_limits<std::int32_t>::max());
       release(s);
-      const std::int64_t gained = free_blocks() - before;
-      evictable_ += std::min(count, gained) - gained;
-      count -= gained;
+      count -= free_blocks() - before;
       reopened_.push_back(victims_[opened_]);
     }
+    evictable_ = 0;
+    for (std::size_t v = opened_; v < victims_.size(); ++v) evictable_ += freed_by(sequences_[victims_[v]]);
   }
   void find_again(Sequence& s) {
     const std::int64_t found = std::min<std::int64_t>(
