@@ -44,6 +44,7 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   }
 
   void decide(Picoseconds now) override {
+    first_tokens_ = false;
     if (prompts_next_) {
       prompts_next_ = false;
       return run_prompts();
@@ -99,6 +100,7 @@ class LightllmChunkedScheduler final : public RadixScheduler {
       reuse(s, hit.tokens);
       start(s, now);
       s.decoding = left(s) == 1;
+      first_tokens_ = first_tokens_ || s.decoding;
       joined = true;
     }
     ordered_ = all_decode && !joined;
@@ -133,7 +135,7 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   // Until the queue is looked at, or prompts are computed, with another outcome. While nobody ends and no
   // prompt is under way, the expected peak falls by at most one a step (lightllm.cpp).
   std::int64_t repeats() const override {
-    if (prompts_next_) return 1;
+    if (prompts_next_ || first_tokens_) return 1;
     std::int64_t asks = 1 + interval_ - waited_;  // decisions until the next look, this one included
     if (prompts_ > 0) {
       const std::int64_t chunks = 1 + (interval_ - forward_ % interval_) % interval_;
@@ -156,6 +158,7 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   std::int64_t prompts_ = 0;  // running ones that do not decode yet
   std::int64_t decoded_steps_ = 0;
   std::int64_t blocked_until_ = -1;  // decode step up to which the head of the queue can't start
+  bool first_tokens_ = false;        // the step is one of decodes and gives some their first one
   bool prompts_next_ = false;        // the next step is one of prompts
   bool ordered_ = false;             // expected_ has those that run, who all decode
   ExpectedPeak expected_;

@@ -40,8 +40,8 @@ class Inspector : public Backend {
     rows += batch.decode_sequences;
     EXPECT_FALSE(batch.empty());
     EXPECT_LE(static_cast<std::int64_t>(slots.size()), config_.max_num_seqs);
-    // Steps of prompts alone are held to the prompts' budget, steps of decodes alone to max_num_seqs.
-    if (config_.policy == SchedulerPolicy::kTgi && !config_.tgi.support_chunking) {
+    // Steps with prompts are held to the prompts' budget, steps of decodes alone to max_num_seqs.
+    if (config_.policy == SchedulerPolicy::kTgi) {
       if (!batch.prefill.empty()) {
         EXPECT_LT(rows, config_.max_num_batched_tokens + config_.block_size) << "rounded up to blocks";
       }
