@@ -44,6 +44,11 @@ bool caches_prefixes(const Behavior& b) {
 struct QueueLimits {
   std::int64_t tokens, sequences;
 };
+bool has_windows(const ModelConfig& model) {
+  const std::vector<std::int64_t> windows = model.attention_windows();
+  return std::any_of(windows.begin(), windows.end(), [](std::int64_t w) { return w > 0; });
+}
+
 // LMDeploy's max_batch_size goes by the device's name (utils.py, get_max_batch_size).
 std::int64_t lmdeploy_sequences(const std::string& device) {
   const std::string name = lower(device);
@@ -285,8 +290,7 @@ void fill_turbomind_tokens(EngineSection& e, const QueueLimits& limits, const Kn
 
 // EngineArgs.create_engine_config: long contexts, without windows, speculation and adapters; not with MLA.
 bool vllm_v0_chunks(const EngineSection& e, const ModelConfig& model) {
-  const std::vector<std::int64_t> windows = model.attention_windows();
-  const bool slides = std::any_of(windows.begin(), windows.end(), [](std::int64_t w) { return w > 0; });
+  const bool slides = has_windows(model);
   const bool latent = std::any_of(model.kinds.begin(), model.kinds.end(), [](const LayerKind& kind) {
     return std::holds_alternative<MlaAttention>(kind.mixer);
   });
@@ -373,7 +377,10 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
     fill_vllm_v0(e, model, k);
     limits.tokens = vllm_v0_tokens(b, *e.enable_chunked_prefill, *e.max_model_len);
   } else {
-    if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(b, model);
+    const bool windows = b.policy == SchedulerPolicy::kTgi && has_windows(model);
+    if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(b, model) && !windows;
+    if (*e.enable_prefix_caching && windows)
+      k.fail("enable_prefix_caching", fmt::format("takes no sliding windows under {}; turn it off", b.name));
     if (*e.enable_prefix_caching && model.is_recurrent())
       k.fail("enable_prefix_caching", fmt::format("keeps no recurrent states under {}; turn it off", b.name));
     e.enable_chunked_prefill = b.chunked_prefill;
