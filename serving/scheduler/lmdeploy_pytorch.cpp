@@ -100,8 +100,10 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
       const std::int64_t n = left(s);
       if (tokens > 0 && tokens + n > config_.max_num_batched_tokens) break;
       waiting_.pop_front();
+      holders_ -= s.blocks.empty() ? 0 : 1;
       if (caching()) match(s);
       if (!take_blocks(s, s.num_tokens)) {
+        holders_ += s.blocks.empty() ? 0 : 1;
         waiting_.push_front(slot);
         break;
       }
@@ -170,7 +172,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
     const std::int64_t need = blocks_for(tokens) - static_cast<std::int64_t>(s.blocks.size());
     // Of the prefix cache nothing goes before the first of these has given way.
     bool missing = need > (caching() ? pool_.blank() : free_blocks());
-    for (auto w = waiting_.rbegin(); missing && w != waiting_.rend(); ++w) {
+    for (auto w = waiting_.rbegin(); missing && w != waiting_.rend() && (!caching() || holders_ > 0); ++w) {
       if (caching() && sequences_[*w].blocks.empty()) continue;
       drop(sequences_[*w]);
       missing = need > free_blocks();
@@ -184,6 +186,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   }
 
   void drop(Sequence& s) {
+    holders_ -= s.blocks.empty() ? 0 : 1;
     if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
     release(s);
     counts_.discarded += s.computed;
@@ -196,6 +199,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
     s.state = Sequence::State::kWaiting;
     ++s.preemptions;
     preempted_ = true;
+    holders_ += s.blocks.empty() ? 0 : 1;
     const auto later = [&](std::int32_t other) { return number(other) > number(slot); };
     waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), slot);
   }
@@ -235,6 +239,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   std::vector<std::int32_t> loop_;  // who decodes in the loop
   std::vector<Ended> ended_;        // and who has done so
   std::int64_t steps_left_ = 0;     // of the loop, after this one
+  std::int64_t holders_ = 0;        // who waits with blocks
   bool looped_ = false;             // the last thing that ran was one
   std::int32_t long_prompt_ = -1;   // computed in parts, one after the other
 };
