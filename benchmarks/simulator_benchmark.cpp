@@ -129,9 +129,10 @@ BENCHMARK_CAPTURE(simulate_benchmark, fixed_512_128_5000_requests,
 
 // A load that keeps a device half busy, under each scheduling policy.
 const char* const kPolicies[] = {
-    "vllm-0.19", "sglang-0.5", "trtllm-1.2",         "foretoken",        "vllm-0.6", "vllm-0.7",
-    "orca",      "sarathi",    "fastertransformer",  "triton",           "lightllm", "deepspeed-fastgen",
-    "tgi",       "llama.cpp",  "lmdeploy-turbomind", "lmdeploy-pytorch", "nanoflow", "splitwise"};
+    "vllm-0.19", "sglang-0.5",  "trtllm-1.2",         "foretoken",        "vllm-0.6", "vllm-0.7",
+    "orca",      "sarathi",     "fastertransformer",  "triton",           "lightllm", "deepspeed-fastgen",
+    "tgi",       "llama.cpp",   "lmdeploy-turbomind", "lmdeploy-pytorch", "nanoflow", "splitwise",
+    "tgi-3",     "lightllm-1.0"};
 const bool registered = [] {
   for (const std::string behavior : kPolicies) {
     // Static batches and one slot after another serve less.

@@ -98,14 +98,15 @@ constexpr Strategy kStrategies[] = {
     {"scheduling", "preemption by swapping", "preemption_mode, swap_space_gib, host_link_bandwidth",
      "the latest request's blocks are copied to host memory and back; recomputed where there is no room",
      "vLLM V0's rule; swapped and uninterrupted execution say the same"},
-    {"scheduling", "prompts first and whole", "behavior vllm-0.7, tgi, lightllm, lmdeploy-pytorch",
+    {"scheduling", "prompts first and whole",
+     "behavior vllm-0.7, tgi, lightllm, lightllm-1.0, lmdeploy-pytorch",
      "steps of prompts alone stall decodes; who joins when is each system's rule",
      "schedules worked by hand"},
     {"scheduling", "iteration-level scheduling", "behavior orca, kv_layout, kv_reservation",
      "whole prompts join running requests; memory reserved to the end, in regions or blocks",
      "Kwon et al. 2023, figure 2: what the memory holds"},
     {"scheduling", "stall-free chunks",
-     "behavior sarathi, deepspeed-fastgen, lmdeploy-turbomind, llama.cpp; chunk_size",
+     "behavior sarathi, deepspeed-fastgen, tgi-3, lmdeploy-turbomind, llama.cpp; chunk_size",
      "decodes first, chunks of prompts fill the step", "schedules worked by hand"},
     {"scheduling", "nano-batches", "behavior nanoflow; global_batch_size, average_decode_length",
      "prompts fill a dense batch while the expected peak of memory allows; compute-, memory- and "
@@ -208,8 +209,8 @@ constexpr Refused kRefused[] = {
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
-     "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md; llama.cpp's slots keep "
-     "prefixes)"},
+     "under other systems than vLLM, SGLang and TensorRT-LLM; prefix caches also of LMDeploy, tgi-3 and "
+     "lightllm-1.0, and llama.cpp's slots keep prefixes (docs/policies.md)"},
 };
 
 Table refused_table() {

@@ -18,6 +18,8 @@ constexpr std::int64_t kVllmV0LongContext = 32'768, kVllmV0OldChunk = 512;  // v
 constexpr std::int64_t kSarathiSeqs = 128;  // its copies of Orca and FasterTransformer too
 constexpr std::int64_t kSarathiChunk = 512, kSarathiStages = 16;
 constexpr std::int64_t kLightllmSeqs = 1000;
+constexpr std::int64_t kLightllmChunk = 4096, kLightllmLookEvery = 6, kLightllmLargestGraph = 256;
+constexpr std::int64_t kTgi3Tokens = 4096;  // of devices that its launcher does not know
 constexpr std::int64_t kFastgenTokens = 768, kFastgenSeqs = 512;
 constexpr std::int64_t kTgiConcurrent = 128;   // max_concurrent_requests: no batch is larger
 constexpr std::int64_t kTgiPromptMargin = 50;  // max_batch_prefill_tokens beyond the longest prompt
@@ -33,30 +35,46 @@ bool reserves(SchedulerPolicy p) {
   return p == SchedulerPolicy::kOrca || p == SchedulerPolicy::kStaticBatch || p == SchedulerPolicy::kLlamaCpp;
 }
 
+// What has a prefix cache, whether it is on by default or not.
+bool caches_prefixes(const Behavior& b) {
+  return b.prefix_caching || b.policy == SchedulerPolicy::kTurbomind ||
+         b.policy == SchedulerPolicy::kLmdeployPytorch;
+}
+
 struct QueueLimits {
   std::int64_t tokens, sequences;
 };
+bool has_windows(const ModelConfig& model) {
+  const std::vector<std::int64_t> windows = model.attention_windows();
+  return std::any_of(windows.begin(), windows.end(), [](std::int64_t w) { return w > 0; });
+}
+
 // LMDeploy's max_batch_size goes by the device's name (utils.py, get_max_batch_size).
 std::int64_t lmdeploy_sequences(const std::string& device) {
   const std::string name = lower(device);
   const auto is = [&](const char* part) { return name.find(part) != std::string::npos; };
   return is("a100") || is("a800") ? 256 : is("h100") || is("h800") ? 512 : 128;
 }
-QueueLimits default_queue_limits(SchedulerPolicy policy, std::int64_t max_model_len,
-                                 const std::string& device) {
-  switch (policy) {
+QueueLimits default_queue_limits(const Behavior& b, const EngineSection& e, const std::string& device) {
+  const std::int64_t max_model_len = *e.max_model_len;
+  switch (b.policy) {
     case SchedulerPolicy::kVllmV0:
     case SchedulerPolicy::kInfiniteLlm:
       return {std::max(kVllmV0Tokens, max_model_len), kVllmV0Seqs};
     case SchedulerPolicy::kSarathi:
       return {kSarathiChunk, kSarathiSeqs};
     case SchedulerPolicy::kLightllm:
+      if (b.major >= 1) {
+        const std::int64_t chunk = e.chunked_prefill_size.value_or(kLightllmChunk);
+        return {std::min(max_model_len, 2 * chunk), kLightllmSeqs};
+      }
+      [[fallthrough]];
     case SchedulerPolicy::kLoongserve:  // more where its memory holds more (resolve.cpp)
       return {std::max(kPlannedTokens, max_model_len), kLightllmSeqs};
     case SchedulerPolicy::kFastgen:
       return {kFastgenTokens, kFastgenSeqs};
     case SchedulerPolicy::kTgi:
-      return {max_model_len - 1 + kTgiPromptMargin, kTgiConcurrent};
+      return {b.major >= 3 ? kTgi3Tokens : max_model_len - 1 + kTgiPromptMargin, kTgiConcurrent};
     case SchedulerPolicy::kLlamaCpp:
       return {kLlamaCppBatch, 1};  // slots: take_slots
     case SchedulerPolicy::kTurbomind:
@@ -84,8 +102,17 @@ void refuse_common_keys(const EngineSection& e, const Behavior& b, const Knobs& 
            "is of vLLM V1 (vllm-0.20 and later); leave it out under");
   }
   refuse(
-      b.family != "vllm" && b.policy != SchedulerPolicy::kLlamaCpp && e.enable_prefix_caching.value_or(false),
-      "enable_prefix_caching", "is modelled for vLLM, SGLang, TensorRT-LLM and llama.cpp: turn it off under");
+      b.family != "vllm" && b.policy != SchedulerPolicy::kLlamaCpp &&
+          e.enable_prefix_caching.value_or(false) && !caches_prefixes(b),
+      "enable_prefix_caching",
+      "is modelled for vLLM, SGLang, TensorRT-LLM, LMDeploy, tgi-3, lightllm-1.0 and llama.cpp: turn it off "
+      "under");
+  refuse(b.policy == SchedulerPolicy::kTgi && b.major >= 3 && e.waiting_served_ratio.has_value(),
+         "waiting_served_ratio", "means nothing beside chunks: leave it out under");
+  refuse(b.policy == SchedulerPolicy::kTgi && b.major >= 3 && e.max_waiting_tokens.has_value(),
+         "max_waiting_tokens", "means nothing beside chunks: leave it out under");
+  refuse(b.family == "lightllm" && b.major < 1 && e.chunked_prefill_size.has_value(), "chunked_prefill_size",
+         "is of lightllm-1.0: leave it out under");
   if (e.async_scheduling && *e.async_scheduling != b.async_scheduling)
     k.fail(
         "async_scheduling",
@@ -127,6 +154,17 @@ void fill_sarathi(EngineSection& e, const Knobs& k) {
   if (!e.high_chunk_size) e.high_chunk_size = *e.max_num_batched_tokens;
   if (!e.chunk_schedule_max_tokens) e.chunk_schedule_max_tokens = *e.max_model_len;
   if (!e.chunk_schedule_stages) e.chunk_schedule_stages = kSarathiStages;
+}
+
+// Chunks of at most a step's tokens; a look at the queue as often as its version does.
+void fill_lightllm_1(EngineSection& e, const Knobs& k) {
+  if (!e.chunked_prefill_size) e.chunked_prefill_size = std::min(kLightllmChunk, *e.max_num_batched_tokens);
+  if (*e.chunked_prefill_size < 1 || *e.chunked_prefill_size > *e.max_num_batched_tokens)
+    k.fail("chunked_prefill_size", fmt::format("{} is not from 1 to the {} tokens of batch_max_tokens",
+                                               *e.chunked_prefill_size, *e.max_num_batched_tokens));
+  if (!e.router_max_wait_tokens) e.router_max_wait_tokens = kLightllmLookEvery;
+  if (*e.router_max_wait_tokens < 1)
+    k.fail("router_max_wait_tokens", "is counted from 1 on beside chunks; use 1");
 }
 
 void fill_lightllm(EngineSection& e) {
@@ -206,6 +244,7 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k, const st
     }
     case SchedulerPolicy::kLightllm:
       fill_lightllm(e);
+      if (b.major >= 1) fill_lightllm_1(e, k);
       if (!e.router_max_wait_tokens) e.router_max_wait_tokens = LightllmConfig().router_max_wait_tokens;
       break;
     case SchedulerPolicy::kFastgen:
@@ -215,6 +254,7 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k, const st
     case SchedulerPolicy::kTgi:
       e.max_batch_size = e.max_num_seqs;
       e.max_batch_prefill_tokens = e.max_num_batched_tokens;
+      if (b.major >= 3) break;
       if (!e.waiting_served_ratio) e.waiting_served_ratio = TgiConfig().waiting_served_ratio;
       if (!e.max_waiting_tokens) e.max_waiting_tokens = TgiConfig().max_waiting_tokens;
       break;
@@ -264,8 +304,7 @@ void fill_turbomind_tokens(EngineSection& e, const QueueLimits& limits, const Kn
 
 // EngineArgs.create_engine_config: long contexts, without windows, speculation and adapters; not with MLA.
 bool vllm_v0_chunks(const EngineSection& e, const ModelConfig& model) {
-  const std::vector<std::int64_t> windows = model.attention_windows();
-  const bool slides = std::any_of(windows.begin(), windows.end(), [](std::int64_t w) { return w > 0; });
+  const bool slides = has_windows(model);
   const bool latent = std::any_of(model.kinds.begin(), model.kinds.end(), [](const LayerKind& kind) {
     return std::holds_alternative<MlaAttention>(kind.mixer);
   });
@@ -349,18 +388,28 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
     if (value < 1 || value > most)
       k.fail(key, fmt::format("{} is outside [1, {}]", with_commas(value), with_commas(most)));
   };
-  QueueLimits limits = default_queue_limits(b.policy, *e.max_model_len, device_name);
+  QueueLimits limits = default_queue_limits(b, e, device_name);
   const bool is_v0 = b.policy == SchedulerPolicy::kVllmV0;
   if (is_v0) {
     fill_vllm_v0(e, b, model, k);
     limits.tokens = vllm_v0_tokens(b, *e.enable_chunked_prefill, *e.max_model_len);
   } else {
-    if (b.policy != SchedulerPolicy::kLlamaCpp) e.enable_prefix_caching = false;
+    const bool windows = b.policy == SchedulerPolicy::kTgi && has_windows(model);
+    if (!e.enable_prefix_caching) e.enable_prefix_caching = default_prefix_caching(b, model) && !windows;
+    if (*e.enable_prefix_caching && windows)
+      k.fail("enable_prefix_caching", fmt::format("takes no sliding windows under {}; turn it off", b.name));
+    if (*e.enable_prefix_caching && model.is_recurrent() && b.policy != SchedulerPolicy::kLlamaCpp)
+      k.fail("enable_prefix_caching", fmt::format("keeps no recurrent states under {}; turn it off", b.name));
     e.enable_chunked_prefill = b.chunked_prefill;
   }
   e.async_scheduling = b.async_scheduling;
   if (!e.block_size) e.block_size = e.kv_unified.value_or(false) ? 1 : b.block_size;
   check(*e.block_size, kMostBlockSize, "block_size");
+  if (b.policy == SchedulerPolicy::kTgi && b.major >= 3 && *e.block_size != 1 && *e.block_size != 256)
+    k.fail("block_size",
+           fmt::format("{} is neither flashinfer's block of 1 nor flashdecoding's of 256 tokens; "
+                       "leave it out",
+                       *e.block_size));
   if (b.policy == SchedulerPolicy::kTurbomind) fill_turbomind_tokens(e, limits, k);
   if (!e.max_num_batched_tokens)
     e.max_num_batched_tokens = std::max(limits.tokens, e.max_num_seqs.value_or(1));
@@ -403,13 +452,17 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
       for (std::uint64_t size = 1; size <= std::bit_ceil(static_cast<std::uint64_t>(*e.max_num_seqs));
            size *= 2)
         e.cuda_graph_sizes->push_back(static_cast<std::int64_t>(size));
+    if (b.policy == SchedulerPolicy::kLightllm && b.major >= 1)  // all up to 32, then every sixteenth
+      for (std::int64_t size = 1; size <= std::min(kLightllmLargestGraph, *e.max_num_seqs);
+           size += size < 32 ? 1 : 16)
+        e.cuda_graph_sizes->push_back(size);
     if (b.policy == SchedulerPolicy::kTgi)
       e.cuda_graph_sizes->assign(std::begin(kTgiGraphs), std::end(kTgiGraphs));
   }
   fill_own_keys(e, b, k, where);
 }
 
-void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
+void set_block_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& b) {
   s.reserve_full_prompt = true;
   if (reserves(s.policy) && !e.kv_unified.value_or(false)) {
     s.contiguous = e.kv_layout.value_or("contiguous") != "paged";
@@ -422,11 +475,14 @@ void set_block_policy(SchedulerConfig& s, const EngineSection& e) {
   s.static_batch.max_queue_delay = e.max_queue_delay_microseconds.value_or(0) * Picoseconds{1'000'000};
   s.static_batch.preferred_batch_size = e.preferred_batch_size.value_or(std::vector<std::int64_t>());
   if (e.router_max_wait_tokens) s.lightllm.router_max_wait_tokens = *e.router_max_wait_tokens;
+  if (s.policy == SchedulerPolicy::kLightllm)
+    s.lightllm.chunked_prefill_size = e.chunked_prefill_size.value_or(0);
+  s.tgi.support_chunking = s.policy == SchedulerPolicy::kTgi && b.major >= 3;
   if (e.waiting_served_ratio) s.tgi.waiting_served_ratio = *e.waiting_served_ratio;
   if (e.max_waiting_tokens) s.tgi.max_waiting_tokens = *e.max_waiting_tokens;
   s.tgi.max_batch_total_tokens = e.max_batch_total_tokens.value_or(0);
   // TGI rounds its budget of a prefill step up to blocks.
-  if (s.policy == SchedulerPolicy::kTgi)
+  if (s.policy == SchedulerPolicy::kTgi && !s.tgi.support_chunking)
     s.max_num_batched_tokens = (s.max_num_batched_tokens + s.block_size - 1) / s.block_size * s.block_size;
   const auto take = [](const std::optional<std::int64_t>& from, std::int64_t& to) { to = from.value_or(to); };
   take(e.num_tokens_per_iter, s.lmdeploy.num_tokens_per_iter);

@@ -15,6 +15,9 @@ struct System {
   int block_size;
   bool chunks, in_python;
   std::string_view source;
+  // Of a later version of another one of these, whose family it is: from which major version on.
+  std::string_view family = {};
+  int since = 0;
 };
 
 constexpr int kNewestLlamaCpp = 7400;  // December 2025
@@ -70,6 +73,18 @@ constexpr System kSystems[] = {{"orca",
                                 false,
                                 true,
                                 "LightLLM of 2023, server/router"},
+                               {"lightllm-1.0",
+                                "LightLLM 1.0",
+                                {},
+                                SchedulerPolicy::kLightllm,
+                                MemoryRule::kStaticShare,
+                                0.9,
+                                1,
+                                true,
+                                true,
+                                "LightLLM of 2025, server/router (chunked_prefill, dynamic_prompt)",
+                                "lightllm",
+                                1},
                                {"deepspeed-fastgen",
                                 "DeepSpeed-FastGen",
                                 {"fastgen", "deepspeed-mii", "mii"},
@@ -90,6 +105,18 @@ constexpr System kSystems[] = {{"orca",
                                 false,
                                 true,
                                 "Text Generation Inference 2, router/src/infer/v3"},
+                               {"tgi-3",
+                                "Text Generation Inference 3",
+                                {"text-generation-inference-3"},
+                                SchedulerPolicy::kTgi,
+                                MemoryRule::kShareOfRest,
+                                0.9,
+                                1,
+                                true,
+                                true,
+                                "Text Generation Inference 3, backends/v3 (queue.rs, backend.rs, radix.rs)",
+                                "tgi",
+                                3},
                                {"lmdeploy-pytorch",
                                 "LMDeploy's PyTorch engine",
                                 {},
@@ -173,41 +200,55 @@ std::optional<std::string_view> version_of(const System& s, std::string_view tex
   return std::nullopt;
 }
 
-// Of llama.cpp, such as b4000; 0: none is said.
-int build_number(std::string_view version) {
-  const auto begin = version.find_first_of("0123456789");
-  int build = 0;
-  for (std::size_t i = begin; i < version.size() && version[i] >= '0' && version[i] <= '9' && build < 100'000;
-       ++i)
-    build = build * 10 + (version[i] - '0');
-  return build;
+// The number that a version begins with, after those of `before`: 3 of "-v3.3" and, with a b before it, 4000
+// of
+// "-b4000"; 0: none is said.
+int first_number(std::string_view version, std::string_view before) {
+  int number = 0;
+  for (const char c : version.substr(std::min(version.size(), version.find_first_not_of(before)))) {
+    if (c < '0' || c > '9') break;
+    number = std::min(number * 10 + (c - '0'), 1'000'000);
+  }
+  return number;
 }
 
 }  // namespace
 
 std::optional<Behavior> find_block_system(std::string_view text) {
+  const System* chosen = nullptr;
+  std::string_view said;
   for (const System& s : kSystems) {
+    if (s.since > 0) continue;
     const auto version = version_of(s, text);
     if (!version) continue;
-    Behavior b;
-    b.name = b.family = s.name;
-    b.policy = s.policy;
-    b.memory_rule = s.rule;
-    b.gpu_memory_utilization = s.memory_share;
-    b.block_size = s.block_size;
-    b.chunked_prefill = s.chunks;
-    b.prefix_caching = b.reserve_full_prompt = false;
-    b.async_scheduling = b.overlaps_operators = s.policy == SchedulerPolicy::kNanoflow;
-    b.source = s.source;
-    b.in_python = s.in_python;
-    if (s.policy == SchedulerPolicy::kLlamaCpp) {  // of others the rules are the same for all versions
-      const int build = build_number(*version);
-      b.minor = build > 0 ? build : kNewestLlamaCpp;
-      if (build > 0) b.name += "-b" + std::to_string(build);
-    }
-    return b;
+    chosen = &s, said = *version;
+    break;
   }
-  return std::nullopt;
+  if (chosen == nullptr) return std::nullopt;
+  const std::string_view family = chosen->name;
+  for (const System& later : kSystems)
+    if (later.family == family && first_number(said, "-_ =v") >= later.since) chosen = &later;
+  const System& s = *chosen;
+  Behavior b;
+  b.name = s.name;
+  b.family = family;
+  b.major = s.since;
+  b.policy = s.policy;
+  b.memory_rule = s.rule;
+  b.gpu_memory_utilization = s.memory_share;
+  b.block_size = s.block_size;
+  b.chunked_prefill = s.chunks;
+  b.prefix_caching = s.since > 0;
+  b.reserve_full_prompt = false;
+  b.async_scheduling = b.overlaps_operators = s.policy == SchedulerPolicy::kNanoflow;
+  b.source = s.source;
+  b.in_python = s.in_python;
+  if (s.policy == SchedulerPolicy::kLlamaCpp) {
+    const int build = std::min(first_number(said, "-_ =b"), 99'999);
+    b.minor = build > 0 ? build : kNewestLlamaCpp;
+    if (build > 0) b.name += "-b" + std::to_string(build);
+  }
+  return b;
 }
 
 std::vector<std::string> block_system_names() {

@@ -70,7 +70,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.scheduler_recv_interval, "scheduler_recv_interval", "sglang");
   k.only(e.pp_max_micro_batch_size, "pp_max_micro_batch_size", "sglang");
   k.only(e.enable_dynamic_chunking, "enable_dynamic_chunking", "sglang");
-  k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang");
+  k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang lightllm");
   k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
   k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
   k.alias(e.mem_fraction_static, "mem_fraction_static", "sglang", e.gpu_memory_utilization,
@@ -252,7 +252,7 @@ void take_host_times(const HostTimes& times, Behavior& b) {
 
 void set_policy(SchedulerConfig& s, const EngineSection& e, const Behavior& behavior) {
   s.policy = behavior.policy;
-  if (is_block_policy(behavior.policy)) return set_block_policy(s, e);
+  if (is_block_policy(behavior.policy)) return set_block_policy(s, e, behavior);
   if (behavior.policy == SchedulerPolicy::kSglang) {
     s.sglang.chunked_prefill_size = *e.chunked_prefill_size;
     s.sglang.max_prefill_tokens = *e.max_prefill_tokens;

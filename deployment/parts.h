@@ -37,7 +37,7 @@ void fill_block_limits(EngineSection& engine, const Behavior& behavior, const st
 // vLLM V0's defaults: whether prompts are computed in chunks, and the tokens of a step.
 bool vllm_v0_chunks(const EngineSection& engine, const ModelConfig& model);
 std::int64_t vllm_v0_tokens(const Behavior& behavior, bool chunked_prefill, std::int64_t max_model_len);
-void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine);
+void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 // llama.cpp's slots (llama_cpp.cpp): its keys, before lengths are filled (has_length: max_model_len is
 // given); what is left of them, when limits are; and memory, which is what they need, no more: a verdict
 // where they do not fit.

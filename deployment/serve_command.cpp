@@ -234,6 +234,12 @@ std::string tgi_command(const Deployment& d) {
   c.add_if(e.max_batch_total_tokens.has_value(), "--max-batch-total-tokens",
            e.max_batch_total_tokens.value_or(0));
   c.add_if(true, "--max-batch-size", *e.max_batch_size);
+  if (d.scheduler.tgi.support_chunking) {
+    if (!*e.enable_prefix_caching) c.note("with PREFIX_CACHING=0 in its environment");
+    if (*e.block_size == 256) c.note("with ATTENTION=flashdecoding in its environment");
+    c.note("of version 3");
+    return c.text();
+  }
   c.add_if(*e.waiting_served_ratio != TgiConfig().waiting_served_ratio, "--waiting-served-ratio",
            *e.waiting_served_ratio);
   c.add_if(*e.max_waiting_tokens != TgiConfig().max_waiting_tokens, "--max-waiting-tokens",
@@ -265,6 +271,13 @@ std::string lightllm_command(const Deployment& d) {
   c.add_if(true, "--max_total_token_num", d.memory.kv_cache_tokens);
   c.add_if(true, "--batch_max_tokens", *e.batch_max_tokens);
   c.add_if(true, "--running_max_req_size", *e.running_max_req_size);
+  if (d.behavior.major >= 1) {
+    c.add_if(true, "--max_req_total_len", *e.max_model_len);
+    c.add_if(true, "--chunked_prefill_size", *e.chunked_prefill_size);
+    c.add_if(true, "--router_max_wait_tokens", *e.router_max_wait_tokens);
+    c.add_switch(!*e.enable_prefix_caching, "--disable_dynamic_prompt_cache");
+    return c.text();
+  }
   if (*e.router_max_wait_tokens != LightllmConfig().router_max_wait_tokens)
     c.note(fmt::format("max_wait_tokens {} is in its source", *e.router_max_wait_tokens));
   return c.text();
@@ -304,6 +317,7 @@ std::string lmdeploy_command(const Deployment& d, bool turbomind) {
   c.add_if(*e.cache_max_entry_count != d.behavior.gpu_memory_utilization, "--cache-max-entry-count",
            *e.cache_max_entry_count);
   c.add_if(*e.block_size != d.behavior.block_size, "--cache-block-seq-len", *e.block_size);
+  c.add_switch(*e.enable_prefix_caching, "--enable-prefix-caching");
   if (turbomind) {
     c.add_if(*e.num_tokens_per_iter != 0, "--num-tokens-per-iter", *e.num_tokens_per_iter);
     c.add_if(*e.max_prefill_iters != 1, "--max-prefill-iters", *e.max_prefill_iters);

@@ -33,6 +33,17 @@ void KvBlockPool::release(std::span<const Block> blocks, std::int64_t entered) {
   }
 }
 
+std::int64_t KvBlockPool::shared(std::span<const Block> blocks, std::int64_t entered) const {
+  std::int64_t count = 0;
+  while (entered > 0) {
+    const Segment& s =
+        at(segment_of_[static_cast<std::size_t>(blocks[static_cast<std::size_t>(entered - 1)])]);
+    entered -= s.count;
+    if (s.references > 1) count += s.count;
+  }
+  return count;
+}
+
 void KvBlockPool::push(Index segment) {
   if (tail_ - head_ == queue_.size()) make_room();
   Segment& s = at(segment);

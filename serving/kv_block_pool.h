@@ -22,6 +22,8 @@ class KvBlockPool {
   std::int64_t usable() const { return num_blocks_ - 1; }
   std::int64_t free() const { return num_blocks_ - fresh_ + std::ssize(blank_) + queued_; }
   std::int64_t used() const { return usable() - free(); }
+  // Free ones that go before all that were released with something in them.
+  std::int64_t blank() const { return num_blocks_ - fresh_ + std::ssize(blank_); }
 
   // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
   // free() >= count.
@@ -45,6 +47,9 @@ class KvBlockPool {
   void release_blank(std::span<const Block> blocks) {
     blank_.insert(blank_.end(), blocks.begin(), blocks.end());
   }
+
+  // How many of a sequence's blocks, the first `entered` of which are in the prefix cache, others hold too.
+  std::int64_t shared(std::span<const Block> blocks, std::int64_t entered) const;
 
   // Hashes that are one more than the one before them, up to a multiple of this, share a segment.
   static constexpr std::size_t kSegment = 8;

@@ -109,10 +109,12 @@ struct StaticBatchConfig {
 
 struct LightllmConfig {
   std::int64_t router_max_wait_tokens = 10;  // decode steps between two looks at the queue
+  std::int64_t chunked_prefill_size = 0;     // of versions from 1.0 on; 0: of 2023, whole prompts
 };
 
 // Text Generation Inference's; max_num_batched_tokens is its max_batch_prefill_tokens.
 struct TgiConfig {
+  bool support_chunking = false;  // version 3: the keys below that speak of waiting mean nothing
   double waiting_served_ratio = 0.3;
   std::int64_t max_waiting_tokens = 20;
   std::int64_t max_batch_total_tokens = 0;  // 0: what the KV cache holds

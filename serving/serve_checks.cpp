@@ -19,8 +19,13 @@ void require(bool ok, const char* key, const std::string& message) {
 void check_block_policy(const SchedulerConfig& c) {
   const bool is_v0 = c.policy == SchedulerPolicy::kVllmV0;
   const bool is_llama_cpp = c.policy == SchedulerPolicy::kLlamaCpp;
-  require(!c.enable_prefix_caching || is_v0 || is_llama_cpp, "enable_prefix_caching",
-          "the prefix cache is modelled for vLLM, SGLang, TensorRT-LLM and llama.cpp; turn it off");
+  const bool has_cache = is_v0 || is_llama_cpp || c.policy == SchedulerPolicy::kTurbomind ||
+                         c.policy == SchedulerPolicy::kLmdeployPytorch ||
+                         (c.policy == SchedulerPolicy::kTgi && c.tgi.support_chunking) ||
+                         (c.policy == SchedulerPolicy::kLightllm && c.lightllm.chunked_prefill_size > 0);
+  require(!c.enable_prefix_caching || has_cache, "enable_prefix_caching",
+          "the prefix cache is modelled for vLLM, SGLang, TensorRT-LLM, LMDeploy, tgi-3, lightllm-1.0 and "
+          "llama.cpp; turn it off");
   if (is_v0) {
     require(!c.enable_prefix_caching || c.pipeline_depth == 1, "enable_prefix_caching",
             "the caches of virtual engines are not modelled; turn it off in a pipeline");
@@ -55,7 +60,8 @@ void check_block_policy(const SchedulerConfig& c) {
   const bool is_mixed = (is_v0 && c.enable_chunked_prefill) || c.policy == SchedulerPolicy::kOrca ||
                         c.policy == SchedulerPolicy::kSarathi || c.policy == SchedulerPolicy::kFastgen ||
                         c.policy == SchedulerPolicy::kLlamaCpp || c.policy == SchedulerPolicy::kTurbomind ||
-                        c.policy == SchedulerPolicy::kNanoflow;
+                        c.policy == SchedulerPolicy::kNanoflow ||
+                        (c.policy == SchedulerPolicy::kTgi && c.tgi.support_chunking);
   require(!is_mixed || c.max_num_batched_tokens >= c.max_num_seqs, "max_num_batched_tokens",
           fmt::format("{} tokens are fewer than max_num_seqs {}: all sequences decode in one step; raise it",
                       c.max_num_batched_tokens, c.max_num_seqs));
@@ -82,6 +88,11 @@ void check_block_policy(const SchedulerConfig& c) {
     require(size >= 1 && size <= c.max_num_seqs, "preferred_batch_size",
             fmt::format("{} is not from 1 to max_batch_size {}", size, c.max_num_seqs));
   require(c.lightllm.router_max_wait_tokens >= 0, "router_max_wait_tokens", "must be at least 0");
+  const std::int64_t chunk = c.lightllm.chunked_prefill_size;
+  require(chunk >= 0 && chunk <= c.max_num_batched_tokens, "chunked_prefill_size",
+          fmt::format("{} is not from 0 to batch_max_tokens {}", chunk, c.max_num_batched_tokens));
+  require(chunk == 0 || c.lightllm.router_max_wait_tokens >= 1, "router_max_wait_tokens",
+          "is counted by from 1 on beside chunks; use 1");
   require(c.tgi.waiting_served_ratio >= 0, "waiting_served_ratio", "must be at least 0");
   require(c.tgi.max_waiting_tokens >= 0, "max_waiting_tokens", "must be at least 0");
   require(c.tgi.max_batch_total_tokens >= 0, "max_batch_total_tokens", "must be at least 0");

@@ -98,21 +98,26 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   }
   waiting_.pop_front();
   running_.push_back(slot);
-  s.state = Sequence::State::kRunning;
   s.entered_blocks = static_cast<std::int32_t>(hits_);
-  s.computed =
-      static_cast<std::int32_t>(std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1));
+  reuse(s, std::min<std::int64_t>(hits_ * config_.block_size, s.num_tokens - 1));
+  start(s, now);
   hits_ = free_hits_ = 0;
-  counts_.reused += s.computed;
-  if (s.cached_tokens < 0) {
-    s.cached_tokens = s.computed;
-    s.scheduled = now;
-    if (caching()) {
-      counts_.queried += s.num_tokens;
-      counts_.hit += s.computed;
-    }
-  }
   return true;
+}
+
+void BlockScheduler::reuse(Sequence& s, std::int64_t cached) {
+  s.computed = static_cast<std::int32_t>(cached);
+  counts_.reused += cached;
+}
+
+void BlockScheduler::start(Sequence& s, Picoseconds now) {
+  s.state = Sequence::State::kRunning;
+  if (s.cached_tokens >= 0) return;
+  s.cached_tokens = s.computed;
+  s.scheduled = now;
+  if (!config_.enable_prefix_caching || !config_.caches_tokens) return;
+  counts_.queried += s.num_tokens;
+  counts_.hit += s.computed;
 }
 
 bool BlockScheduler::reserve_all(Sequence& s) {
@@ -219,10 +224,7 @@ void BlockScheduler::swap_in(std::int32_t slot) {
   running_.push_back(slot);
 }
 
-// Without what is drafted, which may yet be rejected.
-void BlockScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
-  const std::int64_t full =
-      std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit);
+void BlockScheduler::enter_until(Sequence& s, std::int64_t full) {
   if (s.entered_blocks >= full) return;
   s.hashes.extend(full, config_.block_size, s.request, workload_->content(s.request));
   pool_.enter(std::span(s.blocks).first(static_cast<std::size_t>(full)), s.entered_blocks,
@@ -230,19 +232,31 @@ void BlockScheduler::enter_blocks(Sequence& s, std::int64_t limit) {
   s.entered_blocks = static_cast<std::int32_t>(full);
 }
 
+std::int64_t BlockScheduler::take_cached(Sequence& s, std::int64_t most) {
+  const std::int64_t found =
+      find_prefix(pool_, config_.block_size, s.request, workload_->content(s.request), most, s.hashes).blocks;
+  if (found == 0) return 0;
+  pool_.take(s.hashes.first(found), s.blocks);
+  s.entered_blocks = static_cast<std::int32_t>(found);
+  s.capacity = static_cast<std::int32_t>(found * config_.block_size);
+  return found;
+}
+
 void BlockScheduler::release(Sequence& s) {
-  if (caching()) {
-    const std::span<const KvBlockPool::Block> blocks(s.blocks);
-    const auto full = static_cast<std::size_t>(
-        std::min<std::int64_t>(s.computed / config_.block_size, std::ssize(s.blocks)));
-    pool_.release_blank(blocks.subspan(std::max(full, static_cast<std::size_t>(s.entered_blocks))));
-    pool_.release(blocks.first(std::max(full, static_cast<std::size_t>(s.entered_blocks))), s.entered_blocks);
-    s.entered_blocks = 0;
-    s.blocks.clear();
-    s.capacity = 0;
-    return;
-  }
-  release(s.blocks, s.capacity, s.computed);
+  if (!caching()) return release(s.blocks, s.capacity, s.computed);
+  release_filled(s.blocks, s.computed, s.entered_blocks);
+  s.entered_blocks = 0;
+  s.capacity = 0;
+}
+
+void BlockScheduler::release_filled(std::vector<KvBlockPool::Block>& blocks, std::int64_t computed,
+                                    std::int64_t entered) {
+  const std::int64_t full = std::min<std::int64_t>(computed / config_.block_size, std::ssize(blocks));
+  const auto kept = static_cast<std::size_t>(std::max(full, entered));
+  const std::span<const KvBlockPool::Block> all(blocks);
+  pool_.release_blank(all.subspan(kept));
+  pool_.release(all.first(kept), entered);
+  blocks.clear();
 }
 
 void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity,

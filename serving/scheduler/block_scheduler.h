@@ -88,12 +88,16 @@ class BlockScheduler : public Scheduler {
   }
   // Why a request can't be admitted again after its last preemption, if so many blocks stay free then.
   std::optional<std::string> never_admitted(const Request& request, std::int64_t kept) const;
+  // Blocks are found by the hash of their content.
   bool caching() const {
-    return workload_ != nullptr && config_.enable_prefix_caching && config_.caches_tokens;
+    return workload_ != nullptr && config_.enable_prefix_caching && config_.caches_tokens && hashes_blocks_;
   }
   // Tokens of the head of the queue that the prefix cache has, all but its last at the most; admit() takes
   // them.
   std::int64_t look_up(Sequence& s);
+  // Of the sequence's first `most` blocks those in the prefix cache, which a sequence without blocks takes.
+  std::int64_t take_cached(Sequence& s, std::int64_t most);
+  std::span<const ContentRun> content(const Request& request) const { return workload_->content(request); }
   bool has_place() const {
     return running() + reserved_ < most_running_ && batch_.sequences() < most_in_batch_;
   }
@@ -118,6 +122,9 @@ class BlockScheduler : public Scheduler {
   // The head of the queue starts, with memory for its first `tokens` tokens, or its reservation if it has
   // one; with a prefix cache after look_up(). False, and nothing has changed, where that is not free.
   bool admit(Picoseconds now, std::int64_t tokens);
+  // So many of its tokens need not be computed; and it runs from now on.
+  void reuse(Sequence& s, std::int64_t cached);
+  void start(Sequence& s, Picoseconds now);
   // Blocks for the sequence's next n tokens, and for ahead_ more. With `eager`, one must be free even if the
   // last one has room.
   bool grow(Sequence& s, std::int64_t n, bool eager = false);
@@ -133,6 +140,14 @@ class BlockScheduler : public Scheduler {
   void swap_in(std::int32_t slot);
   void release(Sequence& s);
   void release(std::vector<KvBlockPool::Block>& blocks, std::int32_t& capacity, std::int64_t computed);
+  // With a prefix cache: blocks that hold so many tokens, of which the first `entered` are in it; the
+  // unfilled ones are used again before any that was filled.
+  void release_filled(std::vector<KvBlockPool::Block>& blocks, std::int64_t computed, std::int64_t entered);
+  // Full blocks that hold what is in the cache, up to so many, can be found by others.
+  void enter_blocks(Sequence& s, std::int64_t limit) {
+    enter_until(s, std::min<std::int64_t>(std::min(s.computed, s.num_tokens) / config_.block_size, limit));
+  }
+  void enter_until(Sequence& s, std::int64_t full);
 
   const SchedulerConfig config_;
   SequenceTable& sequences_;
@@ -150,6 +165,7 @@ class BlockScheduler : public Scheduler {
   bool grows_;                 // sequences take blocks while they decode
   std::int64_t reserved_ = 0;  // places of caches on their way
   std::int64_t ahead_ = 0;     // tokens that they have room for beyond those of the step
+  bool hashes_blocks_ = true;  // its prefix cache, if it has one, is the pool's
   TokenCounts counts_;
 
  private:
@@ -164,7 +180,6 @@ class BlockScheduler : public Scheduler {
   void enter_later(std::int32_t slot, const Sequence& s) {
     if (s.entered_blocks < s.shared_blocks) entering_.push_back(slot);
   }
-  void enter_blocks(Sequence& s, std::int64_t limit);
 
   const Workload* const workload_;
   HostBlockPool host_;

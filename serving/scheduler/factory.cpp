@@ -29,11 +29,11 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
     case SchedulerPolicy::kStaticBatch:
       return make_static_batch(parts);
     case SchedulerPolicy::kLightllm:
-      return make_lightllm(parts);
+      return config.lightllm.chunked_prefill_size > 0 ? make_lightllm_chunked(parts) : make_lightllm(parts);
     case SchedulerPolicy::kFastgen:
       return make_fastgen(parts);
     case SchedulerPolicy::kTgi:
-      return make_tgi(parts);
+      return config.tgi.support_chunking ? make_tgi3(parts) : make_tgi(parts);
     case SchedulerPolicy::kLlamaCpp:
       return make_llama_cpp(parts);
     case SchedulerPolicy::kTurbomind:

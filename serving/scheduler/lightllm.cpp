@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "serving/scheduler/expected_peak.h"
 #include "serving/scheduler/policies.h"
 
 namespace foretoken {
@@ -25,13 +26,6 @@ class LightllmScheduler final : public BlockScheduler {
   }
 
  private:
-  // A sequence if it runs as long as it may. While all decode neither number changes, nor does their order.
-  struct Expected {
-    std::int64_t last;   // decode step, of all that there have been, before that of its last token
-    std::int64_t whole;  // tokens still to come before that one and in the cache
-    bool operator==(const Expected&) const = default;
-  };
-
   std::int64_t capacity() const { return pool_.usable() * config_.block_size; }
 
   void decide(Picoseconds now) override {
@@ -54,13 +48,13 @@ class LightllmScheduler final : public BlockScheduler {
     if (!waiting_.empty() && has_place()) expect_running();
     while (!waiting_.empty() && has_place()) {
       const Sequence& s = sequences_[waiting_.front()];
-      const Expected next{decoded_steps_ + s.end_tokens - s.request.input_len - 1, s.end_tokens};
-      expect(next);
-      const std::int64_t peak = expected_peak();
+      const ExpectedPeak::Entry next{decoded_steps_ + s.end_tokens - s.request.input_len - 1, s.end_tokens};
+      expected_.add(next);
+      const std::int64_t peak = expected_.peak(decoded_steps_);
       const bool fits = !config_.caches_tokens || peak < capacity();
       if (!fits) blocked_for_ = peak - capacity();
       if (!fits || tokens + s.request.input_len > config_.max_num_batched_tokens) {
-        forget(next);
+        expected_.remove(next);
         break;
       }
       tokens += s.request.input_len;
@@ -68,9 +62,9 @@ class LightllmScheduler final : public BlockScheduler {
       if (!admit(now, left(s))) throw std::logic_error("LightLLM's expected peak is too low");
     }
     // The step of their prompts gives them their first token.
-    for (const Expected& e : started_) {
-      forget(e);
-      expect({e.last - 1, e.whole - 1});
+    for (const ExpectedPeak::Entry& e : started_) {
+      expected_.remove(e);
+      expected_.add({e.last - 1, e.whole - 1});
     }
     started_.clear();
     for (std::size_t i = before; i < running_.size(); ++i)
@@ -78,36 +72,17 @@ class LightllmScheduler final : public BlockScheduler {
     return running_.size() > before;
   }
 
-  static bool longer(const Expected& a, const Expected& b) { return a.last > b.last; }
-  void expect(const Expected& e) {
-    expected_.insert(std::upper_bound(expected_.begin(), expected_.end(), e, longer), e);
-  }
-  void forget(const Expected& e) {
-    expected_.erase(
-        std::find(std::lower_bound(expected_.begin(), expected_.end(), e, longer), expected_.end(), e));
-  }
   // Those that are running, less those that have ended since they were put into order.
   void expect_running() {
-    while (!expected_.empty() && expected_.back().last < decoded_steps_) expected_.pop_back();
+    expected_.expire(decoded_steps_);
     if (ordered_) return;
     ordered_ = true;
     expected_.clear();
     for (const std::int32_t slot : running_) {
       const Sequence& s = sequences_[slot];
-      expected_.push_back({decoded_steps_ + s.end_tokens - s.num_tokens - 1, s.end_tokens - 1});
+      expected_.append({decoded_steps_ + s.end_tokens - s.num_tokens - 1, s.end_tokens - 1});
     }
-    std::sort(expected_.begin(), expected_.end(), longer);
-  }
-
-  // The most tokens that the cache holds until all have ended, if each runs as long as it may.
-  std::int64_t expected_peak() const {
-    std::int64_t peak = 0, held = 0, count = 0;
-    for (const Expected& e : expected_) {
-      const std::int64_t to_come = e.last - decoded_steps_;
-      held += e.whole - to_come;
-      peak = std::max(peak, to_come * ++count + held);
-    }
-    return peak;
+    expected_.sort();
   }
 
   // While nobody ends, running sequences reach at any later time what they would have reached, and who waits
@@ -125,9 +100,9 @@ class LightllmScheduler final : public BlockScheduler {
   std::int64_t waited_ = 0;       // decode steps since somebody started
   std::int64_t blocked_for_ = 0;  // further steps for which nobody who waits can start
   std::int64_t decoded_steps_ = 0;
-  bool ordered_ = false;            // expected_ has those that are running, and maybe some that have ended
-  std::vector<Expected> expected_;  // those that stay longest first
-  std::vector<Expected> started_;   // in this step
+  bool ordered_ = false;  // expected_ has those that are running, and maybe some that have ended
+  ExpectedPeak expected_;
+  std::vector<ExpectedPeak::Entry> started_;  // in this step
 };
 
 }  // namespace

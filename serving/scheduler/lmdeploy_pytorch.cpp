@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "serving/scheduler/policies.h"
 
@@ -41,7 +42,8 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   struct Ended {
     RequestId request;
     std::vector<KvBlockPool::Block> blocks;
-    std::int32_t capacity, computed;
+    std::int32_t capacity, computed, entered;
+    std::int32_t kept;  // tokens that are its own, not of rows in vain
   };
 
   void decide(Picoseconds now) override {
@@ -59,7 +61,12 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
 
   // What follows the step, or loop, that has ended: first as it was seen from within.
   void begin(Picoseconds now) {
-    for (Ended& e : ended_) release(e.blocks, e.capacity, e.computed);
+    for (Ended& e : ended_) {
+      if (caching())
+        release_filled(e.blocks, e.kept, e.entered);
+      else
+        release(e.blocks, e.capacity, e.computed);
+    }
     ended_.clear();
     const std::int64_t within_reach =
         std::count_if(running_.begin(), running_.end(), [&](std::int32_t slot) { return !is_locked(slot); });
@@ -93,17 +100,19 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
       const std::int64_t n = left(s);
       if (tokens > 0 && tokens + n > config_.max_num_batched_tokens) break;
       waiting_.pop_front();
+      holders_ -= s.blocks.empty() ? 0 : 1;
+      if (caching()) match(s);
       if (!take_blocks(s, s.num_tokens)) {
+        holders_ += s.blocks.empty() ? 0 : 1;
         waiting_.push_front(slot);
         break;
       }
-      if (s.cached_tokens < 0) {
-        s.cached_tokens = 0;
-        s.scheduled = now;
-      }
-      s.state = Sequence::State::kRunning;
+      start(s, now);
       running_.push_back(slot);
-      tokens += n;
+      tokens += left(s);
+      // Others of the same step find what it will compute.
+      if (caching())
+        enter_until(s, std::min<std::int64_t>(s.num_tokens / config_.block_size, s.shared_blocks));
     }
     if (running_.size() == before) return false;
     unlock();
@@ -150,10 +159,24 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
     return true;
   }
 
+  // What the prefix cache has of a sequence without blocks, all but its last token.
+  void match(Sequence& s) {
+    if (!s.blocks.empty()) return;
+    const std::int64_t most = (s.num_tokens - 1) / config_.block_size;
+    const std::int64_t known = s.preemptions > 0 ? most : std::min<std::int64_t>(most, s.shared_blocks);
+    reuse(s, take_cached(s, known) * config_.block_size);
+  }
+
   // Room for so many tokens in all. What is missing comes from those who wait, the last to arrive first.
   bool take_blocks(Sequence& s, std::int64_t tokens) {
     const std::int64_t need = blocks_for(tokens) - static_cast<std::int64_t>(s.blocks.size());
-    for (auto w = waiting_.rbegin(); need > free_blocks() && w != waiting_.rend(); ++w) drop(sequences_[*w]);
+    // Of the prefix cache nothing goes before the first of these has given way.
+    bool missing = need > (caching() ? pool_.blank() : free_blocks());
+    for (auto w = waiting_.rbegin(); missing && w != waiting_.rend() && (!caching() || holders_ > 0); ++w) {
+      if (caching() && sequences_[*w].blocks.empty()) continue;
+      drop(sequences_[*w]);
+      missing = need > free_blocks();
+    }
     if (need > free_blocks()) return false;
     if (need > 0) {
       pool_.allocate(need, s.blocks);
@@ -163,6 +186,8 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   }
 
   void drop(Sequence& s) {
+    holders_ -= s.blocks.empty() ? 0 : 1;
+    if (caching()) enter_blocks(s, std::numeric_limits<std::int32_t>::max());
     release(s);
     counts_.discarded += s.computed;
     s.computed = 0;
@@ -174,6 +199,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
     s.state = Sequence::State::kWaiting;
     ++s.preemptions;
     preempted_ = true;
+    holders_ += s.blocks.empty() ? 0 : 1;
     const auto later = [&](std::int32_t other) { return number(other) > number(slot); };
     waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), slot);
   }
@@ -186,7 +212,9 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   void leave(Sequence& s) override {
     if (steps_left_ == 0) return release(s);
     std::erase_if(loop_, [&](std::int32_t slot) { return &sequences_[slot] == &s; });
-    ended_.push_back({s.request.id, std::move(s.blocks), s.capacity, s.computed});
+    ended_.push_back(
+        {s.request.id, std::move(s.blocks), s.capacity, s.computed, s.entered_blocks, s.computed});
+    s.entered_blocks = 0;
     s.blocks.clear();
     s.capacity = 0;
   }
@@ -211,6 +239,7 @@ class LmdeployPytorchScheduler final : public BlockScheduler {
   std::vector<std::int32_t> loop_;  // who decodes in the loop
   std::vector<Ended> ended_;        // and who has done so
   std::int64_t steps_left_ = 0;     // of the loop, after this one
+  std::int64_t holders_ = 0;        // who waits with blocks
   bool looped_ = false;             // the last thing that ran was one
   std::int32_t long_prompt_ = -1;   // computed in parts, one after the other
 };

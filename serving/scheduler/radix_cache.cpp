@@ -22,7 +22,10 @@ void token_key(const Request& request, std::span<const ContentRun> runs, std::in
   if (generated > 0) key.push_back({generated_content(request.id), 0, generated});
 }
 
-RadixCache::RadixCache(std::int64_t page_size) : page_(page_size) { clear(); }
+RadixCache::RadixCache(std::int64_t page_size, bool touches_rest)
+    : page_(page_size), touches_rest_(touches_rest) {
+  clear();
+}
 
 void RadixCache::clear() {
   nodes_.assign(1, Entry());
@@ -97,10 +100,11 @@ RadixCache::Match RadixCache::descend(std::span<const TokenRun> key, std::int64_
     const auto found = edges_.find({m.node, page_hash(key, c)});
     if (found == edges_.end()) break;
     const Node child = found->second;
-    touch(child);
+    if (touches_rest_) touch(child);
     const std::int64_t n = common(at(child), key, c, tokens - m.tokens);
     if (n == 0) break;  // two pages of one hash
     const bool whole = n == at(child).tokens;
+    if (whole && !touches_rest_) touch(child);
     m.node = whole ? child : split(child, n);
     m.tokens += n;
     move_on(key, c, n);
@@ -236,11 +240,31 @@ void RadixCache::change_locks(Node node, int by) {
 }
 
 std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages) {
+  return evict(tokens, pages, false);
+}
+
+std::int64_t RadixCache::evict_exactly(std::int64_t tokens, std::vector<Page>* pages) {
+  return evict(tokens, pages, true);
+}
+
+std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages, bool exactly) {
   std::int64_t gone = 0;
   while (gone < tokens && !free_leaves_.empty()) {
     const Node node = free_leaves_.begin()->second;
-    free_leaves_.erase(free_leaves_.begin());
     Entry& e = at(node);
+    if (const std::int64_t cut = (tokens - gone + page_ - 1) / page_ * page_; exactly && cut < e.tokens) {
+      e.tokens -= cut;
+      gone += cut;
+      std::vector<TokenRun> kept;
+      copy(e.key, {}, e.tokens, kept);
+      e.key = std::move(kept);
+      const auto left = std::min(e.pages.size(), static_cast<std::size_t>(e.tokens / page_));
+      if (pages)
+        pages->insert(pages->end(), e.pages.begin() + static_cast<std::ptrdiff_t>(left), e.pages.end());
+      e.pages.resize(left);
+      break;
+    }
+    free_leaves_.erase(free_leaves_.begin());
     gone += e.tokens;
     if (pages) pages->insert(pages->end(), e.pages.begin(), e.pages.end());
     edges_.erase({e.parent, e.edge});

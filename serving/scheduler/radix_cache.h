@@ -30,7 +30,8 @@ class RadixCache {
   static constexpr Node kRoot = 0;
   using Page = std::int32_t;
 
-  explicit RadixCache(std::int64_t page_size);
+  // touches_rest: a node that a lookup ends in counts as used as a whole, not only what was found of it.
+  explicit RadixCache(std::int64_t page_size, bool touches_rest = true);
   void clear();
 
   struct Match {
@@ -61,6 +62,8 @@ class RadixCache {
   // holds. Returns how many went.
   std::int64_t evict(std::int64_t tokens) { return evict(tokens, nullptr); }
   std::int64_t evict(std::int64_t tokens, std::vector<Page>* pages);  // appends the pages that became free
+  // The same, but of the last leaf the tail alone, in whole pages, where more would be too much.
+  std::int64_t evict_exactly(std::int64_t tokens, std::vector<Page>* pages);
 
   std::int64_t evictable() const { return evictable_; }  // tokens that nobody holds
   std::int64_t held() const { return held_; }
@@ -102,7 +105,10 @@ class RadixCache {
   void touch(Node node);
   bool is_free_leaf(const Entry& e) const { return e.children == 0 && e.locks == 0; }
 
+  std::int64_t evict(std::int64_t tokens, std::vector<Page>* pages, bool exactly);
+
   std::int64_t page_;
+  bool touches_rest_;
   std::vector<Entry> nodes_;
   std::vector<Node> unused_;
   std::unordered_map<Edge, Node, EdgeHash> edges_;       // looked up only, never walked

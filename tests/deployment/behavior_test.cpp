@@ -31,17 +31,29 @@ TEST(Behavior, VersionsBeforeV1AreV0) {
 }
 
 TEST(Behavior, SystemsByAnyOfTheirNames) {
-  for (const auto& [asked, meant] :
-       {std::pair("orca", "orca"), std::pair("Sarathi-Serve", "sarathi"),
-        std::pair("FasterTransformer 5.3", "fastertransformer"), std::pair("triton", "triton"),
-        std::pair("lightllm", "lightllm"), std::pair("fastgen", "deepspeed-fastgen"),
-        std::pair("mii-0.2", "deepspeed-fastgen"), std::pair("tgi-2.4.0", "tgi"),
-        std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp-b4000"),
-        std::pair("llama_cpp 6925", "llama.cpp-b6925"), std::pair("llama-cpp", "llama.cpp"),
-        std::pair("lmdeploy-0.9", "lmdeploy-turbomind"), std::pair("turbomind", "lmdeploy-turbomind"),
-        std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"), std::pair("nanoflow", "nanoflow"),
-        std::pair("longserve", "loongserve"), std::pair("static", "fastertransformer"),
-        std::pair("triton-dynamic", "triton")})
+  for (const auto& [asked, meant] : {std::pair("orca", "orca"),
+                                     std::pair("Sarathi-Serve", "sarathi"),
+                                     std::pair("FasterTransformer 5.3", "fastertransformer"),
+                                     std::pair("triton", "triton"),
+                                     std::pair("lightllm", "lightllm"),
+                                     std::pair("fastgen", "deepspeed-fastgen"),
+                                     std::pair("mii-0.2", "deepspeed-fastgen"),
+                                     std::pair("tgi-2.4.0", "tgi"),
+                                     std::pair("tgi-3.3.4", "tgi-3"),
+                                     std::pair("text-generation-inference v3.0.1", "tgi-3"),
+                                     std::pair("lightllm-0.0.1", "lightllm"),
+                                     std::pair("lightllm-1.0.1", "lightllm-1.0"),
+                                     std::pair("text-generation-inference", "tgi"),
+                                     std::pair("llama.cpp-b4000", "llama.cpp-b4000"),
+                                     std::pair("llama_cpp 6925", "llama.cpp-b6925"),
+                                     std::pair("llama-cpp", "llama.cpp"),
+                                     std::pair("lmdeploy-0.9", "lmdeploy-turbomind"),
+                                     std::pair("turbomind", "lmdeploy-turbomind"),
+                                     std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
+                                     std::pair("nanoflow", "nanoflow"),
+                                     std::pair("longserve", "loongserve"),
+                                     std::pair("static", "fastertransformer"),
+                                     std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -84,11 +96,12 @@ TEST(Behavior, OthersAreRefusedByName) {
         std::string("a.json:/engine/behavior: \"") + asked +
             "\" is not modelled by this build; it models vllm-0.8 to vllm-0.24, V0 as vllm-0.6 and vllm-0.7, "
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
-            "sarathi, fastertransformer, triton, lightllm, deepspeed-fastgen, tgi, lmdeploy-pytorch, "
+            "sarathi, fastertransformer, triton, lightllm, lightllm-1.0, deepspeed-fastgen, tgi, tgi-3, "
+            "lmdeploy-pytorch, "
             "lmdeploy-turbomind, nanoflow, loongserve, infinite-llm, splitwise, llama.cpp, and its own "
             "executor, "
             "foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 14u);
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 16u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

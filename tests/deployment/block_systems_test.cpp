@@ -115,8 +115,44 @@ TEST(BlockSystems, Lmdeploy) {
   EXPECT_THAT(serve_command(d), HasSubstr("--num-tokens-per-iter 512"));
   EXPECT_THAT(refused("lmdeploy-pytorch", [](auto& e) { e.num_tokens_per_iter = 4; }),
               HasSubstr("is a knob of LMDeploy's TurboMind"));
-  EXPECT_THAT(refused("lmdeploy-turbomind", [](auto& e) { e.enable_prefix_caching = true; }),
-              HasSubstr("turn it off"));
+  s.engine.enable_prefix_caching = true;
+  EXPECT_TRUE(deploy(s).scheduler.enable_prefix_caching);
+  EXPECT_THAT(serve_command(deploy(s)), HasSubstr("--enable-prefix-caching"));
+}
+
+// Versions with chunks and radix trees; what is resolved resolves to the same.
+TEST(BlockSystems, LaterVersions) {
+  Scenario s = with("tgi-3.3.4");
+  s.engine.max_batch_total_tokens = 30000;
+  const Deployment t = deploy(s);
+  EXPECT_TRUE(t.scheduler.tgi.support_chunking);
+  EXPECT_TRUE(t.scheduler.enable_prefix_caching);
+  EXPECT_EQ(t.scheduler.max_num_batched_tokens, 4096);
+  EXPECT_EQ(t.scheduler.max_num_seqs, 128);
+  EXPECT_EQ(t.scheduler.block_size, 1);
+  EXPECT_EQ(t.graph_sizes.back(), 32);
+  EXPECT_EQ(scenario_to_json(deploy(t.scenario).scenario), scenario_to_json(t.scenario));
+  EXPECT_THAT(serve_command(t), HasSubstr("# of version 3"));
+
+  s = with("lightllm-1.0");
+  s.engine.chunked_prefill_size = 1024;
+  const Deployment l = deploy(s);
+  EXPECT_EQ(l.scheduler.lightllm.chunked_prefill_size, 1024);
+  EXPECT_EQ(l.scheduler.lightllm.router_max_wait_tokens, 6);
+  EXPECT_EQ(l.scheduler.max_num_batched_tokens, 2048);
+  EXPECT_TRUE(l.scheduler.enable_prefix_caching);
+  EXPECT_EQ(l.graph_sizes.back(), 256);
+  EXPECT_EQ(scenario_to_json(deploy(l.scenario).scenario), scenario_to_json(l.scenario));
+  EXPECT_THAT(serve_command(l), HasSubstr("--chunked_prefill_size 1024 --router_max_wait_tokens 6"));
+
+  EXPECT_THAT(refused("tgi-3", [](auto& e) { e.max_waiting_tokens = 5; }),
+              HasSubstr("nothing beside chunks"));
+  EXPECT_THAT(refused("tgi-3", [](auto& e) { e.block_size = 16; }), HasSubstr("flashdecoding's of 256"));
+  EXPECT_THAT(refused("tgi", [](auto& e) { e.enable_prefix_caching = true; }), HasSubstr("turn it off"));
+  EXPECT_THAT(refused("lightllm", [](auto& e) { e.chunked_prefill_size = 5; }), HasSubstr("of lightllm-1.0"));
+  EXPECT_THAT(refused("lightllm-1.0", [](auto& e) { e.router_max_wait_tokens = 0; }), HasSubstr("use 1"));
+  EXPECT_THAT(refused("lightllm-1.0", [](auto& e) { e.chunked_prefill_size = 10'000; }),
+              HasSubstr("tokens of batch_max_tokens"));
 }
 
 TEST(BlockSystems, Nanoflow) {

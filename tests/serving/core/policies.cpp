@@ -12,11 +12,13 @@ bool is_block_policy(SchedulerPolicy policy) {
 bool has_prefix_cache(SchedulerPolicy policy) {
   return policy == SchedulerPolicy::kVllmV1 || policy == SchedulerPolicy::kSglang ||
          policy == SchedulerPolicy::kTrtllm || policy == SchedulerPolicy::kVllmV0 ||
+         policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
+         policy == SchedulerPolicy::kTgi || policy == SchedulerPolicy::kLightllm ||
          policy == SchedulerPolicy::kLlamaCpp;
 }
 
 bool preempts(SchedulerPolicy policy) {
-  return (has_prefix_cache(policy) && policy != SchedulerPolicy::kLlamaCpp) ||
+  return !is_block_policy(policy) || policy == SchedulerPolicy::kVllmV0 ||
          policy == SchedulerPolicy::kSarathi || policy == SchedulerPolicy::kFastgen ||
          policy == SchedulerPolicy::kTurbomind || policy == SchedulerPolicy::kLmdeployPytorch ||
          policy == SchedulerPolicy::kNanoflow || policy == SchedulerPolicy::kSplitwise;
@@ -122,6 +124,11 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       c.num_blocks = 1 + (c.num_blocks - 1) * c.block_size + pick(0, 60);
       c.block_size = 1;
       c.lightllm.router_max_wait_tokens = pick(0, 12);
+      if (!chance(0.6)) break;  // else version 1.0
+      c.lightllm.router_max_wait_tokens = pick(1, 12);
+      c.lightllm.chunked_prefill_size = pick(1, c.max_num_batched_tokens);
+      c.num_blocks += 14 + 2 * c.max_model_len;
+      c.enable_prefix_caching = chance(0.8);
       break;
     case SchedulerPolicy::kFastgen:
       all_decode();
@@ -132,6 +139,11 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       c.tgi.max_batch_total_tokens = chance(0.7) ? 0 : pick(20, 2 * c.max_model_len);
       c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 40);
       more_memory();
+      if (!chance(0.6)) break;  // else version 3
+      c.tgi.support_chunking = true;
+      c.max_num_batched_tokens = pick(1, 60);
+      all_decode();
+      c.enable_prefix_caching = chance(0.8);
       break;
     case SchedulerPolicy::kLlamaCpp:
       c.max_num_seqs = std::min<std::int64_t>(c.max_num_seqs, 6);
@@ -154,9 +166,11 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       all_decode();
       c.lmdeploy.num_tokens_per_iter = chance(0.5) ? 0 : pick(1, 60);
       c.lmdeploy.max_prefill_iters = pick(1, 4);
+      c.enable_prefix_caching = chance(0.6);
       break;
     case SchedulerPolicy::kLmdeployPytorch:
       c.lmdeploy.prefill_interval = pick(1, 20);
+      c.enable_prefix_caching = chance(0.6);
       break;
     case SchedulerPolicy::kSplitwise:
       whole_prompts();

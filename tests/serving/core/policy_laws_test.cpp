@@ -40,7 +40,7 @@ class Inspector : public Backend {
     rows += batch.decode_sequences;
     EXPECT_FALSE(batch.empty());
     EXPECT_LE(static_cast<std::int64_t>(slots.size()), config_.max_num_seqs);
-    // Steps of prompts alone are held to the prompts' budget, steps of decodes alone to max_num_seqs.
+    // Steps with prompts are held to the prompts' budget, steps of decodes alone to max_num_seqs.
     if (config_.policy == SchedulerPolicy::kTgi) {
       if (!batch.prefill.empty()) {
         EXPECT_LT(rows, config_.max_num_batched_tokens + config_.block_size) << "rounded up to blocks";
@@ -101,10 +101,11 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
                                p == SchedulerPolicy::kFastgen || p == SchedulerPolicy::kLlamaCpp ||
                                p == SchedulerPolicy::kTurbomind || p == SchedulerPolicy::kNanoflow ||
                                p == SchedulerPolicy::kSplitwise ||
-                               p == SchedulerPolicy::kVllmV0;  // in chunks
+                               p == SchedulerPolicy::kVllmV0 ||  // in chunks
+                               p == SchedulerPolicy::kTgi;       // version 3
   EXPECT_EQ(mixes, iteration_level) << "prompts and decodes in one step";
   EXPECT_EQ(splits, (iteration_level && p != SchedulerPolicy::kOrca && p != SchedulerPolicy::kSplitwise) ||
-                        p == SchedulerPolicy::kLmdeployPytorch)
+                        p == SchedulerPolicy::kLmdeployPytorch || p == SchedulerPolicy::kLightllm)
       << "parts of prompts";
 }
 

@@ -1,0 +1,87 @@
+#include "serving/scheduler/radix_scheduler.h"
+
+#include <algorithm>
+
+namespace foretoken {
+
+RadixScheduler::RadixScheduler(const SchedulerParts& parts, bool whole_leaves, bool touches_rest)
+    : BlockScheduler(parts), tree_(parts.config.block_size, touches_rest), whole_leaves_(whole_leaves) {
+  hashes_blocks_ = false;
+}
+
+void RadixScheduler::enqueue(std::int32_t slot) {
+  const auto place = static_cast<std::size_t>(slot);
+  if (place >= held_.size()) held_.resize(place + 1);
+  held_[place] = {};
+  BlockScheduler::enqueue(slot);
+}
+
+std::int64_t RadixScheduler::cached_tokens(const Request& request, BlockHashes&) const {
+  if (!searches()) return 0;
+  token_key(request, content(request), request.input_len, key_);
+  return tree_.matching(key_, request.input_len - 1);
+}
+
+RadixCache::Match RadixScheduler::find(const Sequence& s, std::int64_t most) {
+  if (!searches()) return {};
+  token_key(s.request, content(s.request), most, key_);
+  return tree_.match(key_, most);
+}
+
+void RadixScheduler::hold(std::int32_t slot, const RadixCache::Match& hit) {
+  if (hit.tokens == 0) return;
+  Sequence& s = sequences_[slot];
+  held_[static_cast<std::size_t>(slot)] = {hit.node, hit.tokens};
+  tree_.lock(hit.node);
+  tree_.pages_to(hit.node, s.blocks);
+  s.capacity = static_cast<std::int32_t>(hit.tokens);
+}
+
+void RadixScheduler::let_go(std::int32_t slot) {
+  Held& held = held_[static_cast<std::size_t>(slot)];
+  if (held.tokens == 0) return;
+  tree_.unlock(held.node);
+  held = {};
+  sequences_[slot].blocks.clear();
+  sequences_[slot].capacity = 0;
+}
+
+bool RadixScheduler::make_room(std::int64_t blocks) {
+  const std::int64_t missing = (blocks - free_blocks()) * config_.block_size;
+  if (missing <= 0) return true;
+  pages_.clear();
+  if (whole_leaves_)
+    tree_.evict(missing, &pages_);
+  else
+    tree_.evict_exactly(missing, &pages_);
+  pool_.release_blank(pages_);
+  return blocks <= free_blocks();
+}
+
+void RadixScheduler::take(Sequence& s, std::int64_t blocks) {
+  pool_.allocate(blocks, s.blocks);
+  s.capacity += static_cast<std::int32_t>(blocks * config_.block_size);
+}
+
+void RadixScheduler::give_back(std::int32_t slot, std::int64_t tokens) {
+  Sequence& s = sequences_[slot];
+  Held& held = held_[static_cast<std::size_t>(slot)];
+  if (held.tokens > 0) tree_.unlock(held.node);
+  const std::int64_t page = config_.block_size;
+  const auto block = [page](std::int64_t token) { return static_cast<std::size_t>(token / page); };
+  const std::span<const KvBlockPool::Block> blocks(s.blocks);
+  std::int64_t from = held.tokens;
+  if (searches() && tokens / page * page > held.tokens) {
+    token_key(s.request, content(s.request), tokens, key_);
+    const RadixCache::Inserted in = tree_.insert(key_, tokens, blocks.first(block(tokens)));
+    // Others have entered the same in the meantime.
+    pool_.release_blank(blocks.subspan(block(from), block(in.existing) - block(from)));
+    from = in.tokens;
+  }
+  pool_.release_blank(blocks.subspan(block(from)));
+  held = {};
+  s.blocks.clear();
+  s.capacity = 0;
+}
+
+}  // namespace foretoken
