@@ -14,14 +14,40 @@ namespace {
 
 constexpr double kMostBlocks = 2'147'483'647;
 
+// HiCache as it has been since 0.5: host memory of each rank, loaded from layer by layer.
+void refuse_beyond_hicache(const Deployment& d, const std::string& where) {
+  const EngineSection& e = d.scenario.engine;
+  const auto refuse = [&](bool is, const std::string& key, const std::string& message) {
+    if (is) throw Error(where + "/engine/" + key, message);
+  };
+  refuse(d.behavior.name.starts_with("sglang-0.4"), "kv_tiers",
+         fmt::format("are modelled as SGLang's HiCache has them since 0.5, and the behaviour is {}; use "
+                     "sglang-0.5, or leave them out",
+                     d.behavior.name));
+  refuse(e.kv_tiers.size() > 1 || e.kv_tiers[0].kind != "host", "kv_tiers",
+         "are modelled as host memory alone under SGLang (its hicache_storage_backend is not); give one tier "
+         "of kind host");
+  refuse(e.kv_tiers[0].shared, "kv_tiers/0/shared",
+         "is not what SGLang's host memory is, which each rank has to itself; leave it out");
+  refuse(e.kv_tiers[0].eviction_policy != "lru", "kv_tiers/0/eviction_policy",
+         "is modelled as lru under SGLang; use that");
+  refuse(e.kv_load_policy.value_or("always") != "always", "kv_load_policy",
+         "must be always under SGLang, which loads whatever host memory has");
+  refuse(e.kv_load_mode.value_or("layerwise") != "layerwise", "kv_load_mode",
+         "must be layerwise under SGLang, which computes while blocks come");
+}
+
 void refuse_with_tiers(const Deployment& d, const std::string& where) {
   const EngineSection& e = d.scenario.engine;
   const auto refuse = [&](bool is, const char* key, const std::string& message) {
     if (is) throw Error(where + key, message);
   };
-  refuse(d.behavior.policy != SchedulerPolicy::kVllmV1, "/engine/kv_tiers",
-         fmt::format("are modelled for vLLM V1's scheduler, and the behaviour is {}; leave them out",
+  const bool hicache = d.behavior.policy == SchedulerPolicy::kSglang;
+  refuse(!hicache && d.behavior.policy != SchedulerPolicy::kVllmV1, "/engine/kv_tiers",
+         fmt::format("are modelled for vLLM V1's scheduler and SGLang's, and the behaviour is {}; leave them "
+                     "out",
                      d.behavior.name));
+  if (hicache) refuse_beyond_hicache(d, where);
   refuse(d.model.is_recurrent(), "/engine/kv_tiers",
          fmt::format("are not modelled for {}, whose recurrent states lie in no block; leave them out",
                      d.model.name));
@@ -67,7 +93,7 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
   }
   refuse_with_tiers(d, where);
   if (!e.kv_load_policy) e.kv_load_policy = "always";
-  if (!e.kv_load_mode) e.kv_load_mode = "async";
+  if (!e.kv_load_mode) e.kv_load_mode = d.behavior.policy == SchedulerPolicy::kSglang ? "layerwise" : "async";
   double block = 0;
   for (const Shard& shard : d.mapping.stages)
     block = std::max(block,

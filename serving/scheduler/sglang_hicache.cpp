@@ -50,7 +50,7 @@ Picoseconds SglangScheduler::wake() const {
   if (waiting_.empty() && chunked_ < 0) return kNoWake;
   Picoseconds next = kNoWake;
   for (const std::deque<Copying>* copies : {&writing_, &loading_})
-    if (!copies->empty() && copies->front().until > now_) next = std::min(next, copies->front().until);
+    if (!copies->empty()) next = std::min(next, std::max(now_, copies->front().until));
   return next;
 }
 

@@ -47,7 +47,10 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
     break;
   }
   const bool formed = !chosen_.empty();
-  if (formed) run_prefill(now);
+  if (formed)
+    run_prefill(now);
+  else if (tiers_ != nullptr)
+    start_loading(now);  // for who was turned away after all
   for (const std::int32_t slot : preempted_) join_queue(slot);
   return formed;
 }
