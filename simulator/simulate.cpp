@@ -1,6 +1,7 @@
 #include "simulator/simulate.h"
 
 #include <fmt/format.h>
+#include <tbb/parallel_invoke.h>
 
 #include <algorithm>
 #include <cmath>
@@ -288,12 +289,13 @@ Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const
     quiet.stop = options.stop;
     const double r = std::min(0.9, s.basis.relative_error);
     ServingMetrics ends[2];
-    for (int i = 0; i < 2; ++i) {
+    const auto serve_end = [&](double prices, ServingMetrics& metrics) {
       const auto requests = workload();
-      PredictedBackend backend(d, costs, i == 0 ? 1 - r : 1 + r);
+      PredictedBackend backend(d, costs, prices);
       PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
-      ends[i] = serve(*requests, backend, serving(quiet, estimates)).metrics;
-    }
+      metrics = serve(*requests, backend, serving(quiet, estimates)).metrics;
+    };
+    tbb::parallel_invoke([&] { serve_end(1 - r, ends[0]); }, [&] { serve_end(1 + r, ends[1]); });
     const auto widest = [&](const char* key) {
       double error = 0;
       for (const Deployment* kind : d.kinds()) error = std::max(error, engine_error(kind->behavior, key));
