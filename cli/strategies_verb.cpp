@@ -128,9 +128,10 @@ constexpr Strategy kStrategies[] = {
     {"caching", "prefix caching", "enable_prefix_caching, shared_prefix, traces with hash_ids",
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
-    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
+    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode, enable_hierarchical_cache",
      "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
-     "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
+     "where that is faster; under vLLM's scheduler and, as HiCache, SGLang's; written through, on second use "
+     "or on eviction; evicted by recency or frequency",
      "Mooncake's hit rates by capacity and its equation 2; executed: the tokens of plain serving"},
     {"decoding", "speculative decoding", "speculative_config",
      "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
@@ -195,6 +196,7 @@ constexpr Refused kRefused[] = {
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
      "under LMDeploy, which has no pipeline, and TGI, llama.cpp, LightLLM, FastGen and NanoFlow"},
+    {"engine/hicache_storage_backend, hicache_io_backend direct", "HiCache's storage and its copies by page"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM (docs/policies.md)"},

@@ -77,9 +77,8 @@ void SglangScheduler::load_back(RadixCache::Match& hit) {
   hit.tokens += hit.host_tokens;
 }
 
-// One copy for all requests of the batch, layer by layer. (SGLang up to 0.5.10 starts it while the step
-// before computes; later it waits for that, as here, lest that step writes to pages that are given out
-// again.)
+// One copy for all requests of the batch, layer by layer. It waits for the step before, which may still write
+// to pages that are given out again; versions of SGLang without that fence start it while that step computes.
 void SglangScheduler::start_loading(Picoseconds now) {
   if (to_load_.empty()) return;
   const Picoseconds until = tiers_->copy_in(static_cast<std::int64_t>(to_load_.size()), loads_, now);
