@@ -106,12 +106,11 @@ TEST(HiCacheRules, HostMemoryGivesAwayWholeNodes) {
 
 // Host memory of two pages has no room for a node of three.
 TEST(HiCacheRules, WhatFindsNoRoomIsNotWritten) {
-  toy::ListWorkload w = comes_back();
-  ShadowMemory memory(w, 4);
-  memory.tiers(0, 10);
   for (const Write write : {Write::kThrough, Write::kBack}) {
-    toy::ListWorkload again = comes_back();
-    const ServeResult r = serve(again, memory, hicache(5, {.blocks = 2, .write = write}));
+    toy::ListWorkload w = comes_back();
+    ShadowMemory memory(w, 4);
+    memory.tiers(0, 10);
+    const ServeResult r = serve(w, memory, hicache(5, {.blocks = 2, .write = write}));
     EXPECT_EQ(memory.batches.back(), "p2:13/0");
     EXPECT_EQ(r.kv_tiers[0].written, 0);
     EXPECT_EQ(r.kv_tiers[0].refused, write == Write::kThrough ? 3 + 4 + 3 : 3 + 4);
