@@ -132,12 +132,12 @@ constexpr Strategy kStrategies[] = {
     {"caching", "slots that keep their tokens",
      "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified",
      "a request takes the idle slot that begins like its prompt, else the least recently used one; slots of "
-     "a "
-     "context each or one cache for all",
+     "a context each or one cache for all",
      "schedules worked by hand; executed: the same tokens"},
-    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode",
+    {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode, enable_hierarchical_cache",
      "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
-     "where that is faster; written through, on second use or on eviction; evicted by recency or frequency",
+     "where that is faster; under vLLM's scheduler and, as HiCache, SGLang's; written through, on second use "
+     "or on eviction; evicted by recency or frequency",
      "Mooncake's hit rates by capacity and its equation 2; executed: the tokens of plain serving"},
     {"decoding", "speculative decoding", "speculative_config",
      "a draft model (chain or tree) or prompt lookup guesses tokens; one step verifies them, rejected "
@@ -206,6 +206,7 @@ constexpr Refused kRefused[] = {
     {"engine/schedule_policy routing-key", "SGLang's order by keys of a router"},
     {"engine/pipeline_parallel_size",
      "under LMDeploy, which has no pipeline, and TGI, LightLLM, FastGen and NanoFlow"},
+    {"engine/hicache_storage_backend, hicache_io_backend direct", "HiCache's storage and its copies by page"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",

@@ -118,6 +118,7 @@ struct Deployment {
   MemoryPlan memory;
   SchedulerConfig scheduler;
   std::vector<KvTierLink> kv_tiers;       // in the order of the scheduler's
+  std::optional<double> hicache_ratio;    // of the tier's room to the device's, where that decides
   std::vector<std::int64_t> graph_sizes;  // empty: eager
   // vLLM on compute capability 8 and 12 runs FlashAttention-2, which takes prompts and decoding sequences of
   // a step in one call of variable length.

@@ -240,6 +240,10 @@ struct EngineSection {
   std::optional<bool> enable_priority_scheduling, schedule_low_priority_values_first,
       disable_priority_preemption;
   std::optional<std::int64_t> priority_scheduling_preemption_threshold;
+  // HiCache, resolved into kv_tiers.
+  std::optional<bool> enable_hierarchical_cache;
+  std::optional<double> hicache_ratio, hicache_size;
+  std::optional<std::string> hicache_write_policy, hicache_io_backend, hicache_storage_backend;
   // TensorRT-LLM's own, likewise.
   std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
   std::optional<double> kv_cache_free_gpu_memory_fraction;
@@ -526,9 +530,22 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "weights of each device that stay in host memory and are read from there, in GiB", at_least(0)),
     field("layer_streaming", &EngineSection::layer_streaming, "weights fetched layer by layer"),
     field("lora", &EngineSection::lora, "low-rank adapters (vLLM)"),
-    field("kv_tiers", &EngineSection::kv_tiers,
-          "KV cache tiers below device memory, the nearest first (vLLM), such as [{\"kind\": \"host\", "
-          "\"capacity_gib\": 100}]"),
+    field("enable_hierarchical_cache", &EngineSection::enable_hierarchical_cache,
+          "SGLang: HiCache, a tier in host memory; resolved into kv_tiers"),
+    field("hicache_ratio", &EngineSection::hicache_ratio,
+          "SGLang: HiCache's room over that of the device's KV cache (default: 2)", above(0)),
+    field("hicache_size", &EngineSection::hicache_size,
+          "SGLang: HiCache's room of each device in GB of 1e9 bytes, instead of the ratio", above(0)),
+    field("hicache_write_policy", &EngineSection::hicache_write_policy,
+          "SGLang: when HiCache writes (default: write_through)", one_of(kKvTierWritePolicies)),
+    field("hicache_io_backend", &EngineSection::hicache_io_backend,
+          "SGLang: who copies for HiCache; modelled is kernel (default: kernel)"),
+    field("hicache_storage_backend", &EngineSection::hicache_storage_backend,
+          "SGLang: storage below HiCache's host memory; not modelled, refused"),
+    field(
+        "kv_tiers", &EngineSection::kv_tiers,
+        "KV cache tiers below device memory, the nearest first (vLLM, SGLang), such as [{\"kind\": \"host\", "
+        "\"capacity_gib\": 100}]"),
     field(
         "kv_load_policy", &EngineSection::kv_load_policy,
         "whether blocks found in a tier are always loaded, or where that is faster than computing them again "

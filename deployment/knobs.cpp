@@ -71,6 +71,12 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.pp_max_micro_batch_size, "pp_max_micro_batch_size", "sglang");
   k.only(e.enable_dynamic_chunking, "enable_dynamic_chunking", "sglang");
   k.only(e.chunked_prefill_size, "chunked_prefill_size", "sglang lightllm");
+  k.only(e.enable_hierarchical_cache, "enable_hierarchical_cache", "sglang");
+  k.only(e.hicache_ratio, "hicache_ratio", "sglang");
+  k.only(e.hicache_size, "hicache_size", "sglang");
+  k.only(e.hicache_write_policy, "hicache_write_policy", "sglang");
+  k.only(e.hicache_io_backend, "hicache_io_backend", "sglang");
+  k.only(e.hicache_storage_backend, "hicache_storage_backend", "sglang");
   k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
   k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
   k.alias(e.mem_fraction_static, "mem_fraction_static", "sglang", e.gpu_memory_utilization,

@@ -14,14 +14,84 @@ namespace {
 
 constexpr double kMostBlocks = 2'147'483'647;
 
+// HiCache as it has been since 0.5: host memory of each rank, loaded from layer by layer.
+void refuse_beyond_hicache(const Deployment& d, const std::string& where) {
+  const EngineSection& e = d.scenario.engine;
+  const auto refuse = [&](bool is, const std::string& key, const std::string& message) {
+    if (is) throw Error(where + "/engine/" + key, message);
+  };
+  refuse(d.behavior.name.starts_with("sglang-0.4"), "kv_tiers",
+         fmt::format("are modelled as SGLang's HiCache has them since 0.5, and the behaviour is {}; use "
+                     "sglang-0.5, or leave them out",
+                     d.behavior.name));
+  refuse(e.kv_tiers.size() > 1 || e.kv_tiers[0].kind != "host", "kv_tiers",
+         "are modelled as host memory alone under SGLang (its hicache_storage_backend is not); give one tier "
+         "of kind host");
+  refuse(e.kv_tiers[0].shared, "kv_tiers/0/shared",
+         "is not what SGLang's host memory is, which each rank has to itself; leave it out");
+  refuse(e.kv_tiers[0].eviction_policy != "lru", "kv_tiers/0/eviction_policy",
+         "is modelled as lru under SGLang; use that");
+  refuse(e.kv_load_policy.value_or("always") != "always", "kv_load_policy",
+         "must be always under SGLang, which loads whatever host memory has");
+  refuse(e.kv_load_mode.value_or("layerwise") != "layerwise", "kv_load_mode",
+         "must be layerwise under SGLang, which computes while blocks come");
+}
+
+constexpr double kHicacheRatio = 2;
+
+// HiCache's own keys become a tier. Its room by a ratio is known when the device's memory is planned.
+void take_hicache(Deployment& d, const std::string& where) {
+  EngineSection& e = d.scenario.engine;
+  const auto fail = [&](const char* key, const std::string& message) {
+    throw Error(where + "/engine/" + key, message);
+  };
+  if (e.hicache_storage_backend)
+    fail("hicache_storage_backend", "is not modelled under SGLang; leave it out for host memory alone");
+  if (e.hicache_io_backend.value_or("kernel") != "kernel")
+    fail("hicache_io_backend",
+         fmt::format("\"{}\" is not modelled, whose calls for each page have no known cost; use kernel",
+                     *e.hicache_io_backend));
+  if (!e.enable_hierarchical_cache.value_or(false)) {
+    const char* given = e.hicache_ratio          ? "hicache_ratio"
+                        : e.hicache_size         ? "hicache_size"
+                        : e.hicache_write_policy ? "hicache_write_policy"
+                        : e.hicache_io_backend   ? "hicache_io_backend"
+                                                 : nullptr;
+    if (given != nullptr)
+      fail(given, "belongs to HiCache, which is off; set enable_hierarchical_cache, or leave it out");
+    e.enable_hierarchical_cache.reset();
+    return;
+  }
+  if (!e.kv_tiers.empty())
+    fail("enable_hierarchical_cache", "and kv_tiers mean the same under SGLang; give one");
+  if (!e.hicache_size && d.shares_host_memory)
+    fail("hicache_size", fmt::format("is missing: {} has one memory for both, of which HiCache's share can't "
+                                     "follow from what is left; say how many GB",
+                                     d.device.name));
+  KvTierSection& tier = e.kv_tiers.emplace_back();
+  tier.write_policy = e.hicache_write_policy;
+  if (e.hicache_size)
+    tier.capacity_gib = *e.hicache_size * 1e9 / kGiB;
+  else
+    d.hicache_ratio = e.hicache_ratio.value_or(kHicacheRatio);
+  e.enable_hierarchical_cache.reset();
+  e.hicache_ratio.reset();
+  e.hicache_size.reset();
+  e.hicache_write_policy.reset();
+  e.hicache_io_backend.reset();
+}
+
 void refuse_with_tiers(const Deployment& d, const std::string& where) {
   const EngineSection& e = d.scenario.engine;
   const auto refuse = [&](bool is, const char* key, const std::string& message) {
     if (is) throw Error(where + key, message);
   };
-  refuse(d.behavior.policy != SchedulerPolicy::kVllmV1, "/engine/kv_tiers",
-         fmt::format("are modelled for vLLM V1's scheduler, and the behaviour is {}; leave them out",
+  const bool hicache = d.behavior.policy == SchedulerPolicy::kSglang;
+  refuse(!hicache && d.behavior.policy != SchedulerPolicy::kVllmV1, "/engine/kv_tiers",
+         fmt::format("are modelled for vLLM V1's scheduler and SGLang's, and the behaviour is {}; leave them "
+                     "out",
                      d.behavior.name));
+  if (hicache) refuse_beyond_hicache(d, where);
   refuse(d.model.is_recurrent(), "/engine/kv_tiers",
          fmt::format("are not modelled for {}, whose recurrent states lie in no block; leave them out",
                      d.model.name));
@@ -59,6 +129,7 @@ BytesPerSecond default_bandwidth(Deployment& d, const KvTierSection& tier, const
 
 void read_kv_tiers(Deployment& d, const std::string& where) {
   EngineSection& e = d.scenario.engine;
+  take_hicache(d, where);
   if (e.kv_tiers.empty()) {
     if (e.kv_load_policy || e.kv_load_mode)
       throw Error(where + (e.kv_load_policy ? "/engine/kv_load_policy" : "/engine/kv_load_mode"),
@@ -67,7 +138,7 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
   }
   refuse_with_tiers(d, where);
   if (!e.kv_load_policy) e.kv_load_policy = "always";
-  if (!e.kv_load_mode) e.kv_load_mode = "async";
+  if (!e.kv_load_mode) e.kv_load_mode = d.behavior.policy == SchedulerPolicy::kSglang ? "layerwise" : "async";
   double block = 0;
   for (const Shard& shard : d.mapping.stages)
     block = std::max(block,
@@ -75,7 +146,7 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
   for (std::size_t t = 0; t < e.kv_tiers.size(); ++t) {
     KvTierSection& tier = e.kv_tiers[t];
     const std::string at = fmt::format("{}/engine/kv_tiers/{}/", where, t);
-    if (!tier.capacity_gib)
+    if (!tier.capacity_gib && !d.hicache_ratio)
       throw Error(at + "capacity_gib", "is missing: how much the tier holds, such as 100");
     if (!tier.write_policy) tier.write_policy = t == 0 ? "write_through" : "write_back";
     if (t > 0 && *tier.write_policy == "write_through_selective")
@@ -91,12 +162,22 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
     if (!tier.latency_us) tier.latency_us = 0;
     link.latency = Seconds(*tier.latency_us * 1e-6);
     link.block_bytes = block * (tier.shared ? d.mapping.tensor_parallel : 1);
+    if (!tier.capacity_gib) continue;
     if (tier.kind == "host")
       link.host_bytes = *tier.capacity_gib * kGiB / (tier.shared ? d.mapping.devices() : 1);
     if (*tier.capacity_gib * kGiB < link.block_bytes)
       throw Error(at + "capacity_gib",
                   fmt::format("holds no block, which takes {:.3g} GiB; raise it", link.block_bytes / kGiB));
   }
+}
+
+void size_hicache(Deployment& d) {
+  if (!d.hicache_ratio) return;
+  KvTierLink& link = d.kv_tiers.front();
+  const double blocks = std::floor(*d.hicache_ratio * static_cast<double>(d.memory.num_gpu_blocks - 1));
+  link.host_bytes = std::max(blocks, 1.0) * link.block_bytes;
+  d.scenario.engine.kv_tiers.front().capacity_gib =
+      link.host_bytes / kGiB * (1 + 1e-9);  // which is rounded down to blocks again
 }
 
 KvTiersConfig kv_tiers_config(const Deployment& d) {

@@ -58,6 +58,8 @@ void read_kv_layout(Deployment& deployment, const std::string& where);
 void place_weights(Deployment& deployment, const std::string& where);
 // Tiers of the KV cache; fills their defaults. Throws Error for what they are not modelled with.
 void read_kv_tiers(Deployment& deployment, const std::string& where);
+// Once the device's memory is planned: HiCache's room, where it is a multiple of that.
+void size_hicache(Deployment& deployment);
 KvTiersConfig kv_tiers_config(const Deployment& deployment);
 // The scenario's link to host memory, or the device's; needed by what crosses it.
 void use_host_link(Deployment& deployment, const std::string& where);

@@ -40,7 +40,7 @@ std::variant<Deployment, Infeasible> resolve_replica_pools(const Scenario& scena
   if (c.pools->empty()) throw Error(at, "is empty; give at least one pool, or leave it out");
   if (c.replicas)
     throw Error(where + "/cluster/replicas", "each pool has its own replicas; leave it out beside pools");
-  if (!scenario.engine.kv_tiers.empty())
+  if (!scenario.engine.kv_tiers.empty() || scenario.engine.enable_hierarchical_cache.value_or(false))
     throw Error(where + "/engine/kv_tiers",
                 "tiers below unlike replicas are not modelled; leave it out beside pools");
   check_weights(c, at);

@@ -452,6 +452,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.memory = plan_memory(model, d.mapping, d.precision, d.device.memory, limits);
   if (!d.memory.fits) return Infeasible{"does not fit in memory", d.memory.reason, d.memory};
   if (auto verdict = slots_verdict(d)) return std::move(*verdict);
+  size_hicache(d);
   plan_host_memory(d);
   if (auto verdict = host_memory_verdict(d, where)) return std::move(*verdict);
 

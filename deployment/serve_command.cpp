@@ -114,6 +114,12 @@ std::string sglang_command(const Deployment& d) {
   } else if (d.graph_sizes != graph_sizes_up_to(b, std::min(largest, *e.max_num_seqs))) {
     c.add_if(true, "--cuda-graph-bs", fmt::format("{}", fmt::join(d.graph_sizes, " ")));
   }
+  if (!e.kv_tiers.empty()) {  // gigabytes of 1e9 bytes, of each rank
+    c.add_switch(true, "--enable-hierarchical-cache");
+    c.add_if(true, "--hicache-size", fmt::format("{:.4g}", *e.kv_tiers[0].capacity_gib * kGiB * 1e-9));
+    c.add_if(*e.kv_tiers[0].write_policy != "write_through", "--hicache-write-policy",
+             *e.kv_tiers[0].write_policy);
+  }
   if (e.num_gpu_blocks_override)
     c.add_if(true, "--max-total-tokens", (*e.num_gpu_blocks_override - 1) * *e.block_size);
   note_speculation(d, c);

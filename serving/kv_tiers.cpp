@@ -210,6 +210,26 @@ Picoseconds KvTiers::put(std::size_t t, Picoseconds at, std::span<const Offer> o
   return end;
 }
 
+Picoseconds KvTiers::copy_out(std::span<const BlockCopy> blocks, Picoseconds at) {
+  Picoseconds end = 0;
+  move(-1, -1, 0, blocks, at, end);
+  return end;
+}
+
+void KvTiers::copy_back(std::span<const BlockCopy> blocks, Picoseconds now) {
+  written_back_at_ = std::max(written_back_at_, copy_out(blocks, std::max(now, written_back_at_)));
+}
+
+Picoseconds KvTiers::copy_in(std::int64_t requests, std::span<const BlockCopy> blocks, Picoseconds now) {
+  Picoseconds end = 0;
+  const Picoseconds start = move(-1, 0, -1, blocks, std::max(now, written_back_at_), end);
+  loads_start_ = loads_end_ == 0 ? start : std::min(loads_start_, start);
+  loads_end_ = std::max(loads_end_, end);
+  loads_ += requests;
+  load_wait_ += requests * (end - now);
+  return end;
+}
+
 // What is computed waits for the blocks that are written back. Of what is loaded layer by layer the k-th of n
 // layers is there at start + (end - start) k / n and computed after the one before it: whichever of the first
 // and the last layer comes later decides.

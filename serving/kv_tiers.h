@@ -47,6 +47,20 @@ class KvTiers {
   // These blocks of device memory are about to be given away; the step waits until they are written.
   void write_back(std::span<const KvBlockPool::Evicted> leaving, Picoseconds now);
 
+  // For a scheduler whose own tree says where blocks lie (SGLang's): copies between device memory and the
+  // nearest tier. When they end: of blocks that are written; that come for the step being decided, which
+  // computes layer by layer as they do, for so many requests. And of blocks whose room is given away: the
+  // step waits for them.
+  Picoseconds copy_out(std::span<const BlockCopy> blocks, Picoseconds at);
+  Picoseconds copy_in(std::int64_t requests, std::span<const BlockCopy> blocks, Picoseconds now);
+  void copy_back(std::span<const BlockCopy> blocks, Picoseconds now);
+  void count_hit_blocks(std::int64_t blocks) { counts_.front().hit_tokens += blocks * block_size_; }
+  // All so far: blocks that left the tier for others, and that found no room.
+  void count_left(std::int64_t evicted, std::int64_t refused) {
+    counts_.front().evicted = evicted;
+    counts_.front().refused = refused;
+  }
+
   // A step begins to be decided.
   void begin_step() { written_back_at_ = loads_start_ = loads_end_ = 0; }
   bool stalls() const { return written_back_at_ > 0 || loads_end_ > 0; }

@@ -125,7 +125,18 @@ bool reserves_memory(SchedulerPolicy p) {
 
 void check_tiers(const SchedulerConfig& c) {
   if (c.kv_tiers.tiers.empty()) return;
-  require(c.policy == SchedulerPolicy::kVllmV1, "kv_tiers", "are modelled for vLLM V1's scheduler alone");
+  const bool hicache = c.policy == SchedulerPolicy::kSglang;
+  require(hicache || c.policy == SchedulerPolicy::kVllmV1, "kv_tiers",
+          "are modelled for vLLM V1's scheduler and SGLang's alone");
+  if (hicache) {
+    const KvTierConfig& host = c.kv_tiers.tiers.front();
+    require(c.kv_tiers.tiers.size() == 1 && !host.shared, "kv_tiers",
+            "are one tier that each rank has to itself under SGLang's scheduler");
+    require(host.eviction == KvTierConfig::Eviction::kLru, "kv_tiers",
+            "give away what was used least recently under SGLang's scheduler; use lru");
+    require(c.kv_tiers.layers > 0 && !c.kv_tiers.by_cost, "kv_tiers",
+            "are always loaded from, layer by layer, under SGLang's scheduler");
+  }
   require(c.caches_tokens && c.enable_prefix_caching, "kv_tiers",
           "are searched by the prefix cache; turn enable_prefix_caching on");
   require(c.reservation == KvReservation::kPaged, "kv_tiers", "hold blocks; use kv_layout paged");

@@ -1,6 +1,7 @@
 #include "serving/scheduler/radix_cache.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "base/random.h"
 #include "serving/content.h"
@@ -115,7 +116,11 @@ RadixCache::Match RadixCache::descend(std::span<const TokenRun> key, std::int64_
 
 RadixCache::Match RadixCache::match(std::span<const TokenRun> key, std::int64_t tokens) {
   Cursor end;
-  return descend(key, tokens, end);
+  Match m = descend(key, tokens, end);
+  m.deepest = m.node;
+  for (; !at(m.node).on_device; m.node = at(m.node).parent) m.host_tokens += at(m.node).tokens;
+  m.tokens -= m.host_tokens;
+  return m;
 }
 
 std::int64_t RadixCache::matching(std::span<const TokenRun> key, std::int64_t tokens) const {
@@ -128,6 +133,7 @@ std::int64_t RadixCache::matching(std::span<const TokenRun> key, std::int64_t to
     if (found == edges_.end()) break;
     node = found->second;
     const Entry& entry = nodes_[static_cast<std::size_t>(node)];
+    if (!entry.on_device) break;
     const std::int64_t n = common(entry, key, c, tokens - matched);
     matched += n;
     if (n < entry.tokens) break;
@@ -137,24 +143,55 @@ std::int64_t RadixCache::matching(std::span<const TokenRun> key, std::int64_t to
 }
 
 RadixCache::Inserted RadixCache::insert(std::span<const TokenRun> key, std::int64_t tokens,
-                                        std::span<const Page> pages) {
+                                        std::span<const Page> pages, bool goes_on) {
   tokens = tokens / page_ * page_;
   Cursor end;
   const Match m = descend(key, tokens, end);
-  if (m.tokens == tokens) return {m.node, tokens, tokens};
-  const std::uint64_t edge = page_hash(key, end);
-  if (edges_.contains({m.node, edge})) return {m.node, m.tokens, m.tokens};  // two pages of one hash
-  const Node node = add(m.node, edge);
-  copy(key, end, tokens - m.tokens, at(node).key);
-  at(node).tokens = tokens - m.tokens;
-  if (!pages.empty()) {
-    const auto own = pages.subspan(static_cast<std::size_t>(m.tokens / page_),
-                                   static_cast<std::size_t>((tokens - m.tokens) / page_));
-    at(node).pages.assign(own.begin(), own.end());
+  std::int64_t existing = m.tokens;
+  way_.clear();
+  if (host_.tokens > 0) {
+    // What was in host memory alone has been computed again.
+    for (Node n = m.node; n != kRoot; n = at(n).parent)
+      if (at(n).on_device)
+        way_.push_back(n);
+      else
+        existing -= at(n).tokens;
   }
-  evictable_ += at(node).tokens;
-  free_leaves_.insert({at(node).used, node});
-  return {node, tokens, m.tokens};
+  std::int64_t done = existing;
+  const auto take_pages = [&](Node node) {
+    const std::int64_t n = at(node).tokens;
+    if (!pages.empty()) {
+      const auto own =
+          pages.subspan(static_cast<std::size_t>(done / page_), static_cast<std::size_t>(n / page_));
+      at(node).pages.assign(own.begin(), own.end());
+    }
+    done += n;
+  };
+  if (existing < m.tokens) {
+    std::vector<Node> back;
+    for (Node n = m.node; !at(n).on_device; n = at(n).parent) back.push_back(n);
+    for (auto n = back.rbegin(); n != back.rend(); ++n) {
+      take_pages(*n);
+      enter_device(*n);
+    }
+  }
+  Node node = m.node;
+  if (m.tokens < tokens) {
+    const std::uint64_t edge = page_hash(key, end);
+    if (edges_.contains({m.node, edge}))  // two pages of one hash
+      return {m.node, m.tokens, existing};
+    node = make(m.node, edge);
+    ++at(m.node).children;
+    copy(key, end, tokens - m.tokens, at(node).key);
+    at(node).tokens = tokens - m.tokens;
+    at(node).on_device = false;
+    take_pages(node);
+    enter_device(node);
+    if (host_.tokens > 0) way_.insert(way_.begin(), node);
+  }
+  if (host_.tokens > 0 && !goes_on)
+    for (auto n = way_.rbegin(); n != way_.rend(); ++n) count_use(*n);
+  return {node, tokens, existing};
 }
 
 void RadixCache::pages_to(Node node, std::vector<Page>& pages) const {
@@ -166,7 +203,8 @@ void RadixCache::pages_to(Node node, std::vector<Page>& pages) const {
   std::reverse(pages.begin(), pages.end());
 }
 
-RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
+// Of no tokens yet, and unknown to its parent.
+RadixCache::Node RadixCache::make(Node parent, std::uint64_t edge) {
   Node node;
   if (unused_.empty()) {
     node = static_cast<Node>(nodes_.size());
@@ -175,13 +213,13 @@ RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
     node = unused_.back();
     unused_.pop_back();
   }
-  Entry& above = at(parent);
-  if (is_free_leaf(above)) free_leaves_.erase({above.used, parent});
-  ++above.children;
   Entry& e = at(node);
   e.parent = parent;
-  e.children = e.locks = 0;
+  e.children = e.locks = e.device_children = e.copies = e.uses = 0;
+  e.on_device = true;
+  e.on_host = false;
   e.pages.clear();
+  e.host_pages.clear();
   e.used = clock_;
   e.edge = edge;
   edges_[{parent, edge}] = node;
@@ -192,22 +230,28 @@ RadixCache::Node RadixCache::add(Node parent, std::uint64_t edge) {
 RadixCache::Node RadixCache::split(Node child, std::int64_t tokens) {
   const Node parent = at(child).parent;
   const std::uint64_t edge = at(child).edge;
-  const Node upper = add(parent, edge);  // takes the child's place in edges_
-  --at(parent).children;
+  const Node upper = make(parent, edge);  // takes the child's place in edges_
   Entry &u = at(upper), &c = at(child);
   copy(c.key, {}, tokens, u.key);
   u.tokens = tokens;
   u.locks = c.locks;
+  u.copies = c.copies;
+  u.uses = c.uses;
+  u.on_device = c.on_device;
+  u.on_host = c.on_host;
   u.children = 1;
+  u.device_children = c.on_device ? 1 : 0;
   Cursor rest;
   move_on(c.key, rest, tokens);
   std::vector<TokenRun> lower;
   copy(c.key, rest, c.tokens - tokens, lower);
   c.key = std::move(lower);
-  if (!c.pages.empty()) {
-    const auto first = c.pages.begin(), cut = first + static_cast<std::ptrdiff_t>(tokens / page_);
-    u.pages.assign(first, cut);
-    c.pages.erase(first, cut);
+  for (const auto pages : {&Entry::pages, &Entry::host_pages}) {
+    std::vector<Page>&from = c.*pages, &to = u.*pages;
+    if (from.empty()) continue;
+    const auto first = from.begin(), cut = first + static_cast<std::ptrdiff_t>(tokens / page_);
+    to.assign(first, cut);
+    from.erase(first, cut);
   }
   c.tokens -= tokens;
   c.parent = upper;
@@ -221,16 +265,23 @@ void RadixCache::touch(Node node) {
   if (is_free_leaf(e)) {
     free_leaves_.erase({e.used, node});
     free_leaves_.insert({clock_, node});
+  } else if (is_host_leaf(e)) {
+    host_leaves_.erase({e.used, node});
+    host_leaves_.insert({clock_, node});
   }
   e.used = clock_;
 }
 
-void RadixCache::change_locks(Node node, int by) {
+void RadixCache::change_locks(Node node, int by, bool copies) {
+  const auto by_copies = [](const Entry& e) { return e.copies > 0 && e.copies == e.locks; };
   for (; node != kRoot; node = at(node).parent) {
     Entry& e = at(node);
     const bool was_free = e.locks == 0;
     if (is_free_leaf(e)) free_leaves_.erase({e.used, node});
+    if (by_copies(e)) copying_ -= e.tokens;
     e.locks += by;
+    if (copies) e.copies += by;
+    if (by_copies(e)) copying_ += e.tokens;
     const bool is_free = e.locks == 0;
     if (is_free_leaf(e)) free_leaves_.insert({e.used, node});
     if (was_free == is_free) continue;
@@ -251,9 +302,11 @@ std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages, bo
   std::int64_t gone = 0;
   while (gone < tokens && !free_leaves_.empty()) {
     const Node node = free_leaves_.begin()->second;
+    if (host_.tokens > 0 && host_.write_at == 0 && !at(node).on_host) write(node, true);
     Entry& e = at(node);
     if (const std::int64_t cut = (tokens - gone + page_ - 1) / page_ * page_; exactly && cut < e.tokens) {
       e.tokens -= cut;
+      evictable_ -= cut;
       gone += cut;
       std::vector<TokenRun> kept;
       copy(e.key, {}, e.tokens, kept);
@@ -264,16 +317,50 @@ std::int64_t RadixCache::evict(std::int64_t tokens, std::vector<Page>* pages, bo
       e.pages.resize(left);
       break;
     }
-    free_leaves_.erase(free_leaves_.begin());
     gone += e.tokens;
     if (pages) pages->insert(pages->end(), e.pages.begin(), e.pages.end());
-    edges_.erase({e.parent, e.edge});
-    Entry& parent = at(e.parent);
-    if (--parent.children == 0 && parent.locks == 0) free_leaves_.insert({parent.used, e.parent});
-    unused_.push_back(node);
+    leave_device(node);
   }
-  evictable_ -= gone;
   return gone;
+}
+
+// Whose children are gone.
+void RadixCache::remove(Node node) {
+  const Entry& e = at(node);
+  edges_.erase({e.parent, e.edge});
+  Entry& parent = at(e.parent);
+  --parent.children;
+  if (is_host_leaf(parent)) host_leaves_.insert({parent.used, e.parent});
+  unused_.push_back(node);
+}
+
+// Above it all are there.
+void RadixCache::enter_device(Node node) {
+  Entry& e = at(node);
+  Entry& parent = at(e.parent);
+  if (is_free_leaf(parent)) free_leaves_.erase({parent.used, e.parent});
+  ++parent.device_children;
+  if (is_host_leaf(e)) host_leaves_.erase({e.used, node});
+  e.on_device = true;
+  evictable_ += e.tokens;
+  free_leaves_.insert({e.used, node});
+}
+
+// A free leaf of device memory.
+void RadixCache::leave_device(Node node) {
+  Entry& e = at(node);
+  free_leaves_.erase({e.used, node});
+  evictable_ -= e.tokens;
+  e.on_device = false;
+  e.pages.clear();
+  Entry& parent = at(e.parent);
+  --parent.device_children;
+  if (is_free_leaf(parent)) free_leaves_.insert({parent.used, e.parent});
+  if (!e.on_host && e.children > 0) throw std::logic_error("what is below it is in host memory");
+  if (!e.on_host)
+    remove(node);
+  else if (e.children == 0)
+    host_leaves_.insert({e.used, node});
 }
 
 }  // namespace foretoken

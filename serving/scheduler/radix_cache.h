@@ -1,9 +1,13 @@
 // SGLang's radix tree over token sequences (radix_cache.py): which prefixes are in the KV cache, who holds
 // them, and which leaf goes first. Tokens are known by runs of content, so a node costs as much as its runs,
-// not as its tokens. Where the pages of memory matter, a node names those that hold its tokens.
+// not as its tokens. Where the pages of memory matter, a node names those that hold its tokens. With host
+// memory below it is HiCache's tree (hiradix_cache.py): a node that leaves device memory may stay in the tree
+// with its tokens in host memory alone. Above a node in device memory all are, below one that isn't none is,
+// and the same holds for host memory but for nodes that are in device memory (radix_cache_host.cpp).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <span>
 #include <unordered_map>
@@ -36,20 +40,25 @@ class RadixCache {
 
   struct Match {
     Node node = kRoot;
-    std::int64_t tokens = 0;  // a multiple of the page size
+    std::int64_t tokens = 0;  // in device memory; a multiple of the page size
+    // What follows in host memory alone, and where that ends.
+    Node deepest = kRoot;
+    std::int64_t host_tokens = 0;
   };
   // The longest prefix of the key's first `tokens` tokens that is in the tree; splits the node in which it
   // ends.
   Match match(std::span<const TokenRun> key, std::int64_t tokens);
   // Its length alone; nothing is split, nothing counts as used.
   std::int64_t matching(std::span<const TokenRun> key, std::int64_t tokens) const;
-  // Puts the whole pages of the key's first `tokens` tokens into the tree. `existing` of them were there.
+  // Puts the whole pages of the key's first `tokens` tokens into the tree. `existing` of them were there, in
+  // device memory. With host memory nodes count that as a use, but for those of a prompt that goes on.
   struct Inserted {
     Node node = kRoot;
     std::int64_t tokens = 0, existing = 0;
   };
   // pages: that hold the key's tokens; the new node keeps those of its own. Empty: pages have no names here.
-  Inserted insert(std::span<const TokenRun> key, std::int64_t tokens, std::span<const Page> pages = {});
+  Inserted insert(std::span<const TokenRun> key, std::int64_t tokens, std::span<const Page> pages = {},
+                  bool goes_on = false);
   // Pages of all tokens from the root to the end of the node.
   void pages_to(Node node, std::vector<Page>& pages) const;
 
@@ -68,14 +77,40 @@ class RadixCache {
   std::int64_t evictable() const { return evictable_; }  // tokens that nobody holds
   std::int64_t held() const { return held_; }
 
+  struct HostMemory {
+    std::int64_t tokens = 0;
+    // With which use a node is written; 0: when it leaves device memory.
+    std::int32_t write_at = 1;
+    bool names_pages = false;
+  };
+  // The node's tokens go to host memory, from these pages to those (none where pages have no names). Leaves:
+  // its pages are given away next; else it is locked until copied(). Called while the tree changes.
+  using WriteNode = std::function<void(Node node, std::int64_t tokens, std::span<const Page> from,
+                                       std::span<const Page> to, bool leaves)>;
+  // Of a tree that is still empty.
+  void use_host(const HostMemory& host, WriteNode write);
+  // Keeps what match() found in host memory there until it is loaded or another one is kept; kRoot: nothing.
+  void keep(Node deepest) { kept_ = deepest; }
+  // It comes to device memory, to these pages, and is locked until copied(); appends where it lies.
+  void load(Node deepest, std::span<const Page> pages, std::vector<Page>& from);
+  void copied(Node node) { change_locks(node, -1, true); }
+  std::int64_t copying() const { return copying_; }  // tokens of held() that copies alone hold
+  std::int64_t host_used() const { return host_.tokens - host_free_; }
+  // Tokens that left host memory for others, and that found no room there.
+  std::int64_t host_evicted() const { return host_evicted_; }
+  std::int64_t host_refused() const { return host_refused_; }
+
  private:
   struct Entry {
     Node parent = -1;
     std::int32_t children = 0, locks = 0;
+    std::int32_t device_children = 0, copies = 0;  // those in device memory; of the locks
+    std::int32_t uses = 0;
+    bool on_device = true, on_host = false;
     std::int64_t tokens = 0, used = 0;  // used: when it was last matched or inserted
     std::uint64_t edge = 0;             // hash of its first page
     std::vector<TokenRun> key;
-    std::vector<Page> pages;
+    std::vector<Page> pages, host_pages;
   };
   // A place inside a key.
   struct Cursor {
@@ -100,10 +135,17 @@ class RadixCache {
   std::int64_t common(const Entry& node, std::span<const TokenRun> key, Cursor from, std::int64_t most) const;
   Match descend(std::span<const TokenRun> key, std::int64_t tokens, Cursor& at_end);
   Node split(Node child, std::int64_t tokens);
-  Node add(Node parent, std::uint64_t edge);
-  void change_locks(Node node, int by);
+  Node make(Node parent, std::uint64_t edge);
+  void remove(Node node);
+  void change_locks(Node node, int by, bool copies = false);
   void touch(Node node);
-  bool is_free_leaf(const Entry& e) const { return e.children == 0 && e.locks == 0; }
+  bool is_free_leaf(const Entry& e) const { return e.on_device && e.device_children == 0 && e.locks == 0; }
+  bool is_host_leaf(const Entry& e) const { return !e.on_device && e.children == 0; }
+  void enter_device(Node node);
+  void leave_device(Node node);
+  bool write(Node node, bool leaves);
+  void evict_host(std::int64_t tokens);
+  void count_use(Node node);
 
   std::int64_t evict(std::int64_t tokens, std::vector<Page>* pages, bool exactly);
 
@@ -114,6 +156,14 @@ class RadixCache {
   std::unordered_map<Edge, Node, EdgeHash> edges_;       // looked up only, never walked
   std::set<std::pair<std::int64_t, Node>> free_leaves_;  // by time of last use
   std::int64_t clock_ = 0, evictable_ = 0, held_ = 0;
+
+  HostMemory host_;
+  WriteNode write_;
+  std::set<std::pair<std::int64_t, Node>> host_leaves_;  // in host memory alone, with nothing below
+  std::vector<Page> free_host_pages_;
+  std::vector<Node> way_;  // scratch
+  Node kept_ = kRoot;
+  std::int64_t host_free_ = 0, copying_ = 0, host_evicted_ = 0, host_refused_ = 0;
 };
 
 }  // namespace foretoken

@@ -164,6 +164,7 @@ void SglangScheduler::completed() {
 }
 
 void SglangScheduler::decide(Picoseconds now) {
+  now_ = now;
   batch_.clear();
   retracted_ = outranks_nobody_ = false;
   ++decision_;
@@ -190,6 +191,7 @@ void SglangScheduler::decide(Picoseconds now) {
     std::erase_if(computed_prompts_, [this](const ComputedPrompt& p) { return p.decision < decision_; });
   }
   check_pages();
+  count_left();
 }
 
 void SglangScheduler::settle_last_batch() {
@@ -197,7 +199,7 @@ void SglangScheduler::settle_last_batch() {
     for (const ComputedPrompt& p : computed_prompts_) cache_unfinished(p.slot, p.tokens);
     computed_prompts_.clear();
   }
-  if (chunked_ >= 0) cache_unfinished(chunked_, sequences_[chunked_].computed);
+  if (chunked_ >= 0) cache_unfinished(chunked_, sequences_[chunked_].computed, true);
   if (last_was_prefill_ && last_shrank_) full_ = false;
   last_was_prefill_ = last_shrank_ = false;
 }
@@ -327,12 +329,12 @@ void SglangScheduler::give_up_memory(std::int32_t slot) {
 }
 
 // Enters the whole pages computed so far; copies of what others have entered meanwhile are given back.
-void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens) {
+void SglangScheduler::cache_unfinished(std::int32_t slot, std::int64_t tokens, bool goes_on) {
   if (!caching()) return;
   Sequence& s = sequences_[slot];
   Held& h = held(slot);
   token_key(s.request, workload_.content(s.request), tokens, key_);
-  const RadixCache::Inserted in = tree_.insert(key_, tokens, s.blocks);
+  const RadixCache::Inserted in = tree_.insert(key_, tokens, s.blocks, goes_on);
   if (in.tokens < h.prefix) return;
   give_pages(s.blocks, h.prefix, in.existing);
   if (names_pages_ && in.existing > h.prefix) {
@@ -402,6 +404,7 @@ void SglangScheduler::finish(std::span<const std::int32_t> slots) {
   std::erase_if(running_, [this](std::int32_t slot) {
     return sequences_[slot].num_tokens >= sequences_[slot].end_tokens;
   });
+  count_left();
 }
 
 // Why a decode-only decision repeats itself until the bounds below: no prefill is tried while nothing waits
@@ -410,6 +413,7 @@ void SglangScheduler::finish(std::span<const std::int32_t> slots) {
 std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
   if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
+  if (tiers_ != nullptr && tiers_->stalls()) return 1;
   // By priority who waits tries at every step, in vain while all running ones are as good.
   if (!waiting_.empty() && (!full_ || (preempts_by_priority() && !outranks_nobody_))) return 1;
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
@@ -421,8 +425,10 @@ std::int64_t SglangScheduler::hold() const {
     const std::int64_t computed = sequences_[slot].computed;
     ++rooms_[static_cast<std::size_t>((page_ - computed % page_) % page_)];
   }
-  return std::min(
-      steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(running_.size()), available() / page_));
+  // Who leaves device memory may have to be written first.
+  const std::int64_t room = config_.kv_tiers.writes_back() ? free_ : available();
+  return std::min(steps,
+                  1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(running_.size()), room / page_));
 }
 
 void SglangScheduler::advance(std::int64_t steps) {

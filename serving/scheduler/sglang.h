@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "serving/kv_tiers.h"
 #include "serving/scheduler/batch_builder.h"
 #include "serving/scheduler/radix_cache.h"
 #include "serving/scheduler/scheduler.h"
@@ -32,6 +33,10 @@ class SglangScheduler : public Scheduler {
   void advance(std::int64_t steps) override;
   void completed() override;
   void finish(std::span<const std::int32_t> slots) override;
+  // HiCache (sglang_hicache.cpp): one tier.
+  void use(KvTiers& tiers) override;
+  void tokens_out(Picoseconds at) override { now_ = at; }
+  Picoseconds wake() const override;
   std::int64_t cached_tokens(const Request& request, BlockHashes& hashes) const override;
   std::int64_t running() const override {
     return static_cast<std::int64_t>(running_.size()) + elsewhere_ + (chunked_ >= 0 ? 1 : 0);
@@ -40,7 +45,9 @@ class SglangScheduler : public Scheduler {
     return static_cast<std::int64_t>(waiting_.size() + arrived_.size());
   }
   const TokenCounts& counts() const override { return counts_; }
-  std::int64_t kv_used() const override { return config_.caches_tokens ? total_ - available() : 0; }
+  std::int64_t kv_used() const override {
+    return config_.caches_tokens ? total_ - available() - tree_.copying() : 0;
+  }
   std::int64_t kv_usable() const override { return config_.caches_tokens ? total_ : 0; }
 
   double new_token_ratio() const;
@@ -154,6 +161,18 @@ class SglangScheduler : public Scheduler {
   void make_room(std::int64_t tokens) {
     if (free_ < tokens) free_ += tree_.evict(tokens, names_pages_ ? &free_pages_ : nullptr);
   }
+  // HiCache.
+  struct Copying {
+    Picoseconds until = 0;
+    RadixCache::Node node = RadixCache::kRoot;
+  };
+  void write_node(RadixCache::Node node, std::int64_t tokens, std::span<const RadixCache::Page> from,
+                  std::span<const RadixCache::Page> to, bool leaves);
+  void check_copies(Picoseconds now);
+  std::int64_t loadable(const RadixCache::Match& hit) const;
+  void load_back(RadixCache::Match& hit);
+  void start_loading(Picoseconds now);
+  void count_left();
   // Memory for a sequence that has `computed` tokens and gets `tokens` more, and its return. Where a backend
   // asks which pages they are, these are named; decisions go by the numbers alone.
   void take_pages(std::vector<RadixCache::Page>& blocks, std::int64_t computed, std::int64_t tokens);
@@ -167,7 +186,7 @@ class SglangScheduler : public Scheduler {
     give_up_memory(slot);
     join_queue(slot);
   }
-  void cache_unfinished(std::int32_t slot, std::int64_t tokens);
+  void cache_unfinished(std::int32_t slot, std::int64_t tokens, bool goes_on = false);
   void release(Ended& ended);
   void release_ended();
 
@@ -222,8 +241,17 @@ class SglangScheduler : public Scheduler {
   std::vector<std::int32_t> preempted_;  // by priority, in the decision being made
   bool outranks_nobody_ = false;         // nor does anybody behind it: the first who found no place
 
-  std::vector<TokenRun> key_;           // scratch
-  std::vector<RadixCache::Page> path_;  // scratch: pages of a node's prefix
+  KvTiers* tiers_ = nullptr;  // HiCache's host memory; null: there is none
+  Picoseconds now_ = 0;
+  // On their way, in the order in which they end; nodes that wait for the loads of the next prefill batch.
+  std::deque<Copying> writing_, loading_;
+  std::vector<RadixCache::Node> to_load_;
+  std::vector<BlockCopy> loads_;
+
+  std::vector<BlockCopy> copies_;                      // scratch
+  std::vector<RadixCache::Page> load_to_, load_from_;  // scratch
+  std::vector<TokenRun> key_;                          // scratch
+  std::vector<RadixCache::Page> path_;                 // scratch: pages of a node's prefix
   std::vector<Ended> spare_;
   mutable std::vector<std::int64_t> rooms_;
   TokenCounts counts_;

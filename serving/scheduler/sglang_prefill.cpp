@@ -20,6 +20,7 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
     full_ = true;
     return false;
   }
+  if (tiers_ != nullptr) check_copies(now);
   order_waiting();
 
   const SglangConfig& c = config_.sglang;
@@ -46,7 +47,10 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
     break;
   }
   const bool formed = !chosen_.empty();
-  if (formed) run_prefill(now);
+  if (formed)
+    run_prefill(now);
+  else if (tiers_ != nullptr)
+    start_loading(now);  // for who was turned away after all
   for (const std::int32_t slot : preempted_) join_queue(slot);
   return formed;
 }
@@ -84,24 +88,28 @@ SglangScheduler::Verdict SglangScheduler::add_waiting(std::int32_t slot) {
     token_key(s.request, workload_.content(s.request), s.num_tokens - 1, key_);
     hit = tree_.match(key_, s.num_tokens - 1);
   }
-  const std::int64_t extend = s.num_tokens - hit.tokens;
+  const std::int64_t not_here = s.num_tokens - hit.tokens;
   const std::int64_t to_come = std::min<std::int64_t>(s.end_tokens - s.num_tokens, kClipMaxNewTokens);
-  const std::int64_t input = pages(extend);
   // The prefix isn't its own yet: a chunk that ends the prompt is as long as what is left.
   const std::int64_t drafted = pages(s.num_tokens + config_.lookahead) - pages(s.num_tokens);
-  const auto needed = static_cast<double>(extend + to_come + drafted);
+  const auto needed = static_cast<double>(not_here + to_come + drafted);
   if (needed >= rem_total()) return Verdict::kNoToken;
-  if (input >= rem_input_ && !chosen_.empty()) return Verdict::kOther;
+  if (pages(not_here - hit.host_tokens) >= rem_input_ && !chosen_.empty()) return Verdict::kOther;
+  const std::int64_t loads = hit.host_tokens = loadable(hit);
+  const std::int64_t extend = not_here - loads, input = pages(extend);
   tree_.lock(hit.node);
   const auto give_up = [&](Verdict verdict) {
     tree_.unlock(hit.node);
     return verdict;
   };
   // The prefix can't be evicted any more. (The second test can fail only beside decodes of a mixed batch.)
-  if (needed >= rem_total() || static_cast<double>(std::min(input, rem_chunk_) + drafted) + current_offset_ >
-                                   static_cast<double>(available())) {
+  if (needed >= rem_total() ||
+      static_cast<double>(loads + std::min(input, rem_chunk_) + drafted) + current_offset_ >
+          static_cast<double>(available())) {
     return give_up(Verdict::kNoToken);
   }
+  if (loads > 0) load_back(hit);
+  if (input >= rem_input_ && !chosen_.empty()) return give_up(Verdict::kOther);
   if (input <= rem_chunk_) {
     chosen_.push_back({slot, extend});
     charge(extend, to_come, drafted);
@@ -140,6 +148,7 @@ void SglangScheduler::admit(std::int32_t slot, const RadixCache::Match& hit, Pic
     counts_.queried += s.num_tokens;
     counts_.hit += hit.tokens;
   }
+  if (tiers_ != nullptr && hit.host_tokens > 0) tiers_->count_hit_blocks(hit.host_tokens / page_);
 }
 
 void SglangScheduler::run_prefill(Picoseconds now) {
@@ -152,6 +161,7 @@ void SglangScheduler::run_prefill(Picoseconds now) {
     need += pages(s.computed + tokens) - pages(s.computed) + ahead(s, tokens);
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + from_waiting_);
+  if (tiers_ != nullptr) start_loading(now);
   // With larger pages SGLang makes room for a page more of each request.
   make_room(page_ == 1 ? need : need + static_cast<std::int64_t>(chosen_.size()) * page_);
   chunked_ = -1;

@@ -102,12 +102,49 @@ TEST(KvTiers, LayerwiseHidesALoadBehindTheStep) {
   EXPECT_LT(to_ms(hides.served.kv_stall), to_ms(waits.served.kv_load_wait));
 }
 
+// SGLang's keys give the same tier; without any the conversations wait for their prompts.
+TEST(KvTiers, HiCache) {
+  using testing::HasSubstr;
+  const auto sglang = [](const Json& more) {
+    Json s = scenario(Json::array(), {{"behavior", "sglang-0.5"}, {"page_size", 16}});
+    s["engine"].update(more);
+    return s;
+  };
+  const Deployment d =
+      resolve_or_fail(sglang({{"enable_hierarchical_cache", true}, {"hicache_ratio", 3}}).dump());
+  EXPECT_EQ(d.scheduler.kv_tiers.tiers.at(0).blocks, 3 * 1999);
+  EXPECT_EQ(d.scheduler.kv_tiers.layers, 32);
+  EXPECT_EQ(d.scheduler.kv_tiers.tiers[0].write, KvTierConfig::Write::kThrough);
+  EXPECT_NEAR(d.memory.host_bytes, 3 * 1999 * 2097152.0, 1e6);
+  const Deployment sized = resolve_or_fail(
+      sglang(
+          {{"enable_hierarchical_cache", true}, {"hicache_size", 20}, {"hicache_write_policy", "write_back"}})
+          .dump());
+  EXPECT_EQ(sized.scheduler.kv_tiers.tiers.at(0).blocks, static_cast<std::int64_t>(20e9 / 2097152));
+  EXPECT_EQ(sized.scheduler.kv_tiers.tiers[0].write, KvTierConfig::Write::kBack);
+  const Simulation none = simulated(sglang(Json::object()));
+  const Simulation tier = simulated(sglang({{"enable_hierarchical_cache", true}, {"hicache_size", 40}}));
+  EXPECT_GT(tier.served.kv_tiers.at(0).hit_tokens, tier.served.queried_tokens / 10);
+  EXPECT_LT(tier.served.metrics.ttft.mean, none.served.metrics.ttft.mean);
+
+  EXPECT_THAT(refusal(sglang({{"hicache_size", 20}})), HasSubstr("hicache_size: belongs to HiCache"));
+  EXPECT_THAT(refusal(sglang({{"hicache_storage_backend", "file"}})), HasSubstr("is not modelled"));
+  EXPECT_THAT(refusal(sglang({{"enable_hierarchical_cache", true}, {"hicache_io_backend", "direct"}})),
+              HasSubstr("use kernel"));
+  EXPECT_THAT(refusal(sglang({{"enable_hierarchical_cache", true}, {"kv_tiers", Json::array({host(9)})}})),
+              HasSubstr("give one"));
+  EXPECT_THAT(refusal(sglang({{"enable_hierarchical_cache", true}, {"behavior", "sglang-0.4"}})),
+              HasSubstr("since 0.5"));
+  EXPECT_THAT(refusal(scenario(Json::array(), {{"enable_hierarchical_cache", true}})),
+              HasSubstr("a knob of SGLang"));
+}
+
 TEST(KvTiers, RefusesWhatIsNotModelled) {
   using testing::HasSubstr;
   const Json tiers = Json::array({host(10)});
   EXPECT_EQ(refusal(scenario(tiers)), "");
-  EXPECT_THAT(refusal(scenario(tiers, {{"behavior", "sglang-0.5"}})),
-              HasSubstr("kv_tiers: are modelled for vLLM V1's scheduler, and the behaviour is sglang-0.5"));
+  EXPECT_THAT(refusal(scenario(tiers, {{"behavior", "trtllm-1.0"}})),
+              HasSubstr("kv_tiers: are modelled for vLLM V1's scheduler and SGLang's, and the behaviour is"));
   EXPECT_THAT(refusal(scenario(tiers, {{"enable_prefix_caching", false}})),
               HasSubstr("enable_prefix_caching"));
   EXPECT_THAT(refusal(scenario(tiers, {{"preemption_mode", "swap"}})),

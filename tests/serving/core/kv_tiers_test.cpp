@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "policies.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -303,7 +304,9 @@ TEST(KvTiers, RefusesWhatIsNotModelled) {
     return std::string();
   };
   EXPECT_EQ(message([](SchedulerConfig&) {}), "");
-  EXPECT_EQ(message([](SchedulerConfig& c) { c.policy = SchedulerPolicy::kSglang; }), "kv_tiers");
+  EXPECT_EQ(message([](SchedulerConfig& c) { c.policy = SchedulerPolicy::kTrtllm; }), "kv_tiers");
+  EXPECT_EQ(message([](SchedulerConfig& c) { c.policy = SchedulerPolicy::kSglang; }), "kv_tiers")
+      << "not layer by layer";
   EXPECT_EQ(message([](SchedulerConfig& c) { c.enable_prefix_caching = false; }), "kv_tiers");
   EXPECT_EQ(message([](SchedulerConfig& c) { c.pipeline_depth = 2; }), "kv_tiers");
   EXPECT_EQ(message([](SchedulerConfig& c) { c.draft_tokens = 2; }), "kv_tiers");
@@ -381,6 +384,27 @@ Random random_case(std::uint64_t seed, bool alone) {
   return c;
 }
 
+// The same under SGLang's scheduler, with one tier that is loaded from layer by layer.
+Random hicache_case(std::uint64_t seed, bool alone) {
+  Random c = random_case(seed, alone);
+  SchedulerConfig& s = c.options.engines[0].scheduler;
+  CounterRandom random(seed, 22);
+  s.policy = SchedulerPolicy::kSglang;
+  s.sglang.chunked_prefill_size = random.uniform() < 0.2 ? -1 : random.uniform_int(1, 25) * s.block_size;
+  s.sglang.max_prefill_tokens = random.uniform_int(1, 120);
+  s.sglang.schedule_conservativeness = random.uniform() < 0.5 ? 1.0 : 0.1;
+  s.sglang.enable_mixed_chunk = random.uniform() < 0.3;
+  s.sglang.overlap = random.uniform() < 0.6;
+  s.sglang.scheduler_recv_interval = random.uniform() < 0.7 ? 1 : random.uniform_int(2, 12);
+  toy::choose_sglang_order(s, random);
+  s.kv_tiers.tiers.resize(1);
+  s.kv_tiers.tiers[0].eviction = Eviction::kLru;
+  s.kv_tiers.tiers[0].shared = s.kv_tiers.by_cost = false;
+  s.kv_tiers.layers = std::max(s.kv_tiers.layers, 1);
+  return c;
+}
+using Case = Random (*)(std::uint64_t, bool);
+
 // Loads are worth it by a draw of their own.
 bool drawn_worth(const TierLoad& load) { return (load.request + load.blocks) % 3 != 0; }
 
@@ -392,10 +416,12 @@ class Shadow : public ShadowMemory {
 
 // Every cached token is where its request looks for it, through any number of tiers; tokens are conserved and
 // every request ends once.
-TEST(KvTiers, TokensAreConservedAndWhereTheyShouldBe) {
-  std::int64_t loaded = 0, demoted = 0, stalls = 0, preempted = 0, device = 0, refused = 0;
-  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
-    Random c = random_case(seed, true);
+struct Seen {
+  std::int64_t loaded = 0, demoted = 0, stalls = 0, preempted = 0, device = 0, refused = 0, evicted = 0;
+};
+void run_shadowed(std::uint64_t seeds, Case make, Seen& seen) {
+  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+    Random c = make(seed, true);
     Shadow memory(c.workload, c.options.engines[0].scheduler.block_size);
     memory.tiers(c.latency, c.per_block);
     ServeResult r;
@@ -418,22 +444,45 @@ TEST(KvTiers, TokensAreConservedAndWhereTheyShouldBe) {
     }
     ASSERT_EQ(r.scheduled_tokens + r.reused_tokens - r.discarded_tokens, needed) << seed;
     std::int64_t hits = r.device_hit_tokens;
-    for (const KvTierCounts& t : r.kv_tiers) hits += t.hit_tokens, loaded += t.loaded, refused += t.refused;
+    for (const KvTierCounts& t : r.kv_tiers) {
+      hits += t.hit_tokens, seen.loaded += t.loaded, seen.refused += t.refused;
+      seen.evicted += t.evicted;
+      ASSERT_LE(t.written,
+                t.evicted + c.options.engines[0]
+                                .scheduler.kv_tiers.tiers[static_cast<std::size_t>(&t - r.kv_tiers.data())]
+                                .blocks);
+    }
     std::int64_t cached = 0;
     for (const RequestRecord& record : r.records) cached += record.cached_tokens;
     ASSERT_EQ(hits, cached) << seed;
     ASSERT_GE(r.device_hit_tokens, 0);
-    device += r.device_hit_tokens;
-    for (std::size_t t = 1; t < r.kv_tiers.size(); ++t) demoted += r.kv_tiers[t].written;
-    stalls += r.kv_stall > 0;
-    preempted += r.metrics.preemptions;
+    seen.device += r.device_hit_tokens;
+    for (std::size_t t = 1; t < r.kv_tiers.size(); ++t) seen.demoted += r.kv_tiers[t].written;
+    seen.stalls += r.kv_stall > 0;
+    seen.preempted += r.metrics.preemptions;
   }
-  EXPECT_GT(loaded, 10000);
-  EXPECT_GT(device, 10000);
-  EXPECT_GT(demoted, 10000);
-  EXPECT_GT(stalls, 300);
-  EXPECT_GT(preempted, 1000);
-  EXPECT_GT(refused, 100);
+}
+
+TEST(KvTiers, TokensAreConservedAndWhereTheyShouldBe) {
+  Seen seen;
+  run_shadowed(2000, random_case, seen);
+  EXPECT_GT(seen.loaded, 10000);
+  EXPECT_GT(seen.device, 10000);
+  EXPECT_GT(seen.demoted, 10000);
+  EXPECT_GT(seen.stalls, 300);
+  EXPECT_GT(seen.preempted, 1000);
+  EXPECT_GT(seen.refused, 100);
+}
+
+TEST(HiCache, TokensAreConservedAndWhereTheyShouldBe) {
+  Seen seen;
+  run_shadowed(1000, hicache_case, seen);
+  EXPECT_GT(seen.loaded, 10000);
+  EXPECT_GT(seen.device, 10000);
+  EXPECT_GT(seen.stalls, 100);
+  EXPECT_GT(seen.preempted, 300);
+  EXPECT_GT(seen.refused, 100);
+  EXPECT_GT(seen.evicted, 1000);
 }
 
 // Prices copies, and steps as ToyBackend does.
@@ -464,13 +513,15 @@ auto key(const TimelineWriter::TierEvent& e) {
 }
 
 // Spans change nothing, not even the order of copies; and a recording with spans gives both again.
-TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
+struct Repeated {
   std::int64_t steps = 0, events = 0, loads = 0, declined = 0;
-  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+};
+void repeat(std::uint64_t seeds, Case make, Repeated& sum) {
+  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
     Recording recordings[4];
     ServeResult results[4];
     for (int i = 0; i < 4; ++i) {
-      Random c = random_case(seed, false);
+      Random c = make(seed, false);
       c.options.use_spans = i % 2 == 0;
       c.options.timeline = &recordings[i];
       Toy toy(c);
@@ -497,14 +548,25 @@ TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
       ASSERT_EQ(results[0].kv_stall, results[i].kv_stall) << seed;
       ASSERT_EQ(results[0].scheduled_tokens, results[i].scheduled_tokens) << seed;
     }
-    steps += results[0].metrics.num_steps;
-    events += static_cast<std::int64_t>(recordings[0].steps.size());
-    loads += results[0].kv_loads;
-    for (const auto& e : recordings[0].tiers) declined += e.declined;
+    sum.steps += results[0].metrics.num_steps;
+    sum.events += static_cast<std::int64_t>(recordings[0].steps.size());
+    sum.loads += results[0].kv_loads;
+    for (const auto& e : recordings[0].tiers) sum.declined += e.declined;
   }
-  EXPECT_GT(loads, 3000);
-  EXPECT_GT(declined, 500);
-  EXPECT_LT(events, steps) << "some were spans";
+  EXPECT_LT(sum.events, sum.steps) << "some were spans";
+}
+
+TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
+  Repeated sum;
+  repeat(2000, random_case, sum);
+  EXPECT_GT(sum.loads, 3000);
+  EXPECT_GT(sum.declined, 500);
+}
+
+TEST(HiCache, SpansAndRecordingsGiveTheSameTimes) {
+  Repeated sum;
+  repeat(1000, hicache_case, sum);
+  EXPECT_GT(sum.loads, 1000);
 }
 
 }  // namespace
