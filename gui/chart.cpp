@@ -1,11 +1,6 @@
 #include "gui/chart.h"
 
-#include <QFile>
-#include <QSaveFile>
-#include <QSvgGenerator>
 #include <cmath>
-
-#include "base/error.h"
 
 namespace foretoken::gui {
 namespace {
@@ -17,7 +12,7 @@ constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0
 
 Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   setInteractions(QCP::iRangeDrag | QCP::iRangeZoom | QCP::iSelectPlottables);
-  setMinimumSize(240, 160);
+  setMinimumSize(200, 120);
   setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Expanding);
   setFocusPolicy(Qt::StrongFocus);
   // The legend gets a row of its own below the axes.
@@ -157,6 +152,7 @@ void Chart::changeEvent(QEvent* event) {
 }
 
 QString Chart::csv() const {
+  if (csv_) return csv_();
   QString text = QStringLiteral("series,x,y\n");
   const auto quoted = [](QString s) { return u'"' + s.replace(u'"', QStringLiteral("\"\"")) + u'"'; };
   const auto row = [&](const QString& name, double x, double y) {
@@ -174,31 +170,6 @@ QString Chart::csv() const {
     }
   }
   return text;
-}
-
-void Chart::save(const QString& file) {
-  const auto fail = [&](const QString& why) { throw Error(file.toStdString(), why.toStdString()); };
-  QSaveFile out(file);
-  if (!out.open(QIODevice::WriteOnly)) fail(out.errorString());
-  if (file.endsWith(QStringLiteral(".csv"))) {
-    out.write(csv().toUtf8());
-  } else if (file.endsWith(QStringLiteral(".png"))) {
-    if (!toPixmap(width(), height(), 2).save(&out, "PNG"))
-      fail(QStringLiteral("the picture can't be written"));
-  } else if (file.endsWith(QStringLiteral(".svg"))) {
-    QSvgGenerator svg;
-    svg.setOutputDevice(&out);
-    svg.setSize(size());
-    svg.setViewBox(QRect(QPoint(), size()));
-    QCPPainter painter;
-    painter.begin(&svg);
-    painter.setMode(QCPPainter::pmVectorized);
-    toPainter(&painter, width(), height());
-    painter.end();
-  } else {
-    fail(QStringLiteral("charts are saved as .png, .svg or .csv"));
-  }
-  if (!out.commit()) fail(out.errorString());
 }
 
 }  // namespace foretoken::gui

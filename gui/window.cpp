@@ -35,13 +35,6 @@ QString ms(double value) { return QString::fromStdString(significant(value, 3)) 
 
 }  // namespace
 
-QLabel* note_label(QWidget* parent) {
-  auto* const label = new QLabel(parent);
-  label->setWordWrap(true);
-  label->setTextInteractionFlags(Qt::TextSelectableByMouse);
-  return label;
-}
-
 Window::Window(bool remember, QWidget* parent)
     : QMainWindow(parent),
       form_(new ScenarioForm(session_, this)),
@@ -79,6 +72,7 @@ Window::Window(bool remember, QWidget* parent)
   make_menus();
   connect(&session_, &Session::estimated_anew, this, &Window::show_state);
   connect(&session_, &Session::simulated_anew, this, &Window::show_state);
+  connect(&session_, &Session::intervals_anew, this, &Window::show_state);
   connect(&session_, &Session::edited, this, &Window::show_state);
   connect(&session_.history(), &QUndoStack::cleanChanged, this, &Window::show_state);
   connect(&session_, &Session::failed, this, [this](const QString& where, const QString& message) {
@@ -135,6 +129,7 @@ void Window::show_state() {
   setWindowTitle(QStringLiteral("%1[*] - Foretoken").arg(name));
   setWindowModified(!session_.history().isClean());
   const auto e = session_.estimated();
+  result_action_->setEnabled(false);
   if (!e) return numbers_->clear();
   verdict_->setText(e->verdict.empty() ? QString::fromStdString(e->prepared.workload)
                                        : QString::fromStdString(e->verdict));
@@ -155,6 +150,8 @@ void Window::show_state() {
                     QString::fromStdString(significant(e->estimate->capacity_requests_per_s, 3)));
   }
   numbers_->setText(text);
+  // Whole, or not at all.
+  result_action_->setEnabled(!e->verdict.empty() || (session_.simulated() && session_.simulated()->has_intervals));
 }
 
 bool Window::save(bool ask_where) {
@@ -168,23 +165,6 @@ bool Window::save(bool ask_where) {
   } catch (const std::exception& e) {
     show_problem(tr("Can't be saved"), QString::fromUtf8(e.what()));
     return false;
-  }
-}
-
-void Window::export_view() {
-  const auto* const action = qobject_cast<QAction*>(sender());
-  View* const v = view(action->data().toString());
-  const QString file = QFileDialog::getSaveFileName(
-      this, tr("Export %1").arg(v->title()), v->title().toLower(),
-      v->charts().empty() ? tr("Tables (*.csv)") : tr("Pictures and tables (*.png *.svg *.csv)"));
-  if (file.isEmpty()) return;
-  try {
-    if (!v->charts().empty() && !(file.endsWith(QStringLiteral(".csv")) && !v->tables().empty()))
-      v->charts().front()->save(file);
-    else if (!v->tables().empty())
-      v->tables().front()->save(file);
-  } catch (const std::exception& e) {
-    show_problem(tr("Can't be exported"), QString::fromUtf8(e.what()));
   }
 }
 
@@ -225,28 +205,27 @@ void Window::make_menus() {
   file->addSeparator();
   QAction* const save_action = add(file, tr("&Save"), QKeySequence::Save, [this] { save(false); });
   add(file, tr("Save &as..."), QKeySequence::SaveAs, [this] { save(true); });
-  add(file, tr("Save &result..."), {}, [this] {
-    const auto s = session_.simulated();
-    const auto e = session_.estimated();
-    if (!e) return;
+  result_action_ = add(file, tr("Save &result..."), {}, [this] {
+    if (!session_.estimated()) return;
     const QString f = QFileDialog::getSaveFileName(this, tr("Save the result"), {}, tr("Results (*.json)"));
     if (f.isEmpty()) return;
     try {
-      Json json = context_json(report_context(e->input.scenario, *session_.world(), e->warnings),
-                               e->deployment() ? e->deployment()->scenario : e->input.scenario);
-      json.update(s ? s->json() : e->json());
-      OutputFile out(f.toStdString());
-      out.write(dump_json(json));
-      out.commit();
+      session_.save_result(f.toStdString());
     } catch (const std::exception& error) {
       show_problem(tr("Can't be saved"), QString::fromUtf8(error.what()));
     }
   });
   QMenu* const exports = file->addMenu(tr("&Export a view"));
   for (View* v : views_) {
-    QAction* const a = exports->addAction(v->title() + QStringLiteral("..."));
-    a->setData(v->title());
-    connect(a, &QAction::triggered, this, &Window::export_view);
+    connect(v, &View::save_failed, this,
+            [this](const QString& message) { show_problem(tr("Can't be saved"), message); });
+    // What a view has to save may come and go.
+    QMenu* const of = exports->addMenu(v->title());
+    connect(of, &QMenu::aboutToShow, this, [of, v] {
+      of->clear();
+      for (const ViewPart& part : v->parts())
+        of->addAction(part.name + QStringLiteral("..."), v, [v, part] { v->ask_and_save(part); });
+    });
   }
   file->addSeparator();
   add(file, tr("&Quit"), QKeySequence::Quit, [this] { close(); });
