@@ -35,8 +35,9 @@ int screenshot(Window& window, const QString& file, const QString& view) {
   if (!file.endsWith(QStringLiteral(".png")))
     return fail(QStringLiteral("--screenshot: %1: use a name that ends with .png").arg(file));
   QImage image = window.grab().toImage();
-  add_text(image, window.session().provenance(view.isEmpty() ? window.windowTitle().remove(QStringLiteral("[*]"))
-                                                             : window.view(view)->title()));
+  add_text(image,
+           window.session().provenance(view.isEmpty() ? window.windowTitle().remove(QStringLiteral("[*]"))
+                                                      : window.view(view)->title()));
   if (!image.save(file)) return fail(QStringLiteral("--screenshot: %1: can't be written").arg(file));
   return 0;
 }

@@ -15,10 +15,11 @@ namespace foretoken::gui {
 class Chart;
 
 struct Provenance {
-  QString title;                                // of what is saved
-  QList<std::pair<QString, QString>> facts;     // "Software": "foretoken 0.1.0 (1a2b3c4), database 5d6e7f, seed 0"
-  QString text() const;                         // a line each: "Software: ..."
-  QString comment() const;                      // the same and the title, as lines that begin with "# "
+  QString title;  // of what is saved
+  QList<std::pair<QString, QString>>
+      facts;                // "Software": "foretoken 0.1.0 (1a2b3c4), database 5d6e7f, seed 0"
+  QString text() const;     // a line each: "Software: ..."
+  QString comment() const;  // the same and the title, as lines that begin with "# "
 };
 
 // Program and date alone: to be told what the numbers are of.

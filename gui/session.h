@@ -26,7 +26,8 @@ class Session : public QObject {
   // Throw Error and change nothing where the file can't be read.
   void open(const std::filesystem::path& file);
   void save(const std::filesystem::path& file);
-  // Of the scenario as it stands, with context, date and the command that gives the same numbers. Throws Error.
+  // Of the scenario as it stands, with context, date and the command that gives the same numbers. Throws
+  // Error.
   void save_result(const std::filesystem::path& file) const;
   // What the answers to a scenario rest on, to be written into what is saved of them.
   Provenance provenance(const QString& title) const { return provenance(title, *scenario_); }

@@ -131,7 +131,8 @@ int TableView::width_of(int column) const {
   const int rows = std::min(model()->rowCount(), kMeasuredRows);
   const QFontMetrics metrics = fontMetrics();
   for (int r = 0; r < rows; ++r)
-    width = std::max(width, metrics.horizontalAdvance(model()->index(r, column).data().toString()) + kCellMargin);
+    width =
+        std::max(width, metrics.horizontalAdvance(model()->index(r, column).data().toString()) + kCellMargin);
   return width;
 }
 
@@ -163,7 +164,8 @@ void TableView::fit_columns() {
   for (const QString& expendable : expendable_) {
     if (sum(least) <= room) break;
     for (int c = 0; c < columns; ++c)
-      if (key(c) == expendable.toStdString() && !chosen_.contains(key(c))) shown[static_cast<std::size_t>(c)] = false;
+      if (key(c) == expendable.toStdString() && !chosen_.contains(key(c)))
+        shown[static_cast<std::size_t>(c)] = false;
   }
   // What is over goes to the columns that were cut, in order.
   std::vector<int> widths = least;

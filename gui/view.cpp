@@ -44,8 +44,7 @@ void View::ask_and_save(const ViewPart& part) {
   QStringList kinds;
   for (const QString& suffix : part.suffixes) kinds << u'*' + suffix;
   QString file = QFileDialog::getSaveFileName(
-      this, tr("Save %1").arg(part.name),
-      title_.toLower().replace(u' ', u'-') + part.suffixes.front(),
+      this, tr("Save %1").arg(part.name), title_.toLower().replace(u' ', u'-') + part.suffixes.front(),
       tr("%1 (%2)").arg(part.widget->inherits("foretoken::gui::TableView") ? tr("Tables") : tr("Pictures"),
                         kinds.join(u' ')));
   if (file.isEmpty()) return;

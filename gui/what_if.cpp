@@ -107,8 +107,8 @@ std::vector<FitLimit> fit_limits(const World& world, const Estimated& of, const 
     Json scenario = *of.json_scenario;
     scenario["engine"][key] = value;
     try {
-      const Prepared p = prepare(
-          scenario_input(scenario, world.resources.scenario_folder, of.input.file, false), world);
+      const Prepared p =
+          prepare(scenario_input(scenario, world.resources.scenario_folder, of.input.file, false), world);
       const auto* const d = std::get_if<Deployment>(&p.verdict);
       if (d == nullptr) return false;
       const auto kinds = d->kinds();
@@ -136,8 +136,9 @@ std::vector<FitLimit> fit_limits(const World& world, const Estimated& of, const 
   limits.push_back(ranks);
   // In hundredths.
   FitLimit share{"gpu_memory_utilization", false, true, {}};
-  const std::int64_t spare = largest_that_fits(
-      1, 99, 10, [&](std::int64_t at) { return fits_with("gpu_memory_utilization", 1 - 0.01 * static_cast<double>(at)); });
+  const std::int64_t spare = largest_that_fits(1, 99, 10, [&](std::int64_t at) {
+    return fits_with("gpu_memory_utilization", 1 - 0.01 * static_cast<double>(at));
+  });
   if (spare >= 1) share.value = 1 - 0.01 * static_cast<double>(spare);
   limits.push_back(share);
   return limits;

@@ -60,10 +60,10 @@ std::map<std::string, Interval> intervals_of(const World& world, const Simulated
 
 // How far one key of the scenario goes, the others as they are, before it does not fit in memory or can't be.
 struct FitLimit {
-  std::string key;             // "max_model_len"
-  bool at_most = true;         // else at least
-  bool bounded = true;         // else it fits as far as was looked: `value`
-  std::optional<double> value; // none: no value fits
+  std::string key;              // "max_model_len"
+  bool at_most = true;          // else at least
+  bool bounded = true;          // else it fits as far as was looked: `value`
+  std::optional<double> value;  // none: no value fits
 };
 std::vector<FitLimit> fit_limits(const World& world, const Estimated& of, const std::atomic<bool>* stop);
 

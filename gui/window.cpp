@@ -151,7 +151,8 @@ void Window::show_state() {
   }
   numbers_->setText(text);
   // Whole, or not at all.
-  result_action_->setEnabled(!e->verdict.empty() || (session_.simulated() && session_.simulated()->has_intervals));
+  result_action_->setEnabled(!e->verdict.empty() ||
+                             (session_.simulated() && session_.simulated()->has_intervals));
 }
 
 bool Window::save(bool ask_where) {

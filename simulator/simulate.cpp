@@ -266,8 +266,8 @@ struct PricedRun {
 };
 PricedRun run_priced(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
                      const SimulateOptions& options, double scale) {
-  const auto requests = make_workload(d.scenario.workload, resources.scenario_folder,
-                                      resources.scenario_file + ":/workload");
+  const auto requests =
+      make_workload(d.scenario.workload, resources.scenario_folder, resources.scenario_file + ":/workload");
   PredictedBackend backend(d, costs, scale);
   PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
   ServeOptions o = serve_options(d, options, &estimates);

@@ -57,13 +57,15 @@ class LoadView : public View {
       return;
     }
     shown_ = sweep;
-    note_->setText(tr("%1 loads, up to a tenth more than can be served by the estimate; bands: 90 % intervals of "
-                      "the percentiles, from simulations at both ends of the prices' intervals.")
-                       .arg(sweep->points.size()));
+    note_->setText(
+        tr("%1 loads, up to a tenth more than can be served by the estimate; bands: 90 % intervals of "
+           "the percentiles, from simulations at both ends of the prices' intervals.")
+            .arg(sweep->points.size()));
     const QString axis = QString::fromStdString(sweep->axis);
     const SloSection& slo = sweep->of->input.scenario.slo;
     draw(*ttft_, *sweep, axis, tr("time to first token, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
-    draw(*tpot_, *sweep, axis, tr("time per output token, ms"), &ServingMetrics::tpot, "tpot_ms", slo.tpot_ms);
+    draw(*tpot_, *sweep, axis, tr("time per output token, ms"), &ServingMetrics::tpot, "tpot_ms",
+         slo.tpot_ms);
     Table t;
     t.title = "Latency against load";
     t.columns = {{"load", sweep->axis, 3},

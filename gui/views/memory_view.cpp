@@ -1,5 +1,5 @@
-// Memory of a device of each kind, stacked against what it has, beside the pinned scenario's; and where it stops
-// fitting: how many sequences of which length find room, and how far single keys go.
+// Memory of a device of each kind, stacked against what it has, beside the pinned scenario's; and where it
+// stops fitting: how many sequences of which length find room, and how far single keys go.
 #include <QLabel>
 #include <QSplitter>
 #include <QVBoxLayout>
@@ -71,15 +71,16 @@ class MemoryView : public View {
       else if (!l.bounded)
         up << tr("%1 any").arg(key);
       else
-        (l.at_most ? up : from)
-            << key + u' ' +
-                   QString::fromStdString(l.key == "gpu_memory_utilization"
-                                              ? significant(*l.value, 2)
-                                              : with_commas(static_cast<std::int64_t>(*l.value)));
+        (l.at_most ? up : from) << key + u' ' +
+                                       QString::fromStdString(
+                                           l.key == "gpu_memory_utilization"
+                                               ? significant(*l.value, 2)
+                                               : with_commas(static_cast<std::int64_t>(*l.value)));
     }
-    limits_->setText(tr("Fits up to %1%2 (one key changed at a time).")
-                         .arg(up.join(QStringLiteral(", ")),
-                              from.isEmpty() ? QString() : tr("; from %1 on").arg(from.join(QStringLiteral(", ")))));
+    limits_->setText(
+        tr("Fits up to %1%2 (one key changed at a time).")
+            .arg(up.join(QStringLiteral(", ")),
+                 from.isEmpty() ? QString() : tr("; from %1 on").arg(from.join(QStringLiteral(", ")))));
   }
 
   // Of the first kind of engines: the curve, what the scheduler would run, and what the workload asks for.
@@ -91,7 +92,8 @@ class MemoryView : public View {
     const double least = std::min(64.0, longest / 2);
     QVector<double> x, y;
     for (int i = 0; i <= kCurvePoints; ++i) {
-      const double tokens = std::round(least * std::pow(longest / least, static_cast<double>(i) / kCurvePoints));
+      const double tokens =
+          std::round(least * std::pow(longest / least, static_cast<double>(i) / kCurvePoints));
       x << tokens;
       y << static_cast<double>(sequences_that_fit(kind.memory, static_cast<std::int64_t>(tokens)));
     }
@@ -148,7 +150,8 @@ class MemoryView : public View {
     note_->setText(
         !current->verdict.empty()
             ? QString::fromStdString(current->verdict)
-            : tr("%1 blocks of %2 tokens: room for %3 tokens on each rank, %4 sequences of this workload's mean "
+            : tr("%1 blocks of %2 tokens: room for %3 tokens on each rank, %4 sequences of this workload's "
+                 "mean "
                  "length, %5 of max_model_len.")
                   .arg(grouped(first.num_gpu_blocks))
                   .arg(first.block_size)

@@ -64,10 +64,11 @@ class ModelView : public View {
         std::max<std::int64_t>(1, std::llround(e->prepared.load.input_len + e->prepared.load.output_len));
     const std::int64_t longest = std::max<std::int64_t>(d->scheduler.max_model_len, 1024);
     // Most edits leave the model as it is, and counting operators takes a while.
-    const std::string asked = e->input.scenario.model.text +
-                              fmt::format("\n{} {} {} {} {} {} {} {}", q.tensor_parallel, q.prompt, q.context, longest,
-                                          name_of(q.precision.weights), name_of(q.precision.activation),
-                                          name_of(q.precision.kv), d->mapping.pipeline_parallel);
+    const std::string asked =
+        e->input.scenario.model.text + fmt::format("\n{} {} {} {} {} {} {} {}", q.tensor_parallel, q.prompt,
+                                                   q.context, longest, name_of(q.precision.weights),
+                                                   name_of(q.precision.activation), name_of(q.precision.kv),
+                                                   d->mapping.pipeline_parallel);
     if (asked == shown_) return;
     shown_ = asked;
     const Report report = model_report(d->model, q);

@@ -46,7 +46,8 @@ class ParetoView : public View {
   }
   std::vector<Chart*> charts() const override { return {chart_}; }
   Provenance provenance() const override {
-    return session_.planned() ? session_.provenance(title(), session_.planned_scenario()) : View::provenance();
+    return session_.planned() ? session_.provenance(title(), session_.planned_scenario())
+                              : View::provenance();
   }
 
  protected:

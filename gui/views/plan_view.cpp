@@ -127,7 +127,8 @@ class PlanView : public View {
   }
   std::vector<TableView*> tables() const override { return {ranked_, missed_, rejected_}; }
   Provenance provenance() const override {
-    return session_.planned() ? session_.provenance(title(), session_.planned_scenario()) : View::provenance();
+    return session_.planned() ? session_.provenance(title(), session_.planned_scenario())
+                              : View::provenance();
   }
 
  protected:

@@ -70,9 +70,8 @@ class RooflineView : public View {
     const auto roof = [&](const QString& name, double peak) {
       if (peak <= 0) return;
       const double ridge = peak / bandwidth;
-      chart_->line(tr("%1 %2 TFLOP/s").arg(name).arg(peak, 0, 'f', 0), colour++,
-                   {low_x, ridge, high_x}, {low_x * bandwidth, peak, peak},
-                   Qt::SolidLine, false);
+      chart_->line(tr("%1 %2 TFLOP/s").arg(name).arg(peak, 0, 'f', 0), colour++, {low_x, ridge, high_x},
+                   {low_x * bandwidth, peak, peak}, Qt::SolidLine, false);
       top = std::max(top, peak);
     };
     roof(tr("16 bits"), device.fp16_peak.value / 1e12);

@@ -50,8 +50,8 @@ class StepView : public View {
     chart_->setAccessibleName(tr("waterfall of a step"));
     table_->setAccessibleName(tr("operators of a step"));
     table_->set_expendable({QStringLiteral("error_percent"), QStringLiteral("tb_per_s"),
-                            QStringLiteral("tflop_per_s"), QStringLiteral("count"), QStringLiteral("bound_by"),
-                            QStringLiteral("share_percent")});
+                            QStringLiteral("tflop_per_s"), QStringLiteral("count"),
+                            QStringLiteral("bound_by"), QStringLiteral("share_percent")});
     auto* const top = new QHBoxLayout;
     top->addWidget(which_);
     top->addWidget(note_, 1);

@@ -53,9 +53,10 @@ Table step_table(const Recording& recording, const std::vector<QString>& engines
                {"stall_ms", "stall (ms)", 12}};
   for (const TimelineWriter::StepEvent& e : recording.steps) {
     const bool span = e.steps > 1;
-    t.add({engines[static_cast<std::size_t>(e.engine)].toStdString(), to_s(e.start), to_s(e.start + occupied(e)),
-           e.steps, to_ms(span ? e.first : occupied(e)), to_ms(span ? e.increment : 0), e.prefill_tokens,
-           e.decode_tokens, std::int64_t{e.running}, std::int64_t{e.waiting}, e.kv_usage, to_ms(e.stall)});
+    t.add({engines[static_cast<std::size_t>(e.engine)].toStdString(), to_s(e.start),
+           to_s(e.start + occupied(e)), e.steps, to_ms(span ? e.first : occupied(e)),
+           to_ms(span ? e.increment : 0), e.prefill_tokens, e.decode_tokens, std::int64_t{e.running},
+           std::int64_t{e.waiting}, e.kv_usage, to_ms(e.stall)});
   }
   return t;
 }

@@ -163,8 +163,9 @@ TimelineView::TimelineView(Session& session)
   make_chart();
   table_->setSelectionMode(QAbstractItemView::SingleSelection);
   table_->setAccessibleName(tr("requests of the time that is shown"));
-  table_->set_expendable({QStringLiteral("cached_tokens"), QStringLiteral("preemptions"), QStringLiteral("engine"),
-                          QStringLiteral("output_len"), QStringLiteral("input_len")});
+  table_->set_expendable({QStringLiteral("cached_tokens"), QStringLiteral("preemptions"),
+                          QStringLiteral("engine"), QStringLiteral("output_len"),
+                          QStringLiteral("input_len")});
   table_->setToolTip(
       tr("Prompt, output and cached in tokens. Enter, or a double click, shows the time of one request "
          "alone."));
@@ -210,7 +211,9 @@ QToolButton* TimelineView::button(const QString& text, const QString& what, QHBo
 
 void TimelineView::make_chart() {
   chart_->setAccessibleName(tr("steps of engines over time"));
-  chart_->set_csv([this] { return shown_ ? QString::fromStdString(to_csv(step_table(recording(), names_))) : QString(); });
+  chart_->set_csv([this] {
+    return shown_ ? QString::fromStdString(to_csv(step_table(recording(), names_))) : QString();
+  });
   // Steps above the chart's own axes.
   usage_ = chart_->xAxis->axisRect();
   lanes_ = new QCPAxisRect(chart_);

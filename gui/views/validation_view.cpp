@@ -231,9 +231,7 @@ class ValidationView : public View {
       } catch (const std::exception& e) {
         problem = QString::fromUtf8(e.what());
       }
-      const QString of = QString::fromStdString(
-          "foretoken validate: " +
-          set.path.filename().string());
+      const QString of = QString::fromStdString("foretoken validate: " + set.path.filename().string());
       QMetaObject::invokeMethod(
           this,
           [this, result, problem, of] {
@@ -400,7 +398,7 @@ class ValidationView : public View {
   std::shared_ptr<const Validation> result_;
   std::vector<Table> tables_;
   std::vector<const ValidationLine*> lines_;  // of result_, that are drawn
-  QString problem_, of_;  // of_: what result_ is of
+  QString problem_, of_;                      // of_: what result_ is of
   bool running_ = false, cancelled_ = false;
   std::shared_ptr<std::atomic<bool>> stop_;
   QThreadPool pool_;
