@@ -106,7 +106,7 @@ void Chart::mark_y(double y, const QString& text, int c) {
   t->setColor(colour(c));
 }
 
-void Chart::mark_x(double x, const QString& text, int c) {
+void Chart::mark_x(double x, const QString& text, int c, Qt::Alignment where) {
   auto* const l = new QCPItemLine(this);
   // First the types: a change of them keeps the place, not the numbers.
   for (QCPItemPosition* p : {l->start, l->end}) p->setTypeY(QCPItemPosition::ptAxisRectRatio);
@@ -114,8 +114,11 @@ void Chart::mark_x(double x, const QString& text, int c) {
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
-  t->position->setCoords(x, 0.01);
-  t->setPositionAlignment(Qt::AlignLeft | Qt::AlignTop);
+  const bool below = where.testFlag(Qt::AlignBottom), before = where.testFlag(Qt::AlignLeft);
+  t->position->setCoords(x, below ? 0.99 : 0.01);
+  // Which side of the word lies at the line.
+  t->setPositionAlignment((before ? Qt::AlignRight : Qt::AlignLeft) |
+                          (below ? Qt::AlignBottom : Qt::AlignTop));
   t->setPadding(QMargins(3, 0, 3, 0));
   t->setText(text);
   t->setColor(colour(c));

@@ -43,7 +43,8 @@ class Chart : public QCustomPlot {
                  double size = 6);
   // A line over the whole width (or height) at a value, with a word at its end.
   void mark_y(double y, const QString& text, int colour);
-  void mark_x(double x, const QString& text, int colour);
+  // where: of the word beside the line, Qt::AlignLeft or AlignRight with Qt::AlignTop or AlignBottom.
+  void mark_x(double x, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
 
   // Every named series: series,x,y; or what was set, where drawn things are no series.
   QString csv() const;

@@ -16,7 +16,7 @@
 namespace foretoken::gui {
 namespace {
 
-constexpr int kMeasuredRows = 100, kCellMargin = 14, kLeastCharacters = 14;
+constexpr int kMeasuredRows = 100, kCellMargin = 14, kHeaderMargin = 18, kLeastCharacters = 14;
 
 double number_of(const Cell& cell) {
   if (const auto* d = std::get_if<double>(&cell)) return *d;
@@ -125,9 +125,16 @@ void TableView::resizeEvent(QResizeEvent* event) {
   if (event->size().width() != event->oldSize().width()) fit_columns();
 }
 
+// Of hidden ones too, whose size hint is 0.
+int TableView::header_width(int column) const {
+  return horizontalHeader()->fontMetrics().horizontalAdvance(
+             model_->headerData(column, Qt::Horizontal, Qt::DisplayRole).toString()) +
+         kHeaderMargin;
+}
+
 int TableView::width_of(int column) const {
   // Of the first rows: a table may have a hundred thousand.
-  int width = horizontalHeader()->sectionSizeHint(column);
+  int width = header_width(column);
   const int rows = std::min(model()->rowCount(), kMeasuredRows);
   const QFontMetrics metrics = fontMetrics();
   for (int r = 0; r < rows; ++r)
@@ -149,7 +156,7 @@ void TableView::fit_columns() {
     const auto& rows = model_->table().rows;
     const bool text = !rows.empty() && std::holds_alternative<std::string>(rows.front()[i]);
     least[i] = text ? std::min(needs[i], std::max(fontMetrics().horizontalAdvance(u'x') * kLeastCharacters,
-                                                  horizontalHeader()->sectionSizeHint(c)))
+                                                  header_width(c)))
                     : needs[i];
   }
   std::vector<bool> shown(needs.size(), true);

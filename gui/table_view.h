@@ -59,6 +59,7 @@ class TableView : public QTableView {
  private:
   void fit_columns();
   void choose_columns(const QPoint& at);
+  int header_width(int column) const;
   int width_of(int column) const;  // that it needs
 
   TableModel* model_;

@@ -12,6 +12,7 @@
 #include <QLabel>
 #include <QMenuBar>
 #include <QMessageBox>
+#include <QPainter>
 #include <QSettings>
 #include <QStatusBar>
 #include <QStyleFactory>
@@ -31,6 +32,19 @@ constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_v
                            make_pareto_view, make_timeline_view, make_compare_view,  make_validation_view,
                            make_plan_view,   make_model_view,    make_calibrate_view};
 
+// Text that is cut with dots where it finds no room, and whole in the tooltip.
+class ElidedLabel : public QLabel {
+ public:
+  using QLabel::QLabel;
+
+ protected:
+  void paintEvent(QPaintEvent*) override {
+    QPainter painter(this);
+    painter.drawText(contentsRect(), static_cast<int>(Qt::AlignLeft | Qt::AlignVCenter),
+                     fontMetrics().elidedText(text(), Qt::ElideRight, contentsRect().width()));
+  }
+};
+
 QString ms(double value) { return QString::fromStdString(significant(value, 3)) + QStringLiteral(" ms"); }
 
 }  // namespace
@@ -38,7 +52,7 @@ QString ms(double value) { return QString::fromStdString(significant(value, 3)) 
 Window::Window(bool remember, QWidget* parent)
     : QMainWindow(parent),
       form_(new ScenarioForm(session_, this)),
-      verdict_(new QLabel(this)),
+      verdict_(new ElidedLabel(this)),
       numbers_(new QLabel(this)),
       busy_(new QLabel(this)),
       remember_(remember) {
@@ -63,9 +77,10 @@ Window::Window(bool remember, QWidget* parent)
   for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
   docks_[2]->raise();
   resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
-  resizeDocks({docks_[1], docks_[2]}, {190, 570}, Qt::Vertical);
+  resizeDocks({docks_[1], docks_[2]}, {270, 490}, Qt::Vertical);
 
-  verdict_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+  verdict_->setMinimumWidth(60);
+  verdict_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);
   statusBar()->addWidget(verdict_, 1);
   statusBar()->addPermanentWidget(numbers_);
   statusBar()->addPermanentWidget(busy_);
@@ -133,7 +148,7 @@ void Window::show_state() {
   if (!e) return numbers_->clear();
   verdict_->setText(e->verdict.empty() ? QString::fromStdString(e->prepared.workload)
                                        : QString::fromStdString(e->verdict));
-  verdict_->setToolTip(QString::fromStdString(e->context));
+  verdict_->setToolTip(verdict_->text() + u'\n' + QString::fromStdString(e->context));
   QString text;
   if (const auto s = session_.simulated()) {
     const ServingMetrics& m = s->simulation.served.metrics;

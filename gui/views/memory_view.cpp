@@ -78,7 +78,7 @@ class MemoryView : public View {
                                                : with_commas(static_cast<std::int64_t>(*l.value)));
     }
     limits_->setText(
-        tr("Fits up to %1%2 (one key changed at a time).")
+        tr("Fits up to %1%2.")
             .arg(up.join(QStringLiteral(", ")),
                  from.isEmpty() ? QString() : tr("; from %1 on").arg(from.join(QStringLiteral(", ")))));
   }
@@ -104,7 +104,7 @@ class MemoryView : public View {
     room_->mark_y(running, tr("max_num_seqs"), 1);
     const auto& load = session_.estimated()->prepared.load;
     if (const double mean = load.input_len + load.output_len; mean > least && mean < longest)
-      room_->mark_x(mean, tr("workload"), 6);
+      room_->mark_x(mean, tr("workload"), 6, Qt::AlignLeft | Qt::AlignBottom);
     room_->xAxis->setRange(least, longest);
     const double low = std::max(0.7, std::min(running, y.back()) / 2), high = std::max(running, y.front());
     room_->yAxis->setRange(low, high * 3);
@@ -187,10 +187,10 @@ class MemoryView : public View {
     }
     chart_->mark_x(first.device_bytes / kGiB, tr("device"), 1);
     if (first.budget_bytes > 0 && first.budget_bytes < 0.995 * first.device_bytes)
-      chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6);
+      chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6, Qt::AlignLeft | Qt::AlignTop);
     chart_->yAxis->setTicker(names);
     chart_->yAxis->setRange(-static_cast<double>(bars.size()) + 0.4, 0.6);
-    chart_->xAxis->setRange(0, most * 1.12);
+    chart_->xAxis->setRange(0, most * 1.2);
     chart_->finish(true);
   }
 
