@@ -1,5 +1,6 @@
 #include "gui/chart.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace foretoken::gui {
@@ -7,6 +8,8 @@ namespace {
 
 // Okabe and Ito 2008: told apart with every kind of colour vision.
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
+
+constexpr int kLeastLegendHeight = 150, kLegendMargin = 20;  // pixels
 
 }  // namespace
 
@@ -20,7 +23,6 @@ Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   plotLayout()->addElement(1, 0, legend_row_);
   legend_row_->addElement(0, 0, legend);
   legend->setFillOrder(QCPLegend::foColumnsFirst);
-  legend->setWrap(4);
   legend->setBorderPen(Qt::NoPen);
   plotLayout()->setRowStretchFactor(1, 0.001);
   use_palette();
@@ -59,12 +61,29 @@ void Chart::logarithmic(QCPAxis* axis) {
 
 void Chart::finish(bool with_legend) {
   legend_shown_ = with_legend;
-  legend->setVisible(with_legend);
-  legend_row_->setMinimumSize(0, 0);
-  if (!with_legend && legend->layout() != nullptr) legend_row_->take(legend);
-  if (with_legend && legend->layout() == nullptr) legend_row_->addElement(0, 0, legend);
   use_palette();
+  fit_legend();
   replot(QCustomPlot::rpQueuedReplot);
+}
+
+void Chart::fit_legend() {
+  const bool shown = legend_shown_ && height() >= kLeastLegendHeight;
+  legend->setVisible(shown);
+  legend_row_->setMinimumSize(0, 0);
+  if (!shown && legend->layout() != nullptr) legend_row_->take(legend);
+  if (shown && legend->layout() == nullptr) legend_row_->addElement(0, 0, legend);
+  if (!shown) return;
+  int widest = 1;
+  for (int i = 0; i < legend->itemCount(); ++i)
+    if (const auto* const item = legend->item(i))
+      widest = std::max(widest, item->minimumOuterSizeHint().width());
+  legend->setWrap(std::max(1, (width() - kLegendMargin) / (widest + legend->columnSpacing())));
+  legend->setFillOrder(QCPLegend::foColumnsFirst, true);
+}
+
+void Chart::resizeEvent(QResizeEvent* event) {
+  fit_legend();
+  QCustomPlot::resizeEvent(event);
 }
 
 QCPGraph* Chart::line(const QString& name, int c, const QVector<double>& x, const QVector<double>& y,

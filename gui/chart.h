@@ -52,9 +52,11 @@ class Chart : public QCustomPlot {
 
  protected:
   void changeEvent(QEvent* event) override;
+  void resizeEvent(QResizeEvent* event) override;
 
  private:
   void use_palette();
+  void fit_legend();  // as many columns as find room; none of it where the chart is low
   std::function<QString()> csv_;
   bool legend_shown_ = false;
   QCPLayoutGrid* legend_row_ = nullptr;

@@ -72,8 +72,9 @@ class ModelView : public View {
     if (asked == shown_) return;
     shown_ = asked;
     const Report report = model_report(d->model, q);
-    note_->setText(QString::fromStdString(report.tables.front().title) +
-                   tr("; below, of one sequence on one of %n rank(s):", nullptr, q.tensor_parallel));
+    note_->setText(
+        QString::fromStdString(report.tables.front().title) +
+        tr("; below, of one sequence on one rank (tensor_parallel_size %1):").arg(q.tensor_parallel));
     while (tables_.size() < report.tables.size()) {
       tables_.push_back(new TableView(this));
       tables_.back()->set_expendable({QStringLiteral("kind"), QStringLiteral("count")});

@@ -236,7 +236,6 @@ void TimelineView::make_chart() {
     connect(time, qOverload<const QCPRange&>(&QCPAxis::rangeChanged), this, &TimelineView::set_time);
   }
   chart_->legend->setIconSize(30, 16);
-  chart_->legend->setWrap(5);
   chart_->setPlottingHint(QCP::phFastPolylines);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);

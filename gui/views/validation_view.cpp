@@ -358,7 +358,6 @@ class ValidationView : public View {
     }
     chart_->xAxis->setRange(low, high);
     chart_->yAxis->setRange(low, high);
-    chart_->legend->setWrap(2);
     // A legend of many groups would leave no room for the dots, which tell their groups anyway.
     chart_->finish(static_cast<std::size_t>(i) <= kMostNames);
   }
