@@ -164,8 +164,8 @@ TimelineView::TimelineView(Session& session)
   table_->setSelectionMode(QAbstractItemView::SingleSelection);
   table_->setAccessibleName(tr("requests of the time that is shown"));
   table_->set_expendable({QStringLiteral("cached_tokens"), QStringLiteral("preemptions"),
-                          QStringLiteral("engine"), QStringLiteral("output_len"),
-                          QStringLiteral("input_len")});
+                          QStringLiteral("engine"), QStringLiteral("output_len"), QStringLiteral("input_len"),
+                          QStringLiteral("arrival_s")});
   table_->setToolTip(
       tr("Prompt, output and cached in tokens. Enter, or a double click, shows the time of one request "
          "alone."));
