@@ -95,6 +95,7 @@ ImportReport import_rows(Database& database, const std::filesystem::path& user,
 int run_calibrate(const Invocation& invocation) {
   const ScenarioInput input = read_scenario_input(invocation, invocation.arguments[0], false);
   World world(invocation, input);
+  world.resources.executed = true;
   if (world.paths.user.empty()) throw Error("--db", "is needed where neither XDG_DATA_HOME nor HOME is set");
   refuse_pools(input.scenario, "calibrate", input.file + ":");
   const Prepared p = prepare(input, world);

@@ -67,6 +67,8 @@ std::vector<OptionSpec> validate_options() {
                       "server flags for rows of --end-to-end that don't state them (default: "
                       "those of published benchmarks)"),
           file_option("runs", "folder of runs, each a folder with scenario.json and measured.json"),
+          switch_option("without-rows",
+                        "with --runs: without the rows.csv of that folder, by the databases alone"),
           tolerance,
           switch_option("intervals", "simulate both ends of the interval of each row too")};
 }
@@ -123,19 +125,22 @@ OptionSpec activation_format_option() {
 }
 
 std::vector<OptionSpec> run_options() {
-  return {with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
-          file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
-          file_option("draft-weights", "the same for the draft model of speculative decoding"),
-          with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
-                       {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
-          file_option("tokens", "write the produced token ids as JSON, a list for each request"),
-          with_choices(number_option("operator-times",
-                                     "time each operator, or the step alone (default on; cupti: by what a "
-                                     "device's driver records of each kernel)"),
-                       {"on", "off", "cupti"}),
-          activation_format_option(),
-          number_option("threads",
-                        "threads of the executor (default 1; all processors to load a device's weights)")};
+  return {
+      with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
+      file_option("weights", "safetensors file or folder; without it the weights are synthetic"),
+      file_option("draft-weights", "the same for the draft model of speculative decoding"),
+      with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
+                   {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
+      file_option("tokens", "write the produced token ids as JSON, a list for each request"),
+      file_option("record",
+                  "add the run to this folder, its scenario.json and measured.json, for `validate --runs`"),
+      with_choices(number_option("operator-times",
+                                 "time each operator, or the step alone (default on; cupti: by what a "
+                                 "device's driver records of each kernel)"),
+                   {"on", "off", "cupti"}),
+      activation_format_option(),
+      number_option("threads",
+                    "threads of the executor (default 1; all processors to load a device's weights)")};
 }
 
 std::vector<OptionSpec> calibrate_options() {

@@ -15,6 +15,7 @@
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/run_record.h"
 #include "cli/scenario_input.h"
 #include "cli/timing.h"
 #include "cli/verbs.h"
@@ -164,11 +165,22 @@ std::vector<double> measured_acceptance(const SpeculationCounts& counts, const S
   return rates;
 }
 
+// Without where its results went, and whose database it was.
+std::string command_of(const Invocation& invocation) {
+  std::string command = "foretoken " + invocation.verb;
+  for (const std::string& argument : invocation.arguments) command += " " + argument;
+  for (const auto& [name, value] : invocation.values)
+    if (name != "record" && name != "save" && name != "output" && name != "tokens" && name != "db")
+      command += " --" + name + (value == "true" ? "" : " " + value);
+  return command;
+}
+
 Answer run_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
-  const World world(invocation, input);
+  World world(invocation, input);
+  world.resources.executed = true;
   const Prepared p = prepare(input, world);
   const std::string title = "Run: " + input.scenario.name;
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
@@ -256,6 +268,9 @@ Answer run_answer(const Invocation& invocation) {
   json["predicted_operator_seconds"] = predicted_operators;
   std::sort(priced.step_errors.begin(), priced.step_errors.end());
   json["median_step_error"] = priced.step_errors.empty() ? 0.0 : linear_quantile(priced.step_errors, 0.5);
+  if (const auto folder = invocation.value("record"))
+    record_run(*folder, {&d, scenario_model_text(d.scenario, world.resources), input.folder,
+                         command_of(invocation), &json});
   watch.report(invocation, json);
   std::vector<std::string> lines{context_line(context), "Executed: " + backend.description()};
   if (!after.empty()) lines.push_back("The device before: " + before + "; after: " + after + ".");
@@ -306,7 +321,9 @@ int run_run(const Invocation& invocation) {
   for (std::FILE* stream : {stdout, stderr})
     if (std::freopen("/dev/null", "w", stream) == nullptr) return kFault;
   Invocation silent = invocation;
-  std::erase_if(silent.values, [](const auto& v) { return v.first == "save" || v.first == "tokens"; });
+  std::erase_if(silent.values, [](const auto& v) {
+    return v.first == "save" || v.first == "tokens" || v.first == "record";
+  });
   return answer_all(silent, run_answer, kColumns);
 }
 

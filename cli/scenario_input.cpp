@@ -7,7 +7,6 @@
 #include "cli/progress.h"
 #include "cli/scenario_flags.h"
 #include "cli/version.h"
-#include "executor/calibration.h"
 #include "simulator/step_model.h"
 
 namespace foretoken {
@@ -106,10 +105,7 @@ Prepared prepare(const ScenarioInput& input, const World& world) {
   if (auto* d = std::get_if<Deployment>(&p.verdict)) {
     for (const Deployment* kind : d->kinds())
       p.kernels.push_back(world.kernels(kind->device, kind->behavior.measured_engine()));
-    // What calibration found this machine's steps to take beside their operators.
-    if (d->behavior.own_executor)
-      if (const auto t = p.kernels.front()->find(step_overhead()); t && t->basis == Basis::kMeasured)
-        set_step_overhead(*d, t->time);
+    take_step_overhead(*d, *p.kernels.front());
   }
   return p;
 }

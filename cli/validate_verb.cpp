@@ -118,7 +118,8 @@ std::vector<MeasuredSet> asked_sets(const Invocation& invocation, const World& w
     return {{"operators", Measured::kOperators, *file, invocation.value("kind").value_or("")}};
   if (const auto file = invocation.value("end-to-end"))
     return {{"end_to_end", Measured::kServers, *file, ""}};
-  if (const auto folder = invocation.value("runs")) return {{"runs", Measured::kRuns, *folder, ""}};
+  if (const auto folder = invocation.value("runs"))
+    return {{"runs", Measured::kRuns, *folder, "", !invocation.has("without-rows")}};
   return builtin_sets(world.paths);
 }
 
@@ -144,6 +145,8 @@ int run_validate(const Invocation& invocation) {
   const int asked = invocation.has("operators") + invocation.has("end-to-end") + invocation.has("runs");
   if (asked > 1) throw Error("validate", "takes one of --operators, --end-to-end and --runs at a time");
   if (invocation.has("kind") && !invocation.has("operators")) throw Error("--kind", "belongs to --operators");
+  if (invocation.has("without-rows") && !invocation.has("runs"))
+    throw Error("--without-rows", "belongs to --runs");
   const auto tolerance = tolerance_of(invocation);
   Output out(invocation);
   if (asked == 0 && out.format() == Format::kCsv)

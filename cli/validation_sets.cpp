@@ -27,8 +27,17 @@ Validation validate(const MeasuredSet& set, const World& world, const ValidateOp
   switch (set.what) {
     case Measured::kOperators:
       return validate_operators(set.path, set.kind, world.database, options);
-    case Measured::kRuns:
-      return validate_runs(set.path, world.resources, options);
+    case Measured::kRuns: {
+      // Rows of the device that the runs were measured on stand in for the user's.
+      const std::filesystem::path rows = set.path / "rows.csv";
+      std::error_code ignored;
+      if (!set.own_rows || !std::filesystem::exists(rows, ignored))
+        return validate_runs(set.path, world.resources, options);
+      const Database database = Database::with_rows(world.paths.builtin, {&rows, 1});
+      Resources resources = world.resources;
+      resources.database = &database;
+      return validate_runs(set.path, resources, options);
+    }
     case Measured::kServers:
       break;
   }

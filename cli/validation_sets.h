@@ -19,6 +19,7 @@ struct MeasuredSet {
   Measured what = Measured::kServers;
   std::filesystem::path path;  // a file; of runs: a folder
   std::string kind;            // of operators, where the columns don't tell
+  bool own_rows = true;        // of runs: rows.csv of the folder, over the built-in database
 };
 
 // Throws Error where there are none.

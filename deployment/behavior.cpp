@@ -274,6 +274,21 @@ Behavior find_behavior(const std::string& name, const std::string& where) {
   refuse(name, where);
 }
 
+Behavior as_executed(const Behavior& behavior) {
+  const Behavior own = executor();
+  Behavior b = behavior;
+  b.own_executor = true;
+  b.overlaps_operators = b.in_python = false;
+  for (Seconds Behavior::*time :
+       {&Behavior::host_step, &Behavior::host_per_sequence, &Behavior::ingress, &Behavior::egress,
+        &Behavior::launch_eager, &Behavior::launch_graph, &Behavior::prefill_layer,
+        &Behavior::prefill_layer_doubling, &Behavior::prefill_step, &Behavior::kernel})
+    b.*time = own.*time;
+  b.first_token_error = own.first_token_error;
+  b.engine_error = own.engine_error;
+  return b;
+}
+
 std::vector<std::string> modelled_behaviors() {
   std::vector<std::string> names = {executor().name};
   for (int minor = kOldestV0Minor; minor <= kNewestMinor; ++minor)

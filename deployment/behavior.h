@@ -58,7 +58,7 @@ struct Behavior {
   // Whose measured operators price it best; empty: the database's own order.
   std::string measured_engine() const {
     const bool has_own = policy == SchedulerPolicy::kSglang || policy == SchedulerPolicy::kTrtllm;
-    return has_own || own_executor ? name : std::string();
+    return own_executor ? "foretoken" : has_own ? name : std::string();
   }
 };
 
@@ -73,6 +73,9 @@ inline bool is_block_policy(SchedulerPolicy policy) {
 // The nearest modelled version not above the one asked for, else the oldest. Error listing what this build
 // models for anything else.
 Behavior find_behavior(const std::string& name, const std::string& where);
+// Its rules where this program's own executor runs them: no server around them, and the executor's host
+// times.
+Behavior as_executed(const Behavior& behavior);
 std::vector<std::string> modelled_behaviors();
 // Batch sizes captured as graphs by default by vLLM: 1, 2, 4, then steps of 8 (16 above 256 from 0.12) up to
 // min(2 max_num_seqs, 512).

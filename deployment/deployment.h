@@ -170,6 +170,8 @@ struct Resources {
   std::filesystem::path preset_folder;
   std::filesystem::path scenario_folder;
   std::string scenario_file;  // for messages
+  // This program's own executor runs the scenario, whatever system's rules it follows (as_executed).
+  bool executed = false;
 };
 
 // A verdict: why this combination can't be (shard does not divide, devices too few, ...); kept short for
@@ -195,8 +197,10 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
 ModelConfig load_scenario_model(const Scenario& scenario, const Resources& resources);
 ModelText scenario_model_text(const Scenario& scenario, const Resources& resources);
 
-// What a step takes beside its operators, of the draft model's passes too.
-void set_step_overhead(Deployment& deployment, Seconds time);
+// What a step takes beside its operators, as an operator of the hardware database.
+Op step_overhead();
+// Of this program's own executor, where the kernels have it measured; of the draft model's passes too.
+void take_step_overhead(Deployment& deployment, const KernelTable& kernels);
 
 // Parts of resolve(), usable alone.
 // Layers of each pipeline stage: even, the remainder goes to the stages before the last one, as vLLM does.

@@ -318,6 +318,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   apply_links(scenario.hardware, d.topology, where);
   EngineSection& e = d.scenario.engine;
   d.behavior = find_behavior(e.behavior, where + "/engine/behavior");
+  if (resources.executed) d.behavior = as_executed(d.behavior);
   take_host_times(e.host_times, d.behavior);
   warn_about_behavior(d.behavior, d.warnings);
   if (model.attention_windows().size() > kMaxAttentionGroups)

@@ -145,16 +145,6 @@ void require_acceptance(const Speculation& s) {
                 "(`foretoken run` measures it)");
 }
 
-void set_step_overhead(Deployment& d, Seconds time) {
-  d.behavior.host_step = time;
-  if (d.pools) d.pools->prefill.behavior.host_step = d.pools->decode.behavior.host_step = time;
-  for (Deployment& pool : d.replica_pools) set_step_overhead(pool, time);
-  if (!d.speculation || !d.speculation->draft) return;
-  auto draft = std::make_shared<Deployment>(*d.speculation->draft);
-  draft->behavior.host_step = time;
-  d.speculation->draft = std::move(draft);
-}
-
 double expected_tokens(const Speculation& s) {
   require_acceptance(s);
   double tokens = 1, reached = 1;

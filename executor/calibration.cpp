@@ -168,13 +168,6 @@ Spread spread_of(std::vector<double>& v) {
 
 }  // namespace
 
-Op step_overhead() {
-  Op op;
-  op.name = "step";
-  op.shape = ElementwiseShape{.rows = 1, .bytes_per_row = 1, .flops_per_row = 0};
-  return op;
-}
-
 std::optional<Measurement> measurement_of(const Op& op) {
   Measurement m;
   const auto plain = [&](DType t) { m.series.dtype = std::string(name_of(t)); };

@@ -29,9 +29,6 @@ struct Calibration {
 Calibration calibrate(const Deployment& deployment, const ModelText& model, const ExecutorOptions& executor,
                       const CalibrationOptions& options);
 
-// What a step takes beside its operators, as an operator of the hardware database.
-Op step_overhead();
-
 // The row that an operator's time makes; nothing for operators that no table holds.
 std::optional<Measurement> measurement_of(const Op& op);
 

@@ -60,6 +60,24 @@ Database Database::open(const std::filesystem::path& builtin, const std::filesys
   return Database(std::move(impl));
 }
 
+Database Database::with_rows(const std::filesystem::path& builtin,
+                             std::span<const std::filesystem::path> files) {
+  std::string path = (std::filesystem::temp_directory_path() / "foretoken-rows-XXXXXX").string();
+  const int made = mkstemp(path.data());
+  if (made < 0) throw Error(path, std::string("cannot be created: ") + std::strerror(errno));
+  close(made);
+  // Open files outlive their names.
+  const struct Remove {
+    const std::string& path;
+    ~Remove() {
+      for (const char* of_sqlite : {"", "-wal", "-shm"}) std::remove((path + of_sqlite).c_str());
+    }
+  } remove{path};
+  Database database = open(builtin, path);
+  database.import_files(files);
+  return database;
+}
+
 void DatabaseLayers::load() {
   by_name.clear();
   aliases.clear();

@@ -23,6 +23,9 @@ class Database {
   // builtin is opened read-only (by many processes at once); user may not exist yet. Throws Error for a file
   // that is corrupt, locked, of a newer schema version or not a database.
   static Database open(const std::filesystem::path& builtin, const std::filesystem::path& user = {});
+  // The built-in one under the rows of files that belong to nobody's database; gone with this object.
+  static Database with_rows(const std::filesystem::path& builtin,
+                            std::span<const std::filesystem::path> files);
   ~Database();
   Database(Database&&) noexcept;
   Database& operator=(Database&&) noexcept;

@@ -490,7 +490,7 @@ class Loop : private Transfers::Host {
   Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t completed_ = 0, queried_ = 0, hit_ = 0, steps_ = 0;
   double peak_kv_usage_ = 0;
-  Picoseconds busy_ = 0;
+  Integer128 busy_ = 0;  // of all engines: a day of 100 of them is more than 64 bits hold
   std::uint64_t events_ = 0;
   ServeResult result_;
 };

@@ -1,6 +1,7 @@
 #include "simulator/simulate.h"
 
 #include <fmt/format.h>
+#include <tbb/parallel_invoke.h>
 
 #include <algorithm>
 #include <cmath>
@@ -292,8 +293,9 @@ std::map<std::string, Interval> intervals(const Simulation& s, const Deployment&
   SimulateOptions quiet;
   quiet.stop = stop;
   const double r = std::min(0.9, s.basis.relative_error);
-  const ServingMetrics ends[] = {run_priced(d, costs, resources, quiet, 1 - r).served.metrics,
-                                 run_priced(d, costs, resources, quiet, 1 + r).served.metrics};
+  ServingMetrics ends[2];
+  tbb::parallel_invoke([&] { ends[0] = run_priced(d, costs, resources, quiet, 1 - r).served.metrics; },
+                       [&] { ends[1] = run_priced(d, costs, resources, quiet, 1 + r).served.metrics; });
   const auto widest = [&](const char* key) {
     double error = 0;
     for (const Deployment* kind : d.kinds()) error = std::max(error, engine_error(kind->behavior, key));

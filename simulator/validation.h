@@ -51,11 +51,22 @@ struct PeerSummary {
   ErrorSummary theirs, ours;
 };
 
+// What a strategy changes: how many times better a metric of a run is than of the run that it is compared
+// with (times: theirs over its; rates: its over theirs).
+struct StrategyEffect {
+  std::string strategy, run, baseline, metric;
+  double measured = 0, predicted = 0;
+  double spread = 0;  // of the measured one, relative, by the repeats of both runs; 0: not repeated
+  enum class Sign { kRight, kWrong, kWithinSpread };
+  Sign sign() const;
+};
+
 struct Validation {
   std::string title, group_title, part_title;  // "device, engine and type"
   std::vector<std::string> metrics, group_names, part_names, refusal_names, peer_names;
   std::vector<ValidationLine> lines;
   std::vector<std::string> notes;
+  std::vector<StrategyEffect> effects;  // of runs
   // Filled by summarize().
   std::int64_t rows = 0, predicted = 0, refused = 0;
   std::map<std::string, std::int64_t> refusals;  // rows by reason
@@ -95,8 +106,9 @@ Validation validate_operators(const std::filesystem::path& file, const std::stri
 Validation validate_end_to_end(const std::filesystem::path& file, const Resources& resources,
                                const ValidateOptions& options = {});
 
-// Each folder in `folder` holds scenario.json and measured.json (keys of `vllm bench serve`). Groups: the
-// scenarios.
+// Each folder in `folder` holds scenario.json and measured.json (keys of `vllm bench serve`; "executor": this
+// program's own ran it, whose times are then predicted; "spread": relative, by metric). Groups: the
+// scenarios. effects.csv (strategy,run,baseline) names the runs that are compared.
 Validation validate_runs(const std::filesystem::path& folder, const Resources& resources,
                          const ValidateOptions& options = {});
 

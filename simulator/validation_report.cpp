@@ -6,6 +6,7 @@
 
 #include "base/csv.h"
 #include "base/json_full.h"
+#include "base/quantiles.h"
 #include "base/text.h"
 #include "simulator/validation.h"
 
@@ -71,6 +72,38 @@ Table peer_table(const Validation& v) {
   for (const PeerSummary& p : v.peers)
     t.add({p.peer, p.metric, p.ours.n, percent(p.theirs.median_ape), percent(p.theirs.mape),
            percent(p.theirs.bias), percent(p.ours.median_ape), percent(p.ours.mape), percent(p.ours.bias)});
+  return t;
+}
+
+constexpr const char* kSigns[] = {"yes", "NO", "within the spread"};
+
+Table effects_table(const std::vector<StrategyEffect>& effects) {
+  Table t;
+  t.title = "Effects of strategies";
+  t.columns = {{"strategy", "strategy"},
+               {"against", "against"},
+               {"metric", "metric"},
+               {"measured", "measured", 4},
+               {"predicted", "predicted", 4},
+               {"error_percent", "error %", 3},
+               {"spread_percent", "spread %", 3},
+               {"same_direction", "same direction"}};
+  std::vector<double> errors;
+  std::int64_t wrong = 0;
+  for (const StrategyEffect& e : effects) {
+    const double error = e.predicted / e.measured - 1;
+    errors.push_back(std::fabs(error));
+    wrong += e.sign() == StrategyEffect::Sign::kWrong;
+    t.add({e.strategy, e.baseline, e.metric, e.measured, e.predicted, percent(error), percent(e.spread),
+           std::string(kSigns[static_cast<std::size_t>(e.sign())])});
+  }
+  std::sort(errors.begin(), errors.end());
+  const auto within = std::upper_bound(errors.begin(), errors.end(), 0.1) - errors.begin();
+  t.notes.push_back(fmt::format(
+      "How many times better the run is than the one it is compared with: its tokens a second over theirs, "
+      "their milliseconds over its. {} effects: {} within 10 %, median error {:.3g} %, {} in the wrong "
+      "direction.",
+      effects.size(), within, 100 * linear_quantile(errors, 0.5), wrong));
   return t;
 }
 
@@ -142,6 +175,20 @@ Json validation_json(const Validation& v) {
                            {"our_bias", p.ours.bias}});
     out["peers"] = std::move(peers);
   }
+  if (!v.effects.empty()) {
+    Json effects = Json::array();
+    for (const StrategyEffect& e : v.effects)
+      effects.push_back(Json{{"strategy", e.strategy},
+                             {"run", e.run},
+                             {"baseline", e.baseline},
+                             {"metric", e.metric},
+                             {"measured", e.measured},
+                             {"predicted", e.predicted},
+                             {"error", e.predicted / e.measured - 1},
+                             {"spread", e.spread},
+                             {"same_direction", e.sign() != StrategyEffect::Sign::kWrong}});
+    out["effects"] = std::move(effects);
+  }
   out["notes"] = v.notes;
   return out;
 }
@@ -155,6 +202,7 @@ std::vector<Table> validation_tables(const Validation& v) {
   for (const std::string& note : v.notes) out.back().notes.push_back(note);
   if (!v.refusals.empty()) out.push_back(refusal_table(v));
   if (v.predicted == 0) return out;
+  if (!v.effects.empty()) out.push_back(effects_table(v.effects));
   if (!v.peers.empty()) out.push_back(peer_table(v));
   if (!v.parts.empty()) out.push_back(summary_table(v.title + " by " + v.part_title, v.part_title, v.parts));
   // Errors of groups of one value each say less than the values.

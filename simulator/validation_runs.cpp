@@ -9,6 +9,7 @@
 #include "simulator/simulate.h"
 #include "simulator/step_model.h"
 #include "simulator/validation.h"
+#include "simulator/validation_effects.h"
 
 namespace foretoken {
 namespace {
@@ -32,15 +33,19 @@ struct RunResult {
   Behavior behavior;
   Basis basis = Basis::kRoofline;
   std::string refusal;
+  bool saturated = false;
 };
 
-RunResult simulate_run(const fs::path& folder, const Resources& shared, const ValidateOptions& options) {
+RunResult simulate_run(const fs::path& folder, bool executed, const Resources& shared,
+                       const ValidateOptions& options) {
   const fs::path file = folder / "scenario.json";
   const Scenario scenario = read_scenario(file);
   Resources resources = shared;
   resources.scenario_folder = folder;
   resources.scenario_file = file.string();
+  resources.executed = executed;
   RunResult r;
+  r.saturated = scenario.workload.all_at_once || scenario.workload.max_concurrency.has_value();
   try {
     const ModelConfig model = load_scenario_model(scenario, resources);
     const auto workload = make_workload(scenario.workload, folder, file.string() + ":/workload");
@@ -51,12 +56,15 @@ RunResult simulate_run(const fs::path& folder, const Resources& shared, const Va
       r.refusal = no->category;
       return r;
     }
-    const Deployment& d = std::get<Deployment>(verdict);
-    const KernelTable kernels = resources.database->kernels(d.device, d.behavior.measured_engine());
+    Deployment d = std::get<Deployment>(verdict);
+    std::vector<KernelTable> kernels;
+    for (const Deployment* kind : d.kinds())
+      kernels.push_back(resources.database->kernels(kind->device, kind->behavior.measured_engine()));
+    take_step_overhead(d, kernels.front());
     SimulateOptions o;
     o.intervals = options.intervals;
     o.stop = options.stop;
-    const Simulation s = simulate(d, make_cost_model(d, kernels), resources, o);
+    const Simulation s = simulate(d, make_cost_models(d, kernels), resources, o);
     r.json = simulation_json(d, s, false);
     r.interval = s.interval;
     r.relative_error = std::min(0.9, s.basis.relative_error);
@@ -103,13 +111,17 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
   v.group_title = "run";
   v.metrics.assign(std::begin(kRunMetrics), std::end(kRunMetrics));
   NameIndex groups(v.group_names), refusals(v.refusal_names), peers(v.peer_names);
+  std::map<std::string, RunPair> pairs;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const fs::path file = runs[i] / "measured.json";
     const Json measured = read_json(file);
     if (!measured.is_object())
       throw Error(file.string(), "must be an object with the keys of `vllm bench serve`");
     const Json others = peers_in(measured, file);
-    const RunResult run = simulate_run(runs[i], resources, options);
+    const RunResult run = simulate_run(runs[i], measured.contains("executor"), resources, options);
+    RunPair& pair = pairs[runs[i].filename().string()];
+    pair.saturated = run.saturated;
+    const Json spread = measured.value("spread", Json::object());
     std::size_t before = v.lines.size();
     for (std::size_t m = 0; m < v.metrics.size(); ++m) {
       const std::string& metric = v.metrics[m];
@@ -122,11 +134,16 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
       line.row = static_cast<std::int64_t>(i) + 1;
       line.group = groups.of(runs[i].filename().string());
       line.metric = static_cast<std::int32_t>(m);
-      line.measured = measured_number(measured, metric, file.string() + ":");
+      line.measured = pair.measured[metric] = measured_number(measured, metric, file.string() + ":");
+      if (const auto at = spread.find(metric); at != spread.end()) {
+        if (!at->is_number() || !(at->get<double>() >= 0))
+          throw Error(file.string() + ":/spread/" + metric, "must be a number of at least 0");
+        pair.spread[metric] = at->get<double>();
+      }
       if (!run.refusal.empty()) {
         line.refusal = refusals.of(run.refusal);
       } else {
-        line.predicted = run.json.at(metric).get<double>();
+        line.predicted = pair.predicted[metric] = run.json.at(metric).get<double>();
         line.basis = run.basis;
         const double r = run.relative_error;
         line.low = is_rate(metric) ? line.predicted / (1 + r) : line.predicted * (1 - r);
@@ -147,6 +164,7 @@ Validation validate_runs(const fs::path& folder, const Resources& resources, con
       throw Error(file.string(), "holds none of the metrics that are compared, such as mean_ttft_ms");
     if (options.progress) options.progress(static_cast<double>(i + 1) / static_cast<double>(runs.size()));
   }
+  v.effects = strategy_effects(folder, pairs);
   summarize(v);
   return v;
 }

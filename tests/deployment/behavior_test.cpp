@@ -39,7 +39,8 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
         std::pair("text-generation-inference", "tgi"), std::pair("llama.cpp-b4000", "llama.cpp"),
         std::pair("llama-cpp", "llama.cpp"), std::pair("lmdeploy-0.9", "lmdeploy-turbomind"),
         std::pair("turbomind", "lmdeploy-turbomind"), std::pair("lmdeploy-pytorch-0.9.2", "lmdeploy-pytorch"),
-        std::pair("nanoflow", "nanoflow"), std::pair("longserve", "loongserve")})
+        std::pair("nanoflow", "nanoflow"), std::pair("longserve", "loongserve"),
+        std::pair("static", "fastertransformer"), std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
 
@@ -63,10 +64,20 @@ TEST(Behavior, OtherSystems) {
   EXPECT_EQ(name("trtllm-0.12"), "trtllm-0.17");
 }
 
+TEST(Behavior, AsExecutedKeepsTheRulesAndTakesTheExecutorsTimes) {
+  const Behavior own = find_behavior("foretoken", ""), sglang = find_behavior("sglang-0.5", "");
+  const Behavior b = as_executed(sglang);
+  EXPECT_EQ(b.policy, SchedulerPolicy::kSglang);
+  EXPECT_EQ(b.name, sglang.name);
+  EXPECT_EQ(b.measured_engine(), own.measured_engine());
+  EXPECT_EQ(b.host_step.value, own.host_step.value);
+  EXPECT_EQ(b.ingress.value, 0);
+  EXPECT_EQ(b.engine_error, own.engine_error);
+}
+
 TEST(Behavior, OthersAreRefusedByName) {
-  for (const char* asked :
-       {"orcas", "nanoflows", "static", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "", "foretoken-2",
-        "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
+  for (const char* asked : {"orcas", "nanoflows", "rtp-llm", "vllm-", "vllmish", "vllm-0.", "vllm-x", "",
+                            "foretoken-2", "sglang-", "sglang-x", "sglangish", "trtllm-1.", "trt"})
     EXPECT_EQ(
         error_of([&] { find_behavior(asked, "a.json:/engine/behavior"); }),
         std::string("a.json:/engine/behavior: \"") + asked +

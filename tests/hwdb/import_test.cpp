@@ -30,6 +30,20 @@ struct Import : testing::Test {
   Device l4 = database.device("l4");
 };
 
+TEST_F(Import, RowsOfAFileBelongToNobodysDatabase) {
+  const auto csv = folder.put("a.csv", kHeader + row(4096, 16, "2e-4"));
+  const std::filesystem::path temporary = folder.path("temporary");
+  std::filesystem::create_directory(temporary);
+  setenv("TMPDIR", temporary.c_str(), 1);
+  const Database with = Database::with_rows(built_in_path(), {&csv, 1});
+  unsetenv("TMPDIR");
+  EXPECT_TRUE(std::filesystem::is_empty(temporary)) << "nothing is left, even of a process that is killed";
+  const auto t = with.kernels(l4).find(gemm(16, 4096, 4096));
+  ASSERT_TRUE(t);
+  EXPECT_DOUBLE_EQ(t->time.value, 2e-4);
+  EXPECT_FALSE(std::filesystem::exists(folder.path("user.sqlite")));
+}
+
 TEST_F(Import, RowsAreFoundAndTheDigestChanges) {
   const std::string before = database.digest();
   EXPECT_EQ(database.kernels(l4).rows(), 0);

@@ -2,6 +2,7 @@
 #include "simulator/simulate.h"
 
 #include <gtest/gtest.h>
+#include <tbb/global_control.h>
 
 #include "fixtures.h"
 #include "simulator/report.h"
@@ -104,6 +105,18 @@ TEST(SimulateScenario, IntervalsHoldThePrediction) {
   const Interval& tpot = s.interval.at("mean_tpot_ms");
   EXPECT_LT(tpot.low, s.served.metrics.tpot.mean);
   EXPECT_GT(tpot.high, s.served.metrics.tpot.mean);
+}
+
+TEST(SimulateScenario, IntervalsAreTheSameOnOneThread) {
+  const std::string json = kScenarios[0];
+  const Simulation many = run(json, true, true);
+  const tbb::global_control one(tbb::global_control::max_allowed_parallelism, 1);
+  const Simulation alone = run(json, true, true);
+  ASSERT_FALSE(many.interval.empty());
+  for (const auto& [key, interval] : many.interval) {
+    EXPECT_EQ(interval.low, alone.interval.at(key).low) << key;
+    EXPECT_EQ(interval.high, alone.interval.at(key).high) << key;
+  }
 }
 
 TEST(SimulateScenario, LatencyGrowsWithLoadOverSeeds) {

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "fixtures.h"
 #include "simulator/serving_measurement.h"
 #include "simulator/simulate.h"
@@ -392,6 +393,49 @@ TEST(ValidateEndToEnd, ColumnsWithoutAMeaningAreNamed) {
   const Validation v = validate_end_to_end(file.path(), test_resources());
   ASSERT_EQ(v.notes.size(), 1u);
   EXPECT_THAT(v.notes[0], HasSubstr("\"weather\""));
+}
+
+// One run against another: ratios of what was measured and of what is predicted, with the repeats' spread.
+TEST(ValidateRuns, StrategiesAreComparedWithTheirBaselines) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / "strategies";
+  std::filesystem::remove_all(folder);
+  const auto put = [&](const std::string& name, const std::string& text) {
+    std::filesystem::create_directories((folder / name).parent_path());
+    OutputFile file(folder / name);
+    file.write(text);
+    file.commit();
+  };
+  const auto scenario = [](const std::string& quantization) {
+    return R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}, "engine": {"quantization": ")" +
+           quantization +
+           R"("}, "workload": {"max_concurrency": 4, "num_prompts": 8, "input_len": 64, "output_len": 16}})";
+  };
+  put("plain/scenario.json", scenario("none"));
+  put("plain/measured.json",
+      R"({"mean_tpot_ms": 12, "output_throughput": 300, "spread": {"mean_tpot_ms": 0.03}})");
+  put("fp8/scenario.json", scenario("fp8"));
+  put("fp8/measured.json",
+      R"({"mean_tpot_ms": 8, "output_throughput": 450, "spread": {"mean_tpot_ms": 0.04}})");
+  put("effects.csv", "strategy,run,baseline\nfp8 weights,fp8,plain\n");
+  const Validation v = validate_runs(folder, test_resources());
+  ASSERT_EQ(v.effects.size(), 2u);
+  const StrategyEffect &tpot = v.effects[0], &throughput = v.effects[1];
+  EXPECT_EQ(tpot.metric, "mean_tpot_ms");
+  EXPECT_DOUBLE_EQ(tpot.measured, 1.5) << "12 ms became 8";
+  EXPECT_DOUBLE_EQ(throughput.measured, 1.5) << "300 tokens a second became 450";
+  EXPECT_DOUBLE_EQ(tpot.spread, 0.05) << "3 and 4 % at right angles";
+  EXPECT_GT(tpot.predicted, 1);
+  EXPECT_LT(tpot.predicted, 2) << "weights are half as large";
+  EXPECT_EQ(tpot.sign(), StrategyEffect::Sign::kRight);
+  StrategyEffect small = tpot;
+  small.measured = 0.96;
+  EXPECT_EQ(small.sign(), StrategyEffect::Sign::kWithinSpread);
+  small.measured = 0.94;
+  EXPECT_EQ(small.sign(), StrategyEffect::Sign::kWrong);
+
+  put("effects.csv", "strategy,run,baseline\nfp8 weights,fp8,nothing\n");
+  EXPECT_THAT(error_of([&] { validate_runs(folder, test_resources()); }),
+              AllOf(HasSubstr("effects.csv:2"), HasSubstr("no run \"nothing\"")));
 }
 
 TEST(ValidateRuns, FoldersWithoutRunsAreErrors) {

@@ -29,6 +29,18 @@ TEST(Laws, MD1MeanWait) {
   }
 }
 
+// 104 days of 100 engines: as picoseconds more than 64 bits hold.
+TEST(Laws, ManyEnginesForLongAreBusyAllTheTime) {
+  toy::ListWorkload w;
+  for (int i = 0; i < 100; ++i) w.add(0, 1, 90);
+  ToyBackend backend(to_picoseconds(Seconds{1e5}));
+  ServeOptions o = toy::options(100, 16, 8192, 1);
+  o.replicas = 100;
+  const ServeResult r = serve(w, backend, o);
+  EXPECT_DOUBLE_EQ(r.metrics.busy_share, 1);
+  EXPECT_DOUBLE_EQ(r.metrics.mean_running, 100);
+}
+
 // Time averages over the whole run, which begins and ends empty: exact, not asymptotic.
 TEST(Laws, LittleHoldsExactly) {
   for (const int ranks : {1, 2}) {
