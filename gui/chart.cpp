@@ -15,7 +15,7 @@ constexpr int kLeastLegendHeight = 150, kLegendMargin = 20;  // pixels
 
 Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   setInteractions(QCP::iRangeDrag | QCP::iRangeZoom | QCP::iSelectPlottables);
-  setMinimumSize(200, 120);
+  setMinimumSize(200, 140);
   setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Expanding);
   setFocusPolicy(Qt::StrongFocus);
   // The legend gets a row of its own below the axes.

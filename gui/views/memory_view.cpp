@@ -85,7 +85,7 @@ class MemoryView : public View {
 
   // Of the first kind of engines: the curve, what the scheduler would run, and what the workload asks for.
   void show_room(const Deployment* d) {
-    room_->start(tr("tokens of a sequence"), tr("sequences on a rank"));
+    room_->start(tr("tokens of a sequence"), tr("sequences"));
     if (d == nullptr || !d->kinds().front()->memory.fits) return room_->finish(false);
     const Deployment& kind = *d->kinds().front();
     const auto longest = static_cast<double>(std::max<std::int64_t>(kind.scheduler.max_model_len, 2));
