@@ -172,6 +172,10 @@ Json report_json(const ModelConfig& model, const ModelQuestion& q, const Paramet
 
 }  // namespace
 
+double decode_flops(const ModelConfig& model, const ModelQuestion& q) {
+  return totals(step(model, q, true)).flops;
+}
+
 Report model_report(const ModelConfig& model, const ModelQuestion& q) {
   const Parameters p = count_parameters(model);
   const OpList prefill = step(model, q, false), decode = step(model, q, true);

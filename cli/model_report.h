@@ -12,6 +12,10 @@ struct ModelQuestion {
   Precision precision;
 };
 
+// FLOPs of one rank for the next token of each sequence after question.context tokens; attention grows with
+// it.
+double decode_flops(const ModelConfig& model, const ModelQuestion& question);
+
 Report model_report(const ModelConfig& model, const ModelQuestion& question);
 
 }  // namespace foretoken

@@ -1,11 +1,7 @@
 #include "gui/chart.h"
 
-#include <QFile>
-#include <QSaveFile>
-#include <QSvgGenerator>
+#include <algorithm>
 #include <cmath>
-
-#include "base/error.h"
 
 namespace foretoken::gui {
 namespace {
@@ -13,11 +9,13 @@ namespace {
 // Okabe and Ito 2008: told apart with every kind of colour vision.
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
 
+constexpr int kLeastLegendHeight = 150, kLegendMargin = 20;  // pixels
+
 }  // namespace
 
 Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   setInteractions(QCP::iRangeDrag | QCP::iRangeZoom | QCP::iSelectPlottables);
-  setMinimumSize(240, 160);
+  setMinimumSize(200, 140);
   setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Expanding);
   setFocusPolicy(Qt::StrongFocus);
   // The legend gets a row of its own below the axes.
@@ -25,7 +23,6 @@ Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   plotLayout()->addElement(1, 0, legend_row_);
   legend_row_->addElement(0, 0, legend);
   legend->setFillOrder(QCPLegend::foColumnsFirst);
-  legend->setWrap(4);
   legend->setBorderPen(Qt::NoPen);
   plotLayout()->setRowStretchFactor(1, 0.001);
   use_palette();
@@ -64,12 +61,29 @@ void Chart::logarithmic(QCPAxis* axis) {
 
 void Chart::finish(bool with_legend) {
   legend_shown_ = with_legend;
-  legend->setVisible(with_legend);
-  legend_row_->setMinimumSize(0, 0);
-  if (!with_legend && legend->layout() != nullptr) legend_row_->take(legend);
-  if (with_legend && legend->layout() == nullptr) legend_row_->addElement(0, 0, legend);
   use_palette();
+  fit_legend();
   replot(QCustomPlot::rpQueuedReplot);
+}
+
+void Chart::fit_legend() {
+  const bool shown = legend_shown_ && height() >= kLeastLegendHeight;
+  legend->setVisible(shown);
+  legend_row_->setMinimumSize(0, 0);
+  if (!shown && legend->layout() != nullptr) legend_row_->take(legend);
+  if (shown && legend->layout() == nullptr) legend_row_->addElement(0, 0, legend);
+  if (!shown) return;
+  int widest = 1;
+  for (int i = 0; i < legend->itemCount(); ++i)
+    if (const auto* const item = legend->item(i))
+      widest = std::max(widest, item->minimumOuterSizeHint().width());
+  legend->setWrap(std::max(1, (width() - kLegendMargin) / (widest + legend->columnSpacing())));
+  legend->setFillOrder(QCPLegend::foColumnsFirst, true);
+}
+
+void Chart::resizeEvent(QResizeEvent* event) {
+  fit_legend();
+  QCustomPlot::resizeEvent(event);
 }
 
 QCPGraph* Chart::line(const QString& name, int c, const QVector<double>& x, const QVector<double>& y,
@@ -111,7 +125,7 @@ void Chart::mark_y(double y, const QString& text, int c) {
   t->setColor(colour(c));
 }
 
-void Chart::mark_x(double x, const QString& text, int c) {
+void Chart::mark_x(double x, const QString& text, int c, Qt::Alignment where) {
   auto* const l = new QCPItemLine(this);
   // First the types: a change of them keeps the place, not the numbers.
   for (QCPItemPosition* p : {l->start, l->end}) p->setTypeY(QCPItemPosition::ptAxisRectRatio);
@@ -119,8 +133,11 @@ void Chart::mark_x(double x, const QString& text, int c) {
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
-  t->position->setCoords(x, 0.01);
-  t->setPositionAlignment(Qt::AlignLeft | Qt::AlignTop);
+  const bool below = where.testFlag(Qt::AlignBottom), before = where.testFlag(Qt::AlignLeft);
+  t->position->setCoords(x, below ? 0.99 : 0.01);
+  // Which side of the word lies at the line.
+  t->setPositionAlignment((before ? Qt::AlignRight : Qt::AlignLeft) |
+                          (below ? Qt::AlignBottom : Qt::AlignTop));
   t->setPadding(QMargins(3, 0, 3, 0));
   t->setText(text);
   t->setColor(colour(c));
@@ -157,6 +174,7 @@ void Chart::changeEvent(QEvent* event) {
 }
 
 QString Chart::csv() const {
+  if (csv_) return csv_();
   QString text = QStringLiteral("series,x,y\n");
   const auto quoted = [](QString s) { return u'"' + s.replace(u'"', QStringLiteral("\"\"")) + u'"'; };
   const auto row = [&](const QString& name, double x, double y) {
@@ -174,31 +192,6 @@ QString Chart::csv() const {
     }
   }
   return text;
-}
-
-void Chart::save(const QString& file) {
-  const auto fail = [&](const QString& why) { throw Error(file.toStdString(), why.toStdString()); };
-  QSaveFile out(file);
-  if (!out.open(QIODevice::WriteOnly)) fail(out.errorString());
-  if (file.endsWith(QStringLiteral(".csv"))) {
-    out.write(csv().toUtf8());
-  } else if (file.endsWith(QStringLiteral(".png"))) {
-    if (!toPixmap(width(), height(), 2).save(&out, "PNG"))
-      fail(QStringLiteral("the picture can't be written"));
-  } else if (file.endsWith(QStringLiteral(".svg"))) {
-    QSvgGenerator svg;
-    svg.setOutputDevice(&out);
-    svg.setSize(size());
-    svg.setViewBox(QRect(QPoint(), size()));
-    QCPPainter painter;
-    painter.begin(&svg);
-    painter.setMode(QCPPainter::pmVectorized);
-    toPainter(&painter, width(), height());
-    painter.end();
-  } else {
-    fail(QStringLiteral("charts are saved as .png, .svg or .csv"));
-  }
-  if (!out.commit()) fail(out.errorString());
 }
 
 }  // namespace foretoken::gui

@@ -1,8 +1,9 @@
 // The one chart widget: QCustomPlot with titles and units on its axes, the legend below the data, colours
-// that follow the window's palette, and export. Nothing else in gui/ names a colour.
+// that follow the window's palette. Nothing else in gui/ names a colour.
 #pragma once
 
 #include <QString>
+#include <functional>
 #include <vector>
 
 // Its header wants Qt's keywords, which are names of ours elsewhere.
@@ -42,17 +43,21 @@ class Chart : public QCustomPlot {
                  double size = 6);
   // A line over the whole width (or height) at a value, with a word at its end.
   void mark_y(double y, const QString& text, int colour);
-  void mark_x(double x, const QString& text, int colour);
+  // where: of the word beside the line, Qt::AlignLeft or AlignRight with Qt::AlignTop or AlignBottom.
+  void mark_x(double x, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
 
-  // By the suffix: .png, .svg, .pdf, .csv. Throws Error.
-  void save(const QString& file);
-  QString csv() const;  // every named series: series,x,y
+  // Every named series: series,x,y; or what was set, where drawn things are no series.
+  QString csv() const;
+  void set_csv(std::function<QString()> csv) { csv_ = std::move(csv); }
 
  protected:
   void changeEvent(QEvent* event) override;
+  void resizeEvent(QResizeEvent* event) override;
 
  private:
   void use_palette();
+  void fit_legend();  // as many columns as find room; none of it where the chart is low
+  std::function<QString()> csv_;
   bool legend_shown_ = false;
   QCPLayoutGrid* legend_row_ = nullptr;
 };

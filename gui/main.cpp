@@ -32,8 +32,13 @@ int screenshot(Window& window, const QString& file, const QString& view) {
     window.show_view(view);
   }
   for (int i = 0; i < 5; ++i) QApplication::processEvents(QEventLoop::AllEvents, 50);
-  if (!window.grab().save(file))
-    return fail(QStringLiteral("%1: can't be written; use a name that ends with .png").arg(file));
+  if (!file.endsWith(QStringLiteral(".png")))
+    return fail(QStringLiteral("--screenshot: %1: use a name that ends with .png").arg(file));
+  QImage image = window.grab().toImage();
+  add_text(image,
+           window.session().provenance(view.isEmpty() ? window.windowTitle().remove(QStringLiteral("[*]"))
+                                                      : window.view(view)->title()));
+  if (!image.save(file)) return fail(QStringLiteral("--screenshot: %1: can't be written").arg(file));
   return 0;
 }
 

@@ -126,7 +126,9 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
   for (const ScenarioKey& key : keys)
     if (key.type != "object" && !rows_.contains(key.pointer)) add_row(key);
   tree_->resizeColumnToContents(0);
-  tree_->setColumnWidth(0, std::min(tree_->columnWidth(0) + 8, 210));
+  key_width_ = std::min(tree_->columnWidth(0) + 8, 210);
+  tree_->setColumnWidth(0, key_width_);
+  setMinimumWidth(250);
 
   connect(search_, &QLineEdit::textChanged, this, &ScenarioForm::filter);
   connect(all_, &QCheckBox::toggled, this, &ScenarioForm::filter);
@@ -253,6 +255,12 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   rows_.emplace(pointer, row);
   order_.push_back(pointer);
   tree_->setItemWidget(row.item, 1, cell);
+}
+
+// Values stay in sight in a narrow window; keys are whole in tooltips.
+void ScenarioForm::resizeEvent(QResizeEvent* event) {
+  QWidget::resizeEvent(event);
+  tree_->setColumnWidth(0, std::min(key_width_, width() / 2 - 10));
 }
 
 std::vector<std::string> ScenarioForm::pointers() const { return order_; }

@@ -31,6 +31,9 @@ class ScenarioForm : public QWidget {
   bool is_marked_wrong(const std::string& pointer) const;
   QString message() const;
 
+ protected:
+  void resizeEvent(QResizeEvent* event) override;
+
  private:
   struct Row {
     ScenarioKey key;
@@ -59,6 +62,7 @@ class ScenarioForm : public QWidget {
   std::vector<std::string> order_;
   std::map<std::string, QTreeWidgetItem*> groups_;
   bool filling_ = false;
+  int key_width_ = 0;  // that the longest needs
 };
 
 }  // namespace foretoken::gui

@@ -12,6 +12,8 @@ namespace foretoken::gui {
 namespace {
 
 constexpr int kPauseMs = 80;
+const QString kScenario = QStringLiteral("Source");  // keywords of the PNG specification
+const QString kDate = QStringLiteral("Creation Time");
 
 Json new_scenario() {
   return Json{{"model", "llama-3.1-8b"},
@@ -58,7 +60,7 @@ class Session::Edit : public QUndoCommand {
 Session::Session(QObject* parent) : QObject(parent), scenario_(std::make_unique<Json>(new_scenario())) {
   pause_.setSingleShot(true);
   pause_.setInterval(kPauseMs);
-  connect(&pause_, &QTimer::timeout, this, &Session::start_simulation);
+  connect(&pause_, &QTimer::timeout, this, &Session::start_work);
   world_ = open_world({}, name());
   update();
 }
@@ -89,6 +91,34 @@ void Session::save(const std::filesystem::path& file) {
   file_ = file;
   history_.setClean();
   Q_EMIT edited();
+}
+
+void Session::save_result(const std::filesystem::path& file) const {
+  if (!estimated_) throw Error(file.string(), "the scenario has an error, so there is no result");
+  const Estimated& e = *estimated_;
+  Json json = context_json(report_context(e.input.scenario, *world_, e.warnings),
+                           e.deployment() ? e.deployment()->scenario : e.input.scenario);
+  for (const auto& [key, value] : provenance({}).facts)
+    if (key == kDate || key == kScenario)
+      json["context"][key == kDate ? "date" : "command"] = value.toStdString();
+  json.update(simulated_ ? simulated_->json() : e.json());
+  OutputFile out(file);
+  out.write(dump_json(json));
+  out.commit();
+}
+
+Provenance Session::provenance(const QString& title, const Json& scenario) const {
+  Provenance p = provenance_of(title);
+  p.facts.append({QStringLiteral("Database"), QString::fromStdString(world_->database.digest())});
+  p.facts.append({kScenario, QString::fromStdString(command_line(scenario, "simulate"))});
+  if (!file_.empty())
+    p.facts.append({QStringLiteral("File"), QString::fromStdString(file_.filename().string())});
+  return p;
+}
+
+void Session::reload_database() {
+  world_ = open_world(file_.parent_path(), name());
+  update();
 }
 
 void Session::set_scenario(const Json& scenario, const QString& what) {
@@ -141,6 +171,7 @@ void Session::update() {
   stop_.reset();
   simulated_.reset();
   sweep_.reset();
+  limits_.reset();
   try {
     estimated_ = estimate_of(*world_, *scenario_, name());
   } catch (const std::exception& e) {
@@ -152,10 +183,7 @@ void Session::update() {
   }
   Q_EMIT worked();
   Q_EMIT estimated_anew();
-  if (estimated_->verdict.empty())
-    pause_.start();
-  else
-    pause_.stop();
+  pause_.start();
   Q_EMIT busy(is_busy());
 }
 
@@ -173,47 +201,54 @@ void Session::end_work() {
   if (--running_ == 0) Q_EMIT busy(is_busy());
 }
 
-void Session::start_simulation() {
-  if (!estimated_ || !estimated_->verdict.empty()) return;
+// Called by the worker: done in the window's thread, unless the scenario has become another one meanwhile.
+void Session::answer(const std::shared_ptr<std::atomic<bool>>& stop, std::function<void()> with) {
+  QMetaObject::invokeMethod(
+      this,
+      [stop, with = std::move(with)] {
+        if (!*stop) with();
+      },
+      Qt::QueuedConnection);
+}
+
+void Session::start_work() {
+  if (!estimated_) return;
   const auto stop = std::make_shared<std::atomic<bool>>(false);
   stop_ = stop;
   begin_work();
+  // What is waited for most comes first.
   QThreadPool::globalInstance()->start([this, stop, world = world_, of = estimated_] {
-    std::shared_ptr<const Simulated> simulated;
-    std::shared_ptr<const LoadSweep> sweep;
-    std::exception_ptr error;
-    const auto hand_over = [&] {
-      QMetaObject::invokeMethod(
-          this,
-          [this, stop, simulated, sweep, error] {
-            if (*stop) return;
-            if (error) {
-              try {
-                std::rethrow_exception(error);
-              } catch (const Interrupted&) {
-              } catch (const std::exception& e) {
-                report(e);
-              }
-              return;
-            }
-            if (sweep) {
-              sweep_ = sweep;
-              Q_EMIT swept_anew();
-            } else {
-              simulated_ = simulated;
-              Q_EMIT simulated_anew();
-            }
-          },
-          Qt::QueuedConnection);
-    };
     try {
-      simulated = simulate_of(*world, of, stop.get());
-      hand_over();
-      sweep = sweep_of(*world, of, stop.get());
-      hand_over();
-    } catch (...) {
-      error = std::current_exception();
-      hand_over();
+      if (of->verdict.empty()) {
+        const std::shared_ptr<Simulated> simulated = simulate_of(*world, of, stop.get());
+        answer(stop, [this, simulated] {
+          simulated_ = simulated;
+          Q_EMIT simulated_anew();
+        });
+        auto intervals = intervals_of(*world, *simulated, stop.get());
+        answer(stop, [this, simulated, intervals = std::move(intervals)]() mutable {
+          simulated->simulation.interval = std::move(intervals);
+          simulated->has_intervals = true;
+          Q_EMIT intervals_anew();
+        });
+      }
+      const auto limits = std::make_shared<const std::vector<FitLimit>>(fit_limits(*world, *of, stop.get()));
+      answer(stop, [this, limits] {
+        limits_ = limits;
+        Q_EMIT limits_anew();
+      });
+      if (of->verdict.empty()) {
+        const std::shared_ptr<const LoadSweep> sweep = sweep_of(*world, of, stop.get());
+        answer(stop, [this, sweep] {
+          sweep_ = sweep;
+          Q_EMIT swept_anew();
+        });
+      }
+    } catch (const Interrupted&) {
+    } catch (const Error& e) {
+      answer(stop, [this, e] { report(e); });
+    } catch (const std::exception& e) {
+      answer(stop, [this, what = std::string(e.what())] { report(std::runtime_error(what)); });
     }
     QMetaObject::invokeMethod(
         this, [this] { end_work(); }, Qt::QueuedConnection);
@@ -250,6 +285,7 @@ void Session::start_plan() {
   }
   planning_ = true;
   planned_.reset();
+  planned_scenario_ = std::make_unique<Json>(*scenario_);
   Q_EMIT planned_anew();
   const auto stop = std::make_shared<std::atomic<bool>>(false);
   stop_plan_ = stop;

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/json.h"
+#include "gui/provenance.h"
 #include "gui/what_if.h"
 #include "simulator/plan.h"
 
@@ -25,6 +26,14 @@ class Session : public QObject {
   // Throw Error and change nothing where the file can't be read.
   void open(const std::filesystem::path& file);
   void save(const std::filesystem::path& file);
+  // Of the scenario as it stands, with context, date and the command that gives the same numbers. Throws
+  // Error.
+  void save_result(const std::filesystem::path& file) const;
+  // What the answers to a scenario rest on, to be written into what is saved of them.
+  Provenance provenance(const QString& title) const { return provenance(title, *scenario_); }
+  Provenance provenance(const QString& title, const Json& scenario) const;
+  // Reads the hardware database anew, as after a calibration, and answers with it.
+  void reload_database();
   void set_scenario(const Json& scenario, const QString& what);  // as one undoable step
   // Sets the value at a JSON pointer, or removes it (null). Edits of one place that follow one another while
   // dragging are one step back.
@@ -41,7 +50,9 @@ class Session : public QObject {
   std::shared_ptr<const Estimated> estimated() const { return estimated_; }
   std::shared_ptr<const Simulated> simulated() const { return simulated_; }
   std::shared_ptr<const LoadSweep> sweep() const { return sweep_; }
+  std::shared_ptr<const std::vector<FitLimit>> limits() const { return limits_; }
   std::shared_ptr<const PlanResult> planned() const { return planned_; }
+  const Json& planned_scenario() const { return *planned_scenario_; }  // that planned() is of
 
   // The answers to compare with.
   void pin();
@@ -62,6 +73,8 @@ class Session : public QObject {
   void edited();  // the scenario is another one
   void estimated_anew();
   void simulated_anew();
+  void intervals_anew();  // of the simulation
+  void limits_anew();
   void swept_anew();
   void pinned_anew();
   void planned_anew();
@@ -74,7 +87,8 @@ class Session : public QObject {
   class Edit;
   void become(const Json& scenario);
   void update();
-  void start_simulation();
+  void start_work();
+  void answer(const std::shared_ptr<std::atomic<bool>>& stop, std::function<void()> with);
   void report(const std::exception& error);
   void begin_work();
   void end_work();
@@ -83,10 +97,13 @@ class Session : public QObject {
   std::filesystem::path file_;
   std::shared_ptr<const World> world_;
   std::shared_ptr<const Estimated> estimated_, pinned_;
-  std::shared_ptr<const Simulated> simulated_, pinned_simulation_;
+  std::shared_ptr<Simulated> simulated_;
+  std::shared_ptr<const Simulated> pinned_simulation_;
+  std::shared_ptr<const std::vector<FitLimit>> limits_;
   std::shared_ptr<const LoadSweep> sweep_;
   std::shared_ptr<const PlanResult> planned_;
   std::unique_ptr<Json> pinned_scenario_;  // null: nothing is pinned
+  std::unique_ptr<Json> planned_scenario_;
   QUndoStack history_;
   QTimer pause_;
   std::shared_ptr<std::atomic<bool>> stop_;  // of the simulation that runs

@@ -4,18 +4,19 @@
 #include <QClipboard>
 #include <QHeaderView>
 #include <QKeyEvent>
+#include <QMenu>
 #include <QPainter>
-#include <QSaveFile>
 #include <QSortFilterProxyModel>
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
 #include "base/text.h"
 #include "gui/chart.h"
 
 namespace foretoken::gui {
 namespace {
+
+constexpr int kMeasuredRows = 100, kCellMargin = 14, kHeaderMargin = 18, kLeastCharacters = 14;
 
 double number_of(const Cell& cell) {
   if (const auto* d = std::get_if<double>(&cell)) return *d;
@@ -75,7 +76,7 @@ QVariant TableModel::data(const QModelIndex& index, int role) const {
 }
 
 QVariant TableModel::headerData(int section, Qt::Orientation orientation, int role) const {
-  if (role != Qt::DisplayRole) return {};
+  if (role != Qt::DisplayRole && role != Qt::ToolTipRole) return {};
   if (orientation == Qt::Vertical) return section + 1;
   if (section < 0 || section >= columnCount()) return {};
   return QString::fromStdString(table_.columns[static_cast<std::size_t>(section)].title);
@@ -107,24 +108,104 @@ TableView::TableView(QWidget* parent) : QTableView(parent), model_(new TableMode
   verticalHeader()->hide();
   verticalHeader()->setDefaultSectionSize(fontMetrics().height() + 6);
   horizontalHeader()->setStretchLastSection(true);
+  horizontalHeader()->setMinimumSectionSize(24);
+  horizontalHeader()->setContextMenuPolicy(Qt::CustomContextMenu);
+  connect(horizontalHeader(), &QWidget::customContextMenuRequested, this, &TableView::choose_columns);
   setWordWrap(false);
+  setTextElideMode(Qt::ElideMiddle);
 }
 
 void TableView::show_table(Table table, const QStringList& bars) {
-  const bool same = table.columns.size() == model_->table().columns.size();
   model_->set(std::move(table), bars);
-  if (!same) resizeColumnsToContents();
+  fit_columns();
+}
+
+void TableView::resizeEvent(QResizeEvent* event) {
+  QTableView::resizeEvent(event);
+  if (event->size().width() != event->oldSize().width()) fit_columns();
+}
+
+// Of hidden ones too, whose size hint is 0.
+int TableView::header_width(int column) const {
+  return horizontalHeader()->fontMetrics().horizontalAdvance(
+             model_->headerData(column, Qt::Horizontal, Qt::DisplayRole).toString()) +
+         kHeaderMargin;
+}
+
+int TableView::width_of(int column) const {
+  // Of the first rows: a table may have a hundred thousand.
+  int width = header_width(column);
+  const int rows = std::min(model()->rowCount(), kMeasuredRows);
+  const QFontMetrics metrics = fontMetrics();
+  for (int r = 0; r < rows; ++r)
+    width =
+        std::max(width, metrics.horizontalAdvance(model()->index(r, column).data().toString()) + kCellMargin);
+  return width;
+}
+
+// All columns as wide as their contents where there is room; else text gives way down to a readable part, and
+// then the columns that are expendable.
+void TableView::fit_columns() {
+  const int columns = model_->columnCount(), room = viewport()->width();
+  if (columns == 0) return;
+  const auto key = [&](int c) { return model_->table().columns[static_cast<std::size_t>(c)].key; };
+  std::vector<int> needs(static_cast<std::size_t>(columns)), least(needs);
+  for (int c = 0; c < columns; ++c) {
+    const auto i = static_cast<std::size_t>(c);
+    needs[i] = width_of(c);
+    const auto& rows = model_->table().rows;
+    const bool text = !rows.empty() && std::holds_alternative<std::string>(rows.front()[i]);
+    least[i] = text ? std::min(needs[i], std::max(fontMetrics().horizontalAdvance(u'x') * kLeastCharacters,
+                                                  header_width(c)))
+                    : needs[i];
+  }
+  std::vector<bool> shown(needs.size(), true);
+  for (int c = 0; c < columns; ++c)
+    if (const auto by_hand = chosen_.find(key(c)); by_hand != chosen_.end())
+      shown[static_cast<std::size_t>(c)] = by_hand->second;
+  const auto sum = [&](const std::vector<int>& widths) {
+    int all = 0;
+    for (std::size_t c = 0; c < widths.size(); ++c) all += shown[c] ? widths[c] : 0;
+    return all;
+  };
+  for (const QString& expendable : expendable_) {
+    if (sum(least) <= room) break;
+    for (int c = 0; c < columns; ++c)
+      if (key(c) == expendable.toStdString() && !chosen_.contains(key(c)))
+        shown[static_cast<std::size_t>(c)] = false;
+  }
+  // What is over goes to the columns that were cut, in order.
+  std::vector<int> widths = least;
+  int over = room - sum(least);
+  for (std::size_t c = 0; c < widths.size() && over > 0; ++c) {
+    const int more = shown[c] ? std::min(over, needs[c] - least[c]) : 0;
+    widths[c] += more, over -= more;
+  }
+  for (int c = 0; c < columns; ++c) {
+    const auto i = static_cast<std::size_t>(c);
+    if (isColumnHidden(c) == shown[i]) setColumnHidden(c, !shown[i]);
+    if (shown[i] && columnWidth(c) != widths[i]) setColumnWidth(c, widths[i]);
+  }
+}
+
+void TableView::choose_columns(const QPoint& at) {
+  auto* const menu = new QMenu(this);
+  menu->setAttribute(Qt::WA_DeleteOnClose);
+  for (int c = 0; c < model_->columnCount(); ++c) {
+    const std::string key = model_->table().columns[static_cast<std::size_t>(c)].key;
+    QAction* const a = menu->addAction(model_->headerData(c, Qt::Horizontal, Qt::DisplayRole).toString());
+    a->setCheckable(true);
+    a->setChecked(!isColumnHidden(c));
+    connect(a, &QAction::toggled, this, [this, key](bool on) {
+      chosen_[key] = on;
+      fit_columns();
+    });
+  }
+  menu->popup(horizontalHeader()->mapToGlobal(at));
 }
 
 int TableView::source_row(const QModelIndex& index) const {
   return static_cast<QSortFilterProxyModel*>(model())->mapToSource(index).row();
-}
-
-void TableView::save(const QString& file) const {
-  QSaveFile out(file);
-  if (!out.open(QIODevice::WriteOnly)) throw Error(file.toStdString(), out.errorString().toStdString());
-  out.write(QByteArray::fromStdString(to_csv(model_->table())));
-  if (!out.commit()) throw Error(file.toStdString(), out.errorString().toStdString());
 }
 
 void TableView::keyPressEvent(QKeyEvent* event) {

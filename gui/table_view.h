@@ -5,6 +5,8 @@
 #include <QAbstractTableModel>
 #include <QStyledItemDelegate>
 #include <QTableView>
+#include <map>
+#include <string>
 
 #include "base/table.h"
 
@@ -46,13 +48,23 @@ class TableView : public QTableView {
   void show_table(Table table, const QStringList& bars = {});
   TableModel* rows() const { return model_; }
   int source_row(const QModelIndex& index) const;  // of the table, whatever it is sorted by
-  void save(const QString& file) const;            // .csv; throws Error
+  // Columns that give way, the first one first, where not all find room; the menu of the header brings them
+  // back.
+  void set_expendable(const QStringList& keys) { expendable_ = keys; }
 
  protected:
+  void resizeEvent(QResizeEvent* event) override;
   void keyPressEvent(QKeyEvent* event) override;
 
  private:
+  void fit_columns();
+  void choose_columns(const QPoint& at);
+  int header_width(int column) const;
+  int width_of(int column) const;  // that it needs
+
   TableModel* model_;
+  QStringList expendable_;
+  std::map<std::string, bool> chosen_;  // by key: shown or hidden by hand
 };
 
 QString cell_text(const Cell& cell, int digits);

@@ -4,12 +4,20 @@
 #include <QWidget>
 
 #include "gui/chart.h"
+#include "gui/provenance.h"
 #include "gui/session.h"
 #include "gui/table_view.h"
 
 class QLabel;
 
 namespace foretoken::gui {
+
+// A part of a view that can be saved alone, or copied.
+struct ViewPart {
+  QString name;  // of charts and tables: their accessible names
+  QWidget* widget = nullptr;
+  QStringList suffixes;  // ".png", ...; those that it can be saved with
+};
 
 class View : public QWidget {
   Q_OBJECT
@@ -21,8 +29,19 @@ class View : public QWidget {
   // Charts and tables that can be saved.
   virtual std::vector<Chart*> charts() const { return {}; }
   virtual std::vector<TableView*> tables() const { return {}; }
+  // What its numbers are of: the scenario as it stands, but where a view shows something else.
+  virtual Provenance provenance() const { return session_.provenance(title_); }
+
+  // The view as it looks, its charts, its tables.
+  std::vector<ViewPart> parts();
+  void save(const ViewPart& part, const QString& file);  // by the suffix; throws Error
+  void ask_and_save(const ViewPart& part);
+
+ Q_SIGNALS:
+  void save_failed(const QString& message);
 
  protected:
+  void contextMenuEvent(QContextMenuEvent* event) override;
   Session& session_;
 
  private:

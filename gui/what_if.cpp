@@ -9,6 +9,7 @@
 #include "base/json_full.h"
 #include "base/text.h"
 #include "cli/scenario_flags.h"
+#include "deployment/capacity.h"
 #include "deployment/vllm_flags.h"
 #include "simulator/step_model.h"
 
@@ -16,6 +17,8 @@ namespace foretoken::gui {
 namespace {
 
 constexpr std::int64_t kSweepRequests = 400;
+constexpr std::int64_t kMostLimit = 1 << 20;  // of a key that is tried
+constexpr int kMostRanks = 64;
 constexpr double kShares[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1};
 
 Invocation nothing_asked() {
@@ -55,6 +58,7 @@ Json Estimated::json() const {
 std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
                                              const std::string& file) {
   auto e = std::make_shared<Estimated>();
+  e->json_scenario = std::make_shared<const Json>(scenario);
   e->input = scenario_input(scenario, world.resources.scenario_folder, file, false);
   e->prepared = prepare(e->input, world);
   if (const auto* no = std::get_if<Infeasible>(&e->prepared.verdict)) {
@@ -79,16 +83,65 @@ std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& sce
 
 Json Simulated::json() const { return simulation_json(*of->deployment(), simulation, false); }
 
-std::shared_ptr<const Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
-                                             const std::atomic<bool>* stop) {
+std::shared_ptr<Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
+                                       const std::atomic<bool>* stop) {
   auto s = std::make_shared<Simulated>();
   SimulateOptions options;
   options.keep_records = options.sample_over_time = true;
+  options.intervals = false;
   options.timeline = &s->recording;
   options.stop = stop;
   s->simulation = simulate(*of->deployment(), of->costs, world.resources, options);
   s->of = std::move(of);
   return s;
+}
+
+std::map<std::string, Interval> intervals_of(const World& world, const Simulated& s,
+                                             const std::atomic<bool>* stop) {
+  return intervals(s.simulation, *s.of->deployment(), s.of->costs, world.resources, stop);
+}
+
+std::vector<FitLimit> fit_limits(const World& world, const Estimated& of, const std::atomic<bool>* stop) {
+  const auto fits_with = [&](const char* key, const Json& value) {
+    if (stop != nullptr && *stop) throw Interrupted();
+    Json scenario = *of.json_scenario;
+    scenario["engine"][key] = value;
+    try {
+      const Prepared p =
+          prepare(scenario_input(scenario, world.resources.scenario_folder, of.input.file, false), world);
+      const auto* const d = std::get_if<Deployment>(&p.verdict);
+      if (d == nullptr) return false;
+      const auto kinds = d->kinds();
+      return std::all_of(kinds.begin(), kinds.end(), [](const Deployment* k) { return k->memory.fits; });
+    } catch (const Error&) {  // more than the model or the system takes
+      return false;
+    }
+  };
+  std::vector<FitLimit> limits;
+  const auto most = [&](const char* key, std::int64_t start, std::int64_t end) {
+    FitLimit l{key, true, true, {}};
+    const std::int64_t n =
+        largest_that_fits(1, end, start, [&](std::int64_t at) { return fits_with(key, at); });
+    if (n >= 1) l.value = static_cast<double>(n);
+    l.bounded = n < end;
+    limits.push_back(l);
+  };
+  const Deployment* const d = of.deployment();
+  most("max_model_len", d ? d->scheduler.max_model_len : 4096, kMostLimit);
+  most("max_num_batched_tokens", d ? d->scheduler.max_num_batched_tokens : 8192, kMostLimit);
+  most("max_num_seqs", d ? d->scheduler.max_num_seqs : 256, kMostLimit);
+  FitLimit ranks{"tensor_parallel_size", false, true, {}};
+  for (int n = 1; n <= kMostRanks && !ranks.value; n *= 2)
+    if (fits_with("tensor_parallel_size", n)) ranks.value = n;
+  limits.push_back(ranks);
+  // In hundredths.
+  FitLimit share{"gpu_memory_utilization", false, true, {}};
+  const std::int64_t spare = largest_that_fits(1, 99, 10, [&](std::int64_t at) {
+    return fits_with("gpu_memory_utilization", 1 - 0.01 * static_cast<double>(at));
+  });
+  if (spare >= 1) share.value = 1 - 0.01 * static_cast<double>(spare);
+  limits.push_back(share);
+  return limits;
 }
 
 std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<const Estimated> of,

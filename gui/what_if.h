@@ -26,6 +26,7 @@ struct Estimated {
   Estimated(const Estimated&) = delete;
   Estimated& operator=(const Estimated&) = delete;
 
+  std::shared_ptr<const Json> json_scenario;  // that it is of, as the session has it
   ScenarioInput input;
   Prepared prepared;
   std::vector<CostModel> costs;  // of each kind of engines
@@ -43,15 +44,28 @@ struct Estimated {
 std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
                                              const std::string& file);
 
-// The scenario served once, with everything that happened.
+// The scenario served once, with everything that happened. Its intervals take two more runs and come later.
 struct Simulated {
   std::shared_ptr<const Estimated> of;
   Simulation simulation;
+  bool has_intervals = false;
   Recording recording;
+  // What `foretoken simulate -o json` prints, less the context; without intervals as long as there are none.
   Json json() const;
 };
-std::shared_ptr<const Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
+std::shared_ptr<Simulated> simulate_of(const World& world, std::shared_ptr<const Estimated> of,
+                                       const std::atomic<bool>* stop);
+std::map<std::string, Interval> intervals_of(const World& world, const Simulated& simulated,
                                              const std::atomic<bool>* stop);
+
+// How far one key of the scenario goes, the others as they are, before it does not fit in memory or can't be.
+struct FitLimit {
+  std::string key;              // "max_model_len"
+  bool at_most = true;          // else at least
+  bool bounded = true;          // else it fits as far as was looked: `value`
+  std::optional<double> value;  // none: no value fits
+};
+std::vector<FitLimit> fit_limits(const World& world, const Estimated& of, const std::atomic<bool>* stop);
 
 // The scenario at several loads, up to somewhat more than it can serve.
 struct LoadPoint {

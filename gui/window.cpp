@@ -12,6 +12,7 @@
 #include <QLabel>
 #include <QMenuBar>
 #include <QMessageBox>
+#include <QPainter>
 #include <QSettings>
 #include <QStatusBar>
 #include <QStyleFactory>
@@ -31,21 +32,27 @@ constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_v
                            make_pareto_view, make_timeline_view, make_compare_view,  make_validation_view,
                            make_plan_view,   make_model_view,    make_calibrate_view};
 
+// Text that is cut with dots where it finds no room, and whole in the tooltip.
+class ElidedLabel : public QLabel {
+ public:
+  using QLabel::QLabel;
+
+ protected:
+  void paintEvent(QPaintEvent*) override {
+    QPainter painter(this);
+    painter.drawText(contentsRect(), static_cast<int>(Qt::AlignLeft | Qt::AlignVCenter),
+                     fontMetrics().elidedText(text(), Qt::ElideRight, contentsRect().width()));
+  }
+};
+
 QString ms(double value) { return QString::fromStdString(significant(value, 3)) + QStringLiteral(" ms"); }
 
 }  // namespace
 
-QLabel* note_label(QWidget* parent) {
-  auto* const label = new QLabel(parent);
-  label->setWordWrap(true);
-  label->setTextInteractionFlags(Qt::TextSelectableByMouse);
-  return label;
-}
-
 Window::Window(bool remember, QWidget* parent)
     : QMainWindow(parent),
       form_(new ScenarioForm(session_, this)),
-      verdict_(new QLabel(this)),
+      verdict_(new ElidedLabel(this)),
       numbers_(new QLabel(this)),
       busy_(new QLabel(this)),
       remember_(remember) {
@@ -70,15 +77,17 @@ Window::Window(bool remember, QWidget* parent)
   for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
   docks_[2]->raise();
   resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
-  resizeDocks({docks_[1], docks_[2]}, {190, 570}, Qt::Vertical);
+  resizeDocks({docks_[1], docks_[2]}, {270, 490}, Qt::Vertical);
 
-  verdict_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+  verdict_->setMinimumWidth(60);
+  verdict_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);
   statusBar()->addWidget(verdict_, 1);
   statusBar()->addPermanentWidget(numbers_);
   statusBar()->addPermanentWidget(busy_);
   make_menus();
   connect(&session_, &Session::estimated_anew, this, &Window::show_state);
   connect(&session_, &Session::simulated_anew, this, &Window::show_state);
+  connect(&session_, &Session::intervals_anew, this, &Window::show_state);
   connect(&session_, &Session::edited, this, &Window::show_state);
   connect(&session_.history(), &QUndoStack::cleanChanged, this, &Window::show_state);
   connect(&session_, &Session::failed, this, [this](const QString& where, const QString& message) {
@@ -135,10 +144,11 @@ void Window::show_state() {
   setWindowTitle(QStringLiteral("%1[*] - Foretoken").arg(name));
   setWindowModified(!session_.history().isClean());
   const auto e = session_.estimated();
+  result_action_->setEnabled(false);
   if (!e) return numbers_->clear();
   verdict_->setText(e->verdict.empty() ? QString::fromStdString(e->prepared.workload)
                                        : QString::fromStdString(e->verdict));
-  verdict_->setToolTip(QString::fromStdString(e->context));
+  verdict_->setToolTip(verdict_->text() + u'\n' + QString::fromStdString(e->context));
   QString text;
   if (const auto s = session_.simulated()) {
     const ServingMetrics& m = s->simulation.served.metrics;
@@ -155,6 +165,9 @@ void Window::show_state() {
                     QString::fromStdString(significant(e->estimate->capacity_requests_per_s, 3)));
   }
   numbers_->setText(text);
+  // Whole, or not at all.
+  result_action_->setEnabled(!e->verdict.empty() ||
+                             (session_.simulated() && session_.simulated()->has_intervals));
 }
 
 bool Window::save(bool ask_where) {
@@ -168,23 +181,6 @@ bool Window::save(bool ask_where) {
   } catch (const std::exception& e) {
     show_problem(tr("Can't be saved"), QString::fromUtf8(e.what()));
     return false;
-  }
-}
-
-void Window::export_view() {
-  const auto* const action = qobject_cast<QAction*>(sender());
-  View* const v = view(action->data().toString());
-  const QString file = QFileDialog::getSaveFileName(
-      this, tr("Export %1").arg(v->title()), v->title().toLower(),
-      v->charts().empty() ? tr("Tables (*.csv)") : tr("Pictures and tables (*.png *.svg *.csv)"));
-  if (file.isEmpty()) return;
-  try {
-    if (!v->charts().empty() && !(file.endsWith(QStringLiteral(".csv")) && !v->tables().empty()))
-      v->charts().front()->save(file);
-    else if (!v->tables().empty())
-      v->tables().front()->save(file);
-  } catch (const std::exception& e) {
-    show_problem(tr("Can't be exported"), QString::fromUtf8(e.what()));
   }
 }
 
@@ -225,28 +221,27 @@ void Window::make_menus() {
   file->addSeparator();
   QAction* const save_action = add(file, tr("&Save"), QKeySequence::Save, [this] { save(false); });
   add(file, tr("Save &as..."), QKeySequence::SaveAs, [this] { save(true); });
-  add(file, tr("Save &result..."), {}, [this] {
-    const auto s = session_.simulated();
-    const auto e = session_.estimated();
-    if (!e) return;
+  result_action_ = add(file, tr("Save &result..."), {}, [this] {
+    if (!session_.estimated()) return;
     const QString f = QFileDialog::getSaveFileName(this, tr("Save the result"), {}, tr("Results (*.json)"));
     if (f.isEmpty()) return;
     try {
-      Json json = context_json(report_context(e->input.scenario, *session_.world(), e->warnings),
-                               e->deployment() ? e->deployment()->scenario : e->input.scenario);
-      json.update(s ? s->json() : e->json());
-      OutputFile out(f.toStdString());
-      out.write(dump_json(json));
-      out.commit();
+      session_.save_result(f.toStdString());
     } catch (const std::exception& error) {
       show_problem(tr("Can't be saved"), QString::fromUtf8(error.what()));
     }
   });
   QMenu* const exports = file->addMenu(tr("&Export a view"));
   for (View* v : views_) {
-    QAction* const a = exports->addAction(v->title() + QStringLiteral("..."));
-    a->setData(v->title());
-    connect(a, &QAction::triggered, this, &Window::export_view);
+    connect(v, &View::save_failed, this,
+            [this](const QString& message) { show_problem(tr("Can't be saved"), message); });
+    // What a view has to save may come and go.
+    QMenu* const of = exports->addMenu(v->title());
+    connect(of, &QMenu::aboutToShow, this, [of, v] {
+      of->clear();
+      for (const ViewPart& part : v->parts())
+        of->addAction(part.name + QStringLiteral("..."), v, [v, part] { v->ask_and_save(part); });
+    });
   }
   file->addSeparator();
   add(file, tr("&Quit"), QKeySequence::Quit, [this] { close(); });

@@ -39,7 +39,6 @@ class Window : public QMainWindow {
   void show_state();
   void show_problem(const QString& title, const QString& text);
   bool save(bool ask_where);
-  void export_view();
   void open_model();
   void paste_command();
 
@@ -48,6 +47,7 @@ class Window : public QMainWindow {
   std::vector<View*> views_;
   std::vector<QDockWidget*> docks_;
   QLabel *verdict_, *numbers_, *busy_;
+  QAction* result_action_ = nullptr;  // saves the result
   bool remember_;
 };
 

@@ -258,59 +258,68 @@ Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
   return s;
 }
 
+namespace {
+
+// A run of the scenario's workload at `scale` times the predicted prices.
+struct PricedRun {
+  ServeResult served;
+  TimeBasis basis;
+  std::string workload;
+};
+PricedRun run_priced(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
+                     const SimulateOptions& options, double scale) {
+  const auto requests =
+      make_workload(d.scenario.workload, resources.scenario_folder, resources.scenario_file + ":/workload");
+  PredictedBackend backend(d, costs, scale);
+  PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
+  ServeOptions o = serve_options(d, options, &estimates);
+  if (d.scheduler.policy == SchedulerPolicy::kLoongserve)
+    profile_elastic(d, costs.front(), o.engines.front().scheduler.loongserve);
+  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
+    profile_lending(d, costs.front(), o.engines.front().scheduler.lending);
+  PricedRun r;
+  r.served = serve(*requests, backend, o);
+  r.basis = backend.basis();
+  r.workload = requests->describe();
+  return r;
+}
+
+}  // namespace
+
+std::map<std::string, Interval> intervals(const Simulation& s, const Deployment& d,
+                                          std::span<const CostModel> costs, const Resources& resources,
+                                          const std::atomic<bool>* stop) {
+  std::map<std::string, Interval> of;
+  const ServingMetrics& m = s.served.metrics;
+  if (s.served.aborted || m.completed == 0) return of;
+  // Queueing answers to slower steps by more than their share: the ends of the interval are simulated too.
+  SimulateOptions quiet;
+  quiet.stop = stop;
+  const double r = std::min(0.9, s.basis.relative_error);
+  ServingMetrics ends[2];
+  tbb::parallel_invoke([&] { ends[0] = run_priced(d, costs, resources, quiet, 1 - r).served.metrics; },
+                       [&] { ends[1] = run_priced(d, costs, resources, quiet, 1 + r).served.metrics; });
+  const auto widest = [&](const char* key) {
+    double error = 0;
+    for (const Deployment* kind : d.kinds()) error = std::max(error, engine_error(kind->behavior, key));
+    return error;
+  };
+  for (const MetricKey& k : kHeadline) {
+    const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);
+    of[k.key] = with_engine_error(v, {std::min({a, b, v}), std::max({a, b, v})}, widest(k.key));
+  }
+  return of;
+}
+
 Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
                     const SimulateOptions& options) {
-  LoongserveConfig profile;
-  const bool elastic = d.scheduler.policy == SchedulerPolicy::kLoongserve;
-  if (elastic) profile_elastic(d, costs.front(), profile = d.scheduler.loongserve);
-  LendingConfig lending;
-  const bool lends = d.scheduler.policy == SchedulerPolicy::kInfiniteLlm;
-  if (lends) profile_lending(d, costs.front(), lending = d.scheduler.lending);
-  const auto serving = [&](const SimulateOptions& of, TimeEstimates& estimates) {
-    ServeOptions o = serve_options(d, of, &estimates);
-    if (elastic) o.engines.front().scheduler.loongserve = profile;
-    if (lends) o.engines.front().scheduler.lending = lending;
-    return o;
-  };
-  auto workload = [&] {
-    return make_workload(d.scenario.workload, resources.scenario_folder,
-                         resources.scenario_file + ":/workload");
-  };
   Simulation s;
-  {
-    const auto requests = workload();
-    PredictedBackend backend(d, costs);
-    PriceEstimates estimates(d, costs);
-    s.served = serve(*requests, backend, serving(options, estimates));
-    s.basis = backend.basis();
-    s.workload = requests->describe();
-  }
-  const ServingMetrics& m = s.served.metrics;
+  PricedRun run = run_priced(d, costs, resources, options, 1);
+  s.served = std::move(run.served);
+  s.basis = run.basis;
+  s.workload = std::move(run.workload);
   conclude(s, d);
-
-  if (options.intervals && !s.served.aborted && m.completed > 0) {
-    // Queueing answers to slower steps by more than their share: the ends of the interval are simulated too.
-    SimulateOptions quiet;
-    quiet.stop = options.stop;
-    const double r = std::min(0.9, s.basis.relative_error);
-    ServingMetrics ends[2];
-    const auto serve_end = [&](double prices, ServingMetrics& metrics) {
-      const auto requests = workload();
-      PredictedBackend backend(d, costs, prices);
-      PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
-      metrics = serve(*requests, backend, serving(quiet, estimates)).metrics;
-    };
-    tbb::parallel_invoke([&] { serve_end(1 - r, ends[0]); }, [&] { serve_end(1 + r, ends[1]); });
-    const auto widest = [&](const char* key) {
-      double error = 0;
-      for (const Deployment* kind : d.kinds()) error = std::max(error, engine_error(kind->behavior, key));
-      return error;
-    };
-    for (const MetricKey& k : kHeadline) {
-      const double a = k.value(ends[0]), b = k.value(ends[1]), v = k.value(m);
-      s.interval[k.key] = with_engine_error(v, {std::min({a, b, v}), std::max({a, b, v})}, widest(k.key));
-    }
-  }
+  if (options.intervals) s.interval = intervals(s, d, costs, resources, options.stop);
   return s;
 }
 

@@ -65,6 +65,12 @@ std::vector<PoolShare> pool_shares(const Deployment& deployment, const Simulatio
 Simulation serve_with(Backend& backend, Workload& workload, const Deployment& deployment,
                       const SimulateOptions& options = {});
 
+// Intervals of a simulation that was made without them, as SimulateOptions::intervals gives; none where it
+// was given up or completed nothing.
+std::map<std::string, Interval> intervals(const Simulation& simulation, const Deployment& deployment,
+                                          std::span<const CostModel> costs, const Resources& resources,
+                                          const std::atomic<bool>* stop = nullptr);
+
 // costs: one for each of the deployment's kinds of engines, or one for all.
 Simulation simulate(const Deployment& deployment, std::span<const CostModel> costs,
                     const Resources& resources, const SimulateOptions& options = {});

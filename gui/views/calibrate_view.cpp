@@ -123,6 +123,7 @@ class CalibrateView : public View {
       if (error == QProcess::FailedToStart)
         end(tr("The program can't be started: %1.").arg(process_.errorString()));
     });
+    table_->setAccessibleName(tr("calibration"));
     table_->hide();
     const QString program = find_program();
     end(program.isEmpty()
@@ -232,8 +233,8 @@ class CalibrateView : public View {
       return end(tr("No calibration. %1 What it said is below.").arg(how));
     table_->show_table(result_table(json));
     table_->show();
-    table_->resizeColumnsToContents();
-    end(tr("Calibrated. %1 Open the scenario again to predict with what was measured.").arg(how));
+    session_.reload_database();
+    end(tr("Calibrated. %1 Predictions rest on what was measured now.").arg(how));
   }
 
   void end(const QString& text) {

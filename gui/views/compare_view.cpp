@@ -12,14 +12,23 @@ class CompareView : public View {
  public:
   explicit CompareView(Session& session)
       : View(session, tr("Compare")), note_(note_label(this)), table_(new TableView(this)) {
+    table_->setAccessibleName(tr("pinned and current"));
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
     box->addWidget(table_, 1);
-    for (const auto signal : {&Session::estimated_anew, &Session::simulated_anew, &Session::pinned_anew})
+    for (const auto signal : {&Session::estimated_anew, &Session::simulated_anew, &Session::intervals_anew,
+                              &Session::pinned_anew})
       connect(&session, signal, this, &CompareView::show_difference);
     show_difference();
   }
   std::vector<TableView*> tables() const override { return {table_}; }
+  Provenance provenance() const override {
+    Provenance p = View::provenance();
+    if (session_.has_pin())
+      p.facts.append({QStringLiteral("Pinned"),
+                      QString::fromStdString(command_line(session_.pinned_scenario(), "simulate"))});
+    return p;
+  }
 
  private:
   void show_difference() {

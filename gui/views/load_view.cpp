@@ -16,6 +16,12 @@ class LoadView : public View {
         ttft_(new Chart(this)),
         tpot_(new Chart(this)),
         table_(new TableView(this)) {
+    ttft_->setAccessibleName(tr("time to first token against load"));
+    tpot_->setAccessibleName(tr("time per output token against load"));
+    table_->setAccessibleName(tr("latency at each load"));
+    table_->set_expendable({QStringLiteral("p99_tpot_low_ms"), QStringLiteral("p99_tpot_high_ms"),
+                            QStringLiteral("p99_ttft_low_ms"), QStringLiteral("p99_ttft_high_ms"),
+                            QStringLiteral("median_tpot_ms"), QStringLiteral("median_ttft_ms")});
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
     auto* const charts = new QHBoxLayout;
@@ -29,6 +35,10 @@ class LoadView : public View {
   }
   std::vector<Chart*> charts() const override { return {ttft_, tpot_}; }
   std::vector<TableView*> tables() const override { return {table_}; }
+  // The scenario may have been edited since the sweep that is still shown.
+  Provenance provenance() const override {
+    return shown_ ? session_.provenance(title(), *shown_->of->json_scenario) : View::provenance();
+  }
 
  private:
   void show_sweep() {
@@ -42,53 +52,73 @@ class LoadView : public View {
       if (sweep || !e || !e->verdict.empty()) {
         for (Chart* c : {ttft_, tpot_}) c->start({}, {}), c->finish(false);
         table_->show_table({});
+        shown_.reset();
       }
       return;
     }
-    note_->setText(tr("%1 loads, up to a tenth more than can be served by the estimate; bands: 90 % "
-                      "intervals of the mean")
-                       .arg(sweep->points.size()));
+    shown_ = sweep;
+    note_->setText(
+        tr("%1 loads, up to a tenth more than can be served by the estimate; bands: 90 % intervals of "
+           "the percentiles, from simulations at both ends of the prices' intervals.")
+            .arg(sweep->points.size()));
     const QString axis = QString::fromStdString(sweep->axis);
     const SloSection& slo = sweep->of->input.scenario.slo;
-    draw(*ttft_, *sweep, axis, tr("time to first token, ms"), &ServingMetrics::ttft, "mean_ttft_ms",
-         slo.ttft_ms);
-    draw(*tpot_, *sweep, axis, tr("time per output token, ms"), &ServingMetrics::tpot, "mean_tpot_ms",
+    draw(*ttft_, *sweep, axis, tr("time to first token, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
+    draw(*tpot_, *sweep, axis, tr("time per output token, ms"), &ServingMetrics::tpot, "tpot_ms",
          slo.tpot_ms);
     Table t;
     t.title = "Latency against load";
     t.columns = {{"load", sweep->axis, 3},
-                 {"ttft_mean_ms", "TTFT mean, ms", 3},
-                 {"ttft_p99_ms", "TTFT p99, ms", 3},
-                 {"tpot_mean_ms", "TPOT mean, ms", 3},
-                 {"tpot_p99_ms", "TPOT p99, ms", 3},
+                 {"median_ttft_ms", "TTFT median, ms", 3},
+                 {"p99_ttft_ms", "TTFT p99, ms", 3},
+                 {"p99_ttft_low_ms", "low", 3},
+                 {"p99_ttft_high_ms", "high", 3},
+                 {"median_tpot_ms", "TPOT median, ms", 3},
+                 {"p99_tpot_ms", "TPOT p99, ms", 3},
+                 {"p99_tpot_low_ms", "low", 3},
+                 {"p99_tpot_high_ms", "high", 3},
                  {"output_throughput", "tokens/s", 3},
                  {"stability", "verdict"}};
-    for (const LoadPoint& p : sweep->points)
-      t.add({p.load, p.metrics.ttft.mean, p.metrics.ttft.p99, p.metrics.tpot.mean, p.metrics.tpot.p99,
-             p.metrics.output_throughput, p.stability});
+    for (const LoadPoint& p : sweep->points) {
+      const Interval ttft = interval_of(p, "p99_ttft_ms", p.metrics.ttft.p99),
+                     tpot = interval_of(p, "p99_tpot_ms", p.metrics.tpot.p99);
+      t.add({p.load, p.metrics.ttft.p50, p.metrics.ttft.p99, ttft.low, ttft.high, p.metrics.tpot.p50,
+             p.metrics.tpot.p99, tpot.low, tpot.high, p.metrics.output_throughput, p.stability});
+    }
     table_->show_table(std::move(t));
   }
 
+  // No interval (nothing completed): the value itself.
+  static Interval interval_of(const LoadPoint& p, const std::string& key, double value) {
+    const auto i = p.interval.find(key);
+    return i == p.interval.end() ? Interval{value, value} : i->second;
+  }
+
   void draw(Chart& chart, const LoadSweep& sweep, const QString& x, const QString& y,
-            Distribution ServingMetrics::*of, const char* key, const std::optional<double>& limit) {
+            Distribution ServingMetrics::*of, const std::string& key, const std::optional<double>& limit) {
     chart.start(x, y);
-    QVector<double> load, mean, p50, p99, low, high;
-    double least = 1e300, most = 0;
-    for (const LoadPoint& p : sweep.points) {
-      const Distribution& d = p.metrics.*of;
-      if (d.count == 0) continue;
-      load << p.load;
-      mean << d.mean, p50 << d.p50, p99 << d.p99;
-      const auto i = p.interval.find(key);
-      low << (i == p.interval.end() ? d.mean : i->second.low);
-      high << (i == p.interval.end() ? d.mean : i->second.high);
-      least = std::min({least, d.p50, low.back()}), most = std::max({most, d.p99, high.back()});
+    struct Line {
+      QString name;
+      std::string key;
+      double Distribution::*value;
+      int colour;
+    };
+    const Line lines[] = {{tr("median"), "median_" + key, &Distribution::p50, 0},
+                          {tr("99th percentile"), "p99_" + key, &Distribution::p99, 1}};
+    double least = 1e300, most = 0, end = sweep.current;
+    for (const Line& l : lines) {
+      QVector<double> load, value, low, high;
+      for (const LoadPoint& p : sweep.points) {
+        const Distribution& d = p.metrics.*of;
+        if (d.count == 0) continue;
+        const Interval i = interval_of(p, l.key, d.*l.value);
+        load << p.load, value << d.*l.value, low << i.low, high << i.high;
+        least = std::min(least, i.low), most = std::max(most, i.high), end = std::max(end, p.load);
+      }
+      if (load.isEmpty()) return chart.finish(false);
+      chart.band(l.colour, load, low, high);
+      chart.line(l.name, l.colour, load, value);
     }
-    if (load.isEmpty()) return chart.finish(false);
-    chart.band(0, load, low, high);
-    chart.line(tr("mean"), 0, load, mean);
-    chart.line(tr("median"), 2, load, p50);
-    chart.line(tr("99th percentile"), 1, load, p99);
     chart.logarithmic(chart.yAxis);
     if (limit) {
       chart.mark_y(*limit, tr("limit %1 ms").arg(*limit), 3);
@@ -96,10 +126,11 @@ class LoadView : public View {
     }
     if (sweep.current > 0) chart.mark_x(sweep.current, tr("this scenario"), 6);
     chart.yAxis->setRange(least / 1.3, most * 1.6);
-    chart.xAxis->setRange(0, std::max(load.back(), sweep.current) * 1.05);
+    chart.xAxis->setRange(0, end * 1.05);
     chart.finish(true);
   }
 
+  std::shared_ptr<const LoadSweep> shown_;
   QLabel* note_;
   Chart *ttft_, *tpot_;
   TableView* table_;

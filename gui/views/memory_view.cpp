@@ -1,18 +1,26 @@
-// Memory of a device of each kind, stacked against what it has, beside the pinned scenario's.
+// Memory of a device of each kind, stacked against what it has, beside the pinned scenario's; and where it
+// stops fitting: how many sequences of which length find room, and how far single keys go.
 #include <QLabel>
+#include <QSplitter>
 #include <QVBoxLayout>
+#include <cmath>
 
+#include "base/text.h"
 #include "base/units.h"
+#include "deployment/capacity.h"
 #include "gui/view.h"
 
 namespace foretoken::gui {
 namespace {
+
+QString grouped(std::int64_t n) { return QString::fromStdString(with_commas(n)); }
 
 struct Part {
   const char* name;
   double MemoryPlan::*bytes;
   int colour;
 };
+constexpr int kCurvePoints = 40;
 constexpr Part kParts[] = {{"weights", &MemoryPlan::weights_bytes, 0},
                            {"activations at their peak", &MemoryPlan::activation_peak_bytes, 1},
                            {"context, graphs, buffers", &MemoryPlan::overhead_bytes, 6},
@@ -21,17 +29,88 @@ constexpr Part kParts[] = {{"weights", &MemoryPlan::weights_bytes, 0},
 class MemoryView : public View {
  public:
   explicit MemoryView(Session& session)
-      : View(session, tr("Memory")), chart_(new Chart(this)), note_(note_label(this)) {
+      : View(session, tr("Memory")),
+        chart_(new Chart(this)),
+        room_(new Chart(this)),
+        note_(note_label(this)),
+        limits_(note_label(this)) {
+    chart_->setAccessibleName(tr("memory of a device"));
+    room_->setAccessibleName(tr("sequences that fit"));
+    auto* const charts = new QSplitter(Qt::Horizontal, this);
+    charts->addWidget(chart_);
+    charts->addWidget(room_);
+    charts->setStretchFactor(0, 3), charts->setStretchFactor(1, 2);
+    charts->setSizes({600, 400});
+    charts->setChildrenCollapsible(false);
     auto* const box = new QVBoxLayout(this);
+    box->setSpacing(2);
     box->addWidget(note_);
-    box->addWidget(chart_, 1);
+    box->addWidget(limits_);
+    box->addWidget(charts, 1);
     connect(&session, &Session::estimated_anew, this, &MemoryView::show_memory);
     connect(&session, &Session::pinned_anew, this, &MemoryView::show_memory);
+    connect(&session, &Session::limits_anew, this, &MemoryView::show_limits);
+    connect(&session, &Session::estimated_anew, this, &MemoryView::show_limits);
     show_memory();
+    show_limits();
   }
-  std::vector<Chart*> charts() const override { return {chart_}; }
+  std::vector<Chart*> charts() const override { return {chart_, room_}; }
 
  private:
+  // Found beside the window, a moment after the rest; until then those of before are greyed.
+  void show_limits() {
+    const auto limits = session_.limits();
+    limits_->setEnabled(limits != nullptr);
+    if (!session_.estimated()) limits_->clear();
+    if (!limits) return;
+    QStringList up, from;
+    for (const FitLimit& l : *limits) {
+      const QString key = QString::fromStdString(l.key);
+      if (!l.value)
+        up << tr("no %1 fits").arg(key);
+      else if (!l.bounded)
+        up << tr("%1 any").arg(key);
+      else
+        (l.at_most ? up : from) << key + u' ' +
+                                       QString::fromStdString(
+                                           l.key == "gpu_memory_utilization"
+                                               ? significant(*l.value, 2)
+                                               : with_commas(static_cast<std::int64_t>(*l.value)));
+    }
+    limits_->setText(
+        tr("Fits up to %1%2.")
+            .arg(up.join(QStringLiteral(", ")),
+                 from.isEmpty() ? QString() : tr("; from %1 on").arg(from.join(QStringLiteral(", ")))));
+  }
+
+  // Of the first kind of engines: the curve, what the scheduler would run, and what the workload asks for.
+  void show_room(const Deployment* d) {
+    room_->start(tr("tokens of a sequence"), tr("sequences"));
+    if (d == nullptr || !d->kinds().front()->memory.fits) return room_->finish(false);
+    const Deployment& kind = *d->kinds().front();
+    const auto longest = static_cast<double>(std::max<std::int64_t>(kind.scheduler.max_model_len, 2));
+    const double least = std::min(64.0, longest / 2);
+    QVector<double> x, y;
+    for (int i = 0; i <= kCurvePoints; ++i) {
+      const double tokens =
+          std::round(least * std::pow(longest / least, static_cast<double>(i) / kCurvePoints));
+      x << tokens;
+      y << static_cast<double>(sequences_that_fit(kind.memory, static_cast<std::int64_t>(tokens)));
+    }
+    room_->line(tr("find room in the KV cache"), 2, x, y, Qt::SolidLine, false);
+    room_->logarithmic(room_->xAxis);
+    room_->logarithmic(room_->yAxis);
+    const auto running = static_cast<double>(kind.scheduler.max_num_seqs);
+    room_->mark_y(running, tr("max_num_seqs"), 1);
+    const auto& load = session_.estimated()->prepared.load;
+    if (const double mean = load.input_len + load.output_len; mean > least && mean < longest)
+      room_->mark_x(mean, tr("workload"), 6, Qt::AlignLeft | Qt::AlignBottom);
+    room_->xAxis->setRange(least, longest);
+    const double low = std::max(0.7, std::min(running, y.back()) / 2), high = std::max(running, y.front());
+    room_->yAxis->setRange(low, high * 3);
+    room_->finish(false);
+  }
+
   void show_memory() {
     struct Bar {
       QString name;
@@ -59,6 +138,7 @@ class MemoryView : public View {
 
     chart_->start(tr("memory of one device, GiB"), {});
     const auto current = session_.estimated();
+    show_room(current ? current->deployment() : nullptr);
     if (bars.empty()) {
       note_->setText(current && !current->verdict.empty()
                          ? QString::fromStdString(current->verdict)
@@ -70,10 +150,16 @@ class MemoryView : public View {
     note_->setText(
         !current->verdict.empty()
             ? QString::fromStdString(current->verdict)
-            : tr("%1 blocks of %2 tokens: room for %3 tokens on each rank")
-                  .arg(QLocale::c().toString(static_cast<qlonglong>(first.num_gpu_blocks)))
+            : tr("%1 blocks of %2 tokens: room for %3 tokens on each rank, %4 sequences of this workload's "
+                 "mean "
+                 "length, %5 of max_model_len.")
+                  .arg(grouped(first.num_gpu_blocks))
                   .arg(first.block_size)
-                  .arg(QLocale(QLocale::English).toString(static_cast<qlonglong>(first.kv_cache_tokens))));
+                  .arg(grouped(first.kv_cache_tokens),
+                       grouped(sequences_that_fit(first, std::llround(current->prepared.load.input_len +
+                                                                      current->prepared.load.output_len))),
+                       grouped(sequences_that_fit(
+                           first, current->deployment()->kinds().front()->scheduler.max_model_len))));
     const QSharedPointer<QCPAxisTickerText> names(new QCPAxisTickerText);
     QCPBars* below = nullptr;
     double most = 0;
@@ -101,15 +187,15 @@ class MemoryView : public View {
     }
     chart_->mark_x(first.device_bytes / kGiB, tr("device"), 1);
     if (first.budget_bytes > 0 && first.budget_bytes < 0.995 * first.device_bytes)
-      chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6);
+      chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6, Qt::AlignLeft | Qt::AlignTop);
     chart_->yAxis->setTicker(names);
     chart_->yAxis->setRange(-static_cast<double>(bars.size()) + 0.4, 0.6);
-    chart_->xAxis->setRange(0, most * 1.12);
+    chart_->xAxis->setRange(0, most * 1.2);
     chart_->finish(true);
   }
 
-  Chart* chart_;
-  QLabel* note_;
+  Chart *chart_, *room_;
+  QLabel *note_, *limits_;
 };
 
 }  // namespace

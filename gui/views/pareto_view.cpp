@@ -45,6 +45,10 @@ class ParetoView : public View {
     show_plan();
   }
   std::vector<Chart*> charts() const override { return {chart_}; }
+  Provenance provenance() const override {
+    return session_.planned() ? session_.provenance(title(), session_.planned_scenario())
+                              : View::provenance();
+  }
 
  protected:
   bool eventFilter(QObject* watched, QEvent* event) override {

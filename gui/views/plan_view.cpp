@@ -74,6 +74,9 @@ class PlanView : public View {
     ranked_->setObjectName(QStringLiteral("ranked"));
     missed_->setObjectName(QStringLiteral("missed"));
     rejected_->setObjectName(QStringLiteral("rejected"));
+    ranked_->setAccessibleName(tr("ranked candidates"));
+    missed_->setAccessibleName(tr("candidates that miss the limits"));
+    rejected_->setAccessibleName(tr("why not the others"));
     rejected_->setWordWrap(true);
     rejected_->verticalHeader()->setSectionResizeMode(QHeaderView::ResizeToContents);
 
@@ -95,6 +98,9 @@ class PlanView : public View {
       table->setSelectionMode(QAbstractItemView::SingleSelection);
       table->horizontalHeader()->setHighlightSections(false);
       table->installEventFilter(this);
+      table->set_expendable({QStringLiteral("slo_attainment_percent"), QStringLiteral("max_num_seqs"),
+                             QStringLiteral("kv_cache_dtype"), QStringLiteral("max_num_batched_tokens"),
+                             QStringLiteral("quantization")});
       connect(table, &QAbstractItemView::doubleClicked, this, &PlanView::load_selected);
       connect(table->selectionModel(), &QItemSelectionModel::selectionChanged, this, &PlanView::show_buttons);
     }
@@ -120,6 +126,10 @@ class PlanView : public View {
     show_plan();
   }
   std::vector<TableView*> tables() const override { return {ranked_, missed_, rejected_}; }
+  Provenance provenance() const override {
+    return session_.planned() ? session_.provenance(title(), session_.planned_scenario())
+                              : View::provenance();
+  }
 
  protected:
   bool eventFilter(QObject* watched, QEvent* event) override {
@@ -169,8 +179,6 @@ class PlanView : public View {
                            QStringLiteral("tokens_per_s_per_user")};
     ranked_->show_table(candidate_table(ranked), bars);
     missed_->show_table(candidate_table(missed), bars);
-    ranked_->resizeColumnsToContents();
-    missed_->resizeColumnsToContents();
 
     Table out;
     out.title = tr("Why the others are out").toStdString();
@@ -183,7 +191,6 @@ class PlanView : public View {
         out.add({reason, count, example == plan->rejected_example.end() ? Cell() : Cell(example->second)});
       }
     rejected_->show_table(std::move(out), {QStringLiteral("candidates")});
-    rejected_->resizeColumnsToContents();
 
     tabs_->setTabText(0, tr("&Ranked (%1)").arg(ranked.size()));
     tabs_->setTabText(1, tr("&Misses the limits (%1)").arg(missed.size()));

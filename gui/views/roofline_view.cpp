@@ -20,6 +20,7 @@ class RooflineView : public View {
         chart_(new Chart(this)) {
     auto* const top = new QHBoxLayout;
     which_->setAccessibleName(tr("Step"));
+    chart_->setAccessibleName(tr("roofline"));
     top->addWidget(which_);
     top->addWidget(note_, 1);
     auto* const box = new QVBoxLayout(this);
@@ -64,13 +65,13 @@ class RooflineView : public View {
     const double bandwidth = device.memory_bandwidth.value / 1e12;
     double top = 0;
     int colour = 4;
+    // Both roofs end where the picture does.
+    high_x = std::max(high_x, 2e-12 * std::max(device.fp16_peak.value, device.fp8_peak.value) / bandwidth);
     const auto roof = [&](const QString& name, double peak) {
       if (peak <= 0) return;
       const double ridge = peak / bandwidth;
-      chart_->line(tr("%1 %2 TFLOP/s").arg(name).arg(peak, 0, 'f', 0), colour++,
-                   {low_x, ridge, std::max(high_x, ridge * 2)}, {low_x * bandwidth, peak, peak},
-                   Qt::SolidLine, false);
-      high_x = std::max(high_x, ridge * 2);
+      chart_->line(tr("%1 %2 TFLOP/s").arg(name).arg(peak, 0, 'f', 0), colour++, {low_x, ridge, high_x},
+                   {low_x * bandwidth, peak, peak}, Qt::SolidLine, false);
       top = std::max(top, peak);
     };
     roof(tr("16 bits"), device.fp16_peak.value / 1e12);

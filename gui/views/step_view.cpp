@@ -18,12 +18,12 @@ Table operator_table(const StepEstimate& s) {
   t.columns = {{"name", "operator"},
                {"count", "count"},
                {"ms", "ms", 3},
-               {"share_percent", "% of the step", 3},
+               {"share_percent", "% of step", 3},
                {"gflop", "GFLOP", 3},
                {"mb", "MB", 3},
                {"tflop_per_s", "TFLOP/s", 3},
                {"tb_per_s", "TB/s", 3},
-               {"roofline_percent", "% of roofline", 3},
+               {"roofline_percent", "% roofline", 3},
                {"bound_by", "bound by"},
                {"basis", "basis"},
                {"error_percent", "+- %", 2}};
@@ -47,6 +47,11 @@ class StepView : public View {
         chart_(new Chart(this)),
         table_(new TableView(this)) {
     which_->setAccessibleName(tr("Step"));
+    chart_->setAccessibleName(tr("waterfall of a step"));
+    table_->setAccessibleName(tr("operators of a step"));
+    table_->set_expendable({QStringLiteral("error_percent"), QStringLiteral("tb_per_s"),
+                            QStringLiteral("tflop_per_s"), QStringLiteral("count"),
+                            QStringLiteral("bound_by"), QStringLiteral("share_percent")});
     auto* const top = new QHBoxLayout;
     top->addWidget(which_);
     top->addWidget(note_, 1);

@@ -36,6 +36,31 @@ QString step_text(const TimelineWriter::StepEvent& e, const QString& engine) {
   return text;
 }
 
+Table step_table(const Recording& recording, const std::vector<QString>& engines) {
+  Table t;
+  t.title = "Steps";
+  t.columns = {{"engine", "engine"},
+               {"start_s", "start (s)", 12},
+               {"end_s", "end (s)", 12},
+               {"steps", "steps"},
+               {"first_ms", "first step (ms)", 12},
+               {"increment_ms", "each longer by (ms)", 12},
+               {"prefill_tokens", "prefill tokens"},
+               {"decode_tokens", "decode tokens"},
+               {"running", "running"},
+               {"waiting", "waiting"},
+               {"kv_usage", "KV cache in use", 12},
+               {"stall_ms", "stall (ms)", 12}};
+  for (const TimelineWriter::StepEvent& e : recording.steps) {
+    const bool span = e.steps > 1;
+    t.add({engines[static_cast<std::size_t>(e.engine)].toStdString(), to_s(e.start),
+           to_s(e.start + occupied(e)), e.steps, to_ms(span ? e.first : occupied(e)),
+           to_ms(span ? e.increment : 0), e.prefill_tokens, e.decode_tokens, std::int64_t{e.running},
+           std::int64_t{e.waiting}, e.kv_usage, to_ms(e.stall)});
+  }
+  return t;
+}
+
 std::vector<QString> engine_names(const Deployment& d, std::size_t engines) {
   std::vector<QString> names;
   const std::vector<const Deployment*> kinds = d.kinds();

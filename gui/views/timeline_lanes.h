@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/table.h"
 #include "deployment/deployment.h"
 #include "gui/chart.h"
 #include "serving/timeline.h"
@@ -18,6 +19,8 @@ inline double to_s(Picoseconds t) { return to_seconds(t).value; }
 
 // What a tooltip says of it.
 QString step_text(const TimelineWriter::StepEvent& step, const QString& engine);
+// Every step and span as a row, times in s; a span's steps end at even distances but for its increment.
+Table step_table(const Recording& recording, const std::vector<QString>& engines);
 // "engine 0", or "prefill 0" and "decode 1", or the device of unlike replicas. `engines`: at least so many.
 std::vector<QString> engine_names(const Deployment& deployment, std::size_t engines);
 

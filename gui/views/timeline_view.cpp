@@ -162,7 +162,10 @@ TimelineView::TimelineView(Session& session)
 
   make_chart();
   table_->setSelectionMode(QAbstractItemView::SingleSelection);
-  table_->setAccessibleName(tr("Requests of the time that is shown"));
+  table_->setAccessibleName(tr("requests of the time that is shown"));
+  table_->set_expendable({QStringLiteral("cached_tokens"), QStringLiteral("preemptions"),
+                          QStringLiteral("engine"), QStringLiteral("output_len"), QStringLiteral("input_len"),
+                          QStringLiteral("arrival_s")});
   table_->setToolTip(
       tr("Prompt, output and cached in tokens. Enter, or a double click, shows the time of one request "
          "alone."));
@@ -207,7 +210,10 @@ QToolButton* TimelineView::button(const QString& text, const QString& what, QHBo
 }
 
 void TimelineView::make_chart() {
-  chart_->setAccessibleName(tr("Steps of engines over time"));
+  chart_->setAccessibleName(tr("steps of engines over time"));
+  chart_->set_csv([this] {
+    return shown_ ? QString::fromStdString(to_csv(step_table(recording(), names_))) : QString();
+  });
   // Steps above the chart's own axes.
   usage_ = chart_->xAxis->axisRect();
   lanes_ = new QCPAxisRect(chart_);
@@ -230,7 +236,6 @@ void TimelineView::make_chart() {
     connect(time, qOverload<const QCPRange&>(&QCPAxis::rangeChanged), this, &TimelineView::set_time);
   }
   chart_->legend->setIconSize(30, 16);
-  chart_->legend->setWrap(5);
   chart_->setPlottingHint(QCP::phFastPolylines);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);
@@ -356,13 +361,6 @@ void TimelineView::show_simulation() {
   for (const RequestRecord& r : recording().requests) whole_.expand({to_s(r.arrival), to_s(r.finish)});
   set_time(whole_);
   show_table();
-  table_->resizeColumnsToContents();
-  // Ids further down may be longer.
-  RequestId last = 0;
-  for (const RequestRecord& r : recording().requests) last = std::max(last, r.id);
-  const int id_width =
-      fontMetrics().horizontalAdvance(cell_text(Cell(std::int64_t{last}), 4) + QStringLiteral("  00"));
-  table_->setColumnWidth(0, std::max(table_->columnWidth(0), id_width));
   mark_chosen();
   chart_->finish(true);
 }

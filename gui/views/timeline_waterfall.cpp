@@ -42,7 +42,7 @@ Waterfall::Waterfall(QWidget* parent)
   decode_->setToolTip(tr("Without it the parts of TTFT have the whole width"));
   chart_->axisRect()->setRangeDrag(Qt::Horizontal);
   chart_->axisRect()->setRangeZoom(Qt::Horizontal);
-  chart_->setAccessibleName(tr("Parts of one request's latency"));
+  chart_->setAccessibleName(tr("parts of one request's latency"));
   auto* const top = new QHBoxLayout;
   top->addWidget(title_, 1);
   top->addWidget(decode_);

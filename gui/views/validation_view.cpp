@@ -72,8 +72,10 @@ class ValidationView : public View {
         table_(new TableView(this)),
         table_note_(note_label(this)) {
     pool_.setMaxThreadCount(1);
-    table_->setTextElideMode(Qt::ElideMiddle);
-    table_->installEventFilter(this);
+    chart_->setAccessibleName(tr("predicted against measured"));
+    table_->setAccessibleName(tr("errors"));
+    table_->set_expendable({QStringLiteral("within_interval_percent"), QStringLiteral("bias_percent"),
+                            QStringLiteral("p90_ape_percent")});
     make_sets();
     set_->setObjectName(QStringLiteral("set"));
     set_->setAccessibleName(tr("measurements"));
@@ -148,11 +150,12 @@ class ValidationView : public View {
   }
   std::vector<Chart*> charts() const override { return {chart_}; }
   std::vector<TableView*> tables() const override { return {table_}; }
-
- protected:
-  bool eventFilter(QObject* watched, QEvent* event) override {
-    if (watched == table_ && event->type() == QEvent::Resize) fit_columns();
-    return View::eventFilter(watched, event);
+  // Of measurements, whatever the scenario is.
+  Provenance provenance() const override {
+    Provenance p = provenance_of(title());
+    p.facts.append({QStringLiteral("Database"), QString::fromStdString(session_.world()->database.digest())});
+    if (result_) p.facts.append({QStringLiteral("Source"), of_});
+    return p;
   }
 
  Q_SIGNALS:
@@ -228,11 +231,13 @@ class ValidationView : public View {
       } catch (const std::exception& e) {
         problem = QString::fromUtf8(e.what());
       }
+      const QString of = QString::fromStdString("foretoken validate: " + set.path.filename().string());
       QMetaObject::invokeMethod(
           this,
-          [this, result, problem] {
+          [this, result, problem, of] {
             running_ = false;
             result_ = result;
+            of_ = of;
             problem_ = problem;
             show_result();
           },
@@ -304,19 +309,10 @@ class ValidationView : public View {
     }
     const Table& t = tables_[static_cast<std::size_t>(i)];
     table_->show_table(t, {QStringLiteral("median_ape_percent"), QStringLiteral("rows")});
-    table_->resizeColumnsToContents();
-    fit_columns();
     QStringList notes;
     for (const std::string& note : t.notes) notes << QString::fromStdString(note);
     table_note_->setText(notes.join(u'\n'));
     table_note_->setVisible(!notes.isEmpty());
-  }
-
-  // Long names must leave room for the errors; they are whole in tooltips.
-  void fit_columns() {
-    const int most = std::max(table_->width() / 2, 160);
-    for (int c = 0; c + 2 < table_->model()->columnCount(); ++c)
-      if (table_->columnWidth(c) > most) table_->setColumnWidth(c, most);
   }
 
   void show_chart() {
@@ -362,7 +358,6 @@ class ValidationView : public View {
     }
     chart_->xAxis->setRange(low, high);
     chart_->yAxis->setRange(low, high);
-    chart_->legend->setWrap(2);
     // A legend of many groups would leave no room for the dots, which tell their groups anyway.
     chart_->finish(static_cast<std::size_t>(i) <= kMostNames);
   }
@@ -402,7 +397,7 @@ class ValidationView : public View {
   std::shared_ptr<const Validation> result_;
   std::vector<Table> tables_;
   std::vector<const ValidationLine*> lines_;  // of result_, that are drawn
-  QString problem_;
+  QString problem_, of_;                      // of_: what result_ is of
   bool running_ = false, cancelled_ = false;
   std::shared_ptr<std::atomic<bool>> stop_;
   QThreadPool pool_;

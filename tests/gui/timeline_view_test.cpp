@@ -168,6 +168,21 @@ TEST_F(TimelineViewTest, StepsAndAxesAreTheRecordings) {
   EXPECT_DOUBLE_EQ(chart()->graph(0)->dataMainValue(0), e.waiting);
 }
 
+TEST_F(TimelineViewTest, ItsCsvHoldsEveryStep) {
+  simulate(R"({"cluster": {"replicas": 2}})");
+  const QStringList lines = chart()->csv().trimmed().split(u'\n');
+  ASSERT_EQ(static_cast<std::size_t>(lines.size()), recording().steps.size() + 1);
+  EXPECT_TRUE(lines[0].startsWith(QStringLiteral("engine,start_s,end_s,steps,")));
+  for (qsizetype i = 1; i < lines.size(); ++i) {
+    const TimelineWriter::StepEvent& e = recording().steps[static_cast<std::size_t>(i - 1)];
+    const QStringList cells = lines[i].split(u',');
+    EXPECT_EQ(cells[0], QStringLiteral("engine %1").arg(e.engine));
+    EXPECT_NEAR(cells[1].toDouble(), to_s(e.start), 1e-9);
+    EXPECT_EQ(cells[3].toLongLong(), e.steps);
+    EXPECT_EQ(cells[6].toLongLong(), e.prefill_tokens);
+  }
+}
+
 TEST_F(TimelineViewTest, RowsAreTheRecordsOfTheTimeShown) {
   simulate();
   ASSERT_EQ(table().rows.size(), recording().requests.size());

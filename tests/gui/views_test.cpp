@@ -3,9 +3,14 @@
 
 #include <QAbstractItemModelTester>
 #include <QApplication>
+#include <QFile>
+#include <QScrollBar>
+#include <QXmlStreamReader>
 
 #include "base/json_full.h"
 #include "base/units.h"
+#include "cli/model_report.h"
+#include "deployment/capacity.h"
 #include "gui/window.h"
 #include "pictures.h"
 
@@ -52,6 +57,58 @@ TEST_F(Views, MemoryIsThePlan) {
   EXPECT_GE(c.xAxis->range().upper, plan.device_bytes / kGiB);
   EXPECT_EQ(c.xAxis->range().lower, 0);
   EXPECT_THAT(c.xAxis->label().toStdString(), testing::HasSubstr("GiB"));
+}
+
+TEST_F(Views, SequencesThatFitAreThePlans) {
+  const Deployment& d = *window.session().estimated()->deployment();
+  const QCPGraph& room = *chart("Memory", 1).graph(0);
+  ASSERT_GT(room.dataCount(), 10);
+  for (int i = 0; i < room.dataCount(); ++i)
+    EXPECT_EQ(room.dataMainValue(i), static_cast<double>(sequences_that_fit(
+                                         d.memory, static_cast<std::int64_t>(room.dataMainKey(i)))));
+  EXPECT_EQ(sequences_that_fit(d.memory, d.memory.kv_cache_tokens), 1);
+  EXPECT_EQ(sequences_that_fit(d.memory, d.memory.kv_cache_tokens + 1), 0);
+}
+
+// A key at its limit fits, and one more does not.
+TEST_F(Views, LimitsAreWhereItStopsFitting) {
+  Session& session = window.session();
+  ASSERT_NE(session.limits(), nullptr);
+  const std::vector<FitLimit> limits = *session.limits();
+  ASSERT_EQ(limits.size(), 5u);
+  int bounded = 0;
+  for (const FitLimit& l : limits) {
+    SCOPED_TRACE(l.key);
+    ASSERT_TRUE(l.value);
+    if (!l.at_most || !l.bounded) continue;
+    ++bounded;
+    const auto fits = [&](double value) {
+      Json scenario = session.scenario();
+      scenario["engine"][l.key] = static_cast<std::int64_t>(value);
+      try {
+        return estimate_of(*session.world(), scenario, "test")->verdict.empty();
+      } catch (const std::exception&) {
+        return false;  // more than the model takes
+      }
+    };
+    EXPECT_TRUE(fits(*l.value));
+    EXPECT_FALSE(fits(*l.value + 1));
+  }
+  EXPECT_GT(bounded, 0);
+}
+
+TEST_F(Views, ModelIsItsReport) {
+  const Deployment& d = *window.session().estimated()->deployment();
+  const QCPGraph& flops = *chart("Model", 1).graph(0);
+  ModelQuestion q;
+  q.tensor_parallel = d.mapping.tensor_parallel;
+  q.precision = d.precision;
+  for (const int i : {0, flops.dataCount() / 2, flops.dataCount() - 1}) {
+    q.context = static_cast<std::int64_t>(flops.dataMainKey(i));
+    EXPECT_DOUBLE_EQ(flops.dataMainValue(i) * 1e9, decode_flops(d.model, q));
+  }
+  EXPECT_GT(flops.dataMainValue(flops.dataCount() - 1), flops.dataMainValue(0));
+  EXPECT_THAT(chart("Model", 1).yAxis->label().toStdString(), testing::HasSubstr("GFLOP"));
 }
 
 TEST_F(Views, WhatDoesNotFitSaysSo) {
@@ -110,15 +167,19 @@ TEST_F(Views, LoadIsTheSweep) {
     EXPECT_GT(sweep.points[i].load, sweep.points[i - 1].load);
   for (const auto& [which, of] : {std::pair{0, &ServingMetrics::ttft}, {1, &ServingMetrics::tpot}}) {
     Chart& c = chart("Latency against load", static_cast<std::size_t>(which));
-    QCPGraph* p99 = nullptr;
-    for (int i = 0; i < c.graphCount(); ++i)
-      if (c.graph(i)->name() == QStringLiteral("99th percentile")) p99 = c.graph(i);
-    ASSERT_NE(p99, nullptr);
+    // Low, high, value; of the median, then of the 99th percentile.
+    ASSERT_EQ(c.graphCount(), 6);
+    const QCPGraph *low = c.graph(3), *high = c.graph(4), *p99 = c.graph(5);
+    EXPECT_EQ(p99->name(), QStringLiteral("99th percentile"));
     ASSERT_EQ(p99->dataCount(), 9);
     for (int i = 0; i < 9; ++i) {
       const LoadPoint& p = sweep.points[static_cast<std::size_t>(i)];
       EXPECT_DOUBLE_EQ(p99->dataMainKey(i), p.load);
       EXPECT_DOUBLE_EQ(p99->dataMainValue(i), (p.metrics.*of).p99);
+      const Interval& interval = p.interval.at(which == 0 ? "p99_ttft_ms" : "p99_tpot_ms");
+      EXPECT_DOUBLE_EQ(low->dataMainValue(i), interval.low);
+      EXPECT_DOUBLE_EQ(high->dataMainValue(i), interval.high);
+      EXPECT_LT(interval.low, interval.high);
       EXPECT_TRUE(c.yAxis->range().contains((p.metrics.*of).p99));
     }
   }
@@ -167,7 +228,7 @@ TEST_F(Views, EveryTableIsASoundModel) {
 TEST_F(Views, EveryViewIsPaintedAtEverySizeAndTheme) {
   for (const auto theme : {Window::Theme::kLight, Window::Theme::kDark}) {
     Window::use_theme(theme);
-    for (const QSize size : {QSize(1280, 800), QSize(1000, 700), QSize(1900, 1100)}) {
+    for (const QSize size : {QSize(1280, 800), QSize(900, 600), QSize(1900, 1100)}) {
       window.resize(size);
       window.show();
       for (View* v : window.views()) {
@@ -177,7 +238,7 @@ TEST_F(Views, EveryViewIsPaintedAtEverySizeAndTheme) {
         EXPECT_GT(image.width(), 300) << v->title().toStdString();
         EXPECT_GT(colours_in(image), 4) << v->title().toStdString();
         for (Chart* c : v->charts()) {
-          EXPECT_GE(c->width(), 200) << v->title().toStdString();
+          EXPECT_GE(c->width(), 190) << v->title().toStdString();
           EXPECT_FALSE(c->xAxis->label().isEmpty() && c->plottableCount() > 0) << v->title().toStdString();
         }
       }
@@ -186,19 +247,76 @@ TEST_F(Views, EveryViewIsPaintedAtEverySizeAndTheme) {
   Window::use_theme(Window::Theme::kLight);
 }
 
-TEST_F(Views, ChartsAndTablesAreSaved) {
+QByteArray content(const QString& file) {
+  QFile in(file);
+  EXPECT_TRUE(in.open(QIODevice::ReadOnly)) << file.toStdString();
+  return in.readAll();
+}
+
+// Whatever is saved says what made it and of what.
+TEST_F(Views, WhatIsSavedSaysWhereItCameFrom) {
   const QString folder = QStringLiteral(FORETOKEN_BINARY_DIR "/tests/gui/");
-  for (const char* suffix : {"png", "svg", "csv"}) {
-    const QString file = folder + QStringLiteral("memory.") + QString::fromLatin1(suffix);
-    chart("Memory").save(file);
-    EXPECT_GT(QFileInfo(file).size(), 50) << suffix;
-    QFile::remove(file);
-  }
+  const QString command = QString::fromStdString(command_line(window.session().scenario(), "simulate"));
+  for (View* v : window.views())
+    for (const ViewPart& part : v->parts())
+      for (const QString& suffix : part.suffixes) {
+        if (part.widget == v && suffix == QStringLiteral(".svg") && v->title() != QStringLiteral("Step"))
+          continue;  // once is enough
+        SCOPED_TRACE((v->title() + u' ' + part.name + suffix).toStdString());
+        const QString file = folder + QStringLiteral("saved") + suffix;
+        v->save(part, file);
+        QString said;
+        if (suffix == QStringLiteral(".png")) {
+          const QImage image(file);
+          EXPECT_GE(image.width(), 200);
+          for (const QString& key : image.textKeys())
+            said += key + QStringLiteral(": ") + image.text(key) + u'\n';
+        } else if (suffix == QStringLiteral(".svg")) {
+          QXmlStreamReader xml(content(file));
+          while (!xml.atEnd())
+            if (xml.readNext() == QXmlStreamReader::Characters) said += xml.text();
+          EXPECT_FALSE(xml.hasError()) << xml.errorString().toStdString();
+        } else {
+          for (const QByteArray& line : content(file).split('\n'))
+            if (line.startsWith("# ")) said += QString::fromUtf8(line.mid(2)) + u'\n';
+        }
+        EXPECT_TRUE(said.contains(v->title())) << said.toStdString();
+        EXPECT_TRUE(said.contains(QStringLiteral("Software: foretoken ")) ||
+                    suffix == QStringLiteral(".svg"));
+        EXPECT_TRUE(said.contains(QStringLiteral("Creation Time: 2")));
+        EXPECT_TRUE(said.contains(QStringLiteral("Database: ")));
+        if (v->title() != QStringLiteral("Validation")) {
+          EXPECT_TRUE(said.contains(command)) << said.toStdString();
+        }
+        QFile::remove(file);
+      }
+  const ViewPart memory = window.view(QStringLiteral("Memory"))->parts()[1];
   EXPECT_THAT(chart("Memory").csv().toStdString(), testing::HasSubstr("\"weights\",0,"));
-  EXPECT_THROW(chart("Memory").save(folder + QStringLiteral("memory.gif")), std::exception);
-  EXPECT_THROW(chart("Memory").save(QStringLiteral("/nowhere/memory.png")), std::exception);
-  table("Step").save(folder + QStringLiteral("step.csv"));
-  QFile::remove(folder + QStringLiteral("step.csv"));
+  View* const view = window.view(QStringLiteral("Memory"));
+  EXPECT_THROW(view->save(memory, folder + QStringLiteral("memory.gif")), std::exception);
+  EXPECT_THROW(view->save(memory, QStringLiteral("/nowhere/memory.png")), std::exception);
+}
+
+TEST_F(Views, NarrowTablesShowTheColumnsThatMatter) {
+  window.resize(900, 600);
+  window.show();
+  for (View* v : window.views()) {
+    window.show_view(v->title());
+    QApplication::processEvents();
+    for (TableView* t : v->tables()) {
+      if (!t->isVisible()) continue;
+      EXPECT_EQ(t->horizontalScrollBar()->maximum(), 0)
+          << v->title().toStdString() << " " << t->accessibleName().toStdString();
+      EXPECT_FALSE(t->model()->columnCount() > 0 && t->isColumnHidden(0));
+    }
+  }
+  TableView& step = table("Step");
+  for (int c = 0; c < step.model()->columnCount(); ++c) {
+    const std::string& key = step.rows()->table().columns[static_cast<std::size_t>(c)].key;
+    if (key == "ms" || key == "gflop" || key == "mb" || key == "roofline_percent" || key == "basis") {
+      EXPECT_FALSE(step.isColumnHidden(c)) << key;
+    }
+  }
 }
 
 }  // namespace

@@ -70,6 +70,21 @@ TEST(WindowTest, FilesAreOpenedSavedAndRefused) {
   EXPECT_THROW(window.session().save("/nowhere/x.json"), Error);
 }
 
+TEST(WindowTest, ResultsAreSavedWithTheirOrigin) {
+  const test::Folder folder;
+  Session session;
+  session.edit("/workload/num_prompts", Json(30));
+  session.wait();
+  session.save_result(folder.path("result.json"));
+  const Json saved = read_json(folder.path("result.json"));
+  EXPECT_EQ(saved["context"]["program"], "foretoken");
+  EXPECT_EQ(saved["context"]["command"], command_line(session.scenario(), "simulate"));
+  EXPECT_EQ(saved["context"]["date"].get<std::string>().size(), 20u);
+  EXPECT_EQ(saved["context"]["database_digest"], session.world()->database.digest());
+  EXPECT_TRUE(saved["interval"].contains("p99_ttft_ms"));
+  EXPECT_EQ(numbers_of(saved), numbers_of(Json::parse(session.simulated()->json().dump())));
+}
+
 // A worker's answer to an older scenario is never shown.
 TEST(WindowTest, OvertakenSimulationsAreGivenUp) {
   Session session;
