@@ -64,7 +64,7 @@ struct Behavior {
   }
 };
 
-// Scheduled by a policy on top of BlockScheduler: nothing is shared between requests, nothing drafted.
+// Scheduled by a policy on top of BlockScheduler.
 inline bool is_block_policy(SchedulerPolicy policy) {
   return policy != SchedulerPolicy::kVllmV1 && policy != SchedulerPolicy::kSglang &&
          policy != SchedulerPolicy::kTrtllm;

@@ -252,7 +252,7 @@ struct SchedulerConfig {
   bool prefill_only = false;
   bool tells_lengths = false;  // sequences' lengths are asked for between decisions
   LoraConfig lora;             // of vLLM's policy alone
-  KvTiersConfig kv_tiers;      // of vLLM's policy alone
+  KvTiersConfig kv_tiers;      // of vLLM V1 and SGLang
   // Beam search, vLLM's policy alone: a request takes so many sequences of max_num_seqs, with a row each in
   // a step. The prompt's full blocks are theirs together, from there on each has blocks of its own.
   int beam_width = 1;

@@ -284,7 +284,7 @@ std::int64_t BlockScheduler::hold() const {
   const std::int64_t steps =
       std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
-  const std::int64_t spare = free_blocks() - (eager_ ? 1 : 0);
+  const std::int64_t spare = spare_blocks() - (eager_ ? 1 : 0);
   if (spare < 0) return 1;
   std::fill(rooms_.begin(), rooms_.end(), 0);
   for (const std::int32_t slot : decoded_) {
@@ -297,6 +297,7 @@ std::int64_t BlockScheduler::hold() const {
 // Which of the free blocks holds what decides nothing here, so each sequence takes its own at once.
 void BlockScheduler::advance(std::int64_t steps) {
   if (steps <= 0 || decoded_.empty()) return;
+  if (grows_) make_room_for(steps);
   for (const std::int32_t slot : decoded_) {
     Sequence& s = sequences_[slot];
     if (!grow(s, steps)) throw std::logic_error("a span of decode steps runs out of blocks");

@@ -75,6 +75,10 @@ class BlockScheduler : public Scheduler {
   // nobody ends or arrives and no block is missing.
   virtual std::int64_t repeats() const { return kForever; }
   virtual void repeated(std::int64_t steps) { (void)steps; }
+  // Blocks that the next decode steps can take, of which some have yet to be made free.
+  virtual std::int64_t spare_blocks() const { return free_blocks(); }
+  // So that those who decode can take theirs of so many further steps.
+  virtual void make_room_for(std::int64_t steps) { (void)steps; }
   // Whether one who arrives could change the next decision: when nobody waits; and when somebody does, who as
   // a rule is blocked at the head of the queue, so that whoever comes queues behind.
   virtual bool open() const { return has_place(); }

@@ -58,6 +58,20 @@ bool RadixScheduler::make_room(std::int64_t blocks) {
   return blocks <= free_blocks();
 }
 
+std::int64_t RadixScheduler::spare_blocks() const {
+  return free_blocks() + tree_.evictable() / config_.block_size;
+}
+
+// Step by step the same leaves go: nobody looks into the tree meanwhile.
+void RadixScheduler::make_room_for(std::int64_t steps) {
+  std::int64_t blocks = 0;
+  for (const std::int32_t slot : decoded_) {
+    const Sequence& s = sequences_[slot];
+    blocks += blocks_for(std::max<std::int64_t>(0, s.computed + steps - s.capacity));
+  }
+  make_room(blocks);
+}
+
 void RadixScheduler::take(Sequence& s, std::int64_t blocks) {
   pool_.allocate(blocks, s.blocks);
   s.capacity += static_cast<std::int32_t>(blocks * config_.block_size);

@@ -28,6 +28,8 @@ class RadixScheduler : public BlockScheduler {
   // it was not enough.
   bool make_room(std::int64_t blocks);
   void take(Sequence& s, std::int64_t blocks);
+  std::int64_t spare_blocks() const final;
+  void make_room_for(std::int64_t steps) final;
   // Puts the first `tokens` tokens of the sequence into the tree, with their blocks, unless there is nothing
   // to add, and frees its other ones.
   void give_back(std::int32_t slot, std::int64_t tokens);
