@@ -100,9 +100,9 @@ class Scheduler {
   virtual void arrive(std::int32_t slot) { (void)slot, fail(); }
   virtual void cancel(std::int32_t slot) { (void)slot, fail(); }
 
-  // KV tiers, vLLM's and SGLang's schedulers alone; they must outlive it. When the blocks that come next for a waiting
-  // sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next step; and
-  // the tokens of the step that was decided last are out.
+  // KV tiers, vLLM's and SGLang's schedulers alone; they must outlive it. When the blocks that come next for
+  // a waiting sequence are there, Scheduler::kNoWake: none come; those that are there by now join the next
+  // step; and the tokens of the step that was decided last are out.
   virtual void use(KvTiers& tiers) { (void)tiers, fail(); }
   virtual Picoseconds loaded_at() const { return kNoWake; }
   virtual std::int32_t take_loaded() { return fail(), -1; }

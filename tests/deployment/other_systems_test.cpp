@@ -145,8 +145,10 @@ TEST(OtherSystems, KnobsOfAnotherSystemAreRefusedByName) {
               HasSubstr("capacity_scheduler_policy: is a knob of TensorRT-LLM, and the behaviour is sglang"));
   s = with("trtllm-1.2");
   s.engine.watermark = 0.1;
-  EXPECT_THAT(error(s),
-              HasSubstr("watermark: is a knob of vLLM, Sarathi-Serve, and the behaviour is trtllm-1.2"));
+  EXPECT_THAT(
+      error(s),
+      HasSubstr(
+          "watermark: is a knob of vLLM, Sarathi-Serve, Infinite-LLM, and the behaviour is trtllm-1.2"));
   s = with("sglang-0.5");
   s.engine.max_num_seqs = 8;
   s.engine.max_running_requests = 9;
