@@ -112,15 +112,15 @@ QCPGraph* Chart::dots(const QString& name, int c, const QVector<double>& x, cons
   return g;
 }
 
-void Chart::mark_y(double y, const QString& text, int c) {
+void Chart::mark_y(double y, const QString& text, int c, bool at_left) {
   auto* const l = new QCPItemLine(this);
   for (QCPItemPosition* p : {l->start, l->end}) p->setTypeX(QCPItemPosition::ptAxisRectRatio);
   l->start->setCoords(0, y), l->end->setCoords(1, y);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
   auto* const t = new QCPItemText(this);
   t->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
-  t->position->setCoords(0.995, y);
-  t->setPositionAlignment(Qt::AlignRight | Qt::AlignBottom);
+  t->position->setCoords(at_left ? 0.005 : 0.995, y);
+  t->setPositionAlignment((at_left ? Qt::AlignLeft : Qt::AlignRight) | Qt::AlignBottom);
   t->setText(text);
   t->setColor(colour(c));
 }

@@ -42,7 +42,7 @@ class Chart : public QCustomPlot {
   QCPGraph* dots(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
                  double size = 6);
   // A line over the whole width (or height) at a value, with a word at its end.
-  void mark_y(double y, const QString& text, int colour);
+  void mark_y(double y, const QString& text, int colour, bool at_left = false);
   // where: of the word beside the line, Qt::AlignLeft or AlignRight with Qt::AlignTop or AlignBottom.
   void mark_x(double x, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
 

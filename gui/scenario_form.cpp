@@ -307,6 +307,7 @@ void ScenarioForm::fill(Row& row) {
       box->setEditText(text);
     else
       box->setCurrentIndex(-1);
+    if (box->isEditable()) box->lineEdit()->setCursorPosition(0);  // a long name from its beginning
   } else if (auto* const edit = qobject_cast<QLineEdit*>(row.editor); edit->text() != text) {
     edit->setText(text);
     edit->setCursorPosition(0);

@@ -16,7 +16,7 @@
 namespace foretoken::gui {
 namespace {
 
-constexpr std::int64_t kSweepRequests = 400;
+constexpr std::int64_t kSweepRequests = 4000;
 constexpr std::int64_t kMostLimit = 1 << 20;  // of a key that is tried
 constexpr int kMostRanks = 64;
 constexpr double kShares[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1};
@@ -167,17 +167,21 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
     most = rate > 0 ? sweep->current * capacity / rate : sweep->current;
     set = [](WorkloadConfig& c, double load) { c.rate_scale = load; };
   } else if (w.request_rate) {
-    sweep->axis = "requests/s";
+    const bool talks = w.shared_prefix && w.shared_prefix->multi_turn;
+    sweep->axis = talks ? "conversations begun/s" : w.agentic ? "sessions begun/s" : "requests/s";
     sweep->current = *w.request_rate;
+    if (rate > 0) most = sweep->current * capacity / rate;
     set = [](WorkloadConfig& c, double load) { c.request_rate = load; };
   } else {
     return sweep;  // everything arrives at once, or in stages: no load to vary
   }
+  most = std::max(most, sweep->current);
+  sweep->requests = std::min(w.num_prompts.value_or(kSweepRequests), kSweepRequests);
   for (const double share : kShares) {
     auto at = d;
     const double load = most * share;
     set(at.scenario.workload, load);
-    at.scenario.workload.num_prompts = std::min(w.num_prompts.value_or(kSweepRequests), kSweepRequests);
+    at.scenario.workload.num_prompts = sweep->requests;
     SimulateOptions options;
     options.stop = stop;
     Simulation s = simulate(at, of->costs, world.resources, options);

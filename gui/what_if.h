@@ -78,6 +78,7 @@ struct LoadSweep {
   std::shared_ptr<const Estimated> of;
   std::string axis;               // what `load` is, with its unit
   double current = 0;             // the scenario's own; 0: it has none
+  std::int64_t requests = 0;      // simulated at each load
   std::vector<LoadPoint> points;  // in ascending order
 };
 std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<const Estimated> of,

@@ -16,6 +16,7 @@
 #include <QSettings>
 #include <QStatusBar>
 #include <QStyleFactory>
+#include <QTabBar>
 #include <QToolBar>
 
 #include "base/error.h"
@@ -75,6 +76,10 @@ Window::Window(bool remember, QWidget* parent)
   // Memory above, the others behind one another below it.
   splitDockWidget(docks_[1], docks_[2], Qt::Vertical);
   for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
+  for (QTabBar* const tabs : findChildren<QTabBar*>(QString(), Qt::FindDirectChildrenOnly)) {
+    tabs->setElideMode(Qt::ElideNone);  // whole names, and arrows where they find no room
+    tabs->setUsesScrollButtons(true);
+  }
   docks_[2]->raise();
   resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
   resizeDocks({docks_[1], docks_[2]}, {270, 490}, Qt::Vertical);

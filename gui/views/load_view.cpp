@@ -57,10 +57,11 @@ class LoadView : public View {
       return;
     }
     shown_ = sweep;
-    note_->setText(
-        tr("%1 loads, up to a tenth more than can be served by the estimate; bands: 90 % intervals of "
-           "the percentiles, from simulations at both ends of the prices' intervals.")
-            .arg(sweep->points.size()));
+    note_->setText(tr("%1 loads of %L2 requests each, up to a tenth more than can be served by the estimate; "
+                      "bands: 90 % "
+                      "intervals of the percentiles, from simulations at both ends of the prices' intervals.")
+                       .arg(sweep->points.size())
+                       .arg(sweep->requests));
     const QString axis = QString::fromStdString(sweep->axis);
     const SloSection& slo = sweep->of->input.scenario.slo;
     draw(*ttft_, *sweep, axis, tr("time to first token, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
@@ -121,10 +122,14 @@ class LoadView : public View {
     }
     chart.logarithmic(chart.yAxis);
     if (limit) {
-      chart.mark_y(*limit, tr("limit %1 ms").arg(*limit), 3);
+      chart.mark_y(*limit, tr("limit %1 ms").arg(*limit), 3, true);  // latencies rise to the right
       least = std::min(least, *limit), most = std::max(most, *limit);
     }
-    if (sweep.current > 0) chart.mark_x(sweep.current, tr("this scenario"), 6);
+    // The word lies on the side that has room for it.
+    const bool before = sweep.current > sweep.points.back().load / 2;
+    if (sweep.current > 0)
+      chart.mark_x(sweep.current, tr("this scenario"), 6,
+                   Qt::AlignBottom | (before ? Qt::AlignLeft : Qt::AlignRight));
     chart.yAxis->setRange(least / 1.3, most * 1.6);
     chart.xAxis->setRange(0, end * 1.05);
     chart.finish(true);

@@ -63,11 +63,11 @@ class MemoryView : public View {
     limits_->setEnabled(limits != nullptr);
     if (!session_.estimated()) limits_->clear();
     if (!limits) return;
-    QStringList up, from;
+    QStringList up, from, none;
     for (const FitLimit& l : *limits) {
       const QString key = QString::fromStdString(l.key);
       if (!l.value)
-        up << tr("no %1 fits").arg(key);
+        none << key;
       else if (!l.bounded)
         up << tr("%1 any").arg(key);
       else
@@ -77,10 +77,13 @@ class MemoryView : public View {
                                                ? significant(*l.value, 2)
                                                : with_commas(static_cast<std::int64_t>(*l.value)));
     }
-    limits_->setText(
-        tr("Fits up to %1%2.")
-            .arg(up.join(QStringLiteral(", ")),
-                 from.isEmpty() ? QString() : tr("; from %1 on").arg(from.join(QStringLiteral(", ")))));
+    QStringList fits;
+    const QString comma = QStringLiteral(", ");
+    if (!up.isEmpty()) fits << tr("up to %1").arg(up.join(comma));
+    if (!from.isEmpty()) fits << tr("from %1 on").arg(from.join(comma));
+    QString text = fits.isEmpty() ? QString() : tr("Fits %1. ").arg(fits.join(QStringLiteral("; ")));
+    if (!none.isEmpty()) text += tr("By itself no other value makes it fit of %1.").arg(none.join(comma));
+    limits_->setText(text.trimmed());
   }
 
   // Of the first kind of engines: the curve, what the scheduler would run, and what the workload asks for.
