@@ -85,6 +85,8 @@ void Session::open(const std::filesystem::path& file) {
 
 void Session::save(const std::filesystem::path& file) {
   OutputFile out(file);
+  for (const auto& [key, value] : provenance({}).facts)  // as comments: the scenario itself says the rest
+    if (key != kScenario) out.write("// " + (key + ": " + value).toStdString() + "\n");
   out.write(dump_json(*scenario_));
   out.commit();
   if (file.parent_path() != file_.parent_path()) world_ = open_world(file.parent_path(), file.string());

@@ -82,7 +82,7 @@ Window::Window(bool remember, QWidget* parent)
   }
   docks_[2]->raise();
   resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
-  resizeDocks({docks_[1], docks_[2]}, {270, 490}, Qt::Vertical);
+  resizeDocks({docks_[1], docks_[2]}, {300, 460}, Qt::Vertical);
 
   verdict_->setMinimumWidth(60);
   verdict_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);

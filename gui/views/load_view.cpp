@@ -64,9 +64,8 @@ class LoadView : public View {
                        .arg(sweep->requests));
     const QString axis = QString::fromStdString(sweep->axis);
     const SloSection& slo = sweep->of->input.scenario.slo;
-    draw(*ttft_, *sweep, axis, tr("time to first token, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
-    draw(*tpot_, *sweep, axis, tr("time per output token, ms"), &ServingMetrics::tpot, "tpot_ms",
-         slo.tpot_ms);
+    draw(*ttft_, *sweep, axis, tr("TTFT, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
+    draw(*tpot_, *sweep, axis, tr("TPOT, ms"), &ServingMetrics::tpot, "tpot_ms", slo.tpot_ms);
     Table t;
     t.title = "Latency against load";
     t.columns = {{"load", sweep->axis, 3},

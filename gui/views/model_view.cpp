@@ -105,7 +105,7 @@ class ModelView : public View {
       chart.finish(false);
     };
     draw(*kv_, tr("KV cache, GiB"), 2, kv);
-    draw(*flops_, tr("next token, GFLOP"), 0, flops);
+    draw(*flops_, tr("GFLOP a token"), 0, flops);
   }
 
   QLabel* note_;

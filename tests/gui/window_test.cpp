@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "../base/expect_error.h"
+#include "base/file.h"
 #include "base/json_full.h"
 
 namespace foretoken::gui {
@@ -67,6 +68,8 @@ TEST(WindowTest, FilesAreOpenedSavedAndRefused) {
   window.session().save(folder.path("saved.json"));
   EXPECT_FALSE(window.isWindowModified());
   EXPECT_EQ(read_json(folder.path("saved.json"))["engine"]["max_num_seqs"], 5);
+  EXPECT_THAT(read_file(folder.path("saved.json")), HasSubstr("// Software: foretoken "));
+  EXPECT_NO_THROW(read_scenario(folder.path("saved.json")));
   EXPECT_THROW(window.session().save("/nowhere/x.json"), Error);
 }
 
