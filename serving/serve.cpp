@@ -16,13 +16,12 @@
 #include "serving/engine_heap.h"
 #include "serving/lending/serve.h"
 #include "serving/replicas.h"
+#include "serving/run_totals.h"
 #include "serving/serve_checks.h"
 #include "serving/transfers.h"
 
 namespace foretoken {
 namespace {
-
-__extension__ using Integer128 = __int128;
 
 // Exact integrals of the numbers running, waiting and on links over time.
 struct Averages {

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "serving/elastic/lane.h"
 #include "serving/elastic/pool.h"
+#include "serving/run_totals.h"
 #include "serving/serve_checks.h"
 
 namespace foretoken {
@@ -23,8 +24,6 @@ using elastic::Item;
 using elastic::kNever;
 using elastic::Lane;
 using elastic::Pool;
-
-__extension__ using Integer128 = __int128;
 
 class Loop {
  public:
@@ -507,24 +506,10 @@ class Loop {
   }
 
   ServeResult summarize() {
-    ServingMetrics m = metrics_.summarize();
-    m.num_steps = steps_;
-    for (const EngineTotals& e : result_.engines)
-      m.peak_kv_usage = std::max(m.peak_kv_usage, e.peak_kv_usage);
     for (std::int32_t i = 0; i < pool_.instances() && !result_.aborted; ++i)
       if (pool_.used(i) != 0) throw std::logic_error("KV memory is still held after the last request");
-    const double time = result_.aborted ? static_cast<double>(now_ - std::max(first_arrival_, Picoseconds{0}))
-                                        : m.duration * kPicosPerSecond;
-    if (time > 0) {
-      m.mean_running = static_cast<double>(running_time_) / time;
-      m.mean_waiting = static_cast<double>(waiting_time_) / time;
-      m.busy_share =
-          std::min(1.0, static_cast<double>(busy_) / (time * static_cast<double>(options_.replicas)));
-    }
-    result_.metrics = m;
-    result_.records = metrics_.records();
-    if (options_.timeline != nullptr) options_.timeline->finish();
-    if (options_.progress) options_.progress(1.0);
+    conclude_run(result_, metrics_, options_,
+                 {now_, first_arrival_, steps_, running_time_, waiting_time_, busy_});
     return std::move(result_);
   }
 
