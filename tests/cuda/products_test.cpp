@@ -104,7 +104,6 @@ TEST(CudaProducts, OfManyTiles) {
     }
 }
 
-// Blocks that take several tiles by turns, and x in pieces where it is too long for shared memory.
 // The larger tile with products of warpgroups, where there are any, and without.
 TEST(CudaProducts, ByWarpgroupsAndWithout) {
   if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
@@ -128,6 +127,7 @@ TEST(CudaProducts, ByWarpgroupsAndWithout) {
     }
 }
 
+// Blocks that take several tiles by turns, and x in pieces where it is too long for shared memory.
 TEST(CudaProducts, StreamsInTurnsAndPieces) {
   for (const Storage storage :
        {Storage::kBf16, Storage::kInt8, Storage::kInt4, Storage::kFp8, Storage::kFp8Block})
