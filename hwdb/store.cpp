@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <sqlite3.h>
 
+#include <mutex>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "hwdb/device_columns.h"
@@ -56,16 +58,6 @@ std::string remedy(int code) {
   }
 }
 
-template <class F>
-auto guarded(const std::filesystem::path& path, F&& f) {
-  try {
-    return f();
-  } catch (const SQLite::Exception& e) {
-    const std::string text = remedy(e.getErrorCode());
-    throw Error(path.string(), text.empty() ? e.what() : fmt::format("{} (SQLite: {})", text, e.what()));
-  }
-}
-
 std::string table_of(MeasuredKind kind) {
   if (kind >= MeasuredKind::kAllReduce && kind <= MeasuredKind::kSendRecv) return "collective";
   switch (kind) {
@@ -107,6 +99,9 @@ constexpr const char* kSeriesColumns =
 
 struct Store::Impl {
   std::filesystem::path path;
+  // Of the connection, which SQLite leaves to us (OPEN_NOMUTEX): its own mutex is taken for every column that
+  // is read. Recursive, as what a transaction writes comes back here.
+  std::recursive_mutex mutex;
   std::optional<SQLite::Database> db;
   std::map<MeasurementSeries, std::int64_t> series_ids;
   bool series_loaded = false;
@@ -115,8 +110,19 @@ struct Store::Impl {
   };
   std::array<PointStatements, kMeasuredKinds> points;
 
+  template <class F>
+  auto guarded(F&& f) {
+    const std::lock_guard lock(mutex);
+    try {
+      return f();
+    } catch (const SQLite::Exception& e) {
+      const std::string text = remedy(e.getErrorCode());
+      throw Error(path.string(), text.empty() ? e.what() : fmt::format("{} (SQLite: {})", text, e.what()));
+    }
+  }
+
   void open(const std::string& name, int flags) {
-    db.emplace(name, flags, kBusyMilliseconds);
+    db.emplace(name, flags | SQLite::OPEN_NOMUTEX, kBusyMilliseconds);
     db->exec("PRAGMA foreign_keys = ON");
     db->execAndGet(
         "SELECT count(*) FROM sqlite_master");  // the first read finds out whether it is a database
@@ -238,7 +244,7 @@ Store::Store(const std::filesystem::path& path, Mode mode) : impl_(std::make_uni
     throw Error(path.string(), "is a folder; name a file in it");
   else if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
     throw Error(path.string(), "is not a database; name a file made by `foretoken hw import`");
-  guarded(path, [&] {
+  impl_->guarded([&] {
     switch (mode) {
       case Mode::kBuiltin:
         impl_->open(immutable_uri(path), SQLite::OPEN_READONLY | SQLite::OPEN_URI);
@@ -272,7 +278,7 @@ Store::Store(Store&&) noexcept = default;
 Store& Store::operator=(Store&&) noexcept = default;
 
 std::vector<Device> Store::devices() const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<Device> devices;
     SQLite::Statement q(*impl_->db,
                         fmt::format("SELECT {} FROM device ORDER BY name", device_column_names()));
@@ -291,7 +297,7 @@ std::vector<Device> Store::devices() const {
 }
 
 void Store::put(const Device& d) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     const int columns = 2 + static_cast<int>(std::size(kDeviceTextColumns) + std::size(kDeviceLinkColumns) +
                                              kDeviceNumberColumns.size());
     SQLite::Statement q(*impl_->db,
@@ -308,7 +314,7 @@ void Store::put(const Device& d) {
 }
 
 std::vector<Alias> Store::aliases() const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<Alias> all;
     SQLite::Statement q(*impl_->db, "SELECT alias,device,source FROM alias ORDER BY alias");
     while (q.executeStep())
@@ -318,7 +324,7 @@ std::vector<Alias> Store::aliases() const {
 }
 
 void Store::put(const Alias& a) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, "INSERT OR REPLACE INTO alias VALUES (?,?,?)");
     q.bind(1, a.alias), q.bind(2, a.device), q.bind(3, a.source);
     q.exec();
@@ -326,7 +332,7 @@ void Store::put(const Alias& a) {
 }
 
 std::vector<Link> Store::links() const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<Link> all;
     SQLite::Statement q(
         *impl_->db, "SELECT name,kind,bandwidth,latency,reduces_in_network,source FROM link ORDER BY name");
@@ -348,7 +354,7 @@ std::vector<Link> Store::links() const {
 }
 
 void Store::put(const Link& l) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Statement q(*impl_->db,
                         "INSERT OR REPLACE INTO link (name,kind,bandwidth,latency,reduces_in_network,source) "
                         "VALUES (?,?,?,?,?,?)");
@@ -361,7 +367,7 @@ void Store::put(const Link& l) {
 }
 
 std::vector<Residual> Store::residuals(const std::string& device) const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<Residual> all;
     SQLite::Statement q(
         *impl_->db,
@@ -378,7 +384,7 @@ std::vector<Residual> Store::residuals(const std::string& device) const {
 }
 
 void Store::put(const Residual& r) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, "INSERT OR REPLACE INTO residual VALUES (?,?,?,?,?,?,?,?,?,?)");
     q.bind(1, r.device), q.bind(2, r.kind), q.bind(3, r.engine), q.bind(4, r.kernel), q.bind(5, r.dtype);
     q.bind(6, r.kv_dtype), q.bind(7, r.method), q.bind(8, r.samples), q.bind(9, r.median), q.bind(10, r.p90);
@@ -392,7 +398,7 @@ constexpr const char* kTermColumns =
 }
 
 std::vector<EngineTerm> Store::engine_terms() const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<EngineTerm> all;
     SQLite::Statement q(*impl_->db, fmt::format("SELECT {} FROM engine_term ORDER BY 1,2,3", kTermColumns));
     while (q.executeStep())
@@ -405,7 +411,7 @@ std::vector<EngineTerm> Store::engine_terms() const {
 }
 
 void Store::put(const EngineTerm& t) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, fmt::format("INSERT OR REPLACE INTO engine_term ({}) VALUES ({})",
                                                 kTermColumns, placeholders(12)));
     q.bind(1, t.device), q.bind(2, t.engine), q.bind(3, t.term), q.bind(4, t.value), q.bind(5, t.model);
@@ -416,7 +422,7 @@ void Store::put(const EngineTerm& t) {
 }
 
 std::int64_t Store::remove_engine_terms(const std::string& device, const std::string& engine) {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, "DELETE FROM engine_term WHERE device=?1 AND (?2='' OR engine=?2)");
     q.bind(1, device), q.bind(2, engine);
     return static_cast<std::int64_t>(q.exec());
@@ -424,7 +430,7 @@ std::int64_t Store::remove_engine_terms(const std::string& device, const std::st
 }
 
 std::vector<std::pair<std::int64_t, MeasurementSeries>> Store::series(const std::string& device) const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     std::vector<std::pair<std::int64_t, MeasurementSeries>> all;
     SQLite::Statement q(
         *impl_->db,
@@ -437,7 +443,9 @@ std::vector<std::pair<std::int64_t, MeasurementSeries>> Store::series(const std:
 
 void Store::for_each_point(std::int64_t series, MeasuredKind kind,
                            const std::function<void(const MeasuredPoint&)>& visit) const {
-  guarded(impl_->path, [&] {
+  // Read first and handed out after, so that others can read while the caller works.
+  std::vector<MeasuredPoint> points;
+  impl_->guarded([&] {
     std::string names;
     const auto columns = shape_columns(kind);
     for (const auto c : columns) names += fmt::format("{},", c);
@@ -456,14 +464,15 @@ void Store::for_each_point(std::int64_t series, MeasuredKind kind,
       for (int i = 0; i < n; ++i) p.shape[static_cast<std::size_t>(i)] = sqlite3_column_int64(raw, i);
       p.seconds = sqlite3_column_double(raw, n);
       p.spread = sqlite3_column_double(raw, n + 1);
-      visit(p);
+      points.push_back(p);
     }
     if (step != SQLITE_DONE) throw SQLite::Exception(impl_->db->getHandle(), step);
   });
+  for (const MeasuredPoint& p : points) visit(p);
 }
 
 std::int64_t Store::count_points(std::int64_t series, MeasuredKind kind) const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, fmt::format("SELECT count(*) FROM {} WHERE series=?", table_of(kind)));
     q.bind(1, series);
     q.executeStep();
@@ -472,7 +481,7 @@ std::int64_t Store::count_points(std::int64_t series, MeasuredKind kind) const {
 }
 
 std::string Store::meta(const std::string& key) const {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, "SELECT value FROM meta WHERE key=?");
     q.bind(1, key);
     return q.executeStep() ? q.getColumn(0).getString() : std::string();
@@ -480,7 +489,7 @@ std::string Store::meta(const std::string& key) const {
 }
 
 void Store::put_meta(const std::string& key, const std::string& value) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Statement q(*impl_->db, "INSERT OR REPLACE INTO meta VALUES (?,?)");
     q.bind(1, key), q.bind(2, value);
     q.exec();
@@ -488,7 +497,7 @@ void Store::put_meta(const std::string& key, const std::string& value) {
 }
 
 void Store::transaction(const std::function<void()>& write) {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     SQLite::Transaction transaction(*impl_->db, SQLite::TransactionBehavior::IMMEDIATE);
     try {
       write();
@@ -504,7 +513,7 @@ void Store::transaction(const std::function<void()>& write) {
 }
 
 bool Store::put(const Measurement& row) {
-  return guarded(impl_->path, [&] {
+  return impl_->guarded([&] {
     const std::int64_t series = impl_->series_id(row.series);
     auto& [insert, update] = impl_->statements(row.series.kind);
     const std::size_t n = shape_columns(row.series.kind).size();
@@ -524,7 +533,7 @@ bool Store::put(const Measurement& row) {
 }
 
 void Store::finish_write() {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     for (auto& p : impl_->points) p.insert.reset(), p.update.reset();
     impl_->db->exec("PRAGMA wal_checkpoint(TRUNCATE)");
     try {
@@ -536,7 +545,7 @@ void Store::finish_write() {
 }
 
 void Store::finish_build() {
-  guarded(impl_->path, [&] {
+  impl_->guarded([&] {
     for (auto& p : impl_->points) p.insert.reset(), p.update.reset();
     impl_->db->exec("ANALYZE");
     impl_->db->exec("VACUUM");

@@ -28,6 +28,7 @@ struct Residual {
   double median = 0, p90 = 0;
 };
 
+// Any number of threads may read.
 class Store {
  public:
   // kBuiltin: read-only and immutable, works from a read-only file system and for many processes at once.

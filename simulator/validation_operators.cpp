@@ -1,6 +1,7 @@
 // Operators beside their measured times: rows of a file priced in blocks, on all cores.
 #include <fmt/format.h>
 #include <tbb/global_control.h>
+#include <tbb/parallel_for_each.h>
 
 #include <algorithm>
 #include <array>
@@ -82,7 +83,7 @@ class OperatorValidation {
   struct Pending {
     std::size_t line;
     Measurement measurement;
-    const Pricer* pricer;
+    const std::unique_ptr<Pricer>* pricer;
   };
   struct Outcome {
     bool modelled = false, impossible = false;
@@ -100,12 +101,17 @@ class OperatorValidation {
     return at->second;
   }
 
-  const Pricer* pricer(const MeasurementSeries& s) {
+  // Where the pricer of a series is, once `load_pricers` has made it.
+  const std::unique_ptr<Pricer>* pricer(const MeasurementSeries& s) {
     const bool chosen = s.kind == MeasuredKind::kMoe || s.kind == MeasuredKind::kExpertExchange;
-    const std::string kernel = chosen ? s.kernel : "";
-    auto& slot = pricers_[{s.device, s.engine, kernel}];
-    if (!slot) slot = std::make_unique<Pricer>(database_, s.device, s.engine, kernel);
-    return slot.get();
+    return &pricers_[{s.device, s.engine, chosen ? s.kernel : ""}];
+  }
+
+  void load_pricers() {
+    tbb::parallel_for_each(pricers_, [&](auto& entry) {
+      auto& [of, pricer] = entry;
+      if (!pricer) pricer = std::make_unique<Pricer>(database_, of[0], of[1], of[2]);
+    });
   }
 
   ValidationLine& add_line(std::int64_t row, const Measurement& m) {
@@ -131,6 +137,7 @@ class OperatorValidation {
 
   void price_block() {
     if (options_.stop && options_.stop->load()) throw Interrupted();
+    load_pricers();
     std::vector<Outcome> outcomes(pending_.size());
     std::vector<std::size_t> order(pending_.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -138,8 +145,9 @@ class OperatorValidation {
       const Pending& p = pending_[i];
       const std::vector<Op> ops = ops_of(p.measurement.series, p.measurement.point);
       if (ops.empty()) return;
-      outcomes[i] = {true, !implausible(p.measurement, p.pricer->device, p.pricer->topology).empty(),
-                     sum_of(ops, p.pricer->cost)};
+      const Pricer& pricer = **p.pricer;
+      outcomes[i] = {true, !implausible(p.measurement, pricer.device, pricer.topology).empty(),
+                     sum_of(ops, pricer.cost)};
     });
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       const MeasurementSeries& s = pending_[i].measurement.series;

@@ -1,6 +1,7 @@
 // Whole servers beside their measured latencies: each row's load served in virtual time, equal rows once.
 #include <fmt/format.h>
 #include <tbb/global_control.h>
+#include <tbb/parallel_for_each.h>
 
 #include <algorithm>
 #include <execution>
@@ -81,13 +82,16 @@ class Servers {
       }
     }
     for (const auto& [name, engine] : names) {
-      if (stopped()) throw Interrupted();
       try {
-        const Device device = resources_.database->device(name, "device");
-        kernels_.try_emplace({device.name, engine}, resources_.database->kernels(device, engine));
+        kernels_.try_emplace({resources_.database->device(name, "device").name, engine});
       } catch (const Error&) {
       }
     }
+    tbb::parallel_for_each(kernels_, [&](auto& entry) {
+      if (stopped()) throw Interrupted();
+      const auto& [device, engine] = entry.first;
+      entry.second = resources_.database->kernels(resources_.database->device(device, "device"), engine);
+    });
   }
 
   Served serve(const Scenario& scenario) {
