@@ -109,9 +109,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (deployment.speculation) {
     if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
-    // Drafts are made behind the step here, where a sequence has no slots for them under vLLM V0 yet.
-    if (deployment.speculation->draft && deployment.scheduler.policy == SchedulerPolicy::kVllmV0)
-      refuse("speculative_config", "a draft model under vLLM V0");
     if (processes) throw Error("speculative_config", "is executed by one process; start it without mpirun");
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))

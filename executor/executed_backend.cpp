@@ -307,6 +307,23 @@ struct ExecutedBackend::State {
     drafter->propose(at, std::span(sequences.front()).first(prompts), drafted);
   }
 
+  // vLLM V0's draft model guesses in the step that verifies, whose sequences have slots for what it guesses
+  // only then; a lookup is the same behind the step before.
+  bool drafts_in_step() const {
+    return drafter && deployment.speculation->draft &&
+           deployment.scheduler.policy == SchedulerPolicy::kVllmV0;
+  }
+  // Once the step's prompts are listed and before those that decode are.
+  void propose_first(std::size_t at, const Batch& batch) {
+    drafted.clear();
+    for (const DecodePart& p : batch.decode) {
+      const Sequence& own = (*batch.sequences)[p.slot];
+      History& h = histories.at(own.request.id);
+      drafted.push_back({&h.tokens, own.blocks.data(), own.capacity, p.drafted, false, &h.drafts});
+    }
+    drafter->propose(at, sequences.front(), drafted);
+  }
+
   // Each stage takes the step when the one before has sent it and it is done with the step before.
   StepTime through_stages(const Step& step, std::span<const double> seconds) {
     const auto e = static_cast<std::size_t>(step.engine);
@@ -336,6 +353,8 @@ std::span<const std::int64_t> ExecutedBackend::windows() const { return state_->
 StepTime ExecutedBackend::run(const Step& step) {
   State& s = *state_;
   const std::size_t ranks = step.ranks.size();
+  const auto at = static_cast<std::size_t>(step.engine);
+  double drafting = 0;  // before the step
   s.sequences.resize(ranks), s.slots.resize(ranks), s.swaps.resize(ranks), s.copies.resize(ranks);
   bool any = false;
   for (std::size_t r = 0; r < ranks; ++r) {
@@ -349,6 +368,11 @@ StepTime ExecutedBackend::run(const Step& step) {
         s.add_beam(r, table, p.slot, p.cached, p.new_tokens, false, p.last, p.beam);
       else
         s.add(step.engine, r, table, p.slot, p.cached, p.new_tokens, false, p.last);
+    if (s.drafts_in_step() && !batch.skips_draft_model) {
+      const auto begun = std::chrono::steady_clock::now();
+      s.propose_first(at, batch);
+      drafting = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    }
     for (const DecodePart& p : batch.decode)
       if (s.searches())
         s.add_beam(r, table, p.slot, p.context - 1, 1, true, true, p.beam);
@@ -357,7 +381,6 @@ StepTime ExecutedBackend::run(const Step& step) {
     s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads};
     any |= !s.sequences[r].empty() || batch.copies();
   }
-  const auto at = static_cast<std::size_t>(step.engine);
   Replica& engine = s.executable.engine(at);
   StepRun run;
   run.engine = step.engine;
@@ -375,15 +398,17 @@ StepTime ExecutedBackend::run(const Step& step) {
     const auto computed = std::chrono::steady_clock::now();
     for (std::size_t r = 0; r < ranks; ++r) s.sample(at, r, *step.ranks[r].sequences);
     sampling = std::chrono::duration<double>(std::chrono::steady_clock::now() - computed).count();
-    if (s.drafter) s.propose(at, *step.ranks.front().sequences);
+    const bool drafts_now = !s.drafts_in_step();
+    if (s.drafter && drafts_now) s.propose(at, *step.ranks.front().sequences);
     for (const OperatorRun& o : engine.operators_run()) {
       saved += o.all_seconds - o.seconds;
       launched += o.seconds;
       stages[static_cast<std::size_t>(o.stage)] += o.seconds;
     }
-    if (s.drafter) saved += s.drafter->saved;
+    if (s.drafter && (drafts_now || drafting > 0)) saved += s.drafter->saved;
   }
-  const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double wall =
+      drafting + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.seconds = std::max(1e-9, wall - saved);
   stages.back() += run.seconds - launched;  // what is no operator: sampling or copies of beams, mostly
   if (s.probe) {
@@ -403,7 +428,7 @@ StepTime ExecutedBackend::run(const Step& step) {
       s.operator_seconds[std::string(o.op.name)] += o.seconds * run.speed;
     s.operator_seconds["sampling"] += sampling * run.speed;  // the operator's, whose logits these are
   }
-  if (s.drafter && any) {
+  if (s.drafter && any && (drafting > 0 || !s.drafts_in_step())) {
     for (const auto& [name, seconds] : s.drafter->operator_seconds)
       s.operator_seconds["draft " + name] += seconds * run.speed;
     run.drafting = s.drafter->work;
@@ -443,7 +468,8 @@ void ExecutedBackend::verify(const Step&, std::size_t, std::span<Verification> s
   for (Verification& v : sequences) {
     const State::History& h = state_->histories.at(v.request);
     v.accepted = h.accepted;
-    v.drafts = static_cast<std::int32_t>(h.drafts.size());
+    v.drafts =
+        state_->drafts_in_step() ? state_->tree->nodes() - 1 : static_cast<std::int32_t>(h.drafts.size());
   }
 }
 
