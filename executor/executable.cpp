@@ -92,16 +92,21 @@ int threads_of(const ExecutorOptions& options, const Kernels& kernels) {
   return static_cast<int>(std::thread::hardware_concurrency()) / sharing;
 }
 
+// Whether attention reaches over several instances' caches.
+bool reaches(const Deployment& d) {
+  return d.scheduler.policy == SchedulerPolicy::kLoongserve ||
+         d.scheduler.policy == SchedulerPolicy::kInfiniteLlm;
+}
+
 // apart: there are other kinds of engines beside it.
 void check(const Deployment& deployment, bool apart, bool processes) {
   const Mapping& m = deployment.mapping;
   const auto refuse = [](const char* key, const std::string& what) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
-  if (deployment.scheduler.policy == SchedulerPolicy::kLoongserve)
-    refuse("behavior", "loongserve, whose attention reaches over several instances' caches,");
-  if (deployment.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
-    refuse("behavior", "infinite-llm, whose attention reaches over several instances' caches,");
+  if (processes && reaches(deployment))
+    refuse("behavior",
+           deployment.behavior.name + ", whose attention reaches over several instances, in processes,");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",
@@ -187,6 +192,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.data_parallel = deployment.mapping.ranks_per_engine();
   l.stages = deployment.mapping.stages;
   l.processes = options.processes;
+  l.reaches = reaches(deployment);
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
