@@ -50,12 +50,28 @@ TEST(ExecutedInstances, ElasticOnesSayTheSame) {
   const auto expected = plain();
   // Room for one request or a few; static; without merging; several masters; two ranks each.
   for (const Json& more :
-       {Json::object(), Json{{"num_gpu_blocks_override", 70}}, Json{{"use_fixed_sp", true}},
+       {Json::object(), Json{{"num_gpu_blocks_override", 90}}, Json{{"use_fixed_sp", true}},
         Json{{"disable_scale_up", true}}, Json{{"min_comp_bound_decoding_batch_size", 1}},
         Json{{"tensor_parallel_size", 2}, {"max_wait_tokens", 2}}}) {
     SCOPED_TRACE(more.dump());
     const Executed e = execute(scenario(3, loongserve(more)));
     EXPECT_EQ(e.tokens, expected);
+  }
+}
+
+// Prompts that no instance holds.
+TEST(ExecutedInstances, PromptsGoRoundARing) {
+  const Json longer{{"num_prompts", 6}, {"input_len", {{"value", 150}}}, {"output_len", {{"value", 20}}}};
+  const auto expected = execute(scenario(1, {{"max_num_batched_tokens", 256}}, longer)).tokens;
+  for (const char* cache : {"auto", "int8"}) {
+    const Json rounded{{"kv_cache_dtype", cache}};
+    const auto same = std::string(cache) == "auto" ? expected : execute(scenario(1, rounded, longer)).tokens;
+    for (const Json& more : {Json::object(), Json{{"use_fixed_sp", true}}}) {
+      Json engine = loongserve({{"num_gpu_blocks_override", 100}, {"kv_cache_dtype", cache}});
+      engine.update(more);
+      SCOPED_TRACE(engine.dump());
+      EXPECT_EQ(execute(scenario(3, engine, longer)).tokens, same);
+    }
   }
 }
 
@@ -81,12 +97,11 @@ TEST(ExecutedInstances, ThoseThatLendSayTheSame) {
 
 // Of both kinds, for sets of kernels on which all that is above would take long.
 TEST(ExecutedInstances, AFewRequestsSayTheSame) {
-  const Json few{{"num_prompts", 4}, {"output_len", {{"value", 5}}}, {"input_len", {{"value", 40}}}};
+  const Json few{{"num_prompts", 4}, {"output_len", {{"value", 5}}}, {"input_len", {{"value", 70}}}};
   const auto expected = plain(few);
-  EXPECT_EQ(expected, execute(scenario(2, loongserve({{"num_gpu_blocks_override", 60}}), few)).tokens);
-  const Executed lent =
-      execute(scenario(2, lending({{"num_gpu_blocks_override", 4}, {"watermark", 0}}), few));
-  EXPECT_EQ(expected, lent.tokens);
+  const Json elastic = loongserve({{"num_gpu_blocks_override", 60}, {"max_model_len", 96}}),
+             lent = lending({{"num_gpu_blocks_override", 5}, {"max_model_len", 96}, {"watermark", 0}});
+  for (const Json& engine : {elastic, lent}) EXPECT_EQ(expected, execute(scenario(2, engine, few)).tokens);
 }
 
 }  // namespace
