@@ -213,6 +213,8 @@ Answer run_answer(const Invocation& invocation) {
   options.use_spans = false;
   options.keep_records = true;
   options.stop = &stop_flag();
+  const std::vector<CostModel> costs = make_cost_models(d, p);
+  options.costs = costs;
   Simulation measured;
   {
     ProgressBar bar("executing");
@@ -232,7 +234,6 @@ Answer run_answer(const Invocation& invocation) {
   SimulateOptions quiet;
   quiet.intervals = false;
   quiet.stop = &stop_flag();
-  const std::vector<CostModel> costs = make_cost_models(d, p);
   const Simulation predicted = simulate(d, costs, world.resources, quiet);
   Priced priced = price_steps(backend.steps(), d, costs);
 

@@ -161,12 +161,13 @@ constexpr Strategy kStrategies[] = {
      "replicas are elastic instances: groups for each prefill by dynamic programming, caches over several of "
      "them, several masters in decode; ring attention",
      "schedules worked by hand; laws over random loads; LoongServe's order against chunks and "
-     "disaggregation"},
+     "disaggregation; executed: the tokens of plain serving"},
     {"cluster", "lent KV memory", "behavior infinite-llm; lend_limit, heartbeat_ms, move_tokens",
      "replicas lend KV blocks to those whose requests need more; attention over both, blocks moved by "
      "predicted "
      "throughput",
-     "schedules worked by hand; blocks conserved over random loads; Infinite-LLM's orders"},
+     "schedules worked by hand; blocks conserved over random loads; Infinite-LLM's orders; executed: the "
+     "tokens of plain serving"},
     {"cluster", "autoscaling", "autoscale",
      "Kubernetes' rule by load or time to first token; startup, cold caches, cost",
      "hand-computed decisions; a fixed number where the rule is off"},

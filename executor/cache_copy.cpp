@@ -3,22 +3,11 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "executor/stored_rows.h"
 #include "executor/transformer_state.h"
 
 namespace foretoken {
 namespace {
-
-std::size_t element_bytes(Storage storage) {
-  switch (storage) {
-    case Storage::kF32:
-      return 4;
-    case Storage::kBf16:
-    case Storage::kF16:
-      return 2;
-    default:
-      return 1;
-  }
-}
 
 // Lists the entries of one head in one block, of each of the layer's arrays.
 void list_head(std::vector<CopyPiece>& pieces, const CacheLayer& from, std::int64_t from_block,
@@ -27,7 +16,7 @@ void list_head(std::vector<CopyPiece>& pieces, const CacheLayer& from, std::int6
                      b = (to_block * to.heads + to_head) * to.block_size;
   const auto block = static_cast<std::size_t>(from.block_size);
   const auto values = [&](const std::byte* source, std::byte* target, std::int64_t dim) {
-    const std::size_t each = element_bytes(from.storage) * static_cast<std::size_t>(dim);
+    const auto each = static_cast<std::size_t>(element_bytes(from.storage) * dim);
     if (source != nullptr && dim > 0)
       pieces.push_back({target + static_cast<std::size_t>(b) * each,
                         source + static_cast<std::size_t>(a) * each, block * each});

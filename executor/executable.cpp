@@ -92,16 +92,21 @@ int threads_of(const ExecutorOptions& options, const Kernels& kernels) {
   return static_cast<int>(std::thread::hardware_concurrency()) / sharing;
 }
 
+// Whether attention reaches over several instances' caches.
+bool reaches(const Deployment& d) {
+  return d.scheduler.policy == SchedulerPolicy::kLoongserve ||
+         d.scheduler.policy == SchedulerPolicy::kInfiniteLlm;
+}
+
 // apart: there are other kinds of engines beside it.
 void check(const Deployment& deployment, bool apart, bool processes) {
   const Mapping& m = deployment.mapping;
   const auto refuse = [](const char* key, const std::string& what) {
     throw Error(key, what + " is not executed yet; `foretoken simulate` predicts it");
   };
-  if (deployment.scheduler.policy == SchedulerPolicy::kLoongserve)
-    refuse("behavior", "loongserve, whose attention reaches over several instances' caches,");
-  if (deployment.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
-    refuse("behavior", "infinite-llm, whose attention reaches over several instances' caches,");
+  if (processes && reaches(deployment))
+    refuse("behavior",
+           deployment.behavior.name + ", whose attention reaches over several instances, in processes,");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",
@@ -109,9 +114,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (deployment.speculation) {
     if (m.ranks_per_engine() > 1) refuse("speculative_config", "with data-parallel ranks that share experts");
     if (m.stages.front().sequence_parallel) refuse("speculative_config", "with sequence parallelism");
-    // Drafts are made behind the step here, where a sequence has no slots for them under vLLM V0 yet.
-    if (deployment.speculation->draft && deployment.scheduler.policy == SchedulerPolicy::kVllmV0)
-      refuse("speculative_config", "a draft model under vLLM V0");
     if (processes) throw Error("speculative_config", "is executed by one process; start it without mpirun");
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
@@ -190,6 +192,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.data_parallel = deployment.mapping.ranks_per_engine();
   l.stages = deployment.mapping.stages;
   l.processes = options.processes;
+  l.reaches = reaches(deployment);
   l.plain = storage_of(deployment.precision.activation, "dtype");
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");

@@ -43,6 +43,9 @@ class ExecutedBackend final : public Backend {
   Picoseconds transfer(const KvTransfer& transfer) override;
   // Copies the blocks between the device's cache and the memory that stands for the host's.
   Picoseconds move_blocks(const TierMove& move) override;
+  // Copies blocks between instances whose attention reaches over several caches.
+  Picoseconds rearrange(std::span<const CachedPart> held, Picoseconds now, Picoseconds predicted) override;
+  void release(RequestId request) override;
   void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
   std::span<const StepRun> steps() const;

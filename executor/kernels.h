@@ -146,6 +146,9 @@ struct AttentionArgs {
   bool chunked = false;     // the window is a fixed chunk: positions p with p / window == query / window
   const float* sinks =
       nullptr;  // [heads]: a logit that takes part in the softmax and has no value; null: none
+  // [row][heads], where wanted: the natural logarithm of the sum of exp(score) over the keys that the row has
+  // seen, and its sink. By it results over parts of the keys are merged (Kernels::merge_attention()).
+  float* lse = nullptr;
 };
 
 struct RoutingArgs {
@@ -308,6 +311,13 @@ class Kernels {
   virtual void attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& sequences,
                          const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride,
                          std::byte* scratch, Threads& threads) const = 0;
+  // For every row of the sequences: out and args.lse, of some keys, become those of these and of others,
+  // which gave `part` and part_lse: sums over both weighed by exp(lse) (DistAttention, Lin et al. 2024, arXiv
+  // 2401.02669; two parts of Dao et al. 2022's softmax). -inf: no key. Rows are `out_stride` and
+  // `part_stride` apart, [heads][v_dim] each; of args heads, v_dim and lse alone count.
+  virtual void merge_attention(const AttentionArgs& args, const Sequences& sequences, const float* part,
+                               std::int64_t part_stride, const float* part_lse, float* out,
+                               std::int64_t out_stride) const = 0;
   // up[token][head][nope + v] and latent[token][rank + rope] -> keys and values of the first block of a cache
   // in kF32 or kBf16.
   virtual void expand_latents(const LatentArgs& args, const float* up, const float* latent,

@@ -132,6 +132,8 @@ class ReferenceKernels final : public SharedKernels {
                         vector);
             for (std::int64_t i = 0; i < a.v_dim; ++i) sums[i] += weight * vector[i];
           }
+          if (a.lse != nullptr)
+            a.lse[(s.first_row + r) * a.heads + h] = static_cast<float>(top + std::log(total));
           float* to = out + (s.first_row + r) * out_stride + h * a.v_dim;
           for (std::int64_t i = 0; i < a.v_dim; ++i) to[i] = static_cast<float>(sums[i] / total);
         }

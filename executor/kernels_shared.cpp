@@ -257,6 +257,24 @@ void SharedKernels::run_experts(const Experts& experts, const ActivationArgs& ar
   }
 }
 
+void SharedKernels::merge_attention(const AttentionArgs& args, const Sequences& of, const float* part,
+                                    std::int64_t part_stride, const float* part_lse, float* out,
+                                    std::int64_t out_stride) const {
+  for (const SequenceRows& s : of.host)
+    for (std::int64_t row = s.first_row; row < s.first_row + s.new_tokens; ++row)
+      for (std::int64_t h = 0; h < args.heads; ++h) {
+        float& own = args.lse[row * args.heads + h];
+        const double a = own, b = part_lse[row * args.heads + h], top = std::max(a, b);
+        if (std::isinf(b) && b < 0) continue;
+        const double of_own = std::exp(a - top), of_part = std::exp(b - top), all = of_own + of_part;
+        const auto x = static_cast<float>(of_own / all), y = static_cast<float>(of_part / all);
+        float* const to = out + row * out_stride + h * args.v_dim;
+        const float* const from = part + row * part_stride + h * args.v_dim;
+        for (std::int64_t i = 0; i < args.v_dim; ++i) to[i] = (x > 0 ? x * to[i] : 0) + y * from[i];
+        own = static_cast<float>(top + std::log(all));
+      }
+}
+
 void SharedKernels::place_rows(const float* x, std::int64_t width, const std::int32_t* place,
                                std::int64_t pairs, bool accumulate, float* out) const {
   for (std::int64_t p = 0; p < pairs; ++p, out += width) {

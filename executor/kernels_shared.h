@@ -41,6 +41,9 @@ class SharedKernels : public Kernels {
                    std::int64_t key_stride, const float* values, std::int64_t value_stride) const override;
   void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens, float* keys,
                   float* values) const override;
+  void merge_attention(const AttentionArgs& args, const Sequences& sequences, const float* part,
+                       std::int64_t part_stride, const float* part_lse, float* out,
+                       std::int64_t out_stride) const override;
   void expand_latents(const LatentArgs& args, const float* up, const float* latent, std::int64_t tokens,
                       const CacheLayer& to) const override;
   void route(const RoutingArgs& args, const float* logits, std::int64_t rows, std::int32_t* chosen,

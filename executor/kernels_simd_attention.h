@@ -517,7 +517,10 @@ void attend_as(const AttendTask& t) {
   }
   for (Index i = 0; i < queries; ++i) {
     float* to = t.out + (first_row + row_of(i)) * t.out_stride + head_of(i) * args.v_dim;
-    const float inverse = 1 / sum(load<V>(a.total + i * kTile));
+    const float all_weights = sum(load<V>(a.total + i * kTile)), inverse = 1 / all_weights;
+    if (args.lse)
+      args.lse[(first_row + row_of(i)) * args.heads + head_of(i)] =
+          a.maximum[i] / kLog2E + __builtin_logf(all_weights);
     Index j = 0;
     for (; j + kLanes <= args.v_dim; j += kLanes) store(to + j, load<V>(a.out + i * v + j) * inverse);
     for (; j < args.v_dim; ++j) to[j] = a.out[i * v + j] * inverse;

@@ -28,6 +28,7 @@ struct Layout {
   int data_parallel = 1, group = 0;
   Processes* processes = nullptr;    // each computes one rank; null: this process computes all of them
   std::vector<Shard> stages;         // of a pipeline, in order; empty: one that holds all layers
+  bool reaches = false;  // one of several instances whose attention reaches over all caches (InstanceGroup)
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;

@@ -50,7 +50,8 @@ void Transformer::State::branch_out(std::span<const StepSequence> all) {
 
 // Steps whose launches depend on nothing but their number of sequences and longest context.
 bool Transformer::State::can_record(std::span<const StepSequence> all) const {
-  if (!graphs || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back()) return false;
+  if (!graphs || reaches || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back())
+    return false;
   if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || !swaps.loads.empty() ||
       layout.streamed_layers > 0 || widths.linear > 0)
     return false;
@@ -150,13 +151,18 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
                                           layout.max_sequences - 1, s.state));
     state_of.push_back(s.state);
     const std::int64_t root = s.cached - s.first_node;
+    if (s.first_position >= 0 && s.first_position + (n - 1) * s.position_step >= layout.max_length)
+      throw Error("sequence", fmt::format("a token beyond {}", layout.max_length));
+    const auto position_of = [&](std::int64_t t) {
+      if (s.parents) return root + depth_of(s, s.first_node + t);
+      return s.first_position >= 0 ? s.first_position + t * s.position_step : s.cached + t;
+    };
     for (std::int64_t t = 0; t < n; ++t) {
       const std::int32_t token = s.tokens[static_cast<std::size_t>(t)];
       if (token < 0 || token >= model.vocab)
         throw Error("token", fmt::format("{} is not in a vocabulary of {}", token, model.vocab));
       row_tokens.push_back(token);
-      row_positions.push_back(
-          static_cast<std::int32_t>(s.parents ? root + depth_of(s, s.first_node + t) : s.cached + t));
+      row_positions.push_back(static_cast<std::int32_t>(position_of(t)));
     }
     rows += n;
     if (s.sample)
@@ -312,7 +318,8 @@ void Transformer::State::release_streamed(std::size_t launch) {
 
 bool Transformer::State::run_to_exchange() {
   for (; next_launch < launches.size(); ++next_launch) {
-    if (launches[next_launch].op->name == "moe_dispatch") return true;
+    const std::string_view name = launches[next_launch].op->name;
+    if (name == "moe_dispatch" || (reaches && name == "attention")) return true;
     run(launches[next_launch]);
     release_streamed(next_launch);
   }

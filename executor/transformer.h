@@ -33,6 +33,9 @@ struct StepSequence {
   // cached - first_node, and follows those on its way to the root alone. Null: each token follows all others.
   const std::int32_t* parents = nullptr;
   std::int64_t first_node = 0;
+  // Where other instances hold or compute others of its tokens (instance_group.h): new token t is the
+  // sequence's token first_position + t x position_step, while `cached` counts what lies here. -1: all do.
+  std::int64_t first_position = -1, position_step = 1;
 };
 
 // One operator of the step as it ran.
@@ -91,6 +94,7 @@ class Transformer {
 
  private:
   friend class Replica;
+  friend class InstanceGroup;
   struct State;
   explicit Transformer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;

@@ -156,9 +156,7 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
   PerRank& w = work[r];
   const LayerWeights& weights = rank.layer(layer);
   const std::int64_t heads = rank.heads(a.heads).count, kv = rank.kv_heads(a.kv_heads).count;
-  const std::int64_t k_at = heads * a.head_dim, v_at = k_at + kv * a.head_dim,
-                     gate_at = v_at + kv * a.v_head_dim,
-                     width = gate_at + (a.output_gate ? heads * a.v_head_dim : 0);
+  const auto [k_at, v_at, gate_at, width] = QkvRow(a, heads, kv);
   if (name == "qkv_proj") return gemm(weights.qkv, normed, rows, w.qkv);
   if (name == "qk_norm") {
     const auto norm = [&](const float* weight, float* x, std::int64_t count) {
@@ -176,18 +174,19 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
     if (layout.fusion.rope_kv_write)
       return kernels.rope_and_write(
           {t->cosines, t->sines, t->pairs, t->interleaved}, row_positions.own(0, row_positions.size()), w.qkv,
-          heads, w.qkv + k_at, w.qkv + v_at, width, rank.cache(layer), {sequences.host(), sequences.own()});
+          heads, w.qkv + k_at, w.qkv + v_at, width, cache_of(r, layer), {sequences.host(), sequences.own()});
     rope(*t, w.qkv, width, heads, a.head_dim, 0);
     return rope(*t, w.qkv + k_at, width, kv, a.head_dim, 0);
   }
   if (name == "kv_write")
-    return kernels.cache_write(rank.cache(layer), {sequences.host(), sequences.own()}, w.qkv + k_at, width,
+    return kernels.cache_write(cache_of(r, layer), {sequences.host(), sequences.own()}, w.qkv + k_at, width,
                                w.qkv + v_at, width);
   if (name == "attention") {
     const auto& shape = std::get<AttentionShape>(op.shape);
-    kernels.attention(attention_args(layer, rank, heads), rank.cache(layer),
-                      sequences_of(shape.decode, next_chunk), w.qkv, width, w.heads_out, heads * a.v_head_dim,
-                      scratch, threads);
+    AttentionArgs args = attention_args(layer, rank, heads);
+    if (reaches) args.lse = w.lse;
+    kernels.attention(args, cache_of(r, layer), sequences_of(shape.decode, next_chunk), w.qkv, width,
+                      w.heads_out, heads * a.v_head_dim, scratch, threads);
     return;
   }
   if (name == "output_gate") {

@@ -60,6 +60,13 @@ struct Transformer::State {
     float* low_rank = nullptr;  // between an adapter's two products
     float *absorbed = nullptr, *attended = nullptr, *up = nullptr;
     std::byte *up_keys = nullptr, *up_values = nullptr;
+    // InstanceGroup: AttentionArgs::lse of own rows and of a part's, a part's results, queries from
+    // elsewhere; keys and values of a step's prompts, own ones and those of the instance whose turn it is.
+    float *lse = nullptr, *part_lse = nullptr, *part = nullptr, *visitors = nullptr;
+    struct Staged {
+      std::byte *keys = nullptr, *values = nullptr;
+      float *key_scales = nullptr, *value_scales = nullptr;
+    } staged[2];
   };
   std::vector<PerRank> work;
   float *linear_q = nullptr, *linear_k = nullptr, *linear_v = nullptr;  // of every value head
@@ -102,6 +109,9 @@ struct Transformer::State {
   };
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
+  // The step's attention is an InstanceGroup's: launches stop before it. stages_prompts: keys and values are
+  // written where prompts wait for it, not to the cache.
+  bool reaches = false, stages_prompts = false;
   std::vector<OperatorRun> runs;
   std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch(layout.operator_times);
   // Parts of operators by the stopwatch's places, whose seconds are read when the step is done. kProjecting:
@@ -296,6 +306,7 @@ struct Transformer::State {
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
       if (widths.experts > 0) take(w.shared, n, h);
       take(w.logits, s, vocabulary_width());
+      if (layout.reaches) plan_reaching(take, w);
       if (widths.latent > 0) {
         take(w.absorbed, n, widths.absorbed), take(w.attended, n, widths.absorbed);
         take(w.up, layout.max_length, widths.up);
@@ -324,6 +335,14 @@ struct Transformer::State {
     }
     scratch_bytes = scratch_needed();
     take(scratch, static_cast<std::int64_t>(scratch_bytes));
+  }
+
+  // instance_group.cpp; which: of PerRank::staged.
+  void plan_reaching(Plan& take, PerRank& w) const;
+  std::int64_t staged_blocks() const;
+  CacheLayer staged(std::size_t r, std::int64_t layer, std::size_t which) const;
+  CacheLayer cache_of(std::size_t r, std::int64_t layer) const {
+    return stages_prompts ? staged(r, layer, 0) : ranks[r].cache(layer);
   }
 
   std::size_t scratch_needed() const {

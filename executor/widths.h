@@ -58,4 +58,15 @@ struct Widths {
   }
 };
 
+// A row of what the projection before grouped-query attention gives, of a rank's heads: queries, then keys,
+// values and gates.
+struct QkvRow {
+  QkvRow(const GqaAttention& a, std::int64_t heads, std::int64_t kv_heads)
+      : k_at(heads * a.head_dim),
+        v_at(k_at + kv_heads * a.head_dim),
+        gate_at(v_at + kv_heads * a.v_head_dim),
+        width(gate_at + (a.output_gate ? heads * a.v_head_dim : 0)) {}
+  std::int64_t k_at, v_at, gate_at, width;
+};
+
 }  // namespace foretoken

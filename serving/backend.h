@@ -62,6 +62,15 @@ struct LentContext {
   std::int64_t tokens = 0;
 };
 
+// Cached tokens of a sequence that lie on an instance, of those whose attention reaches over several caches
+// (serving/elastic, serving/lending).
+struct CachedPart {
+  std::int32_t slot = 0;
+  RequestId request = 0;
+  std::int32_t instance = 0;
+  std::int64_t tokens = 0;
+};
+
 class SequenceTable;
 
 // What one rank computes in one step. The sums are kept by the scheduler, so that a cost model need not walk
@@ -91,6 +100,10 @@ struct Batch {
   // others attend to for it in this step; what it has attended to for others since its last step began; what
   // goes to others while the step computes.
   std::span<const LentContext> borrowed, served, moved;
+  // Of such instances, and only where the backend asks (Backend::wants_sequences): where the cached tokens of
+  // the group's sequences lie once the step has written its own, but for what goes to others (`leaving`, by
+  // the instance that gets it) beside it. `prefill` and `decode` are then filled too.
+  std::span<const CachedPart> held, leaving;
   // Requests and KV blocks of the parts' slots, as they are when the step starts; null outside the serving
   // loop.
   const SequenceTable* sequences = nullptr;
@@ -188,6 +201,13 @@ class Backend {
     throw std::logic_error("this backend has no KV tiers");
   }
   virtual bool worth_loading(const TierLoad& load) { return (void)load, true; }
+  // Of instances whose attention reaches over several caches: tokens of these sequences move between them,
+  // and lie like this afterwards; nothing runs meanwhile. What that takes; `predicted`: by the links.
+  virtual Picoseconds rearrange(std::span<const CachedPart> held, Picoseconds now, Picoseconds predicted) {
+    return (void)held, (void)now, predicted;
+  }
+  // Their request's cache is given up.
+  virtual void release(RequestId request) { (void)request; }
   // Asked after run() where the engine speculates: what each sequence of a rank that gets tokens in the step
   // gets. A backend that doesn't answer accepts nothing and drafts nothing.
   virtual void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) {

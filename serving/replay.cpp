@@ -113,6 +113,17 @@ bool ReplayBackend::worth_loading(const TierLoad& load) {
   return false;
 }
 
+// The next steps of all engines wait for it.
+Picoseconds ReplayBackend::rearrange(std::span<const CachedPart>, Picoseconds now, Picoseconds predicted) {
+  Picoseconds next = -1;
+  for (std::size_t e = 0; e < events_.size(); ++e) {
+    if (next_[e] >= events_[e].size()) continue;
+    const Picoseconds start = recording_.steps[events_[e][next_[e]]].start;
+    if (next < 0 || start < next) next = start;
+  }
+  return next < 0 ? predicted : std::max<Picoseconds>(0, next - now);
+}
+
 void ReplayBackend::verify(const Step& step, std::size_t, std::span<Verification> sequences) {
   const auto same = [](const Verification& a, const Verification& b) {
     return a.request == b.request && a.tokens == b.tokens && a.drafted == b.drafted;

@@ -353,7 +353,7 @@ void check_transfers(const ServeOptions& options, std::size_t prefill) {
       prefill > 0, "router",
       "mooncake chooses a prefill and a decode engine for each request; give both, or use another router");
   require(options.estimates != nullptr, "router",
-          "mooncake decides by predicted times, which only `simulate` has; use another router");
+          "mooncake decides by predicted times, which are missing; use another router");
   const ConductorConfig& c = options.conductor;
   require(c.balancing_threshold >= 1, "kvcache_balancing_threshold", "must be at least 1");
   require(!c.decode_time || *c.decode_time > 0, "decode_time_s", "must be above 0");

@@ -116,6 +116,7 @@ class ReplayBackend : public Backend {
   Picoseconds transfer(const KvTransfer& transfer) override;
   Picoseconds move_blocks(const TierMove& move) override;
   bool worth_loading(const TierLoad& load) override;
+  Picoseconds rearrange(std::span<const CachedPart> held, Picoseconds now, Picoseconds predicted) override;
   void verify(const Step& step, std::size_t rank, std::span<Verification> sequences) override;
 
  private:

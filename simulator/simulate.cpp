@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "serving/transfers.h"
 #include "simulator/closed_forms.h"
@@ -248,10 +249,26 @@ std::vector<PoolShare> pool_shares(const Deployment& d, const Simulation& s) {
   return shares;
 }
 
+namespace {
+
+// What policies predict by.
+void profile(const Deployment& d, std::span<const CostModel> costs, ServeOptions& o) {
+  if (d.scheduler.policy == SchedulerPolicy::kLoongserve)
+    profile_elastic(d, costs.front(), o.engines.front().scheduler.loongserve);
+  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
+    profile_lending(d, costs.front(), o.engines.front().scheduler.lending);
+}
+
+}  // namespace
+
 Simulation serve_with(Backend& backend, Workload& workload, const Deployment& d,
                       const SimulateOptions& options) {
   Simulation s;
-  s.served = serve(workload, backend, serve_options(d, options));
+  std::optional<PriceEstimates> estimates;
+  if (!options.costs.empty()) estimates.emplace(d, options.costs);
+  ServeOptions o = serve_options(d, options, estimates ? &*estimates : nullptr);
+  if (estimates) profile(d, options.costs, o);
+  s.served = serve(workload, backend, o);
   s.basis.share[static_cast<std::size_t>(Basis::kMeasured)] = 1;
   s.workload = workload.describe();
   conclude(s, d);
@@ -273,10 +290,7 @@ PricedRun run_priced(const Deployment& d, std::span<const CostModel> costs, cons
   PredictedBackend backend(d, costs, scale);
   PriceEstimates estimates(d, costs);  // a conductor doesn't know how wrong its prices are
   ServeOptions o = serve_options(d, options, &estimates);
-  if (d.scheduler.policy == SchedulerPolicy::kLoongserve)
-    profile_elastic(d, costs.front(), o.engines.front().scheduler.loongserve);
-  if (d.scheduler.policy == SchedulerPolicy::kInfiniteLlm)
-    profile_lending(d, costs.front(), o.engines.front().scheduler.lending);
+  profile(d, costs, o);
   PricedRun r;
   r.served = serve(*requests, backend, o);
   r.basis = backend.basis();

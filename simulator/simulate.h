@@ -33,6 +33,9 @@ struct SimulateOptions {
   TimelineWriter* timeline = nullptr;
   std::function<void(double)> progress;
   const std::atomic<bool>* stop = nullptr;
+  // serve_with() alone: prices, for those that decide by predicted times (LoongServe, Infinite-LLM, router
+  // "mooncake").
+  std::span<const CostModel> costs = {};
 };
 
 struct Simulation {

@@ -13,7 +13,7 @@
 namespace foretoken::cuda {
 namespace {
 
-constexpr unsigned kCombineWarps = 4;
+constexpr unsigned kCombineWarps = 4, kMergeThreads = 128;
 static_assert(kCombineDims == 4 * kWarp);  // 4 a lane
 
 // Of block (x, y, z): an item, rows of it, 128 of their dims. Which item: number x of all, where there are no
@@ -91,11 +91,36 @@ __global__ void __launch_bounds__(32 * kCombineWarps)
         all.x += x.x, all.y += x.y, all.z += x.z, all.w += x.w;
       }
       const Destination to = destination(p, item, row, top, sum);
+      if (blockIdx.z == 0 && lane() == 0) store_lse(p, item, row, top, sum);
       store_out(to.row, dim, p.v_count, to.vectors,
                 make_float4(all.x * to.factor, all.y * to.factor, all.z * to.factor, all.w * to.factor));
     }
     sync_threads();
   }
+}
+
+// Of block (x, y, z): row x of sequence y and query head z, whose result over some keys takes in that over
+// others. Bound by memory: each number is read and written once.
+__global__ void __launch_bounds__(kMergeThreads)
+    merge_attention_parts(const SequenceRows* sequences, const int v_dim, const float* part,
+                          const std::int64_t part_stride, const float* part_lse, float* out,
+                          const std::int64_t out_stride, float* lse) {
+  grid_dependency_wait();
+  grid_dependency_launch();
+  const SequenceRows& s = sequences[blockIdx.y];
+  if (static_cast<std::int64_t>(blockIdx.x) >= s.new_tokens) return;
+  const std::int64_t row = s.first_row + blockIdx.x, at = row * gridDim.z + blockIdx.z,
+                     head = static_cast<std::int64_t>(blockIdx.z) * v_dim;
+  const float own = lse[at] * kLog2E, other = part_lse[at] * kLog2E, top = fmaxf(own, other);
+  if (other < kNothing) return;
+  const float of_own = own < kNothing ? 0 : fast_exp2(own - top), of_other = fast_exp2(other - top),
+              all = of_own + of_other;
+  for (auto i = static_cast<int>(thread()); i < v_dim; i += static_cast<int>(threads())) {
+    float& to = out[row * out_stride + head + i];
+    to = ((of_own > 0 ? of_own * to : 0) + of_other * part[row * part_stride + head + i]) / all;
+  }
+  sync_threads();
+  if (thread() == 0) lse[at] = (top + fast_log2(all)) / kLog2E;
 }
 
 bool multiple(const void* address, std::size_t of) {
@@ -189,7 +214,7 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   if (args.softcap != 0) p.cap = args.softcap * kLog2E, p.by = 2 * kLog2E * args.scale / args.softcap;
   p.window = static_cast<int>(std::min<std::int64_t>(args.window, std::numeric_limits<int>::max() / 2));
   p.chunked = args.chunked;
-  p.sinks = args.sinks;
+  p.sinks = args.sinks, p.lse = args.lse;
 
   // Values that are wider than a block sums are computed in turns.
   const std::int64_t most = plan.variant.kernel == AttentionKernel::kGeneral ? kGeneralMostV : args.v_dim;
@@ -213,6 +238,21 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
               .name = "combine_attention"},
              stream(), p, static_cast<int>(plan.blocks), combine.by_item, static_cast<int>(combine.rows));
   }
+}
+
+void CudaKernels::merge_attention(const AttentionArgs& args, const Sequences& sequences, const float* part,
+                                  std::int64_t part_stride, const float* part_lse, float* out,
+                                  std::int64_t out_stride) const {
+  std::int64_t most = 0;
+  for (const SequenceRows& s : sequences.host) most = std::max(most, s.new_tokens);
+  if (most == 0) return;
+  launch(merge_attention_parts,
+         {.grid = dim3(static_cast<unsigned>(most), static_cast<unsigned>(sequences.size()),
+                       static_cast<unsigned>(args.heads)),
+          .block = dim3(kMergeThreads),
+          .name = "merge_attention"},
+         stream(), sequences.own, static_cast<int>(args.v_dim), part, part_stride, part_lse, out, out_stride,
+         args.lse);
 }
 
 }  // namespace foretoken::cuda

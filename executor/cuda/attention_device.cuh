@@ -36,6 +36,7 @@ struct AttentionParams {
   int window = 0;  // 0: all
   bool chunked = false;
   const float* sinks = nullptr;
+  float* lse = nullptr;  // AttentionArgs'
   // Of items that are cut: of block b the parts 2b (what began in an earlier block) and 2b + 1 (what goes on
   // in a later one), each of `rows` rows: sums[part][row][v_pad], and the largest exponent and the sum of the
   // weights at [part][row].
@@ -388,9 +389,20 @@ FORETOKEN_DEVICE Destination destination(const AttentionParams& p, const Item& i
   if (!item.cut()) return {out + p.v_first, normaliser(p, item, row, top, sum), p.out_vectors};
   return {p.sums + (static_cast<std::int64_t>(item.part()) * p.rows + row) * p.v_pad, 1, true};
 }
-// Once a row that is cut: what the sum of its parts needs besides.
+// Where it is wanted, of a row whose keys were all seen.
+FORETOKEN_DEVICE void store_lse(const AttentionParams& p, const Item& item, int row, float top, float sum) {
+  const int packed = item.tile * p.rows + row;
+  if (p.lse == nullptr || packed >= item.rows) return;
+  const int token = p.by_group.quotient(packed), head = item.head * p.group + packed - token * p.group;
+  add_sink(p, head, top, sum);
+  p.lse[(item.first_row + token) * (p.heads * p.group) + head] = (top + fast_log2(sum)) / kLog2E;
+}
+// Once a row: what the sum of its parts needs besides where it is cut, else its part of the softmax.
 FORETOKEN_DEVICE void store_top(const AttentionParams& p, const Item& item, int row, float top, float sum) {
-  if (item.cut()) p.tops[static_cast<std::int64_t>(item.part()) * p.rows + row] = make_float2(top, sum);
+  if (item.cut())
+    p.tops[static_cast<std::int64_t>(item.part()) * p.rows + row] = make_float2(top, sum);
+  else
+    store_lse(p, item, row, top, sum);
 }
 
 // ---- Which compiled kernel a variant is

@@ -80,6 +80,9 @@ class CudaKernels final : public Kernels {
   void run_experts(const Experts& experts, const ActivationArgs& activation, const float* x,
                    const std::int32_t* chosen, std::int64_t rows, std::int64_t top_k, const ExpertRows& to,
                    std::byte* scratch, Threads& threads) const override;
+  void merge_attention(const AttentionArgs& args, const Sequences& sequences, const float* part,
+                       std::int64_t part_stride, const float* part_lse, float* out,
+                       std::int64_t out_stride) const override;
   void combine_rows(const float* x, std::int64_t width, const std::int32_t* place, const float* weights,
                     std::int64_t rows, std::int64_t top_k, bool accumulate, float* out) const override;
   void place_rows(const float* x, std::int64_t width, const std::int32_t* place, std::int64_t pairs,

@@ -117,6 +117,7 @@ std::int64_t Pool::pause(std::vector<Group>& groups) {
   ++item.pauses;
   ++paused_;
   queue_.push_front(last);
+  given_up_.push_back(item.request.id);
   return lost;
 }
 

@@ -77,8 +77,9 @@ class Pool {
   std::int64_t repeats(const Group& group) const;
   void decoded(Group& group, std::int64_t steps);
   // The request that came last gives its cache up and waits at the queue's head.
-  std::int64_t pause(std::vector<Group>& groups);  // tokens that are lost
-  void finish(Group& group, std::int32_t slot);    // leaves the group and its memory
+  std::int64_t pause(std::vector<Group>& groups);                                // tokens that are lost
+  std::vector<RequestId> take_paused() { return std::exchange(given_up_, {}); }  // since it was last called
+  void finish(Group& group, std::int32_t slot);  // leaves the group and its memory
   // Instances that hold nothing of the group leave it; returned.
   std::vector<std::int32_t> scale_down(Group& group) const;
   void merge(Group& into, const Group& from) const;
@@ -109,6 +110,7 @@ class Pool {
   std::deque<std::int32_t> queue_;
   std::int64_t paused_ = 0;  // in the queue
   std::int64_t lost_ = 0;
+  std::vector<RequestId> given_up_;
   std::int64_t ended_ = 1, ended_output_ = 512;  // LoongServe begins with a guess
   std::int64_t out_of_order_ = 0;                // dispatches in a row
 };

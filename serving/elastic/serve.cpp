@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "serving/elastic/lane.h"
 #include "serving/elastic/pool.h"
+#include "serving/elastic/step_lists.h"
 #include "serving/run_totals.h"
 #include "serving/serve_checks.h"
 
@@ -87,7 +88,7 @@ class Loop {
         note_session();
         continue;
       }
-      pool_.add(request, now_);
+      lists_.added(pool_.add(request, now_), request, now_);
       ++live_;
       any = queue_grew_ = true;
       if (options_.abort_backlog > 0 && pool_.waiting() > options_.abort_backlog * pool_.instances()) {
@@ -209,6 +210,8 @@ class Loop {
       const Request request = pool_[slot].request;
       pool_.finish(group, slot);
       pool_.remove(slot);
+      lists_.removed(slot);
+      backend_.release(request.id);
       --live_;
       ++completed_;
       ++result_.engines[static_cast<std::size_t>(engine)].requests;
@@ -284,7 +287,7 @@ class Loop {
     Allocation a = pool_.allocate(started, std::move(lanes_.front().groups));
     result_.discarded_tokens += pool_.take_lost();
     preempted_ = std::move(a.preempted);
-    macro_start_ = now_ + a.moved * config_.loongserve.move_per_token;
+    macro_start_ = now_ + move(a);
     macro_ms_ = a.prefill_ms;
     awaited_ = static_cast<std::int64_t>(a.prefills.size());
     note_usage();
@@ -301,6 +304,18 @@ class Loop {
       else
         prefill(lanes_[i], macro_start_);
     }
+  }
+
+  // Of the caches that make room for the prompts.
+  Picoseconds move(const Allocation& a) {
+    if (a.moved == 0) return 0;
+    tell_paused();
+    return backend_.rearrange(lists_.held(a.decodes, preempted_), now_,
+                              a.moved * config_.loongserve.move_per_token);
+  }
+
+  void tell_paused() {
+    for (const RequestId request : pool_.take_paused()) backend_.release(request);
   }
 
   // In a macro iteration, a lane whose step has ended. True: it took requests from the queue.
@@ -380,8 +395,10 @@ class Loop {
     lane.instances.clear();
     parts_.clear();
     std::vector<std::size_t> first_part;
+    lists_.begin();
     for (std::size_t g = 0; g < lane.groups.size(); ++g) {
       const Group& group = lane.groups[g];
+      lists_.add_prompts(group);
       const auto k = static_cast<std::int32_t>(group.instances.size());
       for (std::int32_t r = 0; r < k; ++r) {
         Batch batch;
@@ -402,11 +419,13 @@ class Loop {
     first_part.push_back(parts_.size());
     for (std::size_t b = 0; b < batches_.size(); ++b)
       batches_[b].prefill = std::span(parts_).subspan(first_part[b], first_part[b + 1] - first_part[b]);
+    lists_.attach(lane.groups, batches_);
     launch(lane, start, 1);
   }
 
   void decode(Lane& lane, Picoseconds start) {
     batches_.clear();
+    lists_.begin();
     lane.instances.clear();
     std::int64_t hold = options_.use_spans ? std::numeric_limits<std::int64_t>::max() : 1;
     if (!macro_ && pool_.waiting() > 0)
@@ -416,6 +435,7 @@ class Loop {
       if (hold > 1) hold = std::min(hold, pool_.repeats(group));
       for (const std::int32_t slot : group.slots)
         hold = std::min<std::int64_t>(hold, pool_[slot].most_output - pool_[slot].output);
+      lists_.add_decodes(group);
       for (const std::int32_t instance : group.instances) {
         Batch batch;
         batch.group = static_cast<std::int32_t>(g);
@@ -438,10 +458,12 @@ class Loop {
         lane.instances.push_back(instance);
       }
     }
+    lists_.attach(lane.groups, batches_);
     launch(lane, start, hold);
   }
 
   void launch(Lane& lane, Picoseconds start, std::int64_t hold) {
+    tell_paused();
     TimelineWriter::StepEvent& e = lane.event = {};
     e.engine = *std::min_element(lane.instances.begin(), lane.instances.end());
     e.start = start;
@@ -519,6 +541,7 @@ class Loop {
   const SchedulerConfig& config_;
   MetricsCollector metrics_;
   Pool pool_;
+  elastic::StepLists lists_{pool_, backend_.wants_sequences()};
   std::vector<Lane> lanes_;       // outside a macro iteration the first alone
   std::vector<Group> preempted_;  // in a macro iteration
   bool macro_ = false, queue_grew_ = false;
@@ -555,11 +578,9 @@ ServeResult serve_elastic(Workload& workload, Backend& backend, const ServeOptio
           "LoongServe's instances are one pool with one queue; leave it out");
   require(engine.scheduler.caches_tokens && backend.windows().size() == 1, "model",
           "LoongServe is modelled for models whose layers all attend to everything");
-  require(!backend.wants_sequences(), "behavior",
-          "loongserve can't be executed: attention over several instances' caches is priced alone");
   const LoongserveConfig& l = engine.scheduler.loongserve;
   require(l.prefill_model.size() >= static_cast<std::size_t>(options.replicas), "behavior",
-          "loongserve decides by predicted prefill times, which only `simulate` has");
+          "loongserve decides by predicted prefill times, which are missing");
   require(l.max_wait_tokens >= 0, "max_wait_tokens", "must be at least 0");
   require(l.min_comp_bound_decoding_batch_size >= 1, "min_comp_bound_decoding_batch_size",
           "must be at least 1");

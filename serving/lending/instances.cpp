@@ -46,7 +46,7 @@ std::optional<std::string> Instances::refuses(const Request& request) const {
   return std::nullopt;
 }
 
-void Instances::enqueue(std::int32_t instance, const Request& request, Picoseconds now) {
+std::int32_t Instances::enqueue(std::int32_t instance, const Request& request, Picoseconds now) {
   auto slot = static_cast<std::int32_t>(items_.size());
   if (free_slots_.empty()) {
     items_.emplace_back();
@@ -61,6 +61,7 @@ void Instances::enqueue(std::int32_t instance, const Request& request, Picosecon
       std::min<std::int64_t>(request.output_len, config_.max_model_len - request.input_len));
   item.blocks.resize(instances_.size());
   at(instance).waiting.push_back(slot);
+  return slot;
 }
 
 std::int64_t Instances::lendable(std::int32_t i) const {
@@ -159,7 +160,7 @@ void Instances::release(std::int32_t i, Item& item) {
   }
 }
 
-std::int64_t Instances::preempt_last(std::int32_t i) {
+void Instances::preempt_last(std::int32_t i, Decision& d) {
   Instance& me = at(i);
   const std::int32_t slot = me.running.back();
   Item& item = (*this)[slot];
@@ -168,7 +169,8 @@ std::int64_t Instances::preempt_last(std::int32_t i) {
   ++item.preemptions;
   me.running.pop_back();
   me.waiting.push_front(slot);
-  return item.tokens() - 1;
+  d.discarded += item.tokens() - 1;
+  d.preempted.push_back(item.request.id);
 }
 
 bool Instances::decide(std::int32_t i, Decision& d) {
@@ -202,7 +204,7 @@ void Instances::take_decodes(std::int32_t i, Decision& d) {
     bool grown = false;
     while (!(grown = grow(i, me.running[r], d))) {
       const bool itself = r + 1 == me.running.size();
-      d.discarded += preempt_last(i);
+      preempt_last(i, d);
       if (itself) break;
     }
     if (!grown) break;
@@ -236,6 +238,7 @@ void Instances::carry_out(std::int32_t i, Decision& d) {
     }
     lend(i, order.creditor, order.slot, n, d);
     me.moving.push_back({order.slot, order.creditor, n});
+    d.leaving.push_back(me.moving.back());
     order.blocks -= n;
     quota -= n;
   }

@@ -39,6 +39,8 @@ struct Decision {
   std::int64_t context = 0;                  // decoding: tokens attended here
   std::vector<LentContext> borrowed, moved;  // by creditor
   std::int64_t discarded = 0;                // tokens of preempted sequences
+  std::vector<RequestId> preempted;
+  std::vector<Order> leaving;  // of `moved`, what is still here while the step computes
 };
 
 class Instances {
@@ -49,7 +51,7 @@ class Instances {
   Item& operator[](std::int32_t slot) { return items_[static_cast<std::size_t>(slot)]; }
   // Why the request can never be served; nullopt: it can.
   std::optional<std::string> refuses(const Request& request) const;
-  void enqueue(std::int32_t instance, const Request& request, Picoseconds now);
+  std::int32_t enqueue(std::int32_t instance, const Request& request, Picoseconds now);  // its slot
 
   // Vllm V0's rule: prompts first and whole, else everybody who runs decodes. False: there is nothing to do.
   bool decide(std::int32_t instance, Decision& decision);
@@ -95,7 +97,7 @@ class Instances {
   bool grow(std::int32_t i, std::int32_t slot, Decision& d);
   bool make_room(std::int32_t i, std::int32_t growing, Decision& d);
   void lend(std::int32_t debtor, std::int32_t creditor, std::int32_t slot, std::int64_t blocks, Decision& d);
-  std::int64_t preempt_last(std::int32_t i);
+  void preempt_last(std::int32_t i, Decision& d);
   void release(std::int32_t i, Item& item);
   void carry_out(std::int32_t i, Decision& d);
 

@@ -12,6 +12,7 @@
 #include "serving/engine.h"
 #include "serving/lending/instances.h"
 #include "serving/run_totals.h"
+#include "serving/sequence.h"
 #include "serving/serve_checks.h"
 
 namespace foretoken {
@@ -112,7 +113,7 @@ class Loop : private ReplicaView {
       }
       const std::int32_t i = router_.pick(request, workload_.content(request), *this);
       router_.sent(i, request);
-      instances_.enqueue(i, request, now_);
+      note_added(instances_.enqueue(i, request, now_), request);
       ++live_;
       if (options_.abort_backlog > 0 && waiting() > options_.abort_backlog * instances_.count()) {
         result_.aborted = true;
@@ -121,6 +122,40 @@ class Loop : private ReplicaView {
                         instances_.count(), completed_);
       }
     }
+  }
+
+  // The same slots for a backend that looks at sequences.
+  void note_added(std::int32_t slot, const Request& request) {
+    if (!lists_) return;
+    if (table_.add(request, now_) != slot)
+      throw std::logic_error("slots of instances that lend are not their table's");
+    table_[slot].end_tokens = request.input_len + instances_[slot].most_output;
+  }
+
+  // Whose tokens the step computes, and where their caches lie meanwhile: what others hold is the oldest.
+  void list_sequences(std::int32_t i, const Decision& d, Batch& batch) {
+    decodes_.clear(), held_.clear(), leaving_.clear();
+    const std::int64_t block = config_.block_size;
+    for (const std::int32_t slot : d.slots) {
+      const Item& item = instances_[slot];
+      const RequestId id = item.request.id;
+      std::int64_t here = item.tokens();
+      if (!d.prefills) decodes_.push_back({slot, id, static_cast<std::int32_t>(here)});
+      for (std::int32_t c = 0; c < instances_.count(); ++c) {
+        if (c == i) continue;
+        std::int64_t blocks = item.blocks[static_cast<std::size_t>(c)];
+        for (const lending::Order& o : d.leaving)
+          if (o.slot == slot && o.creditor == c) {
+            blocks -= o.blocks;
+            leaving_.push_back({slot, id, c, o.blocks * block});
+          }
+        if (blocks > 0) held_.push_back({slot, id, c, blocks * block});
+        here -= blocks * block;
+      }
+      held_.push_back({slot, id, i, here});
+    }
+    batch.decode = decodes_, batch.held = held_, batch.leaving = leaving_;
+    batch.sequences = &table_;
   }
 
   void launch_idle() {
@@ -145,6 +180,7 @@ class Loop : private ReplicaView {
     const bool decided = instances_.decide(i, u.decision);
     const Decision& d = u.decision;
     result_.discarded_tokens += d.discarded;
+    for (const RequestId request : d.preempted) backend_.release(request);
     note_usage();
     if (!decided) return false;
     Batch batch;
@@ -174,6 +210,7 @@ class Loop : private ReplicaView {
     e.running = static_cast<std::int32_t>(instances_.running(i));
     e.waiting = static_cast<std::int32_t>(instances_.waiting(i));
     e.kv_usage = usage(i);
+    if (lists_) list_sequences(i, d, batch);
     e.first = backend_.run({i, now_, {&batch, 1}}).tokens_out;
     if (e.first < 0) throw std::logic_error("a step of negative duration");
     e.time = {e.first, e.first};
@@ -215,6 +252,8 @@ class Loop : private ReplicaView {
       record(item, i);
       const Request request = item.request;
       instances_.finish(i, slot);
+      if (lists_) table_.remove(slot);
+      backend_.release(request.id);
       router_.left(i, request);
       --live_;
       ++completed_;
@@ -282,6 +321,11 @@ class Loop : private ReplicaView {
   Router router_;
   std::vector<UnderWay> under_way_;
   std::vector<PrefillPart> parts_;
+  // Of the step at hand, for a backend that looks at sequences.
+  const bool lists_ = backend_.wants_sequences();
+  SequenceTable table_;
+  std::vector<DecodePart> decodes_;
+  std::vector<CachedPart> held_, leaving_;
   Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t live_ = 0, completed_ = 0, steps_ = 0;
   Integer128 running_time_ = 0, waiting_time_ = 0, busy_ = 0;
@@ -309,13 +353,11 @@ ServeResult serve_lending(Workload& workload, Backend& backend, const ServeOptio
           "least_outstanding");
   require(engine.scheduler.caches_tokens && backend.windows().size() == 1, "model",
           "Infinite-LLM is modelled for models whose layers all attend to everything");
-  require(!backend.wants_sequences(), "behavior",
-          "infinite-llm can't be executed: attention over several instances' caches is priced alone");
   require(engine.scheduler.max_num_batched_tokens >= engine.scheduler.max_model_len, "max_num_batched_tokens",
           "is below max_model_len, and prompts are not split; raise it");
   const LendingConfig& l = engine.scheduler.lending;
   require(l.lend_limit == 0 || !l.step_ms.empty(), "behavior",
-          "infinite-llm decides by predicted steps, which only `simulate` has");
+          "infinite-llm decides by predicted steps, which are missing");
   require(l.heartbeat > 0, "heartbeat_ms", "must be above 0");
   require(l.debtor_batch >= 0, "debtor_batch_size", "must be at least 0");
   require(l.creditor_usage >= 0 && l.creditor_usage <= 1, "creditor_usage", "must be from 0 to 1");

@@ -41,6 +41,11 @@ class VllmV0Scheduler final : public BlockScheduler {
     if (config_.draft_tokens == 0) take_decode(slot);
   }
 
+  // Sequences of the step so far; those that may draft are taken last.
+  std::int64_t chosen() const {
+    return batch_.sequences() + (config_.draft_tokens > 0 ? std::ssize(decodes_) : 0);
+  }
+
   void decide_whole(Picoseconds now) {
     std::int64_t budget = config_.max_num_batched_tokens;
     // Whoever was swapped goes before all that wait.
@@ -172,7 +177,7 @@ class VllmV0Scheduler final : public BlockScheduler {
     const auto lost = static_cast<std::ptrdiff_t>(waiting_.size() - waited);
     again_.assign(waiting_.begin(), waiting_.begin() + lost);
     waiting_.erase(waiting_.begin(), waiting_.begin() + lost);
-    while (!waiting_.empty() && budget > 0 && batch_.sequences() < config_.max_num_seqs) {
+    while (!waiting_.empty() && budget > 0 && chosen() < config_.max_num_seqs) {
       Sequence& s = sequences_[waiting_.front()];
       if (!has_blocks(s)) break;
       const std::int64_t n = chunk(s.num_tokens - look_up(s), budget);

@@ -74,8 +74,11 @@ class Batch {
     for (const auto& s : rows_) longest = std::max(longest, s.cached + s.new_tokens);
     Memory scratch(reference_kernels().attention_scratch(shape_.args, layer(), rows_in_all_, longest, 1));
     Threads threads;
-    reference_kernels().attention(shape_.args, layer(), std::span<const SequenceRows>(rows_), q_.data(),
-                                  q_stride_, out.data(), out_stride_, scratch.data(), threads);
+    AttentionArgs args = shape_.args;
+    expected_lse_.assign(static_cast<std::size_t>(rows_in_all_ * args.heads), kPoison);
+    args.lse = expected_lse_.data();
+    reference_kernels().attention(args, layer(), std::span<const SequenceRows>(rows_), q_.data(), q_stride_,
+                                  out.data(), out_stride_, scratch.data(), threads);
     return out;
   }
 
@@ -101,15 +104,27 @@ class Batch {
     const OnDevice<float> out(static_cast<std::size_t>((rows_in_all_ + 2) * out_stride_), kPoison);
     std::int64_t longest = 0, new_rows = 0;
     for (const auto& s : rows) longest = std::max(longest, s.cached + s.new_tokens), new_rows += s.new_tokens;
+    const OnDevice<float> lse(static_cast<std::size_t>(rows_in_all_ * args.heads), kPoison);
+    args.lse = lse.data();
     const std::size_t bytes = kernels.attention_scratch(args, cache, new_rows, longest, 1);
     const OnDevice<std::byte> scratch(bytes, std::byte{0xff});
     Threads threads;
     kernels.attention(args, cache, {rows, own.data()}, q.data(), q_stride_, out.data(), out_stride_,
                       scratch.data(), threads);
+    lse_ = lse.back();
     return out.back();
   }
 
   const std::vector<SequenceRows>& rows() const { return rows_; }
+  // Logarithms of the sums of the last got(), and those of expected().
+  void compare_sums(double most) const {
+    const auto heads = static_cast<std::size_t>(shape_.args.heads);
+    for (const SequenceRows& s : rows_)
+      for (std::size_t i = 0; i < static_cast<std::size_t>(s.new_tokens) * heads; ++i) {
+        const std::size_t at = static_cast<std::size_t>(s.first_row) * heads + i;
+        ASSERT_NEAR(lse_.at(at), expected_lse_.at(at), most);
+      }
+  }
   std::int64_t out_stride() const { return out_stride_; }
   CacheLayer layer() const {
     auto* keys = const_cast<std::byte*>(keys_.data());
@@ -157,7 +172,8 @@ class Batch {
 
   Shape shape_;
   std::vector<std::byte> keys_, values_;
-  Floats key_scales_, value_scales_, q_, sinks_;
+  Floats key_scales_, value_scales_, q_, sinks_, expected_lse_;
+  mutable Floats lse_;
   std::vector<SequenceRows> rows_;
   std::vector<std::vector<std::int32_t>> blocks_, branches_;
   std::int64_t rows_in_all_ = 0, q_stride_ = 0, out_stride_ = 0;
@@ -178,6 +194,7 @@ void expect_alike(const Batch& batch, const Shape& shape, const Floats& got, con
       }
   const bool exact = shape.storage == Storage::kF32 || shape.storage == Storage::kF16;
   EXPECT_LT(distance(mine, theirs), exact ? 5e-6 : 2.5e-3) << what;
+  batch.compare_sums(exact ? 2e-5 : 1e-2);
   for (std::size_t i = 0; i < got.size(); ++i)
     if (!written[i]) {
       ASSERT_TRUE(std::isnan(got[i])) << what << ": written beside its rows at " << i;
@@ -207,6 +224,30 @@ TEST(CudaAttention, DecodesEveryHeadSize) {
   for (const auto& [qk, v] : dims)
     for (const auto storage : {Storage::kF32, Storage::kBf16, Storage::kInt8})
       check({args_of(4, qk, v), 2, storage, 16, false}, {{132, 1}, {0, 1}, {36, 1}});
+}
+
+// Results over two parts of the keys become those over both; some parts hold none.
+TEST(CudaAttention, PartsMerge) {
+  const std::int64_t heads = 5, v = 72, rows = 9, width = heads * v;
+  AttentionArgs args = args_of(heads, 64, v);
+  const Floats part = normal(rows * (width + 3), 1);
+  Floats out = normal(rows * width, 2), lse = normal(rows * heads, 3), part_lse = normal(rows * heads, 4);
+  const float none = -std::numeric_limits<float>::infinity();
+  part_lse[7] = part_lse[12] = none;
+  lse[20] = none;
+  std::fill_n(out.begin() + 20 * v, v, kPoison);
+  const std::vector<SequenceRows> sequences{{1, 3, 0, nullptr}, {4, 1, 5, nullptr}, {6, 2, 0, nullptr}};
+  const OnDevice<float> own(out), own_lse(lse), other(part), other_lse(part_lse);
+  const OnDevice<SequenceRows> on_device(sequences);
+  args.lse = own_lse.data();
+  cuda_set().merge_attention(args, {sequences, on_device.data()}, other.data(), width + 3, other_lse.data(),
+                             own.data(), width);
+  args.lse = lse.data();
+  reference_kernels().merge_attention(args, std::span<const SequenceRows>(sequences), part.data(), width + 3,
+                                      part_lse.data(), out.data(), width);
+  EXPECT_LT(distance(own.back(), out), 1e-6);
+  const Floats got = own_lse.back();
+  for (std::size_t i = 0; i < lse.size(); ++i) EXPECT_NEAR(got[i], lse[i], 1e-6) << i;
 }
 
 TEST(CudaAttention, PromptsOfEveryHeadSize) {

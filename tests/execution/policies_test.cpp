@@ -145,5 +145,78 @@ TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   }
 }
 
+// Each system's own prefix cache, and host memory under SGLang's.
+TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
+  const auto shared = [](const Json& engine) {
+    Json json = scenario(engine);
+    json["workload"]["shared_prefix"] = {{"groups", 3}, {"users_per_group", 4}, {"prefix_len", 48}};
+    json["workload"]["input_len"] = {{"value", 70}};
+    return json;
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(shared(Json::object()), served, plain);
+  const Json chunks{{"max_num_batched_tokens", 32}, {"num_gpu_blocks_override", 40}};
+  const auto of = [&](const char* behavior, const Json& more) {
+    Json engine{{"behavior", behavior}};
+    engine.update(chunks);
+    engine.update(more);
+    return engine;
+  };
+  const Json caching{{"enable_prefix_caching", true}},
+      tokens{{"block_size", 1}, {"num_gpu_blocks_override", 640}};
+  Json lmdeploy = caching;
+  lmdeploy["enforce_eager"] = true;
+  Json hicache{{"block_size", 16},
+               {"page_size", 16},
+               {"num_gpu_blocks_override", 18},
+               {"enable_hierarchical_cache", true},
+               {"hicache_size", 0.001}};
+  Json write_back = hicache;
+  write_back["hicache_write_policy"] = "write_back";
+  for (const Json& engine :
+       {of("foretoken", caching), of("vllm-0.7", lmdeploy), of("tgi-3", tokens), of("lightllm-1.0", tokens),
+        of("lmdeploy-turbomind", caching), of("lmdeploy-pytorch", lmdeploy), of("trtllm-1.0", caching),
+        of("sglang-0.5", tokens), of("sglang-0.5", hicache), of("sglang-0.5", write_back)}) {
+    SCOPED_TRACE(engine.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(shared(engine), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_GT(served.reused_tokens, 0);
+    if (engine.contains("hicache_size")) {
+      ASSERT_EQ(served.kv_tiers.size(), 1u);
+      EXPECT_GT(served.kv_tiers[0].written, 0);
+    }
+    expect_the_same_schedule(served, recording, shared(engine));
+  }
+}
+
+// Who is served first, and who gives way.
+TEST(Policies, PrioritiesChangeNoToken) {
+  const auto classes = [](const Json& engine) {
+    Json json = scenario(engine);
+    json["workload"]["priority_classes"] =
+        Json::parse(R"([{"priority": 0, "share": 0.5}, {"priority": 1, "share": 0.5}])");
+    return json;
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(scenario(Json::object()), served, plain);
+  const Json tight{{"num_gpu_blocks_override", 20}, {"scheduling_policy", "priority"}};
+  Json v0 = tight;
+  v0.update({{"behavior", "vllm-0.7"}, {"max_num_batched_tokens", 256}, {"enforce_eager", true}});
+  for (const Json& engine : {tight, v0,
+                             Json{{"behavior", "sglang-0.5"},
+                                  {"block_size", 16},
+                                  {"page_size", 16},
+                                  {"num_gpu_blocks_override", 20},
+                                  {"enable_priority_scheduling", true}}}) {
+    SCOPED_TRACE(engine.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(classes(engine), served, recording));
+    expect_the_same_schedule(served, recording, classes(engine));
+  }
+}
+
 }  // namespace
 }  // namespace foretoken

@@ -62,6 +62,26 @@ TEST(ExecutedPools, EnginesThatDoEitherWorkSayTheSame) {
   }
 }
 
+// A conductor that chooses both sides' engines by predicted times; replicas that start when they are needed.
+TEST(ExecutedPools, ConductorAndAutoscaledReplicasSayTheSame) {
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(scenario(Json::object()), served, plain);
+  Json conductor =
+      scenario(Json::parse(R"({"prefill": {"replicas": 2}, "decode": {"replicas": 2}, "router": "mooncake",
+    "kv_link": {"bandwidth": "5 GB/s", "latency_us": 0}})"));
+  conductor["engine"]["enable_prefix_caching"] = true;
+  Json autoscaled = scenario(Json::parse(R"({"replicas": 3, "autoscale": {"min_replicas": 1, "target": 2,
+    "interval_s": 0.001, "startup_s": 0.001, "scale_down_window_s": 0.01}})"));
+  autoscaled["hardware"]["count"] = 3;
+  for (const Json& json : {conductor, autoscaled}) {
+    SCOPED_TRACE(json["cluster"].dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(json, served, recording));
+    expect_the_same_schedule(served, recording, json);
+  }
+}
+
 TEST(ExecutedPools, RefusedByName) {
   const auto error = [](const Json& cluster, const Json& engine = Json::object()) {
     Json json = scenario(cluster);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "executor/executed_backend.h"
@@ -76,6 +77,15 @@ namespace test {
 const Kernels& tested_kernels();  // the set that a test program is about; each defines it
 }
 
+// The roofline's prices, for policies that decide by predicted times.
+inline std::optional<Priced> predictions(const Deployment& d) {
+  const SchedulerPolicy policy = d.scheduler.policy;
+  if (policy != SchedulerPolicy::kLoongserve && policy != SchedulerPolicy::kInfiniteLlm &&
+      d.scenario.cluster.router != "mooncake")
+    return std::nullopt;
+  return std::make_optional<Priced>(d);
+}
+
 // Serves the scenario on the executor; look(backend, result) sees both before the backend ends.
 template <class Look>
 void execute_scenario(const Json& json, ExecutorOptions options, Recording& recording, Look&& look) {
@@ -88,6 +98,8 @@ void execute_scenario(const Json& json, ExecutorOptions options, Recording& reco
   ExecutedBackend backend(d, *workload, scenario_model_text(s, resources), options);
   SimulateOptions o;
   o.use_spans = false, o.keep_records = true, o.timeline = &recording;
+  const std::optional<Priced> priced = predictions(d);
+  if (priced) o.costs = {&priced->cost, 1};
   const Simulation result = serve_with(backend, *workload, d, o);
   look(backend, result);
 }
@@ -112,6 +124,8 @@ inline void expect_the_same_schedule(const ServeResult& executed, const Recordin
   ReplayBackend replay(recording);
   SimulateOptions o;
   o.use_spans = false, o.keep_records = true;
+  const std::optional<Priced> priced = predictions(d);
+  if (priced) o.costs = {&priced->cost, 1};
   const ServeResult again = serve_with(replay, *workload, d, o).served;
   ASSERT_EQ(again.records.size(), executed.records.size());
   for (std::size_t i = 0; i < again.records.size(); ++i) {

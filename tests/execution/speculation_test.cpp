@@ -210,6 +210,32 @@ TEST(Speculation, LooksUpNgrams) {
   EXPECT_GT(tight.counts.accepted, 0);
 }
 
+// vLLM V0's draft model guesses in the step that verifies; with many requests it is left out.
+TEST(Speculation, ADraftModelUnderVllmV0) {
+  const Json longer{{"output_len", {{"value", 60}}}},
+      whole{{"behavior", "vllm-0.7"}, {"enforce_eager", true}, {"max_num_batched_tokens", 256}};
+  Json chunks = whole, tight = whole;
+  chunks.update({{"max_num_batched_tokens", 96}, {"enable_chunked_prefill", true}});
+  tight["num_gpu_blocks_override"] = 30;
+  for (const char* family : {"dense", "latent"}) {
+    const auto plain = execute(scenario(family, Json::object(), longer)).tokens;
+    for (const Json& engine : {whole, chunks, tight}) {
+      SCOPED_TRACE(family + engine.dump());
+      Json json = scenario(family, engine, longer);
+      const Executed same = execute(json, itself(family, 3));
+      EXPECT_EQ(plain, same.tokens);
+      EXPECT_EQ(same.counts.tokens_per_step(), 4) << "three and the target's own";
+      EXPECT_EQ(same.served.metrics.preemptions > 0, engine == tight);
+      json["engine"]["speculative_config"] = itself(family, 3, "int4_wo");
+      json["engine"]["speculative_config"]["disable_by_batch_size"] = 7;
+      const Executed rounded = execute(json);
+      EXPECT_EQ(plain, rounded.tokens);
+      EXPECT_GT(rounded.counts.accepted, 0);
+      expect_the_same_schedule(rounded.served, rounded.recording, json);
+    }
+  }
+}
+
 TEST(Speculation, RanksAndThreadsAgree) {
   Json two = scenario("dense", {{"tensor_parallel_size", 2}});
   two["hardware"].update(Json{{"count", 2}, {"devices_per_node", 2}, {"scaleup_bandwidth", "10 GB/s"}});
@@ -254,11 +280,6 @@ TEST(Speculation, IsRefusedByNameWhereItIsNotExecuted) {
                 execute(sharing, ngram);
               }),
               HasSubstr("data-parallel ranks"));
-  EXPECT_THAT(error_of([&] {
-                execute(scenario("moe", {{"behavior", "vllm-0.7"}, {"max_num_batched_tokens", 256}}),
-                        itself("moe", 2));
-              }),
-              HasSubstr("a draft model under vLLM V0"));
   Json along = two;
   along["engine"].update(Json{{"tensor_parallel_size", 2}, {"enable_sequence_parallelism", true}});
   EXPECT_THAT(error_of([&] { execute(along, itself("moe", 2)); }), HasSubstr("sequence parallelism"));

@@ -1,5 +1,6 @@
 // Attention over a paged cache against the reference, and the same bits however prompts are cut and batched.
 #include <numeric>
+#include <random>
 
 #include "tests/executor/kernels_testing.h"
 
@@ -212,6 +213,79 @@ TEST_P(EverySet, SequencesOfABatchDoNotMeet) {
 }
 
 FORETOKEN_EVERY_SET();
+
+// Keys on several caches, each token on any of them, some of which hold none: partial results merge to the
+// attention over all, and so do the logarithms of their sums. Against sums in float64.
+TEST_P(EverySet, PartsOfTheKeysMerge) {
+  std::mt19937 random(7);
+  const int cases[][4] = {{4, 2, 150, 3}, {6, 1, 9, 4}, {3, 3, 70, 2}, {20, 2, 200, 5}};
+  for (const auto& [heads, kv_heads, tokens, parts] : cases)
+    for (const bool sinks : {false, true}) {
+      SCOPED_TRACE(testing::Message() << heads << "/" << kv_heads << " " << tokens << " " << parts);
+      const std::int64_t dim = 40, rows = 3, width = heads * dim;
+      AttentionArgs args{heads, dim, dim, 0.3f};
+      const Floats logits = normal(static_cast<std::size_t>(heads), 3);
+      const Floats q = normal(static_cast<std::size_t>(rows * width), 11),
+                   k = normal(static_cast<std::size_t>(tokens * kv_heads * dim), 12),
+                   v = normal(static_cast<std::size_t>(tokens * kv_heads * dim), 13);
+      Threads threads(2);
+      Floats out(static_cast<std::size_t>(rows * width), kPoison),
+          lse(static_cast<std::size_t>(rows * heads));
+      Floats part = out, part_lse = lse;
+      std::vector<int> holder(static_cast<std::size_t>(tokens));
+      for (int& h : holder) h = static_cast<int>(random() % static_cast<unsigned>(parts));
+      std::replace(holder.begin(), holder.end(), parts - 1, 0);  // the last holds none
+      holder.front() = 0;
+      for (int p = 0; p < parts; ++p) {
+        Cache cache(Storage::kF32, 16, kv_heads, dim, dim, tokens / 16 + 2, 5);
+        std::int64_t count = 0;
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          if (holder[static_cast<std::size_t>(t)] != p) continue;
+          const SequenceRows row{t, 1, count++, cache.blocks.data()};
+          kernels->cache_write(cache.layer, std::span(&row, 1), k.data(), kv_heads * dim, v.data(),
+                               kv_heads * dim);
+        }
+        std::vector<SequenceRows> asked;
+        for (std::int64_t r = 0; r < rows; ++r) asked.push_back({r, 1, count - 1, cache.blocks.data()});
+        AttentionArgs own = args;
+        own.sinks = sinks && p == 0 ? logits.data() : nullptr;
+        own.lse = p == 0 ? lse.data() : part_lse.data();
+        float* const to = p == 0 ? out.data() : part.data();
+        if (count > 0) {
+          Memory scratch(kernels->attention_scratch(own, cache.layer, rows, count, threads.count()));
+          kernels->attention(own, cache.layer, asked, q.data(), width, to, width, scratch.data(), threads);
+        } else {
+          std::fill(part_lse.begin(), part_lse.end(), -std::numeric_limits<float>::infinity());
+        }
+        if (p == 0) continue;
+        own.lse = lse.data();
+        kernels->merge_attention(own, asked, part.data(), width, part_lse.data(), out.data(), width);
+      }
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t h = 0; h < heads; ++h) {
+          std::vector<double> weights;
+          double total = sinks ? std::exp(double{logits[static_cast<std::size_t>(h)]}) : 0;
+          const auto key = [&](std::int64_t t) {
+            return static_cast<std::size_t>((t * kv_heads + h / (heads / kv_heads)) * dim);
+          };
+          for (std::int64_t t = 0; t < tokens; ++t) {
+            double score = 0;
+            for (std::int64_t i = 0; i < dim; ++i)
+              score += double{q[static_cast<std::size_t>(r * width + h * dim + i)]} *
+                       k[key(t) + static_cast<std::size_t>(i)];
+            weights.push_back(std::exp(score * double{args.scale}));
+            total += weights.back();
+          }
+          EXPECT_NEAR(lse[static_cast<std::size_t>(r * heads + h)], std::log(total), 1e-5);
+          for (std::int64_t i = 0; i < dim; ++i) {
+            double sum = 0;
+            for (std::int64_t t = 0; t < tokens; ++t)
+              sum += weights[static_cast<std::size_t>(t)] * v[key(t) + static_cast<std::size_t>(i)];
+            EXPECT_NEAR(out[static_cast<std::size_t>(r * width + h * dim + i)], sum / total, 1e-5);
+          }
+        }
+    }
+}
 
 TEST(Reference, AttentionByHand) {
   // One head, one dim: scores q k = 0 and ln 3, so weights 1/4 and 3/4; a sink of logit ln 4 halves both.
