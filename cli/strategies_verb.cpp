@@ -118,9 +118,11 @@ constexpr Strategy kStrategies[] = {
      "who starts together ends together; batches wait for company; padding is computed",
      "schedules worked by hand"},
     {"scheduling", "generate() of Hugging Face transformers", "behavior transformers; max_batch_size",
-     "padded batches to the end of the last; modules launched kernel by kernel; a cache that is copied in every "
+     "padded batches to the end of the last; modules launched kernel by kernel; a cache that is copied in "
+     "every "
      "step",
-     "schedules worked by hand; spans against single steps; executed: the same tokens; two measured settings"},
+     "schedules worked by hand; spans against single steps; executed: the same tokens; two measured "
+     "settings"},
     {"scheduling", "priorities", "priority_classes, scheduling_policy, enable_priority_scheduling",
      "who waits by priority; who is preempted for memory (vLLM) or for a place (vLLM V0, SGLang); metrics by "
      "class",

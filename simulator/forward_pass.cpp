@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "deployment/behavior.h"
+
 namespace foretoken {
 ForwardPass forward_pass(const ModelConfig& model, const CostModel& cost, std::int64_t batch,
                          std::int64_t length, const Precision& precision) {

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <vector>
 
 #include "base/csv.h"
 #include "fixtures.h"
@@ -13,6 +14,10 @@
 namespace foretoken {
 namespace {
 
+// Mistral-7B on an RTX 4090 (andrewkchan/yalm's README): 25.9 and 25.7 tokens a second on average over 120
+// and 4,800. Here 49 and 48: the loss by the longer context is met, the speed is not. Its host isn't stated;
+// 39 ms a step are 30 us for each of 1,290 launches where they bound it, and 7 us (kPythonEnqueue) hide
+// behind the weights, which take 15 ms to read.
 TEST(Transformers, DecodingOfMistral7b) {
   const char* shared = std::getenv("FORETOKEN_SHARED");
   const std::filesystem::path file =
@@ -25,8 +30,10 @@ TEST(Transformers, DecodingOfMistral7b) {
                  true);
   StepPricer pricer(p.deployment, p.cost);
   CsvReader rows(file);
-  const std::size_t framework = rows.column("framework"), tokens = rows.column("osl"), value = rows.column("value");
+  const std::size_t framework = rows.column("framework"), tokens = rows.column("osl"),
+                    value = rows.column("value");
   int found = 0;
+  std::vector<double> predicted, measured;
   while (rows.next()) {
     if (rows.text(framework) != "huggingface transformers") continue;
     Probe probe;
@@ -34,18 +41,23 @@ TEST(Transformers, DecodingOfMistral7b) {
     probe.context = rows.number(tokens) / 2;
     const StepEstimate step = pricer.estimate("", probe, false);
     RecordProperty("tokens_per_s_" + std::to_string(found), std::to_string(1 / step.seconds));
-    RecordProperty("host_ms_" + std::to_string(found), std::to_string(1e3 * step.host_seconds));
-    EXPECT_GT(1 / step.seconds, rows.number(value));
-    EXPECT_LT(1 / step.seconds, 2.5 * rows.number(value));
+    predicted.push_back(1 / step.seconds), measured.push_back(rows.number(value));
+    EXPECT_NEAR(predicted.back() / measured.back(), 1.9, 0.2);
     ++found;
   }
-  EXPECT_EQ(found, 2);
+  ASSERT_EQ(found, 2);
+  EXPECT_NEAR(predicted[1] / predicted[0], measured[1] / measured[0], 0.02);
 }
 
+// vLLM's first announcement (June 2023): up to 24 times the throughput of transformers, LLaMA-13B on an A100
+// of 40 GB among others, ShareGPT's lengths (their spread as batching_test.cpp deduces it). The batch that
+// transformers got isn't stated: alone a request at a time it is 22 times here, in batches of 4 to 16 (what
+// memory holds of the longest) 12 to 9. vLLM is a later version, and so is transformers' attention.
 // Requests a second of 600 that are all there.
 double offline(const std::string& engine) {
   const Priced p(resolve_or_fail(test_scenario(R"({"model": "llama-2-13b",
-    "hardware": {"device": "a100-sxm-40gb"}, "engine": {"dtype": "float16", "max_model_len": 2048, )" + engine +
+    "hardware": {"device": "a100-sxm-40gb"}, "engine": {"dtype": "float16", "max_model_len": 2048, )" +
+                                               engine +
                                                R"(},
     "workload": {"num_prompts": 600, "request_rate": 1000000,
       "input_len": {"distribution": "lognormal", "mean": 161.31, "p99": 791, "max": 1024},
@@ -59,12 +71,15 @@ double offline(const std::string& engine) {
 
 TEST(Transformers, ThroughputOfVllmOverIt) {
   const double vllm = offline(R"("behavior": "vllm-0.6")");
-  for (const char* batch : {"1", "4", "8", "16"}) {
+  double before = 24;
+  for (const char* batch : {"1", "4", "16"}) {
     const double ratio =
         vllm / offline(std::string(R"("behavior": "transformers", "max_batch_size": )") + batch);
     RecordProperty(std::string("ratio_at_batch_") + batch, std::to_string(ratio));
-    EXPECT_GT(ratio, 1);
+    EXPECT_LT(ratio, before) << batch;
+    before = ratio;
   }
+  EXPECT_GT(before, 5);
 }
 
 }  // namespace
