@@ -53,6 +53,8 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
                                      std::pair("nanoflow", "nanoflow"),
                                      std::pair("longserve", "loongserve"),
                                      std::pair("static", "fastertransformer"),
+                                     std::pair("transformers-4.57.6", "transformers"),
+                                     std::pair("HuggingFace", "transformers"),
                                      std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
@@ -102,7 +104,7 @@ TEST(Behavior, OthersAreRefusedByName) {
             "its own "
             "executor, "
             "foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 16u);
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 17u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

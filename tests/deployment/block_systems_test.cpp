@@ -56,7 +56,7 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
                             Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
                             Expected{"splitwise", SchedulerPolicy::kSplitwise, 2048, 512, 16},
-                            Expected{"transformers-4.57", SchedulerPolicy::kTransformers, 8192, 1, 1},
+                            Expected{"transformers", SchedulerPolicy::kTransformers, 8192, 1, 1},
                             Expected{"llama.cpp-b4000", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;
@@ -366,7 +366,8 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   EXPECT_EQ(
       refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
       "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
-      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, and the behaviour is sarathi; "
+      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, Hugging Face transformers, "
+      "and the behaviour is sarathi; "
       "leave it out");
   EXPECT_THAT(refused("fastertransformer", [](auto& e) { e.max_queue_delay_microseconds = 5; }),
               HasSubstr("is a knob of Triton"));

@@ -116,7 +116,7 @@ TEST(PoolsEstimate, PrefillAndDecode) {
 // Below what the sides serve by themselves nothing differs.
 TEST(PoolsEstimate, MachinesThatDoEitherWork) {
   const auto cluster = [](const char* router, int prefill, int decode) {
-    return Json{{"prefill", {{"replicas", prefill}}},
+    return Json{{"prefill", {{"replicas", prefill}, {"max_num_batched_tokens", 512}}},
                 {"decode", {{"replicas", decode}}},
                 {"kv_link", {{"bandwidth", "50 GB/s"}}},
                 {"router", router}}
