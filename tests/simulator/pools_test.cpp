@@ -117,7 +117,7 @@ TEST(PoolsEstimate, PrefillAndDecode) {
 TEST(PoolsEstimate, MachinesThatDoEitherWork) {
   const auto cluster = [](const char* router, int prefill, int decode) {
     return Json{{"prefill", {{"replicas", prefill}, {"max_num_batched_tokens", 512}}},
-                {"decode", {{"replicas", decode}}},
+                {"decode", {{"replicas", decode}, {"max_num_batched_tokens", 512}}},
                 {"kv_link", {{"bandwidth", "50 GB/s"}}},
                 {"router", router}}
         .dump();
