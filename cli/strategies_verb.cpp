@@ -44,8 +44,8 @@ constexpr Strategy kStrategies[] = {
      "schedules worked by hand; executed: the same tokens, bit for bit; the closed form of exposed time"},
     {"cluster", "KV cache centric scheduling", "router mooncake; cluster/conductor",
      "both engines by predicted time to first token; prefixes fetched from other prefill engines; early "
-     "rejection",
-     "choices and schedules worked by hand; spans against single steps"},
+     "rejection, with or without prediction, and rejection of computed prompts",
+     "choices and schedules worked by hand; spans against single steps; Mooncake's order of the three"},
     {"cluster", "mixed pools", "router splitwise; cluster/splitwise; behavior splitwise",
      "prompt and token machine at arrival by shortest queue; machines that help the other kind out; prompts "
      "before tokens",
@@ -117,6 +117,12 @@ constexpr Strategy kStrategies[] = {
      "behavior fastertransformer, triton; remove_padding, max_queue_delay_microseconds",
      "who starts together ends together; batches wait for company; padding is computed",
      "schedules worked by hand"},
+    {"scheduling", "generate() of Hugging Face transformers", "behavior transformers; max_batch_size",
+     "padded batches to the end of the last; modules launched kernel by kernel; a cache that is copied in "
+     "every "
+     "step",
+     "schedules worked by hand; spans against single steps; executed: the same tokens; two measured "
+     "settings"},
     {"scheduling", "priorities", "priority_classes, scheduling_policy, enable_priority_scheduling",
      "who waits by priority; who is preempted for memory (vLLM) or for a place (vLLM V0, SGLang); metrics by "
      "class",
@@ -209,6 +215,8 @@ constexpr Refused kRefused[] = {
      "under LMDeploy, which has no pipeline, and TGI, LightLLM, FastGen and NanoFlow"},
     {"engine/hicache_storage_backend, hicache_io_backend direct", "HiCache's storage and its copies by page"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
+    {"engine/quantization, kv_cache_dtype, cpu_offload_gib, cuda_graph_sizes",
+     "under transformers, with models of experts, latent or recurrent layers there; its continuous batching"},
     {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM; prefix caches also of LMDeploy, tgi-3 and "

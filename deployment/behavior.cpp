@@ -50,6 +50,9 @@ constexpr Seconds kLaunchEager{5e-6};  // enqueue of one kernel on x86: 4 to 6 u
 // from six settings of published servers; with any one model left out the choice is the same or its neighbour
 // (docs/cost-model.md).
 constexpr Seconds kLaunchSglang{100e-6}, kLaunchTrtllm{40e-6};
+// generate() around a forward pass: inputs, logits, who has ended; measured as kPythonEnqueue was, in which
+// the model's own embedding, masks and head are.
+constexpr Seconds kGenerateStep{0.5e-3};
 constexpr Seconds kLaunchGraph{2.5e-6};  // a straight-line CUDA graph of any length, Ampere and later
 
 // Between vLLM's captured pieces a step with prompt tokens returns to Python once a layer. Chosen by hand
@@ -102,7 +105,12 @@ Behavior vllm_v0(int minor) {
 // No measured server of these is known here: the widest of the errors above.
 Behavior block_system(Behavior b) {
   set_host_times(b);
-  if (b.in_python) {
+  if (b.policy == SchedulerPolicy::kTransformers) {  // called by its client, with nothing between layers
+    b.host_step = kGenerateStep;
+    b.host_per_sequence = b.ingress = b.egress = Seconds{0};
+    b.launch_eager = kPythonEnqueue;
+    b.composed_modules = true;
+  } else if (b.in_python) {
     b.prefill_layer = kPrefillLayer;
     b.prefill_layer_doubling = kPrefillLayerDoubling;
   }
@@ -278,7 +286,7 @@ Behavior as_executed(const Behavior& behavior) {
   const Behavior own = executor();
   Behavior b = behavior;
   b.own_executor = true;
-  b.overlaps_operators = b.in_python = false;
+  b.overlaps_operators = b.composed_modules = b.in_python = false;
   for (Seconds Behavior::*time :
        {&Behavior::host_step, &Behavior::host_per_sequence, &Behavior::ingress, &Behavior::egress,
         &Behavior::launch_eager, &Behavior::launch_graph, &Behavior::prefill_layer,

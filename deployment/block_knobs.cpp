@@ -85,6 +85,8 @@ QueueLimits default_queue_limits(const Behavior& b, const EngineSection& e, cons
       return {kSplitwiseTokens, kSplitwiseSeqs};
     case SchedulerPolicy::kNanoflow:
       return {kNanoflowTokens, kNanoflowTokens};
+    case SchedulerPolicy::kTransformers:  // batch_size of its pipelines
+      return {std::max(kPlannedTokens, max_model_len), 1};
     default:  // Orca, static batches
       return {std::max(kPlannedTokens, max_model_len), kSarathiSeqs};
   }
@@ -218,6 +220,7 @@ void fill_own_keys(EngineSection& e, const Behavior& b, const Knobs& k, const st
       e.max_batch_size = e.max_num_seqs;
       break;
     case SchedulerPolicy::kOrca:
+    case SchedulerPolicy::kTransformers:
       e.max_batch_size = e.max_num_seqs;
       break;
     case SchedulerPolicy::kLoongserve: {
@@ -422,6 +425,7 @@ void fill_block_limits(EngineSection& e, const Behavior& b, const std::string& d
                        *e.max_num_batched_tokens, *e.max_num_seqs));
   const bool is_whole = (is_v0 && !*e.enable_chunked_prefill) || b.policy == SchedulerPolicy::kOrca ||
                         b.policy == SchedulerPolicy::kStaticBatch ||
+                        b.policy == SchedulerPolicy::kTransformers ||
                         b.policy == SchedulerPolicy::kInfiniteLlm;
   if (is_v0 && *e.enable_chunked_prefill && *e.enable_prefix_caching &&
       *e.max_num_batched_tokens % *e.block_size != 0)

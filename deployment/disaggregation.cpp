@@ -158,6 +158,15 @@ std::variant<Deployment, Infeasible> resolve_pools(const Scenario& scenario, con
     throw Error(where + "/cluster/router",
                 "mooncake is modelled for prefill engines whose data-parallel ranks are independent; leave "
                 "expert parallelism out there, or use another router");
+  if (c.conductor && c.conductor->rejection.value_or("early") != "early") {
+    const std::string at = where + "/cluster/conductor/rejection";
+    if (!c.conductor->tbt_slo_ms)
+      throw Error(at, "says when tbt_slo_ms refuses a request; give that too, or leave it out");
+    if (pools->by_layers)
+      throw Error(at,
+                  "a request whose layers are on their way is not refused here; use \"early\", or overlap "
+                  "\"none\"");
+  }
 
   Deployment d = pools->decode;
   d.scenario.cluster = c;

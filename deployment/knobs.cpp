@@ -90,8 +90,8 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.batch_wait_timeout_iters, "batch_wait_timeout_iters", "trtllm");
   k.only(e.batch_wait_max_tokens_ratio, "batch_wait_max_tokens_ratio", "trtllm");
   k.alias(e.max_batch_size, "max_batch_size",
-          "trtllm orca fastertransformer triton tgi lmdeploy-turbomind lmdeploy-pytorch", e.max_num_seqs,
-          "max_num_seqs");
+          "trtllm orca fastertransformer triton tgi lmdeploy-turbomind lmdeploy-pytorch transformers",
+          e.max_num_seqs, "max_num_seqs");
   k.alias(e.max_num_tokens, "max_num_tokens", "trtllm", e.max_num_batched_tokens, "max_num_batched_tokens");
   k.alias(e.tokens_per_block, "tokens_per_block", "trtllm", e.block_size, "block_size");
   k.alias(e.kv_cache_free_gpu_memory_fraction, "kv_cache_free_gpu_memory_fraction", "trtllm",

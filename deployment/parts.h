@@ -95,6 +95,10 @@ Lora take_lora(EngineSection& engine, const ModelConfig& model, const Behavior& 
                const std::string& where);
 // Throws Error for what beam search is not modelled with.
 void refuse_with_beams(const Deployment& deployment, const std::string& where);
+// Throws Error for what Hugging Face's generate() is not modelled with; its operators (transformers.cpp).
+void refuse_with_transformers(const EngineSection& engine, const ModelConfig& model,
+                              const std::string& where);
+void take_composed_modules(Fusion& fusion, const EngineSection& engine, const ModelConfig& model);
 // Throws Error for what a pool of elastic instances is not modelled with.
 void refuse_with_elastic(const Deployment& deployment, const std::string& where);
 LoraConfig lora_config(const Scenario& scenario);

@@ -349,6 +349,8 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
     take_fitted_terms(resources, device.name, d.behavior, d.warnings);
   take_host_times(e.host_times, d.behavior);
   warn_about_behavior(d.behavior, d.warnings);
+  if (d.behavior.policy == SchedulerPolicy::kTransformers) refuse_with_transformers(e, model, where);
+  if (d.behavior.composed_modules) take_composed_modules(d.fusion, e, model);
   if (model.attention_windows().size() > kMaxAttentionGroups)
     throw Error(where + "/model",
                 fmt::format("{} has {} different attention windows; at most {} are modelled", model.name,

@@ -110,9 +110,12 @@ inline constexpr auto fields_of<KvLinkSection> = std::tuple{
     field("layerwise_min_tokens", &KvLinkSection::layerwise_min_tokens,
           "layerwise: shorter prompts go whole (default: 0; Splitwise: 512)", at_least(0))};
 
-// Mooncake's conductor.
+// Mooncake's conductor. Names in the order of Rejection.
+inline constexpr std::string_view kRejectionNames[] = {"early", "late", "both"};
+
 struct ConductorSection {
   std::optional<double> kvcache_balancing_threshold, ttft_slo_ms, tbt_slo_ms, decode_time_s;
+  std::optional<std::string> rejection;
 };
 template <>
 inline constexpr auto fields_of<ConductorSection> = std::tuple{
@@ -127,7 +130,12 @@ inline constexpr auto fields_of<ConductorSection> = std::tuple{
     field("decode_time_s", &ConductorSection::decode_time_s,
           "seconds for which each request is taken to decode, by which the decode engine's load is predicted "
           "for the end of the prompt (default: its load at the arrival)",
-          above(0))};
+          above(0)),
+    field(
+        "rejection", &ConductorSection::rejection,
+        "when tbt_slo_ms refuses a request: early (when it comes), late (when its prompt is computed, which "
+        "is lost then) or both (default: early)",
+        one_of(kRejectionNames))};
 
 struct SplitwiseSection {
   std::optional<std::int64_t> prompt_max_pending_batch_tokens;

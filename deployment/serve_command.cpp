@@ -364,6 +364,7 @@ std::string serve_command(const Deployment& d) {
     case SchedulerPolicy::kSarathi:
     case SchedulerPolicy::kStaticBatch:
     case SchedulerPolicy::kFastgen:
+    case SchedulerPolicy::kTransformers:
       break;
   }
   return fmt::format("# {} has no command of its own to start a server; its limits are in the scenario",

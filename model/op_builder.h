@@ -28,6 +28,7 @@ class OpBuilder {
   void unfused_attention(const AttentionShape& chunk);
   void causal_attention(const AttentionShape& prefill, const AttentionShape& decode, int group);
   double decode_context(int group, std::int64_t window) const;
+  void concatenate(double bytes, std::int64_t window);
   void indexer(std::int64_t q_width, std::int64_t heads, std::int64_t dim, std::int64_t top_k,
                double key_bytes, std::int64_t ratio, bool head_weights);
   // The adapted part of a fused projection, after it.
@@ -51,6 +52,7 @@ class OpBuilder {
   void reduce(std::string_view all_reduce, std::string_view scatter, int ranks);
   // Of a rank's own rows under sequence parallelism, after which `gather` makes them whole.
   void norms(std::string_view name, int uses, std::string_view gather);
+  bool is_layer_norm() const;
   WeightFormat format(Component c) const { return component_format(model_, precision_.weights, c); }
   std::int64_t split(std::int64_t n) const {
     return (n + shard_.tensor_parallel - 1) / shard_.tensor_parallel;

@@ -29,6 +29,16 @@ Precision checkpoint_precision(const ModelConfig& model) {
   return p;
 }
 
+Fusion eager_fusion(const ModelConfig& model) {
+  Fusion f;
+  f.norm_residual = f.gate_up = f.fused_moe = f.attention = f.activation = false;
+  // GPT-2 and its kin hold q, k and v in one matrix, the others in three.
+  for (const std::string_view type : {"gpt2", "gpt3", "gpt_bigcode", "bloom", "gpt_neox", "falcon", "mpt"})
+    if (model.model_type == type) return f;
+  f.qkv = false;
+  return f;
+}
+
 std::pair<int, int> layer_range(const ModelConfig& model, const Shard& shard) {
   const int total = static_cast<int>(model.num_layers);
   if (shard.last_layer >= 0)
@@ -151,9 +161,24 @@ void OpBuilder::norms(std::string_view name, int uses, std::string_view gather) 
     elementwise(name, norm_rows_, 4 * h, 5 * h, uses);
   } else {
     elementwise("residual_add", norm_rows_, 3 * h, h, uses);
-    elementwise(name, norm_rows_, 2 * h, 4 * h, uses);
+    if (fusion_.composed && !is_layer_norm()) {
+      // To fp32, squares, mean, epsilon, root, product, back, weight: each a pass of its own.
+      constexpr int kKernels = 8;
+      add(name, ElementwiseShape{norm_rows_, h * (28 + 4 * element_) / kKernels, 4 * h / kKernels},
+          OpScope::kTokens, uses * kKernels);
+    } else {
+      elementwise(name, norm_rows_, 2 * h, 4 * h, uses);
+    }
   }
   whole();
+}
+
+// torch.nn.LayerNorm, one kernel; other norms have no biases. Of the layer at hand, or the final one.
+bool OpBuilder::is_layer_norm() const {
+  const std::int64_t each = kind_ < 0 ? model_.final_norm_parameters
+                                      : model_.kinds[static_cast<std::size_t>(kind_)].norm_parameters /
+                                            std::max(1, model_.kinds[static_cast<std::size_t>(kind_)].norms);
+  return each == 0 || each >= 2 * model_.hidden;
 }
 
 void OpBuilder::mix(const LayerKind& kind) {

@@ -94,7 +94,12 @@ struct Fusion {
   bool sorts_logits = false;  // the sampler finds the likeliest tokens (top-k, top-p)
   bool ranks_beams = false;   // beam search: log probabilities, and the likeliest of each row
   bool activation = true;  // one kernel, also where the framework composes it (DenseMlp::activation_kernels)
+  // Modules of Hugging Face transformers: root-mean-square norms, rotary embeddings and gates composed of
+  // small kernels, and a cache that is copied to where it has room for the new tokens (torch.cat).
+  bool composed = false;
 };
+// Which operators Hugging Face's eager modules run as one kernel.
+Fusion eager_fusion(const ModelConfig& model);
 
 struct OpList {
   struct Kind {

@@ -118,6 +118,22 @@ void OpBuilder::indexer(std::int64_t q_width, std::int64_t heads, std::int64_t d
       OpScope::kDecodeAttention);
 }
 
+// Keys, then values, are copied to where the new ones fit behind them; prompts find nothing there yet. bytes:
+// of both, of a token.
+void OpBuilder::concatenate(double bytes, std::int64_t window) {
+  constexpr int kTensors = 2;
+  const auto copy = [&](std::int64_t tokens, OpScope scope) {
+    if (tokens > 0)
+      add("kv_concat", ElementwiseShape{tokens, 2 * bytes / kTensors, 0}, scope, kTensors,
+          group_of(list_.windows, window));
+  };
+  std::int64_t tokens = 0;
+  for (const PrefillChunk& c : work_.prefill) tokens += c.new_tokens * c.count;
+  copy(tokens, OpScope::kPrefillAttention);
+  if (has_decode())
+    copy(std::llround(decode_context(group_of(list_.windows, window), window)), OpScope::kDecodeAttention);
+}
+
 void OpBuilder::mixer(const GqaAttention& a) {
   const WeightFormat w = format(Component::kAttention);
   const std::int64_t heads = split(a.heads), kv = kv_heads_on_rank(a.kv_heads, shard_.tensor_parallel);
@@ -140,8 +156,14 @@ void OpBuilder::mixer(const GqaAttention& a) {
   if (fusion_.rope_kv_write && a.rotary) {
     add("rope", ElementwiseShape{rows_, 2 * qk * element_ + write, 3 * qk});
   } else {
-    if (a.rotary) elementwise("rope", rows_, 2 * qk, 3 * qk);
-    if (fusion_.attention) add("kv_write", ElementwiseShape{rows_, write, 0});
+    // Composed: product, negative half, halves put together, product, sum; of queries and of keys.
+    if (a.rotary)
+      elementwise("rope", rows_, fusion_.composed ? qk : 2 * qk, 3 * qk / (fusion_.composed ? 10 : 1),
+                  fusion_.composed ? 10 : 1);
+    if (fusion_.composed)
+      concatenate(cached * kvb, a.window);
+    else if (fusion_.attention)
+      add("kv_write", ElementwiseShape{rows_, write, 0});
   }
   if (a.index_heads > 0)
     indexer(model_.hidden, a.index_heads, a.index_head_dim, a.index_top_k, 2.0 * d(a.index_head_dim), 1,

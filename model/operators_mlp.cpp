@@ -21,7 +21,9 @@ void OpBuilder::mlp(const DenseMlp& m) {
     gemm("up_proj", rows_, inter, model_.hidden, w);
   }
   lora(LoraModule::kGateUp);
-  if (fusion_.activation || m.activation_kernels == 1)
+  if (fusion_.composed && m.gated && m.activation_kernels == 1)
+    elementwise("activation", rows_, 2.5 * d(inter), 2.5 * d(inter), 2);  // the function, then the product
+  else if (fusion_.activation || m.activation_kernels == 1)
     elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
   else
     elementwise("activation", rows_, d(inter) * m.activation_passes / m.activation_kernels, d(inter),

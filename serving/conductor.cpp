@@ -36,7 +36,8 @@ Conductor::Decision Conductor::decide(const Request& request, std::span<const st
   }
   if (config_.ttft_slo && d.ttft > *config_.ttft_slo)
     d.verdict = Verdict::kMissesTtft;
-  else if (config_.tbt_slo && request.output_len > 1 && d.tbt > *config_.tbt_slo)
+  else if (config_.tbt_slo && config_.rejection != Rejection::kLate && request.output_len > 1 &&
+           d.tbt > *config_.tbt_slo)
     d.verdict = Verdict::kMissesTbt;
   return d;
 }
@@ -52,6 +53,19 @@ Picoseconds Conductor::step_with(std::size_t decode, const Request& request, Pic
     contexts += r.tokens;
   }
   return estimates_.decode_step(static_cast<std::int32_t>(queued_.size() + decode), sequences, contexts);
+}
+
+std::optional<Picoseconds> Conductor::too_late(const Request& request) {
+  if (!config_.tbt_slo || config_.rejection == Rejection::kEarly) return std::nullopt;
+  const auto decode = static_cast<std::size_t>(jobs_.at(request.id).decode) - queued_.size();
+  std::int64_t sequences = 1, contexts = request.input_len;
+  for (const Decoding& r : decoding_[decode]) {
+    if (!r.is_computed) continue;
+    ++sequences;
+    contexts += r.tokens;
+  }
+  const Picoseconds step = estimates_.decode_step(jobs_.at(request.id).decode, sequences, contexts);
+  return step > *config_.tbt_slo ? std::optional(step) : std::nullopt;
 }
 
 std::vector<Conductor::Decoding>::iterator Conductor::find(std::size_t decode, RequestId request) {

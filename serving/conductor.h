@@ -28,12 +28,17 @@ class TimeEstimates {
                                std::int64_t tokens) = 0;
 };
 
+// When a decode engine's load refuses a request (arXiv 2407.00079, section 7): when it comes (early
+// rejection), when its prompt has been computed (the baseline there, whose prefill is then lost), or both.
+enum class Rejection : std::uint8_t { kEarly, kLate, kBoth };
+
 struct ConductorConfig {
   // kvcache_balancing_threshold: the longest cached prefix anywhere over an engine's own above which the
   // engine would fetch it. The paper sets it by hand and states no value.
   double balancing_threshold = 1;
   // Requests predicted to miss one are refused; nullopt: none is.
   std::optional<Picoseconds> ttft_slo, tbt_slo;
+  Rejection rejection = Rejection::kEarly;  // by tbt_slo; by ttft_slo always when the request comes
   // How long a request is taken to decode (t_d of section 7.4): the decode engine's load is predicted for the
   // time at which the prompt will be computed. nullopt: its load at the arrival counts.
   std::optional<Picoseconds> decode_time;
@@ -57,6 +62,9 @@ class Conductor {
   using LinkWait = std::function<Picoseconds(std::int32_t, std::int32_t)>;
   Decision decide(const Request& request, std::span<const std::int64_t> cached, const LinkWait& link_wait,
                   Picoseconds now);
+  // Of a request whose prompt is computed: the step of its decode engine with it beside those that decode
+  // there, where that is above tbt_slo and refuses it now.
+  std::optional<Picoseconds> too_late(const Request& request);
   // The decision is carried out; the prompt is computed; the request has ended, after its prompt or later.
   void accept(const Request& request, const Decision& decision, Picoseconds now);
   void computed(RequestId request, Picoseconds now);

@@ -122,7 +122,9 @@ class Loop : private Transfers::Host {
       computed_.clear();
       engine.commit(now_, finished_, computed_);
       if (transfers_->is_flexible()) transfers_->first_tokens(engine.first_tokens(), now_);
-      for (const Engine::Place place : computed_) transfers_->computed(e, place, now_);
+      dropped_.clear();
+      for (const Engine::Place place : computed_)
+        if (!transfers_->computed(e, place, result_, now_)) dropped_.push_back(place);
       for (const Request& request : finished_) {
         workload_.finished(request, now_ + options_.egress);
         note_session();
@@ -134,11 +136,20 @@ class Loop : private Transfers::Host {
         left(e, request);
       }
       for (const Engine::Place place : computed_) left(e, engine.sequence(place).request);
+      for (const Engine::Place place : dropped_) drop(engine, place);
       if (!finished_.empty() || !computed_.empty()) update_load(e);
       settle(e);
       if ((!finished_.empty() || !computed_.empty()) && transfers_->receives(e)) transfers_->has_room(e);
     }
     if (transfers_->hand_over(now_)) check_backlog();
+  }
+
+  // A computed prompt that goes nowhere.
+  void drop(Engine& engine, Engine::Place place) {
+    const Request request = engine.sequence(place).request;
+    engine.release(place, now_);
+    workload_.refused(request, now_ + options_.egress);
+    note_session();
   }
 
   void refuse(const Request& request, const std::string& reason) {
@@ -493,7 +504,7 @@ class Loop : private Transfers::Host {
   std::vector<std::int32_t> launching_;  // scratch
   std::vector<char> started_;
   std::vector<Request> finished_;
-  std::vector<Engine::Place> computed_;
+  std::vector<Engine::Place> computed_, dropped_;
   Averages averages_;
   Picoseconds now_ = 0, first_arrival_ = -1;
   std::int64_t completed_ = 0, queried_ = 0, hit_ = 0, steps_ = 0;

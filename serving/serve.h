@@ -41,9 +41,10 @@ enum class SchedulerPolicy {
   kTurbomind,  // LMDeploy's engines
   kLmdeployPytorch,
   kNanoflow,
-  kLoongserve,  // a pool of elastic instances in place of engines (elastic_pool.h)
-  kSplitwise,   // its machine-level scheduler
-  kInfiniteLlm  // instances that lend KV memory, in place of engines (lending/serve.h)
+  kLoongserve,   // a pool of elastic instances in place of engines (elastic_pool.h)
+  kSplitwise,    // its machine-level scheduler
+  kInfiniteLlm,  // instances that lend KV memory, in place of engines (lending/serve.h)
+  kTransformers  // static batches as Hugging Face's generate() runs them
 };
 
 // Whose way to keep the stages of a pipeline busy is modelled.
@@ -332,7 +333,8 @@ struct ServeResult {
       0;  // prompts longer than max_model_len or than the whole pool; and by the conductor
   std::string rejected_reason;
   std::int64_t rejected_ttft = 0,
-               rejected_tbt = 0;  // of these by the conductor, for the limit that they'd miss
+               rejected_tbt = 0;       // of these by the conductor, for the limit that they'd miss
+  std::int64_t rejected_computed = 0;  // of rejected_tbt those whose prompts had been computed
   std::int64_t prefix_fetches = 0,
                fetched_tokens = 0;  // by the conductor, from one prefill engine to another
   MixedPoolCounts mixed_pools;      // router splitwise's

@@ -52,7 +52,8 @@ void check_block_policy(const SchedulerConfig& c) {
   require(c.policy != SchedulerPolicy::kVllmV0 || !c.caches_tokens || c.num_blocks > c.pipeline_depth,
           "num_gpu_blocks", "each virtual engine of a pipeline needs a block; lower pipeline_parallel_size");
   const bool is_whole = (is_v0 && !c.enable_chunked_prefill) || c.policy == SchedulerPolicy::kOrca ||
-                        c.policy == SchedulerPolicy::kStaticBatch;
+                        c.policy == SchedulerPolicy::kStaticBatch ||
+                        c.policy == SchedulerPolicy::kTransformers;
   require(!is_whole || c.max_num_batched_tokens >= c.max_model_len, "max_num_batched_tokens",
           fmt::format("is {}, below max_model_len ({}): prompts are not split, so a step must hold the "
                       "longest; raise it",
@@ -357,6 +358,8 @@ void check_transfers(const ServeOptions& options, std::size_t prefill) {
   const ConductorConfig& c = options.conductor;
   require(c.balancing_threshold >= 1, "kvcache_balancing_threshold", "must be at least 1");
   require(!c.decode_time || *c.decode_time > 0, "decode_time_s", "must be above 0");
+  require(c.rejection == Rejection::kEarly || link.layers == 0, "rejection",
+          "a request whose layers are on their way is not refused; refuse early, or move whole caches");
   for (std::size_t e = 0; e < prefill; ++e) {
     require(options.engines[e].scheduler.kv_tiers.tiers.empty(), "kv_tiers",
             "mooncake is modelled for prefixes in device memory; leave the tiers out, or use another router");

@@ -62,9 +62,30 @@ std::int32_t Transfers::choose_decode(const Request& request, Picoseconds now) {
   return prefill_ + picked;
 }
 
-void Transfers::computed(std::int32_t e, Engine::Place place, Picoseconds now) {
-  if (conductor_) conductor_->computed(host_.engine(e).sequence(place).request.id, now);
+bool Transfers::computed(std::int32_t e, Engine::Place place, ServeResult& result, Picoseconds now) {
+  if (conductor_) {
+    const Request& request = host_.engine(e).sequence(place).request;
+    const auto step = conductor_->too_late(request);
+    conductor_->computed(request.id, now);
+    if (step) {
+      note_refusal(false, *step, result);
+      ++result.rejected_computed;
+      result.discarded_tokens += request.input_len;
+      conductor_->ended(request.id);
+      return false;
+    }
+  }
   handed_.push_back({e, place});
+  return true;
+}
+
+void Transfers::note_refusal(bool ttft, Picoseconds predicted, ServeResult& result) const {
+  ++(ttft ? result.rejected_ttft : result.rejected_tbt);
+  if (result.rejected++ == 0)
+    result.rejected_reason =
+        fmt::format("its {} is predicted to be {:.4g} ms, the limit is {:.4g} ms",
+                    ttft ? "time to first token" : "time between tokens", to_ms(predicted),
+                    to_ms(ttft ? *options_.conductor.ttft_slo : *options_.conductor.tbt_slo));
 }
 
 void Transfers::first_tokens(std::span<const RequestId> requests, Picoseconds now) {
@@ -301,12 +322,7 @@ std::optional<Conductor::Decision> Transfers::conduct(const Request& request, Se
       now);
   if (d.verdict == Conductor::Verdict::kAccepted) return d;
   const bool ttft = d.verdict == Conductor::Verdict::kMissesTtft;
-  ++(ttft ? result.rejected_ttft : result.rejected_tbt);
-  if (result.rejected++ == 0)
-    result.rejected_reason =
-        fmt::format("its {} is predicted to be {:.4g} ms, the limit is {:.4g} ms",
-                    ttft ? "time to first token" : "time between tokens", to_ms(ttft ? d.ttft : d.tbt),
-                    to_ms(ttft ? *options_.conductor.ttft_slo : *options_.conductor.tbt_slo));
+  note_refusal(ttft, ttft ? d.ttft : d.tbt, result);
   return std::nullopt;
 }
 

@@ -50,7 +50,8 @@ class Transfers {
 
   // A prompt is computed at a prefill engine; a decode engine has more room. Then, once all steps that end
   // now have: who goes on elsewhere waits for room, and decode engines take in what they have room for.
-  void computed(std::int32_t e, Engine::Place place, Picoseconds now);
+  // False: the conductor refuses the request now, and it goes nowhere.
+  bool computed(std::int32_t e, Engine::Place place, ServeResult& result, Picoseconds now);
   void has_room(std::int32_t e) { roomier_.push_back(e); }
   bool hand_over(Picoseconds now);  // whether there was anything
   // The decode engine takes in what it has room for, in order; whether there was anything.
@@ -100,6 +101,7 @@ class Transfers {
   };
 
   std::int32_t choose_decode(const Request& request, Picoseconds now);
+  void note_refusal(bool ttft, Picoseconds predicted, ServeResult& result) const;
   bool admits(std::int32_t e, const Sequence& source, Picoseconds now);
   void give_back_preempted(std::int32_t e, Picoseconds now);
   void send_computed(KvMoves::Stream& stream, Picoseconds now);

@@ -3,24 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "deployment/behavior.h"
+
 namespace foretoken {
-namespace {
-
-// From Python through the dispatcher to the queue of the device; x86 servers need 4 to 10 us a kernel.
-constexpr double kEnqueue = 7e-6;
-
-}  // namespace
-
-Fusion eager_fusion(const ModelConfig& model) {
-  Fusion f;
-  f.norm_residual = f.gate_up = f.fused_moe = f.attention = f.activation = false;
-  // GPT-2 and its kin hold q, k and v in one matrix, the others in three.
-  for (const std::string_view type : {"gpt2", "gpt3", "gpt_bigcode", "bloom", "gpt_neox", "falcon", "mpt"})
-    if (model.model_type == type) return f;
-  f.qkv = false;
-  return f;
-}
-
 ForwardPass forward_pass(const ModelConfig& model, const CostModel& cost, std::int64_t batch,
                          std::int64_t length, const Precision& precision) {
   Work work;
@@ -41,7 +26,7 @@ ForwardPass forward_pass(const ModelConfig& model, const CostModel& cost, std::i
     for (double& share : r.basis) share /= r.seconds;
     r.relative_error = std::sqrt(variance) / r.seconds;
   }
-  r.host_seconds = std::max(0.0, kernels * kEnqueue - r.seconds);
+  r.host_seconds = std::max(0.0, kernels * kPythonEnqueue.value - r.seconds);
   r.seconds += r.host_seconds;
   return r;
 }

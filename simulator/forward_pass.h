@@ -21,9 +21,6 @@ struct ForwardPass {
 // The behaviours that stand for it, "pytorch-2.1".
 inline constexpr std::string_view kEagerFamily = "pytorch";
 
-// Which operators Hugging Face's eager modules run as one kernel.
-Fusion eager_fusion(const ModelConfig& model);
-
 ForwardPass forward_pass(const ModelConfig& model, const CostModel& cost, std::int64_t batch,
                          std::int64_t length, const Precision& precision);
 

@@ -337,7 +337,7 @@ class Planner {
   void prune_kinds(Configuration& c) const {
     const Deployment& d = c.deployment;
     c.order = d.has_price ? d.usd_per_hour() : d.devices();
-    if (!can_estimate_pools(d)) return;
+    if (d.scenario.cluster.router == "tetriinfer") return;  // engines may change sides
     const double capacity =
         estimate_pools(d, costs_of(d, c), load_, scenario_.workload.max_concurrency.value_or(0))
             .capacity_requests_per_s;
@@ -509,7 +509,6 @@ class Planner {
         break;
       }
     if (has_kinds(d)) {
-      if (!can_estimate_pools(d)) return;
       const double load =
           estimate_pools(d, costs, load_, scenario_.workload.max_concurrency.value_or(0)).utilization;
       if (load > 0)

@@ -4,11 +4,12 @@
 #include <cmath>
 #include <limits>
 
-#include "base/error.h"
 #include "simulator/closed_forms.h"
 
 namespace foretoken {
 namespace {
+
+constexpr double kMostHelp = 0.95;  // of a token machine's time, on prompts: the rest makes tokens
 
 bool looks_at_loads(std::string_view router) {
   return router == "least_outstanding" || router == "least_tokens" || router == "power_of_two" ||
@@ -66,6 +67,25 @@ PoolsEstimate unlike_replicas(const Deployment& d, std::span<const CostModel> co
   return all;
 }
 
+// What two kinds of machines serve together when those with time left do the others' work: requests a second.
+// own: what each kind does of its own work; other: of the other's.
+struct Sides {
+  double own_prompts = 0, other_prompts = 0;  // by prompt machines, by token machines
+  double own_tokens = 0, other_tokens = 0;    // by token machines, by prompt machines
+  double together() const {
+    if (!std::isfinite(own_tokens)) return own_prompts + other_prompts;  // there are no tokens to make
+    const double fewer = std::min(own_prompts, own_tokens), more = std::max(own_prompts, own_tokens);
+    // The share of their time that machines of the stronger side give away, so that both kinds of work keep
+    // pace: fewer + share x helped = (1 - share) x more.
+    const double helped = own_prompts < own_tokens ? other_prompts : other_tokens;
+    return fewer + helped * (more - fewer) / (helped + more);
+  }
+  // Share of their time that token machines spend on prompts where so many requests come a second.
+  double on_prompts(double rate) const {
+    return other_prompts > 0 ? std::clamp((rate - own_prompts) / other_prompts, 0.0, 1.0) : 0;
+  }
+};
+
 PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel> costs,
                                  const Workload::Means& load, std::int64_t concurrency) {
   const Disaggregation& pools = *d.pools;
@@ -92,12 +112,25 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
   const double capacity =
       steps > 0 ? ranks_of(q) * most / (steps * largest.seconds) : std::numeric_limits<double>::infinity();
   all.capacity_requests_per_s = std::min(prompts.capacity_requests_per_s, capacity);
+  Sides sides{prompts.capacity_requests_per_s, 0, capacity, 0};
+  if (d.scenario.cluster.router == "splitwise") {
+    const Estimate other_prompts = estimate(q, costs[1], full, 0, false);
+    const Estimate other_tokens = estimate(p, costs[0], full, 0, false);
+    const StepEstimate& step = other_tokens.steps[3];
+    sides.other_prompts =
+        ranks_of(q) / (other_prompts.ttft_ms * 1e-3 - (q.behavior.ingress.value + q.behavior.egress.value));
+    sides.other_tokens = steps > 0
+                             ? ranks_of(p) * static_cast<double>(step.sequences) / (steps * step.seconds)
+                             : std::numeric_limits<double>::infinity();
+    all.capacity_requests_per_s = sides.together();
+  }
   const double moving =
       move_time(pools, static_cast<std::int64_t>(std::llround(std::max(1.0, load.input_len)))).value /
       (pools.by_layers ? static_cast<double>(d.model.num_layers) : 1);
   double rate = all.capacity_requests_per_s, n = most;
   for (int round = 0; round < 20; ++round) {
-    const double residence = steps * (one.seconds + slope * (n - 1));
+    const double busy = std::min(sides.on_prompts(rate), kMostHelp);
+    const double residence = steps * (one.seconds + slope * (n - 1)) / (1 - busy);
     if (load.request_rate > 0)
       rate = std::min(load.request_rate, all.capacity_requests_per_s);
     else if (concurrency > 0)
@@ -108,14 +141,16 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
   tokens =
       estimate(q, costs[1], full, std::max<std::int64_t>(1, std::llround(std::max(1.0, n) * ranks_of(q))));
   tokens.steps.erase(tokens.steps.begin());
-  const double step = tokens.steps[1].seconds;
+  const double step = tokens.steps[1].seconds / (1 - std::min(sides.on_prompts(rate), kMostHelp));
   tokens.expected_sequences = n;
   prompts.expected_sequences = rate / prompts.capacity_requests_per_s;
   tokens.capacity_requests_per_s = capacity;
   if (load.request_rate > 0) {
     prompts.utilization = load.request_rate / prompts.capacity_requests_per_s;
     tokens.utilization = load.request_rate / capacity;
-    all.utilization = std::max(prompts.utilization, tokens.utilization);
+    all.utilization = d.scenario.cluster.router == "splitwise"
+                          ? load.request_rate / all.capacity_requests_per_s
+                          : std::max(prompts.utilization, tokens.utilization);
     all.pools[0].request_rate = all.pools[1].request_rate = load.request_rate;
   }
   all.transfer_ms = 1e3 * moving;
@@ -135,18 +170,9 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
 
 }  // namespace
 
-bool can_estimate_pools(const Deployment& d) {
-  const std::string& router = d.scenario.cluster.router;
-  return !d.pools || (router != "splitwise" && router != "tetriinfer");
-}
-
 PoolsEstimate estimate_pools(const Deployment& d, std::span<const CostModel> costs,
                              const Workload::Means& load, std::int64_t concurrency) {
   if (!d.pools) return unlike_replicas(d, costs, load, concurrency);
-  if (!can_estimate_pools(d))
-    throw Error("router", d.scenario.cluster.router +
-                              " lets engines compute for the other side as loads change, which estimate does "
-                              "not see; use `foretoken simulate`, or another router");
   return prefill_and_decode(d, costs, load, concurrency);
 }
 

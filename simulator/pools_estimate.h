@@ -24,12 +24,11 @@ struct PoolsEstimate {
   double output_throughput = 0, capacity_requests_per_s = 0, usd_per_million_tokens = 0;
 };
 
-// Not where a router lets engines change sides.
-bool can_estimate_pools(const Deployment& deployment);
-
 // Of a deployment whose kinds() are several, costs by kind. Routers that look at loads give each pool
 // requests in proportion to what it can serve, others in proportion to its engines and their weights. Prefill
-// engines compute one prompt after the other. Throws Error for routers whose engines change sides.
+// engines compute one prompt after the other. Under splitwise machines of the side that has time left do the
+// other's work, which bounds what all can serve; under tetriinfer, whose engines change sides when they were
+// idle, which a steady load leaves none for long, each stays on the side where it begins.
 PoolsEstimate estimate_pools(const Deployment& deployment, std::span<const CostModel> costs,
                              const Workload::Means& workload, std::int64_t concurrency);
 

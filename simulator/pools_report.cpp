@@ -76,8 +76,10 @@ std::vector<Table> pools_estimate_tables(const Deployment& d, const PoolsEstimat
                             d.pools->by_layers ? " after its last layer is computed" : "")
               : "Each pool by itself at its share of the requests; times of all are means over requests.");
   if (e.utilization > 0)
-    t.notes.push_back(
-        fmt::format("Load over capacity: {:.3g}, of the pool that is full first.", e.utilization));
+    t.notes.push_back(fmt::format("Load over capacity: {:.3g}, of {}.", e.utilization,
+                                  d.scenario.cluster.router == "splitwise"
+                                      ? "what both kinds of machines serve together"
+                                      : "the pool that is full first"));
   std::vector<Table> tables{std::move(t)};
   for (std::size_t i = 0; i < kinds.size(); ++i) {
     std::vector<Table> own = estimate_tables(*kinds[i], e.pools[i].estimate, {});

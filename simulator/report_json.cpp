@@ -311,6 +311,7 @@ Json simulation_json(const Deployment& d, const Simulation& s, bool detailed) {
                           {"rejected_tbt", s.served.rejected_tbt},
                           {"prefix_fetches", s.served.prefix_fetches},
                           {"fetched_tokens", s.served.fetched_tokens}};
+  if (rejects_computed(d)) j["conductor"]["rejected_computed"] = s.served.rejected_computed;
   if (const std::string rule = decode_rule(d); !rule.empty()) j["decode_router"] = rule;
   if (d.scenario.cluster.router == "splitwise") {
     const MixedPoolCounts& c = s.served.mixed_pools;

@@ -362,6 +362,9 @@ std::vector<Table> simulation_tables(const Deployment& d, const Simulation& s) {
     load.add({std::string("prefixes fetched from other prefill engines"), s.served.prefix_fetches});
     load.add({std::string("refused for time to first token, between tokens"),
               fmt::format("{}, {}", s.served.rejected_ttft, s.served.rejected_tbt)});
+    if (rejects_computed(d))
+      load.add(
+          {std::string("of these refused when their prompts were computed"), s.served.rejected_computed});
   }
   if (d.scenario.cluster.router == "splitwise") {
     const MixedPoolCounts& c = s.served.mixed_pools;

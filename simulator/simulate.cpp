@@ -74,6 +74,10 @@ ConductorConfig conductor_config(const Scenario& scenario) {
   r.ttft_slo = time(given->ttft_slo_ms, 1e-3);
   r.tbt_slo = time(given->tbt_slo_ms, 1e-3);
   r.decode_time = time(given->decode_time_s, 1);
+  if (given->rejection)
+    r.rejection = static_cast<Rejection>(
+        std::find(std::begin(kRejectionNames), std::end(kRejectionNames), *given->rejection) -
+        std::begin(kRejectionNames));
   return r;
 }
 
@@ -221,6 +225,11 @@ void conclude(Simulation& s, const Deployment& d) {
 }
 
 }  // namespace
+
+bool rejects_computed(const Deployment& d) {
+  const auto& conductor = d.scenario.cluster.conductor;
+  return conductor && conductor->rejection.value_or("early") != "early";
+}
 
 std::string decode_rule(const Deployment& d) {
   const RouterKind own = router_config(d.scenario).kind;

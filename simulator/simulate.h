@@ -55,6 +55,8 @@ struct Simulation {
 
 // The rule that chooses decode engines where it isn't that of the router; else empty.
 std::string decode_rule(const Deployment& deployment);
+// Whether a conductor may refuse requests whose prompts are computed.
+bool rejects_computed(const Deployment& deployment);
 
 // What one of unlike replica pools did.
 struct PoolShare {

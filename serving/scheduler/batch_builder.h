@@ -25,6 +25,7 @@ class BatchBuilder {
     swap_out_.clear();
     swap_in_.clear();
     rows_ = 0;
+    width_ = 0;
     contexts_ = 0;
     growing_ = 0;
   }
@@ -53,6 +54,8 @@ class BatchBuilder {
     if (list_decodes_) decode_.push_back({-1, request, 0, 0});
   }
   void skip_draft_model() { batch_.skips_draft_model = true; }
+  // Every decoding row attends to so many tokens, padding among them, its own fewer ones included.
+  void make_rectangle(std::int32_t width) { width_ = width; }
   // A row whose token nobody gets.
   void add_wasted(RequestId request, std::int32_t context) {
     add_row(-1, request, context);
@@ -69,6 +72,12 @@ class BatchBuilder {
       batch_.contexts[g] = contexts_;
       batch_.growing[g] = growing_;
     }
+    for (std::size_t g = 0; width_ > 0 && g < windows_.size(); ++g) {
+      const bool grows = windows_[g] == 0 || width_ < windows_[g];
+      batch_.contexts[g] = std::int64_t{batch_.decode_sequences} * (grows ? width_ : windows_[g]);
+      batch_.growing[g] = grows ? batch_.decode_sequences : 0;
+    }
+    if (width_ > 0) batch_.longest_context = width_;
     batch_.prefill = prefill_;
     batch_.decode = decode_;
     batch_.sampled_rows = static_cast<std::int32_t>(sampled_.size()) + rows_ + batch_.drafted;
@@ -108,7 +117,7 @@ class BatchBuilder {
   std::vector<DecodePart> decode_;
   std::vector<std::int32_t> sampled_;
   std::vector<BlockCopy> swap_out_, swap_in_;
-  std::int32_t rows_ = 0;
+  std::int32_t rows_ = 0, width_ = 0;
   std::int64_t contexts_ = 0;  // sum over the rows, and how many, where nothing bounds them
   std::int32_t growing_ = 0;
 };

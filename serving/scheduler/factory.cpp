@@ -27,6 +27,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, Sequenc
     case SchedulerPolicy::kSarathi:
       return make_sarathi(parts);
     case SchedulerPolicy::kStaticBatch:
+    case SchedulerPolicy::kTransformers:
       return make_static_batch(parts);
     case SchedulerPolicy::kLightllm:
       return config.lightllm.chunked_prefill_size > 0 ? make_lightllm_chunked(parts) : make_lightllm(parts);

@@ -1,7 +1,9 @@
 // Static batches as FasterTransformer runs them: who starts together ends together, and nobody joins. Batches
 // are formed by the rules of Triton's dynamic batcher (dynamic_batch_scheduler.cc, GetDynamicBatch), which
 // without a delay and preferred sizes takes whoever waits. In a pipeline a batch goes through the stages in
-// micro-batches (getLocalBatchSize, ParallelGpt.cc), and every token waits for the last of them.
+// micro-batches (getLocalBatchSize, ParallelGpt.cc), and every token waits for the last of them. Hugging
+// Face's generate() computes a rectangle: every row is padded on the left to the longest prompt and goes on,
+// with attention and cache, until the last has ended.
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -14,6 +16,7 @@ class StaticBatchScheduler final : public BlockScheduler {
   explicit StaticBatchScheduler(const SchedulerParts& parts) : BlockScheduler(parts) {
     const auto& sizes = parts.config.static_batch.preferred_batch_size;
     largest_ = sizes.empty() ? parts.config.max_num_seqs : *std::max_element(sizes.begin(), sizes.end());
+    if (is_rectangle()) grows_ = false;  // it has all of it from the start
   }
 
   Picoseconds wake() const override { return wake_; }
@@ -42,12 +45,16 @@ class StaticBatchScheduler final : public BlockScheduler {
       return;
     }
     if (running_.empty()) {
-      start(now, dispatched(now));
+      if (is_rectangle())
+        start_rectangle(now);
+      else
+        start(now, dispatched(now));
       for (const std::int32_t slot : running_) take_padded_prompt(slot);
       return;
     }
     decode_or_preempt(false);
     for (const Ended& e : ended_) batch_.add_hole(e.request);
+    if (is_rectangle()) batch_.make_rectangle(static_cast<std::int32_t>(++width_));
     count_wasted(static_cast<std::int64_t>(ended_.size()));
   }
 
@@ -69,6 +76,28 @@ class StaticBatchScheduler final : public BlockScheduler {
     return 0;
   }
 
+  bool is_rectangle() const { return config_.policy == SchedulerPolicy::kTransformers; }
+  bool pads() const { return is_rectangle() || !config_.static_batch.remove_padding; }
+
+  // As many of the queue as max_num_seqs, the tokens of a step and, for the longest prompt with the longest
+  // output in every row, memory allow.
+  void start_rectangle(Picoseconds now) {
+    longest_ = 0;
+    std::int64_t rows = 0, tokens = 0, outputs = 0;
+    for (const std::int32_t slot : waiting_) {
+      const Sequence& s = sequences_[slot];
+      const std::int64_t prompt = std::max(longest_, left(s));
+      const std::int64_t output = std::max<std::int64_t>(outputs, s.end_tokens - s.num_tokens);
+      const std::int64_t whole = std::min(prompt + output - 1, config_.max_model_len);
+      if (rows + 1 > config_.max_num_seqs || (rows + 1) * prompt > config_.max_num_batched_tokens ||
+          (rows > 0 && (rows + 1) * blocks_for(whole) > usable_blocks()))
+        break;
+      ++rows, longest_ = prompt, outputs = output, tokens = whole;
+    }
+    width_ = longest_;
+    while (running() < rows && admit(now, tokens)) continue;
+  }
+
   // As many of them as memory and the tokens of a step allow.
   void start(Picoseconds now, std::int64_t most) {
     longest_ = 0;
@@ -86,7 +115,7 @@ class StaticBatchScheduler final : public BlockScheduler {
   void take_padded_prompt(std::int32_t slot) {
     const std::int64_t n = left(sequences_[slot]);
     take_prompt(slot, n);
-    if (config_.static_batch.remove_padding || n == longest_) return;
+    if (!pads() || n == longest_) return;
     batch_.add_padding(sequences_[slot].request.id, longest_ - n, n);
     count_wasted(longest_ - n);
   }
@@ -139,7 +168,17 @@ class StaticBatchScheduler final : public BlockScheduler {
     counts_.discarded += rows;
   }
 
+  // Until the rectangle outgrows a window, from which on its sums rise no more.
+  std::int64_t repeats() const override {
+    std::int64_t steps = kForever;
+    if (!is_rectangle()) return steps;
+    for (const std::int64_t window : batch_.windows())
+      if (window > width_) steps = std::min(steps, window - width_ + 1);
+    return steps;
+  }
+
   void repeated(std::int64_t steps) override {
+    width_ += steps;
     counts_.discarded += static_cast<std::int64_t>(ended_.size()) * steps;
   }
 
@@ -156,6 +195,7 @@ class StaticBatchScheduler final : public BlockScheduler {
   }
 
   std::int64_t largest_, longest_ = 0;  // of preferred sizes; of the batch's prompts
+  std::int64_t width_ = 0;              // of the rectangle: tokens that each row attends to
   std::vector<Ended> ended_;            // of the batch that runs
   Picoseconds wake_ = kNoWake;
   // In a pipeline: the batch, who comes next in this round, and how many together.

@@ -53,6 +53,8 @@ TEST(Behavior, SystemsByAnyOfTheirNames) {
                                      std::pair("nanoflow", "nanoflow"),
                                      std::pair("longserve", "loongserve"),
                                      std::pair("static", "fastertransformer"),
+                                     std::pair("transformers-4.57.6", "transformers"),
+                                     std::pair("HuggingFace", "transformers"),
                                      std::pair("triton-dynamic", "triton")})
     EXPECT_EQ(name(asked), meant) << asked;
 }
@@ -98,10 +100,11 @@ TEST(Behavior, OthersAreRefusedByName) {
             "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to trtllm-1.3, orca, "
             "sarathi, fastertransformer, triton, lightllm, lightllm-1.0, deepspeed-fastgen, tgi, tgi-3, "
             "lmdeploy-pytorch, "
-            "lmdeploy-turbomind, nanoflow, loongserve, infinite-llm, splitwise, llama.cpp, and its own "
+            "lmdeploy-turbomind, nanoflow, loongserve, infinite-llm, splitwise, transformers, llama.cpp, and "
+            "its own "
             "executor, "
             "foretoken");
-  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 16u);
+  EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 17u);
 }
 
 TEST(Behavior, DefaultsMoveWithTheVersion) {

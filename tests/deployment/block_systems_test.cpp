@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <map>
+
 #include "base/json_full.h"
 #include "models.h"
 
@@ -53,6 +56,7 @@ TEST(BlockSystems, Defaults) {
                             Expected{"lmdeploy-pytorch", SchedulerPolicy::kLmdeployPytorch, 4096, 512, 64},
                             Expected{"nanoflow", SchedulerPolicy::kNanoflow, 2048, 2048, 16},
                             Expected{"splitwise", SchedulerPolicy::kSplitwise, 2048, 512, 16},
+                            Expected{"transformers", SchedulerPolicy::kTransformers, 8192, 1, 1},
                             Expected{"llama.cpp-b4000", SchedulerPolicy::kLlamaCpp, 2048, 1, 32}}) {
     const Deployment d = deploy(with(x.behavior));
     const SchedulerConfig& c = d.scheduler;
@@ -362,7 +366,8 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   EXPECT_EQ(
       refused("sarathi", [](auto& e) { e.max_batch_size = 4; }),
       "s.json:/engine/max_batch_size: is a knob of TensorRT-LLM, Orca, FasterTransformer, Triton, Text "
-      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, and the behaviour is sarathi; "
+      "Generation Inference, LMDeploy's TurboMind, LMDeploy's PyTorch engine, Hugging Face transformers, "
+      "and the behaviour is sarathi; "
       "leave it out");
   EXPECT_THAT(refused("fastertransformer", [](auto& e) { e.max_queue_delay_microseconds = 5; }),
               HasSubstr("is a knob of Triton"));
@@ -417,6 +422,44 @@ TEST(BlockSystems, WrongKnobsAreRefusedWithARemedy) {
   }
 }
 
+// Forty kernels a layer, each dispatched by itself, and the cache copied in every step.
+TEST(BlockSystems, TransformersLaunchesItsModulesKernelByKernel) {
+  Scenario s = with("transformers");
+  s.engine.max_batch_size = 8;
+  const Deployment d = deploy(s);
+  EXPECT_EQ(d.scheduler.max_num_seqs, 8);
+  EXPECT_TRUE(d.graph_sizes.empty());
+  EXPECT_EQ(d.behavior.ingress.value, 0);
+  Work decode;
+  decode.decode_sequences = 8, decode.sampled_rows = 8, decode.contexts = {8 * 1000.0};
+  std::map<std::string, std::int64_t> kernels;
+  double copied = 0;
+  for (const Op& op : operators(d.model, d.mapping.stages.front(), decode, d.precision, d.fusion).ops) {
+    if (op.layer_kind < 0) continue;
+    kernels[std::string(op.name)] += op.count;
+    if (op.name == "kv_concat") copied += static_cast<double>(op.count) * bytes(op).value;
+  }
+  const std::map<std::string, std::int64_t> a_layer{
+      {"input_norm", 8}, {"residual_add", 2}, {"q_proj", 1},     {"k_proj", 1},   {"v_proj", 1},
+      {"rope", 10},      {"kv_concat", 2},    {"attention", 1},  {"o_proj", 1},   {"post_norm", 8},
+      {"gate_proj", 1},  {"up_proj", 1},      {"activation", 2}, {"down_proj", 1}};
+  for (const auto& [name, count] : a_layer) EXPECT_EQ(kernels[name], 32 * count) << name;
+  EXPECT_EQ(kernels.size(), a_layer.size());
+  EXPECT_DOUBLE_EQ(copied, 2.0 * 8 * 1000 * 131072) << "read and written: 128 KiB a token";
+  for (const auto& [change, text] : std::vector<std::pair<std::function<void(EngineSection&)>, const char*>>{
+           {[](auto& e) { e.quantization = "fp8"; }, "bitsandbytes"},
+           {[](auto& e) { e.kv_cache_dtype = "fp8_e4m3"; }, "QuantizedCache"},
+           {[](auto& e) {
+              e.cuda_graph_sizes = {1, 2};
+            },
+            "torch.compile"},
+           {[](auto& e) { e.cpu_offload_gib = 4; }, "accelerate"},
+           {[](auto& e) { e.remove_padding = true; }, "is a knob of FasterTransformer"},
+           {[](auto& e) { e.kv_layout = "contiguous"; }, "use paged"},
+           {[](auto& e) { e.enable_prefix_caching = true; }, "turn it off"}})
+    EXPECT_THAT(refused("transformers", change), HasSubstr(text));
+}
+
 // A sixth of what its instances hold; what is resolved resolves to the same.
 TEST(BlockSystems, LoongserveTakesTokensByMemory) {
   Scenario s = with("loongserve");
@@ -462,7 +505,7 @@ TEST(BlockSystems, Commands) {
               HasSubstr("--parallel 4 --ctx-size 131072 --batch-size 2048 --ubatch-size 512 --kv-unified "
                         "--slot-prompt-similarity 0.1 --cache-ram 0"));
   EXPECT_THAT(serve_command(deploy(with("lightllm"))), HasSubstr("--running_max_req_size 1000"));
-  for (const char* none : {"orca", "sarathi", "fastertransformer", "triton", "fastgen"})
+  for (const char* none : {"orca", "sarathi", "fastertransformer", "triton", "fastgen", "transformers"})
     EXPECT_THAT(serve_command(deploy(with(none))), HasSubstr("has no command of its own")) << none;
 }
 

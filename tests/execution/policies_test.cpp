@@ -40,6 +40,7 @@ std::vector<Case> cases() {
        {{"low_chunk_size", 32}, {"high_chunk_size", 64}, {"chunk_schedule_max_tokens", 64}},
        false},
       {"fastertransformer", with(whole, {{"remove_padding", false}}), false},
+      {"transformers", with(whole, {{"max_num_seqs", 6}, {"num_gpu_blocks_override", 900}}), false},
       {"triton", with(whole, {{"max_queue_delay_microseconds", 300}, {"preferred_batch_size", {3}}}), false},
       {"lightllm", with(whole, {{"block_size", 1}, {"num_gpu_blocks_override", 400}}), false},
       {"deepspeed-fastgen", with(tight, {{"max_num_batched_tokens", 24}}), true},

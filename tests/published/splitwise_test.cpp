@@ -150,6 +150,16 @@ TEST(Splitwise, ThroughputWithinTheLatencyLimits) {
   const double cheap = most(split(10, 7, kA100), conversations, conv_alone, 56);
   EXPECT_GE(h100, 44);
   EXPECT_NEAR(cheap / h100, 1.4, 0.2 * 1.4);
+  // Splitwise-HHcap serves what Baseline-H100 does with a quarter less power: token machines capped at 70 %.
+  // splitwise-sim has capped machines compute prompts 1.3 times slower and tokens as fast as others (its
+  // rows are that factor, not measurements); here tokens are, and the prompts that they help with are taken
+  // to be.
+  double power = 8;
+  for (const auto& [prompts, tokens] : {std::pair(3, 3), std::pair(4, 2), std::pair(4, 3), std::pair(5, 2)})
+    if (worst(served(split(prompts, tokens, kH100), conversations, kRequests, h100), conv_alone) <= 1)
+      power = std::min(power, prompts + 0.7 * tokens);
+  RecordProperty("hhcap_power", std::to_string(power / 8));
+  EXPECT_NEAR(power / 8, 0.75, 0.1);
   const auto code_alone = alone(code);
   EXPECT_GT(worst(served(whole(8, kH100), code, kRequests, 30), code_alone), 1);
   EXPECT_LT(worst(served(split(7, 1, kH100), code, kRequests, 50), code_alone), 1);

@@ -112,6 +112,36 @@ TEST(PoolsEstimate, PrefillAndDecode) {
   EXPECT_NEAR(tokens.expected_sequences, 20 * 199 * e.tpot_ms / 1e3 / 2, 0.1 * tokens.expected_sequences);
 }
 
+// Machines alike that may do either work are full together: their time is shared between prompts and tokens.
+// Below what the sides serve by themselves nothing differs.
+TEST(PoolsEstimate, MachinesThatDoEitherWork) {
+  const auto cluster = [](const char* router, int prefill, int decode) {
+    return Json{{"prefill", {{"replicas", prefill}, {"max_num_batched_tokens", 512}}},
+                {"decode", {{"replicas", decode}, {"max_num_batched_tokens", 512}}},
+                {"kv_link", {{"bandwidth", "50 GB/s"}}},
+                {"router", router}}
+        .dump();
+  };
+  for (const auto& [prefill, decode] : {std::pair(1, 2), std::pair(5, 1)}) {
+    SCOPED_TRACE(prefill);
+    const PoolsEstimate apart = estimated(cluster("round_robin", prefill, decode)).second;
+    const PoolsEstimate mixed = estimated(cluster("splitwise", prefill, decode)).second;
+    const PoolsEstimate sides = estimated(cluster("tetriinfer", prefill, decode)).second;
+    const double prompts = apart.pools[0].estimate.capacity_requests_per_s / prefill,
+                 tokens = apart.pools[1].estimate.capacity_requests_per_s / decode;
+    EXPECT_NEAR(mixed.capacity_requests_per_s, (prefill + decode) / (1 / prompts + 1 / tokens),
+                0.02 * mixed.capacity_requests_per_s);
+    EXPECT_GT(mixed.capacity_requests_per_s, apart.capacity_requests_per_s);
+    EXPECT_EQ(mixed.ttft_ms, apart.ttft_ms);
+    EXPECT_EQ(sides.capacity_requests_per_s, apart.capacity_requests_per_s);
+    EXPECT_EQ(sides.e2el_ms, apart.e2el_ms);
+    if (apart.utilization < 1) {
+      EXPECT_EQ(mixed.tpot_ms, apart.tpot_ms);
+      EXPECT_EQ(mixed.output_throughput, apart.output_throughput);
+    }
+  }
+}
+
 // As a search for plans does it: the same bytes, however many run at once.
 TEST(Pools, RoutersOfBothSidesGiveTheSameBytesInAnyThread) {
   for (const char* router : {"mooncake", "splitwise", "tetriinfer"}) {

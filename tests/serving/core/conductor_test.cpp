@@ -227,6 +227,70 @@ TEST(ConductedServing, RefusalsAreCountedByTheirLimit) {
   EXPECT_EQ(r.records.size(), 2u);
 }
 
+// Both prompts are computed in one step, when nobody decodes; the first one then keeps the second out, whose
+// prompt was computed for nothing. Early, nobody sees that it will be so; later ones are seen when they come.
+TEST(ConductedServing, TheDecodeEngineRefusesWhenThePromptIsComputed) {
+  const auto served = [](Rejection rejection, Picoseconds second) {
+    ToyEstimates estimates(100, 10, 100, 10);
+    ListWorkload w;
+    w.add(0, 50, 5);
+    w.add(second, 10, 5);
+    w.add(100'000, 10, 5);
+    ServeOptions o = conducted(1, 1, estimates);
+    o.conductor.tbt_slo = 115;  // one sequence
+    o.conductor.rejection = rejection;
+    toy::ToyBackend backend(1000);
+    return serve(w, backend, o);
+  };
+  struct Expected {
+    Rejection rejection;
+    Picoseconds second;
+    std::int64_t rejected, computed;
+  };
+  for (const Expected& x : {Expected{Rejection::kEarly, 0, 0, 0}, Expected{Rejection::kLate, 0, 1, 1},
+                            Expected{Rejection::kBoth, 0, 1, 1}, Expected{Rejection::kEarly, 1001, 1, 0},
+                            Expected{Rejection::kLate, 1001, 1, 1}, Expected{Rejection::kBoth, 1001, 1, 0}}) {
+    SCOPED_TRACE(std::to_string(static_cast<int>(x.rejection)) + " at " + std::to_string(x.second));
+    const ServeResult r = served(x.rejection, x.second);
+    EXPECT_EQ(r.rejected, x.rejected);
+    EXPECT_EQ(r.rejected_tbt, x.rejected);
+    EXPECT_EQ(r.rejected_computed, x.computed);
+    EXPECT_EQ(r.discarded_tokens, 10 * x.computed);
+    EXPECT_EQ(std::ssize(r.records), 3 - x.rejected);
+  }
+}
+
+// Nobody is lost, blocks come back, and what is lost of prompts is lost late alone; in a closed loop refused
+// requests make room for the next ones.
+TEST(ConductedServing, RequestsEndOrAreRefusedOnce) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    CounterRandom random(seed, 77);
+    const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+    ToyEstimates estimates(pick(1, 20), 1, pick(50, 150), pick(1, 40));
+    ListWorkload w;
+    Picoseconds at = 0;
+    const std::int64_t count = pick(20, 80);
+    for (std::int64_t i = 0; i < count; ++i)
+      w.add(at += pick(0, 1500), static_cast<std::int32_t>(pick(1, 60)),
+            static_cast<std::int32_t>(pick(1, 20)));
+    if (seed % 3 == 0) w.close_loop(pick(2, 12));
+    ServeOptions o = conducted(static_cast<int>(pick(1, 3)), static_cast<int>(pick(1, 3)), estimates);
+    o.conductor.tbt_slo = pick(60, 300);
+    if (pick(0, 1) > 0) o.conductor.ttft_slo = pick(200, 3000);
+    if (pick(0, 1) > 0) o.conductor.decode_time = pick(500, 20'000);
+    o.conductor.rejection = static_cast<Rejection>(seed % 3);
+    toy::ToyBackend backend(pick(100, 1000), pick(0, 5));
+    backend.link(0, 3);
+    const ServeResult r = serve(w, backend, o);
+    EXPECT_FALSE(r.aborted) << r.abort_reason;
+    EXPECT_EQ(std::ssize(r.records) + r.rejected, count);
+    EXPECT_EQ(r.rejected_ttft + r.rejected_tbt, r.rejected);
+    EXPECT_GE(r.rejected_computed, o.conductor.rejection == Rejection::kLate ? r.rejected_tbt : 0);
+    EXPECT_LE(r.rejected_computed, o.conductor.rejection == Rejection::kEarly ? 0 : r.rejected_tbt);
+  }
+}
+
 TEST(ConductedServing, WhatItCannotConductIsRefused) {
   ToyEstimates estimates(1, 1, 1, 1);
   const auto message = [&](auto change) {
@@ -239,6 +303,11 @@ TEST(ConductedServing, WhatItCannotConductIsRefused) {
   EXPECT_THAT(message([](ServeOptions& o) { o.engines[0].ranks = 2; }), HasSubstr("one rank"));
   EXPECT_THAT(message([](ServeOptions& o) { o.conductor.balancing_threshold = 0.5; }),
               HasSubstr("at least 1"));
+  EXPECT_THAT(message([](ServeOptions& o) {
+                o.kv_link.layers = 4;
+                o.conductor.rejection = Rejection::kLate;
+              }),
+              HasSubstr("layers are on their way"));
   EXPECT_THAT(message([](ServeOptions& o) {
                 const RouterConfig router = o.router;
                 o = toy::options(40, 4, 100, 8);

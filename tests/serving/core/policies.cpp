@@ -60,6 +60,8 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info) {
       return "Splitwise";
     case SchedulerPolicy::kInfiniteLlm:
       return "InfiniteLlm";
+    case SchedulerPolicy::kTransformers:
+      return "Transformers";
   }
   return "unknown";
 }
@@ -171,6 +173,10 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
     case SchedulerPolicy::kLmdeployPytorch:
       c.lmdeploy.prefill_interval = pick(1, 20);
       c.enable_prefix_caching = chance(0.6);
+      break;
+    case SchedulerPolicy::kTransformers:
+      whole_prompts();
+      more_memory();
       break;
     case SchedulerPolicy::kSplitwise:
       whole_prompts();

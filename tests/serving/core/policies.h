@@ -11,12 +11,13 @@
 namespace foretoken::toy {
 
 inline constexpr SchedulerPolicy kBlockPolicies[] = {
-    SchedulerPolicy::kVllmV0,    SchedulerPolicy::kOrca,
-    SchedulerPolicy::kSarathi,   SchedulerPolicy::kStaticBatch,
-    SchedulerPolicy::kLightllm,  SchedulerPolicy::kFastgen,
-    SchedulerPolicy::kTgi,       SchedulerPolicy::kLlamaCpp,
-    SchedulerPolicy::kTurbomind, SchedulerPolicy::kLmdeployPytorch,
-    SchedulerPolicy::kNanoflow,  SchedulerPolicy::kSplitwise};
+    SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,
+    SchedulerPolicy::kSarathi,     SchedulerPolicy::kStaticBatch,
+    SchedulerPolicy::kLightllm,    SchedulerPolicy::kFastgen,
+    SchedulerPolicy::kTgi,         SchedulerPolicy::kLlamaCpp,
+    SchedulerPolicy::kTurbomind,   SchedulerPolicy::kLmdeployPytorch,
+    SchedulerPolicy::kNanoflow,    SchedulerPolicy::kSplitwise,
+    SchedulerPolicy::kTransformers};
 
 inline constexpr SchedulerPolicy kPipelinePolicies[] = {
     SchedulerPolicy::kVllmV1,      SchedulerPolicy::kSglang,  SchedulerPolicy::kTrtllm,

@@ -64,6 +64,62 @@ TEST(StaticBatch, MemoryStaysWithTheBatch) {
   EXPECT_EQ(r.result.reserved_tokens, 3 * 24);
 }
 
+// Adds the sums that prices go by.
+class Rectangles : public toy::BatchLog {
+ public:
+  StepTime run(const Step& step) override {
+    const Batch& b = step.ranks[0];
+    contexts.push_back(b.contexts[0]);
+    growing.push_back(b.growing[0]);
+    return BatchLog::run(step);
+  }
+  std::vector<std::int64_t> contexts;
+  std::vector<std::int32_t> growing;
+};
+
+ServeOptions generating(std::int64_t max_batch_size, std::int64_t usable_blocks = 100) {
+  ServeOptions o = batches_of(max_batch_size, usable_blocks);
+  o.engines[0].scheduler.policy = SchedulerPolicy::kTransformers;
+  o.engines[0].scheduler.reservation = KvReservation::kPaged;
+  return o;
+}
+
+// Prompts of 4 and 6 are 2 x 6 tokens; then every row, that of the ended request too, attends to 7, 8 and 9.
+TEST(Generate, ComputesARectangleUntilTheLastRequestHasEnded) {
+  ListWorkload w;
+  w.add(0, 4, 4);
+  w.add(0, 6, 2);
+  w.add(500, 4, 1);
+  Rectangles log;
+  const ServeResult r = serve(w, log, generating(4));
+  EXPECT_THAT(log.batches,
+              ElementsAre("p0:4/0! pad0:2 p1:6/0!", "d0@5 d1@7", "d0@6 hole1", "d0@7 hole1", "p2:4/0!"));
+  EXPECT_THAT(log.contexts, ElementsAre(0, 2 * 7, 2 * 8, 2 * 9, 0));
+  EXPECT_THAT(log.growing, ElementsAre(0, 2, 2, 2, 0));
+  EXPECT_EQ(r.scheduled_tokens, 12 + 2 + 2 + 2 + 4);
+  EXPECT_EQ(r.discarded_tokens, 2 + 2) << "padding, and rows of the ended request";
+}
+
+// Prompts of at most 8 and outputs of 3 take 10 tokens a row, 3 blocks: 7 blocks hold two rows.
+TEST(Generate, StartsAsManyRowsOfTheLongestLengthAsMemoryHolds) {
+  ListWorkload w;
+  w.add(0, 4, 3);
+  w.add(0, 8, 1);
+  w.add(0, 4, 1);
+  const Served r = run(w, generating(4, 7));
+  EXPECT_THAT(r.batches, ElementsAre("p0:4/0! pad0:4 p1:8/0!", "d0@5 hole1", "d0@6 hole1", "p2:4/0!"));
+}
+
+// Padded, a step of 100 tokens holds 4 prompts of 22; nobody passes the one that doesn't fit.
+TEST(Generate, PromptsOfAStepAreCountedPadded) {
+  ListWorkload w;
+  for (int i = 0; i < 4; ++i) w.add(0, 2, 1);
+  w.add(0, 22, 1);
+  w.add(0, 2, 1);
+  EXPECT_THAT(run(w, generating(8)).batches,
+              ElementsAre("p0:2/0! p1:2/0! p2:2/0! p3:2/0!", "p4:22/0! p5:2/0! pad5:20"));
+}
+
 // Nobody to wait for: the batch is whoever waits, up to max_batch_size.
 TEST(DynamicBatcher, WithoutADelayTakesWhoeverWaits) {
   ListWorkload w;
