@@ -195,6 +195,11 @@ void check(const Shape& shape, const std::vector<Length>& lengths, unsigned seed
   const Floats expected = batch.expected();
   expect_alike(batch, shape, batch.got(), expected);
   if (shape.storage != Storage::kBf16 || !cuda_set().warpgroups()) return;
+  if (cuda_set().tensor_maps()) {
+    cuda_set().use_tensor_maps(false);
+    expect_alike(batch, shape, batch.got(), expected, "without tensor maps");
+    cuda_set().use_tensor_maps(true);
+  }
   cuda_set().use_warpgroups(false);
   expect_alike(batch, shape, batch.got(), expected, "without warpgroups");
   cuda_set().use_warpgroups(true);
