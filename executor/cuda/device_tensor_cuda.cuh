@@ -39,6 +39,7 @@ FORETOKEN_DEVICE bool barrier_wait_bounded([[maybe_unused]] Barrier* barrier,
                                            [[maybe_unused]] unsigned parity, [[maybe_unused]] int looks) {
 #ifdef FORETOKEN_TENSOR_COPIES
   const std::uint32_t at = detail::shared_address(barrier);
+#pragma unroll 1
   for (; looks > 0; --looks) {
     std::uint32_t done;
     asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p;}"

@@ -123,6 +123,7 @@ FORETOKEN_DEVICE void attend(const AttentionParams& p, const Item& item, std::by
     }
     show_to_products();
     meet();
+    settled(sums);
 
     // Beyond p.v_dim whatever lies there, for sums that go nowhere.
     const RowsOperand of = rows_operand(weights);

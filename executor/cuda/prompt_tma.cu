@@ -166,9 +166,9 @@ FORETOKEN_DEVICE void attend(const AttentionParams& p, const Item& item, std::by
     warp_arrive(&b.key_empty[tile % 2]);
     take_exponents(begin, factor);
     round_weights();
+    if (begin + 1 < end) wait_for(b.key_full, tile + 1);
 #pragma unroll 1
     for (int unit = begin + 1; unit < end; ++unit, ++tile) {
-      wait_for(b.key_full, tile + 1);
       wait_for(b.value_full, tile);
       take_turn(tile + 1);
       settled(sums), settled(weights);
@@ -180,6 +180,9 @@ FORETOKEN_DEVICE void attend(const AttentionParams& p, const Item& item, std::by
       settled(score);
       warp_arrive(&b.key_empty[(tile + 1) % 2]);
       const bool raised = take_exponents(unit, factor);
+      settled(score);
+      // Also a seam for the assembler, which else waits for products first and takes exponents then.
+      if (unit + 1 < end) wait_for(b.key_full, tile + 2);
       products_wait<0>();
       settled(sums);
       warp_arrive(&b.value_empty[tile % 2]);
