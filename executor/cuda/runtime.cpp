@@ -263,7 +263,7 @@ std::optional<TensorMap> make_tensor_map(const void* first, std::int64_t columns
   if (result != CUDA_SUCCESS) return std::nullopt;
   TensorMap map;
   static_assert(sizeof map == sizeof encoded);
-  std::memcpy(&map, &encoded, sizeof map);
+  std::memcpy(map.words, &encoded, sizeof map);
   return map;
 }
 
