@@ -1,6 +1,8 @@
 // The copies and barriers of tensor_copies.cuh as instructions. Included by it alone.
 #pragma once
 
+#include <type_traits>
+
 namespace foretoken::cuda {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -34,29 +36,46 @@ FORETOKEN_DEVICE void barrier_arrive_expecting([[maybe_unused]] Barrier* barrier
 #endif
 }
 
-// Each look may suspend the thread, for as long as the hardware sees fit.
-FORETOKEN_DEVICE bool barrier_wait_bounded([[maybe_unused]] Barrier* barrier,
-                                           [[maybe_unused]] unsigned parity, [[maybe_unused]] int looks) {
+namespace detail {
+// test_wait looks once; try_wait may suspend the thread, for as long as the hardware sees fit.
+FORETOKEN_DEVICE bool phase_passed([[maybe_unused]] std::uint32_t barrier, [[maybe_unused]] unsigned parity,
+                                   [[maybe_unused]] auto suspend) {
 #ifdef FORETOKEN_TENSOR_COPIES
-  const std::uint32_t at = detail::shared_address(barrier);
-#pragma unroll 1
-  for (; looks > 0; --looks) {
-    std::uint32_t done;
+  std::uint32_t passed;
+  if constexpr (decltype(suspend)::value)
     asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p;}"
-                 : "=r"(done)
-                 : "r"(at), "r"(parity)
+                 : "=r"(passed)
+                 : "r"(barrier), "r"(parity)
                  : "memory");
-    if (done != 0) return true;
-  }
-  return false;
+  else
+    asm volatile(
+        "{.reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p;}"
+        : "=r"(passed)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  return passed != 0;
 #else
   __trap();
   return false;
 #endif
 }
+}  // namespace detail
+
+FORETOKEN_DEVICE bool barrier_wait_bounded(Barrier* barrier, unsigned parity, int looks) {
+  const std::uint32_t at = detail::shared_address(barrier);
+#pragma unroll 1
+  for (; looks > 0; --looks)
+    if (detail::phase_passed(at, parity, std::false_type{})) return true;
+  return false;
+}
 FORETOKEN_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
-  constexpr int kLooks = 1 << 27;  // some seconds where each returns at once
-  if (!barrier_wait_bounded(barrier, parity, kLooks)) __trap();
+  constexpr long long kMostClocks = 1ll << 34;  // some nine seconds
+  const std::uint32_t at = detail::shared_address(barrier);
+  if (detail::phase_passed(at, parity, std::true_type{})) return;
+  const long long start = clock64();
+#pragma unroll 1
+  while (!detail::phase_passed(at, parity, std::true_type{}))
+    if (clock64() - start > kMostClocks) __trap();
 }
 
 FORETOKEN_DEVICE void copy_box([[maybe_unused]] std::byte* panel_row, [[maybe_unused]] const TensorMap& map,

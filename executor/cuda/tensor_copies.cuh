@@ -35,7 +35,7 @@ FORETOKEN_DEVICE void barrier_arrive(Barrier* barrier);
 FORETOKEN_DEVICE void barrier_arrive_expecting(Barrier* barrier, unsigned bytes);
 // A wait of seconds is a fault of the kernel or the device: it ends as an error of the launch, no hang.
 FORETOKEN_DEVICE void barrier_wait(Barrier* barrier, unsigned parity);
-// False after so many looks (each may take microseconds); emulated, where the wait can't end.
+// False after so many looks, of some tens of clocks each; emulated, where the wait can't end.
 FORETOKEN_DEVICE bool barrier_wait_bounded(Barrier* barrier, unsigned parity, int looks);
 
 // By one thread: the box of `map` whose first number is at (row, column) to `panel_row`.

@@ -282,11 +282,11 @@ TEST(CudaAttention, ManyRows) {
 TEST(CudaAttention, BoxesOfEveryBlockSize) {
   AttentionArgs window = args_of(8, 64, 64);
   window.window = 70;
-  for (const int block : {8, 24, 32, 64, 136, 256})
-    for (const AttentionArgs& args : {args_of(8, 64, 64), window}) {
+  for (const int block : {8, 24, 64, 136}) {
+    for (const AttentionArgs& args : {args_of(8, 64, 64), window})
       check({args, 2, Storage::kBf16, block, false}, {{0, 33}, {250, 23}, {127, 10}});
-      check({{70, 72, 64, 0.1f}, 1, Storage::kBf16, block, true}, {{191, 1}, {128, 1}, {64, 2}});
-    }
+    check({{70, 72, 64, 0.1f}, 1, Storage::kBf16, block, true}, {{191, 1}, {128, 1}, {64, 2}});
+  }
 }
 
 TEST(CudaAttention, LatentsOfManyHeads) {
