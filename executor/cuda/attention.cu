@@ -129,7 +129,7 @@ bool multiple(const void* address, std::size_t of) {
 
 AttentionDevice attention_device(const CudaKernels& kernels) {
   const DeviceProperties& device = kernels.device();
-  return {device.multiprocessors, device.shared_bytes, kernels.warpgroups()};
+  return {device.multiprocessors, device.shared_bytes, kernels.warpgroups(), kernels.tensor_maps()};
 }
 
 }  // namespace
@@ -148,7 +148,16 @@ AttentionFunction attention_kernel(const AttentionVariant& variant) {
       return latent_warpgroup_kernel(variant);
     case AttentionKernel::kGeneral:
       return general_attention_kernel(variant);
+    case AttentionKernel::kPromptTma:
+    case AttentionKernel::kLatentTma:
+      break;
   }
+  return nullptr;
+}
+
+TensorAttentionFunction tensor_attention_kernel(const AttentionVariant& variant) {
+  if (variant.kernel == AttentionKernel::kPromptTma) return prompt_tma_kernel(variant);
+  if (variant.kernel == AttentionKernel::kLatentTma) return latent_tma_kernel(variant);
   return nullptr;
 }
 
@@ -164,6 +173,10 @@ const char* attention_kernel_name(AttentionKernel kernel) {
       return "latent_attention";
     case AttentionKernel::kLatentWarpgroup:
       return "latent_warpgroup";
+    case AttentionKernel::kPromptTma:
+      return "prompt_tma";
+    case AttentionKernel::kLatentTma:
+      return "latent_tma";
     case AttentionKernel::kGeneral:
       break;
   }
@@ -186,7 +199,8 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
       attention_plan(args, cache, sequences.host, context_bucket(longest), attention_device(*this));
   if (plan.items == 0) return;
   const AttentionFunction kernel = attention_kernel(plan.variant);
-  if (kernel == nullptr)
+  const TensorAttentionFunction tensor_kernel = tensor_attention_kernel(plan.variant);
+  if (kernel == nullptr && tensor_kernel == nullptr)
     throw Error("attention", std::string(attention_kernel_name(plan.variant.kernel)) +
                                  " isn't compiled for a cache of this storage and size");
 
@@ -207,6 +221,7 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   p.value_row = static_cast<int>(latent ? cache.k_dim : cache.v_dim);
   p.key_vectors = p.k_dim % 4 == 0 && multiple(p.keys, 4 * width);
   p.value_vectors = p.value_row % 4 == 0 && multiple(p.values, 4 * width);
+  p.box_rows = plan.variant.box_rows;
   p.block_size = cache.block_size, p.by_block = Divisor(cache.block_size);
   p.heads = static_cast<int>(cache.heads), p.group = static_cast<int>(args.heads / cache.heads);
   p.by_group = Divisor(p.group);
@@ -216,6 +231,12 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
   p.chunked = args.chunked;
   p.sinks = args.sinks, p.lse = args.lse;
 
+  AttentionMaps maps;
+  if (tensor_kernel != nullptr) {
+    maps.keys = tensor_map(p.keys, cache.k_dim, p.box_rows);
+    maps.values = latent ? maps.keys : tensor_map(p.values, cache.v_dim, p.box_rows);
+  }
+
   // Values that are wider than a block sums are computed in turns.
   const std::int64_t most = plan.variant.kernel == AttentionKernel::kGeneral ? kGeneralMostV : args.v_dim;
   for (std::int64_t first = 0; first < args.v_dim; first += most) {
@@ -223,12 +244,14 @@ void CudaKernels::attention(const AttentionArgs& args, const CacheLayer& cache, 
     p.v_pad = (p.v_count + 3) / 4 * 4;
     p.sums = reinterpret_cast<float*>(scratch);
     p.tops = reinterpret_cast<float2*>(p.sums + 2 * plan.blocks * p.rows * p.v_pad);
-    launch(kernel,
-           {.grid = dim3(static_cast<unsigned>(plan.blocks)),
-            .block = dim3(static_cast<unsigned>(plan.variant.threads)),
-            .shared = plan.variant.shared,
-            .name = attention_kernel_name(plan.variant.kernel)},
-           stream(), p);
+    const Launch how{.grid = dim3(static_cast<unsigned>(plan.blocks)),
+                     .block = dim3(static_cast<unsigned>(plan.variant.threads)),
+                     .shared = plan.variant.shared,
+                     .name = attention_kernel_name(plan.variant.kernel)};
+    if (tensor_kernel != nullptr)
+      launch(tensor_kernel, how, stream(), p, maps);
+    else
+      launch(kernel, how, stream(), p);
     const CombineLaunch combine = combine_launch(plan, p.count, p.heads, p.v_count);
     if (combine.needed())
       launch(combine_attention,

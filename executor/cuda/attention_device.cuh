@@ -27,6 +27,7 @@ struct AttentionParams {
   const float *key_scales = nullptr, *value_scales = nullptr;
   bool key_vectors = false, value_vectors = false;
   int block_size = 1;
+  int box_rows = 0;          // the variant's
   int heads = 1, group = 1;  // of the cache; query heads of each
   Divisor by_block, by_group;
   int k_dim = 0, v_dim = 0, value_row = 0;  // value_row: elements of the cache's rows of values
@@ -424,12 +425,12 @@ AttentionFunction of_products(const AttentionVariant& variant) {
 }
 
 // Make::heads<K, V>() for the list's heads that are the variant's.
-template <const auto& heads, class Make, std::size_t I = 0>
-AttentionFunction of_heads(const AttentionVariant& variant) {
+template <const auto& heads, class Make, class Function = AttentionFunction, std::size_t I = 0>
+Function of_heads(const AttentionVariant& variant) {
   if constexpr (I < std::size(heads)) {
     if (variant.k == heads[I].k && variant.v == heads[I].v)
       return Make::template heads<heads[I].k, heads[I].v>();
-    return of_heads<heads, Make, I + 1>(variant);
+    return of_heads<heads, Make, Function, I + 1>(variant);
   }
   return nullptr;
 }

@@ -4,14 +4,22 @@
 #pragma once
 
 #include "executor/cuda/attention_plan.h"
+#include "executor/cuda/tensor_map.h"
 
 namespace foretoken::cuda {
 
 struct AttentionParams;
 using AttentionFunction = void (*)(AttentionParams);
 
-// Null: no such kernel is compiled, which no plan asks for.
+// Of the cache's keys and values, boxes of variant.box_rows rows.
+struct AttentionMaps {
+  TensorMap keys, values;
+};
+using TensorAttentionFunction = void (*)(AttentionParams, AttentionMaps);
+
+// Null: no such kernel is compiled, which no plan asks for. The second: of kPromptTma and kLatentTma alone.
 AttentionFunction attention_kernel(const AttentionVariant& variant);
+TensorAttentionFunction tensor_attention_kernel(const AttentionVariant& variant);
 const char* attention_kernel_name(AttentionKernel kernel);
 
 // Of one file each, for the variants of its kernel.
@@ -20,6 +28,8 @@ AttentionFunction prompt_attention_kernel(const AttentionVariant& variant);
 AttentionFunction prompt_warpgroup_kernel(const AttentionVariant& variant);
 AttentionFunction latent_attention_kernel(const AttentionVariant& variant);
 AttentionFunction latent_warpgroup_kernel(const AttentionVariant& variant);
+TensorAttentionFunction prompt_tma_kernel(const AttentionVariant& variant);
+TensorAttentionFunction latent_tma_kernel(const AttentionVariant& variant);
 AttentionFunction general_attention_kernel(const AttentionVariant& variant);
 
 }  // namespace foretoken::cuda

@@ -111,18 +111,35 @@ AttentionVariant latent_warpgroup() {
   return variant;
 }
 
+// The same rows and units; keys come by tensor maps, in boxes of so many rows.
+AttentionVariant by_tensor_map(AttentionVariant variant, int rows) {
+  const bool prompt = variant.kernel == AttentionKernel::kPromptWarpgroup;
+  variant.kernel = prompt ? AttentionKernel::kPromptTma : AttentionKernel::kLatentTma;
+  variant.box_rows = rows;
+  variant.threads = kTmaThreads;
+  variant.shared =
+      static_cast<std::size_t>(prompt ? prompt_tma_bytes(variant.k, variant.v) : kLatentTmaBytes);
+  return variant;
+}
+
 // Whichever of a sequence's rows fill a tile: the variants in the order of their liking.
 AttentionVariant choose(const CacheLayer& cache, std::int64_t v_dim, std::int64_t rows,
                         const AttentionDevice& device) {
   const auto fits = [&](const AttentionVariant& variant) {
     return variant.shared + kStaticBytes <= device.shared_bytes;
   };
+  const auto by_warpgroups = [&](const AttentionVariant& variant) {
+    const int boxes = device.tensor_maps ? box_rows(cache.block_size, variant.unit) : 0;
+    if (boxes > 0 && fits(by_tensor_map(variant, boxes)))
+      return reside(by_tensor_map(variant, boxes), 1, device);
+    return reside(variant, 1, device);
+  };
   if (!takes_products(cache)) return general(cache, rows, v_dim, device);
   const auto width = static_cast<int>(cache_width(cache.storage));
   if (cache.v_dim == 0) {
     if (cache.k_dim > kLatentK || v_dim > kLatentV) return general(cache, rows, v_dim, device);
     if (device.warpgroups && width == 2 && rows > kLatentGroupRows / 2 && fits(latent_warpgroup()))
-      return reside(latent_warpgroup(), 1, device);
+      return by_warpgroups(latent_warpgroup());
     for (const auto& [tile, stages] : {std::pair{64, 2}, {32, 2}, {16, 3}, {16, 2}}) {
       const AttentionVariant variant = latent(tile, stages, width);
       if ((tile == 16 || rows > tile / 2) && fits(variant)) return reside(variant, 1, device);
@@ -132,7 +149,7 @@ AttentionVariant choose(const CacheLayer& cache, std::int64_t v_dim, std::int64_
   const Heads* heads = smallest(kGroupAttentionHeads, cache.k_dim, cache.v_dim);
   if (device.warpgroups && width == 2 && rows > 2 * kDecodeRows && heads != nullptr &&
       fits(prompt_warpgroup(*heads)))
-    return reside(prompt_warpgroup(*heads), 1, device);
+    return by_warpgroups(prompt_warpgroup(*heads));
   heads = smallest(kAttentionHeads, cache.k_dim, cache.v_dim);
   if (heads == nullptr) return general(cache, rows, v_dim, device);
   if (rows > 2 * kDecodeRows && fits(prompt(*heads, width)))
@@ -225,9 +242,13 @@ AttentionPlan attention_plan(const AttentionArgs& args, const CacheLayer& cache,
                              const AttentionDevice& device) {
   const std::int64_t group = args.heads / cache.heads;
   std::int64_t most = 0;
-  for (const SequenceRows& s : sequences) most = std::max(most, s.new_tokens);
+  AttentionDevice able = device;
+  for (const SequenceRows& s : sequences) {
+    most = std::max(most, s.new_tokens);
+    if (s.branch != nullptr) able.tensor_maps = false;  // its keys lie anywhere
+  }
   AttentionPlan plan;
-  plan.variant = attention_variant(args, cache, most, device);
+  plan.variant = attention_variant(args, cache, most, able);
   const AttentionVariant& v = plan.variant;
   plan.tiles = ceil_div(most * group, v.rows);
   plan.most_rows = std::min<std::int64_t>(most * group, v.rows);

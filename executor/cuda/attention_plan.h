@@ -41,6 +41,7 @@ struct AttentionDevice {
   int multiprocessors = 0;
   std::size_t shared_bytes = 0;  // a block's most; a multiprocessor has a kilobyte more
   bool warpgroups = false;       // multiply (warpgroup.cuh)
+  bool tensor_maps = false;      // boxes of matrices are copied (tensor_copies.cuh)
 };
 
 enum class AttentionKernel : std::uint8_t {
@@ -49,11 +50,13 @@ enum class AttentionKernel : std::uint8_t {
   kPromptWarpgroup,  // prompt_warpgroup.cu: the same in bf16 caches, by warpgroups
   kLatent,           // latent_attention.cu: values are a part of the keys; products of bf16
   kLatentWarpgroup,  // latent_warpgroup.cu: the same of many rows, in bf16 caches, by warpgroups
+  kPromptTma,        // prompt_tma.cu: the same of keys that lie in boxes, which come by tensor maps
+  kLatentTma,        // latent_tma.cu: likewise
   kGeneral,          // general_attention.cu: any storage and size, in float32
 };
 
 // The largest heads that kernels are compiled for, smallest first: kDecode's and kPrompt's, then
-// kPromptWarpgroup's. What plans choose from is what is compiled (attention_kernels.h).
+// kPromptWarpgroup's and kPromptTma's. What plans choose from is what is compiled (attention_kernels.h).
 struct AttentionHeads {
   int k, v;
 };
@@ -67,6 +70,7 @@ struct AttentionVariant {
   int k = 0, v = 0;                 // the largest heads that it takes; kGeneral: v as it counts on
   int rows = 0, unit = 0;           // of a tile; keys
   int stages = 0;                   // of kLatent: tiles of keys in shared memory or on their way to it
+  int box_rows = 0;                 // of kPromptTma and kLatentTma: keys that lie behind one another
   int threads = 0;                  // of a block
   std::size_t shared = 0;           // bytes of a block
   int blocks_per_processor = 1;
@@ -161,6 +165,19 @@ constexpr int prompt_group_bytes(int k, int v) {
   return kPromptGroupRows * k * 2 + 2 * keys * (k + v) * 2 + 2 * keys * 4 + 1024;
 }
 
+// Queries, two tiles of keys and of values likewise, barriers. A third warpgroup asks for the tiles.
+inline constexpr int kTmaThreads = 384, kTmaBarrierBytes = 128;
+constexpr int prompt_tma_bytes(int k, int v) {
+  return kPromptGroupRows * k * 2 + 2 * prompt_group_keys(k) * (k + v) * 2 + kTmaBarrierBytes + 1024;
+}
+// Of a cache of such blocks, where a unit's keys lie in boxes of as many rows each, whole numbers of which
+// are a block; 0: they are too few for panels, whose rows change places by eights.
+constexpr int box_rows(int block_size, int unit) {
+  int rows = unit;
+  while (block_size % rows != 0) rows /= 2;
+  return rows >= 8 ? rows : 0;
+}
+
 inline constexpr int kLatentK = 576, kLatentV = 512, kLatentKeys = 64, kLatentWarps = 8;
 constexpr int latent_key_groups(int rows) { return rows == 16 ? 8 : rows == 32 ? 4 : 2; }  // of warps
 constexpr int latent_shared_bytes(int rows, int stages, int width) {
@@ -177,6 +194,10 @@ inline constexpr int kLatentGroupRows = 64, kLatentGroupThreads = 256;
 inline constexpr int kLatentGroupBytes = (2 * kLatentKeys + kLatentGroupRows) * kLatentK * 2 +
                                          kLatentGroupRows * kLatentKeys * 2 + 2 * kLatentGroupRows * 4 +
                                          2 * kLatentKeys * 4 + 1024;
+
+inline constexpr int kLatentTmaBytes = (2 * kLatentKeys + kLatentGroupRows) * kLatentK * 2 +
+                                       kLatentGroupRows * kLatentKeys * 2 + 2 * kLatentGroupRows * 4 +
+                                       kTmaBarrierBytes + 1024;
 
 // Keys, then values, in pieces of so many dims.
 inline constexpr int kGeneralKPiece = 64, kGeneralVPiece = 128, kGeneralWarps = 4, kGeneralWarpRows = 8;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <mutex>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "executor/cuda/cublas.h"
 #include "executor/cuda/remarks.h"
 #include "executor/cuda/sampling.h"
+#include "executor/cuda/tensor_check.h"
 #include "executor/cuda/warpgroup_check.h"
 
 namespace foretoken::cuda {
@@ -192,6 +195,10 @@ struct CudaKernels::State {
   const bool has_warpgroups = device.compute_capability == 90;
   const bool right_warpgroups = has_warpgroups && warpgroup_products_are_right(stream);
   bool warpgroups = right_warpgroups;
+  const bool right_tensor_maps = right_warpgroups && tensor_copies_are_right(stream);
+  bool tensor_maps = right_tensor_maps;
+  std::mutex maps_mutex;
+  std::map<std::tuple<const void*, std::int64_t, int>, TensorMap> maps;
 };
 
 CudaKernels::CudaKernels()
@@ -203,8 +210,10 @@ std::string CudaKernels::machine() const {
   const DeviceProperties& d = state_->device;
   return d.name + ", CUDA driver " + std::to_string(d.driver_version / 1000) + "." +
          std::to_string(d.driver_version % 1000 / 10) +
-         (state_->has_warpgroups && !state_->right_warpgroups ? ", wgmma failed its check and isn't used"
-                                                              : "");
+         (!state_->has_warpgroups      ? ""
+          : !state_->right_warpgroups  ? ", wgmma failed its check and isn't used"
+          : !state_->right_tensor_maps ? ", TMA failed its check and isn't used"
+                                       : "");
 }
 std::string CudaKernels::condition() const {
   const Clocks c = state_->clocks.read();
@@ -257,6 +266,24 @@ void CudaKernels::all_gather(Processes& processes, std::span<const float> mine, 
 Stream& CudaKernels::stream() const { return state_->stream; }
 const DeviceProperties& CudaKernels::device() const { return state_->device; }
 bool CudaKernels::warpgroups() const { return state_->warpgroups; }
+bool CudaKernels::tensor_maps() const { return state_->tensor_maps; }
+void CudaKernels::use_tensor_maps(bool use) const { state_->tensor_maps = use && state_->right_tensor_maps; }
+const TensorMap& CudaKernels::tensor_map(const void* first, std::int64_t columns, int box_rows) const {
+  const std::lock_guard lock(state_->maps_mutex);
+  const auto [at, made] = state_->maps.try_emplace({first, columns, box_rows});
+  if (made) {
+    const auto map = make_tensor_map(first, columns, kMostMapRows, box_rows);
+    if (!map) {
+      state_->maps.erase(at);
+      throw CudaError(
+          "cuTensorMapEncodeTiled",
+          "no map of rows of " + std::to_string(columns) + " numbers in boxes of " + std::to_string(box_rows),
+          0);
+    }
+    at->second = *map;
+  }
+  return at->second;
+}
 void CudaKernels::use_warpgroups(bool use) const { state_->warpgroups = use && state_->right_warpgroups; }
 
 }  // namespace foretoken::cuda

@@ -13,6 +13,7 @@
 #include <span>
 
 #include "executor/cuda/runtime.h"
+#include "executor/cuda/tensor_map.h"
 #include "executor/kernels.h"
 
 namespace foretoken::cuda {
@@ -116,6 +117,11 @@ class CudaKernels final : public Kernels {
   // Whether kernels multiply by warpgroups: the device has them, and they were found right.
   bool warpgroups() const;
   void use_warpgroups(bool use) const;  // false: as on a device without them, to compare
+  // Likewise whether keys of attention come by tensor maps.
+  bool tensor_maps() const;
+  void use_tensor_maps(bool use) const;
+  // Of the rows of 16-bit numbers from `first` on, remembered.
+  const TensorMap& tensor_map(const void* first, std::int64_t columns, int box_rows) const;
 
  private:
   struct State;

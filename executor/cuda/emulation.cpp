@@ -1,10 +1,7 @@
 #include "executor/cuda/emulation.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
-#include <boost/context/detail/fcontext.hpp>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -13,6 +10,8 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "executor/cuda/emulation_barriers.h"
+#include "executor/cuda/emulation_fiber.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -27,31 +26,7 @@ dim3 blockDim, gridDim;
 namespace emulation {
 namespace {
 
-namespace context = boost::context::detail;
-
 constexpr unsigned kLanes = 32, kMostWarps = 32;
-#if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kStackBytes = 256 * 1024;
-#else
-constexpr std::size_t kStackBytes = 128 * 1024;
-#endif
-constexpr std::size_t kGuardBytes = 4096;
-
-// A stack with a guard page below it, and where to go on with what runs there.
-struct Fiber {
-  Fiber() {
-    base = static_cast<std::byte*>(::mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
-                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (base == MAP_FAILED) throw std::bad_alloc();
-    ::mprotect(base, kGuardBytes, PROT_NONE);
-  }
-  ~Fiber() { ::munmap(base, kGuardBytes + kStackBytes); }
-  Fiber(const Fiber&) = delete;
-  std::byte* bottom() const { return base + kGuardBytes; }
-
-  std::byte* base = nullptr;
-  context::fcontext_t at = nullptr;  // null: nothing has run here, or what ran was given up
-};
 
 struct Copy {
   void* to;
@@ -60,7 +35,7 @@ struct Copy {
   bool valid;
 };
 
-enum class Wait : std::uint8_t { kNothing, kBarrier, kExchange };
+enum class Wait : std::uint8_t { kNothing, kBarrier, kExchange, kPhase };
 
 struct Product {
   float* d;
@@ -78,6 +53,8 @@ struct Thread {
   std::vector<Copy> copies;
   unsigned product_groups = 0;
   std::vector<Product> products;
+  const void* phase_of = nullptr;  // the barrier whose phase it waits for
+  bool bounded = false, gave_up = false;
 };
 
 struct Warp {
@@ -97,6 +74,10 @@ class Block {
   void barrier();
   const std::byte* exchange(const char* name, const void* in, std::size_t bytes, Complete complete,
                             const void* complete_context);
+  void init_barrier(const void* at, unsigned arrivals) { refuse(barriers_.init(at, arrivals)); }
+  void arrive(const void* at, long long bytes);
+  void copy_box(std::byte* to, const TensorMap& map, int row, int column, const void* at);
+  bool wait_for_phase(const void* at, unsigned parity, bool bounded);
   std::byte* shared() const { return shared_; }
   Thread& thread() { return threads_[current_]; }
   [[noreturn]] void fail(const std::string& what);
@@ -116,6 +97,13 @@ class Block {
   void switch_to(Fiber* fiber, bool for_good);
   void arrived(context::transfer_t from);
   Fiber* idle_fiber();
+  void refuse(const std::string& fault) {
+    if (!fault.empty()) fail(fault);
+  }
+  void stop_running();
+  void run_again(unsigned thread);
+  void wake_waiters(const void* at);
+  bool give_up_bounded_waits();
   void report_deadlock();
   std::string place() const;
 
@@ -135,6 +123,7 @@ class Block {
   Fiber* previous_ = nullptr;  // whose context the next to arrive stores
   context::fcontext_t caller_ = nullptr;
   std::exception_ptr error_;
+  Barriers barriers_;
 #if defined(__SANITIZE_ADDRESS__)
   const void* caller_bottom_ = nullptr;
   std::size_t caller_bytes_ = 0;
@@ -296,15 +285,18 @@ int Block::pick() {
   if (runnable_warps_ == 0) {
     if (ended_ == count_) return -1;
     if (at_barrier_ < count_) {
-      report_deadlock();
-      return -1;
-    }
-    at_barrier_ = 0;
-    for (unsigned w = 0; w < warp_count_; ++w) {
-      const unsigned lanes = std::min(kLanes, count_ - w * kLanes);
-      warps_[w].runnable = lanes == kLanes ? ~0u : (1u << lanes) - 1;
-      warps_[w].cursor = kLanes;
-      runnable_warps_ |= 1u << w;
+      if (!give_up_bounded_waits()) {
+        report_deadlock();
+        return -1;
+      }
+    } else {
+      at_barrier_ = 0;
+      for (unsigned w = 0; w < warp_count_; ++w) {
+        const unsigned lanes = std::min(kLanes, count_ - w * kLanes);
+        warps_[w].runnable = lanes == kLanes ? ~0u : (1u << lanes) - 1;
+        warps_[w].cursor = kLanes;
+        runnable_warps_ |= 1u << w;
+      }
     }
     current_warp_ = pick_bit(runnable_warps_, 0, true);
   } else if (order_ == Order::kShuffled) {
@@ -318,8 +310,8 @@ int Block::pick() {
 }
 
 void Block::report_deadlock() {
-  unsigned at_exchange = 0;
-  std::string function;
+  unsigned at_exchange = 0, at_phase = 0;
+  std::string function, lacks;
   unsigned example = 0;
   for (unsigned t = count_; t-- > 0;) {
     const Warp& warp = warps_[t / kLanes];
@@ -328,6 +320,9 @@ void Block::report_deadlock() {
       ++at_exchange;
       function = warp.function;
       example = t;
+    } else if (threads_[t].wait == Wait::kPhase) {
+      ++at_phase;
+      lacks = barriers_.lacks(threads_[t].phase_of);
     } else if (at_exchange == 0) {
       example = t;
     }
@@ -337,16 +332,61 @@ void Block::report_deadlock() {
   if (at_exchange > 0)
     what += std::to_string(at_exchange) + " of its " + std::to_string(count_) + " threads wait in " +
             function + " for lanes that don't come, ";
+  if (at_phase > 0) what += std::to_string(at_phase) + " wait for a barrier whose " + lacks + ", ";
   what += std::to_string(at_barrier_) + " wait in sync_threads, " + std::to_string(ended_) + " have ended";
   error_ = std::make_exception_ptr(Error(place(), what));
 }
 
-void Block::barrier() {
+void Block::stop_running() {
   Warp& warp = warps_[current_ / kLanes];
   warp.runnable &= ~(1u << (current_ % kLanes));
   if (warp.runnable == 0) runnable_warps_ &= ~(1u << (current_ / kLanes));
+}
+void Block::run_again(unsigned thread) {
+  warps_[thread / kLanes].runnable |= 1u << (thread % kLanes);
+  runnable_warps_ |= 1u << (thread / kLanes);
+  threads_[thread].phase_of = nullptr;
+}
+
+void Block::barrier() {
+  stop_running();
   ++at_barrier_;
   wait(Wait::kBarrier);
+}
+
+void Block::arrive(const void* at, long long bytes) {
+  refuse(barriers_.arrive(at, bytes));
+  wake_waiters(at);
+}
+void Block::copy_box(std::byte* to, const TensorMap& map, int row, int column, const void* at) {
+  refuse(barriers_.copy(at, to, map, row, column));
+  wake_waiters(at);
+}
+void Block::wake_waiters(const void* at) {
+  if (!barriers_.may_pass(at)) return;
+  for (unsigned t = 0; t < count_; ++t)
+    if (threads_[t].phase_of == at) run_again(t);
+}
+bool Block::wait_for_phase(const void* at, unsigned parity, bool bounded) {
+  Thread& thread = threads_[current_];
+  for (;;) {
+    bool passed = false;
+    refuse(barriers_.look(at, parity, passed));
+    if (passed) return true;
+    thread.phase_of = at, thread.bounded = bounded, thread.gave_up = false;
+    stop_running();
+    wait(Wait::kPhase);
+    if (thread.gave_up) return false;
+  }
+}
+bool Block::give_up_bounded_waits() {
+  bool any = false;
+  for (unsigned t = 0; t < count_; ++t)
+    if (threads_[t].phase_of != nullptr && threads_[t].bounded) {
+      threads_[t].gave_up = any = true;
+      run_again(t);
+    }
+  return any;
 }
 
 const std::byte* Block::exchange(const char* name, const void* in, std::size_t bytes, Complete complete,
@@ -368,8 +408,7 @@ const std::byte* Block::exchange(const char* name, const void* in, std::size_t b
     warp.cursor = kLanes;
     runnable_warps_ |= 1u << (current_ / kLanes);
   } else {
-    warp.runnable &= ~bit;
-    if (warp.runnable == 0) runnable_warps_ &= ~(1u << (current_ / kLanes));
+    stop_running();
   }
   wait(Wait::kExchange);
   return warp.out + lane * kLaneBytes;
@@ -387,7 +426,9 @@ void Block::run_block() {
     thread.copies.clear();
     thread.product_groups = 0;
     thread.products.clear();
+    thread.phase_of = nullptr;
   }
+  barriers_.clear();
   for (unsigned w = 0; w < warp_count_; ++w) {
     Warp& warp = warps_[w];
     const unsigned lanes = std::min(kLanes, count_ - w * kLanes);
@@ -408,6 +449,7 @@ void Block::run_block() {
     }
     std::rethrow_exception(std::exchange(error_, nullptr));
   }
+  refuse(barriers_.end());
 }
 
 void Block::run(const char* kernel, dim3 grid, dim3 block, std::size_t shared, bool overlaps,
@@ -483,6 +525,14 @@ const std::byte* exchange(const char* name, const void* in, std::size_t bytes, C
   return running_block->exchange(name, in, bytes, complete, complete_context);
 }
 std::byte* dynamic_shared() { return running_block->shared(); }
+void init_barrier(const void* at, unsigned arrivals) { running_block->init_barrier(at, arrivals); }
+void arrive(const void* at, long long bytes) { running_block->arrive(at, bytes); }
+bool wait_for_phase(const void* at, unsigned parity, bool bounded) {
+  return running_block->wait_for_phase(at, parity, bounded);
+}
+void copy_box(std::byte* to, const TensorMap& map, int row, int column, const void* at) {
+  running_block->copy_box(to, map, row, column, at);
+}
 void grid_dependency_wait() { running_block->thread().dependency_waited = true; }
 void fail(const std::string& what) { running_block->fail(what); }
 

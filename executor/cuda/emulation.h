@@ -21,6 +21,8 @@
 
 namespace foretoken::cuda {
 
+struct TensorMap;
+
 // By their CUDA names, of the thread that runs.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -30,12 +32,17 @@ namespace emulation {
 // In which order threads run between barriers, and blocks. kShuffled: drawn from the seed, warps interleaved.
 enum class Order : std::uint8_t { kForward, kReverse, kShuffled };
 
+// What tensor maps (tensor_map.h) are: as they should be; none at all; with pieces in the order of memory; or
+// boxes that count for fewer bytes than they have.
+enum class TensorMaps : std::uint8_t { kRight, kNone, kOtherPlaces, kFewerBytes };
+
 struct Settings {
   Order threads = Order::kForward, blocks = Order::kForward;
   std::uint64_t seed = 1;
   // The device that runtime.h describes.
   int compute_capability = 90;  // ten times
   int multiprocessors = 4;
+  TensorMaps tensor_maps = TensorMaps::kRight;
   int cublas_offer = -1;  // which of a product's offers (cublas.h) the library takes; -1: none
   std::size_t memory_bytes = std::size_t{4} << 30;
   std::size_t shared_bytes = 227 * 1024;  // a block's most
@@ -72,6 +79,11 @@ void product(float* d, const std::function<std::shared_ptr<void>()>& make,
              std::function<void(void* shared, bool last)> run);
 void products_commit();
 void products_wait(unsigned newest);
+// Barriers of tensor_copies.cuh. A wait that can't end is an error; bounded: false instead.
+void init_barrier(const void* at, unsigned arrivals);
+void arrive(const void* at, long long bytes);
+bool wait_for_phase(const void* at, unsigned parity, bool bounded);
+void copy_box(std::byte* to, const TensorMap& map, int row, int column, const void* at);
 void grid_dependency_wait();
 [[noreturn]] void fail(const std::string& what);
 

@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
   constexpr int kKeys = P::kKeys;
   grid_dependency_wait();
   grid_dependency_launch();
-  const int i_thread = static_cast<int>(thread()), group = i_thread / 128, g = static_cast<int>(lane()) / 4,
-            t = static_cast<int>(lane()) % 4;
+  const int i_thread = static_cast<int>(thread()), group = i_thread / 128, g = static_cast<int>(lane()) / 4;
   std::byte* queries = aligned_panels(dynamic_shared());
   std::byte* tiles = queries + P::kTiles;
   auto* slots = reinterpret_cast<unsigned*>(queries + P::kSlots);                             // [stage][key]
@@ -60,14 +59,7 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
     copy_unit(item.unit);
     copy_async_commit();
     query_panels<kRows, K, kThreads>(p, item, queries);
-    // Of the warpgroup's rows: [x, y] is what some see, [z, w] what all do.
-    const int here = item.rows - item.tile * p.rows - first_row;
-    int4 seen = make_int4(0, -1, 0, 0);
-    if (here > 0) {
-      const int first = position_of(p, item, first_row),
-                last = position_of(p, item, first_row + (here < 64 ? here : 64) - 1);
-      seen = make_int4(first_visible(p, first), last, first_visible(p, last), here < 64 ? -1 : first);
-    }
+    const int4 seen = seen_by_rows(p, item, first_row);
     float top[2] = {kNothing, kNothing}, sum[2] = {0, 0};
     float sums[V / 2] = {};
 
@@ -93,35 +85,9 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
       products_commit();
       products_wait<0>();
 
-      if (!plain) {
-#pragma unroll
-        for (int i = 0; i < kKeys / 2; ++i) score[i] = exponent(p, score[i]);
-      }
-      if (key + kKeys - 1 > seen.w || key < seen.z) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int last = position_of(p, item, row + 8 * half),
-                    first = last < 0 ? 0 : first_visible(p, last);
-#pragma unroll
-          for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const int own = key + n * 8 + 2 * t + e;
-              if (own > last || own < first) score[4 * n + 2 * half + e] = -INFINITY;
-            }
-          }
-        }
-      }
-
+      mask_scores<kKeys>(p, item, row, key, seen, plain, score);
       float next[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = score[2 * half];
-#pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n)
-          most = fmaxf(most, fmaxf(score[4 * n + 2 * half], score[4 * n + 2 * half + 1]));
-        next[half] = fmaxf(top[half], group_max<4>(most) * by);
-      }
+      raise_tops<kKeys>(score, by, top, next);
       if (warp_any(next[0] > top[0] || next[1] > top[1])) {
         const float factor[2] = {fast_exp2(top[0] - next[0]), fast_exp2(top[1] - next[1])};
         top[0] = next[0], top[1] = next[1];
@@ -152,16 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1) prompt_warpgroup(const AttentionP
     }
     copy_async_wait<0>();
 
-    unrolled<2>([&](auto index) {
-      constexpr int side = decltype(index)::value;
-      const float total = group_sum<4>(sum[side]);
-      const Destination to = destination(p, item, row + 8 * side, top[side], total);
-      if (to.row == nullptr) return;
-      if (t == 0) store_top(p, item, row + 8 * side, top[side], total);
-      store_row<V / 8>(to, 0, p.v_dim, [&](int n) {
-        return make_float2(sums[4 * n + 2 * side], sums[4 * n + 2 * side + 1]);
-      });
-    });
+    store_rows<V>(p, item, row, top, sum, sums);
   }
 }
 

@@ -1,15 +1,18 @@
 // runtime.h and launch.h on the CUDA runtime.
 #include "executor/cuda/runtime.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "executor/cuda/launch.h"
+#include "executor/cuda/tensor_map.h"
 
 namespace foretoken::cuda {
 
@@ -229,6 +232,39 @@ void copy_pieces(Stream& stream, std::span<const CopyPiece> pieces) {
 }
 void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
   if (bytes != 0) FORETOKEN_CUDA(cudaMemsetAsync, to, byte, bytes, stream.state().stream);
+}
+
+std::optional<TensorMap> make_tensor_map(const void* first, std::int64_t columns, std::int64_t rows,
+                                         int box_rows) {
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  static const Encode encode = []() -> Encode {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t error =
+        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    if (error == cudaSuccess && result == cudaDriverEntryPointSuccess) return reinterpret_cast<Encode>(found);
+    static_cast<void>(cudaGetLastError());
+    return nullptr;
+  }();
+  if (encode == nullptr) return std::nullopt;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                   row_bytes[] = {2 * static_cast<cuuint64_t>(columns)};
+  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
+  CUtensorMap encoded;
+  const CUresult result =
+      encode(&encoded, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(first), sizes, row_bytes, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) return std::nullopt;
+  TensorMap map;
+  static_assert(sizeof map == sizeof encoded);
+  std::memcpy(map.words, &encoded, sizeof map);
+  return map;
 }
 
 Graph::Graph() : state_(std::make_unique<State>()) {}

@@ -15,6 +15,7 @@
 
 #include "executor/cuda/activities.h"
 #include "executor/cuda/emulation.h"
+#include "executor/cuda/emulation_barriers.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/runtime.h"
 
@@ -407,6 +408,14 @@ void fill(Stream& stream, void* to, int byte, std::size_t bytes) {
     const DeviceAtWork at_work;
     std::memset(to, byte, bytes);
   });
+}
+
+std::optional<TensorMap> make_tensor_map(const void* first, std::int64_t columns, std::int64_t rows,
+                                         int box_rows) {
+  const bool taken = reinterpret_cast<std::uintptr_t>(first) % 16 == 0 && columns > 0 && columns % 8 == 0 &&
+                     rows > 0 && rows <= std::int64_t{1} << 32 && box_rows > 0 && box_rows <= 256;
+  if (!taken || emulation::settings().tensor_maps == emulation::TensorMaps::kNone) return std::nullopt;
+  return emulation::encode(first, columns, rows, box_rows);
 }
 
 Graph::Graph() : state_(std::make_unique<State>()) {}

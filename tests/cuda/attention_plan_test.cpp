@@ -75,20 +75,47 @@ TEST(CudaAttentionPlan, ChoosesByStorageRowsAndHeads) {
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, groups).kernel, AttentionKernel::kLatentWarpgroup);
   EXPECT_EQ(chosen(args_of(128, 576, 512), cache_of(Storage::kInt8, 1, 576, 0), 1, groups).kernel,
             AttentionKernel::kLatent);
+  // By tensor maps where a unit's keys lie in boxes of 8 rows and more, and nobody's lie scattered.
+  const cuda::AttentionDevice maps{132, 227 * 1024, true, true};
+  CacheLayer blocks = bf16, latent_blocks = latent;
+  for (const auto& [size, rows] : {std::pair{16, 16}, {8, 8}, {24, 8}, {48, 16}, {128, 128}, {8192, 128}}) {
+    blocks.block_size = latent_blocks.block_size = size;
+    const auto prompt = chosen(args_of(32, 128, 128), blocks, 500, maps);
+    EXPECT_EQ(prompt.kernel, AttentionKernel::kPromptTma);
+    EXPECT_EQ(prompt.box_rows, rows);
+    const auto wide = chosen(args_of(128, 576, 512), latent_blocks, 1, maps);
+    EXPECT_EQ(wide.kernel, AttentionKernel::kLatentTma);
+    EXPECT_EQ(wide.box_rows, std::min(rows, 64));
+  }
+  for (const int size : {1, 4, 12, 100}) {
+    blocks.block_size = latent_blocks.block_size = size;
+    EXPECT_EQ(chosen(args_of(32, 128, 128), blocks, 500, maps).kernel, AttentionKernel::kPromptWarpgroup);
+    EXPECT_EQ(chosen(args_of(128, 576, 512), latent_blocks, 1, maps).kernel,
+              AttentionKernel::kLatentWarpgroup);
+  }
+  std::vector<SequenceRows> rows(2, {0, 1, 300});
+  EXPECT_EQ(attention_plan(args_of(128, 576, 512), latent, rows, 512, maps).variant.kernel,
+            AttentionKernel::kLatentTma);
+  const std::int32_t branch[] = {301};
+  rows[1].branch = branch, rows[1].branch_from = 299;
+  EXPECT_EQ(attention_plan(args_of(128, 576, 512), latent, rows, 512, maps).variant.kernel,
+            AttentionKernel::kLatentWarpgroup);
   // A device with less shared memory takes smaller tiles, or another kernel.
   const cuda::AttentionDevice small{108, 163 * 1024};
   EXPECT_EQ(chosen(args_of(128, 576, 512), latent, 1, small).rows, 16);
   EXPECT_EQ(chosen(args_of(16, 576, 512), latent, 1, small).stages, 2);
   EXPECT_EQ(chosen(args_of(8, 256, 256), cache_of(Storage::kBf16, 8, 256, 256), 1, small).kernel,
             AttentionKernel::kGeneral);
-  for (const auto& d : {kDevice, groups, small})
+  for (const auto& d : {kDevice, groups, maps, small})
     for (const auto storage : kStorages)
       for (const std::int64_t k : {7, 64, 80, 96, 128, 192, 256, 576, 1024})
         for (const std::int64_t v : {std::int64_t{0}, k, k - 5})
           for (const std::int64_t tokens : {1, 4, 9, 1000}) {
             const auto variant = chosen(args_of(8, k, v == 0 ? k : v), cache_of(storage, 2, k, v), tokens, d);
             EXPECT_EQ(variant.storage, storage);
-            EXPECT_NE(attention_kernel(variant), nullptr) << attention_kernel_name(variant.kernel);
+            EXPECT_TRUE((attention_kernel(variant) != nullptr) !=
+                        (tensor_attention_kernel(variant) != nullptr))
+                << attention_kernel_name(variant.kernel);
             EXPECT_LE(variant.shared, d.shared_bytes);
             EXPECT_LE(variant.blocks_per_processor * (variant.shared + 1024), d.shared_bytes + 1024);
             if (variant.kernel != AttentionKernel::kGeneral) {
@@ -125,6 +152,18 @@ TEST(CudaAttentionPlan, EveryVariantHasAKernelOfItsOwn) {
   EXPECT_EQ(std::count(found.begin(), found.end(), nullptr), 0);
   std::sort(found.begin(), found.end(), std::less<>());
   EXPECT_EQ(std::adjacent_find(found.begin(), found.end()), found.end());
+  std::vector<cuda::TensorAttentionFunction> by_maps;
+  for (const auto& heads : cuda::kGroupAttentionHeads) {
+    cuda::AttentionVariant variant;
+    variant.kernel = AttentionKernel::kPromptTma, variant.storage = Storage::kBf16;
+    variant.k = heads.k, variant.v = heads.v;
+    by_maps.push_back(tensor_attention_kernel(variant));
+    variant.storage = Storage::kFp8;
+    EXPECT_EQ(tensor_attention_kernel(variant), nullptr);
+  }
+  EXPECT_EQ(std::count(by_maps.begin(), by_maps.end(), nullptr), 0);
+  std::sort(by_maps.begin(), by_maps.end(), std::less<>());
+  EXPECT_EQ(std::adjacent_find(by_maps.begin(), by_maps.end()), by_maps.end());
   // What isn't compiled isn't something else.
   EXPECT_EQ(of(AttentionKernel::kDecode, Storage::kF16, 128, 128), nullptr);
   EXPECT_EQ(of(AttentionKernel::kDecode, Storage::kBf16, 80, 80), nullptr);

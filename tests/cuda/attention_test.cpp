@@ -212,6 +212,11 @@ void check(const Shape& shape, const std::vector<Length>& lengths, unsigned seed
   const Floats expected = batch.expected();
   expect_alike(batch, shape, batch.got(), expected);
   if (shape.storage != Storage::kBf16 || !cuda_set().warpgroups()) return;
+  if (cuda_set().tensor_maps()) {
+    cuda_set().use_tensor_maps(false);
+    expect_alike(batch, shape, batch.got(), expected, "without tensor maps");
+    cuda_set().use_tensor_maps(true);
+  }
   cuda_set().use_warpgroups(false);
   expect_alike(batch, shape, batch.got(), expected, "without warpgroups");
   cuda_set().use_warpgroups(true);
@@ -312,6 +317,17 @@ TEST(CudaAttention, ManyRows) {
       args.sinks = sinks.data(), args.softcap = 2;
       check({args, 2, Storage::kBf16, 16, false}, {{100, 70}, {260, 10}});
     }
+}
+
+// Where keys come in boxes: of 8 rows and more, whole ones of a block, and a last one that no sequence fills.
+TEST(CudaAttention, BoxesOfEveryBlockSize) {
+  AttentionArgs window = args_of(8, 64, 64);
+  window.window = 70;
+  for (const int block : {8, 24, 64, 136}) {
+    for (const AttentionArgs& args : {args_of(8, 64, 64), window})
+      check({args, 2, Storage::kBf16, block, false}, {{0, 33}, {250, 23}, {127, 10}});
+    check({{70, 72, 64, 0.1f}, 1, Storage::kBf16, block, true}, {{191, 1}, {128, 1}, {64, 2}});
+  }
 }
 
 TEST(CudaAttention, LatentsOfManyHeads) {
@@ -420,6 +436,23 @@ TEST(CudaAttention, LaunchesForLongerContexts) {
 }
 
 #ifdef FORETOKEN_EMULATED
+TEST(CudaAttention, WhatFailsItsCheckIsNotUsed) {
+  EXPECT_TRUE(cuda_set().tensor_maps());
+  EXPECT_EQ(cuda_set().machine().find("TMA"), std::string::npos);
+  using cuda::emulation::TensorMaps;
+  auto& settings = cuda::emulation::settings();
+  for (const auto how : {TensorMaps::kNone, TensorMaps::kOtherPlaces, TensorMaps::kFewerBytes}) {
+    settings.tensor_maps = how;
+    const cuda::CudaKernels kernels;
+    settings = {};
+    EXPECT_TRUE(kernels.warpgroups());
+    EXPECT_FALSE(kernels.tensor_maps());
+    EXPECT_NE(kernels.machine().find(", TMA failed its check and isn't used"), std::string::npos);
+    kernels.use_tensor_maps(true);
+    EXPECT_FALSE(kernels.tensor_maps());
+  }
+}
+
 TEST(CudaAttention, AnyOrderOfThreads) {
   using cuda::emulation::Order;
   auto& settings = cuda::emulation::settings();

@@ -10,7 +10,7 @@
 
 #include "executor/cuda/device.cuh"
 #include "executor/cuda/launch.h"
-#include "executor/cuda/warpgroup.cuh"
+#include "executor/cuda/tensor_copies.cuh"
 
 namespace foretoken::cuda {
 namespace {
@@ -217,6 +217,81 @@ TEST_F(Emulation, ProductsOfWarpgroupsHappenAtTheWait) {
       EXPECT_FALSE(right()) << static_cast<int>(wrong);
     }
   }
+}
+
+enum class Boxes {
+  kRight,
+  kNoWait,
+  kOtherPhase,
+  kTooManyBytes,
+  kTooFewBytes,
+  kNobodyArrives,
+  kTooManyArrive,
+  kNoInit,
+  kNobodyWaits,
+  kUnaligned,
+  kBounded
+};
+
+// y[8, 64] = rows 4 to 11 and columns from 8 on of a matrix of 10 x 40: by a box, twice.
+__global__ void copy_boxes(const __grid_constant__ TensorMap map, float* y, Boxes how) {
+  grid_dependency_wait();
+  std::byte* panel = aligned_panels(dynamic_shared());
+  auto* full = reinterpret_cast<Barrier*>(panel + 8 * kPanelRow);
+  if (thread() == 0 && how != Boxes::kNoInit) barrier_init(full, 1), show_barriers();
+  sync_threads();
+  for (unsigned time = 0; time < 2; ++time) {
+    if (thread() == 0) {
+      const unsigned bytes = how == Boxes::kTooFewBytes ? 1008 : how == Boxes::kTooManyBytes ? 1040 : 1024;
+      if (how != Boxes::kNobodyArrives) barrier_arrive_expecting(full, how == Boxes::kBounded ? 2048 : bytes);
+      if (how == Boxes::kTooManyArrive) barrier_arrive(full);
+      copy_box(panel + (how == Boxes::kUnaligned ? 128 : 0), map, 4, 8, full);
+    }
+    if (how == Boxes::kBounded) {
+      y[thread()] = barrier_wait_bounded(full, 0, 10) ? 1.0f : 0.0f;
+      return;
+    }
+    if (how == Boxes::kNobodyWaits) return;
+    if (how != Boxes::kNoWait) barrier_wait(full, how == Boxes::kOtherPhase ? 1 - time : time);
+    for (unsigned i = thread(); i < 8 * 64; i += threads())
+      y[i] = to_float(*reinterpret_cast<const bf16*>(
+          panel + swizzled(static_cast<int>(i / 64), static_cast<int>(i % 64 / 8)) + i % 8 * 2));
+    if (how == Boxes::kNoWait) barrier_wait(full, time);
+    sync_threads();
+  }
+}
+
+TEST_F(Emulation, BoxesComeWhenTheirBarrierIsWaitedFor) {
+  std::vector<bf16> matrix(10 * 40);
+  for (std::size_t i = 0; i < matrix.size(); ++i) matrix[i] = static_cast<float>(i % 251);
+  std::vector<float> y(8 * 64);
+  const auto map = make_tensor_map(matrix.data(), 40, 10, 8);
+  ASSERT_TRUE(map);
+  const Launch how{.grid = 1, .block = 64, .shared = 8 * 128 + 8 + 1024, .name = "boxes"};
+  for (const auto order : kOrders) {
+    set_order(order);
+    EXPECT_EQ(error_of(copy_boxes, how, *map, y.data(), Boxes::kRight), "");
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t row = 4 + i / 64, column = 8 + i % 64;
+      ASSERT_EQ(y[i], row < 10 && column < 40 ? static_cast<float>((row * 40 + column) % 251) : 0) << i;
+    }
+    EXPECT_EQ(error_of(copy_boxes, how, *map, y.data(), Boxes::kNoWait), "");
+    EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](float x) { return std::isnan(x); }));
+    EXPECT_EQ(error_of(copy_boxes, how, *map, y.data(), Boxes::kBounded), "");
+    EXPECT_THAT(std::vector<float>(y.begin(), y.begin() + 64), testing::Each(0.0f));
+    for (const auto& [wrong, message] :
+         {std::pair{Boxes::kTooManyBytes, "wait for a barrier whose phase 0 lacks 0 arrivals and 16 bytes"},
+          {Boxes::kTooFewBytes, "16 bytes more came than a barrier's phase expects"},
+          {Boxes::kNobodyArrives, "64 wait for a barrier whose phase 0 lacks 1 arrivals and 0 bytes"},
+          {Boxes::kTooManyArrive, "more threads arrive at a barrier than its phase counts"},
+          {Boxes::kNoInit, "without barrier_init()"},
+          {Boxes::kNobodyWaits, "the block ended while copies were under way"},
+          {Boxes::kUnaligned, "copy_box of an address that is not a multiple of 1024"}})
+      EXPECT_THAT(error_of(copy_boxes, how, *map, y.data(), wrong), HasSubstr(message));
+  }
+  EXPECT_FALSE(make_tensor_map(matrix.data() + 1, 40, 10, 8)) << "rows begin at multiples of 16 bytes";
+  EXPECT_FALSE(make_tensor_map(matrix.data(), 36, 10, 8));
+  EXPECT_FALSE(make_tensor_map(matrix.data(), 40, 10, 257));
 }
 
 __global__ void half_at_barrier() {
