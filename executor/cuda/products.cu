@@ -244,8 +244,8 @@ void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& de
   }
 }
 
-// x as bytes by cuBLASLt, or as bf16 by what takes products of an x that isn't quantised; each makes its own
-// form of x. rows, scales: memory for them.
+// x as bytes by cuBLASLt, or by what takes products of an x that isn't quantised: as bf16, or as bytes where
+// warpgroups take these. Each makes its own form of x. rows, scales: memory for them.
 void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* expanded,
                    const DeviceProperties& device, Stream& on) {
   p.x_scales = scales, p.x_scale_stride = p.m;
@@ -254,7 +254,7 @@ void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* exp
     other.y = y, other.y_stride = y_stride, other.accumulate = accumulate;
     quantise_for_tiles(other, p.x, p.x_stride, p.m, reinterpret_cast<std::uint16_t*>(rows), scales, nullptr,
                        device, on);
-    if (choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
+    if (!other.x_in_bytes && choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
       return run_expanded(other, expanded, device, on);
     launch_tiles(other, device, on);
   };

@@ -147,35 +147,61 @@ TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
   }
 }
 
-// fp8 with scales of blocks by warpgroups, which take both sides as bytes, and without: k of half a block, of
-// whole ones, and of neither; tiles that aren't whole.
-TEST(CudaQuantised, BlocksByWarpgroupsAndWithout) {
+// By warpgroups, which take both sides as bytes, and without: k of half a block, of whole ones, and of
+// neither; tiles that aren't whole.
+TEST(CudaQuantised, BytesByWarpgroupsAndWithout) {
 #ifdef FORETOKEN_EMULATED
   ASSERT_TRUE(cuda_set().warpgroups()) << "their products failed the check of when the set was made";
 #endif
   if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
   const std::int64_t m = 150, n = 530;
-  for (const std::int64_t k : {64, 330, 1024}) {
-    const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 53));
-    const auto x = normal(static_cast<std::size_t>(m * k), 56);
-    const auto bias = normal(static_cast<std::size_t>(n), 54),
-               start = normal(static_cast<std::size_t>(m * n), 55);
-    Case c;
-    c.m = m, c.x = &x, c.bias = &bias;
-    if (k != 330) c.start = &start;
-    const auto expected = reference_product(packed.reference, c);
-    for (const bool use : {true, false}) {
-      cuda_set().use_warpgroups(use);
-      cuda::Product p = cuda::product_of(packed.device);
-      p.m = m, p.warpgroups = cuda_set().warpgroups();
-      auto device = cuda_set().device();
-      device.multiprocessors = 11;
-      EXPECT_EQ(cuda::takes_bytes(p, device), use);
-      EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), expected),
-                limit_of(Storage::kFp8Block))
-          << "k " << k << " warpgroups " << use;
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t k : {64, 330, 1024}) {
+      if (storage != Storage::kFp8Block && k == 1024) continue;
+      const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 53));
+      const auto x = normal(static_cast<std::size_t>(m * k), 56);
+      const auto bias = normal(static_cast<std::size_t>(n), 54),
+                 start = normal(static_cast<std::size_t>(m * n), 55);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      if (k != 330) c.start = &start;
+      const auto expected = reference_product(packed.reference, c);
+      for (const bool use : {true, false}) {
+        if (!use && storage != Storage::kFp8Block) continue;  // EveryPathHasTheSameNumbers
+        cuda_set().use_warpgroups(use);
+        cuda::Product p = cuda::product_of(packed.device);
+        p.m = m, p.warpgroups = cuda_set().warpgroups();
+        auto device = cuda_set().device();
+        device.multiprocessors = storage == Storage::kInt8 ? 6 : 11;
+        EXPECT_EQ(cuda::takes_bytes(p, device), use);
+        EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), expected), limit_of(storage))
+            << "storage " << static_cast<int>(storage) << " k " << k << " warpgroups " << use;
+      }
+      cuda_set().use_warpgroups(true);
     }
-    cuda_set().use_warpgroups(true);
+}
+
+// Sums of int8 are whole numbers, rounded once.
+TEST(CudaQuantised, IntegersAreExact) {
+  if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
+  const std::int64_t m = 130, n = 260, k = 4100;
+  Floats w(static_cast<std::size_t>(n * k)), x(static_cast<std::size_t>(m * k));
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 37 % 255) - 127.0f;
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 91 % 255) - 127.0f;
+  for (std::int64_t row = 0; row < n; ++row) w[static_cast<std::size_t>(row * k)] = 127;
+  for (std::int64_t row = 0; row < m; ++row) x[static_cast<std::size_t>(row * k)] = 127;
+  const Quantised packed(Storage::kInt8, n, k, w);
+  Case c;
+  c.m = m, c.x = &x;
+  auto device = cuda_set().device();
+  device.multiprocessors = 4;
+  const Floats got = by_path(Path::kTiles, packed.device, c, device);
+  for (const auto& [row, column] : {std::pair<std::int64_t, std::int64_t>{0, 0}, {129, 259}, {64, 128}}) {
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < k; ++i)
+      sum += static_cast<std::int64_t>(x[static_cast<std::size_t>(row * k + i)]) *
+             static_cast<std::int64_t>(w[static_cast<std::size_t>(column * k + i)]);
+    EXPECT_EQ(got[static_cast<std::size_t>(row * n + column)], static_cast<float>(sum));
   }
 }
 
@@ -190,7 +216,12 @@ TEST(CudaQuantised, BytesWhereTilesFillTheDevice) {
   };
   EXPECT_TRUE(takes(Storage::kFp8Block, 4096, 4096, 4096, true));
   EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 4096, false)) << "x is of 16 bits";
-  EXPECT_FALSE(takes(Storage::kFp8, 4096, 4096, 4096, true));
+  EXPECT_TRUE(takes(Storage::kFp8, 4096, 4096, 4096, true));
+  EXPECT_TRUE(takes(Storage::kInt8, 4096, 4096, 4096, true));
+  EXPECT_FALSE(takes(Storage::kInt8, 4096, 4096, 140000, true)) << "sums beyond int32";
+  EXPECT_FALSE(takes(Storage::kInt8, 1024, 3584, 4096, true)) << "tiles of 256 by 128: 112";
+  EXPECT_TRUE(takes(Storage::kFp8, 1024, 3584, 4096, true));
+  EXPECT_FALSE(takes(Storage::kInt4, 4096, 4096, 4096, true));
   EXPECT_FALSE(takes(Storage::kFp8Block, 64, 65536, 4096, true)) << "tiles of 64 rows";
   EXPECT_FALSE(takes(Storage::kFp8Block, 128, 4096, 4096, true)) << "32 tiles";
   EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 32, true));
@@ -244,16 +275,19 @@ TEST_P(CudaQuantisedOrders, Products) {
     }
 }
 
-TEST_P(CudaQuantisedOrders, BlocksByWarpgroups) {
+TEST_P(CudaQuantisedOrders, BytesByWarpgroups) {
   const std::int64_t m = 130, n = 140, k = 200;
-  const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 57));
-  const auto x = normal(static_cast<std::size_t>(m * k), 58);
-  Case c;
-  c.m = m, c.x = &x;
-  auto device = cuda_set().device();
-  device.multiprocessors = 4;
-  EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), reference_product(packed.reference, c)),
-            kClose);
+  for (const Storage storage : kOf8Bits) {
+    const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 57));
+    const auto x = normal(static_cast<std::size_t>(m * k), 58);
+    Case c;
+    c.m = m, c.x = &x;
+    auto device = cuda_set().device();
+    device.multiprocessors = 2;
+    EXPECT_LT(
+        distance(by_path(Path::kTiles, packed.device, c, device), reference_product(packed.reference, c)),
+        kClose);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaQuantisedOrders,
