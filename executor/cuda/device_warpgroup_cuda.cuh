@@ -285,5 +285,12 @@ template <int N>
 FORETOKEN_DEVICE void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, bool add) {
   detail::product_bytes(d, a.bits, b.bits, add ? 1 : 0);
 }
+// A compiler takes integers for what their products' instruction left, and converts them behind it, in the
+// loop.
+template <int N>
+FORETOKEN_DEVICE void products_end(std::int32_t (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
 
 }  // namespace foretoken::cuda

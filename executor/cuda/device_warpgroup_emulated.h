@@ -116,6 +116,8 @@ inline void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, b
       d, [a, first](unsigned row, unsigned k) { return a.s8_at(first + row, k); },
       [b](unsigned column, unsigned k) { return b.s8_at(column, k); }, add);
 }
+template <int N>
+inline void products_end(std::int32_t (&)[N]) {}
 template <int N, class B>
 inline void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4], B b, bool add) {
   // The warp's 16 x 16 from its lanes' registers.

@@ -401,6 +401,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, way>::kThreads,
   }
   copy_async_wait<0>();
   if constexpr (Groups) products_wait<0>();
+  if constexpr (S::kIntegers) products_end(halves[0]), products_end(halves[1]);
 
   if (!grouped && !Groups && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;

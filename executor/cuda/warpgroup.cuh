@@ -58,6 +58,9 @@ template <int N>
 FORETOKEN_DEVICE void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool add);
 template <int N>
 FORETOKEN_DEVICE void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, bool add);
+// After the wait for the last of d's products: nothing that is made of d is made before.
+template <int N>
+FORETOKEN_DEVICE void products_end(std::int32_t (&d)[N]);
 
 }  // namespace foretoken::cuda
 

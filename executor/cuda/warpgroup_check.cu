@@ -123,6 +123,7 @@ FORETOKEN_DEVICE void multiply_bytes(std::byte* shared, float* out, int* wrong) 
     }
     products_commit();
     products_wait<0>();
+    if constexpr (kIntegers<Sum>) products_end(d);
     compare<128>(d, first, times, out, wrong);
   }
 }

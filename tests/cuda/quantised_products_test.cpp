@@ -87,6 +87,68 @@ TEST(CudaQuantised, OnlyTheRowsThatThereAre) {
   EXPECT_TRUE(std::isnan(scales.back()[3]));
 }
 
+// Made by a norm or a gate, with their products: the bits of both apart. Rows of a warp each and of a block
+// each, short of a group or a unit, and longer than a block's registers elsewhere.
+TEST(CudaQuantised, WhatIsMadeSoIsWhatTheProductMakes) {
+  const std::int64_t n = 24;
+  Threads threads;
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t width : {7, 64, 100, 332, 1028, 4104, 16640})
+      for (const std::int64_t m : {1, 8, 9, 140}) {
+        if (m == 140 && width > 400) continue;
+        SCOPED_TRACE(testing::Message()
+                     << "storage " << static_cast<int>(storage) << " width " << width << " rows " << m);
+        const Quantised packed(storage, n, width, normal(static_cast<std::size_t>(n * width), 61));
+        const auto size = static_cast<std::size_t>(m * width);
+        const Floats bias = normal(static_cast<std::size_t>(width), 64), stream = normal(size, 65),
+                     gates = normal(2 * size, 66);
+        const Device<float> weight(normal(static_cast<std::size_t>(width), 63)), on_bias(bias),
+            added(normal(size, 62)), x(size), y(static_cast<std::size_t>(m * n)), on_gates(gates);
+        const DeviceBytes made(cuda_set().quantised_bytes(storage, m, width)),
+            scratch(cuda_set().gemm_scratch(packed.device, m));
+        const auto apart = [&] {
+          cuda_set().gemm(packed.device, x.data(), width, m, nullptr, false, y.data(), n, scratch.data(),
+                          threads);
+          return y.back();
+        };
+        const auto together = [&] {
+          cuda_set().gemm_quantised(packed.device, made.data(), m, nullptr, false, y.data(), n,
+                                    scratch.data(), threads);
+          return y.back();
+        };
+        const auto expect_same = [&](const Floats& a, const Floats& b, const char* what) {
+#ifdef FORETOKEN_EMULATED
+          EXPECT_TRUE(same_bits(a, b)) << what;
+#else
+          EXPECT_LT(distance(a, b), 2e-3) << what;  // another of the library's kernels
+#endif
+        };
+        for (const auto kind : {NormKind::kRms, NormKind::kLayer})
+          for (const bool adds : {false, true}) {
+            const NormArgs args{kind, 1e-5f, 1, weight.data(),
+                                kind == NormKind::kLayer ? on_bias.data() : nullptr};
+            const Device<float> sum(stream), sum_apart(stream);
+            cuda_set().norm_quantised(args, adds ? added.data() : nullptr, m, width, sum.data(), storage,
+                                      made.data());
+            const Floats got = together();
+            if (adds)
+              cuda_set().add_norm(args, added.data(), m, width, sum_apart.data(), x.data());
+            else
+              cuda_set().norm(args, sum_apart.data(), width, m, width, x.data(), width);
+            expect_same(got, apart(), "norm");
+            EXPECT_TRUE(same_bits(sum.back(), sum_apart.back()));
+          }
+        for (const bool gated : {true, false}) {
+          ActivationArgs args;
+          args.gated = gated;
+          cuda_set().activation_quantised(args, on_gates.data(), m, width, storage, made.data());
+          const Floats got = together();
+          cuda_set().activation(args, on_gates.data(), m, width, x.data());
+          expect_same(got, apart(), "activation");
+        }
+      }
+}
+
 // Tensor cores keep fewer bits of a sum of fp8 products than of others.
 double limit_of([[maybe_unused]] Storage storage) {
 #ifdef FORETOKEN_EMULATED
@@ -237,6 +299,46 @@ TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
 }
 
 #ifdef FORETOKEN_EMULATED
+// As bytes to the library, to warpgroups, and widened, where a product takes them so.
+TEST(CudaQuantised, WhatIsMadeSoGoesEveryWay) {
+  const std::int64_t m = 150, n = 530, k = 200;
+  Threads threads;
+  for (const Storage storage : kOf8Bits) {
+    const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 67));
+    const Device<float> stream(normal(static_cast<std::size_t>(m * k), 68)),
+        x(static_cast<std::size_t>(m * k));
+    const DeviceBytes made(cuda_set().quantised_bytes(storage, m, k));
+    cuda_set().norm_quantised({}, nullptr, m, k, stream.data(), storage, made.data());
+    cuda_set().norm({}, stream.data(), k, m, k, x.data(), k);
+    const cuda::QuantisedForm form(storage, m, k);
+    ASSERT_TRUE(form.bytes);
+    const auto run = [&](Path path, bool rounded, int multiprocessors) {
+      cuda::Product p = cuda::product_of(packed.device);
+      p.m = m, p.warpgroups = true;
+      p.x = x.data(), p.x_stride = k;
+      if (rounded) {
+        p.quantised = made.data();
+        p.x_scales = reinterpret_cast<const float*>(made.data() + form.scales_at);
+      }
+      auto device = cuda_set().device();
+      device.multiprocessors = multiprocessors;
+      const Device<float> y(static_cast<std::size_t>(m * n));
+      p.y = y.data(), p.y_stride = n;
+      const DeviceBytes scratch(cuda::product_scratch(storage, n, k, m, multiprocessors, true));
+      cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
+      return y.back();
+    };
+    for (const int multiprocessors : {4, 132})
+      EXPECT_TRUE(
+          same_bits(run(Path::kTiles, true, multiprocessors), run(Path::kTiles, false, multiprocessors)));
+    for (const int offer : {-1, 0, 1}) {
+      cuda::emulation::settings().cublas_offer = offer;
+      EXPECT_TRUE(same_bits(run(Path::kQuantised, true, 132), run(Path::kQuantised, false, 132))) << offer;
+    }
+    cuda::emulation::settings() = {};
+  }
+}
+
 // What the library is offered is the product, each way: fp8 with scales within (the first offer without a
 // bias), fp8 and int8 with a pass after. Its order of k is that of packed rows.
 TEST(CudaQuantised, EveryOfferIsTheProduct) {
