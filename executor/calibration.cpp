@@ -238,7 +238,7 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
         "data_parallel_size",
         "one transformer is calibrated; data-parallel ranks that share experts are not one: use 1 here");
   // A fetch that overlaps is waited for, not timed: here layers and fetches take turns. Rows of products are
-  // with the pass that rounds their input, whoever makes it: prices take it off again (KernelTable).
+  // with the pass that rounds their input, whoever makes it: prices take it off again (CostModel).
   Deployment in_turns = deployment;
   in_turns.streaming.overlap = false;
   in_turns.fusion.quantisation = false;

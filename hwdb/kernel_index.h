@@ -143,8 +143,6 @@ struct KernelTable::Index {
   std::optional<OperatorTime> find_moe(const MoeShape& e, TypeClass type, Seconds limit) const;
   std::optional<OperatorTime> find_collective(const CollectiveShape& c, Seconds limit) const;
   std::optional<OperatorTime> find_elementwise(const Op& op, Seconds limit) const;
-  std::optional<OperatorTime> without_quantising(const GemmShape& g, std::optional<OperatorTime> whole,
-                                                 Seconds limit) const;
   std::optional<OperatorTime> find_recurrence(const RecurrentShape& r, Seconds limit) const;
   std::optional<OperatorTime> find_sparse(const AttentionShape& a, Seconds limit) const;
   std::optional<OperatorTime> find_indexer(const IndexerShape& i, Seconds limit) const;

@@ -376,35 +376,10 @@ std::optional<OperatorTime> KernelTable::Index::find_indexer(const IndexerShape&
   return std::nullopt;
 }
 
-constexpr double kUntimedPassError = 1;  // launches, and what memory falls short of its peak
-
-// Rows of products of 8 bits timed the pass that rounds their input with them: what finds it rounded takes so
-// much less, that pass as elementwise rows have it, else at the least that it can take.
-std::optional<OperatorTime> KernelTable::Index::without_quantising(const GemmShape& g,
-                                                                   std::optional<OperatorTime> whole,
-                                                                   Seconds limit) const {
-  if (!whole) return whole;
-  Op pass;
-  pass.name = "quantise";
-  pass.shape = quantising(g);
-  const Seconds least = speed_of_light(pass, device, topology);
-  const OperatorTime part =
-      find_elementwise(pass, least)
-          .value_or(
-              OperatorTime{.time = least, .basis = Basis::kRoofline, .relative_error = kUntimedPassError});
-  const double left = std::max(limit.value, whole->time.value - part.time.value);
-  whole->relative_error =
-      std::hypot(whole->relative_error * whole->time.value, part.relative_error * part.time.value) / left;
-  whole->time = Seconds(left);
-  if (whole->basis == Basis::kMeasured) whole->basis = Basis::kInterpolated;
-  return whole;
-}
-
 std::optional<OperatorTime> KernelTable::Index::find(const Op& op) const {
   const Seconds limit = speed_of_light(op, device, topology);
   if (!(limit.value > 0)) return std::nullopt;
-  if (const auto* g = std::get_if<GemmShape>(&op.shape))
-    return g->quantised_input ? without_quantising(*g, find_gemm(*g, limit), limit) : find_gemm(*g, limit);
+  if (const auto* g = std::get_if<GemmShape>(&op.shape)) return find_gemm(*g, limit);
   if (const auto* a = std::get_if<AttentionShape>(&op.shape)) {
     if (a->mla && a->top_k > 0)
       if (const auto t = find_sparse(*a, limit)) return t;

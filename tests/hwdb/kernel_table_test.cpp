@@ -84,25 +84,6 @@ TEST_F(Kernels, NothingIsFasterThanLight) {
       }
 }
 
-// Rows of products of 8 bits are with the pass that rounds their input.
-TEST_F(Kernels, ARoundedInputTakesItsPassOff) {
-  for (const WeightFormat w : {WeightFormat::kFp8, WeightFormat::kFp8Block})
-    for (const std::int64_t m : {1, 64, 1000, 8192}) {
-      Op op = gemm(m, 28672, 4096, w);
-      const auto whole = table->find(op);
-      auto& shape = std::get<GemmShape>(op.shape);
-      shape.quantised_input = true;
-      Op pass;
-      pass.name = "quantise", pass.shape = quantising(shape);
-      const auto rest = table->find(op);
-      ASSERT_TRUE(whole && rest);
-      EXPECT_GE(rest->time, limit(op));
-      EXPECT_LE(rest->time, std::max(limit(op), whole->time - limit(pass)));
-      EXPECT_GT(rest->time, 0.5 * whole->time) << "most is the product's " << m;
-      EXPECT_GE(rest->relative_error, whole->relative_error);
-    }
-}
-
 TEST_F(Kernels, BeyondTheRangeTheUtilisationHolds) {
   const Op edge = gemm(32768, 8192, 8192), beyond = gemm(262144, 8192, 8192);
   const auto a = table->find(edge), b = table->find(beyond);
