@@ -23,12 +23,13 @@ const char* const kScenarios[] = {
 TEST(StepPrice, QuantisationInItsProducerSavesAPass) {
   for (const char* format : {"fp8", "fp8_block"})
     for (const std::int64_t m : {1, 64, 8192}) {
-      const Deployment d =
-          test::resolved(fmt::format(R"({{"model": "llama-3.1-8b", "hardware": {{"device": "h100"}},
-                           "engine": {{"quantization": "{}", "fuse_quantization": true}}}})",
-                                     format));
-      const KernelTable table = test::kernels_of(d);
-      const CostModel cost = make_cost_model(d, table);
+      const Priced priced(
+          resolve_or_fail(std::string(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+                                          "engine": {"fuse_quantization": true, "quantization": ")") +
+                          format + "\"}}"),
+          true);
+      const Deployment& d = priced.deployment;
+      const CostModel& cost = priced.cost;
       Work work;
       work.prefill = {{m, 0, 1}};
       const Shard& shard = d.mapping.stages.front();
