@@ -52,8 +52,10 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
   const auto bias_at = [&](int c) {
     return args.bias != nullptr ? load_values<W>(args.bias + c) : same_values<W>(0);
   };
-  Values<W> weight[P > 0 ? P : 1];
-  if constexpr (P > 0) {
+  // Quantising takes the registers that so many weights would wait in.
+  constexpr bool kEarly = P > 0 && !(kQuantised && P >= 4);
+  [[maybe_unused]] Values<W> weight[kEarly ? P : 1];
+  if constexpr (kEarly) {
 #pragma unroll
     for (int i = 0; i < P; ++i)
       weight[i] = first + i * step < width ? weight_at(first + i * step) : same_values<W>(0);
@@ -106,7 +108,12 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
 #pragma unroll
       for (int i = 0; i < P; ++i) {
         const int c = first + i * step;
-        held[i] = scaled_row(args, held[i], mean, inverse, weight[i],
+        Values<W> own;
+        if constexpr (kEarly)
+          own = weight[i];
+        else
+          own = c < width ? weight_at(c) : same_values<W>(0);
+        held[i] = scaled_row(args, held[i], mean, inverse, own,
                              kLong && c < width ? bias_at(c) : same_values<W>(0));
       }
       if (!kLong && args.bias != nullptr) {

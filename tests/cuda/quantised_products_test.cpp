@@ -95,7 +95,8 @@ TEST(CudaQuantised, WhatIsMadeSoIsWhatTheProductMakes) {
   for (const Storage storage : kOf8Bits)
     for (const std::int64_t width : {7, 64, 100, 332, 1028, 4104, 16640})
       for (const std::int64_t m : {1, 8, 9, 140}) {
-        if (m == 140 && width > 400) continue;
+        if (m > 9 && width > 400) continue;
+        if (m == 8 && width != 100) continue;
         SCOPED_TRACE(testing::Message()
                      << "storage " << static_cast<int>(storage) << " width " << width << " rows " << m);
         const Quantised packed(storage, n, width, normal(static_cast<std::size_t>(n * width), 61));
