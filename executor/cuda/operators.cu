@@ -39,11 +39,14 @@ FORETOKEN_DEVICE Values<W> scaled_row(const NormArgs& args, const Values<W>& x, 
   return y;
 }
 
+constexpr int kHeldWidth = 4 * 4 * 1024;  // of the longest row that threads hold
+
 // A block a row, or a warp (threads (lane, inner row, outer row)). P: vectors a thread, which stay in
 // registers; 0: any number, read again in each pass. Two passes of a layer norm: first the mean, then squares
 // of what is left. Weights are fetched while the kernels before this one are still running.
 template <int W, int P, bool kBlock, bool kQuantised = false>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, NormRows rows) {
+__global__ void __launch_bounds__(kBlock ? kQuantised&& P == 4 ? 512 : 1024 : 256)
+    norm_rows(NormArgs args, NormRows rows) {
   const int first = static_cast<int>(kBlock ? thread() : lane()) * W,
             step = static_cast<int>(kBlock ? threads() : kWarp) * W, width = static_cast<int>(rows.width);
   const auto weight_at = [&](int c) {
@@ -52,10 +55,8 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
   const auto bias_at = [&](int c) {
     return args.bias != nullptr ? load_values<W>(args.bias + c) : same_values<W>(0);
   };
-  // Quantising takes the registers that so many weights would wait in.
-  constexpr bool kEarly = P > 0 && !(kQuantised && P >= 4);
-  [[maybe_unused]] Values<W> weight[kEarly ? P : 1];
-  if constexpr (kEarly) {
+  Values<W> weight[P > 0 ? P : 1];
+  if constexpr (P > 0) {
 #pragma unroll
     for (int i = 0; i < P; ++i)
       weight[i] = first + i * step < width ? weight_at(first + i * step) : same_values<W>(0);
@@ -103,20 +104,10 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
 #pragma unroll
           for (int j = 0; j < W; ++j) squares = fmaf(held[i].v[j] - mean, held[i].v[j] - mean, squares);
       const float inverse = fast_rsqrt(sum_of_row<kBlock>(squares) * per_value + args.epsilon);
-      // Of longer rows, which P = 0 has elsewhere, with the bias at once.
-      constexpr bool kLong = kBlock && P > 4;
 #pragma unroll
-      for (int i = 0; i < P; ++i) {
-        const int c = first + i * step;
-        Values<W> own;
-        if constexpr (kEarly)
-          own = weight[i];
-        else
-          own = c < width ? weight_at(c) : same_values<W>(0);
-        held[i] = scaled_row(args, held[i], mean, inverse, own,
-                             kLong && c < width ? bias_at(c) : same_values<W>(0));
-      }
-      if (!kLong && args.bias != nullptr) {
+      for (int i = 0; i < P; ++i)
+        held[i] = scaled_row(args, held[i], mean, inverse, weight[i], same_values<W>(0));
+      if (args.bias != nullptr) {
 #pragma unroll
         for (int i = 0; i < P; ++i) {
           const int c = first + i * step;
@@ -150,8 +141,29 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
         for (int j = 0; j < W; ++j) squares = fmaf(values.v[j] - mean, values.v[j] - mean, squares);
       }
       const float inverse = fast_rsqrt(sum_of_row<kBlock>(squares) * per_value + args.epsilon);
-      for (int c = first; c < width; c += step)
-        store_values(y + c, scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c), bias_at(c)));
+      if constexpr (kQuantised) {
+        // As rows that threads hold have the bias, or as those that they don't.
+        const bool late = width <= kHeldWidth;
+        const auto made_of = [&](int c) {
+          if (c >= width) return same_values<W>(0);
+          Values<W> made = scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c),
+                                      late ? same_values<W>(0) : bias_at(c));
+          if (late && args.bias != nullptr) {
+            const Values<W> bias = bias_at(c);
+            for (int j = 0; j < W; ++j) made.v[j] += bias.v[j];
+          }
+          return made;
+        };
+        float largest = 0;
+        for (int c = first; c < width; c += step) largest = fmaxf(largest, largest_of(made_of(c)));
+        const float scale = scale_of_row<kBlock>(rows.quantised, inner, largest, first);
+        for (int c = first; c < (width + 127) / 128 * 128; c += step)  // a warp's together
+          put_values(rows.quantised, inner, c, made_of(c), scale);
+      } else {
+        for (int c = first; c < width; c += step)
+          store_values(y + c,
+                       scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c), bias_at(c)));
+      }
     }
   }
 }
@@ -169,11 +181,14 @@ void launch_norm(const CudaKernels& set, const char* name, const NormArgs& args,
   const std::int64_t pieces = vectors ? rows.width / 4 : rows.width;
   if (rows.width <= kNarrow) {
     const std::int64_t y = std::min<std::int64_t>(rows.inner, 8), z = std::min(8 / y, rows.outer);
-    auto* const kernel = !vectors       ? norm_rows<1, 0, false>
-                         : pieces <= 32 ? quantised ? norm_rows<4, 1, false, true> : norm_rows<4, 1, false>
-                         : pieces <= 64 ? quantised ? norm_rows<4, 2, false, true> : norm_rows<4, 2, false>
-                         : quantised ? norm_rows<4, 8, false, true>
-                                        : norm_rows<4, 8, false>;
+    auto* kernel = !vectors       ? norm_rows<1, 0, false>
+                   : pieces <= 32 ? norm_rows<4, 1, false>
+                   : pieces <= 64 ? norm_rows<4, 2, false>
+                                  : norm_rows<4, 8, false>;
+    if (quantised)
+      kernel = pieces <= 32   ? norm_rows<4, 1, false, true>
+               : pieces <= 64 ? norm_rows<4, 2, false, true>
+                              : norm_rows<4, 8, false, true>;
     return launch(kernel,
                   {.grid = dim3(static_cast<unsigned>((rows.inner + y - 1) / y), grid_of(rows.outer, z)),
                    .block = dim3(kWarp, static_cast<unsigned>(y), static_cast<unsigned>(z)),
@@ -185,13 +200,17 @@ void launch_norm(const CudaKernels& set, const char* name, const NormArgs& args,
   const bool few = rows.inner * rows.outer <= 2 * set.device().multiprocessors;
   std::int64_t each = few ? 1 : 4;
   while (each < 4 && pieces > 1024 * each) each *= 2;
-  auto* kernel = !vectors               ? norm_rows<1, 0, true>
-                 : pieces > 1024 * each ? quantised ? norm_rows<4, 8, true, true> : norm_rows<4, 0, true>
-                 : each == 1 ? quantised ? norm_rows<4, 1, true, true> : norm_rows<4, 1, true>
-                 : each == 2 ? quantised ? norm_rows<4, 2, true, true> : norm_rows<4, 2, true>
-                 : quantised ? norm_rows<4, 4, true, true>
-                                        : norm_rows<4, 4, true>;
   const std::int64_t threads = std::min<std::int64_t>(((pieces + each - 1) / each + 31) / 32 * 32, 1024);
+  auto* kernel = !vectors               ? norm_rows<1, 0, true>
+                 : pieces > 1024 * each ? norm_rows<4, 0, true>
+                 : each == 1            ? norm_rows<4, 1, true>
+                 : each == 2            ? norm_rows<4, 2, true>
+                                        : norm_rows<4, 4, true>;
+  if (quantised)
+    kernel = each == 4 && threads > 512 ? norm_rows<4, 0, true, true>
+             : each == 1                ? norm_rows<4, 1, true, true>
+             : each == 2                ? norm_rows<4, 2, true, true>
+                                        : norm_rows<4, 4, true, true>;
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(rows.inner), grid_of(rows.outer, 1)),
           .block = dim3(static_cast<unsigned>(threads)),

@@ -43,40 +43,44 @@ FORETOKEN_DEVICE void put_four(const QuantisedRows& q, std::int64_t row, int col
   store8(to + column * 2, make_uint2(pack_bf16x2(four.x, four.y), pack_bf16x2(four.z, four.w)));
 }
 
-// A row of a block's, or of a warp's: held[i] are the values from column first + i x step on, zeros beyond
-// the row; a warp's lanes have 128 in a row.
+FORETOKEN_DEVICE float largest_of(const Values<4>& values) {
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(values.v[i]));
+  return largest;
+}
+// Of a row of a block's, or of a warp's, whose threads know their own values' largest; first: a thread's
+// first column.
+template <bool kBlock>
+FORETOKEN_DEVICE float scale_of_row(const QuantisedRows& q, std::int64_t row, float largest, int first) {
+  if (q.format == Storage::kFp8Block) return 1;  // groups have their own
+  if constexpr (kBlock)
+    largest = block_max(largest);
+  else
+    largest = warp_max(largest);
+  const float scale = scale_from(largest, is_fp8(q.format) ? kFp8Largest : 127.0f);
+  if (first == 0) q.scales[row] = scale;
+  return scale;
+}
+// A warp function: its lanes have 128 columns in a row, zeros beyond the row's.
+FORETOKEN_DEVICE void put_values(const QuantisedRows& q, std::int64_t row, int column,
+                                 const Values<4>& values, float scale) {
+  if (q.format == Storage::kFp8Block) {
+    scale = scale_from(warp_max(largest_of(values)), kFp8Largest);
+    if (lane() == 0 && column < q.width) q.scales[column / kScaleGroup * q.rows + row] = scale;
+  }
+  put_four(q, row, column, values, scale);
+}
+// held[i]: from column first + i x step on.
 template <int P, bool kBlock>
 FORETOKEN_DEVICE void put_row(const QuantisedRows& q, std::int64_t row, const Values<4> (&held)[P], int first,
                               int step) {
-  const auto largest_of = [](const Values<4>& values) {
-    float largest = 0;
+  float largest = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(values.v[i]));
-    return largest;
-  };
-  const bool groups = q.format == Storage::kFp8Block;
-  const float limit = is_fp8(q.format) ? kFp8Largest : 127.0f;
-  float scale = 1;
-  if (!groups) {
-    float largest = 0;
+  for (int i = 0; i < P; ++i) largest = fmaxf(largest, largest_of(held[i]));
+  const float scale = scale_of_row<kBlock>(q, row, largest, first);
 #pragma unroll
-    for (int i = 0; i < P; ++i) largest = fmaxf(largest, largest_of(held[i]));
-    if constexpr (kBlock)
-      largest = block_max(largest);
-    else
-      largest = warp_max(largest);
-    scale = scale_from(largest, limit);
-    if (first == 0) q.scales[row] = scale;
-  }
-#pragma unroll
-  for (int i = 0; i < P; ++i) {
-    const int column = first + i * step;
-    if (groups) {
-      scale = scale_from(warp_max(largest_of(held[i])), limit);
-      if (lane() == 0 && column < q.width) q.scales[column / kScaleGroup * q.rows + row] = scale;
-    }
-    put_four(q, row, column, held[i], scale);
-  }
+  for (int i = 0; i < P; ++i) put_values(q, row, first + i * step, held[i], scale);
 }
 
 }  // namespace foretoken::cuda
