@@ -306,7 +306,7 @@ TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
 #ifdef FORETOKEN_EMULATED
 // As bytes to the library, to warpgroups, and widened, where a product takes them so.
 TEST(CudaQuantised, WhatIsMadeSoGoesEveryWay) {
-  const std::int64_t m = 140, n = 270, k = 150;
+  const std::int64_t m = 140, n = 270, k = 152;
   for (const Storage storage : kOf8Bits) {
     const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 67));
     const Device<float> stream(normal(static_cast<std::size_t>(m * k), 68)),
