@@ -227,7 +227,7 @@ struct EngineSection {
   bool enforce_eager = false;
   std::optional<std::vector<std::int64_t>> cuda_graph_sizes;
   std::optional<std::int64_t> max_cudagraph_capture_size;
-  std::optional<bool> fuse_norm_residual, fuse_rope_kv_write;
+  std::optional<bool> fuse_norm_residual, fuse_rope_kv_write, fuse_quantization;
   std::optional<std::int64_t> num_gpu_blocks_override;
   // SGLang's own (refused with another behaviour). Those that mean what a key above means are resolved into
   // it: max_running_requests, page_size, mem_fraction_static, disable_radix_cache, disable_overlap_schedule.
@@ -339,6 +339,8 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "add to the residual stream inside the next norm (default: true)"),
     field("fuse_rope_kv_write", &EngineSection::fuse_rope_kv_write,
           "turn queries and keys and write the KV cache in one kernel (default: false)"),
+    field("fuse_quantization", &EngineSection::fuse_quantization,
+          "norms and gates round to the 8 bits of the products that read them (default: false)"),
     field("num_gpu_blocks_override", &EngineSection::num_gpu_blocks_override,
           "KV blocks, whatever memory says", at_least(2)),
     field("chunked_prefill_size", &EngineSection::chunked_prefill_size,

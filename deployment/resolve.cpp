@@ -338,6 +338,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
   d.fusion.ranks_beams = scenario.workload.beam_width.value_or(1) > 1;
   d.fusion.norm_residual = scenario.engine.fuse_norm_residual.value_or(d.fusion.norm_residual);
   d.fusion.rope_kv_write = scenario.engine.fuse_rope_kv_write.value_or(d.fusion.rope_kv_write);
+  d.fusion.quantisation = scenario.engine.fuse_quantization.value_or(d.fusion.quantisation);
   d.topology = topology;
   d.topology.devices_per_node = static_cast<int>(scenario.hardware.devices_per_node);
   apply_links(scenario.hardware, d.topology, where);

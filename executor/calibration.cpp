@@ -237,9 +237,11 @@ Calibration calibrate(const Deployment& deployment, const ModelText& model, cons
     throw Error(
         "data_parallel_size",
         "one transformer is calibrated; data-parallel ranks that share experts are not one: use 1 here");
-  // A fetch that overlaps is waited for, not timed: here layers and fetches take turns.
+  // A fetch that overlaps is waited for, not timed: here layers and fetches take turns. Rows of products are
+  // with the pass that rounds their input, whoever makes it: prices take it off again (CostModel).
   Deployment in_turns = deployment;
   in_turns.streaming.overlap = false;
+  in_turns.fusion.quantisation = false;
   ExecutorOptions probed = executor;
   probed.probe = true;
   Executable executable(in_turns, model, probed);

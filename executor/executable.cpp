@@ -217,6 +217,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.operator_times = options.operator_times;
   l.fusion.norm_residual = deployment.fusion.norm_residual;
   l.fusion.rope_kv_write = deployment.fusion.rope_kv_write;
+  l.fusion.quantisation = deployment.fusion.quantisation && l.quantised_x;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
   if (s.draft_tokens == 0) return l;

@@ -266,6 +266,20 @@ class Kernels {
   // stream += added, then y = its norm, all of `width`: one pass where the set fuses them.
   virtual void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
                         float* stream, float* y) const;
+  // What is rounded to `format` (of 8 bits) where it is made, for products by matrices of that format with
+  // quantised_x: an opaque form of rows[rows, width] in quantised_bytes(...) bytes, 64-aligned, the same for
+  // all that make and read it. Their products have the bits that rows of floats would give. Vectors and rows
+  // are 16-aligned. Sets that don't fuse keep the floats.
+  virtual std::size_t quantised_bytes(Storage format, std::int64_t rows, std::int64_t width) const;
+  // As norm() or, with `added`, add_norm(). floats `stream`, rows of `width` behind one another.
+  virtual void norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                              float* stream, Storage format, std::byte* to) const;
+  virtual void activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
+                                    std::int64_t width, Storage format, std::byte* to) const;
+  // gemm() of all `m` rows of x, which were made as such. scratch: of gemm_scratch().
+  virtual void gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias,
+                              bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch,
+                              Threads& threads) const;
   // Each head of head_dim of x[row][head], in place.
   virtual void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,
                           std::int64_t heads, std::int64_t head_dim) const = 0;

@@ -52,6 +52,28 @@ void Kernels::add_norm(const NormArgs& args, const float* added, std::int64_t ro
   norm(args, stream, width, rows, width, y, width);
 }
 
+std::size_t Kernels::quantised_bytes(Storage, std::int64_t rows, std::int64_t width) const {
+  return static_cast<std::size_t>(rows * width) * sizeof(float);
+}
+
+void Kernels::norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                             float* stream, Storage, std::byte* to) const {
+  auto* const y = reinterpret_cast<float*>(to);
+  if (added != nullptr) return add_norm(args, added, rows, width, stream, y);
+  norm(args, stream, width, rows, width, y, width);
+}
+
+void Kernels::activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
+                                   std::int64_t width, Storage, std::byte* to) const {
+  activation(args, x, rows, width, reinterpret_cast<float*>(to));
+}
+
+void Kernels::gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias,
+                             bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch,
+                             Threads& threads) const {
+  gemm(w, reinterpret_cast<const float*>(x), w.k, m, bias, accumulate, y, y_stride, scratch, threads);
+}
+
 void Kernels::rope_and_write(const RopeArgs& a, std::span<const std::int32_t> positions, float* q,
                              std::int64_t heads, float* keys, const float* values, std::int64_t stride,
                              const CacheLayer& cache, const Sequences& sequences) const {

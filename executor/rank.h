@@ -45,7 +45,7 @@ struct Layout {
   // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
   // one. Empty: none is recorded.
   std::vector<std::int64_t> step_sizes;
-  Fusion fusion;  // norm_residual and rope_kv_write: which operators there are
+  Fusion fusion;  // norm_residual, rope_kv_write and quantisation: which operators there are
   OperatorTimes operator_times = OperatorTimes::kMarks;  // kNone: the step alone is timed
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory

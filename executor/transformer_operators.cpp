@@ -25,6 +25,47 @@ bool Transformer::State::is_split(std::string_view name) const {
          ((name.ends_with("_norm") && name != "qk_norm") || name == "residual_add");
 }
 
+bool Transformer::State::is_rounded(const Op& op, const Linear& l) const {
+  const auto* g = std::get_if<GemmShape>(&op.shape);
+  return g != nullptr && g->quantised_input && layout.fusion.quantisation && l.w.quantised_x;
+}
+
+bool Transformer::State::is_read_rounded(int layer, std::string_view product, const Linear& l) const {
+  const int kind = model.layers[static_cast<std::size_t>(layer)];
+  for (const Op& op : lists[static_cast<std::size_t>(runs.back().stage)].ops)
+    if (op.layer_kind == kind && op.name == product) return is_rounded(op, l);
+  return false;
+}
+
+void Transformer::State::gemm(const Op& op, const Linear& l, const float* x, const std::byte* rounded,
+                              float* y, bool accumulate) {
+  if (is_rounded(op, l))
+    kernels.gemm_quantised(l.w, rounded, rows, l.bias, accumulate, y, l.w.n, scratch, threads);
+  else
+    gemm(l, x, l.w.k, rows, y, l.w.n, accumulate);
+}
+
+void Transformer::State::input_norm(int layer, bool before_attention, Rank::Slice own) {
+  if (own.count <= 0) return;
+  const LayerWeights& w = ranks.front().layer(layer);
+  const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
+                                         : norm_args(w.post_norm, w.post_norm_bias);
+  const std::size_t first = count_of(own.first, model.hidden);
+  const bool rounds = !before_attention ? is_read_rounded(layer, "gate_up_proj", w.gate_up) ||
+                                              is_read_rounded(layer, "up_proj", w.gate_up)
+                      : latent_attention(layer) ? is_read_rounded(layer, "kv_a_proj", w.kv_a)
+                                                : is_read_rounded(layer, "qkv_proj", w.qkv);
+  const bool joins = pending && !pending_norm;
+  if (!joins) add_pending(own);
+  float* const stream = hidden + first;
+  if (rounds)
+    return kernels.norm_quantised(args, joins ? added(own) : nullptr, own.count, model.hidden, stream,
+                                  layout.weights, quantised);
+  float* const to = (stages.front().sequence_parallel ? scattered : normed) + first;
+  if (joins) return kernels.add_norm(args, added(own), own.count, model.hidden, stream, to);
+  kernels.norm(args, stream, model.hidden, own.count, model.hidden, to, model.hidden);
+}
+
 void Transformer::State::norm_rows(const Op& op, int layer, Rank::Slice own) {
   if (op.name == "input_norm" || op.name == "post_norm")
     return input_norm(layer, op.name == "input_norm", own);
@@ -79,9 +120,9 @@ void Transformer::State::run_shared(const Op& op, int layer) {
   if (name == "final_all_gather") return gather_sampled();
   if (name == "q_a_proj") {
     const LayerWeights& w = ranks.front().layer(layer);
-    return gemm(w.q_a, normed, rows, latent_q);
+    return gemm(op, w.q_a, latent_q);
   }
-  if (name == "kv_a_proj") return gemm(ranks.front().layer(layer).kv_a, normed, rows, latent);
+  if (name == "kv_a_proj") return gemm(op, ranks.front().layer(layer).kv_a, latent);
   if (name == "router") return gemm(ranks.front().layer(layer).router, normed, rows, router_logits);
   if (name == "attn_all_reduce" || name == "mlp_all_reduce") {
     gather_partials();
@@ -124,20 +165,25 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   if (name.starts_with("lora_")) return adapter_operator(name, layer, r);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);
-  if (name == "gate_up_proj" || name == "up_proj") return gemm(weights.gate_up, normed, rows, w.inter);
+  if (name == "gate_up_proj" || name == "up_proj") return gemm(op, weights.gate_up, w.inter);
   if (name == "activation" || name == "shared_activation") {
-    const Linear& up = name == "activation" ? weights.gate_up : weights.shared_gate_up;
+    const bool own = name == "activation";
+    const Linear &up = own ? weights.gate_up : weights.shared_gate_up,
+                 &down = own ? weights.down : weights.shared_down;
     ActivationArgs args = numerics.activation;
     if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) args.gated = d->gated;
-    return kernels.activation(args, w.inter, rows, args.gated ? up.w.n / 2 : up.w.n, w.act);
+    const std::int64_t width = args.gated ? up.w.n / 2 : up.w.n;
+    if (is_read_rounded(layer, own ? "down_proj" : "shared_down", down))
+      return kernels.activation_quantised(args, w.inter, rows, width, layout.weights, w.quantised_act);
+    return kernels.activation(args, w.inter, rows, width, w.act);
   }
-  if (name == "down_proj") return gemm(weights.down, w.act, rows, w.partial);
+  if (name == "down_proj") return gemm(op, weights.down, w.act, w.quantised_act, w.partial);
   if (name == "experts") return experts(layer, r);
   if (name == "shared_gate_up") return gemm(weights.shared_gate_up, normed, rows, w.inter);
   if (name == "shared_down") {
     // A gate, the list's next operator, weighs the shared experts before they join the others.
-    if (std::get<MoeMlp>(kind.mlp).shared_gate) return gemm(weights.shared_down, w.act, rows, w.shared);
-    return gemm(weights.shared_down, w.act, weights.shared_down.w.k, rows, w.partial, model.hidden, true);
+    const bool gated = std::get<MoeMlp>(kind.mlp).shared_gate;
+    return gemm(op, weights.shared_down, w.act, w.quantised_act, gated ? w.shared : w.partial, !gated);
   }
   if (name == "shared_gate") {
     gemm(weights.shared_mix, normed, rows, mix);
@@ -157,7 +203,7 @@ void Transformer::State::grouped_query(const Op& op, int layer, std::size_t r, c
   const LayerWeights& weights = rank.layer(layer);
   const std::int64_t heads = rank.heads(a.heads).count, kv = rank.kv_heads(a.kv_heads).count;
   const auto [k_at, v_at, gate_at, width] = QkvRow(a, heads, kv);
-  if (name == "qkv_proj") return gemm(weights.qkv, normed, rows, w.qkv);
+  if (name == "qkv_proj") return gemm(op, weights.qkv, w.qkv);
   if (name == "qk_norm") {
     const auto norm = [&](const float* weight, float* x, std::int64_t count) {
       const NormArgs args = norm_args(weight, nullptr);
@@ -215,7 +261,8 @@ void Transformer::State::latent_operator(const Op& op, int layer, std::size_t r,
     args.weight = weights.kv_a_norm;
     return kernels.norm(args, latent, row, rows, a.kv_lora_rank, latent, row);
   }
-  if (name == "q_b_proj") return gemm(weights.q_b, a.q_lora_rank > 0 ? latent_q : normed, rows, w.qkv);
+  if (name == "q_b_proj")
+    return gemm(op, weights.q_b, a.q_lora_rank > 0 ? latent_q : normed, quantised, w.qkv);
   if (name == "rope") {
     const RopeTable* t = rope_of(layer);
     if (!t) return;

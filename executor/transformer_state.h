@@ -45,6 +45,8 @@ struct Transformer::State {
   Arena workspace;
   std::vector<float*> stage_hidden;  // of each stage; hidden is the one at work
   float *hidden = nullptr, *normed = nullptr, *delta = nullptr, *logits = nullptr, *sampled = nullptr;
+  // In place of normed where what reads it takes 8 bits (Fusion::quantisation).
+  std::byte* quantised = nullptr;
   float *router_logits = nullptr, *routing_weights = nullptr, *mix = nullptr;
   std::int32_t *chosen = nullptr, *place = nullptr, *order = nullptr, *expert_rows = nullptr;
   float* scattered = nullptr;                    // normed rows before they are gathered
@@ -56,6 +58,7 @@ struct Transformer::State {
   struct PerRank {
     float *qkv = nullptr, *heads_out = nullptr, *inter = nullptr, *act = nullptr, *partial = nullptr,
           *shared = nullptr, *logits = nullptr;
+    std::byte* quantised_act = nullptr;  // in place of act
     float *linear = nullptr, *linear_gates = nullptr, *convolved = nullptr;
     float* low_rank = nullptr;  // between an adapter's two products
     float *absorbed = nullptr, *attended = nullptr, *up = nullptr;
@@ -286,6 +289,7 @@ struct Transformer::State {
     for (float*& stage : stage_hidden) take(stage, n, h);
     if (stages.front().sequence_parallel) take(scattered, n + layout.ranks, h);
     take(normed, n, h), take(delta, n, h);
+    if (layout.fusion.quantisation) take(quantised, quantised_bytes(h));
     take(sampled, s, h), take(logits, s, model.vocab);
     if (widths.experts > 0) {
       const std::int64_t pairs = n * layout.data_parallel * widths.top_k;
@@ -304,6 +308,7 @@ struct Transformer::State {
     for (PerRank& w : work) {
       take(w.qkv, n, widths.qkv), take(w.heads_out, n, widths.heads_out);
       take(w.inter, n, widths.inter), take(w.act, n, widths.inter), take(w.partial, n, h);
+      if (layout.fusion.quantisation) take(w.quantised_act, quantised_act_bytes());
       if (widths.experts > 0) take(w.shared, n, h);
       take(w.logits, s, vocabulary_width());
       if (layout.reaches) plan_reaching(take, w);
@@ -343,6 +348,17 @@ struct Transformer::State {
   CacheLayer staged(std::size_t r, std::int64_t layer, std::size_t which) const;
   CacheLayer cache_of(std::size_t r, std::int64_t layer) const {
     return stages_prompts ? staged(r, layer, 0) : ranks[r].cache(layer);
+  }
+  std::int64_t quantised_bytes(std::int64_t width) const {
+    return static_cast<std::int64_t>(kernels.quantised_bytes(layout.weights, layout.max_tokens, width));
+  }
+  std::int64_t quantised_act_bytes() const {
+    std::int64_t most = 0;
+    for (const Rank& rank : ranks)
+      for (std::int64_t i = 0; i < model.num_layers; ++i)
+        for (const Linear* l : {&rank.layer(i).down, &rank.layer(i).shared_down})
+          most = std::max(most, quantised_bytes(l->w.k));
+    return most;
   }
 
   std::size_t scratch_needed() const {
@@ -418,6 +434,14 @@ struct Transformer::State {
   }
   void gemm(const Linear& l, const float* x, std::int64_t m, float* y) { gemm(l, x, l.w.k, m, y, l.w.n); }
 
+  // Of rows that their producer rounded where the operator list says so, of floats else.
+  bool is_rounded(const Op& op, const Linear& l) const;
+  void gemm(const Op& op, const Linear& l, const float* x, const std::byte* rounded, float* y,
+            bool accumulate = false);
+  void gemm(const Op& op, const Linear& l, float* y) { gemm(op, l, normed, quantised, y); }
+  // Whether the layer's product of this name finds what the operator at hand writes rounded.
+  bool is_read_rounded(int layer, std::string_view product, const Linear& l) const;
+
   NormArgs norm_args(const float* weight, const float* bias) const {
     return {numerics.norm, numerics.norm_epsilon, numerics.norm_offset, weight, bias};
   }
@@ -484,18 +508,7 @@ struct Transformer::State {
   void gather_rows();
   void gather_sampled();
 
-  void input_norm(int layer, bool before_attention, Rank::Slice own) {
-    const LayerWeights& w = ranks.front().layer(layer);
-    const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
-                                           : norm_args(w.post_norm, w.post_norm_bias);
-    const std::size_t first = count_of(own.first, model.hidden);
-    float* to = (stages.front().sequence_parallel ? scattered : normed) + first;
-    if (own.count <= 0) return;
-    if (pending && !pending_norm)
-      return kernels.add_norm(args, added(own), own.count, model.hidden, hidden + first, to);
-    add_pending(own);
-    kernels.norm(args, hidden + first, model.hidden, own.count, model.hidden, to, model.hidden);
-  }
+  void input_norm(int layer, bool before_attention, Rank::Slice own);
   // Once all rows are normed.
   void end_norm(const Op& op, int layer) {
     pending = false;

@@ -43,7 +43,23 @@ class OpBuilder {
   void add(std::string_view name, Shape shape, OpScope scope = OpScope::kTokens, std::int64_t uses = 1,
            int group = 0);
   void gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k, WeightFormat format,
-            std::int64_t batch = 1, OpScope scope = OpScope::kTokens);
+            std::int64_t batch = 1, OpScope scope = OpScope::kTokens, bool quantised_input = false);
+  // A product of what the layer's last norm left.
+  void of_normed(std::string_view name, std::int64_t n, WeightFormat format) {
+    gemm(name, rows_, n, model_.hidden, format, 1, OpScope::kTokens, reads_8_bits_);
+  }
+  // A gate, and the product that alone reads it.
+  void gate(std::string_view name, std::int64_t width, bool gated, WeightFormat format);
+  void of_gate(std::string_view name, std::int64_t width, WeightFormat format) {
+    gemm(name, rows_, model_.hidden, width, format, 1, OpScope::kTokens, quantises(format));
+  }
+  // Whether a norm or a gate whose only readers are products by such weights rounds for them.
+  bool quantises(WeightFormat format) const {
+    return fusion_.quantisation && takes_8_bits(format) && shard_.lora.rank <= 0;
+  }
+  // The 8 bits that the layer's norm before attention, or before its dense part, writes; kPlain: none.
+  WeightFormat attention_input(const LayerKind& kind) const;
+  WeightFormat mlp_input(const LayerKind& kind) const;
   void elementwise(std::string_view name, std::int64_t rows, double values_per_row, double flops_per_row,
                    std::int64_t uses = 1);
   void collective(std::string_view name, Collective kind, double bytes, int ranks,
@@ -51,7 +67,9 @@ class OpBuilder {
   // All-reduce, or reduce-scatter under sequence parallelism.
   void reduce(std::string_view all_reduce, std::string_view scatter, int ranks);
   // Of a rank's own rows under sequence parallelism, after which `gather` makes them whole.
-  void norms(std::string_view name, int uses, std::string_view gather);
+  // quantised: in which 8 bits one norm writes; kPlain: activations.
+  void norms(std::string_view name, int uses, std::string_view gather,
+             WeightFormat quantised = WeightFormat::kPlain);
   bool is_layer_norm() const;
   WeightFormat format(Component c) const { return component_format(model_, precision_.weights, c); }
   std::int64_t split(std::int64_t n) const {
@@ -71,7 +89,8 @@ class OpBuilder {
   double element_ = 2;          // bytes of an activation
   int kind_ = -1;
   std::int64_t layers_ = 1;
-  bool on_host_ = false;  // weights of the operators at hand are read from host memory
+  bool reads_8_bits_ = false;  // the layer's products of its normed input find it rounded
+  bool on_host_ = false;       // weights of the operators at hand are read from host memory
 };
 
 }  // namespace foretoken

@@ -104,6 +104,17 @@ double expected_experts(double num_experts, double top_k, double tokens) {
   return -num_experts * std::expm1(tokens * std::log1p(-top_k / num_experts));
 }
 
+double quantised_row_bytes(WeightFormat format, std::int64_t width) {
+  constexpr std::int64_t kBlock = 128;
+  const std::int64_t scales = format == WeightFormat::kFp8Block ? (width + kBlock - 1) / kBlock : 1;
+  return as_double(width + 4 * scales);
+}
+
+ElementwiseShape quantising(const GemmShape& p) {
+  return {p.m * p.batch, as_double(p.k) * bytes_of(p.activation) + quantised_row_bytes(p.weight, p.k),
+          3 * as_double(p.k)};
+}
+
 Flops flops(const Op& op) {
   return std::visit(
       Overloaded{
@@ -141,8 +152,9 @@ Bytes bytes(const Op& op) {
             const double weight =
                 s.weight_is_activation ? bytes_of(s.activation) : bytes_per_weight(s.weight, s.activation);
             const double m = as_double(s.m), n = as_double(s.n), k = as_double(s.k);
-            return Bytes(as_double(s.batch) *
-                         (n * k * weight + m * k * bytes_of(s.activation) + m * n * bytes_of(s.output)));
+            const double of_x =
+                s.quantised_input ? quantised_row_bytes(s.weight, s.k) : k * bytes_of(s.activation);
+            return Bytes(as_double(s.batch) * (n * k * weight + m * of_x + m * n * bytes_of(s.output)));
           },
           [](const MoeShape& s) {
             const double h = as_double(s.hidden), inter = as_double(s.inter), a = bytes_of(s.activation);

@@ -22,6 +22,8 @@ struct GemmShape {
   DType activation = DType::kBf16;
   DType output = DType::kBf16;
   bool weight_is_activation = false;  // both sides are activations: no weight format applies
+  // x lies in the weights' 8 bits, as what made it left it; else the product's own pass rounds it.
+  bool quantised_input = false;
   bool operator==(const GemmShape&) const = default;
 };
 
@@ -150,6 +152,15 @@ struct Op {
   Shape shape;
   double host_bytes = 0;  // weights that one execution reads over the link to host memory
 };
+
+// Whether products by such weights round what they multiply to the same 8 bits.
+constexpr bool takes_8_bits(WeightFormat f) {
+  return f == WeightFormat::kInt8 || f == WeightFormat::kFp8 || f == WeightFormat::kFp8Block;
+}
+// Of a row of x in such a format: its values, and a float32 scale, or one for 128 of them.
+double quantised_row_bytes(WeightFormat format, std::int64_t width);
+// The pass that rounds a product's x: what a product with quantised_input doesn't have.
+ElementwiseShape quantising(const GemmShape& product);
 
 Flops flops(const Op& op);  // of one execution
 Bytes bytes(const Op& op);  // of one execution: device memory traffic at the least, each tensor once

@@ -96,7 +96,7 @@ void OpBuilder::add(std::string_view name, Shape shape, OpScope scope, std::int6
 }
 
 void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, std::int64_t k,
-                     WeightFormat weight, std::int64_t batch, OpScope scope) {
+                     WeightFormat weight, std::int64_t batch, OpScope scope, bool quantised_input) {
   if (rows <= 0 || n <= 0 || k <= 0 || batch <= 0) return;
   add(name,
       GemmShape{.m = rows,
@@ -105,7 +105,8 @@ void OpBuilder::gemm(std::string_view name, std::int64_t rows, std::int64_t n, s
                 .batch = batch,
                 .weight = weight,
                 .activation = precision_.activation,
-                .output = precision_.activation},
+                .output = precision_.activation,
+                .quantised_input = quantised_input},
       scope);
 }
 
@@ -150,27 +151,47 @@ void OpBuilder::reduce(std::string_view all_reduce, std::string_view scatter, in
 }
 
 // Reads the input and the residual, writes both; without the fusion the residual add is a pass of its own.
-void OpBuilder::norms(std::string_view name, int uses, std::string_view gather) {
+void OpBuilder::norms(std::string_view name, int uses, std::string_view gather, WeightFormat quantised) {
   const double h = d(model_.hidden);
   const auto whole = [&] {
     if (shard_.sequence_parallel)
       collective(gather, Collective::kAllGather, d(rows_) * h * element_, shard_.tensor_parallel);
   };
   if (uses <= 0) return whole();
-  if (fusion_.norm_residual) {
-    elementwise(name, norm_rows_, 4 * h, 5 * h, uses);
+  const double flops = (fusion_.norm_residual ? 5 : 4) * h, moved = (fusion_.norm_residual ? 4 : 2) * h;
+  if (!fusion_.norm_residual) elementwise("residual_add", norm_rows_, 3 * h, h, uses);
+  if (fusion_.composed && !fusion_.norm_residual && !is_layer_norm()) {
+    // To fp32, squares, mean, epsilon, root, product, back, weight: each a pass of its own.
+    constexpr int kKernels = 8;
+    add(name, ElementwiseShape{norm_rows_, h * (28 + 4 * element_) / kKernels, 4 * h / kKernels},
+        OpScope::kTokens, uses * kKernels);
+  } else if (quantised == WeightFormat::kPlain) {
+    elementwise(name, norm_rows_, moved, flops, uses);
   } else {
-    elementwise("residual_add", norm_rows_, 3 * h, h, uses);
-    if (fusion_.composed && !is_layer_norm()) {
-      // To fp32, squares, mean, epsilon, root, product, back, weight: each a pass of its own.
-      constexpr int kKernels = 8;
-      add(name, ElementwiseShape{norm_rows_, h * (28 + 4 * element_) / kKernels, 4 * h / kKernels},
-          OpScope::kTokens, uses * kKernels);
-    } else {
-      elementwise(name, norm_rows_, 2 * h, 4 * h, uses);
-    }
+    add(name,
+        ElementwiseShape{norm_rows_, (moved - h) * element_ + quantised_row_bytes(quantised, model_.hidden),
+                         flops + 3 * h});
   }
   whole();
+}
+
+WeightFormat OpBuilder::attention_input(const LayerKind& kind) const {
+  const WeightFormat w = format(Component::kAttention);
+  if (!quantises(w) || kind.parallel || shard_.sequence_parallel) return WeightFormat::kPlain;
+  const auto* grouped = std::get_if<GqaAttention>(&kind.mixer);
+  const auto* latent = std::get_if<MlaAttention>(&kind.mixer);
+  // Gates and indexers of their own read activations.
+  const bool alone = grouped  ? grouped->gate_width <= 0 && grouped->index_heads <= 0
+                     : latent ? !latent->output_gate && latent->index_top_k <= 0
+                              : false;
+  return alone ? w : WeightFormat::kPlain;
+}
+
+WeightFormat OpBuilder::mlp_input(const LayerKind& kind) const {
+  const WeightFormat w = format(Component::kMlp);
+  const bool alone =
+      std::holds_alternative<DenseMlp>(kind.mlp) && !kind.parallel && !shard_.sequence_parallel;
+  return alone && quantises(w) ? w : WeightFormat::kPlain;
 }
 
 // torch.nn.LayerNorm, one kernel; other norms have no biases. Of the layer at hand, or the final one.
@@ -206,17 +227,24 @@ void OpBuilder::layer(const LayerKind& kind) {
   const int before = has_mixer && has_mlp && !kind.parallel ? (kind.norms + 1) / 2 : kind.norms;
   if (has_mixer) {
     mix(kind);
-    norms("input_norm", before, "attn_all_gather");
+    const WeightFormat quantised = before == 1 ? attention_input(kind) : WeightFormat::kPlain;
+    norms("input_norm", before, "attn_all_gather", quantised);
+    reads_8_bits_ = quantised != WeightFormat::kPlain;
     std::visit([&](const auto& m) { mixer(m); }, kind.mixer);
+    reads_8_bits_ = false;
     if (!kind.parallel || !has_mlp) reduce("attn_all_reduce", "attn_reduce_scatter", shard_.tensor_parallel);
   }
   if (has_mlp) {
     mix(kind);
+    const int uses = has_mixer ? kind.norms - before : kind.norms;
+    const WeightFormat quantised = uses == 1 ? mlp_input(kind) : WeightFormat::kPlain;
     if (!has_mixer)
-      norms("input_norm", kind.norms, "mlp_all_gather");
+      norms("input_norm", uses, "mlp_all_gather", quantised);
     else if (!kind.parallel)
-      norms("post_norm", kind.norms - before, "mlp_all_gather");
+      norms("post_norm", uses, "mlp_all_gather", quantised);
+    reads_8_bits_ = quantised != WeightFormat::kPlain;
     feed_forward(kind);
+    reads_8_bits_ = false;
   }
 }
 

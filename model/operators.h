@@ -87,7 +87,9 @@ struct Fusion {
   bool qkv = true;             // one GEMM for q, k and v
   bool gate_up = true;         // one GEMM for gate and up
   bool rope_kv_write = false;  // rotary embedding and cache write in one kernel
-  bool fused_moe = true;       // one composite MoE operator
+  // Norms and gates whose only readers are products of 8 bits (takes_8_bits()) write these.
+  bool quantisation = false;
+  bool fused_moe = true;  // one composite MoE operator
   // Attention in one kernel. Otherwise scores are a matrix product into memory, scaled, masked and normalised
   // there, and multiplied with the values (eager PyTorch; prompts only).
   bool attention = true;

@@ -141,11 +141,11 @@ void OpBuilder::mixer(const GqaAttention& a) {
   const std::int64_t v = (a.value_is_key || a.shared_kv_projection) ? 0 : kv * a.v_head_dim;
   const double kvb = bytes_of(precision_.kv);
   if (fusion_.qkv) {
-    gemm("qkv_proj", rows_, q + k + v, model_.hidden, w);
+    of_normed("qkv_proj", q + k + v, w);
   } else {
-    gemm("q_proj", rows_, q, model_.hidden, w);
-    gemm("k_proj", rows_, k, model_.hidden, w);
-    gemm("v_proj", rows_, v, model_.hidden, w);
+    of_normed("q_proj", q, w);
+    of_normed("k_proj", k, w);
+    of_normed("v_proj", v, w);
   }
   lora(LoraModule::kQkv);
   if (a.gate_width > 0) gemm("gate_proj", rows_, heads * a.gate_width, model_.hidden, WeightFormat::kPlain);
@@ -191,10 +191,13 @@ void OpBuilder::mixer(const MlaAttention& a) {
   const std::int64_t heads = split(a.heads), qk_dim = a.nope_dim + a.rope_dim;
   const std::int64_t latent = a.kv_lora_rank + a.rope_dim;
   const double kvb = bytes_of(precision_.kv);
-  if (a.q_lora_rank > 0) gemm("q_a_proj", rows_, a.q_lora_rank, model_.hidden, w);
-  gemm("kv_a_proj", rows_, latent, model_.hidden, w);
+  if (a.q_lora_rank > 0) of_normed("q_a_proj", a.q_lora_rank, w);
+  of_normed("kv_a_proj", latent, w);
   elementwise("qk_norm", rows_, 2 * d(a.q_lora_rank + a.kv_lora_rank), 5 * d(a.q_lora_rank + a.kv_lora_rank));
-  gemm("q_b_proj", rows_, heads * qk_dim, a.q_lora_rank > 0 ? a.q_lora_rank : model_.hidden, w);
+  if (a.q_lora_rank > 0)
+    gemm("q_b_proj", rows_, heads * qk_dim, a.q_lora_rank, w);
+  else
+    of_normed("q_b_proj", heads * qk_dim, w);
   if (a.output_gate) gemm("gate_proj", rows_, heads * a.v_dim, model_.hidden, w);
   const double turned = d((heads + 1) * a.rope_dim), write = d(latent) * (element_ + kvb);
   if (fusion_.rope_kv_write && a.rotary) {

@@ -15,21 +15,34 @@ void OpBuilder::mlp(const DenseMlp& m) {
   const WeightFormat w = format(Component::kMlp);
   const std::int64_t inter = split(m.inter);
   if (m.gated && fusion_.gate_up) {
-    gemm("gate_up_proj", rows_, 2 * inter, model_.hidden, w);
+    of_normed("gate_up_proj", 2 * inter, w);
   } else {
-    if (m.gated) gemm("gate_proj", rows_, inter, model_.hidden, w);
-    gemm("up_proj", rows_, inter, model_.hidden, w);
+    if (m.gated) of_normed("gate_proj", inter, w);
+    of_normed("up_proj", inter, w);
   }
   lora(LoraModule::kGateUp);
-  if (fusion_.composed && m.gated && m.activation_kernels == 1)
-    elementwise("activation", rows_, 2.5 * d(inter), 2.5 * d(inter), 2);  // the function, then the product
-  else if (fusion_.activation || m.activation_kernels == 1)
-    elementwise("activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
-  else
-    elementwise("activation", rows_, d(inter) * m.activation_passes / m.activation_kernels, d(inter),
-                m.activation_kernels);
-  gemm("down_proj", rows_, model_.hidden, inter, w);
+  const bool pair =
+      fusion_.composed && m.gated && m.activation_kernels == 1;  // the function, then the product
+  if (!pair && (fusion_.activation || m.activation_kernels == 1)) {
+    gate("activation", inter, m.gated, w);
+    of_gate("down_proj", inter, w);
+  } else {
+    if (pair)
+      elementwise("activation", rows_, 2.5 * d(inter), 2.5 * d(inter), 2);
+    else
+      elementwise("activation", rows_, d(inter) * m.activation_passes / m.activation_kernels, d(inter),
+                  m.activation_kernels);
+    gemm("down_proj", rows_, model_.hidden, inter, w);
+  }
   lora(LoraModule::kDown);
+}
+
+void OpBuilder::gate(std::string_view name, std::int64_t width, bool gated, WeightFormat w) {
+  const double values = d(width), read = gated ? 2 : 1;
+  if (quantises(w))
+    add(name, ElementwiseShape{rows_, read * values * element_ + quantised_row_bytes(w, width), 8 * values});
+  else
+    elementwise(name, rows_, (read + 1) * values, 5 * values);
 }
 
 void OpBuilder::experts(const MoeMlp& m) {
@@ -115,8 +128,8 @@ void OpBuilder::mlp(const MoeMlp& m) {
   const WeightFormat w = format(Component::kSharedExperts);
   const std::int64_t inter = split(m.shared_inter);
   gemm("shared_gate_up", rows_, (m.gated ? 2 : 1) * inter, model_.hidden, w);
-  elementwise("shared_activation", rows_, (m.gated ? 3 : 2) * d(inter), 5 * d(inter));
-  gemm("shared_down", rows_, model_.hidden, inter, w);
+  gate("shared_activation", inter, m.gated, w);
+  of_gate("shared_down", inter, w);
   if (m.shared_gate) gemm("shared_gate", rows_, 1, model_.hidden, WeightFormat::kPlain);
 }
 

@@ -38,6 +38,20 @@ Price CostModel::price_measured(const Op& op, const OperatorTime& row) const {
   return {time, row.basis, row.relative_error, bound(op, *device_, time, limit), limit};
 }
 
+// Rows of products of 8 bits are with the pass that rounds their input.
+Price CostModel::without_quantising(const GemmShape& product, Price price) const {
+  Op pass;
+  pass.name = "scale_matrix";  // as aiconfigurator's tables have it
+  pass.shape = quantising(product);
+  const Price part = price_alone(pass);
+  const double error =
+      std::hypot(price.relative_error * price.time.value, part.relative_error * part.time.value);
+  price.time = std::max(price.limit, price.time - part.time);
+  price.relative_error = error / price.time.value;
+  price.basis = std::max(price.basis, Basis::kInterpolated);
+  return price;
+}
+
 Price CostModel::price(const Op& op) const {
   Price p = price_alone(op);
   p.time = std::max(factor_ * p.time + per_kernel_, p.limit);
@@ -98,7 +112,11 @@ Price CostModel::price_in_shared_call(const Op& op) const {
 Price CostModel::price_alone(const Op& op) const {
   if (const auto* a = std::get_if<AttentionShape>(&op.shape); a && a->in_shared_call && a->sequences > 0)
     return price_in_shared_call(op);
-  if (const auto row = kernels_->find(op)) return price_measured(op, *row);
+  if (const auto row = kernels_->find(op)) {
+    const Price price = price_measured(op, *row);
+    const auto* g = std::get_if<GemmShape>(&op.shape);
+    return g != nullptr && g->quantised_input ? without_quantising(*g, price) : price;
+  }
   // A composite without a row of its own is the sum of its parts, where those were measured.
   if (std::holds_alternative<MoeShape>(op.shape)) {
     const std::vector<Op> parts = expand(op);

@@ -42,6 +42,7 @@ class CostModel {
  private:
   Price price_alone(const Op& op) const;
   Price price_in_shared_call(const Op& op) const;
+  Price without_quantising(const GemmShape& product, Price price) const;
   Price price_measured(const Op& op, const OperatorTime& row) const;
   const Device* device_;
   const Topology* topology_;

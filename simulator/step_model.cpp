@@ -80,7 +80,8 @@ PricedPart shrunk(const PricedPart& all, double time) {
 }  // namespace
 
 std::int64_t eager_kernels(const Op& op) {
-  if (const auto* g = std::get_if<GemmShape>(&op.shape)) return g->weight == WeightFormat::kPlain ? 1 : 2;
+  if (const auto* g = std::get_if<GemmShape>(&op.shape))
+    return g->weight == WeightFormat::kPlain || g->quantised_input ? 1 : 2;
   if (std::holds_alternative<MoeShape>(op.shape)) return 12;
   if (const auto* r = std::get_if<RecurrentShape>(&op.shape))
     return r->form == Recurrence::kConvolution ? 1 : 12;

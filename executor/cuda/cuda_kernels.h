@@ -46,6 +46,13 @@ class CudaKernels final : public Kernels {
             Threads& threads) const override;
   void norm(const NormArgs& args, const float* x, std::int64_t x_stride, std::int64_t rows,
             std::int64_t width, float* y, std::int64_t y_stride) const override;
+  std::size_t quantised_bytes(Storage format, std::int64_t rows, std::int64_t width) const override;
+  void norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
+                      float* stream, Storage format, std::byte* to) const override;
+  void activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
+                            Storage format, std::byte* to) const override;
+  void gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias, bool accumulate,
+                      float* y, std::int64_t y_stride, std::byte* scratch, Threads& threads) const override;
   void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
                 float* stream, float* y) const override;
   void norm_heads(const NormArgs& args, float* x, std::int64_t x_stride, std::int64_t rows,

@@ -236,6 +236,32 @@ FORETOKEN_DEVICE void product_bytes([[maybe_unused]] float (&d)[64], [[maybe_unu
 #endif
 }
 
+#define FORETOKEN_INTEGERS8(i)                                                                \
+  "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), \
+      "+r"(d[i + 6]), "+r"(d[i + 7])
+#define FORETOKEN_INTEGERS32(i) \
+  FORETOKEN_INTEGERS8(i), FORETOKEN_INTEGERS8(i + 8), FORETOKEN_INTEGERS8(i + 16), FORETOKEN_INTEGERS8(i + 24)
+
+FORETOKEN_DEVICE void product_bytes([[maybe_unused]] std::int32_t (&d)[64], [[maybe_unused]] std::uint64_t a,
+                                    [[maybe_unused]] std::uint64_t b, [[maybe_unused]] int add) {
+#ifdef FORETOKEN_WARPGROUP
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %66, 0; "
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+      "%56, %57, %58, %59, %60, %61, %62, %63 "
+      "}, %64, %65, p;}\n"
+      : FORETOKEN_INTEGERS32(0), FORETOKEN_INTEGERS32(32)
+      : "l"(a), "l"(b), "r"(add));
+#else
+  __trap();
+#endif
+}
+
+#undef FORETOKEN_INTEGERS8
+#undef FORETOKEN_INTEGERS32
 #undef FORETOKEN_SUMS8
 #undef FORETOKEN_SUMS16
 #undef FORETOKEN_SUMS32
@@ -254,6 +280,17 @@ FORETOKEN_DEVICE void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4
 template <int N>
 FORETOKEN_DEVICE void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool add) {
   detail::product_bytes(d, a.bits, b.bits, add ? 1 : 0);
+}
+template <int N>
+FORETOKEN_DEVICE void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, bool add) {
+  detail::product_bytes(d, a.bits, b.bits, add ? 1 : 0);
+}
+// A compiler takes integers for what their products' instruction left, and converts them behind it, in the
+// loop.
+template <int N>
+FORETOKEN_DEVICE void products_end(std::int32_t (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(d[i])::"memory");
 }
 
 }  // namespace foretoken::cuda

@@ -17,6 +17,7 @@ struct RowsOperand {
   RowsOperand advanced(int bytes) const { return {at + bytes}; }
   float operator()(unsigned row, unsigned k) const;
   float e4m3_at(unsigned row, unsigned k) const;
+  float s8_at(unsigned row, unsigned k) const;
 };
 struct ColumnsOperand {
   const std::byte* at = nullptr;
@@ -48,6 +49,9 @@ inline float RowsOperand::operator()(unsigned row, unsigned k) const {
 inline float RowsOperand::e4m3_at(unsigned row, unsigned k) const {
   return unpack_e4m3x4(static_cast<std::uint32_t>(*detail::swizzled_place(at + row * kPanelRow + k))).x;
 }
+inline float RowsOperand::s8_at(unsigned row, unsigned k) const {
+  return static_cast<float>(static_cast<std::int8_t>(*detail::swizzled_place(at + row * kPanelRow + k)));
+}
 inline float ColumnsOperand::operator()(unsigned column, unsigned k) const {
   return detail::swizzled_bf16(at + column / kPanelColumns * panel_bytes + column % kPanelColumns * 2 +
                                k * kPanelRow);
@@ -64,15 +68,16 @@ inline void show_to_products() {}
 
 namespace detail {
 // a(row of the warp's 16, k), k < Depth. What products of a d that are under way make of it lies beside it.
-template <int N, unsigned Depth = 16, class A, class B>
-void product(float (&d)[N / 2], A a, B b, bool add) {
+template <int N, unsigned Depth = 16, class Sum, class A, class B>
+void product(Sum (&d)[N / 2], A a, B b, bool add) {
   struct Sums {
-    std::array<float, N / 2> d;
+    std::array<Sum, N / 2> d;
   };
   const auto make = [&d] {
     auto sums = std::make_shared<Sums>();
     std::copy(d, d + N / 2, sums->d.begin());
-    std::fill(d, d + N / 2, std::numeric_limits<float>::quiet_NaN());
+    using Limits = std::numeric_limits<Sum>;
+    std::fill(d, d + N / 2, Limits::is_integer ? Limits::lowest() : Limits::quiet_NaN());
     return sums;
   };
   const unsigned g = lane() / 4, t = lane() % 4;
@@ -82,7 +87,7 @@ void product(float (&d)[N / 2], A a, B b, bool add) {
       const unsigned row = g + 8 * (i / 2 % 2), column = 8 * (i / 4) + 2 * t + i % 2;
       double sum = add ? sums[i] : 0;
       for (unsigned k = 0; k < Depth; ++k) sum += double{a(row, k)} * b(column, k);
-      sums[i] = static_cast<float>(sum);
+      sums[i] = static_cast<Sum>(sum);
     }
     if (last) std::copy(sums.begin(), sums.end(), d);
   });
@@ -104,6 +109,15 @@ inline void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool a
       d, [a, first](unsigned row, unsigned k) { return a.e4m3_at(first + row, k); },
       [b](unsigned column, unsigned k) { return b.e4m3_at(column, k); }, add);
 }
+template <int N>
+inline void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, bool add) {
+  const unsigned first = warp() % 4 * 16;
+  detail::product<N, 32>(
+      d, [a, first](unsigned row, unsigned k) { return a.s8_at(first + row, k); },
+      [b](unsigned column, unsigned k) { return b.s8_at(column, k); }, add);
+}
+template <int N>
+inline void products_end(std::int32_t (&)[N]) {}
 template <int N, class B>
 inline void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4], B b, bool add) {
   // The warp's 16 x 16 from its lanes' registers.

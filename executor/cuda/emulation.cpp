@@ -38,7 +38,7 @@ struct Copy {
 enum class Wait : std::uint8_t { kNothing, kBarrier, kExchange, kPhase };
 
 struct Product {
-  float* d;
+  const void* d;
   std::shared_ptr<void> shared;
   std::function<void(void*, bool)> run;
   unsigned group;
@@ -542,7 +542,7 @@ void copy_async(void* shared, const void* global, unsigned bytes, bool valid) {
   thread.copies.push_back({shared, global, bytes, thread.groups, valid});
 }
 
-void product(float* d, const std::function<std::shared_ptr<void>()>& make,
+void product(const void* d, const std::function<std::shared_ptr<void>()>& make,
              std::function<void(void* shared, bool last)> run) {
   Thread& thread = running_block->thread();
   const auto same = std::find_if(thread.products.begin(), thread.products.end(),
@@ -558,7 +558,7 @@ void products_wait(unsigned newest) {
   const unsigned groups = running_block->thread().product_groups;
   std::size_t done = 0;
   for (; done < products.size() && products[done].group + newest < groups; ++done) {
-    const float* d = products[done].d;
+    const void* d = products[done].d;
     const bool last = std::none_of(products.begin() + static_cast<std::ptrdiff_t>(done) + 1, products.end(),
                                    [d](const Product& p) { return p.d == d; });
     products[done].run(products[done].shared.get(), last);

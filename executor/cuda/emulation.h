@@ -75,7 +75,7 @@ void copy_async_commit();
 void copy_async_wait(unsigned newest);
 // A product that happens at the wait (warpgroup.cuh). Those of one d share what make() gives the first of
 // them; last: no other of this d is under way.
-void product(float* d, const std::function<std::shared_ptr<void>()>& make,
+void product(const void* d, const std::function<std::shared_ptr<void>()>& make,
              std::function<void(void* shared, bool last)> run);
 void products_commit();
 void products_wait(unsigned newest);

@@ -2,7 +2,7 @@
 // bandwidth on what each must read and write once, and at a decode step's sizes the time of a launch. So
 // every access is of 16 bytes where addresses allow it, a row's values stay in registers between the passes
 // of a norm, and each operator is one launch.
-#include "executor/cuda/rows.cuh"
+#include "executor/cuda/quantised_rows.cuh"
 
 namespace foretoken::cuda {
 namespace {
@@ -16,6 +16,7 @@ struct NormRows {
   float* y;
   std::int64_t outer, inner, width;
   std::int64_t x_outer, x_inner, y_outer, y_inner;  // strides
+  QuantisedRows quantised = {};                     // instead of y; of one outer row
 };
 
 template <bool kBlock>
@@ -38,11 +39,14 @@ FORETOKEN_DEVICE Values<W> scaled_row(const NormArgs& args, const Values<W>& x, 
   return y;
 }
 
+constexpr int kHeldWidth = 4 * 4 * 1024;  // of the longest row that threads hold
+
 // A block a row, or a warp (threads (lane, inner row, outer row)). P: vectors a thread, which stay in
 // registers; 0: any number, read again in each pass. Two passes of a layer norm: first the mean, then squares
 // of what is left. Weights are fetched while the kernels before this one are still running.
-template <int W, int P, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, NormRows rows) {
+template <int W, int P, bool kBlock, bool kQuantised = false>
+__global__ void __launch_bounds__(kBlock ? kQuantised&& P == 4 ? 512 : 1024 : 256)
+    norm_rows(NormArgs args, NormRows rows) {
   const int first = static_cast<int>(kBlock ? thread() : lane()) * W,
             step = static_cast<int>(kBlock ? threads() : kWarp) * W, width = static_cast<int>(rows.width);
   const auto weight_at = [&](int c) {
@@ -112,9 +116,16 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
           for (int j = 0; j < W; ++j) held[i].v[j] += bias.v[j];
         }
       }
+      if constexpr (kQuantised) {
 #pragma unroll
-      for (int i = 0; i < P; ++i)
-        if (const int c = first + i * step; c < width) store_values(y + c, held[i]);
+        for (int i = 0; i < P; ++i)
+          if (first + i * step >= width) held[i] = same_values<W>(0);
+        put_row<P, kBlock>(rows.quantised, inner, held, first, step);
+      } else {
+#pragma unroll
+        for (int i = 0; i < P; ++i)
+          if (const int c = first + i * step; c < width) store_values(y + c, held[i]);
+      }
     } else {
       if (added != nullptr)
         for (int c = first; c < width; c += step) join(c);
@@ -130,8 +141,29 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
         for (int j = 0; j < W; ++j) squares = fmaf(values.v[j] - mean, values.v[j] - mean, squares);
       }
       const float inverse = fast_rsqrt(sum_of_row<kBlock>(squares) * per_value + args.epsilon);
-      for (int c = first; c < width; c += step)
-        store_values(y + c, scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c), bias_at(c)));
+      if constexpr (kQuantised) {
+        // As rows that threads hold have the bias, or as those that they don't.
+        const bool late = width <= kHeldWidth;
+        const auto made_of = [&](int c) {
+          if (c >= width) return same_values<W>(0);
+          Values<W> made = scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c),
+                                      late ? same_values<W>(0) : bias_at(c));
+          if (late && args.bias != nullptr) {
+            const Values<W> bias = bias_at(c);
+            for (int j = 0; j < W; ++j) made.v[j] += bias.v[j];
+          }
+          return made;
+        };
+        float largest = 0;
+        for (int c = first; c < width; c += step) largest = fmaxf(largest, largest_of(made_of(c)));
+        const float scale = scale_of_row<kBlock>(rows.quantised, inner, largest, first);
+        for (int c = first; c < (width + 127) / 128 * 128; c += step)  // a warp's together
+          put_values(rows.quantised, inner, c, made_of(c), scale);
+      } else {
+        for (int c = first; c < width; c += step)
+          store_values(y + c,
+                       scaled_row(args, load_values<W>(x + c), mean, inverse, weight_at(c), bias_at(c)));
+      }
     }
   }
 }
@@ -139,17 +171,24 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256) norm_rows(NormArgs args, 
 // Rows up to this many floats are a warp's each.
 constexpr std::int64_t kNarrow = 1024;
 
+// Sums of a quantised row are of the threads that they are of where it is not.
 void launch_norm(const CudaKernels& set, const char* name, const NormArgs& args, const NormRows& rows) {
+  const bool quantised = rows.quantised.to != nullptr;
   if (rows.outer <= 0 || rows.inner <= 0 || rows.width <= 0) return;
-  const bool vectors = in_vectors({rows.x, rows.added, rows.y, args.weight, args.bias},
-                                  {rows.width, rows.x_outer, rows.x_inner, rows.y_outer, rows.y_inner});
+  const bool vectors =
+      quantised || in_vectors({rows.x, rows.added, rows.y, args.weight, args.bias},
+                              {rows.width, rows.x_outer, rows.x_inner, rows.y_outer, rows.y_inner});
   const std::int64_t pieces = vectors ? rows.width / 4 : rows.width;
   if (rows.width <= kNarrow) {
     const std::int64_t y = std::min<std::int64_t>(rows.inner, 8), z = std::min(8 / y, rows.outer);
-    auto* const kernel = !vectors       ? norm_rows<1, 0, false>
-                         : pieces <= 32 ? norm_rows<4, 1, false>
-                         : pieces <= 64 ? norm_rows<4, 2, false>
-                                        : norm_rows<4, 8, false>;
+    auto* kernel = !vectors       ? norm_rows<1, 0, false>
+                   : pieces <= 32 ? norm_rows<4, 1, false>
+                   : pieces <= 64 ? norm_rows<4, 2, false>
+                                  : norm_rows<4, 8, false>;
+    if (quantised)
+      kernel = pieces <= 32   ? norm_rows<4, 1, false, true>
+               : pieces <= 64 ? norm_rows<4, 2, false, true>
+                              : norm_rows<4, 8, false, true>;
     return launch(kernel,
                   {.grid = dim3(static_cast<unsigned>((rows.inner + y - 1) / y), grid_of(rows.outer, z)),
                    .block = dim3(kWarp, static_cast<unsigned>(y), static_cast<unsigned>(z)),
@@ -161,12 +200,17 @@ void launch_norm(const CudaKernels& set, const char* name, const NormArgs& args,
   const bool few = rows.inner * rows.outer <= 2 * set.device().multiprocessors;
   std::int64_t each = few ? 1 : 4;
   while (each < 4 && pieces > 1024 * each) each *= 2;
+  const std::int64_t threads = std::min<std::int64_t>(((pieces + each - 1) / each + 31) / 32 * 32, 1024);
   auto* kernel = !vectors               ? norm_rows<1, 0, true>
                  : pieces > 1024 * each ? norm_rows<4, 0, true>
                  : each == 1            ? norm_rows<4, 1, true>
                  : each == 2            ? norm_rows<4, 2, true>
                                         : norm_rows<4, 4, true>;
-  const std::int64_t threads = std::min<std::int64_t>(((pieces + each - 1) / each + 31) / 32 * 32, 1024);
+  if (quantised)
+    kernel = each == 4 && threads > 512 ? norm_rows<4, 0, true, true>
+             : each == 1                ? norm_rows<4, 1, true, true>
+             : each == 2                ? norm_rows<4, 2, true, true>
+                                        : norm_rows<4, 4, true, true>;
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(rows.inner), grid_of(rows.outer, 1)),
           .block = dim3(static_cast<unsigned>(threads)),
@@ -239,8 +283,7 @@ struct Activate {
     return {load_values<W>(from), gated ? load_values<W>(from + width) : same_values<W>(1)};
   }
   template <int W>
-  FORETOKEN_DEVICE void store(std::int64_t, std::int64_t row, std::int64_t column,
-                              const Loaded<W>& in) const {
+  FORETOKEN_DEVICE Values<W> made_of(const Loaded<W>& in) const {
     Values<W> out = in.gate;
     const auto each = [&](auto f) {
 #pragma unroll
@@ -270,9 +313,28 @@ struct Activate {
           out.v[i] = g * sigmoid(args.alpha * g) * (up + 1);
         }
     }
-    store_values(y + row * width + column, out);
+    return out;
+  }
+  template <int W>
+  FORETOKEN_DEVICE void store(std::int64_t, std::int64_t row, std::int64_t column,
+                              const Loaded<W>& in) const {
+    store_values(y + row * width + column, made_of(in));
   }
 };
+
+// A block a row, P vectors a thread.
+template <int P>
+__global__ void __launch_bounds__(1024) activate_quantised(Activate f, QuantisedRows q) {
+  begin_kernel();
+  const int first = static_cast<int>(thread()) * 4, step = static_cast<int>(threads()) * 4;
+  Values<4> held[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) {
+    const int c = first + i * step;
+    held[i] = c < f.width ? f.made_of(f.load<4>(0, blockIdx.x, c)) : same_values<4>(0);
+  }
+  put_row<P, true>(q, blockIdx.x, held, first, step);
+}
 
 struct Gate {
   const float* gate;
@@ -399,6 +461,36 @@ void CudaKernels::activation(const ActivationArgs& args, const float* x, std::in
   const bool gated = args.gated || args.kind == Activation::kClampedSwiglu;
   launch_rows(*this, "activation", in_vectors({x, y}, {width}), Activate{args, gated, x, y, width}, 1, rows,
               width);
+}
+
+void CudaKernels::norm_quantised(const NormArgs& args, const float* added, std::int64_t rows,
+                                 std::int64_t width, float* stream, Storage format, std::byte* to) const {
+  const QuantisedForm form(format, rows, width);
+  if (form.floats) return Kernels::norm_quantised(args, added, rows, width, stream, format, to);
+  launch_norm(*this, "norm_quantised", args,
+              {stream, added, nullptr, 1, rows, width, 0, width, 0, width,
+               quantised_rows(form, format, rows, width, to)});
+}
+
+void CudaKernels::activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
+                                       std::int64_t width, Storage format, std::byte* to) const {
+  const QuantisedForm form(format, rows, width);
+  if (form.floats) return Kernels::activation_quantised(args, x, rows, width, format, to);
+  if (rows <= 0 || width <= 0) return;
+  const bool gated = args.gated || args.kind == Activation::kClampedSwiglu;
+  // As in launch_norm().
+  const std::int64_t pieces = width / 4;
+  std::int64_t each = rows <= 2 * device().multiprocessors ? 1 : 4;
+  while (pieces > 1024 * each) each *= 2;
+  auto* const kernel = each == 1   ? activate_quantised<1>
+                       : each == 2 ? activate_quantised<2>
+                       : each == 4 ? activate_quantised<4>
+                                   : activate_quantised<8>;
+  launch(kernel,
+         {.grid = dim3(static_cast<unsigned>(rows)),
+          .block = dim3(static_cast<unsigned>(((pieces + each - 1) / each + 31) / 32 * 32)),
+          .name = "activation_quantised"},
+         stream(), Activate{args, gated, x, nullptr, width}, quantised_rows(form, format, rows, width, to));
 }
 
 void CudaKernels::sigmoid_gate(const float* gate, std::int64_t gate_stride, std::int64_t gate_width,

@@ -189,10 +189,9 @@ std::size_t scale_bytes(Storage storage, std::int64_t k, std::int64_t m, bool qu
   if (quantised_x) return padded(scales_of_row(storage, k) * m * 4);
   return storage == Storage::kF16 ? padded(m * 4) : 0;
 }
-// The same rows as bytes take less, but for the padding of short ones.
+// Quantised rows may come as bytes, which become bf16 with the same padding.
 std::size_t row_bytes_for(Storage storage, std::int64_t k, std::int64_t m, bool quantised_x) {
-  const std::size_t rounded = rounded_bytes(storage, k, m);
-  return quantised_x ? std::max(rounded, padded(m * PackedLayout(storage, 1, k).row_bytes)) : rounded;
+  return quantised_x ? padded(m * PackedLayout(storage, 1, k).row_bytes * 2) : rounded_bytes(storage, k, m);
 }
 
 // Rows of w that are expanded at a time, in 256 MiB or somewhat more.
@@ -244,28 +243,29 @@ void run_expanded(const Product& p, std::uint16_t* w, const DeviceProperties& de
   }
 }
 
-// x as bytes by cuBLASLt, or as bf16 by what takes products of an x that isn't quantised; each makes its own
-// form of x. rows, scales: memory for them.
+// x as bytes by cuBLASLt, or by what takes products of an x that isn't quantised: as bf16, or as bytes where
+// warpgroups take these. Each makes its own form of x. rows, scales: memory for them.
 void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* expanded,
                    const DeviceProperties& device, Stream& on) {
-  p.x_scales = scales, p.x_scale_stride = p.m;
   const auto by_bf16 = [&](float* y, std::int64_t y_stride, bool accumulate) {
     Product other = p;
     other.y = y, other.y_stride = y_stride, other.accumulate = accumulate;
     quantise_for_tiles(other, p.x, p.x_stride, p.m, reinterpret_cast<std::uint16_t*>(rows), scales, nullptr,
                        device, on);
-    if (choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
+    if (!other.x_in_bytes && choose_path(p.storage, p.m, p.n, p.k) == Path::kExpand)
       return run_expanded(other, expanded, device, on);
     launch_tiles(other, device, on);
   };
   const bool fp8 = is_fp8(p.storage), blocks = p.storage == Storage::kFp8Block;
-  CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, rows,
+  const std::byte* const x = p.quantised != nullptr ? p.quantised : rows;
+  CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, x,
                                p.row_bytes, nullptr);
-  plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, nullptr, on); };
+  if (p.quantised == nullptr)
+    plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, nullptr, on); };
   CublasOffer scaled = plain;
   plain.after = [&](float* y, std::int64_t y_stride) { launch_scale(p, y, y_stride, on, !fp8); };
   scaled.form = blocks ? CublasForm::kFp8Blocks : CublasForm::kFp8Scaled;
-  scaled.w_scales = p.scales, scaled.x_scales = scales;
+  scaled.w_scales = p.scales, scaled.x_scales = p.x_scales;
   // Where sums are scaled after, they are all that y may hold; the library's bias of fp8 products is of bf16.
   std::vector<CublasOffer> offers;
   if (fp8 && p.bias == nullptr) offers.push_back(scaled);
@@ -370,17 +370,19 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
   if (path == Path::kStream) p.partial = nullptr;
   scratch += partial_bytes(p.m, device.multiprocessors);
   auto* const expanded = reinterpret_cast<std::uint16_t*>(scratch);
+  if (p.quantised == nullptr) p.x_scales = scales;
+  p.x_scale_stride = p.m;
   if (path == Path::kQuantised) return run_quantised(p, rows, scales, expanded, device, on);
-  p.x_scales = scales, p.x_scale_stride = p.m;
   if (p.quantised_x && path == Path::kTiles) {
     quantise_for_tiles(p, p.x, p.x_stride, p.m, rounded, scales, nullptr, device, on);
     return launch_tiles(p, device, on);
   }
-  if (p.quantised_x)
+  const bool is_made = p.quantised != nullptr;
+  if (p.quantised_x && !is_made)
     launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
-  else
+  else if (!is_made)
     launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
-  p.rounded = rounded;
+  p.rounded = is_made ? reinterpret_cast<const std::uint16_t*>(p.quantised) : rounded;
   p.x_stride = rounded_stride(p.storage, p.k);
   if (path == Path::kStream) return launch_stream(p, device, on);
   if (path == Path::kExpand) return run_expanded(p, expanded, device, on);
@@ -389,6 +391,41 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
                 device, on))
     return;
   launch_tiles(p, device, on);
+}
+
+QuantisedForm::QuantisedForm(Storage format, std::int64_t rows, std::int64_t width) {
+  constexpr std::int64_t kHeld = 32768;  // values of a row, by a block of 1024 threads
+  floats = !of_8_bits(format) || width % 4 != 0 || width > kHeld;
+  if (floats) {
+    size = rows * width * static_cast<std::int64_t>(sizeof(float));
+    return;
+  }
+  bytes = rows > kStreamRows;
+  row_bytes = bytes ? PackedLayout(format, 1, width).row_bytes : 2 * rounded_stride(format, width);
+  scales_at = static_cast<std::int64_t>(padded(rows * row_bytes));
+  size = scales_at + scales_of_row(format, width) * rows * static_cast<std::int64_t>(sizeof(float));
+}
+
+// Of so many rows or fewer.
+std::size_t CudaKernels::quantised_bytes(Storage format, std::int64_t rows, std::int64_t width) const {
+  return static_cast<std::size_t>(std::max(QuantisedForm(format, rows, width).size,
+                                           QuantisedForm(format, std::min(rows, kStreamRows), width).size));
+}
+
+void CudaKernels::gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias,
+                                 bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch,
+                                 Threads& threads) const {
+  const QuantisedForm form(w.storage, m, w.k);
+  if (form.floats)
+    return gemm(w, reinterpret_cast<const float*>(x), w.k, m, bias, accumulate, y, y_stride, scratch,
+                threads);
+  Product p = product_of(w);
+  p.quantised = x, p.x_scales = reinterpret_cast<const float*>(x + form.scales_at);
+  p.m = m;
+  p.bias = bias, p.accumulate = accumulate;
+  p.y = y, p.y_stride = y_stride;
+  p.warpgroups = warpgroups();
+  run_product(choose_path(w.storage, m, w.n, w.k, true), p, scratch, device(), stream());
 }
 
 void CudaKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,

@@ -45,6 +45,7 @@ struct Product {
   const float* x_scales = nullptr;
   std::int64_t x_scale_stride = 0;
   bool quantised_x = false;
+  const std::byte* quantised = nullptr;  // x as a QuantisedForm has it, x_scales behind it; null: x is floats
   bool x_in_bytes = false;           // `rounded` is bytes as launch_quantise() leaves them (takes_bytes())
   std::int64_t x_stride = 0, m = 0;  // strides in elements
   const std::int32_t* x_rows = nullptr;  // which row of x each row takes; null: its own
@@ -113,8 +114,17 @@ void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std
                      Stream& stream);
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
                      std::int64_t k, std::byte* to, float* scales, const std::int32_t* count, Stream& stream);
+// Rows as the kernels that make them leave them quantised (Kernels::quantised_bytes()): as launch_quantise()
+// does, in bf16 for the streams and in bytes for more rows, with their scales behind them; as floats where a
+// row is not of fours, or too long to be held by a block.
+struct QuantisedForm {
+  QuantisedForm(Storage format, std::int64_t rows, std::int64_t width);
+  bool floats = false, bytes = false;
+  std::int64_t row_bytes = 0, scales_at = 0, size = 0;
+};
+
 // Rows of x for launch_tiles() in the form that it takes, and what the product says of them; to: memory for
-// rows of rounded_stride().
+// rows of row_bytes elements.
 void quantise_for_tiles(Product& product, const float* x, std::int64_t x_stride, std::int64_t rows,
                         std::uint16_t* to, float* scales, const std::int32_t* count,
                         const DeviceProperties& device, Stream& stream);

@@ -6,7 +6,7 @@
 #include "executor/cuda/launch.h"
 #include "executor/cuda/packed.h"
 #include "executor/cuda/product_parts.cuh"
-#include "executor/storage.h"
+#include "executor/cuda/quantised_rows.cuh"
 
 namespace foretoken::cuda {
 namespace {
@@ -41,8 +41,6 @@ FORETOKEN_DEVICE void put_eight(std::byte* row, std::int64_t at, float (&v)[8], 
                            pack_bf16x2(high.z, high.w)});
   }
 }
-
-FORETOKEN_DEVICE float scale_from(float largest, float limit) { return largest > 0 ? largest / limit : 1.0f; }
 
 // As below for kFp8Block: the 16 lanes whose values share a scale find it among themselves.
 template <bool bytes, bool even>
@@ -159,6 +157,17 @@ void quantise_for_tiles(Product& p, const float* x, std::int64_t x_stride, std::
                         const DeviceProperties& device, Stream& on) {
   p.x_in_bytes = takes_bytes(p, device);
   p.rounded = to;
+  if (p.quantised != nullptr) {  // bytes
+    p.x_stride = p.x_in_bytes ? p.row_bytes / 2 : p.row_bytes;
+    if (p.x_in_bytes) {
+      p.rounded = reinterpret_cast<const std::uint16_t*>(p.quantised);
+      return;
+    }
+    Product widened;
+    widened.storage = p.storage, widened.elements = p.quantised;
+    widened.n = rows, widened.row_bytes = p.row_bytes;
+    return launch_expand(widened, to, on);
+  }
   p.x_stride = p.x_in_bytes ? p.row_bytes / 2 : rounded_stride(p.storage, p.k);
   if (p.x_in_bytes)
     launch_quantise(p.storage, x, x_stride, rows, p.k, reinterpret_cast<std::byte*>(to), scales, count, on);

@@ -11,16 +11,20 @@
 // of 128 bytes have their halves swapped where the row is odd, so that 8 lanes reach all banks. What comes
 // next is copied between two parts of a stage, while the tensor cores are at the first.
 //
-// The larger tile is multiplied by warpgroups where the device has them (Groups): rows of 64 elements whose
-// chunks change places so are what they read. Smaller elements become bf16 in a tile beside the stages, of
-// which there are two. Products of a stage are awaited a stage later, so that they follow one another while
-// the next tile is made; what is copied goes where the stage before last was.
+// The larger tile is multiplied by warpgroups where the device has them (By::kGroups): rows of 64 elements
+// whose chunks change places so are what they read. Smaller elements become bf16 in a tile beside the stages,
+// of which there are two. Products of a stage are awaited a stage later, so that they follow one another
+// while the next tile is made; what is copied goes where the stage before last was.
 //
-// fp8 in blocks of scales, where x is quantised too (Product::x_in_bytes), is multiplied by warpgroups as it
-// lies in memory, on both sides: 128 rows of w by 128 of x, stages of 128 along k. That is as much as has
-// one scale, and about as much as the tensor cores add up in full: each stage's products are awaited, scaled
-// and added in float32, as DeepGEMM does (DeepSeek-V3, arXiv 2412.19437, 3.3.2), while the other warpgroup
-// multiplies. Order within 64 of k is that of packed rows, the same for both.
+// 8 bits, where x is quantised too (Product::x_in_bytes), are multiplied by warpgroups as they lie in memory,
+// on both sides (By::kBytes), in stages of 128 along k. Order within 64 of k is that of packed rows, the same
+// for both.
+//   int8  256 rows of w by 128 of x: its sums are exact, and stay in the tensor cores as bf16's do
+//   fp8   128 by 128. 128 along k are as much as has one scale in blocks, and about as much as the tensor
+//   cores
+//         add up in full: each stage's products are awaited, scaled where they are of blocks, and added in
+//         float32 (kPromoted), as DeepGEMM does (DeepSeek-V3, arXiv 2412.19437, 3.3.2), while the other
+//         warpgroup multiplies
 //
 // Where tiles are fewer than the blocks that run at a time, k is split among blocks; the last one that is
 // done adds the parts up in their order. Blocks walk over bands of 8 tiles of x, so that what is in flight
@@ -41,18 +45,24 @@ constexpr unsigned kBand = 8;
 // Parts of a tile that are done; the last one sets it back. One stream runs at a time.
 static __device__ unsigned parts_done[kMostSplitTiles];
 
-template <Storage storage, unsigned tile_n, unsigned tile_m, bool Groups = false>
+// What multiplies: the warps (mma), or warpgroups, of bf16 or of bytes.
+enum class By : std::uint8_t { kWarps, kGroups, kBytes };
+
+template <Storage storage, unsigned tile_n, unsigned tile_m, By way = By::kWarps>
 struct Shape {
+  static constexpr bool kBytes = way == By::kBytes;  // of x too
+  static constexpr bool Groups = way != By::kWarps;
+  static constexpr bool kIntegers = kBytes && storage == Storage::kInt8;  // sums are of int32
+  static constexpr bool kPromoted = kBytes && !kIntegers;                 // sums are of a stage's products
   static constexpr bool kInGroups = in_groups(storage);
   static constexpr bool kXInGroups = storage == Storage::kFp8Block;  // scales of x
   static constexpr bool kPlain = storage == Storage::kBf16 || storage == Storage::kF16;
-  static constexpr bool kBytes = Groups && kXInGroups;  // of x too
   static constexpr unsigned kParts = Weights<storage>::kParts;
   // Of a stage: two of few rows, whose bytes come faster by 128 at a time.
   static constexpr unsigned kUnits = kPlain || tile_m == 16 || (tile_m < 128 && !kInGroups) || kBytes ? 2 : 1;
   static constexpr unsigned kScales = kBytes ? 1 : kUnits;  // of a row and stage
   // Warps lie 4 x 1 on the tile, or 2 x 2, or 4 x 2; 2 x 4 where sums of groups need as many registers again.
-  static constexpr unsigned kWarpsM = tile_m < 128 ? 1 : kInGroups ? 4 : 2;
+  static constexpr unsigned kWarpsM = tile_m < 128 ? 1 : kInGroups || kPromoted ? 4 : 2;
   static constexpr unsigned kWarpsN = tile_m < 128 ? 4 : tile_n / 64;
   static constexpr unsigned kThreads = kWarp * kWarpsM * kWarpsN;
   static constexpr unsigned kFragmentsN = tile_n / kWarpsN / 16, kFragmentsM = tile_m / kWarpsM / 8;
@@ -62,12 +72,12 @@ struct Shape {
   static constexpr unsigned kXScalesAt = kScalesAt + (kInGroups ? kScales * tile_n * 4 : 0);
   static constexpr unsigned kStage = kXScalesAt + (kXInGroups ? kScales * tile_m * 4 : 0);
   // Blocks of a multiprocessor, and the stages that there is room for beside one another.
-  static constexpr unsigned kBlocks = tile_n > 128 || kBytes ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
+  static constexpr unsigned kBlocks = tile_n > 128 || kPromoted ? 1 : tile_m == 16 && !kInGroups ? 3 : 2;
   static constexpr unsigned kWide =
       Groups && !kPlain && !kBytes ? tile_n * kPanelRow : 0;  // a tile of w as bf16
   static constexpr unsigned kSlack = Groups ? kPanelAlignment : 0;
   static constexpr unsigned kRoom = 227 * 1024 / kBlocks - 1024 - 4 * tile_m - 2 * kWide - kSlack;
-  static constexpr unsigned kMostStages = kBytes ? 6 : 4;
+  static constexpr unsigned kMostStages = kPromoted ? 6 : 4;
   static constexpr unsigned kStages = kRoom / kStage < 3             ? 3
                                       : kRoom / kStage > kMostStages ? kMostStages
                                                                      : kRoom / kStage;
@@ -77,9 +87,9 @@ struct Shape {
   static constexpr unsigned kRowsAt = kTiles > kSums ? kTiles : kSums;
   static constexpr unsigned kShared = kRowsAt + tile_m * 4 + 4 + kSlack;
   static constexpr unsigned kAhead =
-      Groups && !kBytes ? kStages - 2 : kStages - 1;  // stages that are on their way
-  static_assert(!Groups || (tile_n == (kBytes ? 128 : 256) && tile_m == 128 && kThreads == 256 &&
-                            kStage % kPanelAlignment == 0 && kXBytes == kPanelRow &&
+      Groups && !kPromoted ? kStages - 2 : kStages - 1;  // stages that are on their way
+  static_assert(!Groups || (tile_n == (kBytes ? bytes_tile_n(storage) : 256) && tile_m == 128 &&
+                            kThreads == 256 && kStage % kPanelAlignment == 0 && kXBytes == kPanelRow &&
                             (!(kPlain || kBytes) || kWBytes == kPanelRow)));
   static_assert(!kBytes || kUnits * kUnitBytes == kScaleGroup);
   static constexpr unsigned kMinBlocks = kThreads == 128 ? kBlocks : 1;
@@ -104,12 +114,12 @@ struct Place {
   }
 };
 
-template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped, bool Groups = false>
-__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThreads,
-                                  Shape<storage, tile_n, tile_m, Groups>::kMinBlocks)
+template <Storage storage, unsigned tile_n, unsigned tile_m, bool grouped, By way = By::kWarps>
+__global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, way>::kThreads,
+                                  Shape<storage, tile_n, tile_m, way>::kMinBlocks)
     tile_product(Product p, unsigned tiles_n, unsigned tiles_m) {
-  using S = Shape<storage, tile_n, tile_m, Groups>;
-  constexpr bool kPlain = S::kPlain;
+  using S = Shape<storage, tile_n, tile_m, way>;
+  constexpr bool kPlain = S::kPlain, Groups = S::Groups;
   constexpr unsigned kThreads = S::kThreads, kFragmentsN = S::kFragmentsN, kFragmentsM = S::kFragmentsM;
   constexpr unsigned kAhead = S::kAhead;
   std::byte* const shared = Groups ? aligned_panels(dynamic_shared()) : dynamic_shared();
@@ -225,9 +235,10 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
   }
 
   float sums[Groups ? 1 : kFragmentsN * kFragmentsM][4] = {};
-  // Of a warpgroup: 128 rows of w, 64 a product; of bytes 64.
-  constexpr unsigned kHalves = S::kBytes ? 1 : 2;
-  [[maybe_unused]] float halves[kHalves][Groups ? tile_m / 2 : 1] = {};
+  // Of a warpgroup: half of the tile's rows of w, 64 a product.
+  constexpr unsigned kHalves = Groups ? tile_n / 128 : 1;
+  [[maybe_unused]] std::conditional_t<S::kIntegers, std::int32_t, float> halves[kHalves]
+                                                                               [Groups ? tile_m / 2 : 1] = {};
   [[maybe_unused]] const unsigned of_group = warp() / 4 * (tile_n / 2);
   const unsigned first_n = warp_n * kFragmentsN * 16, first_m = warp_m * kFragmentsM * 8;
   for (unsigned k = 0; k < count; ++k) {
@@ -243,7 +254,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
       }
       copy_async_commit();
     };
-    if constexpr (S::kBytes) {
+    if constexpr (S::kPromoted) {
       float products[tile_m / 2];
       products_begin();
 #pragma unroll
@@ -253,25 +264,31 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
                              rows_operand(x).advanced(static_cast<int>(part * 32)), part > 0);
       products_commit();
       copy_next();
-      const auto* const of_rows =
-          reinterpret_cast<const float*>(w + S::kScalesAt) + of_group + warp() % 4 * 16 + g;
-      const auto* const of_columns = reinterpret_cast<const float*>(w + S::kXScalesAt) + 2 * t;
-      const float of_w[2] = {of_rows[0], of_rows[8]};
-      products_wait<0>();
+      if constexpr (S::kXInGroups) {
+        const auto* const of_rows =
+            reinterpret_cast<const float*>(w + S::kScalesAt) + of_group + warp() % 4 * 16 + g;
+        const auto* const of_columns = reinterpret_cast<const float*>(w + S::kXScalesAt) + 2 * t;
+        const float of_w[2] = {of_rows[0], of_rows[8]};
+        products_wait<0>();
 #pragma unroll
-      for (unsigned j = 0; j < tile_m / 8; ++j) {
-        const float2 of_x = *reinterpret_cast<const float2*>(of_columns + 8 * j);
+        for (unsigned j = 0; j < tile_m / 8; ++j) {
+          const float2 of_x = *reinterpret_cast<const float2*>(of_columns + 8 * j);
 #pragma unroll
-        for (unsigned half = 0; half < 2; ++half) {
-          halves[0][4 * j + 2 * half] =
-              fmaf(products[4 * j + 2 * half], of_w[half] * of_x.x, halves[0][4 * j + 2 * half]);
-          halves[0][4 * j + 2 * half + 1] =
-              fmaf(products[4 * j + 2 * half + 1], of_w[half] * of_x.y, halves[0][4 * j + 2 * half + 1]);
+          for (unsigned half = 0; half < 2; ++half) {
+            halves[0][4 * j + 2 * half] =
+                fmaf(products[4 * j + 2 * half], of_w[half] * of_x.x, halves[0][4 * j + 2 * half]);
+            halves[0][4 * j + 2 * half + 1] =
+                fmaf(products[4 * j + 2 * half + 1], of_w[half] * of_x.y, halves[0][4 * j + 2 * half + 1]);
+          }
         }
+      } else {
+        products_wait<0>();
+#pragma unroll
+        for (unsigned i = 0; i < tile_m / 2; ++i) halves[0][i] += products[i];
       }
     } else if constexpr (Groups) {
       const std::byte* rows_of_w = w;
-      if constexpr (!kPlain) {
+      if constexpr (!kPlain && !S::kBytes) {
         std::byte* const wide = shared + S::kWideAt + k % 2 * S::kWide;
 #pragma unroll
         for (unsigned i = 0; i < tile_n * 4 / kThreads; ++i) {
@@ -293,11 +310,15 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 #pragma unroll
       for (unsigned part = 0; part < kPanelColumns / 16; ++part)
 #pragma unroll
-        for (unsigned half = 0; half < 2; ++half)
-          product_bf16<tile_m>(halves[half],
-                               rows_operand(rows_of_w + (of_group + half * 64) * kPanelRow)
-                                   .advanced(static_cast<int>(part * 32)),
-                               rows_operand(x).advanced(static_cast<int>(part * 32)), true);
+        for (unsigned half = 0; half < kHalves; ++half) {
+          const auto of_w = rows_operand(rows_of_w + (of_group + half * 64) * kPanelRow)
+                                .advanced(static_cast<int>(part * 32)),
+                     of_x = rows_operand(x).advanced(static_cast<int>(part * 32));
+          if constexpr (S::kIntegers)
+            product_s8<tile_m>(halves[half], of_w, of_x, true);
+          else
+            product_bf16<tile_m>(halves[half], of_w, of_x, true);
+        }
       products_commit();
       copy_next();
       products_wait<1>();
@@ -380,6 +401,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
   }
   copy_async_wait<0>();
   if constexpr (Groups) products_wait<0>();
+  if constexpr (S::kIntegers) products_end(halves[0]), products_end(halves[1]);
 
   if (!grouped && !Groups && splits > 1) {
     constexpr std::int64_t kFloats = kFragmentsN * kFragmentsM * kThreads * 4;
@@ -397,7 +419,7 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 #pragma unroll
       for (unsigned i = 0; i < tile_m / 2; ++i)
         tile[(i / 4 * 8 + 2 * t + i % 2) * S::kPitch + of_group + half * 64 + warp() % 4 * 16 +
-             i / 2 % 2 * 8 + g] = halves[half][i];
+             i / 2 % 2 * 8 + g] = static_cast<float>(halves[half][i]);
   } else {
 #pragma unroll
     for (unsigned i = 0; i < kFragmentsN; ++i)
@@ -442,14 +464,14 @@ __global__ void __launch_bounds__(Shape<storage, tile_n, tile_m, Groups>::kThrea
 
 inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-// bytes: by warpgroups as Shape::kBytes says.
-template <Storage storage, unsigned tile_n, unsigned tile_m, bool bytes = false>
+// way: kBytes, or kWarps, which are warpgroups of bf16 where the product may have them.
+template <Storage storage, unsigned tile_n, unsigned tile_m, By way = By::kWarps>
 void tiles(Product p, const DeviceProperties& device, Stream& on) {
-  using S = Shape<storage, tile_n, tile_m, bytes>;
+  using S = Shape<storage, tile_n, tile_m, way>;
   const bool grouped = p.tiles != nullptr;
   const std::int64_t tiles_n = divide_up(p.n, tile_n),
                      tiles_m = grouped ? p.tile_count : divide_up(p.m, tile_m);
-  p.splits = p.partial == nullptr || grouped || bytes || tile_n > kTileN
+  p.splits = p.partial == nullptr || grouped || S::kBytes || tile_n > kTileN
                  ? 1
                  : splits_for(tiles_n * tiles_m, divide_up(p.row_bytes, S::kWBytes),
                               device.multiprocessors * S::kSplitBlocks);
@@ -458,28 +480,33 @@ void tiles(Product p, const DeviceProperties& device, Stream& on) {
                    .block = S::kThreads,
                    .shared = S::kShared,
                    .name = grouped ? "tile_product of experts" : "tile_product"};
-  if constexpr (tile_n > kTileN && storage != Storage::kF16) {
+  if constexpr (tile_n > kTileN && storage != Storage::kF16 && !S::kBytes) {
     if (p.warpgroups) {
       Launch by_groups = how;
-      by_groups.shared = Shape<storage, tile_n, tile_m, true>::kShared;
+      by_groups.shared = Shape<storage, tile_n, tile_m, By::kGroups>::kShared;
       if (grouped)
-        launch(tile_product<storage, tile_n, tile_m, true, true>, by_groups, on, p, n, m);
+        launch(tile_product<storage, tile_n, tile_m, true, By::kGroups>, by_groups, on, p, n, m);
       else
-        launch(tile_product<storage, tile_n, tile_m, false, true>, by_groups, on, p, n, m);
+        launch(tile_product<storage, tile_n, tile_m, false, By::kGroups>, by_groups, on, p, n, m);
       return;
     }
   }
   if (grouped)
-    launch(tile_product<storage, tile_n, tile_m, true, bytes>, how, on, p, n, m);
+    launch(tile_product<storage, tile_n, tile_m, true, way>, how, on, p, n, m);
   else if constexpr (tile_n == kTileN || !S::kPlain)
-    launch(tile_product<storage, tile_n, tile_m, false, bytes>, how, on, p, n, m);
+    launch(tile_product<storage, tile_n, tile_m, false, way>, how, on, p, n, m);
+}
+
+template <Storage storage>
+std::size_t bytes_shared() {
+  return Shape<storage, bytes_tile_n(storage), 128, By::kBytes>::kShared;
 }
 
 template <Storage storage>
 void tiles(const Product& p, const DeviceProperties& device, Stream& on) {
   const std::int64_t tile_m = p.tiles != nullptr ? p.tile_rows : tile_rows_for(p.m);
-  if constexpr (storage == Storage::kFp8Block)
-    if (p.x_in_bytes) return tiles<storage, kTileN, 128, true>(p, device, on);
+  if constexpr (of_8_bits(storage))
+    if (p.x_in_bytes) return tiles<storage, bytes_tile_n(storage), 128, By::kBytes>(p, device, on);
   if (tile_m == 16) return tiles<storage, kTileN, 16>(p, device, on);
   if (tile_m == 64) return tiles<storage, kTileN, 64>(p, device, on);
   if constexpr (!in_groups(storage)) {  // sums of groups leave no registers for it

@@ -22,6 +22,23 @@ std::size_t partial_bytes(std::int64_t m, int multiprocessors) {
   return static_cast<std::size_t>((9 * multiprocessors * rows + 7) / 8) * kTileN * sizeof(float);
 }
 
+bool takes_bytes(const Product& p, const DeviceProperties& device) {
+  // Rows of fewer than a unit would be longer than what they are given as bf16. int32 holds 2^17 products of
+  // 127 by 127.
+  constexpr std::int64_t kMostIntegers = std::int64_t{1} << 17;
+  const bool integers = p.storage == Storage::kInt8;
+  if (!of_8_bits(p.storage) || !p.quantised_x || !p.warpgroups || p.k < kUnitBytes) return false;
+  if (integers && p.k > kMostIntegers) return false;
+  if (device.shared_bytes < (integers                     ? bytes_shared<Storage::kInt8>()
+                             : p.storage == Storage::kFp8 ? bytes_shared<Storage::kFp8>()
+                                                          : bytes_shared<Storage::kFp8Block>()))
+    return false;
+  if (p.tiles != nullptr) return p.tile_rows == 128;
+  // Fewer tiles than multiprocessors: others split k.
+  const std::int64_t tile_n = bytes_tile_n(p.storage), tiles_n = (p.n + tile_n - 1) / tile_n;
+  return tile_rows_for(p.m) == 128 && 10 * tiles_n * ((p.m + 127) / 128) >= 9 * device.multiprocessors;
+}
+
 void launch_tiles(Product p, const DeviceProperties& device, Stream& on) {
   if (p.m <= 0 || p.n <= 0) return;
   switch (p.storage) {

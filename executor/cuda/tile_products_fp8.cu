@@ -3,6 +3,7 @@
 
 namespace foretoken::cuda {
 
+template std::size_t bytes_shared<Storage::kFp8>();
 template void tiles<Storage::kFp8>(const Product& p, const DeviceProperties& device, Stream& on);
 
 }  // namespace foretoken::cuda

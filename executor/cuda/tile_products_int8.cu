@@ -3,6 +3,7 @@
 
 namespace foretoken::cuda {
 
+template std::size_t bytes_shared<Storage::kInt8>();
 template void tiles<Storage::kInt8>(const Product& p, const DeviceProperties& device, Stream& on);
 
 }  // namespace foretoken::cuda

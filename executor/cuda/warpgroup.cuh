@@ -15,13 +15,14 @@
 // product_e4m3: numbers of 8 bits (e4m3), 128 a row of a panel, rows alone; 32 of k a product, which lie 32
 // bytes on too. Its sums are of fewer bits than float32 has (some 14): not more than 128 along k are added up
 // so.
+// product_s8: likewise of int8, whose sums are exact in int32.
 //
 // products_begin() before the first product that reads registers (d, a) written otherwise; products of a d
 // follow one another without more. products_commit() makes those since the last one a group;
 // products_wait<N>() waits until at most the N newest groups are under way: until then nobody touches their
 // d, their a, or what they read of shared memory. What threads wrote to shared memory, asynchronous copies
 // too (after their wait), products see after show_to_products() in the thread that wrote, and a barrier.
-// Emulated, products happen at the wait, and d is NaN until then.
+// Emulated, products happen at the wait, and d is NaN (of int32: the lowest) until then.
 #pragma once
 
 #include "executor/cuda/device.cuh"
@@ -55,6 +56,11 @@ FORETOKEN_DEVICE void product_bf16(float (&d)[N / 2], const std::uint32_t (&a)[4
 // N: 128.
 template <int N>
 FORETOKEN_DEVICE void product_e4m3(float (&d)[N / 2], RowsOperand a, RowsOperand b, bool add);
+template <int N>
+FORETOKEN_DEVICE void product_s8(std::int32_t (&d)[N / 2], RowsOperand a, RowsOperand b, bool add);
+// After the wait for the last of d's products: nothing that is made of d is made before.
+template <int N>
+FORETOKEN_DEVICE void products_end(std::int32_t (&d)[N]);
 
 }  // namespace foretoken::cuda
 

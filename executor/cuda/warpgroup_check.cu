@@ -24,14 +24,14 @@ FORETOKEN_DEVICE void put(std::byte* panels, int rows, int row, int column, int 
 // Adds to `wrong` how many of d[64, N] from column `first` on are not what they should be. By way of memory,
 // as registers in a loop would have to be written out. A block function: either warpgroup has its own d and
 // `out`.
-template <int N>
-FORETOKEN_DEVICE void compare(const float (&d)[N / 2], int first, int times, float* out, int* wrong) {
+template <int N, class Sum>
+FORETOKEN_DEVICE void compare(const Sum (&d)[N / 2], int first, int times, float* out, int* wrong) {
   const int g = static_cast<int>(lane()) / 4, t = static_cast<int>(lane()) % 4,
             own = static_cast<int>(thread()) % 128;
   out += static_cast<int>(thread()) / 128 * kRows * kColumns;
 #pragma unroll
   for (int i = 0; i < N / 2; ++i)
-    out[(own / 32 * 16 + g + 8 * (i / 2 % 2)) * N + 8 * (i / 4) + 2 * t + i % 2] = d[i];
+    out[(own / 32 * 16 + g + 8 * (i / 2 % 2)) * N + 8 * (i / 4) + 2 * t + i % 2] = static_cast<float>(d[i]);
   sync_threads();
   int found = 0;
 #pragma unroll 1
@@ -91,23 +91,39 @@ FORETOKEN_DEVICE void multiply_both(const std::byte* shared, float* out, int* wr
       kPanelColumns * kPanelRow, 16 * kPanelRow, first, out, wrong);
 }
 
-// Bytes: 128 of k in one panel.
+// Bytes: 128 of k in one panel; of int8 where sums are Sum = std::int32_t, else of e4m3.
+template <class Sum>
+inline constexpr bool kIntegers = std::is_same_v<Sum, std::int32_t>;
+template <class Sum>
 FORETOKEN_DEVICE void put_byte(std::byte* panel, int row, int k, int number) {
+  const float4 four = make_float4(static_cast<float>(number), 0, 0, 0);
   panel[swizzled(row, k / 16) + k % 16] =
-      static_cast<std::byte>(pack_e4m3x4(make_float4(static_cast<float>(number), 0, 0, 0)) & 0xff);
+      static_cast<std::byte>((kIntegers<Sum> ? pack_int8x4(four) : pack_e4m3x4(four)) & 0xff);
 }
-FORETOKEN_DEVICE void multiply_bytes(const std::byte* shared, float* out, int* wrong) {
+template <class Sum>
+FORETOKEN_DEVICE void multiply_bytes(std::byte* shared, float* out, int* wrong) {
+  for (int i = static_cast<int>(thread()); i < kRows * kDepth; i += kThreads)
+    put_byte<Sum>(shared + kA, i / kDepth, i % kDepth, number_a(i / kDepth, i % kDepth));
+  for (int i = static_cast<int>(thread()); i < kColumns * kDepth; i += kThreads)
+    put_byte<Sum>(shared + kRowsB, i / kDepth, i % kDepth, number_b(i / kDepth, i % kDepth));
+  show_to_products();
+  sync_threads();
   const int first = static_cast<int>(thread()) / 128 * (kColumns / 2);
-  float d[64];
+  Sum d[64];
   for (int times = 1; times < 3; ++times) {
     products_begin();
 #pragma unroll
-    for (int k = 0; k < kDepth / 32; ++k)
-      product_e4m3<128>(d, rows_operand(shared + kA).advanced(k * 32),
-                        rows_operand(shared + kRowsB + first * kPanelRow).advanced(k * 32),
-                        k > 0 || times > 1);
+    for (int k = 0; k < kDepth / 32; ++k) {
+      const RowsOperand a = rows_operand(shared + kA).advanced(k * 32),
+                        b = rows_operand(shared + kRowsB + first * kPanelRow).advanced(k * 32);
+      if constexpr (kIntegers<Sum>)
+        product_s8<128>(d, a, b, k > 0 || times > 1);
+      else
+        product_e4m3<128>(d, a, b, k > 0 || times > 1);
+    }
     products_commit();
     products_wait<0>();
+    if constexpr (kIntegers<Sum>) products_end(d);
     compare<128>(d, first, times, out, wrong);
   }
 }
@@ -128,13 +144,8 @@ __global__ void __launch_bounds__(kThreads, 1) warpgroup_check(float* out, int* 
   multiply_both<64>(shared, out, wrong);
   multiply_both<128>(shared, out, wrong);
   multiply_both<256>(shared, out, wrong);
-  for (int i = static_cast<int>(thread()); i < kRows * kDepth; i += kThreads)
-    put_byte(shared + kA, i / kDepth, i % kDepth, number_a(i / kDepth, i % kDepth));
-  for (int i = static_cast<int>(thread()); i < kColumns * kDepth; i += kThreads)
-    put_byte(shared + kRowsB, i / kDepth, i % kDepth, number_b(i / kDepth, i % kDepth));
-  show_to_products();
-  sync_threads();
-  multiply_bytes(shared, out, wrong);
+  multiply_bytes<float>(shared, out, wrong);
+  multiply_bytes<std::int32_t>(shared, out, wrong);
 }
 
 }  // namespace

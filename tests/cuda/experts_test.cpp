@@ -229,16 +229,21 @@ TEST(CudaExperts, OfEveryActivation) {
 // The larger tile with products of warpgroups, where there are any, and without.
 TEST(CudaExperts, ByWarpgroupsAndWithout) {
   if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
-  for (const Storage storage : {Storage::kBf16, Storage::kInt8, Storage::kFp8, Storage::kFp8Block})
+  // Quantised: bytes on both sides.
+  const std::pair<Storage, bool> storages[] = {{Storage::kBf16, false}, {Storage::kInt8, false},
+                                               {Storage::kFp8, false},  {Storage::kInt8, true},
+                                               {Storage::kFp8, true},   {Storage::kFp8Block, true}};
+  for (const auto& [storage, quantised] : storages)
     for (const auto& [use, gated] : {std::pair{true, true}, {true, false}, {false, true}}) {
+      if (quantised && !use && storage != Storage::kFp8Block) continue;  // OfQuantisedRows
       cuda_set().use_warpgroups(use);
       ExpertCase c;
       c.up = c.down = storage;
       c.activation.gated = gated;
       c.hidden = 600, c.inter = 300, c.count = 2, c.of = 2, c.rows = 280, c.top_k = 1;
       c.biases = gated;
-      c.quantised_x = storage == Storage::kFp8Block;  // bytes on both sides
-      experts_are_the_references(c, c.quantised_x ? 4e-3 : limit_of(c.up));
+      c.quantised_x = quantised;
+      experts_are_the_references(c, quantised && is_fp8(storage) ? 4e-3 : limit_of(c.up));
     }
   cuda_set().use_warpgroups(true);
 }

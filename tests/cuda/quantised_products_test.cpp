@@ -87,6 +87,73 @@ TEST(CudaQuantised, OnlyTheRowsThatThereAre) {
   EXPECT_TRUE(std::isnan(scales.back()[3]));
 }
 
+// Made by a norm or a gate, with their products: the bits of both apart. Rows of a warp each and of a block
+// each, short of a group or a unit, and longer than a block's registers elsewhere.
+TEST(CudaQuantised, WhatIsMadeSoIsWhatTheProductMakes) {
+  const std::int64_t n = 24;
+  Threads threads;
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t width : {7, 64, 100, 332, 1028, 4104, 12008, 16640})
+      for (const std::int64_t m : {1, 8, 9, 140, 270}) {
+        // 270: many for a device.
+        if (width > 400 ? m != 9 && m != 270 : m == 270) continue;
+        if (m == 270 && (width != 1028 || storage != Storage::kInt8)) continue;
+        if (m == 8 && width != 100) continue;
+        SCOPED_TRACE(testing::Message()
+                     << "storage " << static_cast<int>(storage) << " width " << width << " rows " << m);
+        const Quantised packed(storage, n, width, normal(static_cast<std::size_t>(n * width), 61));
+        const auto size = static_cast<std::size_t>(m * width);
+        const Floats bias = normal(static_cast<std::size_t>(width), 64), stream = normal(size, 65),
+                     gates = normal(2 * size, 66);
+        const Device<float> weight(normal(static_cast<std::size_t>(width), 63)), on_bias(bias),
+            added(normal(size, 62)), x(size), y(static_cast<std::size_t>(m * n)), on_gates(gates);
+        const DeviceBytes made(cuda_set().quantised_bytes(storage, m, width)),
+            scratch(cuda_set().gemm_scratch(packed.device, m));
+        const auto apart = [&] {
+          cuda_set().gemm(packed.device, x.data(), width, m, nullptr, false, y.data(), n, scratch.data(),
+                          threads);
+          return y.back();
+        };
+        const auto together = [&] {
+          cuda_set().gemm_quantised(packed.device, made.data(), m, nullptr, false, y.data(), n,
+                                    scratch.data(), threads);
+          return y.back();
+        };
+        const auto expect_same = [&](const Floats& a, const Floats& b, const char* what) {
+#ifdef FORETOKEN_EMULATED
+          EXPECT_TRUE(same_bits(a, b)) << what;
+#else
+          EXPECT_LT(distance(a, b), 2e-3) << what;  // another of the library's kernels
+#endif
+        };
+        for (const auto kind : {NormKind::kRms, NormKind::kLayer})
+          for (const bool adds : {false, true}) {
+            if (width > 400 && (kind == NormKind::kRms || !adds)) continue;
+            const NormArgs args{kind, 1e-5f, 1, weight.data(),
+                                kind == NormKind::kLayer ? on_bias.data() : nullptr};
+            const Device<float> sum(stream), sum_apart(stream);
+            cuda_set().norm_quantised(args, adds ? added.data() : nullptr, m, width, sum.data(), storage,
+                                      made.data());
+            const Floats got = together();
+            if (adds)
+              cuda_set().add_norm(args, added.data(), m, width, sum_apart.data(), x.data());
+            else
+              cuda_set().norm(args, sum_apart.data(), width, m, width, x.data(), width);
+            expect_same(got, apart(), "norm");
+            EXPECT_TRUE(same_bits(sum.back(), sum_apart.back()));
+          }
+        for (const bool gated : {true, false}) {
+          if (width > 400 && !gated) continue;
+          ActivationArgs args;
+          args.gated = gated;
+          cuda_set().activation_quantised(args, on_gates.data(), m, width, storage, made.data());
+          const Floats got = together();
+          cuda_set().activation(args, on_gates.data(), m, width, x.data());
+          expect_same(got, apart(), "activation");
+        }
+      }
+}
+
 // Tensor cores keep fewer bits of a sum of fp8 products than of others.
 double limit_of([[maybe_unused]] Storage storage) {
 #ifdef FORETOKEN_EMULATED
@@ -147,35 +214,61 @@ TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
   }
 }
 
-// fp8 with scales of blocks by warpgroups, which take both sides as bytes, and without: k of half a block, of
-// whole ones, and of neither; tiles that aren't whole.
-TEST(CudaQuantised, BlocksByWarpgroupsAndWithout) {
+// By warpgroups, which take both sides as bytes, and without: k of half a block, of whole ones, and of
+// neither; tiles that aren't whole.
+TEST(CudaQuantised, BytesByWarpgroupsAndWithout) {
 #ifdef FORETOKEN_EMULATED
   ASSERT_TRUE(cuda_set().warpgroups()) << "their products failed the check of when the set was made";
 #endif
   if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
   const std::int64_t m = 150, n = 530;
-  for (const std::int64_t k : {64, 330, 1024}) {
-    const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 53));
-    const auto x = normal(static_cast<std::size_t>(m * k), 56);
-    const auto bias = normal(static_cast<std::size_t>(n), 54),
-               start = normal(static_cast<std::size_t>(m * n), 55);
-    Case c;
-    c.m = m, c.x = &x, c.bias = &bias;
-    if (k != 330) c.start = &start;
-    const auto expected = reference_product(packed.reference, c);
-    for (const bool use : {true, false}) {
-      cuda_set().use_warpgroups(use);
-      cuda::Product p = cuda::product_of(packed.device);
-      p.m = m, p.warpgroups = cuda_set().warpgroups();
-      auto device = cuda_set().device();
-      device.multiprocessors = 11;
-      EXPECT_EQ(cuda::takes_bytes(p, device), use);
-      EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), expected),
-                limit_of(Storage::kFp8Block))
-          << "k " << k << " warpgroups " << use;
+  for (const Storage storage : kOf8Bits)
+    for (const std::int64_t k : {64, 330, 1024}) {
+      if (storage != Storage::kFp8Block && k == 1024) continue;
+      const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 53));
+      const auto x = normal(static_cast<std::size_t>(m * k), 56);
+      const auto bias = normal(static_cast<std::size_t>(n), 54),
+                 start = normal(static_cast<std::size_t>(m * n), 55);
+      Case c;
+      c.m = m, c.x = &x, c.bias = &bias;
+      if (k != 330) c.start = &start;
+      const auto expected = reference_product(packed.reference, c);
+      for (const bool use : {true, false}) {
+        if (!use && storage != Storage::kFp8Block) continue;  // EveryPathHasTheSameNumbers
+        cuda_set().use_warpgroups(use);
+        cuda::Product p = cuda::product_of(packed.device);
+        p.m = m, p.warpgroups = cuda_set().warpgroups();
+        auto device = cuda_set().device();
+        device.multiprocessors = storage == Storage::kInt8 ? 6 : 11;
+        EXPECT_EQ(cuda::takes_bytes(p, device), use);
+        EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), expected), limit_of(storage))
+            << "storage " << static_cast<int>(storage) << " k " << k << " warpgroups " << use;
+      }
+      cuda_set().use_warpgroups(true);
     }
-    cuda_set().use_warpgroups(true);
+}
+
+// Sums of int8 are whole numbers, rounded once.
+TEST(CudaQuantised, IntegersAreExact) {
+  if (!cuda_set().warpgroups()) GTEST_SKIP() << "the device has no products of warpgroups";
+  const std::int64_t m = 130, n = 260, k = 4100;
+  Floats w(static_cast<std::size_t>(n * k)), x(static_cast<std::size_t>(m * k));
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 37 % 255) - 127.0f;
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 91 % 255) - 127.0f;
+  for (std::int64_t row = 0; row < n; ++row) w[static_cast<std::size_t>(row * k)] = 127;
+  for (std::int64_t row = 0; row < m; ++row) x[static_cast<std::size_t>(row * k)] = 127;
+  const Quantised packed(Storage::kInt8, n, k, w);
+  Case c;
+  c.m = m, c.x = &x;
+  auto device = cuda_set().device();
+  device.multiprocessors = 4;
+  const Floats got = by_path(Path::kTiles, packed.device, c, device);
+  for (const auto& [row, column] : {std::pair<std::int64_t, std::int64_t>{0, 0}, {129, 259}, {64, 128}}) {
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < k; ++i)
+      sum += static_cast<std::int64_t>(x[static_cast<std::size_t>(row * k + i)]) *
+             static_cast<std::int64_t>(w[static_cast<std::size_t>(column * k + i)]);
+    EXPECT_EQ(got[static_cast<std::size_t>(row * n + column)], static_cast<float>(sum));
   }
 }
 
@@ -190,7 +283,12 @@ TEST(CudaQuantised, BytesWhereTilesFillTheDevice) {
   };
   EXPECT_TRUE(takes(Storage::kFp8Block, 4096, 4096, 4096, true));
   EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 4096, false)) << "x is of 16 bits";
-  EXPECT_FALSE(takes(Storage::kFp8, 4096, 4096, 4096, true));
+  EXPECT_TRUE(takes(Storage::kFp8, 4096, 4096, 4096, true));
+  EXPECT_TRUE(takes(Storage::kInt8, 4096, 4096, 4096, true));
+  EXPECT_FALSE(takes(Storage::kInt8, 4096, 4096, 140000, true)) << "sums beyond int32";
+  EXPECT_FALSE(takes(Storage::kInt8, 1024, 3584, 4096, true)) << "tiles of 256 by 128: 112";
+  EXPECT_TRUE(takes(Storage::kFp8, 1024, 3584, 4096, true));
+  EXPECT_FALSE(takes(Storage::kInt4, 4096, 4096, 4096, true));
   EXPECT_FALSE(takes(Storage::kFp8Block, 64, 65536, 4096, true)) << "tiles of 64 rows";
   EXPECT_FALSE(takes(Storage::kFp8Block, 128, 4096, 4096, true)) << "32 tiles";
   EXPECT_FALSE(takes(Storage::kFp8Block, 4096, 4096, 32, true));
@@ -206,6 +304,45 @@ TEST(CudaQuantised, ManyRowsGoToTheLibrary) {
 }
 
 #ifdef FORETOKEN_EMULATED
+// As bytes to the library, to warpgroups, and widened, where a product takes them so.
+TEST(CudaQuantised, WhatIsMadeSoGoesEveryWay) {
+  const std::int64_t m = 140, n = 270, k = 152;
+  for (const Storage storage : kOf8Bits) {
+    const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 67));
+    const Device<float> stream(normal(static_cast<std::size_t>(m * k), 68)),
+        x(static_cast<std::size_t>(m * k));
+    const DeviceBytes made(cuda_set().quantised_bytes(storage, m, k));
+    cuda_set().norm_quantised({}, nullptr, m, k, stream.data(), storage, made.data());
+    cuda_set().norm({}, stream.data(), k, m, k, x.data(), k);
+    const cuda::QuantisedForm form(storage, m, k);
+    ASSERT_TRUE(form.bytes);
+    const auto run = [&](Path path, bool rounded, int multiprocessors) {
+      cuda::Product p = cuda::product_of(packed.device);
+      p.m = m, p.warpgroups = true;
+      p.x = x.data(), p.x_stride = k;
+      if (rounded) {
+        p.quantised = made.data();
+        p.x_scales = reinterpret_cast<const float*>(made.data() + form.scales_at);
+      }
+      auto device = cuda_set().device();
+      device.multiprocessors = multiprocessors;
+      const Device<float> y(static_cast<std::size_t>(m * n));
+      p.y = y.data(), p.y_stride = n;
+      const DeviceBytes scratch(cuda::product_scratch(storage, n, k, m, multiprocessors, true));
+      cuda::run_product(path, p, scratch.data(), device, cuda_set().stream());
+      return y.back();
+    };
+    for (const int multiprocessors : {4, 132})
+      EXPECT_TRUE(
+          same_bits(run(Path::kTiles, true, multiprocessors), run(Path::kTiles, false, multiprocessors)));
+    for (const int offer : {-1, 0, 1}) {
+      cuda::emulation::settings().cublas_offer = offer;
+      EXPECT_TRUE(same_bits(run(Path::kQuantised, true, 132), run(Path::kQuantised, false, 132))) << offer;
+    }
+    cuda::emulation::settings() = {};
+  }
+}
+
 // What the library is offered is the product, each way: fp8 with scales within (the first offer without a
 // bias), fp8 and int8 with a pass after. Its order of k is that of packed rows.
 TEST(CudaQuantised, EveryOfferIsTheProduct) {
@@ -244,16 +381,19 @@ TEST_P(CudaQuantisedOrders, Products) {
     }
 }
 
-TEST_P(CudaQuantisedOrders, BlocksByWarpgroups) {
+TEST_P(CudaQuantisedOrders, BytesByWarpgroups) {
   const std::int64_t m = 130, n = 140, k = 200;
-  const Quantised packed(Storage::kFp8Block, n, k, normal(static_cast<std::size_t>(n * k), 57));
-  const auto x = normal(static_cast<std::size_t>(m * k), 58);
-  Case c;
-  c.m = m, c.x = &x;
-  auto device = cuda_set().device();
-  device.multiprocessors = 4;
-  EXPECT_LT(distance(by_path(Path::kTiles, packed.device, c, device), reference_product(packed.reference, c)),
-            kClose);
+  for (const Storage storage : kOf8Bits) {
+    const Quantised packed(storage, n, k, normal(static_cast<std::size_t>(n * k), 57));
+    const auto x = normal(static_cast<std::size_t>(m * k), 58);
+    Case c;
+    c.m = m, c.x = &x;
+    auto device = cuda_set().device();
+    device.multiprocessors = 2;
+    EXPECT_LT(
+        distance(by_path(Path::kTiles, packed.device, c, device), reference_product(packed.reference, c)),
+        kClose);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaQuantisedOrders,

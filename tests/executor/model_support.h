@@ -117,10 +117,12 @@ inline std::vector<std::vector<float>> rows_of(std::span<const float> logits, st
 // A transformer and what its sequences hold.
 class Runner {
  public:
-  Runner(const SmallModel& m, const Layout& layout, const Kernels& kernels, int threads = 1)
+  // format: as the operator list has the weights.
+  Runner(const SmallModel& m, const Layout& layout, const Kernels& kernels, int threads = 1,
+         WeightFormat format = WeightFormat::kPlain)
       : pool_(threads),
         transformer_(m.config, m.numerics, *m.weights, kernels, layout,
-                     Precision{DType::kF32, DType::kF32, WeightFormat::kPlain}, pool_),
+                     Precision{DType::kF32, DType::kF32, format}, pool_),
         memory_(kernels.memory()),
         vocab_(m.config.vocab),
         block_size_(layout.block_size) {}

@@ -319,6 +319,35 @@ TEST_P(EveryFamily, QuantisedActivationsComeClose) {
   }
 }
 
+// Norms and gates that round to the 8 bits of the products that read them change no bit, with their sums
+// within or beside them, and for few rows as for many.
+TEST_P(EveryFamily, RoundedWhereItIsMadeIsTheSame) {
+  for (const auto& [storage, format] : {std::pair{Storage::kInt8, WeightFormat::kInt8},
+                                        std::pair{Storage::kFp8Block, WeightFormat::kFp8Block}})
+    for (const int ranks : {1, 2}) {
+      SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " ranks " << ranks);
+      Layout l = small_layout(storage, Storage::kF32);
+      l.plain = Storage::kBf16, l.quantised_x = true;
+      l.ranks = l.expert_parallel = ranks;
+      l.fusion.norm_residual = ranks == 1;
+      const auto logits = [&](bool fused) {
+        l.fusion.quantisation = fused;
+        Runner r(model, l, tested_kernels(), 1, format);
+        auto s = r.sequence(100, 1, 256);
+        std::vector<float> all = r.step({{&s, {prompt.begin(), prompt.begin() + 21}}})[0];
+        for (const auto& row : r.step({{&s, {3}, true}})) all.insert(all.end(), row.begin(), row.end());
+        const auto& ran = r.transformer().operators_run();
+        const auto rounded = std::count_if(ran.begin(), ran.end(), [](const OperatorRun& o) {
+          const auto* g = std::get_if<GemmShape>(&o.op.shape);
+          return g != nullptr && g->quantised_input;
+        });
+        EXPECT_EQ(rounded > 0, fused);
+        return all;
+      };
+      expect_equal(logits(true), logits(false), exactly());
+    }
+}
+
 TEST_P(EveryFamily, WhatRunsIsTheListThatIsPriced) {
   Runner r(model, small_layout(), tested_kernels());
   auto a = r.sequence(0, 1, 100), b = r.sequence(100, 1, 100);

@@ -209,6 +209,49 @@ TEST(OperatorLaws, SequenceParallelismSavesActivations) {
   EXPECT_DOUBLE_EQ(whole - split, 8192.0 * 8192 * 2 * 7 / 8);
 }
 
+// Norms and gates write 8 bits where products of 8 bits alone read them, and nothing else changes.
+TEST(OperatorLaws, QuantisationMovesIntoWhatProducesItsInput) {
+  Fusion fused;
+  fused.quantisation = true;
+  const auto readers = [&](const char* name, WeightFormat weights, const Shard& shard) {
+    const ModelConfig model = preset(name);
+    const Precision precision{.weights = weights};
+    const OpList before = operators(model, shard, prefill(512), precision),
+                 after = operators(model, shard, prefill(512), precision, fused);
+    EXPECT_EQ(before.ops.size(), after.ops.size());
+    std::vector<std::string> names;
+    double saved = 0;
+    for (std::size_t i = 0; i < std::min(before.ops.size(), after.ops.size()); ++i) {
+      const Op &a = before.ops[i], &b = after.ops[i];
+      EXPECT_EQ(a.name, b.name);
+      EXPECT_EQ(a.count, b.count);
+      const auto* g = std::get_if<GemmShape>(&b.shape);
+      if (g != nullptr) {
+        EXPECT_EQ(flops(a), flops(b));
+        if (g->quantised_input) names.emplace_back(b.name);
+      }
+      EXPECT_LE(bytes(b), bytes(a));
+      saved += (bytes(a) - bytes(b)).value;
+    }
+    EXPECT_EQ(saved > 0, !names.empty());
+    return names;
+  };
+  using testing::ElementsAre;
+  for (const WeightFormat w : {WeightFormat::kInt8, WeightFormat::kFp8, WeightFormat::kFp8Block})
+    EXPECT_THAT(readers("llama-3.1-8b", w, {}), ElementsAre("qkv_proj", "gate_up_proj", "down_proj"));
+  for (const WeightFormat w : {WeightFormat::kPlain, WeightFormat::kInt4Wo, WeightFormat::kNvfp4})
+    EXPECT_THAT(readers("llama-3.1-8b", w, {}), ElementsAre()) << "not of 8 bits on both sides";
+  EXPECT_THAT(readers("mixtral-8x7b", WeightFormat::kFp8, {}), ElementsAre("qkv_proj"))
+      << "a router reads the other norm";
+  Shard shard;
+  shard.tensor_parallel = 2, shard.sequence_parallel = true;
+  EXPECT_THAT(readers("llama-3.1-8b", WeightFormat::kFp8, shard), ElementsAre("down_proj"))
+      << "normed rows are gathered first";
+  shard = {};
+  shard.lora.rank = 16;
+  EXPECT_THAT(readers("llama-3.1-8b", WeightFormat::kFp8, shard), ElementsAre()) << "adapters read them too";
+}
+
 // A mixed step is its prefill and its decode side by side.
 TEST(OperatorLaws, MixedStepAddsUp) {
   for (const char* name : {"llama-3.1-8b", "deepseek-v3", "gemma-3-27b", "qwen3-next-80b-a3b"}) {

@@ -19,6 +19,38 @@ const char* const kScenarios[] = {
     R"({"model": "qwen3-30b-a3b", "hardware": {"device": "l40s"}, "engine": {"tensor_parallel_size": 2}})",
 };
 
+// A norm that rounds for its products saves their pass, and they are never faster than light.
+TEST(StepPrice, QuantisationInItsProducerSavesAPass) {
+  for (const char* format : {"fp8", "fp8_block"})
+    for (const std::int64_t m : {1, 64, 8192}) {
+      const Priced priced(
+          resolve_or_fail(std::string(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+                                          "engine": {"fuse_quantization": true, "quantization": ")") +
+                          format + "\"}}"),
+          true);
+      const Deployment& d = priced.deployment;
+      const CostModel& cost = priced.cost;
+      Work work;
+      work.prefill = {{m, 0, 1}};
+      const Shard& shard = d.mapping.stages.front();
+      const OpList fused = operators(d.model, shard, work, d.precision, d.fusion),
+                   apart = operators(d.model, shard, work, d.precision);
+      ASSERT_EQ(fused.ops.size(), apart.ops.size());
+      int rounded = 0;
+      for (std::size_t i = 0; i < fused.ops.size(); ++i) {
+        const Price a = cost.price(fused.ops[i]), b = cost.price(apart.ops[i]);
+        EXPECT_GE(a.time, a.limit);
+        EXPECT_LE(a.time, b.time) << fused.ops[i].name;
+        const auto* g = std::get_if<GemmShape>(&fused.ops[i].shape);
+        if (g == nullptr || !g->quantised_input) continue;
+        ++rounded;
+        EXPECT_LT(a.time, b.time);
+        EXPECT_GT(a.time, 0.4 * b.time) << "most is the product's: " << fused.ops[i].name << " " << m;
+      }
+      EXPECT_EQ(rounded, 3);
+    }
+}
+
 // Decode batches of every rank, advanced by one step.
 struct Decoding {
   std::vector<Batch> ranks;
