@@ -98,6 +98,10 @@ template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value);
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_max(T value);
+// The sum of lanes 0 to this one. (CUB's WarpScan is the same five shuffles; block_scan.cuh has its
+// BlockScan.)
+template <class T>
+FORETOKEN_DEVICE T warp_up_to(T value);
 
 // Every thread of the block gets the result. Two barriers, 32 values of static shared memory.
 template <class T>
@@ -276,6 +280,15 @@ FORETOKEN_DEVICE T warp_max(T value) {
 template <class T>
 FORETOKEN_DEVICE T warp_min(T value) {
   return detail::butterfly<kWarp>(value, detail::Smaller{});
+}
+template <class T>
+FORETOKEN_DEVICE T warp_up_to(T value) {
+#pragma unroll
+  for (unsigned by = 1; by < kWarp; by *= 2) {
+    const T other = shuffle_up(value, by);
+    if (lane() >= by) value += other;
+  }
+  return value;
 }
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value) {
