@@ -29,13 +29,13 @@ inline int check_verification(const Kernels& kernels, unsigned seed, const Sampl
   const auto below = [&](unsigned n) { return static_cast<std::int32_t>(bits() % n); };
   std::vector<std::int32_t> parents{-1}, starts{0}, tokens;
   const bool chain = seed % 3 == 0;
-  const int nodes = 1 + below(80);  // more than the lanes of a warp
+  const int nodes = 1 + below(64);  // more than the lanes of a warp
   for (int node = 1, above = 0; !chain && node < nodes; ++node) {
     above += below(static_cast<unsigned>(node - above));  // in the order of levels
     parents.push_back(std::min(above, node - 1));
   }
   const std::int64_t vocab = 1 + below(4);
-  for (int sequence = 1 + below(9); sequence > 0; --sequence) {
+  for (int sequence = 1 + below(5); sequence > 0; --sequence) {
     const int own = below(4) == 0 ? 1 : 1 + below(static_cast<unsigned>(nodes));
     for (int node = 0; node < own; ++node) tokens.push_back(below(static_cast<unsigned>(vocab)));
     starts.push_back(static_cast<std::int32_t>(tokens.size()));
