@@ -156,8 +156,8 @@ TEST(ProductChoices, DamagedLinesAreLeftOut) {
 TEST(ProductChoices, FilesOfOthersStayAsTheyAre) {
   const fs::path folder = new_folder();
   for (const std::string& text : {std::string("foretoken product choices 2\nof a later version\n"),
-                                 std::string("SQLite format 3\0\x10\0", 19), std::string("\n"),
-                                 std::string("foretoken product choices 1 and more\n")}) {
+                                  std::string("SQLite format 3\0\x10\0", 19), std::string("\n"),
+                                  std::string("foretoken product choices 1 and more\n")}) {
     const fs::path file = folder / "choices.txt";
     put(file, text);
     ProductChoices choices(file, kMachine);
