@@ -1,7 +1,7 @@
 // All that a CUDA kernel may use. nvcc compiles it to the real instructions; with FORETOKEN_EMULATED g++
 // compiles the same kernels as plain C++ that runs on the emulated execution model of emulation.h, so that
 // every kernel is tested without a GPU. Inline PTX, CUDA intrinsics and #if on either stand in
-// device_cuda.cuh and device_emulated.h alone, never in a kernel.
+// device_cuda.cuh, device_emulated.h and block_scan.cuh alone, never in a kernel.
 //
 // Kernels live in namespace foretoken::cuda and may use, by their CUDA names: __global__, __device__,
 // __forceinline__, __launch_bounds__, __restrict__, __shared__ (static arrays; alignas stands before it),
