@@ -103,7 +103,7 @@ int run_calibrate(const Invocation& invocation) {
   if (const auto* no = std::get_if<Infeasible>(&p.verdict))
     throw Error(input.file, no->category + ": " + no->reason);
   const Deployment& d = std::get<Deployment>(p.verdict);
-  const ExecutorOptions executor = executor_options(invocation);
+  const ExecutorOptions executor = executor_options(invocation, world.paths.user);
   CalibrationOptions options;
   options.budget_seconds = positive(invocation, "budget", 60, 36000);
   options.device = d.device.name;

@@ -1,18 +1,18 @@
 #include "cli/executor_options.h"
 
 #include <cstdlib>
-#include <filesystem>
 
 #include "base/error.h"
 #include "base/text.h"
 
 namespace foretoken {
 
-ExecutorOptions executor_options(const Invocation& invocation) {
+ExecutorOptions executor_options(const Invocation& invocation, const std::filesystem::path& database) {
   ExecutorOptions options;
   options.temporary_folder = std::filesystem::temp_directory_path();
   options.backend = invocation.value("backend").value_or("cpu");
   if (const char* library = std::getenv("FORETOKEN_CUDA_LIBRARY")) options.cuda_library = library;
+  if (!database.empty()) options.product_choices = database.parent_path() / "product-choices.txt";
   options.isa = invocation.value("isa").value_or("");
   const std::string activations = invocation.value("activation-format").value_or("auto");
   options.activations = activations == "auto" ? "" : activations;

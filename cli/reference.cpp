@@ -57,7 +57,9 @@ std::string manual_page(const std::vector<VerbSpec>& verbs, const std::string& v
        "interrupted.\n"
        ".SH FILES\n.TP\n.I $XDG_DATA_HOME/foretoken/hw.sqlite\nyour measured operators, layered over the "
        "built\\-in "
-       "database\n.SH ENVIRONMENT\n.TP\n.B FORETOKEN_DATA\nfolder of the built\\-in database and presets\n"
+       "database\n.TP\n.I $XDG_DATA_HOME/foretoken/product\\-choices.txt\nwhich way of each matrix product a "
+       "GPU was found to make fastest; it may be removed\n.SH ENVIRONMENT\n.TP\n.B FORETOKEN_DATA\nfolder of "
+       "the built\\-in database and presets\n"
        ".TP\n.B NO_COLOR\nno colours on a terminal\n";
   return s;
 }

@@ -192,7 +192,7 @@ Answer run_answer(const Invocation& invocation) {
                 "there is no draft model; give speculative_config a model or leave it out");
   print_warnings(d.warnings);
 
-  ExecutorOptions executor = executor_options(invocation);
+  ExecutorOptions executor = executor_options(invocation, world.paths.user);
   executor.weights = invocation.value("weights").value_or("");
   executor.processes = processes;
   const std::string times = invocation.value("operator-times").value_or("on");

@@ -11,7 +11,7 @@ namespace foretoken {
 
 // Raised with every change of CudaLibrary or of a class that it hands out (Kernels): program and library must
 // agree.
-inline constexpr int kCudaLibraryVersion = 3;
+inline constexpr int kCudaLibraryVersion = 4;
 
 class CudaLibrary {
  public:
@@ -19,6 +19,9 @@ class CudaLibrary {
   virtual int device_count() const = 0;
   virtual std::string no_device_reason() const = 0;  // empty where there is one
   virtual cuda::DeviceProperties properties(int device) const = 0;
+  // The file in which the fastest way of each product is kept from process to process, which is made where
+  // there is none; before kernels(). Empty, or not called: every process measures for itself.
+  virtual void keep_choices(const std::string& file) const = 0;
   // Of device `rank` modulo their number; made by the first call, whose device stays.
   virtual const Kernels& kernels(int rank) const = 0;
 };

@@ -24,16 +24,6 @@ int DraftTree::first_child(int node) const {
   return level == levels() ? nodes() : first(level + 1) + (node - first(level)) * width(level);
 }
 
-int DraftTree::follow(int node, std::int32_t token, std::span<const std::int32_t> drafts) const {
-  const int child = first_child(node);
-  if (child == nodes()) return -1;
-  const int end =
-      std::min(child + width(level_[static_cast<std::size_t>(node)]), static_cast<int>(drafts.size()) + 1);
-  for (int c = child; c < end; ++c)
-    if (drafts[static_cast<std::size_t>(c - 1)] == token) return c;
-  return -1;
-}
-
 namespace {
 
 class ModelDrafter final : public Drafter {
@@ -88,7 +78,7 @@ class ModelDrafter final : public Drafter {
                        true,
                        true};
         s.every_row = true;
-        s.parents = tree_.parents();
+        s.parents = tree_.parents().data();
         s.first_node = begin;
         step_.push_back(s);
       }

@@ -24,10 +24,10 @@ class DraftTree {
   int width(int level) const { return widths_[static_cast<std::size_t>(level)]; }
   int level(int node) const { return level_[static_cast<std::size_t>(node)]; }  // 0: the root
   int first_child(int node) const;                                              // nodes() where it has none
-  // As StepSequence has them; null where the tree is a chain, which needs none.
-  const std::int32_t* parents() const { return is_chain() ? nullptr : parents_.data(); }
-  // The node that continues `node` with `token`, of the first `drafted` ones; -1: none.
-  int follow(int node, std::int32_t token, std::span<const std::int32_t> drafts) const;
+  // Of each node; of none where the tree is a chain, which needs none.
+  std::span<const std::int32_t> parents() const {
+    return is_chain() ? std::span<const std::int32_t>{} : parents_;
+  }
 
  private:
   std::vector<int> widths_, first_;

@@ -62,10 +62,11 @@ bool quantises_x(const ExecutorOptions& options, Storage weights) {
 }
 
 // rank: of this process; each takes a device of its own where there are as many.
-const Kernels& cuda_device_kernels(const std::string& library, int rank) {
-  static const CudaSearch search = open_cuda_library(library);
+const Kernels& cuda_device_kernels(const ExecutorOptions& options, int rank) {
+  static const CudaSearch search = open_cuda_library(options.cuda_library);
   if (search.library == nullptr)
     throw Error("--backend", search.why_not + "; --backend cpu executes on the processor");
+  search.library->keep_choices(options.product_choices);
   return search.library->kernels(rank);
 }
 
@@ -74,7 +75,7 @@ const Kernels& kernels_of(const ExecutorOptions& options) {
   const std::string& isa = options.isa;
   if (options.backend == "cuda") {
     if (!isa.empty()) throw Error("--isa", "is of the processor; leave it out with --backend cuda");
-    return cuda_device_kernels(options.cuda_library, options.processes ? options.processes->rank() : 0);
+    return cuda_device_kernels(options, options.processes ? options.processes->rank() : 0);
   }
   if (isa == "float64") return reference_kernels();
   const Kernels* k = cpu_kernels(isa.c_str());

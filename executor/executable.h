@@ -18,6 +18,7 @@ struct ExecutorOptions {
   int threads = 0;              // 0: one; to load a device's weights, as many as the host has processors
   std::string backend = "cpu";  // or "cuda"
   std::string cuda_library;     // the file, for open_cuda_library()
+  std::string product_choices;  // the file, for CudaLibrary::keep_choices()
   std::string isa;  // of the processor: "" for the processor's best, or "float64" (the reference), "scalar",
                     // "avx2", "avx512", "avx512-bf16"
   const Kernels* kernels = nullptr;  // these, whatever the two above say; must outlive what is made

@@ -66,6 +66,9 @@ struct ExecutedBackend::State {
   Arena scratch;  // of sampling
   std::vector<double> uniforms;
   std::vector<std::int32_t> sampled;  // one of each row that has logits
+  // Of each of these rows the token that the sequence has there, and which drafts were accepted
+  // (DraftedRows).
+  std::vector<std::int32_t> row_tokens, row_starts, accepted, path;
   std::vector<std::vector<Picoseconds>>
       stage_free;  // by engine: when each stage of its pipeline is free again
   Moved moved;
@@ -73,7 +76,6 @@ struct ExecutedBackend::State {
   std::optional<DraftTree> tree;
   std::unique_ptr<Drafter> drafter;
   std::vector<DraftedSequence> drafted;
-  std::vector<int> path;
   // Of behaviours whose attention reaches over several instances' caches.
   std::unique_ptr<ExecutedInstances> instances;
   std::span<const Batch> batches;  // of their step
@@ -183,7 +185,7 @@ struct ExecutedBackend::State {
     slots[rank].push_back(slot);
     if (verified == 0) return;
     sequences[rank].back().every_row = true;
-    sequences[rank].back().parents = tree->parents();
+    sequences[rank].back().parents = tree->parents().data();
   }
 
   bool searches() const { return deployment.scheduler.beam_width > 1; }
@@ -241,22 +243,35 @@ struct ExecutedBackend::State {
       }
       return;
     }
-    uniforms.clear();
+    uniforms.clear(), row_tokens.clear(), row_starts.assign(1, 0);
     for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
       const StepSequence& asked = sequences[rank][i];
       if (!asked.sample) continue;
-      for (std::size_t row = 0; row < rows_of(asked); ++row)
+      const std::size_t rows = rows_of(asked);
+      for (std::size_t row = 0; row < rows; ++row)
         uniforms.push_back(uniform(table[slots[rank][i]].request.id,
                                    known_of(asked) + (row == 0 ? 0 : tree->level(static_cast<int>(row)))));
+      const auto of_rows = asked.tokens.last(rows);
+      row_tokens.insert(row_tokens.end(), of_rows.begin(), of_rows.end());
+      row_starts.push_back(static_cast<std::int32_t>(row_tokens.size()));
     }
-    sampled.resize(uniforms.size());
-    executable.kernels().sample(options.sampling, logits, vocab, uniforms, sampled.data(), scratch_bytes());
-    const std::int32_t* tokens = sampled.data();
+    sampled.resize(uniforms.size()), path.resize(uniforms.size());
+    accepted.assign(row_starts.size() - 1, 0);
+    const Kernels& kernels = executable.kernels();
+    if (sampled.size() > accepted.size())
+      kernels.sample_and_verify(options.sampling, logits, vocab, uniforms,
+                                {row_starts, row_tokens, tree->parents()}, sampled.data(), accepted.data(),
+                                path.data(), scratch_bytes());
+    else
+      kernels.sample(options.sampling, logits, vocab, uniforms, sampled.data(), scratch_bytes());
+    std::size_t taken = 0;
     for (std::size_t i = 0; i < sequences[rank].size(); ++i) {
       const StepSequence& asked = sequences[rank][i];
       if (!asked.sample) continue;
-      take_tokens(at, rank, table[slots[rank][i]], asked, tokens);
-      tokens += rows_of(asked);
+      const auto row = static_cast<std::size_t>(row_starts[taken]);
+      take_tokens(at, rank, table[slots[rank][i]], asked, &sampled[row],
+                  std::span(path).subspan(row, static_cast<std::size_t>(accepted[taken])));
+      ++taken;
     }
   }
 
@@ -266,33 +281,28 @@ struct ExecutedBackend::State {
   }
 
   // Takes the tokens that the step yields for a sequence: the target's own choice after its newest token, and
-  // after each drafted one that was that choice. Drafts are proposed without chance, so this is rejection
-  // sampling (Leviathan et al. 2023, A.1): a token with probability p is accepted with p.
+  // after each drafted one that was that choice. nodes: the accepted ones.
   void take_tokens(std::size_t at, std::size_t rank, const Sequence& s, const StepSequence& step,
-                   const std::int32_t* tokens) {
+                   const std::int32_t* tokens, std::span<const std::int32_t> nodes) {
     History& h = histories[s.request.id];
-    const std::size_t rows = rows_of(step);
     // A prompt that is computed again makes its token again.
     const std::size_t known = known_of(step);
-    const auto drafts = std::span(h.drafts).first(rows - 1);
     h.tokens.resize(known);
     std::vector<std::int32_t>& output = outputs[s.request.id];
     output.resize(known - static_cast<std::size_t>(s.request.input_len));
-    path.clear();
-    for (int node = 0; node >= 0;) {
-      const std::int32_t token = tokens[node];
+    const auto take = [&](std::int32_t token) {
       h.tokens.push_back(token);
       if (static_cast<std::int64_t>(output.size()) < s.end_tokens - s.request.input_len)
         output.push_back(token);
-      node = rows > 1 ? tree->follow(node, token, drafts) : -1;
-      if (node > 0) path.push_back(node);
-    }
-    h.accepted = static_cast<std::int32_t>(path.size());
-    if (path.empty()) return;
+    };
+    take(tokens[0]);
+    for (const std::int32_t node : nodes) take(tokens[node]);
+    h.accepted = static_cast<std::int32_t>(nodes.size());
+    if (nodes.empty()) return;
     // Accepted tokens of a tree move behind one another.
     const auto root = static_cast<std::int64_t>(known) - 1;
-    executable.engine(at).rank(rank).move_path(s.blocks.data(), root, path);
-    drafter->accepted(at, s.blocks.data(), root, path);
+    executable.engine(at).rank(rank).move_path(s.blocks.data(), root, nodes);
+    drafter->accepted(at, s.blocks.data(), root, nodes);
   }
 
   // Of the one data-parallel rank that there is.

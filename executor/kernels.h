@@ -169,6 +169,16 @@ struct SamplingArgs {
   float top_p = 1;
 };
 
+// Rows of one pass over a model that verified drafted tokens: of each sequence first its newest token's, node
+// 0, then those of nodes 1, 2, ..., drafted ones, each behind the node that it continues.
+struct DraftedRows {
+  std::span<const std::int32_t> starts;  // [sequences + 1]: each one's first row, and the number of rows
+  std::span<const std::int32_t> tokens;  // [rows]: each node's; of nodes 0 they count for nothing
+  // [nodes]: the node that each one continues, alike in all sequences, of which each has the first ones; of
+  // node 0 it counts for nothing. Empty: the node before, a chain.
+  std::span<const std::int32_t> parents;
+};
+
 // One of the token sequences that beam search keeps: what it adds to a sequence that was kept before.
 struct Continuation {
   std::int32_t parent = 0, token = 0;
@@ -394,6 +404,15 @@ class Kernels {
   // A token of each row; uniforms: the host's, in (0, 1). Ties: the lower index.
   virtual void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
                       std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const = 0;
+  // The same, and which drafts that accepts: from node 0 on, of the nodes that continue the one at hand the
+  // first whose token is the one that was chosen in its row. accepted[sequence]: how many;
+  // path[starts[sequence]
+  // + i]: the i-th of them, what lies behind is not set. Drafts are proposed without chance, so this is
+  // rejection sampling (Leviathan et al. 2023, A.1): a token with probability p is accepted with p.
+  virtual void sample_and_verify(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                                 std::span<const double> uniforms, const DraftedRows& drafts,
+                                 std::int32_t* tokens, std::int32_t* accepted, std::int32_t* path,
+                                 std::byte* scratch) const;
   // The `count` likeliest of each row, likeliest first; ties: the lower index. -1 where there are no more.
   virtual void best_tokens(const float* logits, std::int64_t rows, std::int64_t vocab, int count,
                            std::int32_t* tokens, std::byte* scratch) const = 0;

@@ -82,6 +82,25 @@ void Kernels::rope_and_write(const RopeArgs& a, std::span<const std::int32_t> po
   cache_write(cache, sequences, keys, stride, values, stride);
 }
 
+void Kernels::sample_and_verify(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                                std::span<const double> uniforms, const DraftedRows& drafts,
+                                std::int32_t* tokens, std::int32_t* accepted, std::int32_t* path,
+                                std::byte* scratch) const {
+  sample(args, logits, vocab, uniforms, tokens, scratch);
+  for (std::size_t s = 0; s + 1 < drafts.starts.size(); ++s) {
+    const std::int32_t begin = drafts.starts[s], nodes = drafts.starts[s + 1] - begin;
+    std::int32_t found = 0, node = 0;
+    for (std::int32_t next = 1; next < nodes; ++next) {
+      const std::int32_t above =
+          drafts.parents.empty() ? next - 1 : drafts.parents[static_cast<std::size_t>(next)];
+      if (above != node || drafts.tokens[static_cast<std::size_t>(begin + next)] != tokens[begin + node])
+        continue;
+      path[begin + found++] = node = next;
+    }
+    accepted[s] = found;
+  }
+}
+
 void SharedKernels::embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset,
                           float scale, bool accumulate, float* out, std::byte* scratch) const {
   auto* row = reinterpret_cast<float*>(scratch);

@@ -100,11 +100,7 @@ FORETOKEN_DEVICE Entry entry_of(const AttentionParams& p, long long at) {
         e < entries
             ? static_cast<long long>(key_units(p, p.sequences[e / p.tiles], e % p.tiles).count) * p.heads
             : 0;
-    long long upto = own;
-    for (unsigned by = 1; by < 32; by *= 2) {
-      const long long left = shuffle_up(upto, by);
-      if (lane() >= by) upto += left;
-    }
+    const long long upto = warp_up_to(own);
     if (const unsigned hit = ballot(at < before + upto); hit != 0) {
       const auto first = static_cast<unsigned>(lowest_bit(hit));
       return {base + static_cast<int>(first), before + shuffle(upto - own, first)};
@@ -189,11 +185,7 @@ FORETOKEN_DEVICE void whole_item(const AttentionParams& p, Item& item) {
   for (int base = 0; base < p.count; base += 32) {
     const int i = base + static_cast<int>(lane());
     const int own = i < p.count ? (packed_rows(p, p.sequences[i]) + p.rows - 1) / p.rows : 0;
-    int upto = own;
-    for (unsigned by = 1; by < 32; by *= 2) {
-      const int left = shuffle_up(upto, by);
-      if (lane() >= by) upto += left;
-    }
+    const int upto = warp_up_to(own);
     if (const unsigned hit = ballot(wanted < before + upto); hit != 0) {
       if (static_cast<int>(lane()) == lowest_bit(hit)) {
         const SequenceRows& s = p.sequences[i];

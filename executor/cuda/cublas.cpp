@@ -7,13 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "executor/cuda/product_choices.h"
 #include "executor/cuda/remarks.h"
 
 namespace foretoken::cuda {
@@ -164,16 +166,17 @@ struct Offered {
 };
 
 // The fastest of what the library has and `own`, into memory of its own: y may be added to but once. Each
-// finds the second-level cache full of other things, as the products of a step do.
-Choice measure(std::span<const CublasOffer> offers, const Offered& offered, Stream& stream,
-               const std::function<void(float*, std::int64_t)>& own) {
+// finds the second-level cache full of other things, as the products of a step do. Nothing where there is no
+// memory for that.
+std::optional<Choice> measure(std::span<const CublasOffer> offers, const Offered& offered, Stream& stream,
+                              const std::function<void(float*, std::int64_t)>& own) {
   Choice best = offered.choices.front();
   const CublasOffer& p = offers.front();
   // Room for others, who may be about to allocate.
   const std::size_t bytes = static_cast<std::size_t>(p.m * p.y_stride) * sizeof(float),
                     spare = std::size_t{256} << 20;
   const std::size_t cache = device_properties(device_in_use()).l2_bytes;
-  if (free_memory() < bytes + cache + spare) return best;
+  if (free_memory() < bytes + cache + spare) return std::nullopt;
   const DeviceMemory to(bytes), others(cache);
   fill(stream, to.data(), 0, bytes);
   Event start, end;
@@ -208,36 +211,91 @@ Choice measure(std::span<const CublasOffer> offers, const Offered& offered, Stre
   return best;
 }
 
+// ---- Choices from process to process ---------------------------------------------------------------------
+
+std::string& choices_file() {
+  static std::string& file = *new std::string;
+  return file;
+}
+
+// Of the device in use, with the first product. The name tells a part of a device (MIG) from the whole.
+ProductChoices& kept_choices() {
+  static ProductChoices& kept = *[] {
+    const DeviceProperties d = device_properties(device_in_use());
+    std::string machine = d.name;
+    const auto add = [&](const char* what, std::size_t value) {
+      machine += std::string(", ") + what + " " + std::to_string(value);
+    };
+    add("compute capability", static_cast<std::size_t>(d.compute_capability));
+    add("multiprocessors", static_cast<std::size_t>(d.multiprocessors));
+    add("driver", static_cast<std::size_t>(d.driver_version));
+    add("runtime", static_cast<std::size_t>(d.runtime_version));
+    add("cuBLASLt", cublasLtGetVersion());
+    return new ProductChoices(choices_file(), machine);
+  }();
+  return kept;
+}
+
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm));
+
+void keep(const ProductKey& key, const Choice& choice) {
+  ProductChoice kept{choice.own, static_cast<std::uint32_t>(choice.offer), {}};
+  if (!choice.own) std::memcpy(kept.algorithm.data(), &choice.algorithm, sizeof kept.algorithm);
+  kept_choices().keep(key, kept);
+}
+
+// What was kept, where the library still takes it for these offers.
+std::optional<Choice> kept(const ProductKey& key, std::span<const CublasOffer> offers) {
+  const std::optional<ProductChoice> found = kept_choices().find(key);
+  if (!found) return std::nullopt;
+  Choice choice{found->own, found->offer, {}};
+  if (choice.own) return choice;
+  if (choice.offer < offers.size()) {
+    std::memcpy(&choice.algorithm, found->algorithm.data(), sizeof choice.algorithm);
+    const Described d(offers[choice.offer]);
+    cublasLtMatmulHeuristicResult_t result{};
+    if (d.good &&
+        cublasLtMatmulAlgoCheck(library().handle, &d.matmul, &d.w, &d.x, &d.y, &d.y, &choice.algorithm,
+                                &result) == CUBLAS_STATUS_SUCCESS &&
+        result.workspaceSize <= library().workspace.bytes())
+      return choice;
+  }
+  remark("cuBLASLt doesn't take a product choice of " + choices_file(), "that product is measured again");
+  return std::nullopt;
+}
+
 }  // namespace
 
+void keep_cublas_choices(const std::string& file) { choices_file() = file; }
 void prepare_cublas() { library(); }
 std::size_t cublas_bytes() { return made ? 0 : kWorkspace; }
 
 bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
                     const std::function<void(float*, std::int64_t)>& own) {
-  using Key = std::tuple<CublasForm, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
-                         std::int64_t, std::uint32_t, std::uint32_t, std::uint32_t, bool, bool, bool>;
   // `own` may ask for another product while it is measured.
   static std::recursive_mutex mutex;
-  static auto& choices = *new std::map<Key, Choice>;
+  static auto& choices = *new std::map<ProductKey, Choice>;
   const std::lock_guard lock(mutex);
   if (library().handle == nullptr || offers.empty()) return false;
   const CublasOffer& p = offers.front();
   const auto bucket = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(p.m)));
-  const Key key{p.form,
-                bucket,
-                p.n,
-                p.k,
-                p.w_stride,
-                p.x_stride,
-                p.y_stride,
-                alignment_of(p.w),
-                alignment_of(p.x),
-                alignment_of(p.y),
-                p.bias != nullptr,
-                p.accumulate,
-                p.before != nullptr};
+  const ProductKey key{.form = p.form,
+                       .m = bucket,
+                       .n = p.n,
+                       .k = p.k,
+                       .w_stride = p.w_stride,
+                       .x_stride = p.x_stride,
+                       .y_stride = p.y_stride,
+                       .w_alignment = alignment_of(p.w),
+                       .x_alignment = alignment_of(p.x),
+                       .y_alignment = alignment_of(p.y),
+                       .bias = p.bias != nullptr,
+                       .accumulate = p.accumulate,
+                       .prepared = p.before != nullptr};
   auto known = choices.find(key);
+  if (known == choices.end())
+    if (const std::optional<Choice> from_before = kept(key, offers))
+      known = choices.emplace(key, *from_before).first;
   if (known == choices.end()) {
     const Offered offered(offers);
     if (offered.choices.empty() && p.form != CublasForm::kBf16)
@@ -250,8 +308,13 @@ bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
       const Choice& c = offered.choices.front();
       return multiply(offers[c.offer], offered.descriptions[c.offer], c.algorithm, offers[c.offer].y, stream);
     }
-    const Choice best = offered.choices.empty() ? Choice{true, 0, {}} : measure(offers, offered, stream, own);
-    known = choices.emplace(key, best).first;
+    if (offered.choices.empty()) {
+      known = choices.emplace(key, Choice{true, 0, {}}).first;
+    } else {
+      const std::optional<Choice> best = measure(offers, offered, stream, own);
+      if (best) keep(key, *best);
+      known = choices.emplace(key, best.value_or(offered.choices.front())).first;
+    }
   }
   const Choice& choice = known->second;
   if (choice.own) return false;

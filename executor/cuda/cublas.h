@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "executor/cuda/runtime.h"
 
@@ -37,6 +38,11 @@ struct CublasOffer {
   std::function<void(float* y, std::int64_t y_stride)> after;
 };
 
+// Where choices are kept from process to process (product_choices.h), beside memory; before the first
+// product, else it counts for nothing. Empty, or never called: nowhere, and every process measures for
+// itself.
+void keep_cublas_choices(const std::string& file);
+
 // Makes the handle and its workspace, once: allocates, so not while a step is recorded.
 void prepare_cublas();
 std::size_t cublas_bytes();  // that prepare_cublas() will take of the device's memory; 0 once it has
@@ -44,9 +50,9 @@ std::size_t cublas_bytes();  // that prepare_cublas() will take of the device's 
 // Launches one product, which all of `offers` make; false where the library has nothing for any of them, or
 // where `own` was found to be faster: own(y, y_stride) launches the same product, but never accumulates,
 // without the library, or by another call of this function. What is fastest is measured when a shape (m
-// within a power of two) is first seen, unless a step is being recorded or there is no memory for it: then
-// the library's first proposal for the first offer that it has one for is taken. Where it has none for 8
-// bits, remark() says so.
+// within a power of two) is first seen and no file has it, unless a step is being recorded or there is no
+// memory for it: then the library's first proposal for the first offer that it has one for is taken. Where it
+// has none for 8 bits, remark() says so.
 bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
                     const std::function<void(float* y, std::int64_t y_stride)>& own);
 

@@ -4,6 +4,7 @@
 
 namespace foretoken::cuda {
 
+void keep_cublas_choices(const std::string&) {}
 void prepare_cublas() {}
 std::size_t cublas_bytes() { return 0; }
 bool cublas_product(std::span<const CublasOffer> offers, Stream&,

@@ -111,6 +111,9 @@ class CudaKernels final : public Kernels {
   std::size_t sampling_scratch(std::int64_t rows, std::int64_t vocab) const override;
   void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
               std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const override;
+  void sample_and_verify(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                         std::span<const double> uniforms, const DraftedRows& drafts, std::int32_t* tokens,
+                         std::int32_t* accepted, std::int32_t* path, std::byte* scratch) const override;
   void best_tokens(const float* logits, std::int64_t rows, std::int64_t vocab, int count,
                    std::int32_t* tokens, std::byte* scratch) const override;
   void select_beams(const float* logits, std::int64_t vocab, std::span<const double> log_probabilities,
@@ -131,6 +134,9 @@ class CudaKernels final : public Kernels {
   const TensorMap& tensor_map(const void* first, std::int64_t columns, int box_rows) const;
 
  private:
+  // Leaves a token of each row on the device, at the address that it returns.
+  std::int32_t* launch_sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                              std::span<const double> uniforms, std::byte* scratch) const;
   struct State;
   std::unique_ptr<State> state_;
   std::unique_ptr<SamplingBuffers> sampling_;

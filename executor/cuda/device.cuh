@@ -1,7 +1,7 @@
 // All that a CUDA kernel may use. nvcc compiles it to the real instructions; with FORETOKEN_EMULATED g++
 // compiles the same kernels as plain C++ that runs on the emulated execution model of emulation.h, so that
 // every kernel is tested without a GPU. Inline PTX, CUDA intrinsics and #if on either stand in
-// device_cuda.cuh and device_emulated.h alone, never in a kernel.
+// device_cuda.cuh, device_emulated.h and block_scan.cuh alone, never in a kernel.
 //
 // Kernels live in namespace foretoken::cuda and may use, by their CUDA names: __global__, __device__,
 // __forceinline__, __launch_bounds__, __restrict__, __shared__ (static arrays; alignas stands before it),
@@ -98,6 +98,10 @@ template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value);
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_max(T value);
+// The sum of lanes 0 to this one. (CUB's WarpScan is the same five shuffles; block_scan.cuh has its
+// BlockScan.)
+template <class T>
+FORETOKEN_DEVICE T warp_up_to(T value);
 
 // Every thread of the block gets the result. Two barriers, 32 values of static shared memory.
 template <class T>
@@ -276,6 +280,15 @@ FORETOKEN_DEVICE T warp_max(T value) {
 template <class T>
 FORETOKEN_DEVICE T warp_min(T value) {
   return detail::butterfly<kWarp>(value, detail::Smaller{});
+}
+template <class T>
+FORETOKEN_DEVICE T warp_up_to(T value) {
+#pragma unroll
+  for (unsigned by = 1; by < kWarp; by *= 2) {
+    const T other = shuffle_up(value, by);
+    if (lane() >= by) value += other;
+  }
+  return value;
 }
 template <unsigned Lanes, class T>
 FORETOKEN_DEVICE T group_sum(T value) {

@@ -53,7 +53,8 @@ Workspace lay_out(std::uintptr_t& next, std::int64_t rows, const DeviceMemory& c
   take(w.bin_weights, chunk * kBins);
   take(w.bin_sizes, chunk * kBins);
   take(w.uniforms, rows);
-  take(w.tokens, rows);
+  take(w.tokens, 3 * rows);
+  take(w.drafted, 3 * rows + 1);
   w.arrived = counters.as<unsigned>();
   w.listed = w.arrived + kChunk;
   return w;
@@ -89,14 +90,14 @@ Workspace from_row(Workspace w, std::int64_t first) {
 }
 }  // namespace
 
-void CudaKernels::sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
-                         std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const {
+std::int32_t* CudaKernels::launch_sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                                         std::span<const double> uniforms, std::byte* scratch) const {
   const auto rows = static_cast<std::int64_t>(uniforms.size());
-  if (rows == 0) return;
   const bool greedy = args.temperature <= 0 || args.top_k == 1 || args.top_p <= 0;
   const bool by_groups = args.top_k > 0 && args.top_k <= kMostByGroups;
   const Workspace all = workspace(scratch, rows, sampling_->counters);
-  std::byte* const pinned = sampling_->host(uniforms.size_bytes());
+  // Uniforms, then what comes back; of drafts three numbers a row each way.
+  std::byte* const pinned = sampling_->host((6 * uniforms.size() + 1) * sizeof(std::int32_t));
   if (!greedy) {
     std::memcpy(pinned, uniforms.data(), uniforms.size_bytes());
     copy(stream(), const_cast<double*>(all.uniforms), pinned, uniforms.size_bytes());
@@ -118,10 +119,48 @@ void CudaKernels::sample(const SamplingArgs& args, const float* logits, std::int
       launch_sampled(c, from, width, choice, w, stream());
     }
   }
-  const std::size_t bytes = static_cast<std::size_t>(rows) * sizeof(std::int32_t);
-  copy(stream(), pinned, all.tokens, bytes);
+  return all.tokens;
+}
+
+void CudaKernels::sample(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                         std::span<const double> uniforms, std::int32_t* tokens, std::byte* scratch) const {
+  if (uniforms.empty()) return;
+  const std::int32_t* const chosen = launch_sample(args, logits, vocab, uniforms, scratch);
+  std::byte* const pinned = sampling_->pinned.data();
+  const std::size_t bytes = uniforms.size() * sizeof(std::int32_t);
+  copy(stream(), pinned, chosen, bytes);
   stream().synchronize();
   std::memcpy(tokens, pinned, bytes);
+}
+
+// One more launch and copy before the host waits, once as ever.
+void CudaKernels::sample_and_verify(const SamplingArgs& args, const float* logits, std::int64_t vocab,
+                                    std::span<const double> uniforms, const DraftedRows& drafts,
+                                    std::int32_t* tokens, std::int32_t* accepted, std::int32_t* path,
+                                    std::byte* scratch) const {
+  const std::size_t rows = uniforms.size();
+  if (rows == 0) return;
+  const std::size_t sequences = drafts.starts.size() - 1;
+  // Of parents no more than a sequence may have nodes.
+  const auto parents = drafts.parents.first(std::min(drafts.parents.size(), rows));
+  const std::size_t told = drafts.starts.size() + rows + parents.size();
+  std::int32_t* chosen = launch_sample(args, logits, vocab, uniforms, scratch);
+  const Workspace w = workspace(scratch, static_cast<std::int64_t>(rows), sampling_->counters);
+  auto* const pinned = reinterpret_cast<std::int32_t*>(sampling_->pinned.data());
+  std::int32_t* const telling = pinned + 3 * rows;  // behind the uniforms and the place of what comes back
+  std::int32_t* at = std::copy(drafts.starts.begin(), drafts.starts.end(), telling);
+  at = std::copy(drafts.tokens.begin(), drafts.tokens.end(), at);
+  std::copy(parents.begin(), parents.end(), at);
+  copy(stream(), w.drafted, telling, told * sizeof(std::int32_t));
+  const std::int32_t* const drafted = w.drafted + drafts.starts.size();
+  launch_verify(
+      {w.drafted, drafted, parents.empty() ? nullptr : drafted + rows, static_cast<std::int32_t>(sequences)},
+      chosen, chosen + rows, chosen + 2 * rows, stream());
+  copy(stream(), pinned, chosen, 3 * rows * sizeof(std::int32_t));
+  stream().synchronize();
+  std::copy_n(pinned, rows, tokens);
+  std::copy_n(pinned + rows, sequences, accepted);
+  std::copy_n(pinned + 2 * rows, rows, path);
 }
 
 void CudaKernels::best_tokens(const float* logits, std::int64_t rows, std::int64_t vocab, int count,

@@ -1,4 +1,5 @@
-// The likeliest token of each row, and the likeliest ones: two passes (sampling.cu).
+// The likeliest token of each row, and the likeliest ones: two passes (sampling.cu). And which drafts the
+// tokens that were chosen accept.
 #include "executor/cuda/sampling_device.cuh"
 
 namespace foretoken::cuda::sampling {
@@ -130,7 +131,47 @@ __global__ __launch_bounds__(kThreads) void list_best(const float* logits, int v
   }
 }
 
+// ---- Drafts ----------------------------------------------------------------------------------------------
+
+constexpr unsigned kVerifyThreads = 128;
+
+// A warp a sequence. Nodes stand behind those that they continue, so a warp goes through them once, 32 at a
+// time, and on from each that it accepts.
+__global__ __launch_bounds__(kVerifyThreads) void verify_drafts(Drafted d, const std::int32_t* chosen,
+                                                                std::int32_t* accepted, std::int32_t* path) {
+  grid_dependency_wait();
+  const std::int32_t s = static_cast<std::int32_t>(blockIdx.x * (kVerifyThreads / kWarp) + warp());
+  if (s >= d.sequences) return;
+  const std::int32_t begin = d.starts[s], nodes = d.starts[s + 1] - begin;
+  std::int32_t node = 0, found = 0;
+  for (std::int32_t from = 1; from < nodes;) {
+    const std::int32_t next = from + static_cast<std::int32_t>(lane());
+    const bool follows = next < nodes && (d.parents != nullptr ? d.parents[next] : next - 1) == node &&
+                         d.tokens[begin + next] == chosen[begin + node];
+    const int first = lowest_bit(ballot(follows));
+    if (first < 0) {
+      from += kWarp;
+      continue;
+    }
+    node = from + first;
+    from = node + 1;
+    if (lane() == 0) path[begin + found] = node;
+    ++found;
+  }
+  if (lane() == 0) accepted[s] = found;
+}
+
 }  // namespace
+
+void launch_verify(const Drafted& drafted, const std::int32_t* chosen, std::int32_t* accepted,
+                   std::int32_t* path, Stream& on) {
+  constexpr unsigned kEach = kVerifyThreads / kWarp;
+  launch(verify_drafts,
+         {.grid = (static_cast<unsigned>(drafted.sequences) + kEach - 1) / kEach,
+          .block = kVerifyThreads,
+          .name = "verify_drafts"},
+         on, drafted, chosen, accepted, path);
+}
 
 void launch_largest(const Chunk& c, const float* logits, int vocab, const Workspace& w, Stream& on) {
   launch(find_largest, c.launch("find_largest"), on, logits, vocab, w);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 
+#include "executor/cuda/block_scan.cuh"
 #include "executor/cuda/device.cuh"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/order.cuh"
@@ -48,7 +49,8 @@ struct Workspace {
   unsigned* listed;     // [row]
   unsigned* arrived;    // [row]: slices
   const double* uniforms;
-  std::int32_t* tokens;
+  std::int32_t* tokens;   // [row]; of verified drafts [row] accepted ones and [row] of paths behind them
+  std::int32_t* drafted;  // [3 x row + 1]: what verification is told (Drafted)
 };
 
 // ---- Passes over a row -----------------------------------------------------------------------------------
@@ -105,34 +107,10 @@ FORETOKEN_DEVICE bool last_of_row(unsigned* arrived) {
   return last;
 }
 
-// Sum of the values of threads before this one, and of all.
-template <class T>
-struct Before {
-  T sum, total;
-};
-template <class T>
-FORETOKEN_DEVICE T warp_up_to(T value) {
-#pragma unroll
-  for (unsigned by = 1; by < kWarp; by *= 2) {
-    const T other = shuffle_up(value, by);
-    if (lane() >= by) value += other;
-  }
-  return value;
-}
-template <class T>
-FORETOKEN_DEVICE Before<T> block_before(T value) {
-  __shared__ T of_warp[kWarp];
-  const T up_to = warp_up_to(value);
-  sync_threads();  // the last call's may still be read
-  if (lane() == kWarp - 1) of_warp[warp()] = up_to;
-  sync_threads();
-  const T own = lane() < warps() ? of_warp[lane()] : T{0};
-  const T warps_up_to = warp_up_to(own);
-  return {shuffle(warps_up_to - own, warp()) + up_to - value, shuffle(warps_up_to, kWarp - 1)};
-}
-
 // Bitonic, the largest first; count: a power of two. A warp's pairs that are at most 32 apart lie in 64
-// places of its own, so that only wider steps wait for the block.
+// places of its own, so that only wider steps wait for the block: none for 64 items, 10 of 55 for 1,024,
+// which most lists have no more of. CUB's block sorts take their rounds for whatever 512 threads may hold:
+// 16 of ten barriers for a radix of 64 bits, 9 of two barriers and a binary search for a merge.
 FORETOKEN_DEVICE void sort(Item* items, int count) {
   for (int size = 2; size <= count; size *= 2)
     for (int apart = size / 2; apart > 0; apart /= 2) {
@@ -299,7 +277,7 @@ FORETOKEN_DEVICE int choose(const Item* items, int count, const Weights& weights
   const int begin = static_cast<int>(thread()) * each, end = begin + each < count ? begin + each : count;
   Item mine = 0;
   for (int i = begin; i < end; ++i) mine += weights.of(logit_of(items[i]));
-  const Before<Item> before = block_before(mine);
+  const Before<Item> before = block_before<kThreads>(mine);
   // use(item, its place in the row's order, weight of all before it, and with it)
   const auto walk = [&](auto use) {
     Item passed = before.sum;
@@ -393,6 +371,13 @@ void launch_largest(const Chunk& chunk, const float* logits, int vocab, const Wo
 // logit; kSampled: one of them to w.tokens.
 void launch_best(Answer answer, const Chunk& chunk, const float* logits, int vocab, int count,
                  const Choice& choice, const Workspace& w, Stream& stream);
+// Verification (Kernels::sample_and_verify()) of rows whose tokens are chosen; pointers are the device's.
+struct Drafted {
+  const std::int32_t *starts, *tokens, *parents;  // parents: null for chains
+  std::int32_t sequences;
+};
+void launch_verify(const Drafted& drafted, const std::int32_t* chosen, std::int32_t* accepted,
+                   std::int32_t* path, Stream& stream);
 // A token of each row to w.tokens, of all that weigh anything.
 void launch_sampled(const Chunk& chunk, const float* logits, int vocab, const Choice& choice,
                     const Workspace& w, Stream& stream);

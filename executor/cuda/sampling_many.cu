@@ -99,8 +99,8 @@ __global__ __launch_bounds__(kThreads) void list_bins(const float* logits, int v
   {
     const Item* const bin_weights = w.bin_weights + row * kBins + bin;
     const unsigned* const bin_sizes = w.bin_sizes + row * kBins + bin;
-    const Before<Item> weight = block_before(bin_weights[0] + bin_weights[1]);
-    const Before<unsigned> size = block_before(bin_sizes[0] + bin_sizes[1]);
+    const Before<Item> weight = block_before<kThreads>(bin_weights[0] + bin_weights[1]);
+    const Before<unsigned> size = block_before<kThreads>(bin_sizes[0] + bin_sizes[1]);
     shared.weights[bin] = weight.sum;
     shared.weights[bin + 1] = weight.sum + bin_weights[0];
     shared.sizes[bin] = size.sum;
@@ -134,7 +134,7 @@ __global__ __launch_bounds__(kThreads) void list_bins(const float* logits, int v
   unsigned listed = 0;
   for (unsigned b = bin; b < bin + 2; ++b)
     if (is_listed(static_cast<int>(b))) listed += shared.sizes[b + 1] - shared.sizes[b];
-  listed = block_before(listed).total;
+  listed = block_sum(listed);
   if (listed > kListed) {  // all blocks of the row come to that; one goes on
     if (blockIdx.x != 0) return;
     const int token =
@@ -161,8 +161,8 @@ __global__ __launch_bounds__(kThreads) void list_bins(const float* logits, int v
       weight[b] = shared.weights[bin + b + 1] - shared.weights[bin + b];
       size[b] = shared.sizes[bin + b + 1] - shared.sizes[bin + b];
     }
-  const Before<Item> weight_before = block_before(weight[0] + weight[1]);
-  const Before<unsigned> size_before = block_before(size[0] + size[1]);
+  const Before<Item> weight_before = block_before<kThreads>(weight[0] + weight[1]);
+  const Before<unsigned> size_before = block_before<kThreads>(size[0] + size[1]);
   shared.weights[bin] = weight_before.sum;
   shared.weights[bin + 1] = weight_before.sum + weight[0];
   shared.sizes[bin] = size_before.sum;

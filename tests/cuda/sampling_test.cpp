@@ -1,8 +1,10 @@
 // Routing, sampling, likeliest tokens and beams of the device's set against the reference.
 #include <algorithm>
+#include <memory>
 #include <set>
 
 #include "tests/cuda/on_device.h"
+#include "tests/executor/drafts.h"
 
 #ifdef FORETOKEN_EMULATED
 #include "executor/cuda/device.cuh"
@@ -283,6 +285,27 @@ TEST(CudaSampling, TheSameInEveryOrder) {
       EXPECT_EQ(got, first);
     });
   }
+}
+
+TEST(CudaSampling, DraftsAreAcceptedAsTheyShould) {
+  int accepted = 0;
+  in_every_order([&] {
+    for (unsigned seed = 0; seed < 8; ++seed)
+      for (const SamplingArgs& args : {SamplingArgs{}, SamplingArgs{0.8f, 3, 0.9f}}) {
+        if (args.temperature > 0 && seed > 1) continue;  // what follows sampling is the same
+        std::vector<std::unique_ptr<OnDevice<float>>> logits;
+        std::vector<std::unique_ptr<Scratch>> scratch;
+        accepted += check_verification(
+            cuda_set(), seed, args,
+            [&](const Floats& x) {
+              return logits.emplace_back(std::make_unique<OnDevice<float>>(x))->data();
+            },
+            [&](std::int64_t rows, std::int64_t vocab) {
+              return scratch.emplace_back(std::make_unique<Scratch>(rows, vocab))->data();
+            });
+      }
+  });
+  EXPECT_GT(accepted, 20);
 }
 
 void check_best(const Logits& logits, int count) {

@@ -292,7 +292,7 @@ TEST(Speculation, IsRefusedByNameWhereItIsNotExecuted) {
               AllOf(HasSubstr("speculative_config"), HasSubstr("mpirun")));
 }
 
-TEST(DraftTree, NumbersLevelByLevelAndFollowsTokens) {
+TEST(DraftTree, NumbersLevelByLevel) {
   const std::vector<int> widths{2, 3};
   const DraftTree t{widths};
   EXPECT_EQ(t.nodes(), 9);
@@ -301,13 +301,8 @@ TEST(DraftTree, NumbersLevelByLevelAndFollowsTokens) {
   EXPECT_EQ(t.first_child(1), 3);
   EXPECT_EQ(t.first_child(2), 6);
   EXPECT_EQ(t.first_child(5), 9);
-  const std::vector<std::int32_t> drafts{10, 11, 20, 21, 22, 30, 31, 20};
-  EXPECT_EQ(t.follow(0, 11, drafts), 2);
-  EXPECT_EQ(t.follow(2, 20, drafts), 8);
-  EXPECT_EQ(t.follow(1, 20, drafts), 3);
-  EXPECT_EQ(t.follow(0, 20, drafts), -1);
-  EXPECT_EQ(t.follow(2, 20, std::span(drafts).first(6)), -1) << "cut off";
-  EXPECT_EQ(t.follow(8, 20, drafts), -1) << "a leaf";
+  EXPECT_THAT(t.parents(), testing::ElementsAre(-1, 0, 0, 1, 1, 1, 2, 2, 2));
+  EXPECT_TRUE(DraftTree(std::vector<int>{1, 1, 1}).parents().empty());
 }
 
 }  // namespace

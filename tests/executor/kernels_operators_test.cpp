@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "executor/kernels_shared.h"
-#include "tests/executor/kernels_testing.h"
+#include "tests/executor/drafts.h"
 
 namespace foretoken {
 namespace {
@@ -124,6 +124,43 @@ TEST_P(EverySet, OneBeamIsTheLikeliestToken) {
 FORETOKEN_EVERY_SET();
 
 const Kernels& plain = reference_kernels();
+
+TEST_P(EverySet, DraftsAreAcceptedAsTheyShould) {
+  int accepted = 0;
+  for (unsigned seed = 0; seed < 60; ++seed)
+    for (const SamplingArgs& args : {SamplingArgs{}, SamplingArgs{0.8f, 3, 0.9f}})
+      for (const Kernels* set : {kernels, &reference}) {
+        std::vector<Memory> scratch;
+        accepted += check_verification(
+            *set, seed, args, [](const Floats& x) { return x.data(); },
+            [&](std::int64_t rows, std::int64_t vocab) {
+              return scratch.emplace_back(set->sampling_scratch(rows, vocab)).data();
+            });
+      }
+  EXPECT_GT(accepted, 200);
+}
+
+// A tree of two levels, cut off in one sequence; a sequence without drafts.
+TEST(Operators, DraftsByHand) {
+  const std::vector<std::int32_t> parents{-1, 0, 0, 1, 1, 2, 2}, starts{0, 7, 8, 12};
+  const std::vector<std::int32_t> drafted{9, 1, 2, 2, 2, 0, 1, 9, 9, 2, 0, 2};
+  // Chosen: 2 -> node 2, there 1 -> node 6, there anything; anything; 2 -> node 1, whose first child is not
+  // it.
+  const std::vector<std::int32_t> wanted{2, 0, 1, 0, 0, 0, 2, 1, 2, 1, 0, 0};
+  Floats logits(3 * wanted.size(), 0.0f);
+  for (std::size_t i = 0; i < wanted.size(); ++i) logits[3 * i + static_cast<std::size_t>(wanted[i])] = 1;
+  const std::vector<double> uniforms(wanted.size(), 0.5);
+  std::vector<std::int32_t> tokens(wanted.size()), accepted(3), path(wanted.size());
+  const Kernels& set = reference_kernels();
+  Memory scratch(set.sampling_scratch(12, 3));
+  set.sample_and_verify({}, logits.data(), 3, uniforms, {starts, drafted, parents}, tokens.data(),
+                        accepted.data(), path.data(), scratch.data());
+  EXPECT_EQ(tokens, wanted);
+  EXPECT_EQ(accepted, (std::vector<std::int32_t>{2, 0, 1}));
+  EXPECT_EQ(path[0], 2);
+  EXPECT_EQ(path[1], 6);
+  EXPECT_EQ(path[8], 1);
+}
 
 TEST(Operators, NormByHand) {
   const Floats x = {3, 4}, w = {0, 1};
