@@ -20,10 +20,15 @@ class KvBlockPool {
   explicit KvBlockPool(std::int64_t num_blocks);
 
   std::int64_t usable() const { return num_blocks_ - 1; }
-  std::int64_t free() const { return num_blocks_ - fresh_ + std::ssize(blank_) + queued_; }
+  std::int64_t free() const { return blank() - lent_ + queued_; }
   std::int64_t used() const { return usable() - free(); }
   // Free ones that go before all that were released with something in them.
   std::int64_t blank() const { return num_blocks_ - fresh_ + std::ssize(blank_); }
+
+  // Blocks that nobody calls by name, of a pool that hands out no others: they only become fewer. Needs
+  // free() >= count.
+  void lend(std::int64_t count) { lent_ += count; }
+  void give_back(std::int64_t count) { lent_ -= count; }
 
   // From the head of the free queue, with one reference each; cached blocks leave the prefix cache. Needs
   // free() >= count.
@@ -130,6 +135,7 @@ class KvBlockPool {
   std::int64_t num_blocks_;
   std::int64_t fresh_ = 1;   // blocks from here on were never handed out
   std::int64_t queued_ = 0;  // blocks in the queue
+  std::int64_t lent_ = 0;
   // The queue starts as 1, 2, 3, ..., so fresh blocks precede everything that was ever freed; what was freed
   // is in a ring of power-of-two size, read and written in order: a block, a segment as -segment, or 0 where
   // a hit took it out.

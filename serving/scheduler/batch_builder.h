@@ -41,6 +41,16 @@ class BatchBuilder {
     add_row(slot, request, context, drafted);
     sampled_.push_back(slot);
   }
+  // The same for many at once, of whom the sums are known: where nothing bounds their contexts and nobody
+  // lists them.
+  bool takes_sums() const { return unbounded_ && !list_decodes_; }
+  void add_decodes(std::span<const std::int32_t> slots, std::int64_t contexts, std::int32_t longest) {
+    batch_.decode_sequences += static_cast<std::int32_t>(slots.size());
+    batch_.longest_context = std::max(batch_.longest_context, longest);
+    contexts_ += contexts;
+    growing_ += static_cast<std::int32_t>(slots.size());
+    sampled_.insert(sampled_.end(), slots.begin(), slots.end());
+  }
   // Rows that a prompt is padded with, behind its `cached` tokens.
   void add_padding(RequestId request, std::int64_t rows, std::int64_t cached) {
     prefill_.push_back(

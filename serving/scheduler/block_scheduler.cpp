@@ -43,6 +43,7 @@ const Batch& BlockScheduler::schedule(Picoseconds now) {
   batch_.clear();
   decoded_.clear();
   preempted_ = eager_ = false;
+  first_end_ = -1;
   decide(now);
   for (const std::int32_t slot : entering_) enter_blocks(sequences_[slot], sequences_[slot].shared_blocks);
   entering_.clear();
@@ -83,10 +84,10 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
   const std::int32_t slot = waiting_.front();
   Sequence& s = sequences_[slot];
   if (config_.caches_tokens) {
+    const std::int64_t need = blocks_for(reserves() ? reserved_tokens(config_, s.request) : tokens);
     if (reserves()) {
-      if (!reserve_all(s)) return false;
+      if (!reserve_all(need, s)) return false;
     } else {
-      const std::int64_t need = blocks_for(tokens);
       if (need - hits_ + free_hits_ > free_blocks()) return false;
       if (hits_ > 0) {
         s.blocks.clear();
@@ -94,7 +95,7 @@ bool BlockScheduler::admit(Picoseconds now, std::int64_t tokens) {
       }
       take_blocks(need - hits_, s);
     }
-    s.capacity = static_cast<std::int32_t>(static_cast<std::int64_t>(s.blocks.size()) * config_.block_size);
+    s.capacity = static_cast<std::int32_t>(need * config_.block_size);
   }
   waiting_.pop_front();
   running_.push_back(slot);
@@ -120,8 +121,7 @@ void BlockScheduler::start(Sequence& s, Picoseconds now) {
   counts_.hit += s.computed;
 }
 
-bool BlockScheduler::reserve_all(Sequence& s) {
-  const std::int64_t count = blocks_for(reserved_tokens(config_, s.request));
+bool BlockScheduler::reserve_all(std::int64_t count, Sequence& s) {
   if (!contiguous()) {
     if (count > free_blocks()) return false;
     take_blocks(count, s);
@@ -166,8 +166,37 @@ void BlockScheduler::take_decode(std::int32_t slot, std::int32_t drafted) {
   decoded_.push_back(slot);
 }
 
+// One block at the most for each, so where so many are free nobody has to be asked for one.
+bool BlockScheduler::decode_all() {
+  if (names_blocks_ || !grows_ || ahead_ > 0 || config_.pipeline_depth > 1 || most_in_batch_ != kForever ||
+      !batch_.takes_sums() || running() > free_blocks())
+    return false;
+  std::int64_t contexts = 0, blocks = 0;
+  std::int32_t longest = 0;
+  first_end_ = kForever;
+  for (const std::int32_t slot : running_) {
+    Sequence& s = sequences_[slot];
+    if (!s.decoding) continue;
+    if (s.computed++ == s.capacity) {
+      s.capacity += config_.block_size;
+      ++blocks;
+    }
+    s.token_in_flight = true;
+    contexts += s.computed;
+    longest = std::max(longest, s.computed);
+    first_end_ = std::min<std::int64_t>(first_end_, s.end_tokens - s.num_tokens);
+    decoded_.push_back(slot);
+  }
+  pool_.lend(blocks);
+  held_ += blocks;
+  batch_.add_decodes(decoded_, contexts, longest);
+  counts_.scheduled += std::ssize(decoded_);
+  return true;
+}
+
 void BlockScheduler::decode_or_preempt(bool eager) {
   eager_ = eager;
+  if (!eager && decode_all()) return;
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const std::int32_t slot = running_[i];
     if (!sequences_[slot].decoding || in_flight(slot)) continue;
@@ -266,8 +295,12 @@ void BlockScheduler::release(std::vector<KvBlockPool::Block>& blocks, std::int32
     counts_.filled += computed;
   }
   if (!contiguous()) {
-    pool_.release(blocks, 0);
-    held_ -= static_cast<std::int64_t>(blocks.size());
+    const std::int64_t count = names_blocks_ ? std::ssize(blocks) : capacity / config_.block_size;
+    if (names_blocks_)
+      pool_.release(blocks, 0);
+    else
+      pool_.give_back(count);
+    held_ -= count;
   } else if (!blocks.empty()) {
     regions_.release(blocks.front(), static_cast<std::int64_t>(blocks.size()));
   }
@@ -281,14 +314,16 @@ std::int64_t BlockScheduler::hold() const {
   if (preempted_ || batch_.has_prefill() || batch_.copies()) return 1;
   if (decoded_.empty()) return waiting() == 0 && running_.empty() && batch_.empty() ? kForever : 1;
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
-  const std::int64_t steps =
-      std::min(repeats(), steps_to_first_change(sequences_, decoded_, batch_.windows()));
+  const std::int64_t change =
+      first_end_ >= 0 ? first_end_ : steps_to_first_change(sequences_, decoded_, batch_.windows());
+  const std::int64_t steps = std::min(repeats(), change);
   if (steps <= 1 || !grows_) return std::max<std::int64_t>(steps, 1);
   const std::int64_t spare = spare_blocks() - (eager_ ? 1 : 0);
   if (spare < 0) return 1;
   std::fill(rooms_.begin(), rooms_.end(), 0);
-  for (const std::int32_t slot : decoded_) {
-    const Sequence& s = sequences_[slot];
+  if (rooms_.size() == 1) rooms_.front() = std::ssize(decoded_);
+  for (std::size_t i = 0; rooms_.size() > 1 && i < decoded_.size(); ++i) {
+    const Sequence& s = sequences_[decoded_[i]];
     ++rooms_[static_cast<std::size_t>(s.capacity - s.computed - ahead_)];
   }
   return std::min(steps, 1 + steps_with_blocks(rooms_, static_cast<std::int64_t>(decoded_.size()), spare));
@@ -300,7 +335,8 @@ void BlockScheduler::advance(std::int64_t steps) {
   if (grows_) make_room_for(steps);
   for (const std::int32_t slot : decoded_) {
     Sequence& s = sequences_[slot];
-    if (!grow(s, steps)) throw std::logic_error("a span of decode steps runs out of blocks");
+    if (s.computed + steps + ahead_ > s.capacity && !grow(s, steps))
+      throw std::logic_error("a span of decode steps runs out of blocks");
     s.computed += static_cast<std::int32_t>(steps);
     s.num_tokens += static_cast<std::int32_t>(steps);
     if (s.entered_blocks < s.shared_blocks) enter_blocks(s, s.shared_blocks);

@@ -69,6 +69,11 @@ class BlockScheduler : public Scheduler {
  protected:
   static constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
 
+  // For policies that look at capacities alone, never at a sequence's blocks.
+  void count_blocks(const SchedulerParts& parts) {
+    names_blocks_ = parts.list_decodes || caching() || contiguous() || parts.config.num_host_blocks > 0;
+  }
+
   // What the policy decides, by the functions below.
   virtual void decide(Picoseconds now) = 0;
   // Of a decision of decodes alone: for how many steps, this one included, the policy would repeat it while
@@ -170,14 +175,20 @@ class BlockScheduler : public Scheduler {
   std::int64_t reserved_ = 0;  // places of caches on their way
   std::int64_t ahead_ = 0;     // tokens that they have room for beyond those of the step
   bool hashes_blocks_ = true;  // its prefix cache, if it has one, is the pool's
+  // Who holds which block matters; else sequences hold as many as their capacity takes, without names.
+  bool names_blocks_ = true;
   TokenCounts counts_;
 
  private:
   bool reserves() const { return config_.reservation != KvReservation::kPaged; }
   bool contiguous() const { return reserves() && config_.contiguous && config_.caches_tokens; }
-  bool reserve_all(Sequence& s);
+  bool reserve_all(std::int64_t count, Sequence& s);
+  bool decode_all();
   void take_blocks(std::int64_t count, Sequence& s) {
-    pool_.allocate(count, s.blocks);
+    if (names_blocks_)
+      pool_.allocate(count, s.blocks);
+    else
+      pool_.lend(count);
     held_ += count;
   }
   bool swap_out(Sequence& s);
@@ -194,6 +205,7 @@ class BlockScheduler : public Scheduler {
   std::deque<std::vector<std::int32_t>> steps_;  // in flight: their sequences (pipeline_depth above 1)
   std::vector<bool> in_flight_;                  // by slot
   mutable std::vector<std::int64_t> rooms_;
+  std::int64_t first_end_ = -1;  // steps until one of decoded_ has its last token; -1: not known
 };
 
 }  // namespace foretoken

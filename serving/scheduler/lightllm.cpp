@@ -13,7 +13,7 @@ namespace {
 
 class LightllmScheduler final : public BlockScheduler {
  public:
-  using BlockScheduler::BlockScheduler;
+  explicit LightllmScheduler(const SchedulerParts& parts) : BlockScheduler(parts) { count_blocks(parts); }
 
   std::optional<std::string> refuses(const Request& request) const override {
     if (request.input_len > config_.max_num_batched_tokens)

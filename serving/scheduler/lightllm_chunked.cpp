@@ -22,6 +22,12 @@ class LightllmChunkedScheduler final : public RadixScheduler {
         chunk_(parts.config.lightllm.chunked_prefill_size),
         interval_(parts.config.lightllm.router_max_wait_tokens) {}
 
+  void enqueue(std::int32_t slot) override {
+    const auto place = static_cast<std::size_t>(slot);
+    if (place >= is_placed_.size()) is_placed_.resize(place + 1);
+    RadixScheduler::enqueue(slot);
+  }
+
   std::optional<std::string> refuses(const Request& request) const override {
     const std::int64_t peak = expected(request.input_len, request.input_len, end_tokens(request)).whole;
     if (!config_.caches_tokens || peak < capacity()) return std::nullopt;
@@ -56,8 +62,6 @@ class LightllmChunkedScheduler final : public RadixScheduler {
     if (running_.empty()) return;
     ++waited_;
     const bool in_turn = forward_++ % interval_ == 0;
-    prompts_ = std::count_if(running_.begin(), running_.end(),
-                             [this](std::int32_t slot) { return !sequences_[slot].decoding; });
     const std::int64_t decodes = running() - prompts_;
     if (decodes == 0) return run_prompts();
     if (config_.caches_tokens && !make_room(decodes))
@@ -70,16 +74,21 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   void look(Picoseconds now) {
     blocked_until_ = -1;
     if (waiting_.empty() || !has_place()) return;
-    std::int64_t tokens = 0;
-    bool all_decode = true, joined = false;
-    if (!ordered_) expected_.clear();
-    for (const std::int32_t slot : running_) {
+    std::int64_t tokens = running() - prompts_;
+    bool joined = false;
+    for (std::size_t i = 0; placed_ < running() && i < running_.size(); ++i) {
+      const std::int32_t slot = running_[i];
+      if (is_placed_[static_cast<std::size_t>(slot)]) continue;
       const Sequence& s = sequences_[slot];
-      tokens += std::min(left(s), chunk_);
-      all_decode = all_decode && s.decoding;
-      if (!ordered_) expected_.append(expected(s));
+      expected_.add(expected(s));
+      if (s.decoding) {
+        is_placed_[static_cast<std::size_t>(slot)] = true;
+        ++placed_;
+      } else {
+        tokens += std::min(left(s), chunk_);
+        passing_.push_back(expected(s));
+      }
     }
-    if (!ordered_) expected_.sort();
     while (!waiting_.empty() && has_place()) {
       const std::int32_t slot = waiting_.front();
       Sequence& s = sequences_[slot];
@@ -96,21 +105,23 @@ class LightllmChunkedScheduler final : public RadixScheduler {
       const RadixCache::Match hit = find(s, s.num_tokens - 1);
       waiting_.pop_front();
       running_.push_back(slot);
+      passing_.push_back(next);
       hold(slot, hit);
       reuse(s, hit.tokens);
       start(s, now);
       s.decoding = left(s) == 1;
+      prompts_ += s.decoding ? 0 : 1;
       first_tokens_ = first_tokens_ || s.decoding;
       joined = true;
     }
-    ordered_ = all_decode && !joined;
+    for (const ExpectedPeak::Entry& e : passing_) expected_.remove(e);
+    passing_.clear();
     if (!joined) return;
     forward_ = 0;
     blocked_until_ = -1;
   }
 
   void run_prompts() {
-    ordered_ = false;
     blocked_until_ = -1;
     std::int64_t tokens = 0;
     for (const std::int32_t slot : running_)
@@ -123,13 +134,19 @@ class LightllmChunkedScheduler final : public RadixScheduler {
       const std::int64_t n = std::min(left(s), chunk_);
       grow(s, n);
       take_prompt(slot, n);
+      prompts_ -= s.decoding ? 1 : 0;
     }
   }
 
   void leave(Sequence& s) override {
-    if (ordered_) expected_.remove(expected(s));
     blocked_until_ = -1;
-    give_back(slot_of(s), s.computed);
+    const std::int32_t slot = slot_of(s);
+    if (is_placed_[static_cast<std::size_t>(slot)]) {
+      expected_.remove(expected(s));
+      is_placed_[static_cast<std::size_t>(slot)] = false;
+      --placed_;
+    }
+    give_back(slot, s.computed);
   }
 
   // Until the queue is looked at, or prompts are computed, with another outcome. While nobody ends and no
@@ -160,8 +177,10 @@ class LightllmChunkedScheduler final : public RadixScheduler {
   std::int64_t blocked_until_ = -1;  // decode step up to which the head of the queue can't start
   bool first_tokens_ = false;        // the step is one of decodes and gives some their first one
   bool prompts_next_ = false;        // the next step is one of prompts
-  bool ordered_ = false;             // expected_ has those that run, who all decode
-  ExpectedPeak expected_;
+  ExpectedPeak expected_;            // of those that run and have decoded at a look
+  std::vector<bool> is_placed_;      // by slot: they are in it
+  std::int64_t placed_ = 0;
+  std::vector<ExpectedPeak::Entry> passing_;  // of the others, which change from look to look
 };
 
 }  // namespace

@@ -17,6 +17,7 @@ constexpr std::int64_t kMargin =
 class NanoflowScheduler final : public BlockScheduler {
  public:
   NanoflowScheduler(const SchedulerParts& parts, const Workload::Means& means) : BlockScheduler(parts) {
+    count_blocks(parts);
     const auto average = [](std::int64_t given, double mean) {
       return given > 0 ? given : std::max<std::int64_t>(1, static_cast<std::int64_t>(mean));
     };

@@ -33,6 +33,7 @@ class RadixScheduler : public BlockScheduler {
   // Puts the first `tokens` tokens of the sequence into the tree, with their blocks, unless there is nothing
   // to add, and frees its other ones.
   void give_back(std::int32_t slot, std::int64_t tokens);
+  std::int64_t blocks_of(const Sequence& s) const { return s.capacity / config_.block_size; }
   std::int32_t slot_of(const Sequence& s) const { return static_cast<std::int32_t>(&s - &sequences_[0]); }
 
  private:
@@ -40,6 +41,7 @@ class RadixScheduler : public BlockScheduler {
     RadixCache::Node node = RadixCache::kRoot;
     std::int64_t tokens = 0;  // of the tree, up to the end of the node
   };
+  void give_back(std::span<const KvBlockPool::Block> named, std::int64_t count);
   bool searches() const { return config_.enable_prefix_caching && config_.caches_tokens; }
 
   RadixCache tree_;

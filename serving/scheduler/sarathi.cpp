@@ -27,6 +27,7 @@ class SarathiScheduler final : public BlockScheduler {
  public:
   explicit SarathiScheduler(const SchedulerParts& parts)
       : BlockScheduler(parts), sizes_(chunk_schedule(parts.config.sarathi)) {
+    count_blocks(parts);
     // Vidur's rule (BaseReplicaScheduler): the stages' micro-batches share max_num_seqs evenly.
     if (parts.config.pipeline_depth > 1)
       most_in_batch_ = std::max<std::int64_t>(1, parts.config.max_num_seqs / parts.config.pipeline_depth);

@@ -64,7 +64,7 @@ class Tgi3Scheduler final : public RadixScheduler {
       Sequence& s = sequences_[slot];
       const RadixCache::Match hit = find(s, s.request.input_len);
       hold(slot, hit);
-      const std::int64_t need = blocks_for(s.end_tokens - 1) - std::ssize(s.blocks);
+      const std::int64_t need = blocks_for(s.end_tokens - 1) - blocks_of(s);
       if (config_.caches_tokens && !make_room(need + withheld_)) return let_go(slot);
       if (config_.caches_tokens) take(s, need);
       waiting_.pop_front();
