@@ -80,6 +80,7 @@ int edit_distance(std::string_view a, std::string_view b) {
 
 std::string nearest(std::string_view name, std::span<const std::string> candidates) {
   constexpr std::size_t kLongestName = 200;  // longer input is no misspelt name, and the cost is quadratic
+  constexpr std::size_t kShortestBeginning = 4;
   if (name.size() > kLongestName) return "";
   const std::string wanted = lower(name);
   const int allowed = std::max(2, static_cast<int>(name.size()) / 3);
@@ -91,6 +92,13 @@ std::string nearest(std::string_view name, std::span<const std::string> candidat
     if (distance >= best_distance || distance >= static_cast<int>(std::max<std::size_t>(name.size(), 1)))
       continue;
     best_distance = distance;
+    best = candidate;
+  }
+  if (!best.empty() || wanted.size() < kShortestBeginning) return best;
+  // The beginning of a longer name ("goodput"), where there is one such, is taken for it, too.
+  for (const std::string& candidate : candidates) {
+    if (!lower(candidate).starts_with(wanted)) continue;
+    if (!best.empty()) return "";
     best = candidate;
   }
   return best;

@@ -29,13 +29,16 @@ std::vector<MeasuredRun> refuse_unknown(const Json&, const std::filesystem::path
 
 std::vector<MeasuredRun> read_runs(const std::vector<std::string>& files) {
   std::vector<MeasuredRun> runs;
-  for (const std::string& file : files) {
+  const std::vector<std::string> names = short_names(files);
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const std::string& file = files[i];
     // JSON begins with a brace; a file of servers with the names of its columns.
     const std::string text = read_file(file);
     const std::string_view start = trim(text);
     const bool servers = !start.starts_with("{") && !start.starts_with("[") &&
                          start.substr(0, start.find('\n')).find("input_len") != std::string_view::npos;
-    for (MeasuredRun& run : servers ? read_servers_csv(file) : read_measured_runs(file, refuse_unknown))
+    for (MeasuredRun& run :
+         servers ? read_servers_csv(file) : read_measured_runs(file, names[i], refuse_unknown))
       runs.push_back(std::move(run));
   }
   return runs;

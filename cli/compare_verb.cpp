@@ -77,8 +77,10 @@ Table side_by_side(const std::vector<MeasuredRun>& all) {
 int run_compare(const Invocation& invocation) {
   Output out(invocation);
   std::vector<MeasuredRun> all;
-  for (const std::string& file : invocation.arguments) {
-    std::vector<MeasuredRun> found = read_result_file(file);
+  const std::vector<std::string> names = short_names(invocation.arguments);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string& file = invocation.arguments[i];
+    std::vector<MeasuredRun> found = read_result_file(file, names[i]);
     if (found.empty()) found.push_back(simulated(invocation, file));
     for (MeasuredRun& r : found) all.push_back(std::move(r));
   }

@@ -29,8 +29,8 @@ std::vector<MeasuredRun> none_of_a_scenario(const Json& json, const std::filesys
 
 }  // namespace
 
-std::vector<MeasuredRun> read_result_file(const std::string& path) {
-  return read_measured_runs(path, none_of_a_scenario);
+std::vector<MeasuredRun> read_result_file(const std::string& path, const std::string& name) {
+  return read_measured_runs(path, name, none_of_a_scenario);
 }
 
 }  // namespace foretoken

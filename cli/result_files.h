@@ -9,7 +9,7 @@
 namespace foretoken {
 
 // The results in a file: one, or several for a GuideLLM sweep and for JSON lines. Empty when it is a
-// scenario.
-std::vector<MeasuredRun> read_result_file(const std::string& path);
+// scenario. name: for people.
+std::vector<MeasuredRun> read_result_file(const std::string& path, const std::string& name);
 
 }  // namespace foretoken

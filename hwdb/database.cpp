@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "hwdb/database_layers.h"
+#include "hwdb/device_columns.h"
 #include "hwdb/device_file.h"
 #include "hwdb/filter.h"
 #include "hwdb/kernel_index.h"
@@ -446,6 +447,14 @@ std::vector<ImportReport> Database::import_files(std::span<const std::filesystem
     }
     const std::vector<Device> of_file = read_device_file(files[i]);
     if (of_file.empty()) throw Error(files[i].string(), "holds no devices, only a header");
+    std::vector<std::string> links;
+    for (const auto& [link, facts] : impl_->links) links.push_back(link);
+    for (const Device& d : of_file)
+      for (const auto& c : kDeviceLinkColumns)
+        if (!impl_->links.contains(d.*c.member))
+          throw Error(files[i].string(),
+                      fmt::format("{} of device {}: \"{}\" is no known link; there are: {}", c.name, d.name,
+                                  d.*c.member, join(links, ", ")));
     reports[i].read = reports[i].times = reports[i].imported = static_cast<std::int64_t>(of_file.size());
     devices.insert(devices.end(), of_file.begin(), of_file.end());
   }

@@ -35,19 +35,24 @@ std::vector<Device> read_device_file(const std::filesystem::path& file,
   }
   std::vector<Device> devices;
   CsvReader csv(file);
-  const std::size_t name = csv.column("name"), price = csv.column("usd_per_hour");
+  const std::size_t name = csv.column("name");
+  const auto price = csv.find_column("usd_per_hour");
+  for (const char* needed : {"fp16_tflops", "memory_bytes", "memory_bandwidth_gbs"}) csv.column(needed);
   while (csv.next()) {
     Device d;
     d.name = csv.text(name);
     if (trim(d.name).empty()) throw Error(csv.where(), "the device has no name");
-    for (const auto& c : kDeviceTextColumns) d.*c.member = csv.text(csv.column(c.name));
+    for (const auto& c : kDeviceTextColumns)
+      if (const auto column = csv.find_column(c.name)) d.*c.member = csv.text(*column);
     for (const auto& c : kDeviceNumberColumns) {
-      const double v = csv.number(csv.column(c.text_name));
+      const auto column = csv.find_column(c.text_name);
+      if (!column) continue;  // unknown
+      const double v = csv.number(*column);
       if (v < 0) throw Error(csv.where(), fmt::format("{} is {}; it can't be negative", c.text_name, v));
       c.set(d, v * c.unit);
     }
     if (!(d.memory_bandwidth.value > 0)) throw Error(csv.where(), "memory_bandwidth_gbs must be above 0");
-    if (!csv.text(price).empty()) d.usd_per_hour = csv.number(price);
+    if (price && !csv.text(*price).empty()) d.usd_per_hour = csv.number(*price);
     const auto joined = links.find(d.name);
     for (std::size_t i = 0; i < 3; ++i) {
       const auto& c = kDeviceLinkColumns[i];
@@ -56,7 +61,10 @@ std::vector<Device> read_device_file(const std::filesystem::path& file,
       else if (joined != links.end())
         d.*c.member = joined->second[i];
       else
-        throw Error(csv.where(), fmt::format("device {} has no {}", d.name, c.name));
+        throw Error(csv.where(),
+                    fmt::format("device {} has no {}; add that column, which names a link, such as "
+                                "NVLink4, PCIe5 x16, InfiniBand NDR or none",
+                                d.name, c.name));
     }
     devices.push_back(std::move(d));
   }

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/json_full.h"
+#include "base/text.h"
 #include "simulator/pools_estimate.h"
 #include "simulator/search_space.h"
 #include "simulator/step_model.h"
@@ -324,8 +325,8 @@ class Planner {
     const auto fewer = static_cast<std::int64_t>(first - c.replicas.begin());
     if (fewer > 0)
       reject(c, "too few replicas for the load",
-             fmt::format("{}: one replica serves about {:.2g} requests/s, {:.2g} arrive",
-                         label_of(c.deployment), capacity, load_.request_rate),
+             fmt::format("{}: one replica serves about {} requests/s, {} arrive", label_of(c.deployment),
+                         significant(capacity, 2), significant(load_.request_rate, 2)),
              fewer);
     c.replicas.erase(c.replicas.begin(), first);
     if (c.replicas.empty()) return;
@@ -343,8 +344,8 @@ class Planner {
             .capacity_requests_per_s;
     if (load_.request_rate <= kEstimateMargin * capacity) return;
     reject(c, "too few replicas for the load",
-           fmt::format("{}: all serve about {:.2g} requests/s, {:.2g} arrive", label_of(d), capacity,
-                       load_.request_rate));
+           fmt::format("{}: all serve about {} requests/s, {} arrive", label_of(d), significant(capacity, 2),
+                       significant(load_.request_rate, 2)));
     c.replicas.clear();
   }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 
+#include "base/text.h"
 #include "serving/transfers.h"
 #include "simulator/closed_forms.h"
 #include "simulator/elastic_prices.h"
@@ -192,8 +193,8 @@ void judge_stability(Simulation& s, const Deployment& d) {
         fmt::format("{:.1f} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
   } else {
     s.stability = "stable";
-    s.stability_reason =
-        fmt::format("{:.2g} requests wait on average while {:.1f} run", m.mean_waiting, m.mean_running);
+    s.stability_reason = fmt::format("{} requests wait on average while {:.1f} run",
+                                     significant(m.mean_waiting, 2), m.mean_running);
   }
 }
 

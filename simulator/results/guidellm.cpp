@@ -1,11 +1,16 @@
-// GuideLLM (0.2 to 0.6): a list of benchmarks. Latency is in seconds. Its time_per_output_token_ms includes
+// GuideLLM (0.2 to 0.8): a list of benchmarks. Latency is in seconds. Its time_per_output_token_ms includes
 // the time to first token and equals none of ours. Its inter_token_latency_ms is a request's mean gap,
 // weighted by the request's gaps: the mean over requests is that over all gaps, our mean ITL per token; where
 // answers are equally long the weights are equal and all its statistics are those of our TPOT.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
 #include "base/error.h"
 #include "base/json_full.h"
+#include "base/quantiles.h"
 #include "simulator/results/part.h"
 
 namespace foretoken {
@@ -26,6 +31,37 @@ void take_latency(MeasuredRun& run, const Part& metrics, const char* theirs, con
   if (const auto p = m->object("percentiles"))
     for (const char* q : {"p50", "p90", "p95", "p99"})
       put(run, *p, q, fmt::format("{}_{}_ms", q, ours), scale);
+}
+
+// TPOT of every request, where the report has all of them (GuideLLM keeps a sample if it is told to); else
+// empty.
+std::vector<double> tpot_of_requests(const Part& benchmark, double completed) {
+  const auto requests = benchmark.object("requests");
+  if (!requests || !requests->has("successful") || !requests->json["successful"].is_array()) return {};
+  const Json& list = requests->json["successful"];
+  if (static_cast<double>(list.size()) != completed) return {};
+  std::vector<double> all;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].is_object()) return {};
+    const Part request{list[i], fmt::format("{}/successful/{}", requests->where, i)};
+    const auto tokens = request.number("output_tokens"), gap = request.number("inter_token_latency_ms");
+    if (!tokens || (*tokens > 1 && !gap)) return {};
+    if (*tokens > 1) all.push_back(*gap);
+  }
+  return all;
+}
+
+void put_tpot(MeasuredRun& run, std::vector<double> ms) {
+  std::sort(ms.begin(), ms.end());
+  const double n = static_cast<double>(ms.size());
+  const double mean = std::accumulate(ms.begin(), ms.end(), 0.0) / n;
+  double squares = 0;
+  for (const double v : ms) squares += (v - mean) * (v - mean);
+  run.metrics["mean_tpot_ms"] = mean;
+  run.metrics["std_tpot_ms"] = std::sqrt(squares / n);
+  run.metrics["median_tpot_ms"] = linear_quantile(ms, 0.5);
+  for (const int p : {50, 90, 95, 99})
+    run.metrics[fmt::format("p{}_tpot_ms", p)] = linear_quantile(ms, p / 100.0);
 }
 
 // "synchronous", "concurrent" with streams, "throughput", "constant" and "poisson" with a rate. 0.2 and 0.3
@@ -63,12 +99,14 @@ MeasuredRun read_benchmark(const Part& benchmark, const std::string& name) {
   if (const auto m = successful(metrics, "output_tokens_per_second"))
     put(run, *m, "mean", "output_throughput");
   if (const auto m = successful(metrics, "tokens_per_second")) put(run, *m, "mean", "total_token_throughput");
+  if (const auto m = successful(metrics, "request_goodput")) put(run, *m, "mean", "request_goodput");
+  put(run, benchmark, "duration", "duration");
   // In 0.2 beside the metrics.
   const Part& holder = metrics.has("request_totals") ? metrics : benchmark;
   const auto totals = holder.object("request_totals");
   if (totals) {
     put(run, *totals, "successful", "completed");
-    run.failed = totals->number("errored").value_or(0);
+    put_failed(run, totals->number("errored").value_or(0));
   }
   const auto length = [&](const char* key, const char* total, std::optional<MeasuredLength>& to) {
     const auto m = successful(metrics, key);
@@ -82,13 +120,17 @@ MeasuredRun read_benchmark(const Part& benchmark, const std::string& name) {
   take_latency(run, metrics, "time_to_first_token_ms", "ttft", 1);
   take_latency(run, metrics, "request_latency", "e2el", 1e3);
   const auto& answers = run.load.output_len;
-  const bool unequal = answers && answers->std && *answers->std > 0.01 * answers->mean;
-  if (unequal) {
+  const auto done = run.metrics.find("completed");
+  if (answers && answers->std && *answers->std > 0.01 * answers->mean) {
     if (const auto m = successful(metrics, "inter_token_latency_ms")) put(run, *m, "mean", "mean_itl_ms");
-    run.notes.push_back(name +
-                        ": answers differ in length, so that GuideLLM's inter_token_latency_ms, which is "
-                        "weighted by it, is our mean ITL and not TPOT; its percentiles and its "
-                        "time_per_output_token_ms are left out");
+    const auto tpot =
+        done == run.metrics.end() ? std::vector<double>() : tpot_of_requests(benchmark, done->second);
+    if (!tpot.empty()) put_tpot(run, tpot);
+    run.notes.push_back(
+        fmt::format("{}: answers differ in length, so that GuideLLM's inter_token_latency_ms, which is "
+                    "weighted by it, is our "
+                    "mean ITL; {}",
+                    name, tpot.empty() ? "TPOT is left out" : "TPOT is computed from the report's requests"));
   } else {
     take_latency(run, metrics, "inter_token_latency_ms", "tpot", 1);
     run.notes.push_back(name +

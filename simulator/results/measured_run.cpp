@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "base/json_full.h"
 #include "base/text.h"
@@ -75,8 +77,29 @@ std::vector<MeasuredRun> measured_runs(const Json& json, const std::string& name
   return {};
 }
 
-std::vector<MeasuredRun> read_measured_runs(const std::filesystem::path& file, UnknownResult unknown) {
-  const std::string name = file.filename().string(), path = file.string();
+std::vector<std::string> short_names(const std::vector<std::string>& files) {
+  std::vector<std::filesystem::path> rest(files.begin(), files.end());
+  std::vector<std::string> names;
+  for (std::filesystem::path& p : rest) {
+    names.push_back(p.filename().string());
+    p = p.parent_path();
+  }
+  for (bool longer = true; longer;) {
+    longer = false;
+    const std::vector<std::string> now = names;
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      if (std::count(now.begin(), now.end(), now[i]) == 1 || rest[i].filename().empty()) continue;
+      names[i] = (rest[i].filename() / names[i]).string();
+      rest[i] = rest[i].parent_path();
+      longer = true;
+    }
+  }
+  return names;
+}
+
+std::vector<MeasuredRun> read_measured_runs(const std::filesystem::path& file, const std::string& name,
+                                            UnknownResult unknown) {
+  const std::string path = file.string();
   const std::string text = quote_python_numbers(read_file(file));
   // JSON lines: `vllm bench serve --append-result` and SGLang write one result a line.
   std::vector<std::string> lines;

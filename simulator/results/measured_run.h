@@ -63,9 +63,14 @@ std::vector<MeasuredRun> measured_runs(const Json& json, const std::string& name
 std::vector<MeasuredRun> read_servers_csv(const std::filesystem::path& file);
 
 // Of a file: one object, JSON lines (a run each), or a GuideLLM sweep. NaN and Infinity, which Python writes,
-// are read as values that are not numbers. unknown: what to do with an object that no reader knows; returns
-// its runs or throws.
+// are read as values that are not numbers. name: for people, see short_names(). unknown: what to do with an
+// object that no reader knows; returns its runs or throws.
 using UnknownResult = std::vector<MeasuredRun> (*)(const Json& json, const std::filesystem::path& file);
-std::vector<MeasuredRun> read_measured_runs(const std::filesystem::path& file, UnknownResult unknown);
+std::vector<MeasuredRun> read_measured_runs(const std::filesystem::path& file, const std::string& name,
+                                            UnknownResult unknown);
+
+// Names of files for people: the file's own, with as many of its folders as tell it from the others (AIPerf
+// calls all of its results profile_export_aiperf.json).
+std::vector<std::string> short_names(const std::vector<std::string>& files);
 
 }  // namespace foretoken

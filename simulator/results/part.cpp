@@ -76,6 +76,11 @@ void put(MeasuredRun& run, const Part& from, const std::string& theirs, const st
   if (const auto v = from.number(theirs)) run.metrics[ours] = *v * scale;
 }
 
+void put_failed(MeasuredRun& run, double failed) {
+  run.failed = failed;
+  if (failed > 0) run.notes.push_back(fmt::format("{}: {} requests failed", run.name, failed));
+}
+
 void take_totals(MeasuredRun& run) {
   const auto at = [&](const char* key) {
     const auto found = run.metrics.find(key);

@@ -28,6 +28,8 @@ struct Part {
 // A metric under another name and in another unit.
 void put(MeasuredRun& run, const Part& from, const std::string& theirs, const std::string& ours,
          double scale = 1);
+// Requests that failed, with a note where there are any.
+void put_failed(MeasuredRun& run, double failed);
 // Mean lengths from totals, and the load's num_prompts where it has none.
 void take_totals(MeasuredRun& run);
 // Of "ms", "s", "us", "ns" and their other spellings, in milliseconds.

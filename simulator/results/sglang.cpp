@@ -1,6 +1,9 @@
 // SGLang (0.4, 0.5): bench_serving, and bench_one_batch without and with a server. One run a line.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/json_full.h"
 #include "simulator/results/part.h"
 
@@ -19,10 +22,21 @@ void take_random_length(const Part& top, const char* key, std::optional<Measured
   length->mean = (*length->min + *length->max) / 2;
 }
 
+// With --output-details: a text for every request, empty for those that succeeded. Otherwise the file doesn't
+// say.
+double count_errors(const Part& top) {
+  const auto errors = top.json.find("errors");
+  if (errors == top.json.end() || !errors->is_array()) return 0;
+  return static_cast<double>(std::count_if(errors->begin(), errors->end(), [](const Json& e) {
+    return e.is_string() && !e.get_ref<const std::string&>().empty();
+  }));
+}
+
 std::vector<MeasuredRun> read_serving(const Part& top, const std::string& name) {
   if (!top.has("mean_e2e_latency_ms")) return {};
   MeasuredRun run{name, "SGLang bench_serving", {}, {}, {}, top.where, 0, {}};
   take_vllm_metrics(run, top);
+  put_failed(run, count_errors(top));
   put(run, top, "total_throughput", "total_token_throughput");
   MeasuredLoad& load = run.load;
   load.model = top.text("model_id");

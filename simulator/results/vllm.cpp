@@ -1,4 +1,4 @@
-// `vllm bench serve`, `throughput` and `latency` (vllm/benchmarks of vLLM 0.6 to 0.24), and results of this
+// `vllm bench serve`, `throughput` and `latency` (vllm/benchmarks of vLLM 0.6 to 0.33), and results of this
 // program, which have the keys of the first.
 #include <fmt/format.h>
 
@@ -75,10 +75,7 @@ void take_vllm_metrics(MeasuredRun& run, const Part& from) {
   for (const MeasuredMetric& m : measured_metrics()) put(run, from, m.key, m.key);
   put(run, from, "request_goodput:", "request_goodput");  // the key of older vLLM versions
   if (run.metrics.count("median_ttft_ms") == 0) put(run, from, "p50_ttft_ms", "median_ttft_ms");
-  if (const auto failed = from.number("failed"); failed && *failed > 0) {
-    run.failed = *failed;
-    run.notes.push_back(fmt::format("{}: {} requests failed", run.name, *failed));
-  }
+  put_failed(run, from.number("failed").value_or(0));
   for (const char* statistic : kStatistics)
     put(run, from, fmt::format("{}_e2e_latency_ms", statistic), fmt::format("{}_e2el_ms", statistic));
 }

@@ -31,7 +31,8 @@ TEST(Text, NearestSuggestsOnlyWhatResembles) {
   EXPECT_EQ(nearest("DType", names), "dtype");
   EXPECT_EQ(nearest("tpp", names), "tp");
   EXPECT_EQ(nearest("completely_different", names), "");
-  EXPECT_EQ(nearest("zz", names), "");  // two replaced letters out of two
+  EXPECT_EQ(nearest("zz", names), "");                          // two replaced letters out of two
+  EXPECT_EQ(nearest("tensor", names), "tensor_parallel_size");  // the beginning of one name alone
   EXPECT_EQ(nearest("", names), "");
   EXPECT_EQ(nearest(std::string(100'000, 'x'), names), "");
   EXPECT_EQ(did_you_mean("dtyp", names), "; did you mean \"dtype\"?");

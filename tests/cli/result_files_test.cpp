@@ -18,7 +18,7 @@ std::vector<MeasuredRun> read(const std::string& text) {
   OutputFile file(path);
   file.write(text);
   file.commit();
-  auto result = read_result_file(path);
+  auto result = read_result_file(path, "result.json");
   std::filesystem::remove(path);
   return result;
 }
