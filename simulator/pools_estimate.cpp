@@ -135,6 +135,11 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
 
 }  // namespace
 
+std::string pool_name(const Deployment& d, std::size_t i) {
+  if (d.pools) return i == 0 ? "prefill" : "decode";
+  return "pool " + std::to_string(i);
+}
+
 bool can_estimate_pools(const Deployment& d) {
   const std::string& router = d.scenario.cluster.router;
   return !d.pools || (router != "splitwise" && router != "tetriinfer");
