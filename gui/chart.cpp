@@ -9,7 +9,7 @@ namespace {
 // Okabe and Ito 2008: told apart with every kind of colour vision.
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
 
-constexpr int kLeastLegendHeight = 150, kLegendMargin = 20;  // pixels
+constexpr int kLeastLegendHeight = 110, kLegendMargin = 20;  // pixels
 
 }  // namespace
 
@@ -18,6 +18,9 @@ Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   setMinimumSize(200, 140);
   setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Expanding);
   setFocusPolicy(Qt::StrongFocus);
+  QLocale numbers(QLocale::English, QLocale::UnitedStates);
+  numbers.setNumberOptions(QLocale::DefaultNumberOptions);  // thousands apart
+  setLocale(numbers);
   // The legend gets a row of its own below the axes.
   legend_row_ = new QCPLayoutGrid;
   plotLayout()->addElement(1, 0, legend_row_);
@@ -34,6 +37,10 @@ QColor Chart::faint(int i) const {
   c.setAlpha(60);
   return c;
 }
+QColor Chart::wrong_colour(const QPalette& palette) {
+  return palette.color(QPalette::Base).lightness() < 128 ? QColor(0xff, 0x6b, 0x6b)
+                                                         : QColor(0xc6, 0x28, 0x28);
+}
 QColor Chart::text_colour() const { return palette().color(QPalette::Text); }
 
 void Chart::start(const QString& x, const QString& y) {
@@ -43,7 +50,7 @@ void Chart::start(const QString& x, const QString& y) {
     axis->setScaleType(QCPAxis::stLinear);
     axis->setTicker(QSharedPointer<QCPAxisTicker>(new QCPAxisTicker));
     axis->setNumberFormat(QStringLiteral("gb"));
-    axis->setNumberPrecision(5);
+    axis->setNumberPrecision(7);
     axis->setRangeReversed(false);
     axis->setTickLabelRotation(0);
     axis->setTickLabels(true);
@@ -61,6 +68,7 @@ void Chart::logarithmic(QCPAxis* axis) {
 
 void Chart::finish(bool with_legend) {
   legend_shown_ = with_legend;
+  axisRect()->setVisible(plottableCount() > 0);  // axes of nothing would be read as something
   use_palette();
   fit_legend();
   replot(QCustomPlot::rpQueuedReplot);
@@ -112,17 +120,30 @@ QCPGraph* Chart::dots(const QString& name, int c, const QVector<double>& x, cons
   return g;
 }
 
-void Chart::mark_y(double y, const QString& text, int c, bool at_left) {
+QCPItemText* Chart::word(const QString& text, const QColor& ink) {
+  auto* const t = new QCPItemText(this);
+  t->setText(text);
+  t->setColor(ink);
+  t->setFont(font());
+  // Lines and dots don't strike it through.
+  QColor ground = palette().color(QPalette::Base);
+  ground.setAlpha(200);
+  t->setBrush(ground);
+  return t;
+}
+
+void Chart::mark_y(double y, const QString& text, int c, Qt::Alignment where) {
   auto* const l = new QCPItemLine(this);
   for (QCPItemPosition* p : {l->start, l->end}) p->setTypeX(QCPItemPosition::ptAxisRectRatio);
   l->start->setCoords(0, y), l->end->setCoords(1, y);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
-  auto* const t = new QCPItemText(this);
+  QCPItemText* const t = word(text, colour(c));
+  const bool at_left = where.testFlag(Qt::AlignLeft), below = where.testFlag(Qt::AlignBottom);
   t->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
   t->position->setCoords(at_left ? 0.005 : 0.995, y);
-  t->setPositionAlignment((at_left ? Qt::AlignLeft : Qt::AlignRight) | Qt::AlignBottom);
-  t->setText(text);
-  t->setColor(colour(c));
+  t->setPositionAlignment((at_left ? Qt::AlignLeft : Qt::AlignRight) |
+                          (below ? Qt::AlignTop : Qt::AlignBottom));
+  t->setPadding(QMargins(2, below ? 3 : 0, 2, below ? 0 : 3));
 }
 
 void Chart::mark_x(double x, const QString& text, int c, Qt::Alignment where) {
@@ -131,16 +152,22 @@ void Chart::mark_x(double x, const QString& text, int c, Qt::Alignment where) {
   for (QCPItemPosition* p : {l->start, l->end}) p->setTypeY(QCPItemPosition::ptAxisRectRatio);
   l->start->setCoords(x, 0), l->end->setCoords(x, 1);
   l->setPen(QPen(colour(c), 1.5, Qt::DashLine));
-  auto* const t = new QCPItemText(this);
+  QCPItemText* const t = word(text, colour(c));
   t->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
   const bool below = where.testFlag(Qt::AlignBottom), before = where.testFlag(Qt::AlignLeft);
   t->position->setCoords(x, below ? 0.99 : 0.01);
   // Which side of the word lies at the line.
   t->setPositionAlignment((before ? Qt::AlignRight : Qt::AlignLeft) |
                           (below ? Qt::AlignBottom : Qt::AlignTop));
-  t->setPadding(QMargins(3, 0, 3, 0));
-  t->setText(text);
-  t->setColor(colour(c));
+  t->setPadding(QMargins(4, 0, 4, 0));
+}
+
+void Chart::name_point(double x, double y, const QString& text, int aside) {
+  QCPItemText* const t = word(text, text_colour());
+  t->position->setCoords(x, y);
+  t->setPositionAlignment(Qt::AlignLeft | Qt::AlignTop);
+  t->setPadding(QMargins(aside, 1, 0, 0));
+  t->setBrush(Qt::NoBrush);
 }
 
 void Chart::use_palette() {

@@ -34,6 +34,7 @@ class Chart : public QCustomPlot {
   static QColor colour(int i);
   QColor faint(int i) const;  // the same, to fill with
   QColor text_colour() const;
+  static QColor wrong_colour(const QPalette& palette);  // of text that names an error
 
   QCPGraph* line(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
                  Qt::PenStyle style = Qt::SolidLine, bool points = true);
@@ -41,10 +42,14 @@ class Chart : public QCustomPlot {
   void band(int colour, const QVector<double>& x, const QVector<double>& low, const QVector<double>& high);
   QCPGraph* dots(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
                  double size = 6);
-  // A line over the whole width (or height) at a value, with a word at its end.
-  void mark_y(double y, const QString& text, int colour, bool at_left = false);
+  // A line over the whole width (or height) at a value, with a word at its end: left or right, above or
+  // below.
+  void mark_y(double y, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
   // where: of the word beside the line, Qt::AlignLeft or AlignRight with Qt::AlignTop or AlignBottom.
   void mark_x(double x, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
+
+  // A word to the right of a point and below it, so many pixels aside.
+  void name_point(double x, double y, const QString& text, int aside);
 
   // Every named series: series,x,y; or what was set, where drawn things are no series.
   QString csv() const;
@@ -55,6 +60,7 @@ class Chart : public QCustomPlot {
   void resizeEvent(QResizeEvent* event) override;
 
  private:
+  QCPItemText* word(const QString& text, const QColor& colour);  // to be placed
   void use_palette();
   void fit_legend();  // as many columns as find room; none of it where the chart is low
   std::function<QString()> csv_;

@@ -17,12 +17,20 @@
 #include "base/json_full.h"
 #include "base/text.h"
 #include "deployment/behavior.h"
+#include "gui/chart.h"
 #include "model/hf_config.h"
 
 namespace foretoken::gui {
 namespace {
 
-constexpr int kSteps = 1000;  // of a slider
+constexpr int kSteps = 1000;                                                            // of a slider
+constexpr int kLeastEditor = 66, kLeastSlider = 56, kKeyMargin = 8, kValueMargin = 24;  // pixels
+constexpr int kLongText = 10;  // characters that may not find room in an editor
+const QString kDot = QStringLiteral("\u25cf ");
+
+QString name_of_key(const std::string& pointer) {
+  return QString::fromStdString(pointer.substr(pointer.rfind('/') + 1));
+}
 
 // Keys that are turned first, and the ranges in which they are interesting. Whole numbers of devices go
 // through powers of two.
@@ -67,26 +75,6 @@ bool is_power_key(const std::string& pointer) {
   return pointer.ends_with("_parallel_size") || pointer == "/cluster/replicas";
 }
 
-QString text_of(const Json& value) {
-  if (value.is_null()) return {};
-  if (value.is_string()) return QString::fromStdString(value.get<std::string>());
-  if (value.is_object() && value.contains("distribution") && value["distribution"].is_string()) {
-    // Lengths as flags have them: a number, or "lognormal:mean=1200,p99=8000".
-    const std::string name = value["distribution"].get<std::string>();
-    if (name == "fixed" && value.size() == 2 && value.contains("value"))
-      return QString::fromStdString(value["value"].dump());
-    std::string parts;
-    bool plain = true;
-    for (const auto& item : value.items()) {
-      if (item.key() == "distribution") continue;
-      plain = plain && item.value().is_number();
-      parts += (parts.empty() ? ":" : ",") + item.key() + "=" + item.value().dump();
-    }
-    if (plain) return QString::fromStdString(name + parts);
-  }
-  return QString::fromStdString(value.dump());
-}
-
 }  // namespace
 
 ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
@@ -101,7 +89,7 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
   all_->setToolTip(tr("Also those that few scenarios have"));
   tree_->setColumnCount(2);
   tree_->setHeaderLabels({tr("Key"), tr("Value")});
-  tree_->setIndentation(12);
+  tree_->setIndentation(10);
   tree_->setSelectionMode(QAbstractItemView::NoSelection);
   tree_->setFocusPolicy(Qt::NoFocus);
   tree_->header()->setSectionResizeMode(0, QHeaderView::Interactive);
@@ -125,10 +113,13 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
       if (key.pointer == c.pointer) add_row(key);
   for (const ScenarioKey& key : keys)
     if (key.type != "object" && !rows_.contains(key.pointer)) add_row(key);
-  tree_->resizeColumnToContents(0);
-  key_width_ = std::min(tree_->columnWidth(0) + 8, 210);
-  tree_->setColumnWidth(0, key_width_);
-  setMinimumWidth(250);
+  // Common keys on one line; longer ones are folded.
+  int widest = 0;
+  for (const Common& c : kCommon) widest = std::max(widest, name_width(name_of_key(c.pointer)));
+  tree_->header()->setMinimumSectionSize(40);
+  tree_->setColumnWidth(0, 2 * tree_->indentation() + widest + kKeyMargin);
+  setMinimumWidth(tree_->columnWidth(0) + kLeastEditor + kLeastSlider + kValueMargin +
+                  style()->pixelMetric(QStyle::PM_ScrollBarExtent));
 
   connect(search_, &QLineEdit::textChanged, this, &ScenarioForm::filter);
   connect(all_, &QCheckBox::toggled, this, &ScenarioForm::filter);
@@ -183,7 +174,7 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
       row.low = c.low, row.high = c.high, row.logarithmic = c.logarithmic;
     }
   row.item = new QTreeWidgetItem(group_of(key.pointer));
-  row.item->setText(0, QString::fromStdString(key.pointer.substr(key.pointer.rfind('/') + 1)));
+  row.item->setText(0, name_of_key(key.pointer));
   QString help = QString::fromStdString(key.help);
   if (!key.limits.empty()) help += QStringLiteral(" (%1)").arg(QString::fromStdString(key.limits));
   row.item->setToolTip(0, help);
@@ -221,7 +212,7 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   } else {
     auto* const edit = new QLineEdit(cell);
     edit->setPlaceholderText(preset);
-    edit->setMinimumWidth(72);
+    edit->setMinimumWidth(kLeastEditor);
     connect(edit, &QLineEdit::editingFinished, this, [this, pointer, edit] {
       if (!filling_ && edit->isModified()) enter(pointer, edit->text());
       edit->setModified(false);
@@ -234,7 +225,7 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   if (row.high > 0) {
     row.slider = new QSlider(Qt::Horizontal, cell);
     row.slider->setRange(0, kSteps);
-    row.slider->setMinimumWidth(60);
+    row.slider->setMinimumWidth(kLeastSlider);
     row.slider->setAccessibleName(QString::fromStdString(key.pointer));
     row.slider->setToolTip(help);
     line->addWidget(row.slider, 3);
@@ -257,10 +248,20 @@ void ScenarioForm::add_row(const ScenarioKey& key) {
   tree_->setItemWidget(row.item, 1, cell);
 }
 
-// Values stay in sight in a narrow window; keys are whole in tooltips.
-void ScenarioForm::resizeEvent(QResizeEvent* event) {
-  QWidget::resizeEvent(event);
-  tree_->setColumnWidth(0, std::min(key_width_, width() / 2 - 10));
+int ScenarioForm::name_width(const QString& name) const {
+  QFont italic = tree_->font();  // as a key that differs is written, with its dot
+  italic.setItalic(true);
+  return QFontMetrics(italic).horizontalAdvance(kDot + name);
+}
+
+// Two lines where one is too short: "long_prefill_" and "token_threshold".
+QString ScenarioForm::folded(const QString& name) const {
+  const int room = tree_->columnWidth(0) - 2 * tree_->indentation() - kKeyMargin;
+  if (name_width(name) <= room) return name;
+  qsizetype best = -1;
+  for (qsizetype at = name.indexOf(u'_'); at >= 0; at = name.indexOf(u'_', at + 1))
+    if (best < 0 || std::abs(2 * at - name.size()) < std::abs(2 * best - name.size())) best = at;
+  return best < 0 ? name : name.left(best + 1) + u'\n' + name.mid(best + 1);
 }
 
 std::vector<std::string> ScenarioForm::pointers() const { return order_; }
@@ -298,7 +299,7 @@ void ScenarioForm::fill(Row& row) {
   const Json& scenario = session_.scenario();
   const Json::json_pointer at(row.key.pointer);
   const Json value = scenario.contains(at) ? scenario.at(at) : Json();
-  const QString text = text_of(value);
+  const QString text = QString::fromStdString(text_of(value));
   if (auto* const box = qobject_cast<QComboBox*>(row.editor)) {
     const int i = text.isEmpty() ? 0 : box->findData(text);
     if (i >= 0)
@@ -312,10 +313,13 @@ void ScenarioForm::fill(Row& row) {
     edit->setText(text);
     edit->setCursorPosition(0);
     edit->setModified(false);
+    edit->setToolTip(text.size() > kLongText ? text + QStringLiteral("\n\n") + row.item->toolTip(0)
+                                             : row.item->toolTip(0));
   }
   if (row.slider == nullptr || row.slider->isSliderDown()) return;
   const auto shown = parse_double(text.isEmpty() ? row.key.preset : text.toStdString());
-  row.slider->setEnabled(text.isEmpty() || shown.has_value());
+  // What is no number, such as a distribution, has the room to itself.
+  row.slider->setVisible(text.isEmpty() || shown.has_value());
   const double v = std::clamp(shown.value_or(row.low), row.low, row.high);
   const double share = row.logarithmic ? std::log(v / row.low) / std::log(row.high / row.low)
                                        : (v - row.low) / (row.high - row.low);
@@ -328,8 +332,8 @@ void ScenarioForm::mark() {
     const auto value = [&](const Json& s) { return s.is_object() && s.contains(at) ? s.at(at) : Json(); };
     const bool differs =
         session_.has_pin() && value(session_.pinned_scenario()) != value(session_.scenario());
-    const QString name = QString::fromStdString(pointer.substr(pointer.rfind('/') + 1));
-    row.item->setText(0, differs ? QStringLiteral("\u25cf ") + name : name);
+    const QString name = folded(name_of_key(pointer));
+    row.item->setText(0, differs ? kDot + name : name);
     QFont font = tree_->font();
     font.setItalic(differs);
     row.item->setFont(0, font);
@@ -364,7 +368,7 @@ void ScenarioForm::show_error(const QString& where, const QString& message) {
   const QString key = where.isEmpty() ? QString() : where + QStringLiteral(": ");
   message_->setText(key + message);
   QPalette wrong = palette();
-  wrong.setColor(QPalette::WindowText, QColor(0xd0, 0x30, 0x30));
+  wrong.setColor(QPalette::WindowText, Chart::wrong_colour(palette()));
   message_->setPalette(wrong);
   message_->show();
   if (pointer.empty()) return;
@@ -372,10 +376,10 @@ void ScenarioForm::show_error(const QString& where, const QString& message) {
   row.wrong = true;
   row.item->setHidden(false);
   row.item->parent()->setHidden(false);
-  row.item->setForeground(0, QColor(0xd0, 0x30, 0x30));
+  row.item->setForeground(0, Chart::wrong_colour(palette()));
   row.item->setToolTip(1, message);
   QPalette p = row.editor->palette();
-  p.setColor(QPalette::Text, QColor(0xd0, 0x30, 0x30));
+  p.setColor(QPalette::Text, Chart::wrong_colour(palette()));
   row.editor->setPalette(p);
   tree_->scrollToItem(row.item);
 }

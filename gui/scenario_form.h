@@ -31,9 +31,6 @@ class ScenarioForm : public QWidget {
   bool is_marked_wrong(const std::string& pointer) const;
   QString message() const;
 
- protected:
-  void resizeEvent(QResizeEvent* event) override;
-
  private:
   struct Row {
     ScenarioKey key;
@@ -51,6 +48,8 @@ class ScenarioForm : public QWidget {
   void filter();
   void show_error(const QString& where, const QString& message);
   void clear_error();
+  int name_width(const QString& name) const;  // pixels
+  QString folded(const QString& name) const;
   QStringList choices_of(const ScenarioKey& key) const;
 
   Session& session_;
@@ -62,7 +61,6 @@ class ScenarioForm : public QWidget {
   std::vector<std::string> order_;
   std::map<std::string, QTreeWidgetItem*> groups_;
   bool filling_ = false;
-  int key_width_ = 0;  // that the longest needs
 };
 
 }  // namespace foretoken::gui

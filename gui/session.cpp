@@ -280,7 +280,7 @@ void Session::start_plan() {
   Scenario scenario;
   try {
     const ScenarioInput input = scenario_input(*scenario_, world_->resources.scenario_folder, name(), true);
-    refuse_pools(input.scenario, "plan", input.file + ":");
+    refuse_instances(input.scenario, "plan", input.file + ":");
     scenario = input.scenario;
   } catch (const std::exception& e) {
     return report(e);

@@ -29,8 +29,14 @@ bool is_number(const Cell& cell) {
 
 }  // namespace
 
+QString figures(double value, int digits) {
+  const std::string text = significant(value, digits);
+  const auto whole = parse_int(text);
+  return QString::fromStdString(whole && text.find('e') == std::string::npos ? with_commas(*whole) : text);
+}
+
 QString cell_text(const Cell& cell, int digits) {
-  if (const auto* d = std::get_if<double>(&cell)) return QString::fromStdString(significant(*d, digits));
+  if (const auto* d = std::get_if<double>(&cell)) return figures(*d, digits);
   if (const auto* i = std::get_if<std::int64_t>(&cell)) return QString::fromStdString(with_commas(*i));
   if (const auto* b = std::get_if<bool>(&cell)) return *b ? QStringLiteral("yes") : QStringLiteral("no");
   if (const auto* s = std::get_if<std::string>(&cell)) return QString::fromStdString(*s);
@@ -170,8 +176,9 @@ void TableView::fit_columns() {
   };
   for (const QString& expendable : expendable_) {
     if (sum(least) <= room) break;
+    const QStringList together = expendable.split(u' ');
     for (int c = 0; c < columns; ++c)
-      if (key(c) == expendable.toStdString() && !chosen_.contains(key(c)))
+      if (together.contains(QString::fromStdString(key(c))) && !chosen_.contains(key(c)))
         shown[static_cast<std::size_t>(c)] = false;
   }
   // What is over goes to the columns that were cut, in order.
@@ -186,6 +193,12 @@ void TableView::fit_columns() {
     if (isColumnHidden(c) == shown[i]) setColumnHidden(c, !shown[i]);
     if (shown[i] && columnWidth(c) != widths[i]) setColumnWidth(c, widths[i]);
   }
+  // Numbers stay beside their column's name.
+  int last = columns - 1;
+  while (last > 0 && !shown[static_cast<std::size_t>(last)]) --last;
+  const auto& rows = model_->table().rows;
+  horizontalHeader()->setStretchLastSection(!rows.empty() &&
+                                            !is_number(rows.front()[static_cast<std::size_t>(last)]));
 }
 
 void TableView::choose_columns(const QPoint& at) {

@@ -49,7 +49,7 @@ class TableView : public QTableView {
   TableModel* rows() const { return model_; }
   int source_row(const QModelIndex& index) const;  // of the table, whatever it is sorted by
   // Columns that give way, the first one first, where not all find room; the menu of the header brings them
-  // back.
+  // back. Keys in one string go together.
   void set_expendable(const QStringList& keys) { expendable_ = keys; }
 
  protected:
@@ -68,5 +68,7 @@ class TableView : public QTableView {
 };
 
 QString cell_text(const Cell& cell, int digits);
+// "1,234", "0.0123": so many significant digits, and thousands apart.
+QString figures(double value, int digits);
 
 }  // namespace foretoken::gui

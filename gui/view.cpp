@@ -2,6 +2,7 @@
 
 #include <QApplication>
 #include <QClipboard>
+#include <QComboBox>
 #include <QContextMenuEvent>
 #include <QFileDialog>
 #include <QLabel>
@@ -14,6 +15,29 @@ QLabel* note_label(QWidget* parent) {
   label->setWordWrap(true);
   label->setTextInteractionFlags(Qt::TextSelectableByMouse);
   return label;
+}
+
+std::size_t choose_step(QComboBox& box, const std::vector<Estimated::Step>& steps) {
+  const QString usual = QStringLiteral("decode_expected");
+  const QString wanted = box.currentText().isEmpty() ? usual : box.currentText();
+  QStringList names;
+  for (const Estimated::Step& s : steps) names << QString::fromStdString(s.name);
+  qsizetype at = names.indexOf(wanted);
+  for (qsizetype i = 0; i < names.size() && at < 0; ++i)
+    if (names[i].endsWith(usual)) at = i;
+  at = std::max<qsizetype>(at, 0);
+  box.setSizeAdjustPolicy(QComboBox::AdjustToContents);
+  box.clear();
+  box.addItems(names);
+  box.setCurrentIndex(static_cast<int>(at));
+  return static_cast<std::size_t>(at);
+}
+
+QString why_no_steps(const Estimated* of) {
+  if (of == nullptr) return QObject::tr("The scenario has an error.");
+  if (!of->verdict.empty()) return QString::fromStdString(of->verdict);
+  return QObject::tr("No single step is priced: %1. The simulation is shown in the other views.")
+      .arg(QString::fromStdString(of->no_estimate));
 }
 
 std::vector<ViewPart> View::parts() {

@@ -8,6 +8,7 @@
 #include "gui/session.h"
 #include "gui/table_view.h"
 
+class QComboBox;
 class QLabel;
 
 namespace foretoken::gui {
@@ -50,6 +51,12 @@ class View : public QWidget {
 
 // A line of text above a view: what it shows, or why it shows nothing.
 QLabel* note_label(QWidget* parent);
+
+// A box of steps' names, filled anew: the place of the one that was chosen, else of a decode step at the
+// expected batch. Steps are not empty.
+std::size_t choose_step(QComboBox& box, const std::vector<Estimated::Step>& steps);
+// Why there are none; of what is null, too.
+QString why_no_steps(const Estimated* of);
 
 // In the order of the window's menu. make_*: views are made by these alone.
 View* make_memory_view(Session& session);

@@ -38,6 +38,18 @@ void flatten(const Json& json, const std::string& path, std::vector<std::pair<st
   }
 }
 
+// Deployments that only a simulation sees; empty: an estimate does too.
+std::string why_no_estimate(const Deployment& d) {
+  try {
+    refuse_instances(d.scenario, "estimate", {});
+  } catch (const Error& no) {
+    return no.message();
+  }
+  if (d.kinds().size() == 1 || can_estimate_pools(d)) return {};
+  return fmt::format("estimate does not see how the router {} lets engines change sides as loads change",
+                     d.scenario.cluster.router);
+}
+
 }  // namespace
 
 std::shared_ptr<const World> open_world(const std::filesystem::path& folder, const std::string& file) {
@@ -50,9 +62,33 @@ std::shared_ptr<const World> open_world(const std::filesystem::path& folder, con
 Json Estimated::json() const {
   if (const Deployment* d = deployment(); d != nullptr && estimate)
     return estimate_json(*d, *estimate, what_if);
+  if (pools) return pools_estimate_json(*deployment(), *pools);
   Json json = Json::object();
   if (const Deployment* d = deployment()) json["memory"] = memory_json(d->memory);
   return json;
+}
+
+std::vector<Estimated::Step> Estimated::steps() const {
+  std::vector<Step> out;
+  const Deployment* const d = deployment();
+  if (estimate)
+    for (const StepEstimate& s : estimate->steps) out.push_back({s.name, &s, d});
+  if (pools)
+    for (std::size_t i = 0; i < pools->pools.size(); ++i)
+      for (const StepEstimate& s : pools->pools[i].estimate.steps)
+        out.push_back({d->pools ? s.name : pool_name(*d, i) + ": " + s.name, &s, d->kinds()[i]});
+  return out;
+}
+
+std::optional<Estimated::Totals> Estimated::totals() const {
+  const auto of = [](const auto& e) {
+    return Totals{e.ttft_ms,           e.tpot_ms,
+                  e.output_throughput, e.capacity_requests_per_s,
+                  e.utilization,       e.usd_per_million_tokens};
+  };
+  if (estimate) return of(*estimate);
+  if (pools) return of(*pools);
+  return {};
 }
 
 std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
@@ -74,10 +110,15 @@ std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& sce
       e->verdict = "does not fit in memory: " + kind->memory.reason;
   if (!e->verdict.empty()) return e;
   e->costs = make_cost_models(d, e->prepared);
-  if (d.scenario.cluster.pools || d.pools) return e;
-  e->estimate =
-      estimate(d, e->costs.front(), e->prepared.load, d.scenario.workload.max_concurrency.value_or(0));
-  e->what_if = sensitivities(d, e->costs.front(), *e->estimate);
+  e->no_estimate = why_no_estimate(d);
+  if (!e->no_estimate.empty()) return e;
+  const std::int64_t concurrency = d.scenario.workload.max_concurrency.value_or(0);
+  if (d.kinds().size() > 1) {
+    e->pools = estimate_pools(d, e->costs, e->prepared.load, concurrency);
+  } else {
+    e->estimate = estimate(d, e->costs.front(), e->prepared.load, concurrency);
+    e->what_if = sensitivities(d, e->costs.front(), *e->estimate);
+  }
   return e;
 }
 
@@ -150,8 +191,11 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
   const Deployment& d = *of->deployment();
   const WorkloadConfig& w = d.scenario.workload;
   sweep->of = of;
-  if (!of->estimate) return sweep;
-  const double capacity = of->estimate->capacity_requests_per_s, rate = of->prepared.load.request_rate;
+  const double rate = of->prepared.load.request_rate;
+  // Where no estimate says what can be served: twice the scenario's own load.
+  const auto totals = of->totals();
+  sweep->estimated = totals.has_value();
+  const double capacity = totals ? totals->capacity_requests_per_s : 2 * rate;
   std::function<void(WorkloadConfig&, double)> set;
   double most = capacity;
   if (w.max_concurrency) {
@@ -229,12 +273,33 @@ Table compare_results(const Json& pinned, const Json& current) {
   return t;
 }
 
+std::string text_of(const Json& value) {
+  if (value.is_null()) return {};
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("distribution") && value["distribution"].is_string()) {
+    const std::string name = value["distribution"].get<std::string>();
+    if (name == "fixed" && value.size() == 2 && value.contains("value")) return value["value"].dump();
+    std::string parts;
+    bool plain = true;
+    for (const auto& item : value.items()) {
+      if (item.key() == "distribution") continue;
+      plain = plain && item.value().is_number();
+      parts += (parts.empty() ? ":" : ",") + item.key() + "=" + item.value().dump();
+    }
+    if (plain && !parts.empty()) return name + parts;
+  }
+  return value.dump();
+}
+
 std::string command_line(const Json& scenario, const std::string& verb) {
   std::string text = "foretoken " + verb;
+  std::vector<std::string> given;  // as a whole: the keys inside are part of it
   for (const ScenarioKey& key : scenario_keys()) {
     const auto pointer = Json::json_pointer(key.pointer);
     if (key.type == "object" || key.pointer == "/name" || !scenario.contains(pointer)) continue;
-    // A key inside one that is given as a whole.
+    if (std::any_of(given.begin(), given.end(),
+                    [&](const std::string& whole) { return key.pointer.starts_with(whole + '/'); }))
+      continue;
     const Json& value = scenario.at(pointer);
     if (value.is_null() || (key.type == "json" && key.pointer == "/engine/speculative_config")) continue;
     if (value.is_boolean() && !value.get<bool>()) {
@@ -245,7 +310,8 @@ std::string command_line(const Json& scenario, const std::string& verb) {
       text += " --" + key.flag;
       continue;
     }
-    std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+    given.push_back(key.pointer);
+    std::string shown = text_of(value);
     if (key.list && value.is_array() && key.type != "json") {
       shown.clear();
       for (const Json& item : value)

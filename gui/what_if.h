@@ -11,7 +11,7 @@
 
 #include "cli/scenario_input.h"
 #include "serving/timeline.h"
-#include "simulator/estimate.h"
+#include "simulator/pools_estimate.h"
 #include "simulator/sensitivity.h"
 #include "simulator/simulate.h"
 
@@ -30,8 +30,10 @@ struct Estimated {
   ScenarioInput input;
   Prepared prepared;
   std::vector<CostModel> costs;  // of each kind of engines
-  // Null where it can't be, does not fit, or has unlike pools, which have no single step.
+  // One of the two, but where it can't be, does not fit, or `no_estimate` says why there is none.
   std::optional<Estimate> estimate;
+  std::optional<PoolsEstimate> pools;  // of engines of several kinds
+  std::string no_estimate;
   std::vector<Sensitivity> what_if;
   std::string context;  // program, database and seed
   std::string verdict;  // why it can't be; empty: it can
@@ -40,6 +42,18 @@ struct Estimated {
   const Deployment* deployment() const { return std::get_if<Deployment>(&prepared.verdict); }
   // What `foretoken estimate -o json` prints of it, less the context.
   Json json() const;
+
+  // A step of one kind of engines: "decode_max", and "pool 1: decode_max" where each kind has its own.
+  struct Step {
+    std::string name;
+    const StepEstimate* step;
+    const Deployment* of;
+  };
+  std::vector<Step> steps() const;  // into this
+  struct Totals {
+    double ttft_ms, tpot_ms, output_throughput, capacity_requests_per_s, utilization, usd_per_million_tokens;
+  };
+  std::optional<Totals> totals() const;  // of all engines, without queueing
 };
 std::shared_ptr<const Estimated> estimate_of(const World& world, const Json& scenario,
                                              const std::string& file);
@@ -78,6 +92,7 @@ struct LoadSweep {
   std::shared_ptr<const Estimated> of;
   std::string axis;               // what `load` is, with its unit
   double current = 0;             // the scenario's own; 0: it has none
+  bool estimated = true;          // up to what the estimate says; else around the scenario's own
   std::int64_t requests = 0;      // simulated at each load
   std::vector<LoadPoint> points;  // in ascending order
 };
@@ -86,6 +101,10 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
 
 // Two results side by side: every number that both have, and what one alone has.
 Table compare_results(const Json& pinned, const Json& current);
+
+// A value as it is typed; lengths as flags have them: a number, or "lognormal:mean=1200,p99=8000". "" for
+// null.
+std::string text_of(const Json& value);
 
 // The scenario as a command of the program: flags for what differs from a new scenario.
 std::string command_line(const Json& scenario, const std::string& verb);

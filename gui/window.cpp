@@ -13,6 +13,7 @@
 #include <QMenuBar>
 #include <QMessageBox>
 #include <QPainter>
+#include <QProxyStyle>
 #include <QSettings>
 #include <QStatusBar>
 #include <QStyleFactory>
@@ -23,6 +24,7 @@
 #include "base/json_full.h"
 #include "base/text.h"
 #include "cli/version.h"
+#include "gui/headline.h"
 #include "simulator/report.h"
 
 namespace foretoken::gui {
@@ -32,6 +34,16 @@ using Make = View* (*)(Session&);
 constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_view, make_load_view,
                            make_pareto_view, make_timeline_view, make_compare_view,  make_validation_view,
                            make_plan_view,   make_model_view,    make_calibrate_view};
+
+constexpr int kLowWindow = 760, kTabSpace = 12;  // pixels
+
+// Eleven tabs side by side.
+class TabStyle : public QProxyStyle {
+ public:
+  int pixelMetric(PixelMetric metric, const QStyleOption* option, const QWidget* widget) const override {
+    return metric == PM_TabBarTabHSpace ? kTabSpace : QProxyStyle::pixelMetric(metric, option, widget);
+  }
+};
 
 // Text that is cut with dots where it finds no room, and whole in the tooltip.
 class ElidedLabel : public QLabel {
@@ -46,17 +58,16 @@ class ElidedLabel : public QLabel {
   }
 };
 
-QString ms(double value) { return QString::fromStdString(significant(value, 3)) + QStringLiteral(" ms"); }
-
 }  // namespace
 
 Window::Window(bool remember, QWidget* parent)
     : QMainWindow(parent),
       form_(new ScenarioForm(session_, this)),
       verdict_(new ElidedLabel(this)),
-      numbers_(new QLabel(this)),
       busy_(new QLabel(this)),
+      tab_style_(new TabStyle),
       remember_(remember) {
+  tab_style_->setParent(this);
   setDockNestingEnabled(true);
   setTabPosition(Qt::AllDockWidgetAreas, QTabWidget::North);
   auto* const left = new QDockWidget(tr("Scenario"), this);
@@ -69,25 +80,20 @@ Window::Window(bool remember, QWidget* parent)
     auto* const dock = new QDockWidget(view->title(), this);
     dock->setObjectName(view->title());
     dock->setWidget(view);
+    // Eleven names find room side by side.
+    if (const auto space = view->title().indexOf(u' '); space > 0)
+      dock->setWindowTitle(view->title().left(space));
     addDockWidget(Qt::RightDockWidgetArea, dock);
     views_.push_back(view);
     docks_.push_back(dock);
   }
-  // Memory above, the others behind one another below it.
+  resize(1280, 800);
   splitDockWidget(docks_[1], docks_[2], Qt::Vertical);
-  for (std::size_t i = 3; i < docks_.size(); ++i) tabifyDockWidget(docks_[2], docks_[i]);
-  for (QTabBar* const tabs : findChildren<QTabBar*>(QString(), Qt::FindDirectChildrenOnly)) {
-    tabs->setElideMode(Qt::ElideNone);  // whole names, and arrows where they find no room
-    tabs->setUsesScrollButtons(true);
-  }
-  docks_[2]->raise();
-  resizeDocks({docks_[0], docks_[1]}, {400, 880}, Qt::Horizontal);
-  resizeDocks({docks_[1], docks_[2]}, {300, 460}, Qt::Vertical);
+  arrange();
 
   verdict_->setMinimumWidth(60);
   verdict_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);
   statusBar()->addWidget(verdict_, 1);
-  statusBar()->addPermanentWidget(numbers_);
   statusBar()->addPermanentWidget(busy_);
   make_menus();
   connect(&session_, &Session::estimated_anew, this, &Window::show_state);
@@ -100,13 +106,33 @@ Window::Window(bool remember, QWidget* parent)
   });
   connect(&session_, &Session::busy, this,
           [this](bool is) { busy_->setText(is ? tr("simulating") : tr("done")); });
-  resize(1280, 800);
   if (remember_) {
     const QSettings settings;
     restoreGeometry(settings.value(QStringLiteral("geometry")).toByteArray());
-    restoreState(settings.value(QStringLiteral("state")).toByteArray());
+    arranged_ = restoreState(settings.value(QStringLiteral("state")).toByteArray());
   }
   show_state();
+}
+
+// Memory above, the others behind one another below it; where that is too low, behind one another with it.
+void Window::arrange() {
+  const bool low = height() < kLowWindow;
+  const std::size_t front = low ? 1 : 2;
+  for (std::size_t i = front + 1; i < docks_.size(); ++i) tabifyDockWidget(docks_[front], docks_[i]);
+  for (QTabBar* const tabs : findChildren<QTabBar*>(QString(), Qt::FindDirectChildrenOnly)) {
+    tabs->setElideMode(Qt::ElideNone);  // whole names, and arrows where they find no room
+    tabs->setUsesScrollButtons(true);
+    tabs->setStyle(tab_style_);
+  }
+  docks_[front]->raise();
+  resizeDocks({docks_[0], docks_[1]}, {std::min(400, width() / 3), width()}, Qt::Horizontal);
+  if (!low) resizeDocks({docks_[1], docks_[2]}, {270, 490}, Qt::Vertical);
+}
+
+// The size is known by now.
+void Window::showEvent(QShowEvent* event) {
+  if (!std::exchange(arranged_, true)) arrange();
+  QMainWindow::showEvent(event);
 }
 
 View* Window::view(const QString& title) const {
@@ -150,26 +176,10 @@ void Window::show_state() {
   setWindowModified(!session_.history().isClean());
   const auto e = session_.estimated();
   result_action_->setEnabled(false);
-  if (!e) return numbers_->clear();
+  if (!e) return;
   verdict_->setText(e->verdict.empty() ? QString::fromStdString(e->prepared.workload)
                                        : QString::fromStdString(e->verdict));
   verdict_->setToolTip(verdict_->text() + u'\n' + QString::fromStdString(e->context));
-  QString text;
-  if (const auto s = session_.simulated()) {
-    const ServingMetrics& m = s->simulation.served.metrics;
-    text =
-        tr("TTFT p99 %1, TPOT p99 %2, %3 tokens/s, %4")
-            .arg(ms(m.ttft.p99), ms(m.tpot.p99), QString::fromStdString(significant(m.output_throughput, 3)),
-                 QString::fromStdString(s->simulation.stability));
-    if (s->simulation.has_price)
-      text += tr(", $%1 per million tokens")
-                  .arg(QString::fromStdString(significant(s->simulation.usd_per_million_tokens, 3)));
-  } else if (e->estimate) {
-    text = tr("estimate: TTFT %1, TPOT %2, at most %3 requests/s")
-               .arg(ms(e->estimate->ttft_ms), ms(e->estimate->tpot_ms),
-                    QString::fromStdString(significant(e->estimate->capacity_requests_per_s, 3)));
-  }
-  numbers_->setText(text);
   // Whole, or not at all.
   result_action_->setEnabled(!e->verdict.empty() ||
                              (session_.simulated() && session_.simulated()->has_intervals));
@@ -277,6 +287,19 @@ void Window::make_menus() {
   add(look, tr("&Dark"), {}, [] { use_theme(Theme::kDark); });
 
   QMenu* const help = menuBar()->addMenu(tr("&Help"));
+  add(help, tr("&First steps"), QKeySequence::HelpContents, [this] {
+    QMessageBox::information(
+        this, tr("First steps"),
+        tr("On the left is the deployment: choose a model and a device, or open a scenario; drag sliders for "
+           "the "
+           "rest. Empty fields stand for the default.\n\n"
+           "Above are the answers: latency, output, load and cost. They follow at once as an estimate, and a "
+           "moment later as a simulation with 90 % intervals.\n\n"
+           "The tabs say why: memory, where a step's time goes, latency over load, every request.\n\n"
+           "Pin keeps a result: the view Compare sets every later one beside it. The view Plan searches the "
+           "best "
+           "deployment for the workload and its limits (/slo)."));
+  });
   add(help, tr("&About"), {}, [this] {
     QMessageBox::about(
         this, tr("Foretoken"),
@@ -291,6 +314,8 @@ void Window::make_menus() {
   bar->setObjectName(QStringLiteral("Actions"));
   bar->setMovable(false);
   for (QAction* a : {open_action, save_action, undo, redo, pin}) bar->addAction(a);
+  bar->addSeparator();
+  bar->addWidget(new Headline(session_, bar));
 }
 
 void Window::use_theme(Theme theme) {

@@ -33,8 +33,10 @@ class Window : public QMainWindow {
 
  protected:
   void closeEvent(QCloseEvent* event) override;
+  void showEvent(QShowEvent* event) override;
 
  private:
+  void arrange();
   void make_menus();
   void show_state();
   void show_problem(const QString& title, const QString& text);
@@ -46,9 +48,10 @@ class Window : public QMainWindow {
   ScenarioForm* form_;
   std::vector<View*> views_;
   std::vector<QDockWidget*> docks_;
-  QLabel *verdict_, *numbers_, *busy_;
+  QLabel *verdict_, *busy_;
+  QStyle* tab_style_;
   QAction* result_action_ = nullptr;  // saves the result
-  bool remember_;
+  bool remember_, arranged_ = false;
 };
 
 }  // namespace foretoken::gui

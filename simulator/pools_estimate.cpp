@@ -170,6 +170,11 @@ PoolsEstimate prefill_and_decode(const Deployment& d, std::span<const CostModel>
 
 }  // namespace
 
+std::string pool_name(const Deployment& d, std::size_t i) {
+  if (d.pools) return i == 0 ? "prefill" : "decode";
+  return "pool " + std::to_string(i);
+}
+
 PoolsEstimate estimate_pools(const Deployment& d, std::span<const CostModel> costs,
                              const Workload::Means& load, std::int64_t concurrency) {
   if (!d.pools) return unlike_replicas(d, costs, load, concurrency);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "simulator/estimate.h"
@@ -23,6 +24,9 @@ struct PoolsEstimate {
   double ttft_ms = 0, tpot_ms = 0, e2el_ms = 0;  // over all requests
   double output_throughput = 0, capacity_requests_per_s = 0, usd_per_million_tokens = 0;
 };
+
+// "prefill" or "decode", or "pool 0": how reports name the i-th of Deployment::kinds().
+std::string pool_name(const Deployment& deployment, std::size_t i);
 
 // Of a deployment whose kinds() are several, costs by kind. Routers that look at loads give each pool
 // requests in proportion to what it can serve, others in proportion to its engines and their weights. Prefill

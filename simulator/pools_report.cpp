@@ -5,21 +5,12 @@
 #include "simulator/report.h"
 
 namespace foretoken {
-namespace {
-
-std::string name_of_pool(const Deployment& d, std::size_t i) {
-  if (d.pools) return i == 0 ? "prefill" : "decode";
-  return fmt::format("pool {}", i);
-}
-
-}  // namespace
-
 Json pools_estimate_json(const Deployment& d, const PoolsEstimate& e) {
   const std::vector<const Deployment*> kinds = d.kinds();
   Json j;
   j["pools"] = Json::array();
   for (std::size_t i = 0; i < kinds.size(); ++i) {
-    Json pool{{"name", name_of_pool(d, i)},
+    Json pool{{"name", pool_name(d, i)},
               {"device", kinds[i]->device.name},
               {"devices", kinds[i]->mapping.devices()},
               {"replicas", kinds[i]->mapping.replicas},
@@ -61,7 +52,7 @@ std::vector<Table> pools_estimate_tables(const Deployment& d, const PoolsEstimat
   for (std::size_t i = 0; i < kinds.size(); ++i) {
     const Estimate& own = e.pools[i].estimate;
     const bool prices = kinds[i]->has_price && !d.pools && e.pools[i].share > 0;
-    t.add({name_of_pool(d, i), kinds[i]->device.name, static_cast<std::int64_t>(kinds[i]->mapping.replicas),
+    t.add({pool_name(d, i), kinds[i]->device.name, static_cast<std::int64_t>(kinds[i]->mapping.replicas),
            positive(e.pools[i].request_rate), own.expected_sequences, positive(own.ttft_ms),
            positive(own.tpot_ms), own.e2el_ms, own.output_throughput, own.capacity_requests_per_s,
            prices ? Cell(own.usd_per_million_tokens) : Cell()});
@@ -84,7 +75,7 @@ std::vector<Table> pools_estimate_tables(const Deployment& d, const PoolsEstimat
   for (std::size_t i = 0; i < kinds.size(); ++i) {
     std::vector<Table> own = estimate_tables(*kinds[i], e.pools[i].estimate, {});
     for (std::size_t k = 0; k < 2 && k < own.size(); ++k) {
-      own[k].title = fmt::format("{} of {}", own[k].title, name_of_pool(d, i));
+      own[k].title = fmt::format("{} of {}", own[k].title, pool_name(d, i));
       tables.push_back(std::move(own[k]));
     }
   }

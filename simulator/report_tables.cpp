@@ -441,6 +441,11 @@ Table candidate_table(const std::vector<Candidate>& candidates) {
   return t;
 }
 
+std::string where_to_start(const Candidate& c) {
+  if (c.command.find('\n') != std::string::npos) return "On the replicas of each kind, in this order:";
+  return c.replicas > 1 ? fmt::format("On each of the {} replicas:", c.replicas) : "Start it with:";
+}
+
 std::vector<Table> plan_tables(const PlanResult& p) {
   std::vector<Table> tables;
   constexpr std::size_t kShown = 10;
@@ -475,10 +480,7 @@ std::vector<Table> plan_tables(const PlanResult& p) {
     t.add({std::string("output tokens/s"), best.metrics.output_throughput, {}});
     t.add({std::string("KV cache in use at the peak"), percent(best.metrics.peak_kv_usage), {}});
     for (const std::string& w : p.why) t.notes.push_back(w);
-    const bool of_kinds = best.command.find('\n') != std::string::npos;
-    t.notes.push_back(of_kinds            ? "On the replicas of each kind, in this order:"
-                      : best.replicas > 1 ? fmt::format("On each of the {} replicas:", best.replicas)
-                                          : "Start it with:");
+    t.notes.push_back(where_to_start(best));
     for (std::size_t at = 0; at < best.command.size();) {
       const std::size_t end = std::min(best.command.find('\n', at), best.command.size());
       t.notes.push_back("  " + best.command.substr(at, end - at));

@@ -16,6 +16,7 @@ class CompareView : public View {
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
     box->addWidget(table_, 1);
+    box->addStretch(0);
     for (const auto signal : {&Session::estimated_anew, &Session::simulated_anew, &Session::intervals_anew,
                               &Session::pinned_anew})
       connect(&session, signal, this, &CompareView::show_difference);
@@ -33,6 +34,7 @@ class CompareView : public View {
  private:
   void show_difference() {
     const auto pinned = session_.pinned(), current = session_.estimated();
+    table_->setVisible(pinned && current);
     if (!pinned || !current) {
       note_->setText(
           session_.has_pin()

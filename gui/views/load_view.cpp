@@ -19,8 +19,8 @@ class LoadView : public View {
     ttft_->setAccessibleName(tr("time to first token against load"));
     tpot_->setAccessibleName(tr("time per output token against load"));
     table_->setAccessibleName(tr("latency at each load"));
-    table_->set_expendable({QStringLiteral("p99_tpot_low_ms"), QStringLiteral("p99_tpot_high_ms"),
-                            QStringLiteral("p99_ttft_low_ms"), QStringLiteral("p99_ttft_high_ms"),
+    table_->set_expendable({QStringLiteral("p99_tpot_low_ms p99_tpot_high_ms"),
+                            QStringLiteral("p99_ttft_low_ms p99_ttft_high_ms"),
                             QStringLiteral("median_tpot_ms"), QStringLiteral("median_ttft_ms")});
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
@@ -57,11 +57,13 @@ class LoadView : public View {
       return;
     }
     shown_ = sweep;
-    note_->setText(tr("%1 loads of %L2 requests each, up to a tenth more than can be served by the estimate; "
-                      "bands: 90 % "
-                      "intervals of the percentiles, from simulations at both ends of the prices' intervals.")
-                       .arg(sweep->points.size())
-                       .arg(sweep->requests));
+    note_->setText(
+        tr("%1 loads of %L2 requests each, up to %3. Bands: 90 % intervals of the percentiles, from "
+           "simulations at both ends of the prices' intervals.")
+            .arg(sweep->points.size())
+            .arg(sweep->requests)
+            .arg(sweep->estimated ? tr("a tenth more than the estimate says can be served")
+                                  : tr("somewhat more than twice the scenario's own")));
     const QString axis = QString::fromStdString(sweep->axis);
     const SloSection& slo = sweep->of->input.scenario.slo;
     draw(*ttft_, *sweep, axis, tr("TTFT, ms"), &ServingMetrics::ttft, "ttft_ms", slo.ttft_ms);
@@ -71,12 +73,12 @@ class LoadView : public View {
     t.columns = {{"load", sweep->axis, 3},
                  {"median_ttft_ms", "TTFT median, ms", 3},
                  {"p99_ttft_ms", "TTFT p99, ms", 3},
-                 {"p99_ttft_low_ms", "low", 3},
-                 {"p99_ttft_high_ms", "high", 3},
+                 {"p99_ttft_low_ms", "from", 3},
+                 {"p99_ttft_high_ms", "to", 3},
                  {"median_tpot_ms", "TPOT median, ms", 3},
                  {"p99_tpot_ms", "TPOT p99, ms", 3},
-                 {"p99_tpot_low_ms", "low", 3},
-                 {"p99_tpot_high_ms", "high", 3},
+                 {"p99_tpot_low_ms", "from", 3},
+                 {"p99_tpot_high_ms", "to", 3},
                  {"output_throughput", "tokens/s", 3},
                  {"stability", "verdict"}};
     for (const LoadPoint& p : sweep->points) {
@@ -121,7 +123,9 @@ class LoadView : public View {
     }
     chart.logarithmic(chart.yAxis);
     if (limit) {
-      chart.mark_y(*limit, tr("limit %1 ms").arg(*limit), 3, true);  // latencies rise to the right
+      // Latencies rise to the right; above the highest there is no room for a word.
+      chart.mark_y(*limit, tr("limit %L1 ms").arg(*limit), 3,
+                   Qt::AlignLeft | (*limit > most / 2 ? Qt::AlignBottom : Qt::AlignTop));
       least = std::min(least, *limit), most = std::max(most, *limit);
     }
     // The word lies on the side that has room for it.

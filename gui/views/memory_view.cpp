@@ -125,9 +125,7 @@ class MemoryView : public View {
       if (const Deployment* d = of->deployment()) {
         const auto kinds = d->kinds();
         for (std::size_t i = 0; i < kinds.size(); ++i) {
-          QString name = kinds.size() == 1 ? QString()
-                         : d->pools        ? (i == 0 ? tr("prefill") : tr("decode"))
-                                           : tr("pool %1").arg(i);
+          QString name = kinds.size() == 1 ? QString() : QString::fromStdString(pool_name(*d, i));
           name += (name.isEmpty() ? QString() : QStringLiteral(", ")) +
                   QString::fromStdString(kinds[i]->device.name);
           bars.push_back({prefix + name, kinds[i]->memory});
@@ -153,8 +151,7 @@ class MemoryView : public View {
     note_->setText(
         !current->verdict.empty()
             ? QString::fromStdString(current->verdict)
-            : tr("%1 blocks of %2 tokens: room for %3 tokens on each rank, %4 sequences of this workload's "
-                 "mean "
+            : tr("%1 blocks of %2 tokens: room for %3 on each rank, %4 sequences of this workload\'s mean "
                  "length, %5 of max_model_len.")
                   .arg(grouped(first.num_gpu_blocks))
                   .arg(first.block_size)

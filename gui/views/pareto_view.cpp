@@ -24,6 +24,7 @@ class ParetoView : public View {
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
     box->addWidget(chart_, 1);
+    box->addStretch(0);
     note_->setMinimumHeight(2 * fontMetrics().lineSpacing());
     note_->setAlignment(Qt::AlignTop | Qt::AlignLeft);
     chart_->setAccessibleName(tr("candidates of the plan"));
@@ -74,7 +75,9 @@ class ParetoView : public View {
     at_ = -1;
     ring_ = nullptr;
     chart_->start(tr("output tokens/s a user"), tr("output tokens/s a device"));
-    if (!plan_ || (plan_->ranked.empty() && plan_->missed.empty())) {
+    const bool any = plan_ && !(plan_->ranked.empty() && plan_->missed.empty());
+    chart_->setVisible(any);
+    if (!any) {
       note_->setText(session_.is_planning() ? tr("Searching.")
                      : plan_ ? tr("The search simulated no candidate; the view Plan says why not.")
                              : tr("Nothing has been searched yet: press Search in the view Plan."));

@@ -85,6 +85,7 @@ class PlanView : public View {
     box->addWidget(question_);
     box->addWidget(state_);
     box->addWidget(tabs_, 1);
+    box->addStretch(0);
 
     connect(search_, &QPushButton::clicked, this, [this] { session_.start_plan(); });
     connect(cancel_, &QPushButton::clicked, this, [this] {
@@ -165,6 +166,7 @@ class PlanView : public View {
 
   void show_plan() {
     const auto plan = session_.planned();
+    tabs_->setVisible(plan != nullptr);
     if (session_.is_planning()) {
       cancelled_ = false;
       problem_.clear();
@@ -198,11 +200,8 @@ class PlanView : public View {
     QString why;
     if (plan)
       for (const std::string& sentence : plan->why) why += QString::fromStdString(sentence) + u'\n';
-    if (!ranked.empty()) {
-      why += ranked.front().replicas > 1 ? tr("On each of the %1 replicas:").arg(ranked.front().replicas)
-                                         : tr("Start it with:");
-      why += u'\n' + QString::fromStdString(ranked.front().command);
-    }
+    if (!ranked.empty())
+      why += QString::fromStdString(where_to_start(ranked.front()) + '\n' + ranked.front().command);
     why_->setPlainText(why);
     why_->setVisible(!why.isEmpty());
     if (!ranked.empty()) {

@@ -55,14 +55,15 @@ class StepView : public View {
     auto* const top = new QHBoxLayout;
     top->addWidget(which_);
     top->addWidget(note_, 1);
-    auto* const parts = new QSplitter(Qt::Vertical, this);
+    auto* const parts = parts_ = new QSplitter(Qt::Vertical, this);
     auto* const scroll = new QScrollArea(parts);
     scroll->setWidget(chart_);
     scroll->setWidgetResizable(true);
     scroll->setFrameShape(QFrame::NoFrame);
     parts->addWidget(scroll);
     parts->addWidget(table_);
-    parts->setSizes({340, 180});
+    parts->setChildrenCollapsible(false);
+    table_->setMinimumHeight(4 * fontMetrics().lineSpacing());
     auto* const box = new QVBoxLayout(this);
     box->addLayout(top);
     box->addWidget(parts, 1);
@@ -73,26 +74,33 @@ class StepView : public View {
   std::vector<Chart*> charts() const override { return {chart_}; }
   std::vector<TableView*> tables() const override { return {table_}; }
 
+ protected:
+  void resizeEvent(QResizeEvent* event) override {
+    View::resizeEvent(event);
+    fit();
+  }
+
  private:
+  // The axis is in sight where there is room for it; the table has what is left.
+  void fit() {
+    const int needs = chart_->minimumHeight() + 2;
+    parts_->setSizes({needs, std::max(table_->minimumHeight(), parts_->height() - needs)});
+  }
+
   void show_steps() {
     const auto e = session_.estimated();
     chart_->start(tr("time in the step, ms"), {});
-    if (!e || !e->estimate) {
-      note_->setText(!e                   ? tr("The scenario has an error.")
-                     : e->verdict.empty() ? tr("Unlike pools have no single step; see the simulation.")
-                                          : QString::fromStdString(e->verdict));
+    const std::vector<Estimated::Step> steps = e ? e->steps() : std::vector<Estimated::Step>();
+    which_->setVisible(!steps.empty());
+    if (steps.empty()) {
+      note_->setText(why_no_steps(e.get()));
       table_->show_table({});
       chart_->finish(false);
       return;
     }
-    const std::vector<StepEstimate>& steps = e->estimate->steps;
-    const QString wanted =
-        which_->currentText().isEmpty() ? QStringLiteral("decode_expected") : which_->currentText();
-    which_->clear();
-    for (const StepEstimate& s : steps) which_->addItem(QString::fromStdString(s.name));
-    which_->setCurrentIndex(std::max(0, which_->findText(wanted)));
-    const StepEstimate& s = steps[static_cast<std::size_t>(which_->currentIndex())];
-    note_->setText(tr("%1 sequences, %2 tokens: %3 ms (%4 to %5), bound by %6, %7 % of the roofline")
+    const Estimated::Step& chosen = steps[choose_step(*which_, steps)];
+    const StepEstimate& s = *chosen.step;
+    note_->setText(tr("%1 sequences, %2 tokens: %3 ms (90 %: %4 to %5), bound by %6, %7 % of the roofline")
                        .arg(s.sequences)
                        .arg(s.tokens)
                        .arg(QString::fromStdString(significant(1e3 * s.seconds, 4)),
@@ -130,12 +138,17 @@ class StepView : public View {
     chart_->yAxis->setRange(-static_cast<double>(keys.size()) + 0.4, 0.6);
     chart_->xAxis->setRange(0, at * 1.03);
     // A line of text for each operator.
-    chart_->setMinimumHeight(static_cast<int>(keys.size()) * (fontMetrics().height() - 2) + 60);
+    const int needs = static_cast<int>(keys.size()) * (fontMetrics().height() - 1) + 56;
+    if (needs != chart_->minimumHeight()) {
+      chart_->setMinimumHeight(needs);
+      fit();
+    }
     chart_->finish(false);
   }
 
   QComboBox* which_;
   QLabel* note_;
+  QSplitter* parts_ = nullptr;
   Chart* chart_;
   TableView* table_;
 };

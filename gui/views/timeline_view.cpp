@@ -325,7 +325,7 @@ void TimelineView::show_simulation() {
   names_ = engine_names(*shown_->of->deployment(), engines);
   stays_ = stays_of(recording(), names_.size());
 
-  chart_->start(tr("time (s)"), tr("KV cache (%)"));
+  chart_->start(tr("time, s"), tr("KV cache, %"));
   QCPAxis* const lane_time = lanes_->axis(QCPAxis::atBottom);
   QCPAxis* const lane_names = lanes_->axis(QCPAxis::atLeft);
   lane_time->setTickLabels(false);
@@ -468,13 +468,13 @@ void TimelineView::show_table() {
   t.title = "Requests";
   t.columns = {{"id", "id"},
                {"engine", "engine"},
-               {"arrival_s", "arrival (s)", 7},
+               {"arrival_s", "arrival, s", 5},
                {"input_len", "prompt"},
                {"output_len", "output"},
                {"cached_tokens", "cached"},
-               {"ttft_ms", "TTFT (ms)"},
-               {"tpot_ms", "TPOT (ms)"},
-               {"e2el_ms", "E2EL (ms)"},
+               {"ttft_ms", "TTFT, ms"},
+               {"tpot_ms", "TPOT, ms"},
+               {"e2el_ms", "E2EL, ms"},
                {"preemptions", "preemptions"}};
   rows_.clear();
   for (std::size_t i = 0; i < recording().requests.size(); ++i) {

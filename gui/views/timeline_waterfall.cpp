@@ -73,7 +73,7 @@ void Waterfall::show_request(const RequestRecord& r, const QString& engine) {
 
 void Waterfall::draw() {
   if (parts_.empty()) return;
-  chart_->start(tr("since arrival (ms)"), {});
+  chart_->start(tr("since arrival, ms"), {});
   const auto names = QSharedPointer<QCPAxisTickerText>::create();
   const std::size_t shown = parts_.size() - (decode_->isChecked() ? 0 : 1);
   double end = 0;

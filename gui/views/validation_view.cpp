@@ -37,7 +37,7 @@ QString title_of(const MeasuredSet& set) {
   return QString::fromStdString(set.key);
 }
 
-// "measured ttft (ms)": metrics have their units in their names, or the usual ones.
+// "measured ttft, ms": metrics have their units in their names, or the usual ones.
 QString axis_text(const QString& which, QString metric) {
   if (metric.isEmpty()) return which;
   QString unit;
@@ -49,7 +49,7 @@ QString axis_text(const QString& which, QString metric) {
     unit = QObject::tr("requests/s");
   else if (metric.endsWith(QStringLiteral("throughput")))
     unit = QObject::tr("tokens/s");
-  return unit.isEmpty() ? which + u' ' + metric : QStringLiteral("%1 %2 (%3)").arg(which, metric, unit);
+  return unit.isEmpty() ? which + u' ' + metric : QStringLiteral("%1 %2, %3").arg(which, metric, unit);
 }
 
 class ValidationView : public View {
@@ -121,6 +121,7 @@ class ValidationView : public View {
     right_box->addWidget(table_, 1);
     right_box->addWidget(table_note_);
     auto* const split = new QSplitter(Qt::Horizontal, this);
+    content_ = split;
     split->addWidget(left);
     split->addWidget(right);
     split->setChildrenCollapsible(false);
@@ -130,6 +131,7 @@ class ValidationView : public View {
     box->addLayout(ask);
     box->addWidget(note_);
     box->addWidget(split, 1);
+    box->addStretch(0);
 
     connect(set_, &QComboBox::currentIndexChanged, this, &ValidationView::show_buttons);
     connect(file_, &QLineEdit::textChanged, this, &ValidationView::show_buttons);
@@ -276,6 +278,7 @@ class ValidationView : public View {
     metric_->clear();
     which_->clear();
     tables_.clear();
+    content_->setVisible(result_ != nullptr);
     if (result_) {
       const Validation& v = *result_;
       note_->setText(tr("%1: %2 rows, %3 predicted, %4 refused. Dashed lines: +-10 %.")
@@ -392,6 +395,7 @@ class ValidationView : public View {
   QComboBox *metric_, *which_;
   TableView* table_;
   QLabel* table_note_;
+  QWidget* content_ = nullptr;     // what there is with a result alone
   std::vector<MeasuredSet> sets_;  // as the items of set_: those built in, then files
   int builtin_ = 0;
   std::shared_ptr<const Validation> result_;

@@ -5,6 +5,7 @@
 #include <QApplication>
 #include <QComboBox>
 #include <QLineEdit>
+#include <QTreeWidget>
 #include <random>
 
 #include "base/json_full.h"
@@ -116,6 +117,32 @@ TEST(Form, DraggingIsOneStepBack) {
   EXPECT_EQ(session.scenario(), before);
   session.history().redo();
   EXPECT_EQ(session.scenario()["workload"]["request_rate"], 39);
+}
+
+// In the narrowest window: names on one line or folded, never cut, and sliders inside the form.
+TEST(Form, KeysAndSlidersAreWholeInANarrowWindow) {
+  Window window(false);
+  window.resize(1000, 700);
+  window.show();
+  QApplication::processEvents();
+  auto* const tree = window.form().findChild<QTreeWidget*>();
+  EXPECT_LE(window.form().width(), 380);
+  int seen = 0;
+  for (int g = 0; g < tree->topLevelItemCount(); ++g)
+    for (int i = 0; i < tree->topLevelItem(g)->childCount(); ++i) {
+      QTreeWidgetItem* const item = tree->topLevelItem(g)->child(i);
+      for (const QString& line : item->text(0).split(u'\n'))
+        EXPECT_LE(tree->fontMetrics().horizontalAdvance(line) + 2 * tree->indentation(), tree->columnWidth(0))
+            << line.toStdString();
+      if (item->isHidden()) continue;
+      QWidget* const cell = tree->itemWidget(item, 1);
+      for (QWidget* part : cell->findChildren<QWidget*>(QString(), Qt::FindDirectChildrenOnly)) {
+        EXPECT_LE(part->mapTo(tree->viewport(), part->rect().topRight()).x(), tree->viewport()->width())
+            << item->text(0).toStdString();
+        ++seen;
+      }
+    }
+  EXPECT_GT(seen, 30);
 }
 
 // Whatever is typed, the session has an answer or an error, and the window lives.

@@ -151,7 +151,7 @@ TEST_F(TimelineViewTest, StepsAndAxesAreTheRecordings) {
   const QCPAxisRect* const usage = chart()->axisRect(1);
   EXPECT_EQ(usage->axis(QCPAxis::atLeft)->range(), QCPRange(0, 100));
   EXPECT_EQ(usage->axis(QCPAxis::atBottom)->range(), time());
-  EXPECT_TRUE(usage->axis(QCPAxis::atBottom)->label().contains(QStringLiteral("(s)")));
+  EXPECT_TRUE(usage->axis(QCPAxis::atBottom)->label().contains(QStringLiteral(", s")));
 
   // All engines first, then one.
   const auto& samples = session_->simulated()->simulation.served.over_time.samples;

@@ -82,7 +82,7 @@ TEST_F(ValidationViewTest, ShowsWhatTheLibrarySays) {
   EXPECT_EQ(dots, v.predicted);
   for (const ErrorSummary& s : v.groups) EXPECT_EQ(by_group[QString::fromStdString(s.by)], s.n) << s.by;
   EXPECT_EQ(chart.xAxis->scaleType(), QCPAxis::stLogarithmic);
-  EXPECT_TRUE(chart.yAxis->label().endsWith(QStringLiteral("(s)")));
+  EXPECT_TRUE(chart.yAxis->label().endsWith(QStringLiteral(", s")));
 
   EXPECT_GT(colours_in(view_->grab().toImage()), 8);
   auto* const which = view_->findChild<QComboBox*>(QStringLiteral("which"));

@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "cli/model_report.h"
 #include "deployment/capacity.h"
+#include "gui/headline.h"
 #include "gui/window.h"
 #include "pictures.h"
 
@@ -245,6 +246,79 @@ TEST_F(Views, EveryViewIsPaintedAtEverySizeAndTheme) {
     }
   }
   Window::use_theme(Window::Theme::kLight);
+}
+
+const Json kApart = Json::parse(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+    "cluster": {"prefill": {"replicas": 2}, "decode": {"replicas": 1}, "kv_link": {"name": "InfiniBand NDR"}},
+    "workload": {"request_rate": 6, "num_prompts": 80, "input_len": 500, "output_len": 60},
+    "plan": {"objective": "devices"}})");
+
+// Prefill and decode engines: the steps, the sums and the search are the library's.
+TEST_F(Views, PoolsHaveStepsSumsAndPlans) {
+  Session& session = window.session();
+  session.set_scenario(kApart, QStringLiteral("test"));
+  const auto e = session.estimated();
+  ASSERT_TRUE(e && e->pools);
+  const PoolsEstimate expected = estimate_pools(*e->deployment(), e->costs, e->prepared.load, 0);
+  EXPECT_EQ(e->json()["pools"].size(), 2u);
+  ASSERT_EQ(e->steps().size(),
+            expected.pools[0].estimate.steps.size() + expected.pools[1].estimate.steps.size());
+  EXPECT_EQ(e->steps()[0].name, "prefill");
+  EXPECT_EQ(e->totals()->ttft_ms, expected.ttft_ms);
+  const Table& shown = table("Step").rows()->table();
+  const StepEstimate& step = expected.pools[1].estimate.steps.at(1);
+  EXPECT_EQ(step.name, "decode_expected");
+  ASSERT_EQ(shown.rows.size(), step.operators.size());
+  for (std::size_t i = 0; i < shown.rows.size(); ++i)
+    EXPECT_DOUBLE_EQ(std::get<double>(shown.rows[i][2]), 1e3 * step.operators[i].seconds);
+  EXPECT_GT(chart("Roofline").graphCount(), 2);
+  session.wait();
+  EXPECT_EQ(session.sweep()->points.size(), 9u);
+
+  session.start_plan();
+  session.wait();
+  ASSERT_TRUE(session.planned());
+  ASSERT_FALSE(session.planned()->ranked.empty());
+  const Candidate& best = session.planned()->ranked.front();
+  EXPECT_LE(best.devices, 3);
+  EXPECT_EQ(table("Plan").rows()->table().rows.size(), session.planned()->ranked.size());
+  session.apply_patch(Json::parse(best.patch), QStringLiteral("load"));
+  ASSERT_TRUE(session.estimated());
+  EXPECT_EQ(session.estimated()->deployment()->devices(), best.devices);
+  session.wait();
+  EXPECT_NEAR(session.simulated()->simulation.served.metrics.ttft.p99, best.metrics.ttft.p99, 1e-9);
+}
+
+// Engines that change sides have no estimate, and say so; their simulation is shown.
+TEST_F(Views, WhatHasNoEstimateSaysWhy) {
+  Json scenario = kApart;
+  scenario["cluster"]["router"] = "tetriinfer";
+  window.session().set_scenario(scenario, QStringLiteral("test"));
+  window.session().wait();
+  ASSERT_TRUE(window.session().simulated());
+  EXPECT_FALSE(window.session().estimated()->totals());
+  EXPECT_TRUE(why_no_steps(window.session().estimated().get()).contains(QStringLiteral("tetriinfer")));
+  EXPECT_FALSE(window.session().sweep()->estimated);
+  EXPECT_EQ(table("Step").rows()->table().rows.size(), 0u);
+}
+
+TEST_F(Views, HeadlineIsTheSimulation) {
+  const auto& figures_shown = window.findChild<Headline*>()->figures();
+  const auto value_of_figure = [&](const QString& name) {
+    for (const Headline::Figure& f : figures_shown)
+      if (f.name == name) return f;
+    return Headline::Figure();
+  };
+  const ServingMetrics& m = window.session().simulated()->simulation.served.metrics;
+  const Interval& ttft = window.session().simulated()->simulation.interval.at("p99_ttft_ms");
+  EXPECT_EQ(value_of_figure(QStringLiteral("TTFT p99")).value,
+            figures(m.ttft.p99, 3) + QStringLiteral(" ms"));
+  EXPECT_TRUE(value_of_figure(QStringLiteral("TTFT p99")).detail.startsWith(figures(ttft.low, 3)));
+  EXPECT_EQ(value_of_figure(QStringLiteral("Output")).value,
+            figures(m.output_throughput, 3) + QStringLiteral(" tokens/s"));
+  EXPECT_FALSE(value_of_figure(QStringLiteral("Load")).value.isEmpty());
+  window.session().edit("/engine/tensor_parallel_size", Json(3));
+  EXPECT_TRUE(figures_shown.size() == 1 && figures_shown[0].wrong);
 }
 
 QByteArray content(const QString& file) {

@@ -44,6 +44,8 @@ TEST(WindowTest, TheCommandLineGivesTheSameNumbers) {
   ASSERT_NE(session.simulated(), nullptr);
   std::string command = command_line(session.scenario(), "simulate");
   EXPECT_THAT(command, HasSubstr("--no-enable-prefix-caching"));
+  EXPECT_THAT(command, HasSubstr("--input-len lognormal:mean=800"));
+  EXPECT_THAT(command, testing::Not(HasSubstr("--input-len-"))) << "a length is said once";
   command.replace(0, 9, FORETOKEN_BINARY_DIR "/foretoken");
   const std::string text = output_of(command + " -o json");
   ASSERT_FALSE(text.empty()) << command;
