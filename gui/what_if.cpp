@@ -45,9 +45,7 @@ std::string why_no_estimate(const Deployment& d) {
   } catch (const Error& no) {
     return no.message();
   }
-  if (d.kinds().size() == 1 || can_estimate_pools(d)) return {};
-  return fmt::format("estimate does not see how the router {} lets engines change sides as loads change",
-                     d.scenario.cluster.router);
+  return {};
 }
 
 }  // namespace
