@@ -37,6 +37,7 @@ std::vector<Device> read_device_file(const std::filesystem::path& file,
   CsvReader csv(file);
   const std::size_t name = csv.column("name");
   const auto price = csv.find_column("usd_per_hour");
+  // Without these a roofline has no roof.
   for (const char* needed : {"fp16_tflops", "memory_bytes", "memory_bandwidth_gbs"}) csv.column(needed);
   while (csv.next()) {
     Device d;
@@ -51,6 +52,7 @@ std::vector<Device> read_device_file(const std::filesystem::path& file,
       if (v < 0) throw Error(csv.where(), fmt::format("{} is {}; it can't be negative", c.text_name, v));
       c.set(d, v * c.unit);
     }
+    if (!(d.fp16_peak.value > 0)) throw Error(csv.where(), "fp16_tflops must be above 0");
     if (!(d.memory_bandwidth.value > 0)) throw Error(csv.where(), "memory_bandwidth_gbs must be above 0");
     if (price && !csv.text(*price).empty()) d.usd_per_hour = csv.number(*price);
     const auto joined = links.find(d.name);

@@ -63,6 +63,12 @@ double stream_seconds(double bytes, const Device& d, double efficiency) {
   return bytes / (d.memory_bandwidth.value * efficiency);
 }
 
+// Half the peak of plain fp32. Datasheets of TPUs, Gaudis and Ascends don't give it: there memory alone
+// bounds what takes a few operations a byte, as it does on every device that says.
+double vector_seconds(double flops, const Device& d) {
+  return d.fp32_peak.value > 0 ? flops / (d.fp32_peak.value * 0.5) : 0;
+}
+
 int units_of(const Device& d) { return d.sm_count > 0 ? d.sm_count : 64; }
 
 struct RooflineTime {
@@ -121,15 +127,15 @@ struct RooflineTime {
   }
   double operator()(const RecurrentShape& r) const {
     if (r.form == Recurrence::kConvolution)
-      return kFloor + std::max(stream_seconds(moved, d, kElementwiseStream),
-                               flops(op).value / std::max(1.0, d.fp32_peak.value * 0.5));
+      return kFloor +
+             std::max(stream_seconds(moved, d, kElementwiseStream), vector_seconds(flops(op).value, d));
     // Chunked scans alternate small products and state updates; about a third of the plateau.
     return 2 * kFloor +
            std::max(flops(op).value / (d.peak(r.activation).value * 0.25), stream_seconds(moved, d, 0.70));
   }
   double operator()(const ElementwiseShape&) const {
     return kFloor + std::max(activation_stream(Bytes(moved), d, kElementwiseStream).value,
-                             flops(op).value / std::max(1.0, d.fp32_peak.value * 0.5));
+                             vector_seconds(flops(op).value, d));
   }
   double operator()(const SamplingShape&) const { return 3 * kFloor + stream_seconds(moved, d, 0.5); }
   double operator()(const CollectiveShape& c) const { return collective_time(c, d, topology).value; }
