@@ -125,8 +125,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
     if (tiers[0].shared) refuse("kv_tiers", "a KV tier that engines share");
     if (*deployment.scenario.engine.kv_load_policy == "cost")
       refuse("kv_load_policy", "loading by cost, which takes a prediction,");
-    if (*deployment.scenario.engine.kv_load_mode == "layerwise")
-      refuse("kv_load_mode", "computing while blocks come layer by layer");
   }
   const bool recurrent = deployment.model.is_recurrent();
   if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)

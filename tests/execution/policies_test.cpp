@@ -168,6 +168,10 @@ TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
       tokens{{"block_size", 1}, {"num_gpu_blocks_override", 640}};
   Json lmdeploy = caching;
   lmdeploy["enforce_eager"] = true;
+  Json chunked = caching;
+  chunked["enable_chunked_context"] = true;
+  Json whole = lmdeploy;
+  whole["max_num_batched_tokens"] = 256;
   Json hicache{{"block_size", 16},
                {"page_size", 16},
                {"num_gpu_blocks_override", 18},
@@ -176,8 +180,8 @@ TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
   Json write_back = hicache;
   write_back["hicache_write_policy"] = "write_back";
   for (const Json& engine :
-       {of("foretoken", caching), of("vllm-0.7", lmdeploy), of("tgi-3", tokens), of("lightllm-1.0", tokens),
-        of("lmdeploy-turbomind", caching), of("lmdeploy-pytorch", lmdeploy), of("trtllm-1.0", caching),
+       {of("foretoken", caching), of("vllm-0.7", whole), of("tgi-3", tokens), of("lightllm-1.0", tokens),
+        of("lmdeploy-turbomind", caching), of("lmdeploy-pytorch", lmdeploy), of("trtllm-1.0", chunked),
         of("sglang-0.5", tokens), of("sglang-0.5", hicache), of("sglang-0.5", write_back)}) {
     SCOPED_TRACE(engine.dump());
     Recording recording;

@@ -253,13 +253,15 @@ TEST_P(EverySet, PartsOfTheKeysMerge) {
         float* const to = p == 0 ? out.data() : part.data();
         if (count > 0) {
           Memory scratch(kernels->attention_scratch(own, cache.layer, rows, count, threads.count()));
-          kernels->attention(own, cache.layer, asked, q.data(), width, to, width, scratch.data(), threads);
+          kernels->attention(own, cache.layer, std::span<const SequenceRows>(asked), q.data(), width, to,
+                             width, scratch.data(), threads);
         } else {
           std::fill(part_lse.begin(), part_lse.end(), -std::numeric_limits<float>::infinity());
         }
         if (p == 0) continue;
         own.lse = lse.data();
-        kernels->merge_attention(own, asked, part.data(), width, part_lse.data(), out.data(), width);
+        kernels->merge_attention(own, std::span<const SequenceRows>(asked), part.data(), width,
+                                 part_lse.data(), out.data(), width);
       }
       for (std::int64_t r = 0; r < rows; ++r)
         for (std::int64_t h = 0; h < heads; ++h) {

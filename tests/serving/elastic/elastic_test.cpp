@@ -155,15 +155,44 @@ TEST(Elastic, RefusesWhatItCantServe) {
     }
     return "";
   };
-  EXPECT_THAT(error([](ServeOptions& x) { knobs(x).prefill_model.clear(); }),
-              HasSubstr("only `simulate` has"));
+  EXPECT_THAT(error([](ServeOptions& x) { knobs(x).prefill_model.clear(); }), HasSubstr("which are missing"));
   EXPECT_THAT(error([](ServeOptions& x) { x.router.kind = RouterKind::kRandom; }), HasSubstr("one queue"));
   EXPECT_THAT(error([](ServeOptions& x) { x.autoscale.on = true; }), HasSubstr("autoscale"));
   EXPECT_THAT(error([](ServeOptions& x) { x.engines.push_back(x.engines[0]); }), HasSubstr("all alike"));
   EXPECT_THAT(error([](ServeOptions& x) { x.engines[0].scheduler.enable_prefix_caching = true; }),
               HasSubstr("turn it off"));
-  toy::BatchLog executes;
-  EXPECT_THROW(serve(w, executes, elastic(2, 100)), Error);
+}
+
+// What a backend that executes is told: of each batch's rows all cached tokens and where they lie.
+TEST(Elastic, ListsWhereCachedTokensLie) {
+  struct Lists : toy::BatchLog {
+    StepTime run(const Step& step) override {
+      for (const Batch& b : step.ranks) {
+        std::int64_t here = 0;
+        for (const CachedPart& p : b.held) here += p.instance == b.instance ? p.tokens : 0;
+        if (b.prefill.empty()) {
+          EXPECT_EQ(here, b.contexts[0]);
+        }
+        EXPECT_EQ(std::ssize(b.decode), b.decode_sequences);
+        for (const DecodePart& d : b.decode) {
+          std::int64_t all = 0;
+          for (const CachedPart& p : b.held) all += p.request == d.request ? p.tokens : 0;
+          EXPECT_EQ(all, d.context);
+          EXPECT_EQ((*b.sequences)[d.slot].request.id, d.request);
+          spread |= all != here;
+        }
+      }
+      return {1000, 1000};
+    }
+    bool spread = false;
+  };
+  ListWorkload w;
+  for (int i = 0; i < 12; ++i) w.add(i * 700, 5 + 3 * i, 9);
+  Lists lists;
+  ServeOptions o = elastic(3, 30);
+  o.use_spans = false;
+  EXPECT_EQ(serve(w, lists, o).metrics.completed, 12);
+  EXPECT_TRUE(lists.spread);
 }
 
 }  // namespace

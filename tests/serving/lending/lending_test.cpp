@@ -157,7 +157,7 @@ TEST(Lending, RefusesWhatItIsNotModelledWith) {
     return "";
   };
   EXPECT_THAT(error([](ServeOptions& x) { config(x).lending.step_ms.clear(); }),
-              HasSubstr("only `simulate` has"));
+              HasSubstr("which are missing"));
   EXPECT_THAT(error([](ServeOptions& x) { x.router.kind = RouterKind::kKvCost; }), HasSubstr("router"));
   EXPECT_THAT(error([](ServeOptions& x) { x.autoscale.on = true; }), HasSubstr("autoscale"));
   EXPECT_THAT(error([](ServeOptions& x) { x.engines.push_back(x.engines[0]); }), HasSubstr("all alike"));
