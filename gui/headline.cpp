@@ -35,11 +35,11 @@ Figure limits_figure(const SloSection& slo, const QString& value, bool wrong) {
           QObject::tr("Share of the requests that meet all limits of /slo"), wrong};
 }
 
-Figure load_figure(const Estimated::Totals& t) {
-  return {QObject::tr("Load"), t.utilization > 0 ? percent(t.utilization) : QStringLiteral("-"),
+// wrong: of an estimate that no simulation has corrected yet, by caches that it does not see, for one.
+Figure load_figure(const Estimated::Totals& t, bool wrong) {
+  return {QObject::tr("Load, estimate"), t.utilization > 0 ? percent(t.utilization) : QStringLiteral("-"),
           QObject::tr("of %1 requests/s").arg(figures(t.capacity_requests_per_s, 3)),
-          QObject::tr("Requests that arrive, of those that can be served by the estimate"),
-          t.utilization >= 1};
+          QObject::tr("Requests that arrive, of those that can be served by the estimate"), wrong};
 }
 
 Figure cost_figure(bool has_price, double usd_per_million_tokens, double usd_per_hour) {
@@ -62,7 +62,7 @@ std::vector<Figure> estimated_figures(const Estimated& e, const Estimated::Total
   const SloSection& slo = e.input.scenario.slo;
   if (has_limits(slo)) out.push_back(limits_figure(slo, QStringLiteral("..."), false));
   out.push_back({QObject::tr("Output, estimate"), output(t.output_throughput), {}, help});
-  out.push_back(load_figure(t));
+  out.push_back(load_figure(t, t.utilization >= 1));
   const Deployment& d = *e.deployment();
   out.push_back(cost_figure(d.has_price, t.usd_per_million_tokens, d.has_price ? d.usd_per_hour() : 0));
   return out;
@@ -90,7 +90,7 @@ std::vector<Figure> simulated_figures(const Simulated& s) {
         limits_figure(slo, percent(*m.slo_attainment), 100 * *m.slo_attainment + 1e-9 < slo.percentile));
   out.push_back({QObject::tr("Output"), output(m.output_throughput), QString::fromStdString(run.stability),
                  QString::fromStdString(run.stability_reason), run.stability != "stable"});
-  if (const auto totals = s.of->totals()) out.push_back(load_figure(*totals));
+  if (const auto totals = s.of->totals()) out.push_back(load_figure(*totals, false));
   out.push_back(cost_figure(run.has_price, run.usd_per_million_tokens, run.usd_per_hour));
   return out;
 }

@@ -58,7 +58,7 @@ class LoadView : public View {
     }
     shown_ = sweep;
     note_->setText(
-        tr("%1 loads of %L2 requests each, up to %3. Bands: 90 % intervals of the percentiles, from "
+        tr("%1 loads of %L2 requests each, up to %3. Bands: 90\u00a0% intervals of the percentiles, from "
            "simulations at both ends of the prices' intervals.")
             .arg(sweep->points.size())
             .arg(sweep->requests)

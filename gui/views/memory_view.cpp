@@ -189,8 +189,10 @@ class MemoryView : public View {
     if (first.budget_bytes > 0 && first.budget_bytes < 0.995 * first.device_bytes)
       chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6, Qt::AlignLeft | Qt::AlignTop);
     chart_->yAxis->setTicker(names);
-    chart_->yAxis->setRange(-static_cast<double>(bars.size()) + 0.4, 0.6);
-    chart_->xAxis->setRange(0, most * 1.2);
+    // With room for the words above the bars and beside the device's line.
+    const auto n = static_cast<double>(bars.size());
+    chart_->yAxis->setRange(-n + 0.4, 0.6 + 0.3 * n);
+    chart_->xAxis->setRange(0, most * 1.3);
     chart_->finish(true);
   }
 

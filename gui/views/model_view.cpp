@@ -35,6 +35,7 @@ class ModelView : public View {
     parts->addWidget(tabs_);
     parts->setStretchFactor(0, 1);
     parts->setStretchFactor(1, 1);
+    parts->setSizes({500, 500});
     auto* const box = new QVBoxLayout(this);
     box->addWidget(note_);
     box->addWidget(parts, 1);
