@@ -130,7 +130,7 @@ constexpr Strategy kStrategies[] = {
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
     {"caching", "slots that keep their tokens",
-     "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified",
+     "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified, cache_ram, cache_reuse",
      "a request takes the idle slot that begins like its prompt, else the least recently used one; slots of "
      "a context each or one cache for all",
      "schedules worked by hand; executed: the same tokens"},
@@ -208,7 +208,6 @@ constexpr Refused kRefused[] = {
      "under LMDeploy, which has no pipeline, and TGI, LightLLM, FastGen and NanoFlow"},
     {"engine/hicache_storage_backend, hicache_io_backend direct", "HiCache's storage and its copies by page"},
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
-    {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM; prefix caches also of LMDeploy, tgi-3 and "
      "lightllm-1.0, and llama.cpp's slots keep prefixes (docs/policies.md)"},
