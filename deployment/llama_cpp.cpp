@@ -25,7 +25,7 @@ constexpr std::int64_t kSlots = 4;        // from then on, with one cache
 constexpr std::int64_t kCacheRam = 8192;  // MiB
 constexpr double kSimilarity = 0.1, kOldSimilarity = 0.5;
 
-constexpr double kMiB = 1024.0 * 1024.0, kMostBlocks = 2'147'483'647;
+constexpr double kMostBlocks = 2'147'483'647;
 
 bool keeps_all_tokens(const ModelConfig& model) {
   const std::vector<std::int64_t> windows = model.attention_windows();
