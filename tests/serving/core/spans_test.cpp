@@ -468,8 +468,9 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   // The scenarios do reach what they are meant to reach.
   EXPECT_TRUE(toy::preempts(GetParam()) ? reached.preemptions > 1000 : reached.preemptions == 0);
   EXPECT_TRUE(toy::has_prefix_cache(GetParam()) ? reached.hits > 10000 : reached.hits == 0) << reached.hits;
-  EXPECT_EQ(reached.swaps > 1000,
-            GetParam() == SchedulerPolicy::kVllmV1 || GetParam() == SchedulerPolicy::kVllmV0);
+  EXPECT_EQ(reached.swaps > 1000, GetParam() == SchedulerPolicy::kVllmV1 ||
+                                      GetParam() == SchedulerPolicy::kVllmV0 ||
+                                      GetParam() == SchedulerPolicy::kLlamaCpp);
   EXPECT_GT(reached.rejected, 100);
   // TurboMind's members lose their memory block by block, llama.cpp computes a full cache's batches in parts.
   const bool by_blocks =
