@@ -284,7 +284,10 @@ TEST(BlockSystems, PromptsOfLlamaCppInHostMemory) {
     const SchedulerConfig c = deploy(s).scheduler;
     return c.llama_cpp.prompt_cache_blocks * c.block_size;
   };
+  EXPECT_EQ(tokens(), 0) << "no link to host memory is known";
+  s.hardware.host_link_bandwidth = "64 GB/s";
   EXPECT_EQ(tokens(), 65'536);
+  EXPECT_THAT(serve_command(deploy(s)), HasSubstr("--cache-ram 8192"));
   s.engine.n_parallel = 2;
   EXPECT_EQ(tokens(), 65'536);
   s.engine.cache_ram = -1;
@@ -486,7 +489,7 @@ TEST(BlockSystems, Commands) {
               HasSubstr("llama-server --model MODEL.gguf --parallel 1 --ctx-size 4096 --batch-size 2048"));
   EXPECT_THAT(serve_command(deploy(with("llama.cpp"))),
               HasSubstr("--parallel 4 --ctx-size 131072 --batch-size 2048 --ubatch-size 512 --kv-unified "
-                        "--slot-prompt-similarity 0.1 --cache-ram 8192"));
+                        "--slot-prompt-similarity 0.1 --cache-ram 0"));
   EXPECT_THAT(serve_command(deploy(with("lightllm"))), HasSubstr("--running_max_req_size 1000"));
   for (const char* none : {"orca", "sarathi", "fastertransformer", "triton", "fastgen"})
     EXPECT_THAT(serve_command(deploy(with(none))), HasSubstr("has no command of its own")) << none;
