@@ -136,7 +136,7 @@ constexpr Strategy kStrategies[] = {
      "full blocks of equal beginnings computed once; least recently used go first",
      "hit rates against the ideal of an unbounded cache"},
     {"caching", "slots that keep their tokens",
-     "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified",
+     "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified, cache_ram, cache_reuse",
      "a request takes the idle slot that begins like its prompt, else the least recently used one; slots of "
      "a context each or one cache for all",
      "schedules worked by hand; executed: the same tokens"},
@@ -217,7 +217,6 @@ constexpr Refused kRefused[] = {
     {"engine/enable_dynamic_chunking", "SGLang's chunks by measured prefill times in a pipeline"},
     {"engine/quantization, kv_cache_dtype, cpu_offload_gib, cuda_graph_sizes",
      "under transformers, with models of experts, latent or recurrent layers there; its continuous batching"},
-    {"engine/cache_reuse, cache_ram", "llama.cpp's shifted chunks, and its prompts in host memory"},
     {"engine/enable_prefix_caching, speculative_config, preemption_mode swap",
      "under other systems than vLLM, SGLang and TensorRT-LLM; prefix caches also of LMDeploy, tgi-3 and "
      "lightllm-1.0, and llama.cpp's slots keep prefixes (docs/policies.md)"},

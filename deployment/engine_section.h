@@ -460,10 +460,14 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
           "before b6451 0.5; 0: the least recently used)",
           between(0, 1)),
     field("cache_reuse", &EngineSection::cache_reuse,
-          "llama.cpp: fewest tokens of a later chunk that is shifted and reused; only 0 is modelled",
+          "llama.cpp: fewest tokens of a later chunk of what its slot holds that a prompt reuses, shifted to "
+          "its place (default: 0, none)",
           at_least(0)),
-    field("cache_ram", &EngineSection::cache_ram,
-          "llama.cpp: MiB of host memory for prompts that lose their slot; only 0 is modelled", at_least(-1)),
+    field(
+        "cache_ram", &EngineSection::cache_ram,
+        "llama.cpp: MiB of host memory for prompts that lose their slot (default: 8192, before b6700 0; -1: "
+        "as many tokens as n_ctx)",
+        at_least(-1)),
     field("max_prefill_token_num", &EngineSection::max_prefill_token_num,
           "LMDeploy: prompt tokens of a step (default: 8192 for TurboMind, 4096 for the PyTorch engine)",
           at_least(1)),

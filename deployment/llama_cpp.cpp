@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "deployment/knobs.h"
 #include "deployment/parts.h"
+#include "model/kv_cache.h"
 
 namespace foretoken {
 namespace {
@@ -17,9 +18,14 @@ constexpr int kLastUnusedFirst = 5700;     // by mid-2025
 constexpr int kLowSimilarity = 6451;       // pull request 15913, September 2025
 constexpr int kSimilarityOfPrompt = 6700;  // pull request 16391, October 2025
 constexpr int kUnified = 6925;             // pull request 16736, November 2025
+constexpr int kShiftsChunks = 3917;        // pull request 9866, October 2024
+constexpr int kPromptCache = kSimilarityOfPrompt;
 
-constexpr std::int64_t kSlots = 4;  // from then on, with one cache
+constexpr std::int64_t kSlots = 4;        // from then on, with one cache
+constexpr std::int64_t kCacheRam = 8192;  // MiB
 constexpr double kSimilarity = 0.1, kOldSimilarity = 0.5;
+
+constexpr double kMostBlocks = 2'147'483'647;
 
 bool keeps_all_tokens(const ModelConfig& model) {
   const std::vector<std::int64_t> windows = model.attention_windows();
@@ -43,12 +49,16 @@ void take_slots(EngineSection& e, const Behavior& b, const ModelConfig& model, b
   k.only(e.cache_reuse, "cache_reuse", kFamily);
   k.only(e.cache_ram, "cache_ram", kFamily);
   if (b.policy != SchedulerPolicy::kLlamaCpp) return;
-  if (e.cache_reuse.value_or(0) != 0)
-    k.fail("cache_reuse", "chunks of a slot that are shifted to another place are not modelled; use 0");
-  if (e.cache_ram.value_or(0) != 0)
+  if (e.cache_reuse.value_or(0) > 0 && b.minor < kShiftsChunks)
+    k.fail("cache_reuse",
+           fmt::format("came to the server in October 2024 (b{}), and the behaviour is {}; leave "
+                       "it out",
+                       kShiftsChunks, b.name));
+  if (e.cache_ram.value_or(0) != 0 && b.minor < kPromptCache)
     k.fail("cache_ram",
-           "prompts in host memory (by default 8192 MiB of them since pull request 16391) are not modelled; "
-           "use 0");
+           fmt::format("came to the server in October 2025 (b{}), and the behaviour is {}; leave it "
+                       "out",
+                       kPromptCache, b.name));
   const bool whole = keeps_all_tokens(model);
   if (e.kv_unified.value_or(false) && b.minor < kUnified)
     k.fail("kv_unified", fmt::format("came to the server with b{}, and the behaviour is {}; leave it out",
@@ -78,7 +88,9 @@ void fill_slots(EngineSection& e, const Behavior& b, const std::string& where) {
   if (!e.n_ubatch) e.n_ubatch = std::min(LlamaCppConfig().n_ubatch, *e.n_batch);
   if (!e.slot_prompt_similarity)
     e.slot_prompt_similarity = b.minor >= kLowSimilarity ? kSimilarity : kOldSimilarity;
-  e.cache_reuse = e.cache_ram = 0;
+  e.cache_reuse = e.cache_reuse.value_or(0);
+  if (*e.cache_reuse > 0 && !*e.cache_prompt)
+    k.fail("cache_reuse", "takes effect with cache_prompt alone; turn that on, or leave it out");
   if (*e.kv_unified && *e.block_size != 1)
     k.fail("block_size", "the cache of all slots is given out token by token; use 1 with kv_unified");
   if (*e.kv_unified && e.n_ctx && *e.n_ctx < *e.max_model_len)
@@ -93,8 +105,39 @@ void fill_slots(EngineSection& e, const Behavior& b, const std::string& where) {
   e.n_ctx = e.n_ctx.value_or(all);
 }
 
-void set_slots(SchedulerConfig& s, const EngineSection& e, const Behavior& b) {
+void read_prompt_cache(Deployment& d, const std::string& where) {
+  if (d.behavior.policy != SchedulerPolicy::kLlamaCpp) return;
+  EngineSection& e = d.scenario.engine;
+  const Knobs k(d.behavior, where);
+  const bool staged = d.mapping.pipeline_parallel > 1;
+  if (e.cache_ram.value_or(0) != 0 && !*e.enable_prefix_caching)
+    k.fail("cache_ram", "keeps what cache_prompt finds again; turn that on, or use 0");
+  if (e.cache_ram.value_or(0) != 0 && staged)
+    k.fail("cache_ram", "is not modelled in a pipeline, whose stages copy their layers each; use 0");
+  if (!e.cache_ram) {
+    const bool is_linked =
+        d.shares_host_memory || d.scenario.hardware.host_link_bandwidth || d.device.pcie_bandwidth.value > 0;
+    const bool is_on = d.behavior.minor >= kPromptCache && *e.enable_prefix_caching && !staged && is_linked;
+    e.cache_ram = is_on ? kCacheRam : 0;
+  }
+  if (*e.cache_ram != 0) use_host_link(d, where);
+}
+
+void set_slots(SchedulerConfig& s, const Deployment& d) {
+  const EngineSection& e = d.scenario.engine;
+  const Behavior& b = d.behavior;
   if (b.policy != SchedulerPolicy::kLlamaCpp) return;
+  s.llama_cpp.n_cache_reuse = *e.cache_reuse;
+  if (*e.cache_ram > 0) {
+    double token = 0;
+    for (const Shard& shard : d.mapping.stages)
+      token += kv_bytes_per_token(d.model, shard, d.precision.kv) * d.mapping.tensor_parallel;
+    const double blocks =
+        static_cast<double>(*e.cache_ram) * kMiB / (token * static_cast<double>(*e.block_size));
+    s.llama_cpp.prompt_cache_blocks = static_cast<std::int64_t>(std::clamp(blocks, 1.0, kMostBlocks));
+  } else if (*e.cache_ram < 0) {  // as many tokens as all slots have
+    s.llama_cpp.prompt_cache_blocks = (*e.n_ctx + *e.block_size - 1) / *e.block_size;
+  }
   s.llama_cpp.n_ubatch = *e.n_ubatch;
   s.llama_cpp.slot_prompt_similarity = static_cast<float>(*e.slot_prompt_similarity);
   s.llama_cpp.similarity_of_slot = b.minor < kSimilarityOfPrompt;

@@ -44,7 +44,8 @@ void set_block_policy(SchedulerConfig& scheduler, const EngineSection& engine, c
 void take_slots(EngineSection& engine, const Behavior& behavior, const ModelConfig& model, bool has_length,
                 const std::string& where);
 void fill_slots(EngineSection& engine, const Behavior& behavior, const std::string& where);
-void set_slots(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
+void read_prompt_cache(Deployment& deployment, const std::string& where);  // its cache_ram
+void set_slots(SchedulerConfig& scheduler, const Deployment& deployment);
 std::optional<Infeasible> slots_verdict(Deployment& deployment);
 void set_policy(SchedulerConfig& scheduler, const EngineSection& engine, const Behavior& behavior);
 

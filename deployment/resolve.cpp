@@ -203,7 +203,7 @@ SchedulerConfig scheduler_of(const Deployment& d) {
     s.disable_by_batch_size = e.speculative_config->disable_by_batch_size.value_or(0);
   }
   set_policy(s, e, d.behavior);
-  set_slots(s, e, d.behavior);
+  set_slots(s, d);
   set_orders(s, d.scenario);
   return s;
 }
@@ -411,6 +411,7 @@ std::variant<Deployment, Infeasible> resolve_on(const Scenario& scenario, const 
                          d.precision.kv == d.precision.activation &&
                          (d.device.generation.starts_with("8.") || d.device.generation.starts_with("12."));
   read_swap(d, where);
+  read_prompt_cache(d, where);
   read_kv_tiers(d, where);
   place_weights(d, where);
 

@@ -264,7 +264,8 @@ std::string llama_cpp_command(const Deployment& d) {
   c.add_switch(*e.kv_unified, "--kv-unified");
   c.add_if(true, "--slot-prompt-similarity", *e.slot_prompt_similarity);
   c.add_if(d.mapping.pipeline_parallel > 1, "--split-mode", "layer");
-  c.add_if(d.behavior.minor >= 6700, "--cache-ram", 0);
+  c.add_if(*e.cache_reuse > 0, "--cache-reuse", *e.cache_reuse);
+  c.add_if(d.behavior.minor >= 6700, "--cache-ram", *e.cache_ram);
   c.note(*e.cache_prompt ? "requests with cache_prompt" : "requests without cache_prompt");
   return c.text();
 }

@@ -108,6 +108,10 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (processes && reaches(deployment))
     refuse("behavior",
            deployment.behavior.name + ", whose attention reaches over several instances, in processes,");
+  const LlamaCppConfig& slots = deployment.scheduler.llama_cpp;
+  if (slots.prompt_cache_blocks > 0)
+    throw Error("cache_ram", "prompts in host memory are not executed yet; use 0, or `foretoken simulate`");
+  if (slots.n_cache_reuse > 0) refuse("cache_reuse", "shifting keys to another place");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",

@@ -132,6 +132,11 @@ struct LlamaCppConfig {
   bool last_unused_first = true;  // of slots that were never used; else the first
   // All slots share the blocks, of one token each, and keep theirs when a request ends.
   bool kv_unified = false;
+  // Tokens of a slot that come again later in the prompt are shifted there, so many in a row at least; 0:
+  // none.
+  std::int64_t n_cache_reuse = 0;
+  // Host memory for prompts that lose their slot, in blocks; 0: none.
+  std::int64_t prompt_cache_blocks = 0;
 };
 
 // LMDeploy's, by its names and defaults.

@@ -111,6 +111,10 @@ void check_block_policy(const SchedulerConfig& c) {
     require(c.llama_cpp.n_ubatch >= 1, "n_ubatch", "must be at least 1");
     require(c.llama_cpp.slot_prompt_similarity >= 0 && c.llama_cpp.slot_prompt_similarity <= 1,
             "slot_prompt_similarity", "must be from 0 to 1");
+    require(c.llama_cpp.n_cache_reuse >= 0, "cache_reuse", "must be at least 0");
+    require(c.llama_cpp.prompt_cache_blocks >= 0, "cache_ram", "must be at least 0 blocks");
+    require(c.llama_cpp.prompt_cache_blocks == 0 || (c.enable_prefix_caching && c.pipeline_depth == 1),
+            "cache_ram", "keeps what cache_prompt finds again, and is not modelled in a pipeline; use 0");
   }
   require(c.lmdeploy.num_tokens_per_iter >= 0, "num_tokens_per_iter", "must be at least 0");
   require(c.lmdeploy.max_prefill_iters >= 1, "max_prefill_iters", "must be at least 1");

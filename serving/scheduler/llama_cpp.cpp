@@ -1,7 +1,8 @@
 // llama.cpp's server (update_slots; docs/policies.md): a slot for each request that runs, and batches that
 // are filled with generating slots first, then prompts slot by slot. A batch of up to n_batch tokens is
 // computed in pieces of n_ubatch, which are the steps here. A slot keeps its tokens when its request has
-// ended, for the next one whose prompt begins with them. Slots have a context each, or share one cache.
+// ended, for the next one whose prompt begins with them. Slots have a context each, or share one cache. What
+// a slot is about to lose may be kept in host memory (server-task.cpp, server_prompt_cache).
 #include <algorithm>
 
 #include "serving/scheduler/policies.h"
@@ -17,6 +18,38 @@ std::int64_t common_prefix(std::span<const TokenRun> a, std::span<const TokenRun
     if (a[i].tokens != b[i].tokens) break;
   }
   return tokens;
+}
+
+// Tokens in which two keys agree, each from a token of its own on.
+std::int64_t common_from(std::span<const TokenRun> a, std::int64_t at_a, std::span<const TokenRun> b,
+                         std::int64_t at_b) {
+  const auto skip = [](std::span<const TokenRun>& key, std::int64_t& at) {
+    for (; !key.empty() && at >= key.front().tokens; key = key.subspan(1)) at -= key.front().tokens;
+  };
+  std::int64_t same = 0;
+  for (skip(a, at_a), skip(b, at_b); !a.empty() && !b.empty(); skip(a, at_a), skip(b, at_b)) {
+    const TokenRun &x = a.front(), &y = b.front();
+    if (x.content != y.content || x.offset + at_a != y.offset + at_b) break;
+    const std::int64_t n = std::min(x.tokens - at_a, y.tokens - at_b);
+    same += n, at_a += n, at_b += n;
+  }
+  return same;
+}
+
+// Where in the key the first token of these comes, from `at` on; the key's length if nowhere.
+std::int64_t next_place(std::span<const TokenRun> key, std::int64_t at, std::span<const TokenRun> of,
+                        std::int64_t token) {
+  while (token >= of.front().tokens) token -= of.front().tokens, of = of.subspan(1);
+  token += of.front().offset;
+  std::int64_t begin = 0;
+  for (const TokenRun& run : key) {
+    const std::int64_t place = begin + token - run.offset;
+    if (run.content == of.front().content && token >= run.offset && token < run.offset + run.tokens &&
+        place >= at)
+      return place;
+    begin += run.tokens;
+  }
+  return begin;
 }
 
 class LlamaCppScheduler final : public BlockScheduler {
@@ -35,10 +68,13 @@ class LlamaCppScheduler final : public BlockScheduler {
     if (!caches_) return 0;
     token_key(request, workload_.content(request), request.input_len, key_);
     std::int64_t most = 0;
-    if (const auto slot = choose(request.input_len)) {
-      most = common_prefix(key_, slots_[*slot].tokens);
+    if (const auto choice = choose(request.input_len)) {
+      const Slot& slot = slots_[choice->slot];
+      const auto better =
+          is_lost(*choice, request.input_len) ? find_saved(slot, request.input_len) : saved_.end();
+      most = reusable(better != saved_.end() ? better->tokens : slot.tokens);
     } else {
-      for (const Slot& s : slots_) most = std::max(most, common_prefix(key_, s.tokens));
+      for (const Slot& s : slots_) most = std::max(most, reusable(s.tokens));
     }
     return std::min<std::int64_t>(most, request.input_len - 1);
   }
@@ -55,6 +91,16 @@ class LlamaCppScheduler final : public BlockScheduler {
     std::vector<KvBlockPool::Block> cells;  // of the common cache, likewise
     std::int64_t last_used = -1;
   };
+  struct Choice {
+    std::size_t slot = 0;
+    bool is_similar = false;  // else it was the oldest
+    std::int64_t common = 0;
+  };
+  struct Saved {  // in host memory
+    std::vector<TokenRun> tokens;
+    std::int64_t num_tokens = 0;
+    std::vector<HostBlockPool::Block> blocks;
+  };
   struct Part {
     std::int32_t sequence;
     std::int64_t tokens;
@@ -62,6 +108,8 @@ class LlamaCppScheduler final : public BlockScheduler {
 
   void decide(Picoseconds now) override {
     failed_.clear();
+    host_.release(loaded_);
+    loaded_.clear();
     is_whole_ = false;
     if (next_ == view_.size()) {
       // Devices go on with the next batch before this one is out, unless it samples.
@@ -99,9 +147,15 @@ class LlamaCppScheduler final : public BlockScheduler {
     while (!waiting_.empty()) {
       const Sequence& s = sequences_[waiting_.front()];
       token_key(s.request, workload_.content(s.request), s.num_tokens, key_);
-      const auto slot = choose(s.num_tokens);
-      if (!slot) break;
-      start(slots_[*slot], now);
+      const auto choice = choose(s.num_tokens);
+      if (!choice) break;
+      Slot& slot = slots_[choice->slot];
+      if (is_lost(*choice, s.num_tokens)) {
+        save(slot);
+        load(slot, s.num_tokens);
+        drop_oldest();
+      }
+      start(slot, now);
     }
     std::int64_t room = config_.max_num_batched_tokens;
     for (const Slot& slot : slots_) {
@@ -157,8 +211,8 @@ class LlamaCppScheduler final : public BlockScheduler {
   }
 
   // By what it holds, else the one that has been idle for longest; key_ are the prompt's tokens.
-  std::optional<std::size_t> choose(std::int64_t prompt) const {
-    std::optional<std::size_t> chosen;
+  std::optional<Choice> choose(std::int64_t prompt) const {
+    std::optional<Choice> chosen;
     float best = 0;
     std::int64_t most = 0;
     for (std::size_t i = 0; i < slots_.size() && own_.slot_prompt_similarity > 0; ++i) {
@@ -171,14 +225,118 @@ class LlamaCppScheduler final : public BlockScheduler {
         continue;
       best = share;
       most = common;
-      chosen = i;
+      chosen = {i, true, common};
     }
     for (std::size_t i = 0; i < slots_.size() && most == 0; ++i) {
       if (slots_[i].sequence >= 0) continue;
-      const bool older = !chosen || slots_[i].last_used < slots_[*chosen].last_used;
-      if (older || (own_.last_unused_first && slots_[i].last_used == slots_[*chosen].last_used)) chosen = i;
+      const bool older = !chosen || slots_[i].last_used < slots_[chosen->slot].last_used;
+      if (older || (own_.last_unused_first && slots_[i].last_used == slots_[chosen->slot].last_used))
+        chosen = {i, false, 0};
     }
     return chosen;
+  }
+
+  // Of what a slot holds, that a prompt need not compute: its beginning, and chunks that come again behind
+  // it.
+  std::int64_t reusable(std::span<const TokenRun> tokens) const {
+    std::int64_t reused = common_prefix(key_, tokens);
+    if (own_.n_cache_reuse == 0) return reused;
+    std::int64_t held = 0, prompt = 0;
+    for (const TokenRun& run : tokens) held += run.tokens;
+    for (const TokenRun& run : key_) prompt += run.tokens;
+    for (std::int64_t at = reused; at < held && reused < prompt;) {
+      const std::int64_t same = common_from(tokens, at, key_, reused);
+      if (same >= own_.n_cache_reuse) {
+        at += same;
+        reused += same;
+      } else {
+        at = next_place(tokens, at + 1, key_, reused);
+      }
+    }
+    return reused;
+  }
+
+  // The slot is about to lose most of what it holds.
+  bool is_lost(const Choice& choice, std::int64_t prompt) const {
+    const std::int64_t held = slots_[choice.slot].num_tokens;
+    if (own_.prompt_cache_blocks == 0 || held == 0) return false;
+    const float share = static_cast<float>(choice.common) / static_cast<float>(prompt);
+    return !choice.is_similar || share * static_cast<float>(prompt) / static_cast<float>(held) < 0.5F;
+  }
+
+  // Unless that is kept already; what it begins with need not be kept any more.
+  void save(const Slot& slot) {
+    for (const Saved& s : saved_)
+      if (common_prefix(s.tokens, slot.tokens) == slot.num_tokens) return;
+    for (std::size_t i = 0; i < saved_.size();)
+      if (common_prefix(saved_[i].tokens, slot.tokens) == saved_[i].num_tokens)
+        forget(i);
+      else
+        ++i;
+    Saved& saved = saved_.emplace_back(Saved{slot.tokens, slot.num_tokens, {}});
+    host_.allocate(blocks_for(slot.num_tokens), saved.blocks);
+    for (std::size_t b = 0; b < saved.blocks.size(); ++b)
+      batch_.swap_out().push_back({block_of(slot, b), saved.blocks[b]});
+    counts_.swapped_out += std::ssize(saved.blocks);
+  }
+  void forget(std::size_t i) {
+    host_.release(saved_[i].blocks);
+    saved_.erase(saved_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  KvBlockPool::Block block_of(const Slot& slot, std::size_t b) const {
+    if (own_.kv_unified) return slot.cells[b];
+    const std::int64_t first = 1 + (&slot - slots_.data()) * blocks_for(config_.max_model_len);
+    return static_cast<KvBlockPool::Block>(first + static_cast<std::int64_t>(b));
+  }
+
+  // Prompts in host memory of which key_ has more, both of it and of them, than of what the slot holds.
+  std::deque<Saved>::const_iterator find_saved(const Slot& slot, std::int64_t prompt) const {
+    const auto base = static_cast<float>(common_prefix(key_, slot.tokens));
+    float keep = base / static_cast<float>(slot.num_tokens), similar = base / static_cast<float>(prompt);
+    auto best = saved_.end();
+    for (auto s = saved_.begin(); s != saved_.end(); ++s) {
+      const auto common = static_cast<float>(common_prefix(key_, s->tokens));
+      const float keeps = common / static_cast<float>(s->num_tokens),
+                  is = common / static_cast<float>(prompt);
+      if (keeps < 0.25F || keeps <= keep || is <= similar) continue;
+      keep = keeps;
+      similar = is;
+      best = s;
+    }
+    return best;
+  }
+
+  // The slot gets it, or nothing where the common cache has no room for it.
+  void load(Slot& slot, std::int64_t prompt) {
+    const auto found = find_saved(slot, prompt);
+    if (found == saved_.end()) return;
+    if (own_.kv_unified) {
+      empty(slot);
+      const std::int64_t cells = std::ssize(found->blocks);
+      if (cells > free_blocks()) return;
+      pool_.allocate(cells, slot.cells);
+      idle_cells_ += cells;
+    }
+    slot.tokens = found->tokens;
+    slot.num_tokens = found->num_tokens;
+    for (std::size_t b = 0; b < found->blocks.size(); ++b)
+      batch_.swap_in().push_back({found->blocks[b], block_of(slot, b)});
+    counts_.swapped_in += std::ssize(found->blocks);
+    loaded_.insert(loaded_.end(), found->blocks.begin(), found->blocks.end());
+    saved_.erase(found);
+  }
+
+  void drop_oldest() {
+    const auto kept = [this] { return host_.used() - std::ssize(loaded_); };
+    while (saved_.size() > 1 && kept() > own_.prompt_cache_blocks) forget(0);
+  }
+
+  void empty(Slot& slot) {
+    pool_.release(slot.cells, 0);
+    idle_cells_ -= std::ssize(slot.cells);
+    slot.cells.clear();
+    slot.tokens.clear();
+    slot.num_tokens = 0;
   }
 
   // The head of the queue, whose tokens key_ are.
@@ -190,8 +348,7 @@ class LlamaCppScheduler final : public BlockScheduler {
     s.state = Sequence::State::kRunning;
     s.scheduled = now;
     // The last token of a prompt is computed in any case.
-    const std::int64_t reused =
-        caches_ ? std::min<std::int64_t>(common_prefix(key_, slot.tokens), s.num_tokens - 1) : 0;
+    const std::int64_t reused = caches_ ? std::min<std::int64_t>(reusable(slot.tokens), s.num_tokens - 1) : 0;
     s.cached_tokens = s.computed = static_cast<std::int32_t>(reused);
     counts_.reused += reused;
     if (caches_) {
@@ -207,8 +364,8 @@ class LlamaCppScheduler final : public BlockScheduler {
       slot.cells.clear();
     } else {
       const std::int64_t count = blocks_for(config_.max_model_len);
-      const std::int64_t first = 1 + (&slot - slots_.data()) * count;
-      for (std::int64_t b = 0; b < count; ++b) s.blocks.push_back(static_cast<KvBlockPool::Block>(first + b));
+      for (std::int64_t b = 0; b < count; ++b)
+        s.blocks.push_back(block_of(slot, static_cast<std::size_t>(b)));
     }
     s.capacity = static_cast<std::int32_t>(std::ssize(s.blocks) * config_.block_size);
   }
@@ -225,11 +382,7 @@ class LlamaCppScheduler final : public BlockScheduler {
   bool clear_idle_slot() {
     for (Slot& slot : slots_) {
       if (slot.cells.empty()) continue;
-      pool_.release(slot.cells, 0);
-      idle_cells_ -= std::ssize(slot.cells);
-      slot.cells.clear();
-      slot.tokens.clear();
-      slot.num_tokens = 0;
+      empty(slot);
       return true;
     }
     return false;
@@ -283,9 +436,12 @@ class LlamaCppScheduler final : public BlockScheduler {
   std::vector<Slot> slots_;
   std::vector<std::size_t> released_;  // since the last batch
   std::int64_t clock_ = 0, idle_cells_ = 0;
-  std::vector<Part> rest_, view_;  // of the batch at hand: what is to come, what is computed now
-  std::size_t next_ = 0;           // of the view
-  bool is_whole_ = false;          // the step is a batch
+  std::deque<Saved> saved_;  // who was saved first first
+  HostBlockPool host_{std::numeric_limits<std::int32_t>::max()};
+  std::vector<HostBlockPool::Block> loaded_;  // by this step, which reads them before they can be used again
+  std::vector<Part> rest_, view_;             // of the batch at hand: what is to come, what is computed now
+  std::size_t next_ = 0;                      // of the view
+  bool is_whole_ = false;                     // the step is a batch
   bool view_samples_ = false;
   std::vector<std::int32_t> failed_;
   mutable std::vector<TokenRun> key_;  // scratch

@@ -281,6 +281,31 @@ TEST(BlockSystems, BuildsOfLlamaCpp) {
   EXPECT_FALSE(config("llama.cpp-b4000").enable_prefix_caching);
 }
 
+// 8192 MiB of Llama-3.1-8B's 128 KiB a token.
+TEST(BlockSystems, PromptsOfLlamaCppInHostMemory) {
+  Scenario s = with("llama.cpp");
+  const auto tokens = [&] {
+    const SchedulerConfig c = deploy(s).scheduler;
+    return c.llama_cpp.prompt_cache_blocks * c.block_size;
+  };
+  EXPECT_EQ(tokens(), 0) << "no link to host memory is known";
+  s.hardware.host_link_bandwidth = "64 GB/s";
+  EXPECT_EQ(tokens(), 65'536);
+  EXPECT_THAT(serve_command(deploy(s)), HasSubstr("--cache-ram 8192"));
+  s.engine.n_parallel = 2;
+  EXPECT_EQ(tokens(), 65'536);
+  s.engine.cache_ram = -1;
+  EXPECT_EQ(tokens(), 2 * 4096) << "as many as n_ctx";
+  s.engine.cache_ram = 0;
+  EXPECT_EQ(tokens(), 0);
+  s.engine.cache_ram.reset();
+  s.engine.cache_prompt = false;
+  EXPECT_EQ(tokens(), 0);
+  s.engine.cache_prompt.reset();
+  s.engine.behavior = "llama.cpp-b6699";
+  EXPECT_EQ(tokens(), 0);
+}
+
 TEST(BlockSystems, ContextOfLlamaCpp) {
   Scenario s = with("llama.cpp");
   s.engine.n_ctx = 16'384;
@@ -300,8 +325,12 @@ TEST(BlockSystems, ContextOfLlamaCpp) {
               HasSubstr("the context of a slot"));
   EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.max_model_len = 4096, e.n_ctx = 8192, e.n_parallel = 4; }),
               HasSubstr("give one"));
-  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_reuse = 256; }), HasSubstr("use 0"));
-  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_ram = 8192; }), HasSubstr("use 0"));
+  EXPECT_THAT(refusal("llama.cpp-b3000", [](auto& e) { e.cache_reuse = 256; }), HasSubstr("October 2024"));
+  EXPECT_THAT(refusal("llama.cpp-b5000", [](auto& e) { e.cache_ram = 8192; }), HasSubstr("October 2025"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_ram = -1, e.cache_prompt = false; }),
+              HasSubstr("cache_prompt"));
+  EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.cache_reuse = 9, e.cache_prompt = false; }),
+              HasSubstr("cache_prompt"));
   EXPECT_THAT(refusal("llama.cpp-b5000", [](auto& e) { e.kv_unified = true; }), HasSubstr("b6925"));
   EXPECT_THAT(refusal("llama.cpp", [](auto& e) { e.block_size = 16; }), HasSubstr("token by token"));
   EXPECT_THAT(refusal("tgi", [](auto& e) { e.cache_prompt = true; }), HasSubstr("llama.cpp"));

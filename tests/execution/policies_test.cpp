@@ -70,7 +70,7 @@ std::vector<Case> cases() {
        with(tight,
             {{"max_num_batched_tokens", 24}, {"average_prefill_length", 5}, {"average_decode_length", 2}}),
        true},
-      {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}}, false}};
+      {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}, {"cache_ram", 0}}, false}};
 }
 
 // Two stages, in which each system keeps its own micro-batches in flight.
@@ -133,7 +133,8 @@ TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   ServeResult served;
   Recording plain;
   const auto expected = tokens_of(shared(Json::object()), served, plain);
-  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}},
+  Json slots{
+      {"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}, {"cache_ram", 0}},
       common = slots;
   common.update({{"kv_unified", true}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}, {"n_ctx", 470}});
   for (const Json& engine : {slots, common}) {

@@ -81,6 +81,11 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
   const auto all_decode = [&] {
     c.max_num_batched_tokens = std::max(c.max_num_batched_tokens, c.max_num_seqs + pick(0, 10));
   };
+  const auto remember = [&] {  // llama.cpp's prompts in host memory, and chunks that are shifted
+    if (c.enable_prefix_caching && chance(0.6))
+      c.llama_cpp.prompt_cache_blocks = pick(1, 400) / c.block_size + 1;
+    if (c.enable_prefix_caching && chance(0.3)) c.llama_cpp.n_cache_reuse = pick(1, 6);
+  };
   switch (policy) {
     case SchedulerPolicy::kVllmV0:
       c.watermark = chance(0.7) ? 0.01 : 0.15;
@@ -159,10 +164,12 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
       if (c.llama_cpp.kv_unified) {  // room for all, or some are answered with errors
         c.block_size = 1;
         c.num_blocks = 1 + (chance(0.6) ? c.max_num_seqs * c.max_model_len : pick(1, 3) * c.max_model_len);
+        remember();
         break;
       }
       c.reservation = KvReservation::kMaxModelLen;
       c.num_blocks = 1 + c.max_num_seqs * ((c.max_model_len + c.block_size - 1) / c.block_size);
+      remember();
       break;
     case SchedulerPolicy::kTurbomind:
       all_decode();
@@ -198,6 +205,7 @@ void pipeline(SchedulerConfig& c, int stages, CounterRandom& random) {
     c.enable_prefix_caching = false;
     c.num_host_blocks = 0;
   }
+  c.llama_cpp.prompt_cache_blocks = 0;
   c.pipeline_depth = stages;
   c.sglang.overlap = c.sglang.enable_mixed_chunk = false;
   c.sglang.scheduler_recv_interval = 1;

@@ -234,6 +234,81 @@ TEST(LlamaCpp, OlderServersMeasureTheSlotNotThePrompt) {
   EXPECT_THAT(run(w, o).batches, ElementsAre("p0:6/0!", "d0@7", "p1:8/0!"));
 }
 
+ServeOptions remembering_slot(std::int64_t blocks) {
+  ServeOptions o = caching_slots(1);
+  config(o).llama_cpp.prompt_cache_blocks = blocks;
+  return o;
+}
+
+// One slot, blocks of 4. Requests 1, 2 and 3 begin unlike what it holds, which is copied to host memory.
+// There request 2 finds 6 of its tokens in the 7 that request 0 left, and request 3 the 8 that request 1
+// left.
+TEST(LlamaCpp, WhatLosesItsSlotComesBackFromHostMemory) {
+  ListWorkload w;
+  w.add(0, 6, 2, {{7, 6}});
+  w.add(5000, 8, 1, {{8, 8}});
+  w.add(10'000, 8, 1, {{7, 6}});
+  w.add(15'000, 8, 1, {{8, 8}});
+  ListWorkload same = w;
+  toy::ShadowMemory memory(w, 4), none(same, 4);
+  const ServeResult r = serve(w, memory, remembering_slot(100));
+  EXPECT_THAT(memory.batches,
+              ElementsAre("p0:6/0", "d0@7", "out2 p1:8/0", "out2 in2 p2:2/6", "out2 in2 p3:1/7"));
+  EXPECT_EQ(r.reused_tokens, 13);
+  EXPECT_EQ(r.swapped_out_blocks, 6);
+  EXPECT_EQ(r.swapped_in_blocks, 4);
+  EXPECT_EQ(serve(same, none, remembering_slot(0)).reused_tokens, 0);
+}
+
+// Two blocks each: with room for two of them request 0's are gone when request 2's come.
+TEST(LlamaCpp, TheOldestPromptLeavesHostMemory) {
+  ListWorkload w;
+  w.add(0, 6, 2, {{7, 6}});
+  w.add(5000, 8, 1, {{8, 8}});
+  w.add(10'000, 8, 1, {{9, 8}});
+  w.add(15'000, 6, 1, {{7, 6}});
+  ListWorkload same = w;
+  toy::ShadowMemory little(w, 4), enough(same, 4);
+  serve(w, little, remembering_slot(2));
+  EXPECT_THAT(little.batches, ElementsAre("p0:6/0", "d0@7", "out2 p1:8/0", "out2 p2:8/0", "out2 p3:6/0"));
+  serve(same, enough, remembering_slot(4));
+  EXPECT_EQ(enough.batches.back(), "out2 in2 p3:1/5");
+}
+
+// Request 1 goes on where 6 of 7 tokens are kept; request 2 keeps two of 8, a quarter.
+TEST(LlamaCpp, ASlotThatLosesLittleIsNotCopied) {
+  ListWorkload w;
+  w.add(0, 6, 2, {{7, 6}});
+  w.add(5000, 8, 1, {{7, 6}});
+  w.add(10'000, 8, 1, {{7, 2}});
+  toy::ShadowMemory memory(w, 4);
+  serve(w, memory, remembering_slot(100));
+  EXPECT_THAT(memory.batches, ElementsAre("p0:6/0", "d0@7", "p1:2/6", "out2 p2:6/2"));
+}
+
+// Request 1 leaves out 4 tokens in the middle of what the slot holds, 6 of which come after them.
+TEST(LlamaCpp, ChunksThatComeAgainLaterAreShifted) {
+  ListWorkload w;
+  w.add(0, 16, 1, {{7, 6}, {9, 4}, {8, 6}});
+  w.add(10'000, 14, 1, {{7, 6}, {8, 6}});
+  ServeOptions o = caching_slots(1);
+  EXPECT_EQ(run(w, o).batches.back(), "p1:8/6!");
+  config(o).llama_cpp.n_cache_reuse = 7;
+  EXPECT_EQ(run(w, o).batches.back(), "p1:8/6!");
+  config(o).llama_cpp.n_cache_reuse = 6;
+  EXPECT_EQ(run(w, o).batches.back(), "p1:2/12!");
+}
+
+// A chunk is shifted forwards, never behind tokens that the slot does not hold.
+TEST(LlamaCpp, NoChunkIsShiftedBehindNewTokens) {
+  ListWorkload w;
+  w.add(0, 12, 1, {{7, 6}, {8, 6}});
+  w.add(10'000, 16, 1, {{8, 6}, {9, 4}, {7, 6}});
+  ServeOptions o = caching_slots(1);
+  config(o).llama_cpp.n_cache_reuse = 4;
+  EXPECT_THAT(run(w, o).batches, ElementsAre("p0:8/0", "p0:4/8!", "p1:8/6", "p1:2/14!"));
+}
+
 ServeOptions unified(std::int64_t cells) {
   ServeOptions o = caching_slots(2);
   SchedulerConfig& c = config(o);
@@ -254,6 +329,28 @@ TEST(LlamaCpp, IdleSlotsMakeRoomInACommonCache) {
   w.add(8000, 5, 1, {{7, 5}});
   w.add(9500, 7, 1, {{9, 7}});
   EXPECT_THAT(run(w, unified(12)).batches, ElementsAre("p0:5/0!", "d0@6", "p1:7/0!", "p2:5/0!", "p3:1/6!"));
+}
+
+// Slot 1 keeps request 0's 6 tokens and slot 0 request 1's 4. Request 2 is unlike both and takes slot 1,
+// request 3 slot 0, which gives up its 4: 6 cells are then free beside the 5 of request 2 of 12, not of 10.
+TEST(LlamaCpp, APromptInHostMemoryNeedsRoomInTheCommonCache) {
+  ListWorkload w;
+  w.add(0, 5, 2, {{7, 5}});
+  w.add(5000, 4, 1, {{9, 4}});
+  w.add(8000, 5, 4, {{8, 5}});
+  w.add(8500, 5, 1, {{7, 5}});
+  ListWorkload same = w;
+  ServeOptions o = unified(12);
+  config(o).llama_cpp.prompt_cache_blocks = 100;
+  toy::ShadowMemory memory(w, 1);
+  serve(w, memory, o);
+  EXPECT_THAT(memory.batches,
+              ElementsAre("p0:5/0", "d0@6", "p1:4/0", "out6 p2:5/0", "out4 in6 p3:1/4 d2@6", "d2@7", "d2@8"));
+  ServeOptions tight = unified(10);
+  config(tight).llama_cpp.prompt_cache_blocks = 100;
+  toy::ShadowMemory less(same, 1);
+  serve(same, less, tight);
+  EXPECT_EQ(less.batches[4], "out4 p3:3/0 d2@6");
 }
 
 // A token is free where two are wanted: the batch is computed token by token. Request 1 ends with its own,

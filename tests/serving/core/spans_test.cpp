@@ -402,8 +402,12 @@ void expect_the_same_times(Make make, Reached& reached, std::uint64_t seeds = 30
     ASSERT_EQ(x.reused_tokens, y.reused_tokens) << seed;
     ASSERT_EQ(x.discarded_tokens, y.discarded_tokens) << seed;
     ASSERT_EQ(x.swapped_out_blocks, y.swapped_out_blocks) << seed;
-    // In a pipeline one whose last token is on its way may be swapped out, and ends there.
-    if (a.options.engines[0].scheduler.pipeline_depth == 1)
+    ASSERT_EQ(x.swapped_in_blocks, y.swapped_in_blocks) << seed;
+    ASSERT_LE(x.swapped_in_blocks, x.swapped_out_blocks) << seed;
+    // In a pipeline one whose last token is on its way may be swapped out, and ends there; not every prompt
+    // that llama.cpp keeps comes again.
+    const SchedulerConfig& c = a.options.engines[0].scheduler;
+    if (c.pipeline_depth == 1 && c.policy != SchedulerPolicy::kLlamaCpp)
       ASSERT_EQ(x.swapped_in_blocks, x.swapped_out_blocks) << seed;
     // Tokens are conserved: computed + found in the cache - lost to preemption is what the requests needed.
     std::int64_t needed = 0;
@@ -464,8 +468,9 @@ TEST_P(Spans, GiveTheSameTimesAsSingleSteps) {
   // The scenarios do reach what they are meant to reach.
   EXPECT_TRUE(toy::preempts(GetParam()) ? reached.preemptions > 1000 : reached.preemptions == 0);
   EXPECT_TRUE(toy::has_prefix_cache(GetParam()) ? reached.hits > 10000 : reached.hits == 0) << reached.hits;
-  EXPECT_EQ(reached.swaps > 1000,
-            GetParam() == SchedulerPolicy::kVllmV1 || GetParam() == SchedulerPolicy::kVllmV0);
+  EXPECT_EQ(reached.swaps > 1000, GetParam() == SchedulerPolicy::kVllmV1 ||
+                                      GetParam() == SchedulerPolicy::kVllmV0 ||
+                                      GetParam() == SchedulerPolicy::kLlamaCpp);
   EXPECT_GT(reached.rejected, 100);
   // TurboMind's members lose their memory block by block, llama.cpp computes a full cache's batches in parts.
   const bool by_blocks =
