@@ -9,7 +9,8 @@ namespace {
 // Okabe and Ito 2008: told apart with every kind of colour vision.
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
 
-constexpr int kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26;  // pixels
+constexpr int kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26,
+              kAxisWidth = 70, kTickWidth = 70;  // pixels
 
 }  // namespace
 
@@ -75,6 +76,7 @@ void Chart::finish(bool with_legend) {
 }
 
 void Chart::fit_legend() {
+  xAxis->ticker()->setTickCount(std::clamp((width() - kAxisWidth) / kTickWidth, 2, 5));
   yAxis->ticker()->setTickCount(std::clamp((height() - kAxisHeight) / kTickHeight, 2, 5));
   const bool shown = legend_shown_ && height() >= kLeastLegendHeight;
   legend->setVisible(shown);

@@ -7,6 +7,7 @@
 #include <QFileDialog>
 #include <QLabel>
 #include <QMenu>
+#include <algorithm>
 
 namespace foretoken::gui {
 

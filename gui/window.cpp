@@ -19,6 +19,7 @@
 #include <QStyleFactory>
 #include <QTabBar>
 #include <QToolBar>
+#include <utility>
 
 #include "base/error.h"
 #include "base/json_full.h"

@@ -126,7 +126,7 @@ class MemoryView : public View {
         const auto kinds = d->kinds();
         for (std::size_t i = 0; i < kinds.size(); ++i) {
           QString name = kinds.size() == 1 ? QString() : QString::fromStdString(pool_name(*d, i));
-          name += (name.isEmpty() ? QString() : QStringLiteral(", ")) +
+          name += (name.isEmpty() ? QString() : QStringLiteral(",\n")) +
                   QString::fromStdString(kinds[i]->device.name);
           bars.push_back({prefix + name, kinds[i]->memory});
         }
@@ -192,7 +192,7 @@ class MemoryView : public View {
     // With room for the words above the bars and beside the device's line.
     const auto n = static_cast<double>(bars.size());
     chart_->yAxis->setRange(-n + 0.4, 0.6 + 0.3 * n);
-    chart_->xAxis->setRange(0, most * 1.3);
+    chart_->xAxis->setRange(0, most * 1.45);
     chart_->finish(true);
   }
 

@@ -67,6 +67,7 @@ class StepView : public View {
     auto* const box = new QVBoxLayout(this);
     box->addLayout(top);
     box->addWidget(parts, 1);
+    box->addStretch(0);
     connect(&session, &Session::estimated_anew, this, &StepView::show_steps);
     connect(which_, &QComboBox::activated, this, &StepView::show_steps);
     show_steps();
@@ -92,6 +93,7 @@ class StepView : public View {
     chart_->start(tr("time in the step, ms"), {});
     const std::vector<Estimated::Step> steps = e ? e->steps() : std::vector<Estimated::Step>();
     which_->setVisible(!steps.empty());
+    parts_->setVisible(!steps.empty());
     if (steps.empty()) {
       note_->setText(why_no_steps(e.get()));
       table_->show_table({});
