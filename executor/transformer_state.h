@@ -112,8 +112,7 @@ struct Transformer::State {
   };
   std::vector<Launch> launches;
   std::size_t next_launch = 0;
-  // The step's attention is an InstanceGroup's: launches stop before it. stages_prompts: keys and values are
-  // written where prompts wait for it, not to the cache.
+  // Attention is an InstanceGroup's: launches stop before it. stages_prompts: keys go to PerRank::staged.
   bool reaches = false, stages_prompts = false;
   std::vector<OperatorRun> runs;
   std::unique_ptr<KernelStopwatch> stopwatch = kernels.stopwatch(layout.operator_times);

@@ -97,7 +97,7 @@ TEST(ExecutedInstances, ThoseThatLendSayTheSame) {
 
 // Of both kinds, for sets of kernels on which all that is above would take long.
 TEST(ExecutedInstances, AFewRequestsSayTheSame) {
-  const Json few{{"num_prompts", 4}, {"output_len", {{"value", 5}}}, {"input_len", {{"value", 70}}}};
+  const Json few{{"num_prompts", 2}, {"output_len", {{"value", 3}}}, {"input_len", {{"value", 70}}}};
   const auto expected = plain(few);
   const Json elastic = loongserve({{"num_gpu_blocks_override", 60}, {"max_model_len", 96}}),
              lent = lending({{"num_gpu_blocks_override", 5}, {"max_model_len", 96}, {"watermark", 0}});
