@@ -14,6 +14,7 @@
 #include "serving/elastic/serve.h"
 #include "serving/engine.h"
 #include "serving/engine_heap.h"
+#include "serving/intake.h"
 #include "serving/lending/serve.h"
 #include "serving/replicas.h"
 #include "serving/run_totals.h"
@@ -92,10 +93,7 @@ class Loop : private Transfers::Host {
 
   ServeResult run() {
     while (!result_.aborted) {
-      Picoseconds next = std::min(heap_.first_time(), transfers_->first_end());
-      if (const auto arrival = workload_.next_arrival()) {
-        next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
-      }
+      Picoseconds next = std::min({heap_.first_time(), transfers_->first_end(), intake_.next()});
       if (next != kNever || !unrouted_.empty())
         next = std::min({next, replicas_.next_start(), next_decision_});
       if (next == kNever) break;
@@ -108,7 +106,7 @@ class Loop : private Transfers::Host {
       admit_arrived();
       commit_ended();  // spans that an arrival cut at this very time: nobody finishes in these
       launch_ready();
-      if ((++events_ & 4095) == 0) housekeeping();
+      intake_.check_in();
     }
     return summarize();
   }
@@ -125,11 +123,7 @@ class Loop : private Transfers::Host {
       dropped_.clear();
       for (const Engine::Place place : computed_)
         if (!transfers_->computed(e, place, result_, now_)) dropped_.push_back(place);
-      for (const Request& request : finished_) {
-        workload_.finished(request, now_ + options_.egress);
-        note_session();
-      }
-      completed_ += static_cast<std::int64_t>(finished_.size());
+      for (const Request& request : finished_) intake_.finished(request, now_);
       result_.engines[static_cast<std::size_t>(e)].requests += std::ssize(finished_) + std::ssize(computed_);
       for (const Request& request : finished_) {
         transfers_->ended(e, request, now_);
@@ -148,29 +142,12 @@ class Loop : private Transfers::Host {
   void drop(Engine& engine, Engine::Place place) {
     const Request request = engine.sequence(place).request;
     engine.release(place, now_);
-    workload_.refused(request, now_ + options_.egress);
-    note_session();
-  }
-
-  void refuse(const Request& request, const std::string& reason) {
-    if (result_.rejected++ == 0) result_.rejected_reason = reason;
-    workload_.refused(request, now_ + options_.egress);
-    note_session();
-  }
-
-  void note_session() {
-    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
+    intake_.drop(request, now_);
   }
 
   void admit_arrived() {
-    for (auto arrival = workload_.next_arrival();
-         arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;
-         arrival = workload_.next_arrival()) {
-      const Request request = workload_.pop();
-      if (first_arrival_ < 0) first_arrival_ = request.arrival;
-      if (request.input_len < 1 || request.output_len < 1) {
-        throw std::logic_error("a workload produced a request without prompt or output tokens");
-      }
+    while (const auto arrived = intake_.take(now_)) {
+      const Request& request = *arrived;
       forget_hashes();
       const bool conducts = transfers_->conducts();
       const bool chosen = conducts || transfers_->is_flexible();
@@ -178,7 +155,7 @@ class Loop : private Transfers::Host {
       auto reason = engines_[static_cast<std::size_t>(std::max(e, 0))]->refuses(request);
       if (!reason && prefill_ > 0) reason = engines_[prefill_]->refuses(request);
       if (reason) {
-        refuse(request, *reason);
+        intake_.refuse(request, *reason, now_);
         continue;
       }
       if (conducts) {
@@ -186,8 +163,7 @@ class Loop : private Transfers::Host {
         if (decision) {
           transfers_->carry_out(*decision, request, hashes(0), result_, now_);
         } else {
-          workload_.refused(request, now_ + options_.egress);
-          note_session();
+          intake_.drop(request, now_);
         }
       } else if (transfers_->is_flexible()) {
         const Transfers::Start start = transfers_->start(request, now_);
@@ -310,7 +286,8 @@ class Loop : private Transfers::Host {
     is_ready_[static_cast<std::size_t>(e)] = 0;
     const bool started = engine.launch(now_);
     for (const Request& request : engine.failed()) {
-      refuse(request, "the KV cache that all slots share was full (\"Context size has been exceeded\")");
+      intake_.refuse(request,
+                     "the KV cache that all slots share was full (\"Context size has been exceeded\")", now_);
       left(e, request);
     }
     update_load(e);
@@ -384,7 +361,7 @@ class Loop : private Transfers::Host {
     const auto engines = static_cast<std::int64_t>(engines_.size());
     if (options_.abort_backlog > 0 && averages_.waiting > options_.abort_backlog * engines) {
       abort(fmt::format("overloaded: {} requests waiting at {} engines after {} requests served",
-                        averages_.waiting, engines, completed_));
+                        averages_.waiting, engines, intake_.completed()));
     }
   }
 
@@ -392,14 +369,6 @@ class Loop : private Transfers::Host {
     if (result_.aborted) return;
     result_.aborted = true;
     result_.abort_reason = std::move(reason);
-  }
-
-  void housekeeping() {
-    if (options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed)) throw Interrupted();
-    if (options_.progress && (events_ & 65535) == 0) {
-      const std::int64_t total = workload_.total_requests();
-      if (total > 0) options_.progress(static_cast<double>(completed_) / static_cast<double>(total));
-    }
   }
 
   // At the times before the next event, when all of the last one is done: a step that starts at such a time
@@ -463,8 +432,9 @@ class Loop : private Transfers::Host {
     m.num_steps = steps_;
     m.peak_kv_usage = peak_kv_usage_;
     if (queried_ > 0) m.prefix_cache_hit_rate = static_cast<double>(hit_) / static_cast<double>(queried_);
-    const double time = result_.aborted ? static_cast<double>(now_ - std::max(first_arrival_, Picoseconds{0}))
-                                        : m.duration * kPicosPerSecond;
+    const double time = result_.aborted
+                            ? static_cast<double>(now_ - std::max(intake_.first_arrival(), Picoseconds{0}))
+                            : m.duration * kPicosPerSecond;
     const double engine_time = options_.autoscale.on ? result_.replica_seconds * kPicosPerSecond
                                                      : time * static_cast<double>(engines_.size());
     if (time > 0 && engine_time > 0) {
@@ -506,12 +476,12 @@ class Loop : private Transfers::Host {
   std::vector<Request> finished_;
   std::vector<Engine::Place> computed_, dropped_;
   Averages averages_;
-  Picoseconds now_ = 0, first_arrival_ = -1;
-  std::int64_t completed_ = 0, queried_ = 0, hit_ = 0, steps_ = 0;
+  Picoseconds now_ = 0;
+  std::int64_t queried_ = 0, hit_ = 0, steps_ = 0;
   double peak_kv_usage_ = 0;
   Integer128 busy_ = 0;  // of all engines: a day of 100 of them is more than 64 bits hold
-  std::uint64_t events_ = 0;
   ServeResult result_;
+  Intake intake_{workload_, options_, metrics_, result_};
 };
 
 }  // namespace

@@ -1,15 +1,13 @@
 // What is under way in a pool of elastic instances.
 #pragma once
 
-#include <limits>
 #include <vector>
 
 #include "serving/elastic/pool.h"
+#include "serving/engine.h"
 #include "serving/timeline.h"
 
 namespace foretoken::elastic {
-
-inline constexpr Picoseconds kNever = std::numeric_limits<Picoseconds>::max();
 
 // Groups that step together, and the step or span of decode steps that they are in.
 struct Lane {

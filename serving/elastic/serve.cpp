@@ -13,6 +13,7 @@
 #include "serving/elastic/lane.h"
 #include "serving/elastic/pool.h"
 #include "serving/elastic/step_lists.h"
+#include "serving/intake.h"
 #include "serving/run_totals.h"
 #include "serving/serve_checks.h"
 
@@ -22,30 +23,27 @@ namespace {
 using elastic::Allocation;
 using elastic::Group;
 using elastic::Item;
-using elastic::kNever;
 using elastic::Lane;
 using elastic::Pool;
 
 class Loop {
  public:
   Loop(Workload& workload, Backend& backend, const ServeOptions& options)
-      : workload_(workload),
-        backend_(backend),
+      : backend_(backend),
         options_(options),
         config_(options.engines.front().scheduler),
         metrics_(options.slo, options.keep_records),
         pool_(config_, static_cast<std::int32_t>(options.replicas)),
-        lanes_(1) {
+        lanes_(1),
+        intake_(workload, options, metrics_, result_) {
     result_.over_time.period = options.sample_period;
     result_.engines.resize(static_cast<std::size_t>(options.replicas));
   }
 
   ServeResult run() {
     while (!result_.aborted) {
-      Picoseconds next = kNever;
+      Picoseconds next = intake_.next();
       for (const Lane& lane : lanes_) next = std::min(next, lane.end);
-      if (const auto arrival = workload_.next_arrival())
-        next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
       if (next == kNever) break;
       if (options_.sample_over_time) sample(next);
       advance(std::max(next, now_));
@@ -55,11 +53,7 @@ class Loop {
         commit_ended();
       }
       decide();
-      if ((++events_ & 4095) == 0 && options_.stop != nullptr &&
-          options_.stop->load(std::memory_order_relaxed))
-        throw Interrupted();
-      if (options_.progress && (events_ & 65535) == 0 && workload_.total_requests() > 0)
-        options_.progress(static_cast<double>(completed_) / static_cast<double>(workload_.total_requests()));
+      intake_.check_in();
     }
     return summarize();
   }
@@ -75,17 +69,10 @@ class Loop {
 
   bool admit_arrived() {
     bool any = false;
-    for (auto arrival = workload_.next_arrival();
-         arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;
-         arrival = workload_.next_arrival()) {
-      const Request request = workload_.pop();
-      if (first_arrival_ < 0) first_arrival_ = request.arrival;
-      if (request.input_len < 1 || request.output_len < 1)
-        throw std::logic_error("a workload produced a request without prompt or output tokens");
+    while (const auto arrived = intake_.take(now_)) {
+      const Request& request = *arrived;
       if (auto reason = refuses(request)) {
-        if (result_.rejected++ == 0) result_.rejected_reason = *reason;
-        workload_.refused(request, now_ + options_.egress);
-        note_session();
+        intake_.refuse(request, *reason, now_);
         continue;
       }
       lists_.added(pool_.add(request, now_), request, now_);
@@ -95,7 +82,7 @@ class Loop {
         result_.aborted = true;
         result_.abort_reason =
             fmt::format("overloaded: {} requests waiting at {} elastic instances after {} requests served",
-                        pool_.waiting(), pool_.instances(), completed_);
+                        pool_.waiting(), pool_.instances(), intake_.completed());
       }
     }
     return any;
@@ -115,10 +102,6 @@ class Loop {
       return fmt::format("request of {} tokens is longer than batch_max_tokens {}; raise it", most,
                          config_.max_num_batched_tokens);
     return std::nullopt;
-  }
-
-  void note_session() {
-    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
   }
 
   // The span ends with the step that is under way now.
@@ -213,10 +196,8 @@ class Loop {
       lists_.removed(slot);
       backend_.release(request.id);
       --live_;
-      ++completed_;
       ++result_.engines[static_cast<std::size_t>(engine)].requests;
-      workload_.finished(request, now_ + options_.egress);
-      note_session();
+      intake_.finished(request, now_);
     }
     return !ending_.empty();
   }
@@ -531,11 +512,10 @@ class Loop {
     for (std::int32_t i = 0; i < pool_.instances() && !result_.aborted; ++i)
       if (pool_.used(i) != 0) throw std::logic_error("KV memory is still held after the last request");
     conclude_run(result_, metrics_, options_,
-                 {now_, first_arrival_, steps_, running_time_, waiting_time_, busy_});
+                 {now_, intake_.first_arrival(), steps_, running_time_, waiting_time_, busy_});
     return std::move(result_);
   }
 
-  Workload& workload_;
   Backend& backend_;
   const ServeOptions& options_;
   const SchedulerConfig& config_;
@@ -552,11 +532,11 @@ class Loop {
   std::vector<Batch> batches_;
   std::vector<PrefillPart> parts_;
   std::vector<std::int32_t> ending_;
-  Picoseconds now_ = 0, first_arrival_ = -1;
-  std::int64_t live_ = 0, completed_ = 0, steps_ = 0;
+  Picoseconds now_ = 0;
+  std::int64_t live_ = 0, steps_ = 0;
   Integer128 running_time_ = 0, waiting_time_ = 0, busy_ = 0;
-  std::uint64_t events_ = 0;
   ServeResult result_;
+  Intake intake_;
 };
 
 void require(bool ok, const char* key, const std::string& message) {

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "serving/engine.h"
+#include "serving/intake.h"
 #include "serving/lending/instances.h"
 #include "serving/run_totals.h"
 #include "serving/sequence.h"
@@ -40,10 +41,8 @@ class Loop : private ReplicaView {
   ServeResult run() {
     Picoseconds heartbeat = config_.lending.heartbeat;
     while (!result_.aborted) {
-      Picoseconds next = kNever;
+      Picoseconds next = intake_.next();
       for (const UnderWay& u : under_way_) next = std::min(next, u.end);
-      if (const auto arrival = workload_.next_arrival())
-        next = std::min(next, std::max(*arrival, Picoseconds{0}) + options_.ingress);
       if (next == kNever) break;
       if (live_ > 0) next = std::min(next, heartbeat);
       if (options_.sample_over_time) sample(next);
@@ -56,11 +55,7 @@ class Loop : private ReplicaView {
         heartbeat = (now_ / config_.lending.heartbeat + 1) * config_.lending.heartbeat;
       }
       launch_idle();
-      if ((++events_ & 4095) == 0 && options_.stop != nullptr &&
-          options_.stop->load(std::memory_order_relaxed))
-        throw Interrupted();
-      if (options_.progress && (events_ & 65535) == 0 && workload_.total_requests() > 0)
-        options_.progress(static_cast<double>(completed_) / static_cast<double>(workload_.total_requests()));
+      intake_.check_in();
     }
     return summarize();
   }
@@ -93,22 +88,11 @@ class Loop : private ReplicaView {
     now_ = to;
   }
 
-  void note_session() {
-    if (const auto session = workload_.take_ended_session()) metrics_.add_session(*session);
-  }
-
   void admit_arrived() {
-    for (auto arrival = workload_.next_arrival();
-         arrival && !result_.aborted && std::max(*arrival, Picoseconds{0}) + options_.ingress <= now_;
-         arrival = workload_.next_arrival()) {
-      const Request request = workload_.pop();
-      if (first_arrival_ < 0) first_arrival_ = request.arrival;
-      if (request.input_len < 1 || request.output_len < 1)
-        throw std::logic_error("a workload produced a request without prompt or output tokens");
+    while (const auto arrived = intake_.take(now_)) {
+      const Request& request = *arrived;
       if (auto reason = instances_.refuses(request)) {
-        if (result_.rejected++ == 0) result_.rejected_reason = *reason;
-        workload_.refused(request, now_ + options_.egress);
-        note_session();
+        intake_.refuse(request, *reason, now_);
         continue;
       }
       const std::int32_t i = router_.pick(request, workload_.content(request), *this);
@@ -119,7 +103,7 @@ class Loop : private ReplicaView {
         result_.aborted = true;
         result_.abort_reason =
             fmt::format("overloaded: {} requests waiting at {} instances after {} requests served", waiting(),
-                        instances_.count(), completed_);
+                        instances_.count(), intake_.completed());
       }
     }
   }
@@ -170,7 +154,7 @@ class Loop : private ReplicaView {
       if (at(c.instance).end != kNever) at(c.instance).served.push_back({debtor, c.sequences, c.tokens});
     if (std::any_of(under_way_.begin(), under_way_.end(), [](const auto& u) { return u.end != kNever; }))
       return;
-    if (live_ == 0 || workload_.next_arrival()) return;
+    if (live_ == 0 || intake_.next() != kNever) return;
     result_.aborted = true;
     result_.abort_reason = fmt::format("idle instances can take none of {} waiting requests", waiting());
   }
@@ -256,10 +240,8 @@ class Loop : private ReplicaView {
       backend_.release(request.id);
       router_.left(i, request);
       --live_;
-      ++completed_;
       ++totals.requests;
-      workload_.finished(request, now_ + options_.egress);
-      note_session();
+      intake_.finished(request, now_);
     }
   }
 
@@ -308,7 +290,7 @@ class Loop : private ReplicaView {
         throw std::logic_error("KV memory is still held after the last request");
     result_.lending = instances_.counts();
     conclude_run(result_, metrics_, options_,
-                 {now_, first_arrival_, steps_, running_time_, waiting_time_, busy_});
+                 {now_, intake_.first_arrival(), steps_, running_time_, waiting_time_, busy_});
     return std::move(result_);
   }
 
@@ -326,11 +308,11 @@ class Loop : private ReplicaView {
   SequenceTable table_;
   std::vector<DecodePart> decodes_;
   std::vector<CachedPart> held_, leaving_;
-  Picoseconds now_ = 0, first_arrival_ = -1;
-  std::int64_t live_ = 0, completed_ = 0, steps_ = 0;
+  Picoseconds now_ = 0;
+  std::int64_t live_ = 0, steps_ = 0;
   Integer128 running_time_ = 0, waiting_time_ = 0, busy_ = 0;
-  std::uint64_t events_ = 0;
   ServeResult result_;
+  Intake intake_{workload_, options_, metrics_, result_};
 };
 
 void require(bool ok, const char* key, const std::string& message) {
