@@ -299,7 +299,7 @@ TEST_F(Views, WhatHasNoEstimateSaysWhy) {
   window.session().wait();
   ASSERT_TRUE(window.session().simulated());
   EXPECT_FALSE(window.session().estimated()->totals());
-  EXPECT_TRUE(why_no_steps(window.session().estimated().get()).contains(QStringLiteral("loongserve")));
+  EXPECT_TRUE(why_no_steps(window.session().estimated().get()).contains(QStringLiteral("elastic instances")));
   EXPECT_FALSE(window.session().sweep()->estimated);
   EXPECT_EQ(table("Step").rows()->table().rows.size(), 0u);
 }
