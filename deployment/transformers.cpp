@@ -23,6 +23,8 @@ void refuse_with_transformers(const EngineSection& e, const ModelConfig& model, 
   }
   const bool quantised =
       e.quantization ? *e.quantization != "none" : model.quantization.format != WeightFormat::kPlain;
+  refuse(e.fuse_rope_kv_write.value_or(false), "engine/fuse_rope_kv_write",
+         "transformers turns queries and keys and copies its cache in kernels of their own; leave it out");
   refuse(quantised, "engine/quantization",
          "the kernels of quantized layers in transformers (bitsandbytes, GPTQ, AWQ) are not modelled; use "
          "\"none\"");

@@ -198,6 +198,7 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
   double most = capacity;
   if (w.max_concurrency) {
     sweep->axis = "requests in flight";
+    sweep->estimated = false;
     sweep->current = static_cast<double>(*w.max_concurrency);
     most = 2 * std::max(sweep->current, 1.0);
     set = [](WorkloadConfig& c, double load) {

@@ -265,8 +265,10 @@ void Window::make_menus() {
   QMenu* const edit = menuBar()->addMenu(tr("&Edit"));
   QAction* const undo = session_.history().createUndoAction(this);
   undo->setShortcut(QKeySequence::Undo);
+  undo->setIconText(tr("Undo"));  // in the bar; what is undone stands in the menu and the tooltip
   QAction* const redo = session_.history().createRedoAction(this);
   redo->setShortcut(QKeySequence::Redo);
+  redo->setIconText(tr("Redo"));
   edit->addAction(undo);
   edit->addAction(redo);
   edit->addSeparator();

@@ -41,7 +41,7 @@ enum class SchedulerPolicy {
   kTurbomind,  // LMDeploy's engines
   kLmdeployPytorch,
   kNanoflow,
-  kLoongserve,   // a pool of elastic instances in place of engines (elastic_pool.h)
+  kLoongserve,   // a pool of elastic instances in place of engines (elastic/serve.h)
   kSplitwise,    // its machine-level scheduler
   kInfiniteLlm,  // instances that lend KV memory, in place of engines (lending/serve.h)
   kTransformers  // static batches as Hugging Face's generate() runs them

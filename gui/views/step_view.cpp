@@ -26,7 +26,7 @@ Table operator_table(const StepEstimate& s) {
                {"roofline_percent", "% roofline", 3},
                {"bound_by", "bound by"},
                {"basis", "basis"},
-               {"error_percent", "+- %", 2}};
+               {"error_percent", "\u00b1 %", 2}};
   for (const OperatorCost& o : s.operators) {
     const bool timed = o.seconds > 0;
     t.add({o.name, o.count, 1e3 * o.seconds, s.seconds > 0 ? Cell(100 * o.seconds / s.seconds) : Cell(),

@@ -281,7 +281,7 @@ class ValidationView : public View {
     content_->setVisible(result_ != nullptr);
     if (result_) {
       const Validation& v = *result_;
-      note_->setText(tr("%1: %2 rows, %3 predicted, %4 refused. Dashed lines: +-10 %.")
+      note_->setText(tr("%1: %2 rows, %3 predicted, %4 refused. Dashed lines: \u00b110 %.")
                          .arg(QString::fromStdString(v.title), QString::fromStdString(with_commas(v.rows)),
                               QString::fromStdString(with_commas(v.predicted)),
                               QString::fromStdString(with_commas(v.refused))));
@@ -349,7 +349,7 @@ class ValidationView : public View {
       g->setPen(QPen(chart_->text_colour(), 1, style));
     };
     guide(tr("equal"), 1, Qt::SolidLine);
-    guide(tr("+-10 %"), 1 + kBand, Qt::DashLine);
+    guide(tr("\u00b110 %"), 1 + kBand, Qt::DashLine);
     guide({}, 1 - kBand, Qt::DashLine);
     int i = 0;
     for (std::size_t g = 0; g < x.size(); ++g) {

@@ -212,8 +212,6 @@ TEST_P(EverySet, SequencesOfABatchDoNotMeet) {
                                            out.begin() + (rows[i].first_row + rows[i].new_tokens) * 256)));
 }
 
-FORETOKEN_EVERY_SET();
-
 // Keys on several caches, each token on any of them, some of which hold none: partial results merge to the
 // attention over all, and so do the logarithms of their sums. Against sums in float64.
 TEST_P(EverySet, PartsOfTheKeysMerge) {

@@ -219,8 +219,6 @@ TEST_P(EverySet, AFailedReadEndsPacking) {
     EXPECT_THROW(set->pack(Storage::kInt8, 500, 40, read, memory.data(), threads), std::runtime_error);
 }
 
-FORETOKEN_EVERY_SET();
-
 TEST(Reference, ProductByHand) {
   const Floats w = {1, 2, 3, -1, 0, 4}, x = {1, 10, 100}, bias = {0.5f, 1};
   Packed p(reference_kernels(), Storage::kBf16, 2, 3, w);

@@ -62,12 +62,5 @@ class EverySet : public testing::TestWithParam<const char*> {
   const Kernels* kernels = nullptr;
   const Kernels& reference = reference_kernels();
 };
-#define FORETOKEN_EVERY_SET()                                                                          \
-  INSTANTIATE_TEST_SUITE_P(Sets, EverySet, testing::Values("avx512-bf16", "avx512", "avx2", "scalar"), \
-                           [](const auto& set) {                                                       \
-                             std::string name = set.param;                                             \
-                             std::erase(name, '-');                                                    \
-                             return name;                                                              \
-                           })
 
 }  // namespace foretoken

@@ -289,15 +289,17 @@ TEST_F(Views, PoolsHaveStepsSumsAndPlans) {
   EXPECT_NEAR(session.simulated()->simulation.served.metrics.ttft.p99, best.metrics.ttft.p99, 1e-9);
 }
 
-// Engines that change sides have no estimate, and say so; their simulation is shown.
+// Instances that serve one request together have no estimate, and say so; their simulation is shown.
 TEST_F(Views, WhatHasNoEstimateSaysWhy) {
-  Json scenario = kApart;
-  scenario["cluster"]["router"] = "tetriinfer";
-  window.session().set_scenario(scenario, QStringLiteral("test"));
+  window.session().set_scenario(
+      Json::parse(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100", "count": 2},
+                      "engine": {"behavior": "loongserve"}, "cluster": {"replicas": 2},
+                      "workload": {"request_rate": 1, "num_prompts": 20, "input_len": 500, "output_len": 20}})"),
+      QStringLiteral("test"));
   window.session().wait();
   ASSERT_TRUE(window.session().simulated());
   EXPECT_FALSE(window.session().estimated()->totals());
-  EXPECT_TRUE(why_no_steps(window.session().estimated().get()).contains(QStringLiteral("tetriinfer")));
+  EXPECT_TRUE(why_no_steps(window.session().estimated().get()).contains(QStringLiteral("elastic instances")));
   EXPECT_FALSE(window.session().sweep()->estimated);
   EXPECT_EQ(table("Step").rows()->table().rows.size(), 0u);
 }
