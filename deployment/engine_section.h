@@ -81,6 +81,7 @@ inline constexpr auto fields_of<LayerStreaming> = std::tuple{
           one_of(kStreamSourceNames))};
 
 inline constexpr std::string_view kKvTierKinds[] = {"host", "storage"};
+inline constexpr std::string_view kPrefetchPolicies[] = {"best_effort", "wait_complete", "timeout"};
 inline constexpr std::string_view kKvTierWritePolicies[] = {"write_through", "write_through_selective",
                                                             "write_back"};
 inline constexpr std::string_view kKvTierEvictions[] = {"lru", "lfu", "length_aware"};
@@ -243,7 +244,8 @@ struct EngineSection {
   // HiCache, resolved into kv_tiers.
   std::optional<bool> enable_hierarchical_cache;
   std::optional<double> hicache_ratio, hicache_size;
-  std::optional<std::string> hicache_write_policy, hicache_io_backend, hicache_storage_backend;
+  std::optional<std::string> hicache_write_policy, hicache_io_backend, hicache_storage_backend,
+      hicache_storage_prefetch_policy;
   // TensorRT-LLM's own, likewise.
   std::optional<std::int64_t> max_batch_size, max_num_tokens, tokens_per_block, chunk_unit_size;
   std::optional<double> kv_cache_free_gpu_memory_fraction;
@@ -548,7 +550,11 @@ inline constexpr auto fields_of<EngineSection> = std::tuple{
     field("hicache_io_backend", &EngineSection::hicache_io_backend,
           "SGLang: who copies for HiCache; modelled is kernel (default: kernel)"),
     field("hicache_storage_backend", &EngineSection::hicache_storage_backend,
-          "SGLang: storage below HiCache's host memory; not modelled, refused"),
+          "SGLang: a product below HiCache's host memory; not modelled by name, refused: kv_tiers says what "
+          "it holds and how fast it is"),
+    field("hicache_storage_prefetch_policy", &EngineSection::hicache_storage_prefetch_policy,
+          "SGLang: until when a request waits for what comes from HiCache's storage (default: best_effort)",
+          one_of(kPrefetchPolicies)),
     field(
         "kv_tiers", &EngineSection::kv_tiers,
         "KV cache tiers below device memory, the nearest first (vLLM, SGLang), such as [{\"kind\": \"host\", "

@@ -77,6 +77,7 @@ void take_own_knobs(EngineSection& e, const Behavior& behavior, const std::strin
   k.only(e.hicache_write_policy, "hicache_write_policy", "sglang");
   k.only(e.hicache_io_backend, "hicache_io_backend", "sglang");
   k.only(e.hicache_storage_backend, "hicache_storage_backend", "sglang");
+  k.only(e.hicache_storage_prefetch_policy, "hicache_storage_prefetch_policy", "sglang");
   k.alias(e.max_running_requests, "max_running_requests", "sglang", e.max_num_seqs, "max_num_seqs");
   k.alias(e.page_size, "page_size", "sglang", e.block_size, "block_size");
   k.alias(e.mem_fraction_static, "mem_fraction_static", "sglang", e.gpu_memory_utilization,

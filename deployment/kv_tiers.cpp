@@ -17,6 +17,8 @@ constexpr double kMostBlocks = 2'147'483'647;
 // HiCache as it has been since 0.5: host memory of each rank, loaded from layer by layer.
 void refuse_beyond_hicache(const Deployment& d, const std::string& where) {
   const EngineSection& e = d.scenario.engine;
+  constexpr const char* kLast[] = {"host", "storage"};
+  const bool stores = e.kv_tiers.size() > 1;
   const auto refuse = [&](bool is, const std::string& key, const std::string& message) {
     if (is) throw Error(where + "/engine/" + key, message);
   };
@@ -24,13 +26,20 @@ void refuse_beyond_hicache(const Deployment& d, const std::string& where) {
          fmt::format("are modelled as SGLang's HiCache has them since 0.5, and the behaviour is {}; use "
                      "sglang-0.5, or leave them out",
                      d.behavior.name));
-  refuse(e.kv_tiers.size() > 1 || e.kv_tiers[0].kind != "host", "kv_tiers",
-         "are modelled as host memory alone under SGLang (its hicache_storage_backend is not); give one tier "
-         "of kind host");
-  refuse(e.kv_tiers[0].shared, "kv_tiers/0/shared",
-         "is not what SGLang's host memory is, which each rank has to itself; leave it out");
-  refuse(e.kv_tiers[0].eviction_policy != "lru", "kv_tiers/0/eviction_policy",
-         "is modelled as lru under SGLang; use that");
+  refuse(
+      e.kv_tiers.size() > 2 || e.kv_tiers[0].kind != "host" || e.kv_tiers.back().kind != kLast[stores],
+      "kv_tiers",
+      "are modelled as host memory alone or with storage below it under SGLang; give one tier of kind host, "
+      "and perhaps one of kind storage");
+  for (std::size_t t = 0; t < e.kv_tiers.size(); ++t) {
+    refuse(e.kv_tiers[t].shared, fmt::format("kv_tiers/{}/shared", t),
+           "is not modelled under SGLang, where each rank has its own; leave it out");
+    refuse(e.kv_tiers[t].eviction_policy != "lru", fmt::format("kv_tiers/{}/eviction_policy", t),
+           "is modelled as lru under SGLang; use that");
+  }
+  refuse(stores && e.kv_tiers[1].write_policy.value_or("write_through") != "write_through",
+         "kv_tiers/1/write_policy",
+         "must be write_through under SGLang, which stores what has come to host memory; leave it out");
   refuse(e.kv_load_policy.value_or("always") != "always", "kv_load_policy",
          "must be always under SGLang, which loads whatever host memory has");
   refuse(e.kv_load_mode.value_or("layerwise") != "layerwise", "kv_load_mode",
@@ -46,7 +55,9 @@ void take_hicache(Deployment& d, const std::string& where) {
     throw Error(where + "/engine/" + key, message);
   };
   if (e.hicache_storage_backend)
-    fail("hicache_storage_backend", "is not modelled under SGLang; leave it out for host memory alone");
+    fail("hicache_storage_backend",
+         "is not modelled by name under SGLang; leave it out for host memory alone, or give kv_tiers, one of "
+         "kind host and one of kind storage");
   if (e.hicache_io_backend.value_or("kernel") != "kernel")
     fail("hicache_io_backend",
          fmt::format("\"{}\" is not modelled, whose calls for each page have no known cost; use kernel",
@@ -130,6 +141,11 @@ BytesPerSecond default_bandwidth(Deployment& d, const KvTierSection& tier, const
 void read_kv_tiers(Deployment& d, const std::string& where) {
   EngineSection& e = d.scenario.engine;
   take_hicache(d, where);
+  if (e.hicache_storage_prefetch_policy && e.kv_tiers.size() < 2)
+    throw Error(
+        where + "/engine/hicache_storage_prefetch_policy",
+        "belongs to storage below HiCache's host memory, and there is none; give kv_tiers, one of kind "
+        "host and one of kind storage, or leave it out");
   if (e.kv_tiers.empty()) {
     if (e.kv_load_policy || e.kv_load_mode)
       throw Error(where + (e.kv_load_policy ? "/engine/kv_load_policy" : "/engine/kv_load_mode"),
@@ -137,8 +153,11 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
     return;
   }
   refuse_with_tiers(d, where);
+  const bool hicache = d.behavior.policy == SchedulerPolicy::kSglang;
+  if (hicache && e.kv_tiers.size() > 1 && !e.hicache_storage_prefetch_policy)
+    e.hicache_storage_prefetch_policy = "best_effort";
   if (!e.kv_load_policy) e.kv_load_policy = "always";
-  if (!e.kv_load_mode) e.kv_load_mode = d.behavior.policy == SchedulerPolicy::kSglang ? "layerwise" : "async";
+  if (!e.kv_load_mode) e.kv_load_mode = hicache ? "layerwise" : "async";
   double block = 0;
   for (const Shard& shard : d.mapping.stages)
     block = std::max(block,
@@ -148,7 +167,7 @@ void read_kv_tiers(Deployment& d, const std::string& where) {
     const std::string at = fmt::format("{}/engine/kv_tiers/{}/", where, t);
     if (!tier.capacity_gib && !d.hicache_ratio)
       throw Error(at + "capacity_gib", "is missing: how much the tier holds, such as 100");
-    if (!tier.write_policy) tier.write_policy = t == 0 ? "write_through" : "write_back";
+    if (!tier.write_policy) tier.write_policy = t == 0 || hicache ? "write_through" : "write_back";
     if (t > 0 && *tier.write_policy == "write_through_selective")
       throw Error(at + "write_policy", "write_through_selective is the first tier's alone; use write_back");
     if (t > 0 && e.kv_tiers[t - 1].shared && !tier.shared)
@@ -199,6 +218,11 @@ KvTiersConfig kv_tiers_config(const Deployment& d) {
   }
   if (c.tiers.empty()) return c;
   c.by_cost = *e.kv_load_policy == "cost";
+  using Prefetch = KvTiersConfig::Prefetch;
+  const std::string prefetch = e.hicache_storage_prefetch_policy.value_or("best_effort");
+  c.prefetch = prefetch == "timeout"         ? Prefetch::kTimeout
+               : prefetch == "wait_complete" ? Prefetch::kWaitComplete
+                                             : Prefetch::kBestEffort;
   c.layers = *e.kv_load_mode == "layerwise" ? static_cast<int>(d.model.num_layers) : 0;
   return c;
 }

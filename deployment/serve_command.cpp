@@ -119,6 +119,11 @@ std::string sglang_command(const Deployment& d) {
     c.add_if(true, "--hicache-size", fmt::format("{:.4g}", *e.kv_tiers[0].capacity_gib * kGiB * 1e-9));
     c.add_if(*e.kv_tiers[0].write_policy != "write_through", "--hicache-write-policy",
              *e.kv_tiers[0].write_policy);
+    if (e.kv_tiers.size() > 1) {
+      c.add_if(*e.hicache_storage_prefetch_policy != "best_effort", "--hicache-storage-prefetch-policy",
+               *e.hicache_storage_prefetch_policy);
+      c.note("with a --hicache-storage-backend of that speed");
+    }
   }
   if (e.num_gpu_blocks_override)
     c.add_if(true, "--max-total-tokens", (*e.num_gpu_blocks_override - 1) * *e.block_size);

@@ -26,6 +26,11 @@ struct KvTiersConfig {
   // Above 0: a request is computed while its blocks come, layer by layer of so many; else it waits for them
   // while others run.
   int layers = 0;
+  // Storage below SGLang's host memory (docs/policies.md, "HiCache's storage"): until when a waiting request
+  // waits for what comes from there, and from how many tokens on it is asked for.
+  enum class Prefetch : std::uint8_t { kBestEffort, kWaitComplete, kTimeout };
+  Prefetch prefetch = Prefetch::kBestEffort;
+  std::int64_t prefetch_threshold = 256;
   bool writes_back() const { return !tiers.empty() && tiers.front().write == KvTierConfig::Write::kBack; }
 };
 

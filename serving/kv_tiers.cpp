@@ -82,11 +82,12 @@ Picoseconds KvTiers::move(RequestId request, std::int32_t from, std::int32_t to,
                           std::span<const BlockCopy> blocks, Picoseconds at, Picoseconds& end) {
   const Picoseconds duration = backend_.move_blocks({engine_, rank_, request, from, to, blocks});
   if (duration < 0) throw std::logic_error("a copy of KV blocks of negative duration");
-  const auto index = static_cast<std::size_t>(to < 0 ? from : to);
+  const bool reads = to < from;
+  const auto index = static_cast<std::size_t>(reads ? from : to);
   KvTier& tier = *tiers_[index];
-  const Picoseconds start = to < 0 ? tier.read(at, duration) : tier.write(at, duration);
-  (to < 0 ? counts_[index].reading : counts_[index].writing) += duration;
-  (to < 0 ? counts_[index].loaded : counts_[index].written) += static_cast<std::int64_t>(blocks.size());
+  const Picoseconds start = reads ? tier.read(at, duration) : tier.write(at, duration);
+  (reads ? counts_[index].reading : counts_[index].writing) += duration;
+  (reads ? counts_[index].loaded : counts_[index].written) += static_cast<std::int64_t>(blocks.size());
   end = start + duration;
   if (timeline_ != nullptr)
     timeline_->tier({engine_, rank_, request, from, to, static_cast<std::int64_t>(blocks.size()), at, start,
@@ -227,6 +228,56 @@ Picoseconds KvTiers::copy_in(std::int64_t requests, std::span<const BlockCopy> b
   loads_end_ = std::max(loads_end_, end);
   loads_ += requests;
   load_wait_ += requests * (end - now);
+  return end;
+}
+
+Picoseconds KvTiers::store(std::span<const Block> host, std::span<const std::uint64_t> hashes,
+                           Picoseconds at) {
+  KvTier& storage = *tiers_.back();
+  std::vector<BlockCopy>& copies = scratch_.back().copies;
+  storage.next_use(static_cast<std::int64_t>(hashes.size()));
+  Picoseconds last = at;
+  for (std::size_t first = 0; first < hashes.size(); first += kStorageBatch) {
+    copies.clear();
+    for (std::size_t i = first; i < std::min(first + kStorageBatch, hashes.size()); ++i) {
+      if (storage.find(hashes[i]) >= 0) continue;
+      KvTier::Evicted gone;
+      const KvTier::Slot slot = storage.place(hashes[i], 0, static_cast<std::int64_t>(i), at, gone);
+      counts_.back().evicted += gone.hash != 0;
+      if (slot < 0)
+        ++counts_.back().refused;
+      else
+        copies.push_back({host.empty() ? -1 : host[i], slot});
+    }
+    if (copies.empty()) continue;
+    move(-1, 0, 1, copies, at, last);
+    for (const BlockCopy& c : copies) storage.written(c.to, last);
+  }
+  return last;
+}
+
+void KvTiers::find_stored(std::span<const std::uint64_t> hashes, Picoseconds now,
+                          std::vector<KvTier::Slot>& slots) {
+  KvTier& storage = *tiers_.back();
+  for (const std::uint64_t hash : hashes) {
+    const KvTier::Slot slot = storage.find(hash);
+    if (slot < 0 || !storage.ready(slot, now)) break;
+    slots.push_back(slot);
+  }
+  storage.next_use(static_cast<std::int64_t>(slots.size()));
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    storage.use(slots[i], static_cast<std::int64_t>(i));
+    storage.pin(slots[i]);
+  }
+}
+
+void KvTiers::release_stored(std::span<const KvTier::Slot> slots) {
+  for (const KvTier::Slot slot : slots) tiers_.back()->unpin(slot);
+}
+
+Picoseconds KvTiers::fetch(RequestId request, std::span<const BlockCopy> blocks, Picoseconds at) {
+  Picoseconds end = 0;
+  move(request, 1, 0, blocks, at, end);
   return end;
 }
 

@@ -54,7 +54,20 @@ class KvTiers {
   Picoseconds copy_out(std::span<const BlockCopy> blocks, Picoseconds at);
   Picoseconds copy_in(std::int64_t requests, std::span<const BlockCopy> blocks, Picoseconds now);
   void copy_back(std::span<const BlockCopy> blocks, Picoseconds now);
-  void count_hit_blocks(std::int64_t blocks) { counts_.front().hit_tokens += blocks * block_size_; }
+  // Of one request, in each tier.
+  void count_hit_blocks(std::int64_t host, std::int64_t stored) {
+    counts_.front().hit_tokens += host * block_size_;
+    if (stored > 0) counts_.back().hit_tokens += stored * block_size_;
+  }
+  // Storage below that tier. Blocks of it with these hashes that storage lacks go there, a batch at a time;
+  // when the last one is there.
+  Picoseconds store(std::span<const Block> host, std::span<const std::uint64_t> hashes, Picoseconds at);
+  // Where the first of these hashes lie in storage, which keeps them until they are released.
+  void find_stored(std::span<const std::uint64_t> hashes, Picoseconds now, std::vector<KvTier::Slot>& slots);
+  void release_stored(std::span<const KvTier::Slot> slots);
+  // At most kStorageBatch of them come to the tier above; when they are there.
+  Picoseconds fetch(RequestId request, std::span<const BlockCopy> blocks, Picoseconds at);
+  static constexpr std::size_t kStorageBatch = 128;  // storage_batch_size
   // All so far: blocks that left the tier for others, and that found no room.
   void count_left(std::int64_t evicted, std::int64_t refused) {
     counts_.front().evicted = evicted;

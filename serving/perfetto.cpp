@@ -73,13 +73,14 @@ void PerfettoWriter::transfer(const TransferEvent& e) {
 void PerfettoWriter::tier(const TierEvent& e) {
   constexpr std::int32_t kFirstLink = 2'000'000, kLinks = 16;
   if (e.declined) return;
-  const std::int32_t tier = e.to < 0 ? e.from : e.to;
-  const std::int32_t direction = 2 * tier + (e.to < 0 ? 0 : 1);
+  const bool reads = e.to < e.from;
+  const std::int32_t tier = reads ? e.from : e.to;
+  const std::int32_t direction = 2 * tier + (reads ? 0 : 1);
   const std::int32_t lane = kFirstLink + e.engine * kLinks + direction;
   if (named_tiers_.size() <= static_cast<std::size_t>(direction))
     named_tiers_.resize(static_cast<std::size_t>(direction) + 1);
   name_lane(named_tiers_[static_cast<std::size_t>(direction)], e.engine, lane,
-            fmt::format("KV tier {} {} engine", tier, e.to < 0 ? "to" : "from"));
+            fmt::format("KV tier {} {} engine", tier, reads ? "to" : "from"));
   event(fmt::format(
       R"({{"ph":"X","pid":1,"tid":{},"ts":{},"dur":{},"name":"{} KV blocks","args":{{"request":{},"queued_us":{}}}}})",
       lane, microseconds(e.start), microseconds(e.duration), e.blocks, e.request,

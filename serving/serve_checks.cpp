@@ -134,11 +134,16 @@ void check_tiers(const SchedulerConfig& c) {
   require(hicache || c.policy == SchedulerPolicy::kVllmV1, "kv_tiers",
           "are modelled for vLLM V1's scheduler and SGLang's alone");
   if (hicache) {
-    const KvTierConfig& host = c.kv_tiers.tiers.front();
-    require(c.kv_tiers.tiers.size() == 1 && !host.shared, "kv_tiers",
-            "are one tier that each rank has to itself under SGLang's scheduler");
-    require(host.eviction == KvTierConfig::Eviction::kLru, "kv_tiers",
-            "give away what was used least recently under SGLang's scheduler; use lru");
+    require(c.kv_tiers.tiers.size() <= 2, "kv_tiers",
+            "are host memory and storage below it, at most, under SGLang's scheduler");
+    for (const KvTierConfig& tier : c.kv_tiers.tiers) {
+      require(!tier.shared, "kv_tiers", "are what each rank has to itself under SGLang's scheduler");
+      require(tier.eviction == KvTierConfig::Eviction::kLru, "kv_tiers",
+              "give away what was used least recently under SGLang's scheduler; use lru");
+    }
+    require(c.kv_tiers.tiers.back().write == KvTierConfig::Write::kThrough || c.kv_tiers.tiers.size() == 1,
+            "write_policy", "of storage is write_through under SGLang's scheduler");
+    require(c.kv_tiers.prefetch_threshold >= 1, "kv_tiers", "are prefetched from one token on at least");
     require(c.kv_tiers.layers > 0 && !c.kv_tiers.by_cost, "kv_tiers",
             "are always loaded from, layer by layer, under SGLang's scheduler");
   }

@@ -215,7 +215,7 @@ RadixCache::Node RadixCache::make(Node parent, std::uint64_t edge) {
   }
   Entry& e = at(node);
   e.parent = parent;
-  e.children = e.locks = e.device_children = e.copies = e.uses = 0;
+  e.children = e.locks = e.device_children = e.copies = e.uses = e.host_locks = 0;
   e.on_device = true;
   e.on_host = false;
   e.pages.clear();
@@ -359,7 +359,7 @@ void RadixCache::leave_device(Node node) {
   if (!e.on_host && e.children > 0) throw std::logic_error("what is below it is in host memory");
   if (!e.on_host)
     remove(node);
-  else if (e.children == 0)
+  else if (is_host_leaf(e))
     host_leaves_.insert({e.used, node});
 }
 

@@ -100,12 +100,33 @@ class RadixCache {
   std::int64_t host_evicted() const { return host_evicted_; }
   std::int64_t host_refused() const { return host_refused_; }
 
+  // What comes to host memory from storage (radix_cache_host.cpp). Room for it, where others may have to
+  // leave; appends its pages where they have names. False: there is none.
+  bool reserve_host(std::int64_t tokens, std::vector<Page>& pages);
+  void return_host(std::int64_t tokens, std::span<const Page> pages);
+  // Nor does the node leave host memory, and so nothing above it, until it is released as often.
+  void protect_host(Node node);
+  void release_host(Node node);
+  bool on_host(Node node) const { return nodes_[static_cast<std::size_t>(node)].on_host; }
+  std::int64_t tokens(Node node) const { return nodes_[static_cast<std::size_t>(node)].tokens; }
+  const std::vector<Page>& host_pages(Node node) const {
+    return nodes_[static_cast<std::size_t>(node)].host_pages;
+  }
+  // The key's tokens from `prefix`, where a protected node ends, to `tokens` have come to these reserved
+  // pages. Gives back the room of those that were in the tree; returns how many were not.
+  std::int64_t insert_host(std::span<const TokenRun> key, std::int64_t tokens, std::int64_t prefix,
+                           std::span<const Page> pages);
+  // Of each page of the key, with all before it; never 0.
+  void page_hashes(std::span<const TokenRun> key, std::int64_t tokens,
+                   std::vector<std::uint64_t>& hashes) const;
+  void key_to(Node node, std::vector<TokenRun>& key) const;  // all tokens from the root to the node's end
+
  private:
   struct Entry {
     Node parent = -1;
     std::int32_t children = 0, locks = 0;
     std::int32_t device_children = 0, copies = 0;  // those in device memory; of the locks
-    std::int32_t uses = 0;
+    std::int32_t uses = 0, host_locks = 0;
     bool on_device = true, on_host = false;
     std::int64_t tokens = 0, used = 0;  // used: when it was last matched or inserted
     std::uint64_t edge = 0;             // hash of its first page
@@ -140,7 +161,7 @@ class RadixCache {
   void change_locks(Node node, int by, bool copies = false);
   void touch(Node node);
   bool is_free_leaf(const Entry& e) const { return e.on_device && e.device_children == 0 && e.locks == 0; }
-  bool is_host_leaf(const Entry& e) const { return !e.on_device && e.children == 0; }
+  bool is_host_leaf(const Entry& e) const { return !e.on_device && e.children == 0 && e.host_locks == 0; }
   void enter_device(Node node);
   void leave_device(Node node);
   bool write(Node node, bool leaves);

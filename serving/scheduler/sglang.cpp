@@ -84,7 +84,7 @@ void SglangScheduler::enqueue(std::int32_t slot) {
                               total_ - 1 - config_.draft_tokens - config_.lookahead}));
   if (held_.size() <= static_cast<std::size_t>(slot)) held_.resize(static_cast<std::size_t>(slot) + 1);
   held(slot) = Held();
-  if (config_.sglang.scheduler_recv_interval > 1)
+  if (receives())
     arrived_.push_back(slot);
   else
     join_queue(slot);
@@ -94,13 +94,14 @@ void SglangScheduler::join_queue(std::int32_t slot) {
   held(slot).entry = entries_++;
   held(slot).prefilled_at_entry = prefilled_;
   waiting_.push_back(slot);
+  if (stores()) prefetch(slot);
 }
 
 // SchedulerRecvSkipper: a decode step weighs 1, a prefill step more than any interval; with nothing to run
 // the loop spins, which weighs 1 a turn but takes no time.
 void SglangScheduler::receive() {
   const std::int64_t interval = config_.sglang.scheduler_recv_interval;
-  if (interval <= 1) return;
+  if (!receives()) return;
   const bool idle = running_.empty() && waiting_.empty() && ended_.empty() && chunked_ < 0;
   since_received_ = last_was_prefill_ || idle ? interval : since_received_ + 1;
   if (since_received_ < interval) return;
@@ -414,8 +415,9 @@ std::int64_t SglangScheduler::hold() const {
   if (retracted_ || batch_.has_prefill() || batch_.has_wasted() || unfiltered_ > 0 || chunked_ >= 0) return 1;
   if (running_.empty()) return waiting_.empty() ? std::numeric_limits<std::int64_t>::max() : 1;
   if (tiers_ != nullptr && tiers_->stalls()) return 1;
-  // By priority who waits tries at every step, in vain while all running ones are as good.
-  if (!waiting_.empty() && (!full_ || (preempts_by_priority() && !outranks_nobody_))) return 1;
+  // By priority who waits tries at every step, in vain while all running ones are as good; but then what has
+  // come to host memory goes on to storage.
+  if (!waiting_.empty() && (!full_ || (preempts_by_priority() && (stores() || !outranks_nobody_)))) return 1;
   if (config_.draft_tokens > 0) return 1;  // how many tokens a step yields is known only afterwards
   std::int64_t steps = steps_to_first_change(sequences_, running_, batch_.windows());
   if (!arrived_.empty()) steps = std::min(steps, config_.sglang.scheduler_recv_interval - since_received_);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <memory>
 
 #include "serving/kv_tiers.h"
 #include "serving/scheduler/batch_builder.h"
@@ -26,10 +27,8 @@ class SglangScheduler : public Scheduler {
   std::span<const std::int32_t> sampled() const override { return batch_.sampled(); }
   bool preempted() const override { return retracted_; }
   std::int64_t hold() const override;
-  // With an interval it starts the count of steps until it is looked at.
-  bool arrival_matters() const override {
-    return !full_ || preempts_by_priority() || config_.sglang.scheduler_recv_interval > 1;
-  }
+  // With an interval it starts the count of steps until it is looked at; with storage it is looked for there.
+  bool arrival_matters() const override { return !full_ || preempts_by_priority() || receives(); }
   void advance(std::int64_t steps) override;
   void completed() override;
   void finish(std::span<const std::int32_t> slots) override;
@@ -53,6 +52,18 @@ class SglangScheduler : public Scheduler {
   double new_token_ratio() const;
 
  private:
+  // What comes from storage for a request that waits (sglang_hicache_storage.cpp). In tokens, whole pages.
+  struct Prefetch {
+    RequestId request = 0;
+    RadixCache::Node last = RadixCache::kRoot;  // protected; with it the prefix ends
+    std::int64_t prefix = 0, asked = 0;         // in memory when it joined; looked for
+    std::int64_t hits = 0, done = 0, reading = 0;
+    std::vector<RadixCache::Page> pages;  // of host memory, for the hits
+    std::vector<KvTier::Slot> from;
+    Picoseconds at = 0, until = 0;  // when it began; its batch being read ends
+    Picoseconds gives_up = 0;
+    bool over = false;  // nobody waits for it any more
+  };
   // What a sequence has in the tree: `prefix` tokens, ending with `node`, which it locks.
   struct Held {
     RadixCache::Node node = RadixCache::kRoot;
@@ -60,6 +71,8 @@ class SglangScheduler : public Scheduler {
     std::int64_t sampled_at = -1;  // decision of its newest token
     // When it joined the queue, last: its number, and prompt tokens computed until then.
     std::int64_t entry = 0, prefilled_at_entry = 0;
+    std::shared_ptr<Prefetch> prefetch;
+    std::int64_t fetched = 0;  // tokens that came from storage to host memory for it
   };
   // A request that has its last token, still holding its memory.
   struct Ended {
@@ -173,6 +186,14 @@ class SglangScheduler : public Scheduler {
   void load_back(RadixCache::Match& hit);
   void start_loading(Picoseconds now);
   void count_left();
+  // HiCache's storage.
+  bool stores() const { return config_.kv_tiers.tiers.size() > 1; }
+  // Who arrives is looked at with the next decision, or later.
+  bool receives() const { return config_.sglang.scheduler_recv_interval > 1 || stores(); }
+  void store_node(RadixCache::Node node, Picoseconds now);
+  void prefetch(std::int32_t slot);
+  void read_storage(Picoseconds now);
+  bool fetched(std::int32_t slot, Picoseconds now);
   // Memory for a sequence that has `computed` tokens and gets `tokens` more, and its return. Where a backend
   // asks which pages they are, these are named; decisions go by the numbers alone.
   void take_pages(std::vector<RadixCache::Page>& blocks, std::int64_t computed, std::int64_t tokens);
@@ -233,6 +254,7 @@ class SglangScheduler : public Scheduler {
   std::int64_t rem_input_ = 0, rem_chunk_ = 0;
   double total_offset_ = 0, current_offset_ = 0;
   std::int64_t from_waiting_ = 0;
+  bool passed_over_ = false;  // somebody who waits for storage
 
   std::int64_t entries_ = 0, prefilled_ = 0;  // into the queue; prompt tokens computed
   std::uint64_t shuffles_ = 0;
@@ -247,10 +269,15 @@ class SglangScheduler : public Scheduler {
   std::deque<Copying> writing_, loading_;
   std::vector<RadixCache::Node> to_load_;
   std::vector<BlockCopy> loads_;
+  std::deque<Copying> storing_;
+  std::deque<std::shared_ptr<Prefetch>> reads_;  // the first one's batch is being read
+  Picoseconds reader_free_ = 0;
+  std::int64_t prefetching_ = 0, most_prefetching_ = 0;  // tokens looked for
 
   std::vector<BlockCopy> copies_;                      // scratch
   std::vector<RadixCache::Page> load_to_, load_from_;  // scratch
   std::vector<TokenRun> key_;                          // scratch
+  std::vector<std::uint64_t> hashes_;                  // scratch
   std::vector<RadixCache::Page> path_;                 // scratch: pages of a node's prefix
   std::vector<Ended> spare_;
   mutable std::vector<std::int64_t> rooms_;

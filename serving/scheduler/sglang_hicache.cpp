@@ -24,6 +24,7 @@ void SglangScheduler::use(KvTiers& tiers) {
                  [this](RadixCache::Node node, std::int64_t tokens, std::span<const RadixCache::Page> from,
                         std::span<const RadixCache::Page> to,
                         bool leaves) { write_node(node, tokens, from, to, leaves); });
+  most_prefetching_ = std::max<std::int64_t>(0, 4 * (host.blocks * page_ - total_) / 5);
 }
 
 // Each node is a copy of its own.
@@ -40,17 +41,28 @@ void SglangScheduler::write_node(RadixCache::Node node, std::int64_t tokens,
 
 // check_hicache_events(), which SGLang calls where a prefill batch may be formed and nowhere else.
 void SglangScheduler::check_copies(Picoseconds now) {
-  for (std::deque<Copying>* copies : {&writing_, &loading_})
-    for (; !copies->empty() && copies->front().until <= now; copies->pop_front())
-      tree_.copied(copies->front().node);
+  for (; !writing_.empty() && writing_.front().until <= now; writing_.pop_front()) {
+    tree_.copied(writing_.front().node);
+    if (stores()) store_node(writing_.front().node, now);
+  }
+  for (; !loading_.empty() && loading_.front().until <= now; loading_.pop_front())
+    tree_.copied(loading_.front().node);
+  for (; !storing_.empty() && storing_.front().until <= now; storing_.pop_front())
+    tree_.release_host(storing_.front().node);
+  read_storage(now);
 }
 
-// Who lacks memory that copies hold is asked again when the next of them has ended.
+// Who lacks memory that copies hold, or waits for storage, is asked again when the next of them has ended.
 Picoseconds SglangScheduler::wake() const {
   if (waiting_.empty() && chunked_ < 0) return kNoWake;
   Picoseconds next = kNoWake;
-  for (const std::deque<Copying>* copies : {&writing_, &loading_})
+  for (const std::deque<Copying>* copies : {&writing_, &loading_, &storing_})
     if (!copies->empty()) next = std::min(next, std::max(now_, copies->front().until));
+  if (!reads_.empty()) next = std::min(next, std::max(now_, reads_.front()->until));
+  if (config_.kv_tiers.prefetch == KvTiersConfig::Prefetch::kTimeout)
+    for (const std::int32_t slot : waiting_)
+      if (const auto& p = held_[static_cast<std::size_t>(slot)].prefetch; p && p->gives_up > now_)
+        next = std::min(next, p->gives_up);
   return next;
 }
 

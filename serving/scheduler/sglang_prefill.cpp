@@ -35,12 +35,17 @@ bool SglangScheduler::form_prefill(Picoseconds now) {
   chosen_.clear();
   hits_.clear();
   from_waiting_ = 0;
+  passed_over_ = false;
   preempted_.clear();
 
   if (chunked_ >= 0) add_chunked();
   for (const std::int32_t slot : waiting_) {
     if (static_cast<std::int64_t>(chosen_.size()) >= places()) full_ = true;
     if (full_ && !(preempts_by_priority() && preempt_for(slot))) break;
+    if (!fetched(slot, now)) {
+      passed_over_ = true;
+      continue;
+    }
     const Verdict verdict = add_waiting(slot);
     if (verdict == Verdict::kContinue) continue;
     if (verdict == Verdict::kNoToken) full_ = true;
@@ -148,7 +153,9 @@ void SglangScheduler::admit(std::int32_t slot, const RadixCache::Match& hit, Pic
     counts_.queried += s.num_tokens;
     counts_.hit += hit.tokens;
   }
-  if (tiers_ != nullptr && hit.host_tokens > 0) tiers_->count_hit_blocks(hit.host_tokens / page_);
+  if (tiers_ == nullptr || hit.host_tokens == 0) return;
+  const std::int64_t stored = std::min(held(slot).fetched, hit.host_tokens) / page_;
+  tiers_->count_hit_blocks(hit.host_tokens / page_ - stored, stored);
 }
 
 void SglangScheduler::run_prefill(Picoseconds now) {
@@ -160,7 +167,11 @@ void SglangScheduler::run_prefill(Picoseconds now) {
     const Sequence& s = sequences_[slot];
     need += pages(s.computed + tokens) - pages(s.computed) + ahead(s, tokens);
   }
-  waiting_.erase(waiting_.begin(), waiting_.begin() + from_waiting_);
+  if (passed_over_)
+    std::erase_if(waiting_,
+                  [this](std::int32_t slot) { return sequences_[slot].state == Sequence::State::kRunning; });
+  else
+    waiting_.erase(waiting_.begin(), waiting_.begin() + from_waiting_);
   if (tiers_ != nullptr) start_loading(now);
   // With larger pages SGLang makes room for a page more of each request.
   make_room(page_ == 1 ? need : need + static_cast<std::int64_t>(chosen_.size()) * page_);

@@ -102,6 +102,34 @@ TEST(KvTiers, LayerwiseHidesALoadBehindTheStep) {
   EXPECT_LT(to_ms(hides.served.kv_stall), to_ms(waits.served.kv_load_wait));
 }
 
+// Storage below a host memory that is too small for the conversations.
+TEST(KvTiers, HiCacheStorage) {
+  using testing::HasSubstr;
+  const Json disk{{"kind", "storage"}, {"capacity_gib", 200}, {"bandwidth", "20 GB/s"}};
+  const auto sglang = [](const Json& tiers, const Json& more = Json::object()) {
+    Json s = scenario(tiers, {{"behavior", "sglang-0.5"}, {"page_size", 16}});
+    s["engine"].update(more);
+    return s;
+  };
+  const Json waits{{"hicache_storage_prefetch_policy", "wait_complete"}};
+  const Simulation one = simulated(sglang(Json::array({host(8)})));
+  const Simulation two = simulated(sglang(Json::array({host(8), disk}), waits));
+  ASSERT_EQ(two.served.kv_tiers.size(), 2u);
+  EXPECT_GT(two.served.kv_tiers[1].written, 0);
+  EXPECT_GT(two.served.kv_tiers[1].hit_tokens, 0);
+  EXPECT_GT(two.served.kv_tiers[0].hit_tokens + two.served.kv_tiers[1].hit_tokens,
+            one.served.kv_tiers[0].hit_tokens);
+
+  EXPECT_THAT(refusal(sglang(Json::array({host(8)}), waits)), HasSubstr("belongs to storage"));
+  EXPECT_THAT(refusal(sglang(Json::array({disk}))), HasSubstr("one of kind storage"));
+  Json other = disk;
+  other["write_policy"] = "write_back";
+  EXPECT_THAT(refusal(sglang(Json::array({host(8), other}))), HasSubstr("must be write_through"));
+  other = disk;
+  other["shared"] = true;
+  EXPECT_THAT(refusal(sglang(Json::array({host(8), other}))), HasSubstr("each rank has its own"));
+}
+
 // SGLang's keys give the same tier; without any the conversations wait for their prompts.
 TEST(KvTiers, HiCache) {
   using testing::HasSubstr;

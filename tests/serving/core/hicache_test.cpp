@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "toy.h"
 
 namespace foretoken {
@@ -124,6 +126,96 @@ TEST(HiCacheRules, MemoryIsHeldWhileItIsWritten) {
   memory.tiers(0, 1500);
   const ServeResult r = serve(w, memory, hicache(5, {.blocks = 8}));
   EXPECT_EQ(r.records.at(1).scheduled, 1000 + 3 * 1500);
+}
+
+// Storage for a hundred pages below host memory; at most 0.8 x (40 - 20) tokens are asked for at once.
+ServeOptions stored(KvTiersConfig::Prefetch prefetch, std::int64_t host = 10) {
+  ServeOptions o = hicache(5, {.blocks = host});
+  SchedulerConfig& c = o.engines[0].scheduler;
+  c.kv_tiers.tiers.push_back({.blocks = 100});
+  c.kv_tiers.prefetch = prefetch;
+  c.kv_tiers.prefetch_threshold = 8;
+  return o;
+}
+
+// Four requests push what request 0 shares out of both memories. What has been written is known where the
+// next one is looked at: request 5's only part is that. Request 6 comes for what is shared, request 7 for
+// nothing.
+toy::ListWorkload pushes_out() {
+  toy::ListWorkload w;
+  w.add(0, 13, 1, {{1, 12}});
+  for (int i = 1; i <= 4; ++i) w.add(i * 2000, 17, 1);
+  w.add(10000, 4, 1);
+  w.add(12000, 13, 1, {{1, 12}});
+  w.add(12000, 4, 1);
+  return w;
+}
+
+std::pair<ServeResult, std::vector<std::string>> stored_run(KvTiersConfig::Prefetch prefetch,
+                                                            Picoseconds per_block) {
+  toy::ListWorkload w = pushes_out();
+  ShadowMemory memory(w, 4);
+  memory.tiers(0, per_block);
+  ServeResult r = serve(w, memory, stored(prefetch));
+  return {std::move(r), memory.batches};
+}
+
+using Prefetch = KvTiersConfig::Prefetch;
+
+// Its three pages take 600 from storage. Who looks at once finds nothing.
+TEST(HiCacheStorage, BestEffortEndsWhereTheBatchLooks) {
+  const auto [r, batches] = stored_run(Prefetch::kBestEffort, 100);
+  EXPECT_EQ(r.records.at(6).scheduled, 12000);
+  EXPECT_EQ(r.records.at(6).cached_tokens, 0);
+  EXPECT_EQ(r.kv_tiers[1].loaded, 3) << "read in vain";
+  EXPECT_EQ(r.kv_tiers[1].hit_tokens, 0);
+  EXPECT_EQ(r.kv_tiers[1].written, 3 + 4 * 4 + 1) << "the last two are still to be looked at";
+}
+
+// Request 7 goes on meanwhile, until 13000; then the pages are there and are loaded, 300 in four layers.
+TEST(HiCacheStorage, WaitCompletePassesOverIt) {
+  const auto [r, batches] = stored_run(Prefetch::kWaitComplete, 100);
+  EXPECT_EQ(r.records.at(7).scheduled, 12000);
+  EXPECT_EQ(r.records.at(6).scheduled, 13000);
+  EXPECT_EQ(r.records.at(6).first_token, 13000 + 75 + 1000);
+  EXPECT_EQ(r.records.at(6).cached_tokens, 12);
+  EXPECT_EQ(batches.back(), "p6:1/12");
+  EXPECT_EQ(r.kv_tiers[0].hit_tokens, 0);
+  EXPECT_EQ(r.kv_tiers[1].hit_tokens, 12);
+  EXPECT_EQ(r.kv_tiers[1].reading, 600);
+}
+
+// Three pages that take 0.2 s or 0.5 s each, and 1 s + 0.25 s x 12 / 1024 to wait.
+TEST(HiCacheStorage, TimeoutGivesUp) {
+  constexpr Picoseconds kSecond = 1'000'000'000'000;
+  for (const Picoseconds per_block : {kSecond / 10, kSecond / 4}) {
+    toy::ListWorkload w;
+    w.add(0, 13, 1, {{1, 12}});
+    for (int i = 1; i <= 4; ++i) w.add(i * 10 * kSecond, 17, 1);
+    w.add(50 * kSecond, 4, 1);
+    w.add(60 * kSecond, 13, 1, {{1, 12}});
+    ShadowMemory memory(w, 4);
+    memory.tiers(0, per_block);
+    const ServeResult r = serve(w, memory, stored(Prefetch::kTimeout));
+    const bool late = per_block == kSecond / 4;  // 1.5 s
+    EXPECT_EQ(r.records.at(6).scheduled - 60 * kSecond,
+              late ? kSecond + 12 * (kSecond / 4) / 1024 : 3 * 2 * kSecond / 10);
+    EXPECT_EQ(r.records.at(6).cached_tokens, late ? 0 : 12);
+  }
+}
+
+// Twelve tokens are too few, or host memory no larger than the device's.
+TEST(HiCacheStorage, NothingIsAskedForBelowTheThresholdOrBeyondTheLimit) {
+  for (const bool threshold : {false, true}) {
+    toy::ListWorkload w = pushes_out();
+    ShadowMemory memory(w, 4);
+    memory.tiers(0, 100);
+    ServeOptions o = stored(Prefetch::kWaitComplete, threshold ? 10 : 5);
+    if (threshold) o.engines[0].scheduler.kv_tiers.prefetch_threshold = 13;
+    const ServeResult r = serve(w, memory, o);
+    EXPECT_EQ(r.records.at(6).cached_tokens, 0);
+    EXPECT_EQ(r.kv_tiers[1].loaded, 0);
+  }
 }
 
 }  // namespace

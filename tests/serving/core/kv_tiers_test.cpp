@@ -403,6 +403,18 @@ Random hicache_case(std::uint64_t seed, bool alone) {
   s.kv_tiers.layers = std::max(s.kv_tiers.layers, 1);
   return c;
 }
+// With storage below that: host memory beyond the device's, prompts that come back, every policy.
+Random storage_case(std::uint64_t seed, bool alone) {
+  Random c = hicache_case(seed, alone);
+  SchedulerConfig& s = c.options.engines[0].scheduler;
+  CounterRandom random(seed, 23);
+  s.kv_tiers.tiers[0].blocks = s.num_blocks + random.uniform_int(1, 60);
+  s.kv_tiers.tiers.push_back({.blocks = random.uniform() < 0.3 ? random.uniform_int(1, 30) : 1000});
+  if (random.uniform() < 0.8) s.kv_tiers.tiers[0].write = Write::kThrough;
+  s.kv_tiers.prefetch = static_cast<KvTiersConfig::Prefetch>(random.uniform_int(0, 2));
+  s.kv_tiers.prefetch_threshold = random.uniform_int(1, 20);
+  return c;
+}
 using Case = Random (*)(std::uint64_t, bool);
 
 // Loads are worth it by a draw of their own.
@@ -417,6 +429,7 @@ class Shadow : public ShadowMemory {
 // Every cached token is where its request looks for it, through any number of tiers; tokens are conserved and
 // every request ends once.
 struct Seen {
+  std::int64_t fetched = 0;  // by the lowest tier
   std::int64_t loaded = 0, demoted = 0, stalls = 0, preempted = 0, device = 0, refused = 0, evicted = 0;
 };
 void run_shadowed(std::uint64_t seeds, Case make, Seen& seen) {
@@ -457,6 +470,7 @@ void run_shadowed(std::uint64_t seeds, Case make, Seen& seen) {
     ASSERT_EQ(hits, cached) << seed;
     ASSERT_GE(r.device_hit_tokens, 0);
     seen.device += r.device_hit_tokens;
+    seen.fetched += r.kv_tiers.back().hit_tokens;
     for (std::size_t t = 1; t < r.kv_tiers.size(); ++t) seen.demoted += r.kv_tiers[t].written;
     seen.stalls += r.kv_stall > 0;
     seen.preempted += r.metrics.preemptions;
@@ -483,6 +497,13 @@ TEST(HiCache, TokensAreConservedAndWhereTheyShouldBe) {
   EXPECT_GT(seen.preempted, 300);
   EXPECT_GT(seen.refused, 100);
   EXPECT_GT(seen.evicted, 1000);
+}
+
+TEST(HiCacheStorage, TokensAreConservedAndWhereTheyShouldBe) {
+  Seen seen;
+  run_shadowed(500, storage_case, seen);
+  EXPECT_GT(seen.demoted, 1000) << "stored";
+  EXPECT_GT(seen.fetched, 1000);
 }
 
 // Prices copies, and steps as ToyBackend does.
@@ -566,6 +587,12 @@ TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
 TEST(HiCache, SpansAndRecordingsGiveTheSameTimes) {
   Repeated sum;
   repeat(1000, hicache_case, sum);
+  EXPECT_GT(sum.loads, 1000);
+}
+
+TEST(HiCacheStorage, SpansAndRecordingsGiveTheSameTimes) {
+  Repeated sum;
+  repeat(500, storage_case, sum);
   EXPECT_GT(sum.loads, 1000);
 }
 
