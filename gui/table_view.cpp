@@ -138,14 +138,18 @@ int TableView::header_width(int column) const {
          kHeaderMargin;
 }
 
-int TableView::width_of(int column) const {
+int TableView::width_of(int column, bool whole) const {
   // Of the first rows: a table may have a hundred thousand.
   int width = header_width(column);
-  const int rows = std::min(model()->rowCount(), kMeasuredRows);
+  const int rows = std::min(model_->rowCount(), kMeasuredRows);
   const QFontMetrics metrics = fontMetrics();
-  for (int r = 0; r < rows; ++r)
-    width =
-        std::max(width, metrics.horizontalAdvance(model()->index(r, column).data().toString()) + kCellMargin);
+  const int readable = metrics.horizontalAdvance(u'x') * kLeastCharacters;
+  for (int r = 0; r < rows; ++r) {
+    const int cell = metrics.horizontalAdvance(model_->index(r, column).data().toString()) + kCellMargin;
+    const bool text = std::holds_alternative<std::string>(
+        model_->table().rows[static_cast<std::size_t>(r)][static_cast<std::size_t>(column)]);
+    width = std::max(width, text && !whole ? std::min(cell, readable) : cell);
+  }
   return width;
 }
 
@@ -158,12 +162,8 @@ void TableView::fit_columns() {
   std::vector<int> needs(static_cast<std::size_t>(columns)), least(needs);
   for (int c = 0; c < columns; ++c) {
     const auto i = static_cast<std::size_t>(c);
-    needs[i] = width_of(c);
-    const auto& rows = model_->table().rows;
-    const bool text = !rows.empty() && std::holds_alternative<std::string>(rows.front()[i]);
-    least[i] = text ? std::min(needs[i], std::max(fontMetrics().horizontalAdvance(u'x') * kLeastCharacters,
-                                                  header_width(c)))
-                    : needs[i];
+    needs[i] = width_of(c, true);
+    least[i] = width_of(c, false);
   }
   std::vector<bool> shown(needs.size(), true);
   for (int c = 0; c < columns; ++c)

@@ -60,7 +60,7 @@ class TableView : public QTableView {
   void fit_columns();
   void choose_columns(const QPoint& at);
   int header_width(int column) const;
-  int width_of(int column) const;  // that it needs
+  int width_of(int column, bool whole) const;  // not whole: of text as much as can be read
 
   TableModel* model_;
   QStringList expendable_;
