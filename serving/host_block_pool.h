@@ -21,7 +21,10 @@ class HostBlockPool {
 
   // Appends `count` blocks. Needs free() >= count.
   void allocate(std::int64_t count, std::vector<Block>& blocks) {
-    for (; count > 0 && !returned_.empty(); --count, returned_.pop_back()) blocks.push_back(returned_.back());
+    const std::int64_t again = std::min(count, std::ssize(returned_));
+    blocks.insert(blocks.end(), returned_.rbegin(), returned_.rbegin() + again);
+    returned_.resize(returned_.size() - static_cast<std::size_t>(again));
+    count -= again;
     for (; count > 0; --count) blocks.push_back(static_cast<Block>(fresh_++));
     peak_ = std::max(peak_, used());
   }

@@ -4,6 +4,8 @@
 // ended, for the next one whose prompt begins with them. Slots have a context each, or share one cache. What
 // a slot is about to lose may be kept in host memory (server-task.cpp, server_prompt_cache).
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 
 #include "serving/scheduler/policies.h"
 #include "serving/scheduler/radix_cache.h"
@@ -275,18 +277,26 @@ class LlamaCppScheduler final : public BlockScheduler {
         ++i;
     Saved& saved = saved_.emplace_back(Saved{slot.tokens, slot.num_tokens, {}});
     host_.allocate(blocks_for(slot.num_tokens), saved.blocks);
-    for (std::size_t b = 0; b < saved.blocks.size(); ++b)
-      batch_.swap_out().push_back({block_of(slot, b), saved.blocks[b]});
+    name_blocks(slot, saved.blocks.size());
+    std::transform(device_.begin(), device_.end(), saved.blocks.begin(),
+                   std::back_inserter(batch_.swap_out()), [](auto from, auto to) {
+                     return BlockCopy{from, to};
+                   });
     counts_.swapped_out += std::ssize(saved.blocks);
   }
   void forget(std::size_t i) {
     host_.release(saved_[i].blocks);
     saved_.erase(saved_.begin() + static_cast<std::ptrdiff_t>(i));
   }
-  KvBlockPool::Block block_of(const Slot& slot, std::size_t b) const {
-    if (own_.kv_unified) return slot.cells[b];
-    const std::int64_t first = 1 + (&slot - slots_.data()) * blocks_for(config_.max_model_len);
-    return static_cast<KvBlockPool::Block>(first + static_cast<std::int64_t>(b));
+  // The slot's first `count` blocks, to device_.
+  void name_blocks(const Slot& slot, std::size_t count) {
+    device_.resize(count);
+    if (own_.kv_unified)
+      std::copy_n(slot.cells.begin(), count, device_.begin());
+    else
+      std::iota(
+          device_.begin(), device_.end(),
+          static_cast<KvBlockPool::Block>(1 + (&slot - slots_.data()) * blocks_for(config_.max_model_len)));
   }
 
   // Prompts in host memory of which key_ has more, both of it and of them, than of what the slot holds.
@@ -319,8 +329,11 @@ class LlamaCppScheduler final : public BlockScheduler {
     }
     slot.tokens = found->tokens;
     slot.num_tokens = found->num_tokens;
-    for (std::size_t b = 0; b < found->blocks.size(); ++b)
-      batch_.swap_in().push_back({found->blocks[b], block_of(slot, b)});
+    name_blocks(slot, found->blocks.size());
+    std::transform(found->blocks.begin(), found->blocks.end(), device_.begin(),
+                   std::back_inserter(batch_.swap_in()), [](auto from, auto to) {
+                     return BlockCopy{from, to};
+                   });
     counts_.swapped_in += std::ssize(found->blocks);
     loaded_.insert(loaded_.end(), found->blocks.begin(), found->blocks.end());
     saved_.erase(found);
@@ -363,9 +376,8 @@ class LlamaCppScheduler final : public BlockScheduler {
       s.blocks.swap(slot.cells);
       slot.cells.clear();
     } else {
-      const std::int64_t count = blocks_for(config_.max_model_len);
-      for (std::int64_t b = 0; b < count; ++b)
-        s.blocks.push_back(block_of(slot, static_cast<std::size_t>(b)));
+      name_blocks(slot, static_cast<std::size_t>(blocks_for(config_.max_model_len)));
+      s.blocks.insert(s.blocks.end(), device_.begin(), device_.end());
     }
     s.capacity = static_cast<std::int32_t>(std::ssize(s.blocks) * config_.block_size);
   }
@@ -439,6 +451,7 @@ class LlamaCppScheduler final : public BlockScheduler {
   std::deque<Saved> saved_;  // who was saved first first
   HostBlockPool host_{std::numeric_limits<std::int32_t>::max()};
   std::vector<HostBlockPool::Block> loaded_;  // by this step, which reads them before they can be used again
+  std::vector<KvBlockPool::Block> device_;    // scratch
   std::vector<Part> rest_, view_;             // of the batch at hand: what is to come, what is computed now
   std::size_t next_ = 0;                      // of the view
   bool is_whole_ = false;                     // the step is a batch
