@@ -301,8 +301,8 @@ bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
     if (offered.choices.empty() && p.form != CublasForm::kBf16)
       remark(p.form == CublasForm::kInt8 ? "cuBLASLt has no products of int8"
                                          : "cuBLASLt has no products of fp8",
-             "the same numbers are multiplied in bfloat16 (first for " + std::to_string(p.m) + " x " +
-                 std::to_string(p.n) + " x " + std::to_string(p.k) + ")");
+             "the executor's own kernels multiply the same numbers (first for " + std::to_string(p.m) +
+                 " x " + std::to_string(p.n) + " x " + std::to_string(p.k) + ")");
     if (capturing(stream)) {
       if (offered.choices.empty()) return false;
       const Choice& c = offered.choices.front();

@@ -10,7 +10,7 @@ std::size_t cublas_bytes() { return 0; }
 bool cublas_product(std::span<const CublasOffer> offers, Stream&,
                     const std::function<void(float*, std::int64_t)>&) {
   if (!offers.empty() && offers.front().form != CublasForm::kBf16)
-    remark("built without cuBLASLt", "products of fp8 and int8 multiply the same numbers in bfloat16");
+    remark("built without cuBLASLt", "products of fp8 and int8 are the executor's own");
   return false;
 }
 
