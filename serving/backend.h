@@ -151,8 +151,8 @@ struct KvTransfer {
 };
 
 // KV blocks copied between memories of one rank: -1 is device memory, others are its tiers (kv_tiers.h), the
-// nearest 0. A block of a tier goes to device memory or to the tier below,
-// one of HiCache's storage to the tier above.
+// nearest 0. A block of a tier goes to device memory or to the tier below, one of HiCache's storage to the
+// tier above.
 struct TierMove {
   std::int32_t engine = 0, rank = 0;
   RequestId request = 0;  // that the blocks are loaded for; -1: they are written

@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(kTmaThreads, 1)
     show_barriers();
   }
   start_walk(p);
+  sync_threads();  // its lanes part; registers are given and taken by whole warps
   const Item& item = shared_walk().item;
   unsigned tile = 0, met = 0;  // before this item
   if (thread() < kComputing) {

@@ -102,6 +102,14 @@ Json scenario(const Json& engine) {
   return json;
 }
 
+// As many groups of requests whose prompts begin alike.
+Json sharing(const Json& engine, int groups) {
+  Json json = scenario(engine);
+  json["workload"]["shared_prefix"] = {{"groups", groups}, {"users_per_group", 4}, {"prefix_len", 48}};
+  json["workload"]["input_len"] = {{"value", 70}};
+  return json;
+}
+
 TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
   ServeResult served;
   Recording plain;
@@ -124,15 +132,9 @@ TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
 
 // Slots with a context each, and with one cache that has to give up what idle slots keep.
 TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
-  const auto shared = [](const Json& engine) {
-    Json json = scenario(engine);
-    json["workload"]["shared_prefix"] = {{"groups", 2}, {"users_per_group", 4}, {"prefix_len", 48}};
-    json["workload"]["input_len"] = {{"value", 70}};
-    return json;
-  };
   ServeResult served;
   Recording plain;
-  const auto expected = tokens_of(shared(Json::object()), served, plain);
+  const auto expected = tokens_of(sharing(Json::object(), 2), served, plain);
   Json slots{
       {"behavior", "llama.cpp"}, {"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}, {"cache_ram", 0}},
       common = slots;
@@ -140,24 +142,18 @@ TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   for (const Json& engine : {slots, common}) {
     SCOPED_TRACE(engine.dump());
     Recording recording;
-    EXPECT_EQ(expected, tokens_of(shared(engine), served, recording));
+    EXPECT_EQ(expected, tokens_of(sharing(engine, 2), served, recording));
     EXPECT_EQ(served.rejected, 0);
     EXPECT_GT(served.reused_tokens, 100);
-    expect_the_same_schedule(served, recording, shared(engine));
+    expect_the_same_schedule(served, recording, sharing(engine, 2));
   }
 }
 
 // Each system's own prefix cache, and host memory under SGLang's.
 TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
-  const auto shared = [](const Json& engine) {
-    Json json = scenario(engine);
-    json["workload"]["shared_prefix"] = {{"groups", 3}, {"users_per_group", 4}, {"prefix_len", 48}};
-    json["workload"]["input_len"] = {{"value", 70}};
-    return json;
-  };
   ServeResult served;
   Recording plain;
-  const auto expected = tokens_of(shared(Json::object()), served, plain);
+  const auto expected = tokens_of(sharing(Json::object(), 3), served, plain);
   const Json chunks{{"max_num_batched_tokens", 32}, {"num_gpu_blocks_override", 40}};
   const auto of = [&](const char* behavior, const Json& more) {
     Json engine{{"behavior", behavior}};
@@ -186,14 +182,14 @@ TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
         of("sglang-0.5", tokens), of("sglang-0.5", hicache), of("sglang-0.5", write_back)}) {
     SCOPED_TRACE(engine.dump());
     Recording recording;
-    EXPECT_EQ(expected, tokens_of(shared(engine), served, recording));
+    EXPECT_EQ(expected, tokens_of(sharing(engine, 3), served, recording));
     EXPECT_EQ(served.rejected, 0);
     EXPECT_GT(served.reused_tokens, 0);
     if (engine.contains("hicache_size")) {
       ASSERT_EQ(served.kv_tiers.size(), 1u);
       EXPECT_GT(served.kv_tiers[0].written, 0);
     }
-    expect_the_same_schedule(served, recording, shared(engine));
+    expect_the_same_schedule(served, recording, sharing(engine, 3));
   }
 }
 
