@@ -238,10 +238,16 @@ void Window::open_model() {
 }
 
 void Window::paste_command() {
-  bool ok = false;
-  const QString command = QInputDialog::getMultiLineText(
-      this, tr("vllm serve ..."), tr("A `vllm serve` command:"), QApplication::clipboard()->text(), &ok);
-  if (!ok || command.trimmed().isEmpty()) return;
+  QInputDialog dialog(this);
+  dialog.setWindowTitle(tr("vllm serve ..."));
+  dialog.setLabelText(
+      tr("A command that starts a server, such as: vllm serve Qwen/Qwen3-8B --tensor-parallel-size 2"));
+  dialog.setOption(QInputDialog::UsePlainTextEditForTextInput);
+  dialog.setTextValue(QApplication::clipboard()->text());
+  dialog.resize(640, 240);
+  if (dialog.exec() != QDialog::Accepted) return;
+  const QString command = dialog.textValue();
+  if (command.trimmed().isEmpty()) return;
   try {
     session_.apply_patch(Json::parse(patch_from_vllm_command(command.toStdString(), "command")),
                          tr("paste a command"));
@@ -337,7 +343,7 @@ void Window::make_menus() {
            "The tabs say why: memory, where a step's time goes, latency over load, every request.\n\n"
            "Pin keeps a result: the view Compare sets every later one beside it. The view Plan searches the "
            "best "
-           "deployment for the workload and its limits (/slo)."));
+           "deployment for the workload and for the limits under \"slo\"."));
   });
   add(help, tr("&About"), {}, [this] {
     QMessageBox::about(
