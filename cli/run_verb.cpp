@@ -215,6 +215,8 @@ Answer run_answer(const Invocation& invocation) {
   options.stop = &stop_flag();
   const std::vector<CostModel> costs = make_cost_models(d, p);
   options.costs = costs;
+  PredictedBackend prices(d, costs);
+  backend.set_prices(prices);
   Simulation measured;
   {
     ProgressBar bar("executing");

@@ -158,20 +158,25 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
 Picoseconds ExecutedBackend::move_blocks(const TierMove& m) {
   State& s = *state_;
   Replica& engine = s.executable.engine(static_cast<std::size_t>(m.engine));
-  const auto ranks = static_cast<std::size_t>(s.deployment.mapping.ranks_per_engine());
-  const std::vector<std::vector<StepSequence>> nobody(ranks);
-  std::vector<Transformer::Swaps> swaps(ranks);
-  Transformer::Swaps& own = swaps[static_cast<std::size_t>(m.rank)];
-  (m.to < 0 ? own.in : own.out) = m.blocks;
-  engine.step(nobody, swaps);
-  double seconds = 0;
-  for (const OperatorRun& o : engine.operators_run()) {
-    seconds += o.seconds;
-    s.operator_seconds[std::string(o.op.name)] += o.seconds;
-  }
+  double seconds = engine.rank(static_cast<std::size_t>(m.rank)).move_blocks(m.from, m.to, m.blocks);
+  const auto stores = [&](std::int32_t tier) {
+    return tier >= 0 &&
+           s.deployment.scenario.engine.kv_tiers[static_cast<std::size_t>(tier)].kind == "storage";
+  };
+  s.operator_seconds[stores(m.to)     ? "storage_write"
+                     : stores(m.from) ? "storage_read"
+                     : m.to < 0       ? "swap_in"
+                                      : "swap_out"] += seconds;
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
   return to_picoseconds(Seconds(std::max(1e-9, seconds)));
 }
+
+bool ExecutedBackend::worth_loading(const TierLoad& load) {
+  if (state_->prices == nullptr) throw std::logic_error("nobody says what loading takes, and computing");
+  return state_->prices->worth_loading(load);
+}
+
+void ExecutedBackend::set_prices(Backend& prices) { state_->prices = &prices; }
 
 ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
 

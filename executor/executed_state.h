@@ -33,6 +33,7 @@ struct ExecutedBackend::State {
   Executable executable;
   std::optional<MachineProbe> probe;
   double usual_probe = 0;
+  Backend* prices = nullptr;
   std::vector<std::int64_t> windows;
   std::vector<StepRun> steps;
   std::map<std::string, double> operator_seconds;
