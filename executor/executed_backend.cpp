@@ -163,10 +163,12 @@ Picoseconds ExecutedBackend::move_blocks(const TierMove& m) {
     return tier >= 0 &&
            s.deployment.scenario.engine.kv_tiers[static_cast<std::size_t>(tier)].kind == "storage";
   };
-  s.operator_seconds[stores(m.to)     ? "storage_write"
+  const char* name = stores(m.to)     ? "storage_write"
                      : stores(m.from) ? "storage_read"
                      : m.to < 0       ? "swap_in"
-                                      : "swap_out"] += seconds;
+                                      : "swap_out";
+  s.operator_seconds[name] += seconds;
+  if (s.prices != nullptr) s.predicted_copy_seconds[name] += to_seconds(s.prices->move_blocks(m)).value;
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
   return to_picoseconds(Seconds(std::max(1e-9, seconds)));
 }
@@ -182,6 +184,9 @@ ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
 
 std::span<const StepRun> ExecutedBackend::steps() const { return state_->steps; }
 std::map<std::string, double> ExecutedBackend::operator_seconds() const { return state_->operator_seconds; }
+std::map<std::string, double> ExecutedBackend::predicted_copy_seconds() const {
+  return state_->predicted_copy_seconds;
+}
 std::vector<std::int32_t> ExecutedBackend::output(RequestId request) const {
   const auto at = state_->outputs.find(request);
   return at == state_->outputs.end() ? std::vector<std::int32_t>{} : at->second;

@@ -36,7 +36,7 @@ struct ExecutedBackend::State {
   Backend* prices = nullptr;
   std::vector<std::int64_t> windows;
   std::vector<StepRun> steps;
-  std::map<std::string, double> operator_seconds;
+  std::map<std::string, double> operator_seconds, predicted_copy_seconds;
 
   // Tokens of a request: its prompt and what it has produced.
   struct History {

@@ -113,7 +113,9 @@ TEST(ExecutedKvTiers, EnginesThatShareTiers) {
     Json engine, tiers;
   };
   for (const Case& c :
-       {Case{"dense", {{"tensor_parallel_size", 2}}, Json::array({tier("host", kMany, shared)})},
+       {Case{"dense",
+             {{"tensor_parallel_size", 2}, {"kv_cache_dtype", "int8"}},
+             Json::array({tier("host", kMany, shared)})},
         Case{"dense", Json::object(), Json::array({tier("host", kFew), tier("storage", kMany, shared)})},
         Case{"moe",
              {{"data_parallel_size", 2}, {"enable_expert_parallel", true}},
