@@ -231,6 +231,7 @@ ProductChoices& kept_choices() {
     add("driver", static_cast<std::size_t>(d.driver_version));
     add("runtime", static_cast<std::size_t>(d.runtime_version));
     add("cuBLASLt", cublasLtGetVersion());
+    machine += ", own kernels " FORETOKEN_KERNELS_ID;
     return new ProductChoices(choices_file(), machine);
   }();
   return kept;
@@ -238,21 +239,21 @@ ProductChoices& kept_choices() {
 
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm));
 
-void keep(const ProductKey& key, const Choice& choice) {
-  ProductChoice kept{choice.own, static_cast<std::uint32_t>(choice.offer), {}};
+void keep(const ProductKey& key, const Choice& choice, std::int64_t rows) {
+  ProductChoice kept{choice.own, static_cast<std::uint32_t>(choice.offer), {}, rows};
   if (!choice.own) std::memcpy(kept.algorithm.data(), &choice.algorithm, sizeof kept.algorithm);
   kept_choices().keep(key, kept);
 }
 
-// What was kept, where the library still takes it for these offers.
+// What was kept, where the library still takes it.
 std::optional<Choice> kept(const ProductKey& key, std::span<const CublasOffer> offers) {
   const std::optional<ProductChoice> found = kept_choices().find(key);
   if (!found) return std::nullopt;
   Choice choice{found->own, found->offer, {}};
   if (choice.own) return choice;
-  if (choice.offer < offers.size()) {
+  if (const std::optional<CublasOffer> offer = measured_offer(*found, offers)) {
     std::memcpy(&choice.algorithm, found->algorithm.data(), sizeof choice.algorithm);
-    const Described d(offers[choice.offer]);
+    const Described d(*offer);
     cublasLtMatmulHeuristicResult_t result{};
     if (d.good &&
         cublasLtMatmulAlgoCheck(library().handle, &d.matmul, &d.w, &d.x, &d.y, &d.y, &choice.algorithm,
@@ -312,7 +313,7 @@ bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
       known = choices.emplace(key, Choice{true, 0, {}}).first;
     } else {
       const std::optional<Choice> best = measure(offers, offered, stream, own);
-      if (best) keep(key, *best);
+      if (best) keep(key, *best, p.m);
       known = choices.emplace(key, best.value_or(offered.choices.front())).first;
     }
   }
