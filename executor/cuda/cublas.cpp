@@ -54,7 +54,7 @@ struct Described {
   // Column by column, as the library sees matrices, y^T[n, m] = w[k, n]^T x[k, m].
   explicit Described(const CublasOffer& p) {
     const bool integers = p.form == CublasForm::kInt8, blocks = p.form == CublasForm::kFp8Blocks,
-               fp8 = p.form == CublasForm::kFp8 || p.form == CublasForm::kFp8Scaled || blocks;
+               fp8 = !integers && p.form != CublasForm::kBf16;
     const auto size = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     good = cublasLtMatmulDescInit(&matmul, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                   integers ? CUDA_R_32I : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
@@ -71,10 +71,12 @@ struct Described {
     // sum of fp8 products is some 13 bits below its largest term (DeepSeek-V3, arXiv 2412.19437, 3.3.2).
     // Scales of blocks are applied there.
     if (fp8 && !blocks) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
-    if (blocks || p.form == CublasForm::kFp8Scaled) {
-      const std::int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
-                         of_w = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : by_rows,
-                         of_x = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : by_rows;
+    if (fp8 && p.form != CublasForm::kFp8) {
+      const std::int32_t alike = p.form == CublasForm::kFp8Tensors
+                                     ? CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F
+                                     : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                         of_w = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : alike,
+                         of_x = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : alike;
       set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_w), set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_x);
       set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.w_scales));
       set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.x_scales));

@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kTitle = "foretoken product choices 2";  // raised when lines change their form
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{16} << 20;     // a choice takes some 300
-constexpr std::array<std::string_view, 5> kForms = {"bf16", "fp8", "fp8_scaled", "fp8_blocks", "int8"};
+constexpr std::array<std::string_view, 6> kForms = {"bf16",       "fp8",         "fp8_scaled",
+                                                    "fp8_blocks", "fp8_tensors", "int8"};
 
 using Choices = std::map<std::pair<std::string, ProductKey>, ProductChoice>;  // by machine
 

@@ -319,15 +319,48 @@ TEST_P(EveryFamily, QuantisedActivationsComeClose) {
   }
 }
 
+// One scale for a matrix, and a fixed one for what it multiplies, or a token's, or (but for experts) that of
+// all tokens: near what is not stored in 8 bits, and the same numbers in both sets.
+TEST_P(EveryFamily, OneFp8ScaleComesClose) {
+  const auto tokens = std::vector<std::int32_t>(prompt.begin(), prompt.begin() + 30);
+  Runner exact(model, small_layout(), tested_kernels());
+  const auto a = whole(exact, tokens);
+  double norm = 0;
+  for (const float v : a) norm = std::max<double>(norm, std::fabs(v));
+  const double most = std::string(GetParam().name) == "Linear" ? 1.5 : 0.5;
+  const auto& kinds = model.config.kinds;
+  const bool experts = std::any_of(kinds.begin(), kinds.end(), [](const LayerKind& kind) {
+    return std::holds_alternative<MoeMlp>(kind.mlp);
+  });
+  Layout l = small_layout(Storage::kFp8, Storage::kF32);
+  l.plain = Storage::kBf16, l.quantised_x = true;
+  std::vector<std::vector<float>> all;
+  for (const auto scales : {Fp8Scales::kStatic, Fp8Scales::kTensorToken, Fp8Scales::kTensors}) {
+    if (scales == Fp8Scales::kTensors && experts) continue;
+    SCOPED_TRACE(testing::Message() << "scales " << static_cast<int>(scales));
+    l.fp8_scales = scales;
+    Runner own(model, l, tested_kernels()), reference(model, l, reference_kernels());
+    all.push_back(whole(own, tokens));
+    EXPECT_LT(distance(a, all.back()) / norm, most);
+    EXPECT_LT(distance(all.back(), whole(reference, tokens)) / norm, most / 4);
+    if (all.size() > 1) {
+      EXPECT_NE(all.back(), all.front()) << "another rounding";
+    }
+  }
+}
+
 // Norms and gates that round to the 8 bits of the products that read them change no bit, with their sums
 // within or beside them, and for few rows as for many.
 TEST_P(EveryFamily, RoundedWhereItIsMadeIsTheSame) {
-  for (const auto& [storage, format] : {std::pair{Storage::kInt8, WeightFormat::kInt8},
-                                        std::pair{Storage::kFp8Block, WeightFormat::kFp8Block}})
+  for (const auto& [storage, format] :
+       {std::pair{Storage::kInt8, WeightFormat::kInt8}, std::pair{Storage::kFp8, WeightFormat::kFp8},
+        std::pair{Storage::kFp8Block, WeightFormat::kFp8Block}})
     for (const int ranks : {1, 2}) {
+      if (storage == Storage::kFp8 && ranks == 2) continue;
       SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " ranks " << ranks);
       Layout l = small_layout(storage, Storage::kF32);
       l.plain = Storage::kBf16, l.quantised_x = true;
+      l.fp8_scales = Fp8Scales::kStatic;
       l.ranks = l.expert_parallel = ranks;
       l.fusion.norm_residual = ranks == 1;
       const auto logits = [&](bool fused) {
