@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <map>
 
 #include "executor/weight_stream.h"
@@ -401,6 +402,66 @@ TEST_P(EveryFamily, WhatRunsIsTheListThatIsPriced) {
     EXPECT_GE(o.seconds, 0);
   }
   EXPECT_EQ(priced, run);
+}
+
+// Weights whose scales the test says.
+class WithScales final : public Checkpoint {
+ public:
+  using Scale = std::function<float(Role role, std::int64_t layer, std::int64_t expert)>;
+  WithScales(const Checkpoint& weights, Scale of_weight, Scale of_input)
+      : weights_(weights), of_weight_(std::move(of_weight)), of_input_(std::move(of_input)) {}
+  Extent extent(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return weights_.extent(role, layer, expert);
+  }
+  void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first, std::int64_t count,
+            float* out) const override {
+    weights_.read(role, layer, expert, first, count, out);
+  }
+  float weight_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return of_weight_(role, layer, expert);
+  }
+  float input_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return of_input_(role, layer, expert);
+  }
+
+ private:
+  const Checkpoint& weights_;
+  Scale of_weight_, of_input_;
+};
+
+TEST(Transformer, MatricesThatAreMultipliedAsOneShareTheLargestFp8Scale) {
+  const SmallModel plain(moe_config());
+  const auto tokens = some_tokens(20, 128);
+  const auto logits = [&](const WithScales::Scale& of_weight, const WithScales::Scale& of_input) {
+    SmallModel m(moe_config());
+    m.weights = std::make_unique<WithScales>(*plain.weights, of_weight, of_input);
+    Layout l = small_layout(Storage::kFp8, Storage::kF32);
+    l.plain = Storage::kBf16, l.quantised_x = true, l.fp8_scales = Fp8Scales::kStatic;
+    Runner r(m, l, tested_kernels());
+    return whole(r, tokens);
+  };
+  const auto all = [](float scale) { return [=](Role, std::int64_t, std::int64_t) { return scale; }; };
+  const auto odd = [](Role role, std::int64_t of_layer, std::int64_t of_expert, float scale, float others) {
+    return [=](Role r, std::int64_t layer, std::int64_t expert) {
+      return r == role && layer == of_layer && expert == of_expert ? scale : others;
+    };
+  };
+  const auto expected = logits(all(0.003f), all(0.05f));
+  // Keys stand beside queries and values; smaller scales count for nothing.
+  EXPECT_EQ(logits(odd(Role::kK, 1, 0, 0.001f, 0.003f), odd(Role::kV, 2, 0, 0.02f, 0.05f)), expected);
+  EXPECT_EQ(logits(all(0.003f), odd(Role::kExpertDown, 0, 5, 0.02f, 0.05f)), expected);
+  EXPECT_NE(logits(odd(Role::kK, 1, 0, 0.007f, 0.003f), all(0.05f)), expected);
+  // Inputs' scales are those of all experts of a layer.
+  const auto largest = [&](std::int64_t expert) {
+    return logits(all(0.003f), odd(Role::kExpertUp, 1, expert, 0.09f, 0.05f));
+  };
+  EXPECT_EQ(largest(0), largest(7));
+  EXPECT_NE(largest(0), expected);
+  // Without a scale of its own a matrix gets that of its largest value.
+  EXPECT_EQ(logits(odd(Role::kQ, 0, 0, 0, 0), all(0.05f)),
+            logits([](Role, std::int64_t, std::int64_t) { return -1.0f; }, all(0.05f)));
+  EXPECT_THAT(error_of([&] { logits(all(0.003f), odd(Role::kO, 1, 0, 0, 0.05f)); }),
+              HasSubstr("a matrix of layer 1 has no input_scale"));
 }
 
 TEST(Transformer, BadStepsAreRefused) {
