@@ -141,13 +141,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   }
   if (deployment.streaming.layers > 0 && (m.stages.size() > 1 || m.ranks_per_engine() > 1 || m.engines() > 1))
     refuse("layer_streaming", "with a pipeline, data-parallel ranks that share experts or several engines");
-  if (const auto& tiers = deployment.scenario.engine.kv_tiers; !tiers.empty()) {
-    if (tiers.size() > 1) refuse("kv_tiers", "more than one KV tier");
-    if (tiers[0].kind != "host") refuse("kv_tiers", "a KV tier on storage");
-    if (tiers[0].shared) refuse("kv_tiers", "a KV tier that engines share");
-    if (*deployment.scenario.engine.kv_load_policy == "cost")
-      refuse("kv_load_policy", "loading by cost, which takes a prediction,");
-  }
   const bool recurrent = deployment.model.is_recurrent();
   if (recurrent && deployment.scheduler.policy != SchedulerPolicy::kVllmV1)
     refuse("behavior", "a model with recurrent layers under another scheduler than vLLM's");
@@ -223,7 +216,15 @@ Layout layout_of(const Deployment& deployment, const Checkpoint& checkpoint, con
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
   l.num_host_blocks = s.num_host_blocks;
-  if (!s.kv_tiers.tiers.empty()) l.num_host_blocks = s.kv_tiers.tiers.front().blocks;
+  for (std::size_t t = 0; t < s.kv_tiers.tiers.size(); ++t) {
+    KvStoreLayout& store = l.kv_tiers.emplace_back();
+    store.blocks = s.kv_tiers.tiers[t].blocks;
+    store.on_storage = deployment.scenario.engine.kv_tiers[t].kind == "storage";
+    store.folder = options.temporary_folder;
+    if (!s.kv_tiers.tiers[t].shared) continue;
+    store.sharers = static_cast<std::size_t>(deployment.mapping.engines() * l.data_parallel);
+    store.shared = std::make_shared<std::vector<std::shared_ptr<KvStore>>>();
+  }
   l.streamed_layers = static_cast<int>(deployment.streaming.layers);
   l.stream.buffers = deployment.streaming.buffers;
   l.stream.overlap = deployment.streaming.overlap;

@@ -32,7 +32,7 @@ struct ExecutorOptions {
   std::string fp8_scales;
   bool probe = false;                     // a MachineProbe will run beside it, in the same memory
   SamplingArgs sampling;                  // greedy; a backend takes the workload's
-  std::string temporary_folder = "/tmp";  // where streamed weights wait if they come from storage
+  std::string temporary_folder = "/tmp";  // where streamed weights and KV blocks of storage wait
   Processes* processes = nullptr;  // that compute a tensor-parallel rank each; null: this one computes all
 };
 

@@ -208,6 +208,12 @@ void move_matrices(LayerWeights& w, const std::byte* from, const std::byte* to) 
   for (ExpertWeights& e : w.experts) move(e.gate_up), move(e.down);
 }
 
+std::size_t block_bytes(std::span<const KvArray> arrays) {
+  std::size_t bytes = 0;
+  for (const KvArray& a : arrays) bytes += a.block_bytes;
+  return bytes;
+}
+
 }  // namespace
 
 Rank::Slice Rank::kv_heads(std::int64_t all) const {
@@ -233,10 +239,25 @@ Rank::Rank(const ModelConfig& model, const Checkpoint& checkpoint, const Kernels
 void Rank::allocate_caches(const ModelConfig& model) {
   cache_memory_ =
       Arena(allocate_cache(model, layout_.cache_blocks(), nullptr, cache_, &recurrent_), *memory_);
-  host_cache_memory_ = Arena(allocate_cache(model, layout_.num_host_blocks, nullptr, host_cache_), *memory_,
-                             Arena::Place::kHost);
   allocate_cache(model, layout_.cache_blocks(), &cache_memory_, cache_, &recurrent_);
-  allocate_cache(model, layout_.num_host_blocks, &host_cache_memory_, host_cache_);
+  arrays_ = cache_arrays();
+  for (const KvStoreLayout& of : stores()) {
+    std::shared_ptr<KvStore> own;
+    const auto at = static_cast<std::size_t>(index_);
+    if (of.shared) {
+      of.shared->resize(std::max(of.shared->size(), at + 1));
+      own = (*of.shared)[at];
+    }
+    if (!own) own = std::make_shared<KvStore>(of, block_bytes(arrays_), *memory_);
+    if (of.shared) (*of.shared)[at] = own;
+    stores_.push_back(std::move(own));
+  }
+}
+
+std::vector<KvStoreLayout> Rank::stores() const {
+  std::vector<KvStoreLayout> all = layout_.kv_tiers;
+  if (layout_.num_host_blocks > 0) all.insert(all.begin(), KvStoreLayout{layout_.num_host_blocks});
+  return all;
 }
 
 Experts Rank::experts_of(std::int64_t i, std::int64_t all) const {
@@ -269,10 +290,11 @@ Rank Rank::plan(const ModelConfig& model, const Checkpoint& checkpoint, const Ke
   if (!plan.streamed_bytes_.empty())  // and a layer that is being packed
     weights += WeightStream::bytes_needed(plan.streamed_bytes_, layout.stream, kernels.memory()) +
                *std::max_element(plan.streamed_bytes_.begin(), plan.streamed_bytes_.end());
-  const std::size_t host_blocks =
-      plan.allocate_cache(model, layout.num_host_blocks, nullptr, plan.host_cache_);
   cache += plan.allocate_cache(model, layout.cache_blocks(), nullptr, plan.cache_, &plan.recurrent_);
-  if (kernels.memory().host_reads()) cache += host_blocks;  // else they are in another memory
+  if (!kernels.memory().host_reads()) return plan;  // stores are in another memory
+  const std::size_t block = block_bytes(plan.cache_arrays());
+  for (const KvStoreLayout& of : plan.stores())
+    cache += (KvStore::bytes_needed(of, block) + of.sharers - 1) / of.sharers;
   return plan;
 }
 
@@ -532,26 +554,27 @@ std::size_t Rank::allocate_cache(const ModelConfig& m, std::int64_t blocks, Aren
 }
 
 // Heads and tokens of a block lie together, so that each of its parts is one piece.
-void Rank::copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-                const std::vector<CacheLayer>& to) {
-  pieces_.clear();
-  for (std::size_t l = 0; l < from.size(); ++l) {
-    const CacheLayer &a = from[l], &b = to[l];
-    const std::int64_t entries = a.heads * a.block_size;
-    const auto part = [&](const void* source, void* target, std::size_t size) {
-      if (source == nullptr || size == 0) return;
-      for (const BlockCopy& block : blocks)
-        pieces_.push_back(
-            {static_cast<std::byte*>(target) + static_cast<std::size_t>(block.to) * size,
-             static_cast<const std::byte*>(source) + static_cast<std::size_t>(block.from) * size, size});
+std::vector<KvArray> Rank::cache_arrays() const {
+  std::vector<KvArray> arrays;
+  for (const CacheLayer& c : cache_) {
+    const std::int64_t entries = c.heads * c.block_size;
+    const auto add = [&](auto* first, std::size_t bytes) {
+      if (bytes > 0) arrays.push_back({reinterpret_cast<std::byte*>(first), bytes});
     };
-    const std::size_t scales = static_cast<std::size_t>(entries) * sizeof(float);
-    part(a.keys, b.keys, cache_bytes(a.storage, entries * a.k_dim));
-    part(a.values, b.values, cache_bytes(a.storage, entries * a.v_dim));
-    part(a.key_scales, b.key_scales, scales);
-    part(a.value_scales, b.value_scales, scales);
+    const std::size_t scales = of_8_bits(c.storage) ? static_cast<std::size_t>(entries) * sizeof(float) : 0;
+    add(c.keys, cache_bytes(c.storage, entries * c.k_dim));
+    add(c.values, cache_bytes(c.storage, entries * c.v_dim));
+    add(c.key_scales, scales);
+    add(c.value_scales, c.v_dim > 0 ? scales : 0);
   }
-  memory_->copy_later(pieces_);
+  return arrays;
+}
+
+void Rank::move_blocks(std::int32_t from, std::int32_t to, std::span<const BlockCopy> blocks) {
+  const auto store = [&](std::int32_t tier) -> KvStore& { return *stores_[static_cast<std::size_t>(tier)]; };
+  if (from < 0) return store(to).write(blocks, arrays_);
+  if (to < 0) return store(from).read(blocks, arrays_);
+  store(from).copy(blocks, store(to));
 }
 
 }  // namespace foretoken

@@ -11,6 +11,7 @@
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
+#include "executor/kv_store.h"
 #include "executor/processes.h"
 #include "executor/weight_stream.h"
 #include "model/operators.h"
@@ -36,7 +37,8 @@ struct Layout {
   Fp8Scales fp8_scales = Fp8Scales::kRows;  // of weights in kFp8, and of a quantised x
   int block_size = 16;
   std::int64_t num_blocks = 1;
-  std::int64_t num_host_blocks = 0;  // that blocks are swapped to
+  std::int64_t num_host_blocks = 0;     // that blocks are swapped to; none beside tiers
+  std::vector<KvStoreLayout> kv_tiers;  // below the cache, the nearest first
   int streamed_layers = 0;  // evenly spread; their matrices and biases pass through a ring (is_streamed())
   WeightStreamOptions stream;
   std::int64_t max_tokens = 1;     // rows of a step
@@ -114,9 +116,12 @@ class Rank {
   void restart_stream() {
     if (stream_) stream_->restart();
   }
-  // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
-  void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
-  void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }
+  // Copies blocks, all layers of them, between the cache (-1) and a tier of it, or between two tiers, as
+  // KvStore does.
+  void move_blocks(std::int32_t from, std::int32_t to, std::span<const BlockCopy> blocks);
+  // To the memory that stands for the host's, and back.
+  void swap_out(std::span<const BlockCopy> blocks) { move_blocks(-1, 0, blocks); }
+  void swap_in(std::span<const BlockCopy> blocks) { move_blocks(0, -1, blocks); }
   const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   // Copies what all layers cached of one place of a sequence to another.
   void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
@@ -157,16 +162,18 @@ class Rank {
                              std::vector<CacheLayer>& cache,
                              std::vector<RecurrentState>* recurrent = nullptr) const;
   void allocate_caches(const ModelConfig& model);
-  void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-            const std::vector<CacheLayer>& to);
+  std::vector<KvArray> cache_arrays() const;
+  std::vector<KvStoreLayout> stores() const;
 
   Layout layout_;
   int index_;
   const KernelMemory* memory_;
   std::shared_ptr<Arena> weights_;
-  Arena cache_memory_, host_cache_memory_;
+  Arena cache_memory_;
   std::vector<LayerWeights> layers_;
-  std::vector<CacheLayer> cache_, host_cache_;
+  std::vector<CacheLayer> cache_;
+  std::vector<KvArray> arrays_;                   // of it
+  std::vector<std::shared_ptr<KvStore>> stores_;  // its tiers, or what is swapped to
   std::vector<RecurrentState> recurrent_;
   std::vector<CopyPiece> pieces_;  // of the copy at hand
   Linear lm_head_;

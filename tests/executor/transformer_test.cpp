@@ -149,7 +149,7 @@ int streamed_file() {
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
     std::error_code gone;
     const std::string target = std::filesystem::read_symlink(entry.path(), gone);
-    if (target.find("foretoken-weights-") != std::string::npos) return std::stoi(entry.path().filename());
+    if (target.find("/foretoken-") != std::string::npos) return std::stoi(entry.path().filename());
   }
   return -1;
 }
