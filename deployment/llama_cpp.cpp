@@ -117,8 +117,7 @@ void read_prompt_cache(Deployment& d, const std::string& where) {
   if (!e.cache_ram) {
     const bool is_linked =
         d.shares_host_memory || d.scenario.hardware.host_link_bandwidth || d.device.pcie_bandwidth.value > 0;
-    const bool is_on = d.behavior.minor >= kPromptCache && *e.enable_prefix_caching && !staged && is_linked &&
-                       !d.behavior.own_executor;  // which keeps none
+    const bool is_on = d.behavior.minor >= kPromptCache && *e.enable_prefix_caching && !staged && is_linked;
     e.cache_ram = is_on ? kCacheRam : 0;
   }
   if (*e.cache_ram != 0) use_host_link(d, where);

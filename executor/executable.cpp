@@ -127,8 +127,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
     refuse("behavior",
            deployment.behavior.name + ", whose attention reaches over several instances, in processes,");
   const LlamaCppConfig& slots = deployment.scheduler.llama_cpp;
-  if (slots.prompt_cache_blocks > 0)
-    throw Error("cache_ram", "prompts in host memory are not executed yet; use 0, or `foretoken simulate`");
   if (slots.n_cache_reuse > 0) refuse("cache_reuse", "shifting keys to another place");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
@@ -224,6 +222,11 @@ Layout layout_of(const Deployment& deployment, const Checkpoint& checkpoint, con
     if (!s.kv_tiers.tiers[t].shared) continue;
     store.sharers = static_cast<std::size_t>(deployment.mapping.engines() * l.data_parallel);
     store.shared = std::make_shared<std::vector<std::shared_ptr<KvStore>>>();
+  }
+  if (s.llama_cpp.prompt_cache_blocks > 0) {
+    KvStoreLayout& prompts = l.kv_tiers.emplace_back();
+    prompts.blocks = s.llama_cpp.prompt_cache_blocks;
+    prompts.grows = true;  // the limit may be far above what prompts take
   }
   l.streamed_layers = static_cast<int>(deployment.streaming.layers);
   l.stream.buffers = deployment.streaming.buffers;

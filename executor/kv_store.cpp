@@ -6,23 +6,31 @@ namespace foretoken {
 namespace {
 
 constexpr std::size_t kOnTheirWay = std::size_t{8} << 20;  // bytes between kernels' memory and a file
+constexpr std::size_t kGrowth = std::size_t{8} << 20;      // bytes that are taken at once
 
 }  // namespace
 
 std::int64_t KvStore::held(const KvStoreLayout& layout, std::size_t block_bytes) {
-  if (!layout.on_storage) return layout.blocks;
-  const auto blocks = static_cast<std::int64_t>(kOnTheirWay / std::max<std::size_t>(1, block_bytes));
+  if (!layout.on_storage && !layout.grows) return layout.blocks;
+  const std::size_t bytes = layout.on_storage ? kOnTheirWay : kGrowth;
+  const auto blocks = static_cast<std::int64_t>(bytes / std::max<std::size_t>(1, block_bytes));
   return std::clamp<std::int64_t>(layout.blocks, 1, std::max<std::int64_t>(1, blocks));
 }
 
 KvStore::KvStore(const KvStoreLayout& layout, std::size_t block_bytes, const KernelMemory& memory)
-    : block_bytes_(block_bytes), memory_(memory), held_(held(layout, block_bytes)) {
+    : block_bytes_(block_bytes), memory_(memory), grows_(layout.grows), held_(held(layout, block_bytes)) {
   if (layout.on_storage) file_ = std::make_unique<UnnamedFile>(layout.folder, "KV blocks");
-  host_ = Arena(static_cast<std::size_t>(held_) * block_bytes, memory, Arena::Place::kHost);
-  bytes_ = host_.bytes(host_.size());
+  if (!grows_) take_memory();
+}
+
+void KvStore::take_memory() {
+  Arena arena(static_cast<std::size_t>(held_) * block_bytes_, memory_, Arena::Place::kHost);
+  std::byte* const first = arena.bytes(arena.size());
+  host_.emplace_back(first, std::move(arena));
 }
 
 std::size_t KvStore::bytes_needed(const KvStoreLayout& layout, std::size_t block_bytes) {
+  if (layout.grows) return 0;
   return Arena::padded(static_cast<std::size_t>(held(layout, block_bytes)) * block_bytes);
 }
 
@@ -40,6 +48,9 @@ void KvStore::write(std::span<const BlockCopy> blocks, std::span<const KvArray> 
   const auto most = file_ ? static_cast<std::size_t>(held_) : blocks.size();
   for (; !blocks.empty(); blocks = blocks.subspan(std::min(most, blocks.size()))) {
     const auto now = blocks.first(std::min(most, blocks.size()));
+    if (grows_)
+      for (const BlockCopy& b : now)
+        while (b.to >= held_ * std::ssize(host_)) take_memory();
     pieces_.clear();
     for_arrays(from, [&](const KvArray& a, std::size_t before) {
       for (std::size_t i = 0; i < now.size(); ++i)
@@ -74,7 +85,7 @@ void KvStore::read(std::span<const BlockCopy> blocks, std::span<const KvArray> t
 
 void KvStore::copy(std::span<const BlockCopy> blocks, KvStore& to) {
   for (const BlockCopy& b : blocks) {
-    std::byte* const from = file_ ? bytes_ : at(b.from);
+    std::byte* const from = at(file_ ? 0 : b.from);
     // Of a file to host memory: straight there.
     std::byte* const target = to.file_ ? from : to.at(b.to);
     if (file_) file_->read(to.file_ ? from : target, block_bytes_, offset(b.from));

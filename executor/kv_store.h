@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "executor/arena.h"
@@ -20,6 +21,7 @@ class KvStore;
 struct KvStoreLayout {
   std::int64_t blocks = 0;
   bool on_storage = false;  // a file in `folder`; else the host's memory
+  bool grows = false;       // the host's memory is taken as blocks are written first, however many
   std::string folder = "/tmp";
   // Of a store that engines share: how many ranks have it, and the one of each of an engine's ranks once it
   // is made. Null: each rank has its own.
@@ -49,7 +51,12 @@ class KvStore {
   void copy(std::span<const BlockCopy> blocks, KvStore& to);
 
  private:
-  std::byte* at(std::int64_t block) const { return bytes_ + static_cast<std::size_t>(block) * block_bytes_; }
+  // Every arena holds `held_` blocks.
+  std::byte* at(std::int64_t block) const {
+    return host_[static_cast<std::size_t>(block / held_)].first +
+           static_cast<std::size_t>(block % held_) * block_bytes_;
+  }
+  void take_memory();
   std::size_t offset(std::int32_t block) const { return static_cast<std::size_t>(block) * block_bytes_; }
   template <class Each>
   void for_arrays(std::span<const KvArray> arrays, Each&& each) const;
@@ -57,9 +64,10 @@ class KvStore {
 
   const std::size_t block_bytes_;
   const KernelMemory& memory_;
-  const std::int64_t held_;  // blocks in `host_`: all, or those on their way to the file or from it
-  Arena host_;
-  std::byte* bytes_ = nullptr;
+  const bool grows_;
+  // Blocks in an arena: all, those of one step of growth, or those on their way to the file or from it.
+  const std::int64_t held_;
+  std::vector<std::pair<std::byte*, Arena>> host_;
   std::unique_ptr<UnnamedFile> file_;
   std::vector<CopyPiece> pieces_;  // of the copy at hand
 };

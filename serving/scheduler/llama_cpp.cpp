@@ -110,8 +110,8 @@ class LlamaCppScheduler final : public BlockScheduler {
 
   void decide(Picoseconds now) override {
     failed_.clear();
-    host_.release(loaded_);
-    loaded_.clear();
+    host_.release(given_up_);
+    given_up_.clear();
     is_whole_ = false;
     if (next_ == view_.size()) {
       // Devices go on with the next batch before this one is out, unless it samples.
@@ -284,8 +284,11 @@ class LlamaCppScheduler final : public BlockScheduler {
                    });
     counts_.swapped_out += std::ssize(saved.blocks);
   }
+  void give_up(const Saved& saved) {
+    given_up_.insert(given_up_.end(), saved.blocks.begin(), saved.blocks.end());
+  }
   void forget(std::size_t i) {
-    host_.release(saved_[i].blocks);
+    give_up(saved_[i]);
     saved_.erase(saved_.begin() + static_cast<std::ptrdiff_t>(i));
   }
   // The slot's first `count` blocks, to device_.
@@ -335,12 +338,12 @@ class LlamaCppScheduler final : public BlockScheduler {
                      return BlockCopy{from, to};
                    });
     counts_.swapped_in += std::ssize(found->blocks);
-    loaded_.insert(loaded_.end(), found->blocks.begin(), found->blocks.end());
+    give_up(*found);
     saved_.erase(found);
   }
 
   void drop_oldest() {
-    const auto kept = [this] { return host_.used() - std::ssize(loaded_); };
+    const auto kept = [this] { return host_.used() - std::ssize(given_up_); };
     while (saved_.size() > 1 && kept() > own_.prompt_cache_blocks) forget(0);
   }
 
@@ -415,6 +418,7 @@ class LlamaCppScheduler final : public BlockScheduler {
     }
     running_.clear();
     rest_.clear();
+    batch_.swap_in().clear();  // theirs, whose cells others may get
   }
 
   void leave(Sequence& s) override {
@@ -450,11 +454,11 @@ class LlamaCppScheduler final : public BlockScheduler {
   std::int64_t clock_ = 0, idle_cells_ = 0;
   std::deque<Saved> saved_;  // who was saved first first
   HostBlockPool host_{std::numeric_limits<std::int32_t>::max()};
-  std::vector<HostBlockPool::Block> loaded_;  // by this step, which reads them before they can be used again
-  std::vector<KvBlockPool::Block> device_;    // scratch
-  std::vector<Part> rest_, view_;             // of the batch at hand: what is to come, what is computed now
-  std::size_t next_ = 0;                      // of the view
-  bool is_whole_ = false;                     // the step is a batch
+  std::vector<HostBlockPool::Block> given_up_;  // this step still reads or writes them
+  std::vector<KvBlockPool::Block> device_;      // scratch
+  std::vector<Part> rest_, view_;               // of the batch at hand: what is to come, what is computed now
+  std::size_t next_ = 0;                        // of the view
+  bool is_whole_ = false;                       // the step is a batch
   bool view_samples_ = false;
   std::vector<std::int32_t> failed_;
   mutable std::vector<TokenRun> key_;  // scratch

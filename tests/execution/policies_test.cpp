@@ -149,6 +149,27 @@ TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   }
 }
 
+// Prompts that lose their slot and come back from host memory; every slot with a context of its own, and one
+// cache.
+TEST(Policies, PromptsKeptInHostMemoryGiveTheTokensOfPlainServing) {
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(sharing(Json::object(), 4), served, plain);
+  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 2}, {"n_ubatch", 20}, {"max_num_seqs", 2}},
+      common = slots, little = slots;
+  common.update({{"kv_unified", true}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}, {"n_ctx", 300}});
+  little["cache_ram"] = -1;  // as much as both slots
+  for (const Json& engine : {slots, common, little}) {
+    SCOPED_TRACE(engine.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(sharing(engine, 4), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_GT(served.swapped_out_blocks, 20);
+    EXPECT_GT(served.swapped_in_blocks, 0);
+    expect_the_same_schedule(served, recording, sharing(engine, 4));
+  }
+}
+
 // Each system's own prefix cache, and host memory under SGLang's.
 TEST(Policies, PrefixCachesGiveTheTokensOfPlainServing) {
   ServeResult served;

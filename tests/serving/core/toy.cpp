@@ -178,12 +178,26 @@ StepTime BatchLog::run(const Step& step) {
   return {static_cast<Picoseconds>(static_cast<double>(step_) * share_), step_};
 }
 
+namespace {
+
+// Copies of a step may be made side by side.
+void expect_apart(std::span<const BlockCopy> copies) {
+  std::vector<std::int32_t> targets;
+  for (const BlockCopy& c : copies) targets.push_back(c.to);
+  std::sort(targets.begin(), targets.end());
+  if (std::adjacent_find(targets.begin(), targets.end()) != targets.end())
+    throw std::logic_error("two blocks are copied to one");
+}
+
+}  // namespace
+
 StepTime ShadowMemory::run(const Step& step) {
   std::string text;
   device_.resize(step.ranks.size());
   host_.resize(step.ranks.size());
   for (std::size_t r = 0; r < step.ranks.size(); ++r) {
     const Batch& batch = step.ranks[r];
+    expect_apart(batch.swap_out), expect_apart(batch.swap_in);
     for (const BlockCopy& c : batch.swap_out) host_[r][c.to] = device_[r][c.from];
     for (const BlockCopy& c : batch.swap_in) device_[r][c.to] = host_[r][c.from];
     if (!batch.swap_out.empty()) text += fmt::format("out{} ", batch.swap_out.size());
