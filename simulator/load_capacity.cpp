@@ -222,12 +222,19 @@ class Search {
             return std::pair(a.share, -a.value / a.limit) < std::pair(b.share, -b.value / b.limit);
           });
       t.limited_by = worst->key;
-      t.reason =
-          worst->key == "itl_ms"
-              ? fmt::format("p99 of the gaps between tokens is {} ms, the limit {} ms",
-                            significant(worst->value, 4), significant(worst->limit, 4))
-              : fmt::format(
-                    "{:.2f} % of the requests keep {}, all limits {:.2f} %, {} % must; its p{} is {} ms, "
+      t.reason = worst->key == "itl_ms"
+                     ? fmt::format("p99 of the gaps between tokens is {} ms, the limit {} ms",
+                                   significant(worst->value, 4), significant(worst->limit, 4))
+                     : fmt::format(
+                           "{:.2f} % of the requests keep {}{}, {} % must; its p{} is {} ms, the limit {} ms",
+                           100 * worst->share, worst->key,
+                           t.limits.size() > 1
+                               ? fmt::format(" and {:.2f} % all limits", 100 * m.slo_attainment.value_or(0))
+                               : "",
+                           significant(slo.percentile, 4), significant(slo.percentile, 4),
+                           significant(worst->value, 4), significant(worst->limit, 4));
+      its p {}
+      is {} ms, "
                     "the limit {} ms",
                     100 * worst->share, worst->key, 100 * m.slo_attainment.value_or(0),
                     significant(slo.percentile, 4), significant(slo.percentile, 4),
