@@ -118,6 +118,27 @@ std::string LineReader::where() const {
                            : fmt::format("{}:{}", stream_->path.string(), line_number_);
 }
 
+namespace {
+
+// A file in the folder of `path` that has no name yet, so that not even a killed process leaves it behind;
+// null where the file system has none.
+std::FILE* open_unnamed(const std::filesystem::path& path) {
+#ifdef O_TMPFILE
+  if (::access("/proc/self/fd", X_OK) != 0) return nullptr;  // it would never get a name
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  const int file = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  if (file < 0) return nullptr;
+  std::FILE* const stream = ::fdopen(file, "wb");
+  if (stream == nullptr) ::close(file);
+  return stream;
+#else
+  static_cast<void>(path);
+  return nullptr;
+#endif
+}
+
+}  // namespace
+
 OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)) {
   namespace fs = std::filesystem;
   if (path_.empty()) throw Error("", "the name of the output file is empty");
@@ -132,7 +153,9 @@ OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)) {
     if (!code || !fs::exists(status)) path_ = target;
     temporary_ = path_;
     temporary_ += fmt::format(".partial-{}", ::getpid());
-    file_ = std::fopen(temporary_.c_str(), "wbx");
+    file_ = open_unnamed(path_);
+    unnamed_ = file_ != nullptr;
+    if (!unnamed_) file_ = std::fopen(temporary_.c_str(), "wbx");
   }
   if (file_ == nullptr) {
     const int error = errno;
@@ -151,11 +174,12 @@ OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)) {
 OutputFile::OutputFile(OutputFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::exchange(other.temporary_, {})),
-      file_(std::exchange(other.file_, nullptr)) {}
+      file_(std::exchange(other.file_, nullptr)),
+      unnamed_(other.unnamed_) {}
 
 OutputFile::~OutputFile() {
   if (file_ != nullptr) std::fclose(file_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (!temporary_.empty() && !unnamed_) ::unlink(temporary_.c_str());
 }
 
 void OutputFile::write(std::string_view text) {
@@ -172,6 +196,21 @@ void OutputFile::commit() {
   if (!failed && !temporary_.empty() && ::fsync(::fileno(file_)) != 0) {
     failed = true;
     error = errno;
+  }
+  if (!failed && unnamed_) {
+    // A name that nothing has, then the file's own: no call gives an unnamed file the name of another.
+    const std::string link = fmt::format("/proc/self/fd/{}", ::fileno(file_));
+    const std::string first = temporary_.string();
+    const auto name = [&] {
+      return ::linkat(AT_FDCWD, link.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW);
+    };
+    failed = name() != 0;
+    for (int i = 1; failed && errno == EEXIST && i < 100; ++i) {
+      temporary_ = fmt::format("{}-{}", first, i);
+      failed = name() != 0;
+    }
+    error = errno;
+    unnamed_ = failed;
   }
   if (std::fclose(std::exchange(file_, nullptr)) != 0 && !failed) {
     failed = true;

@@ -32,7 +32,7 @@ class LineReader {
 };
 
 // Opened (and so checked) at construction, replaced atomically at commit(); an uncommitted file leaves no
-// trace.
+// trace, of a killed process neither where the file system has unnamed files (O_TMPFILE).
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);
@@ -46,6 +46,7 @@ class OutputFile {
  private:
   std::filesystem::path path_, temporary_;
   std::FILE* file_ = nullptr;
+  bool unnamed_ = false;  // temporary_ is the name that it gets at commit()
 };
 
 }  // namespace foretoken

@@ -215,6 +215,8 @@ Answer run_answer(const Invocation& invocation) {
   options.stop = &stop_flag();
   const std::vector<CostModel> costs = make_cost_models(d, p);
   options.costs = costs;
+  PredictedBackend prices(d, costs);
+  backend.set_prices(prices);
   Simulation measured;
   {
     ProgressBar bar("executing");
@@ -236,6 +238,8 @@ Answer run_answer(const Invocation& invocation) {
   quiet.stop = &stop_flag();
   const Simulation predicted = simulate(d, costs, world.resources, quiet);
   Priced priced = price_steps(backend.steps(), d, costs);
+  for (const auto& [name, seconds] : backend.predicted_copy_seconds())
+    priced.operator_seconds[name] += seconds;
 
   if (const auto path = invocation.value("tokens")) {
     Json all = Json::array();

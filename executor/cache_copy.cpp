@@ -1,4 +1,4 @@
-// Moves a sequence's cache between two transformers of one model.
+// Moves a sequence's cache between two transformers of one model, and blocks between a cache and its tiers.
 #include <algorithm>
 #include <chrono>
 
@@ -72,6 +72,17 @@ double Transformer::copy_cache(const Transformer& source_model, std::span<const 
     }
     memory.copy_later(pieces);
     memory.wait();
+    slowest = std::max(slowest, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return slowest;
+}
+
+double Transformer::move_blocks(std::int32_t from, std::int32_t to, std::span<const BlockCopy> blocks) {
+  double slowest = 0;
+  for (Rank& rank : state_->ranks) {
+    const auto start = Clock::now();
+    rank.move_blocks(from, to, blocks);
+    state_->kernels.memory().wait();
     slowest = std::max(slowest, std::chrono::duration<double>(Clock::now() - start).count());
   }
   return slowest;

@@ -158,25 +158,35 @@ Picoseconds ExecutedBackend::transfer(const KvTransfer& t) {
 Picoseconds ExecutedBackend::move_blocks(const TierMove& m) {
   State& s = *state_;
   Replica& engine = s.executable.engine(static_cast<std::size_t>(m.engine));
-  const auto ranks = static_cast<std::size_t>(s.deployment.mapping.ranks_per_engine());
-  const std::vector<std::vector<StepSequence>> nobody(ranks);
-  std::vector<Transformer::Swaps> swaps(ranks);
-  Transformer::Swaps& own = swaps[static_cast<std::size_t>(m.rank)];
-  (m.to < 0 ? own.in : own.out) = m.blocks;
-  engine.step(nobody, swaps);
-  double seconds = 0;
-  for (const OperatorRun& o : engine.operators_run()) {
-    seconds += o.seconds;
-    s.operator_seconds[std::string(o.op.name)] += o.seconds;
-  }
+  double seconds = engine.rank(static_cast<std::size_t>(m.rank)).move_blocks(m.from, m.to, m.blocks);
+  const auto stores = [&](std::int32_t tier) {
+    return tier >= 0 &&
+           s.deployment.scenario.engine.kv_tiers[static_cast<std::size_t>(tier)].kind == "storage";
+  };
+  const char* name = stores(m.to)     ? "storage_write"
+                     : stores(m.from) ? "storage_read"
+                     : m.to < 0       ? "swap_in"
+                                      : "swap_out";
+  s.operator_seconds[name] += seconds;
+  if (s.prices != nullptr) s.predicted_copy_seconds[name] += to_seconds(s.prices->move_blocks(m)).value;
   if (s.options.processes) s.options.processes->maximum({&seconds, 1});
   return to_picoseconds(Seconds(std::max(1e-9, seconds)));
 }
+
+bool ExecutedBackend::worth_loading(const TierLoad& load) {
+  if (state_->prices == nullptr) throw std::logic_error("nobody says what loading takes, and computing");
+  return state_->prices->worth_loading(load);
+}
+
+void ExecutedBackend::set_prices(Backend& prices) { state_->prices = &prices; }
 
 ExecutedBackend::Moved ExecutedBackend::moved() const { return state_->moved; }
 
 std::span<const StepRun> ExecutedBackend::steps() const { return state_->steps; }
 std::map<std::string, double> ExecutedBackend::operator_seconds() const { return state_->operator_seconds; }
+std::map<std::string, double> ExecutedBackend::predicted_copy_seconds() const {
+  return state_->predicted_copy_seconds;
+}
 std::vector<std::int32_t> ExecutedBackend::output(RequestId request) const {
   const auto at = state_->outputs.find(request);
   return at == state_->outputs.end() ? std::vector<std::int32_t>{} : at->second;

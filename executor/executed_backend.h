@@ -35,14 +35,18 @@ class ExecutedBackend final : public Backend {
   // What the probe between steps took when the machine was calibrated; steps are stated for a machine that
   // fast. Without it they are stated as they were.
   void set_usual_probe(double seconds);
+  // Who is asked whether blocks are worth loading, which is decided by predicted times (kv_load_policy cost),
+  // and what copies between tiers would take; must outlive the serving.
+  void set_prices(Backend& prices);
 
   std::span<const std::int64_t> windows() const override;
   bool wants_sequences() const override { return true; }
   StepTime run(const Step& step) override;
   // Copies the blocks from the one engine's cache to the other's.
   Picoseconds transfer(const KvTransfer& transfer) override;
-  // Copies the blocks between the device's cache and the memory that stands for the host's.
+  // Copies the blocks between the device's cache, the memory that stands for the host's and files.
   Picoseconds move_blocks(const TierMove& move) override;
+  bool worth_loading(const TierLoad& load) override;
   // Copies blocks between instances whose attention reaches over several caches.
   Picoseconds rearrange(std::span<const CachedPart> held, Picoseconds now, Picoseconds predicted) override;
   void release(RequestId request) override;
@@ -57,6 +61,8 @@ class ExecutedBackend final : public Backend {
   Moved moved() const;
   // Seconds of each operator by name, all steps.
   std::map<std::string, double> operator_seconds() const;
+  // Of these, what copies between tiers would have taken by the prices that were set.
+  std::map<std::string, double> predicted_copy_seconds() const;
   // Token ids that a request produced so far; empty for an unknown one.
   std::vector<std::int32_t> output(RequestId request) const;
   std::vector<std::int32_t> prompt(RequestId request) const;

@@ -33,9 +33,10 @@ struct ExecutedBackend::State {
   Executable executable;
   std::optional<MachineProbe> probe;
   double usual_probe = 0;
+  Backend* prices = nullptr;
   std::vector<std::int64_t> windows;
   std::vector<StepRun> steps;
-  std::map<std::string, double> operator_seconds;
+  std::map<std::string, double> operator_seconds, predicted_copy_seconds;
 
   // Tokens of a request: its prompt and what it has produced.
   struct History {

@@ -11,6 +11,7 @@
 #include "executor/arena.h"
 #include "executor/checkpoint.h"
 #include "executor/kernels.h"
+#include "executor/kv_store.h"
 #include "executor/processes.h"
 #include "executor/weight_stream.h"
 #include "model/operators.h"
@@ -26,16 +27,18 @@ struct Layout {
   // Attention data parallel: copies of the attention part, of which this is `group`; all their ranks together
   // hold the experts (ranks x data_parallel = expert_parallel x moe_tensor_parallel).
   int data_parallel = 1, group = 0;
-  Processes* processes = nullptr;    // each computes one rank; null: this process computes all of them
-  std::vector<Shard> stages;         // of a pipeline, in order; empty: one that holds all layers
+  Processes* processes = nullptr;  // each computes one rank; null: this process computes all of them
+  std::vector<Shard> stages;       // of a pipeline, in order; empty: one that holds all layers
   bool reaches = false;  // one of several instances whose attention reaches over all caches (InstanceGroup)
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;
-  bool quantised_x = false;  // of products by int8 and fp8 weights: see Matrix
+  bool quantised_x = false;                 // of products by int8 and fp8 weights: see Matrix
+  Fp8Scales fp8_scales = Fp8Scales::kRows;  // of weights in kFp8, and of a quantised x
   int block_size = 16;
   std::int64_t num_blocks = 1;
-  std::int64_t num_host_blocks = 0;  // that blocks are swapped to
+  std::int64_t num_host_blocks = 0;     // that blocks are swapped to; none beside tiers
+  std::vector<KvStoreLayout> kv_tiers;  // below the cache, the nearest first
   int streamed_layers = 0;  // evenly spread; their matrices and biases pass through a ring (is_streamed())
   WeightStreamOptions stream;
   std::int64_t max_tokens = 1;     // rows of a step
@@ -45,7 +48,8 @@ struct Layout {
   // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
   // one. Empty: none is recorded.
   std::vector<std::int64_t> step_sizes;
-  Fusion fusion;  // norm_residual, rope_kv_write and quantisation: which operators there are
+  // norm_residual, rope_kv_write and quantisation (not with Fp8Scales::kTensors): which operators there are.
+  Fusion fusion;
   OperatorTimes operator_times = OperatorTimes::kMarks;  // kNone: the step alone is timed
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory
@@ -112,9 +116,12 @@ class Rank {
   void restart_stream() {
     if (stream_) stream_->restart();
   }
-  // Copies blocks, all layers of them, to the memory that stands for the host's, and back.
-  void swap_out(std::span<const BlockCopy> blocks) { copy(blocks, cache_, host_cache_); }
-  void swap_in(std::span<const BlockCopy> blocks) { copy(blocks, host_cache_, cache_); }
+  // Copies blocks, all layers of them, between the cache (-1) and a tier of it, or between two tiers, as
+  // KvStore does.
+  void move_blocks(std::int32_t from, std::int32_t to, std::span<const BlockCopy> blocks);
+  // To the memory that stands for the host's, and back.
+  void swap_out(std::span<const BlockCopy> blocks) { move_blocks(-1, 0, blocks); }
+  void swap_in(std::span<const BlockCopy> blocks) { move_blocks(0, -1, blocks); }
   const RecurrentState& recurrent(std::int64_t i) const { return recurrent_[static_cast<std::size_t>(i)]; }
   // Copies what all layers cached of one place of a sequence to another.
   void move_cached(const std::int32_t* blocks, std::int64_t from, std::int64_t to);
@@ -155,16 +162,18 @@ class Rank {
                              std::vector<CacheLayer>& cache,
                              std::vector<RecurrentState>* recurrent = nullptr) const;
   void allocate_caches(const ModelConfig& model);
-  void copy(std::span<const BlockCopy> blocks, const std::vector<CacheLayer>& from,
-            const std::vector<CacheLayer>& to);
+  std::vector<KvArray> cache_arrays() const;
+  std::vector<KvStoreLayout> stores() const;
 
   Layout layout_;
   int index_;
   const KernelMemory* memory_;
   std::shared_ptr<Arena> weights_;
-  Arena cache_memory_, host_cache_memory_;
+  Arena cache_memory_;
   std::vector<LayerWeights> layers_;
-  std::vector<CacheLayer> cache_, host_cache_;
+  std::vector<CacheLayer> cache_;
+  std::vector<KvArray> arrays_;                   // of it
+  std::vector<std::shared_ptr<KvStore>> stores_;  // its tiers, or what is swapped to
   std::vector<RecurrentState> recurrent_;
   std::vector<CopyPiece> pieces_;  // of the copy at hand
   Linear lm_head_;

@@ -91,6 +91,9 @@ class Transformer {
   // done: of these tokens, copied before.
   static double copy_cache(const Transformer& from, std::span<const std::int32_t> source, Transformer& to,
                            std::span<const std::int32_t> target, std::int64_t tokens, std::int64_t done = 0);
+  // Copies blocks between the cache (-1) and its tiers (Layout::kv_tiers), or between two of these. Seconds
+  // of the slowest rank.
+  double move_blocks(std::int32_t from, std::int32_t to, std::span<const BlockCopy> blocks);
 
  private:
   friend class Replica;

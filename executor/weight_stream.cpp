@@ -1,20 +1,14 @@
 #include "executor/weight_stream.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <condition_variable>
-#include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
 #include <thread>
 
-#include "base/error.h"
 #include "executor/arena.h"
+#include "executor/unnamed_file.h"
 
 namespace foretoken {
 namespace {
@@ -26,47 +20,6 @@ std::size_t buffer_bytes(const std::vector<std::size_t>& layers) {
 std::size_t sum(const std::vector<std::size_t>& layers) {
   return std::accumulate(layers.begin(), layers.end(), std::size_t{0});
 }
-
-// A file without a name, so that nothing is left behind whatever happens to the process.
-class UnnamedFile {
- public:
-  explicit UnnamedFile(const std::string& folder) : folder_(folder) {
-    std::string path = folder + "/foretoken-weights-XXXXXX";
-    descriptor_ = mkostemp(path.data(), O_CLOEXEC);
-    if (descriptor_ < 0) fail("can't make a file for streamed weights");
-    unlink(path.c_str());
-  }
-  ~UnnamedFile() { close(descriptor_); }
-  UnnamedFile(const UnnamedFile&) = delete;
-  UnnamedFile& operator=(const UnnamedFile&) = delete;
-
-  void write(const std::byte* from, std::size_t count, std::size_t offset) const {
-    while (count > 0) {
-      const ssize_t n = pwrite(descriptor_, from, count, static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) fail("can't write streamed weights");
-      from += n, offset += static_cast<std::size_t>(n), count -= static_cast<std::size_t>(n);
-    }
-  }
-  // False where the file ends early or can't be read.
-  bool read(std::byte* to, std::size_t count, std::size_t offset) const {
-    while (count > 0) {
-      const ssize_t n = pread(descriptor_, to, count, static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return false;
-      to += n, offset += static_cast<std::size_t>(n), count -= static_cast<std::size_t>(n);
-    }
-    return true;
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    throw Error(folder_,
-                fmt::format("{}: {}; make room or set TMPDIR to another folder", what, std::strerror(errno)));
-  }
-  std::string folder_;
-  int descriptor_ = -1;
-};
 
 }  // namespace
 
@@ -86,8 +39,8 @@ struct WeightStream::State {
   std::mutex mutex;
   std::condition_variable changed;
   std::uint64_t fetched = 0, acquired = 0, released = 0;
-  bool stop = false, failed = false;
-  std::exception_ptr error;  // what a copy threw, if it failed so
+  bool stop = false;
+  std::exception_ptr error;  // what the last fetch threw
   std::thread thread;
 
   State(const std::vector<std::size_t>& layer_bytes, const WeightStreamOptions& o, const KernelMemory& m)
@@ -96,7 +49,7 @@ struct WeightStream::State {
     ring = Arena(buffer_size * static_cast<std::size_t>(options.buffers), memory);
     ring_bytes = ring.bytes(ring.size());
     places.assign(static_cast<std::size_t>(options.buffers), 0);
-    if (options.from_storage) file = std::make_unique<UnnamedFile>(options.folder);
+    if (options.from_storage) file = std::make_unique<UnnamedFile>(options.folder, "streamed weights");
     if (options.from_storage && memory.host_reads()) return;
     host = Arena(options.from_storage ? buffer_size : sum(bytes), memory, Arena::Place::kHost);
     host_bytes = host.bytes(host.size());
@@ -108,12 +61,11 @@ struct WeightStream::State {
   std::uint64_t& place(std::uint64_t n) { return places[n % places.size()]; }
 
   // after: where the buffer was last released.
-  bool fetch(std::uint64_t n, std::uint64_t after) const {
+  void fetch(std::uint64_t n, std::uint64_t after) const {
     const std::size_t layer = n % bytes.size();
     if (file && memory.host_reads()) return file->read(buffer(n), bytes[layer], offsets[layer]);
-    if (file && !file->read(host_bytes, bytes[layer], offsets[layer])) return false;
+    if (file) file->read(host_bytes, bytes[layer], offsets[layer]);
     memory.copy_beside(buffer(n), file ? host_bytes : host_bytes + offsets[layer], bytes[layer], after);
-    return true;
   }
 
   void end_fetching() {
@@ -135,18 +87,17 @@ struct WeightStream::State {
       if (stop) return;
       const std::uint64_t n = fetched, after = place(n);
       lock.unlock();
-      bool ok = false;
       std::exception_ptr thrown;
       try {
-        ok = fetch(n, after);
+        fetch(n, after);
       } catch (...) {
         thrown = std::current_exception();
       }
       lock.lock();
-      failed = !ok, error = thrown;
+      error = thrown;
       ++fetched;
       changed.notify_all();
-      if (failed) return;
+      if (error) return;
     }
   }
 };
@@ -175,17 +126,14 @@ const std::byte* WeightStream::acquire() {
   State& s = *state_;
   const std::uint64_t n = s.acquired;
   if (!s.options.overlap) {
-    if (!s.fetch(n, s.place(n))) throw Error(s.options.folder, "can't read streamed weights back");
+    s.fetch(n, s.place(n));
     ++s.acquired;
     return s.buffer(n);
   }
   if (!s.thread.joinable()) s.thread = std::thread([&s] { s.fetch_ahead(); });
   std::unique_lock lock(s.mutex);
-  s.changed.wait(lock, [&] { return s.fetched > n || s.failed; });
-  if (s.failed && s.fetched <= n + 1) {
-    if (s.error) std::rethrow_exception(s.error);
-    throw Error(s.options.folder, "can't read streamed weights back");
-  }
+  s.changed.wait(lock, [&] { return s.fetched > n || s.error; });
+  if (s.error && s.fetched <= n + 1) std::rethrow_exception(s.error);
   ++s.acquired;
   return s.buffer(n);
 }
@@ -206,7 +154,7 @@ void WeightStream::restart() {
                       next = (begun + layers - 1) / layers * layers;
   s.fetched = s.acquired = s.released = next;
   s.places.assign(s.places.size(), 0);
-  s.failed = false, s.error = nullptr;
+  s.error = nullptr;
 }
 
 }  // namespace foretoken

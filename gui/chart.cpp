@@ -9,7 +9,7 @@ namespace {
 // Okabe and Ito 2008: told apart with every kind of colour vision.
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
 
-constexpr int kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26,
+constexpr int kTicks = 6, kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26,
               kAxisWidth = 70, kTickWidth = 70;  // pixels
 
 }  // namespace
@@ -162,7 +162,7 @@ void Chart::mark_x(double x, const QString& text, int c, Qt::Alignment where) {
   // Which side of the word lies at the line.
   t->setPositionAlignment((before ? Qt::AlignRight : Qt::AlignLeft) |
                           (below ? Qt::AlignBottom : Qt::AlignTop));
-  t->setPadding(QMargins(4, 0, 4, 0));
+  t->setPadding(QMargins(4, 0, 4, below ? kTicks : 0));
 }
 
 void Chart::name_point(double x, double y, const QString& text, int aside) {

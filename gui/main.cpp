@@ -75,6 +75,8 @@ int run(int argc, char** argv) {
     Window::use_theme(name == QStringLiteral("dark") ? Window::Theme::kDark : Window::Theme::kLight);
   } else if (parser.isSet(picture)) {
     Window::use_theme(Window::Theme::kLight);
+  } else {
+    Window::use_theme(Window::last_theme());
   }
   if (parser.positionalArguments().size() > 1) return fail(QStringLiteral("one scenario at a time"));
 

@@ -46,11 +46,25 @@ QString cell_text(const Cell& cell, int digits) {
 void TableModel::set(Table table, const QStringList& bars) {
   beginResetModel();
   table_ = std::move(table);
-  most_.assign(table_.columns.size(), 0);
-  for (std::size_t c = 0; c < table_.columns.size(); ++c)
-    if (bars.contains(QString::fromStdString(table_.columns[c].key)))
-      for (const auto& row : table_.rows) most_[c] = std::max(most_[c], number_of(row[c]));
+  columns_.assign(table_.columns.size(), {});
+  for (std::size_t c = 0; c < table_.columns.size(); ++c) {
+    Column& column = columns_[c];
+    double least = 0, most = 0;
+    for (std::size_t r = 0; r < table_.rows.size(); ++r) {
+      if (!is_number(table_.rows[r][c])) continue;
+      const double value = number_of(table_.rows[r][c]);
+      if (!column.numbers || value < least) least = value, column.least = static_cast<int>(r);
+      if (!column.numbers || value > most) most = value, column.most = static_cast<int>(r);
+      column.numbers = true;
+    }
+    if (bars.contains(QString::fromStdString(table_.columns[c].key))) column.bar = std::max(0.0, most);
+  }
   endResetModel();
+}
+
+std::pair<int, int> TableModel::extremes(int column) const {
+  const Column& c = columns_[static_cast<std::size_t>(column)];
+  return {c.least, c.most};
 }
 
 int TableModel::rowCount(const QModelIndex& parent) const {
@@ -70,11 +84,15 @@ QVariant TableModel::data(const QModelIndex& index, int role) const {
     case Qt::ToolTipRole:
       return cell_text(cell, 12);
     case Qt::TextAlignmentRole:
-      return QVariant(is_number(cell) ? Qt::AlignRight | Qt::AlignVCenter : Qt::AlignLeft | Qt::AlignVCenter);
+      return QVariant((columns_[column].numbers && !std::holds_alternative<std::string>(cell)
+                           ? Qt::AlignRight
+                           : Qt::AlignLeft) |
+                      Qt::AlignVCenter);
     case kValueRole:
       return is_number(cell) ? QVariant(number_of(cell)) : QVariant(cell_text(cell, 6));
     case kShareRole:
-      if (most_[column] > 0 && is_number(cell)) return std::clamp(number_of(cell) / most_[column], 0.0, 1.0);
+      if (columns_[column].bar > 0 && is_number(cell))
+        return std::clamp(number_of(cell) / columns_[column].bar, 0.0, 1.0);
       return {};
     default:
       return {};
@@ -139,16 +157,20 @@ int TableView::header_width(int column) const {
 }
 
 int TableView::width_of(int column, bool whole) const {
-  // Of the first rows: a table may have a hundred thousand.
   int width = header_width(column);
-  const int rows = std::min(model_->rowCount(), kMeasuredRows);
   const QFontMetrics metrics = fontMetrics();
   const int readable = metrics.horizontalAdvance(u'x') * kLeastCharacters;
-  for (int r = 0; r < rows; ++r) {
+  const auto fit = [&](int r) {
     const int cell = metrics.horizontalAdvance(model_->index(r, column).data().toString()) + kCellMargin;
     const bool text = std::holds_alternative<std::string>(
         model_->table().rows[static_cast<std::size_t>(r)][static_cast<std::size_t>(column)]);
     width = std::max(width, text && !whole ? std::min(cell, readable) : cell);
+  };
+  // The first rows, and the greatest numbers: a table may have a hundred thousand.
+  for (int r = 0; r < std::min(model_->rowCount(), kMeasuredRows); ++r) fit(r);
+  if (model_->rowCount() > kMeasuredRows) {
+    const auto [least, most] = model_->extremes(column);
+    fit(least), fit(most);
   }
   return width;
 }

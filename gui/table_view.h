@@ -7,6 +7,8 @@
 #include <QTableView>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/table.h"
 
@@ -28,10 +30,17 @@ class TableModel : public QAbstractTableModel {
   int columnCount(const QModelIndex& parent = {}) const override;
   QVariant data(const QModelIndex& index, int role) const override;
   QVariant headerData(int section, Qt::Orientation orientation, int role) const override;
+  // Rows of a column's least and greatest number.
+  std::pair<int, int> extremes(int column) const;
 
  private:
   Table table_;
-  std::vector<double> most_;  // by column; 0: no bar
+  struct Column {
+    double bar = 0;           // the value whose bar is full; 0: no bars
+    bool numbers = false;     // in some row
+    int least = 0, most = 0;  // rows of its extremes: the longest numbers
+  };
+  std::vector<Column> columns_;
 };
 
 class BarDelegate : public QStyledItemDelegate {

@@ -36,6 +36,14 @@ constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_v
                            make_pareto_view, make_timeline_view, make_compare_view,  make_validation_view,
                            make_plan_view,   make_model_view,    make_calibrate_view};
 
+// What is remembered.
+const QString kFile = QStringLiteral("file"), kUnsaved = QStringLiteral("unsaved"),
+              kTheme = QStringLiteral("theme"), kGeometry = QStringLiteral("geometry"),
+              kState = QStringLiteral("state"), kLight = QStringLiteral("light"),
+              kDark = QStringLiteral("dark");
+// Nobody answers where nobody sees a question.
+const QString kOffscreen = QStringLiteral("offscreen");
+
 constexpr int kLowWindow = 760, kTabSpace = 12;  // pixels
 
 // Eleven tabs side by side.
@@ -109,8 +117,9 @@ Window::Window(bool remember, QWidget* parent)
           [this](bool is) { busy_->setText(is ? tr("simulating") : tr("done")); });
   if (remember_) {
     const QSettings settings;
-    restoreGeometry(settings.value(QStringLiteral("geometry")).toByteArray());
-    arranged_ = restoreState(settings.value(QStringLiteral("state")).toByteArray());
+    restoreGeometry(settings.value(kGeometry).toByteArray());
+    arranged_ = restoreState(settings.value(kState).toByteArray());
+    connect(&session_, &Session::simulated_anew, this, &Window::remember_scenario);
   }
   show_state();
 }
@@ -153,21 +162,43 @@ void Window::show_view(const QString& title) {
 void Window::open(const QString& file) {
   try {
     session_.open(file.toStdString());
-    if (remember_) QSettings().setValue(QStringLiteral("file"), file);
   } catch (const std::exception& e) {
     show_problem(tr("Can't be opened"), QString::fromUtf8(e.what()));
   }
 }
 
 void Window::open_last() {
-  const QString file = QSettings().value(QStringLiteral("file")).toString();
+  const QSettings settings;
+  const QString file = settings.value(kFile).toString();
+  const QString unsaved = settings.value(kUnsaved).toString();
   if (!file.isEmpty() && QFileInfo::exists(file)) open(file);
+  if (unsaved.isEmpty()) return;
+  try {
+    const Json scenario = Json::parse(unsaved.toStdString());
+    if (!scenario.is_object()) throw std::invalid_argument("it is no JSON object");
+    session_.set_scenario(scenario, tr("unsaved changes of the last time"));
+  } catch (const std::exception& e) {
+    QSettings().remove(kUnsaved);
+    show_problem(tr("Unsaved changes of the last time can't be read"), QString::fromUtf8(e.what()));
+  }
+}
+
+// After each answer too, so that a crash loses nothing.
+void Window::remember_scenario() {
+  QSettings settings;
+  settings.setValue(kFile,
+                    session_.file().empty()
+                        ? QString()
+                        : QFileInfo(QString::fromStdString(session_.file().string())).absoluteFilePath());
+  if (session_.history().isClean())
+    settings.remove(kUnsaved);
+  else
+    settings.setValue(kUnsaved, QString::fromStdString(session_.scenario().dump()));
 }
 
 void Window::show_problem(const QString& title, const QString& text) {
   verdict_->setText(text);
-  // Nobody answers where nobody sees it.
-  if (QGuiApplication::platformName() != QStringLiteral("offscreen")) QMessageBox::warning(this, title, text);
+  if (QGuiApplication::platformName() != kOffscreen) QMessageBox::warning(this, title, text);
 }
 
 void Window::show_state() {
@@ -207,10 +238,16 @@ void Window::open_model() {
 }
 
 void Window::paste_command() {
-  bool ok = false;
-  const QString command = QInputDialog::getMultiLineText(
-      this, tr("vllm serve ..."), tr("A `vllm serve` command:"), QApplication::clipboard()->text(), &ok);
-  if (!ok || command.trimmed().isEmpty()) return;
+  QInputDialog dialog(this);
+  dialog.setWindowTitle(tr("vllm serve ..."));
+  dialog.setLabelText(
+      tr("A command that starts a server, such as: vllm serve Qwen/Qwen3-8B --tensor-parallel-size 2"));
+  dialog.setOption(QInputDialog::UsePlainTextEditForTextInput);
+  dialog.setTextValue(QApplication::clipboard()->text());
+  dialog.resize(640, 240);
+  if (dialog.exec() != QDialog::Accepted) return;
+  const QString command = dialog.textValue();
+  if (command.trimmed().isEmpty()) return;
   try {
     session_.apply_patch(Json::parse(patch_from_vllm_command(command.toStdString(), "command")),
                          tr("paste a command"));
@@ -228,6 +265,7 @@ void Window::make_menus() {
     return a;
   };
   QAction* const open_action = add(file, tr("&Open..."), QKeySequence::Open, [this] {
+    if (!may_leave()) return;
     const QString f = QFileDialog::getOpenFileName(this, tr("Open a scenario"), {}, tr("Scenarios (*.json)"));
     if (!f.isEmpty()) open(f);
   });
@@ -286,8 +324,12 @@ void Window::make_menus() {
   QMenu* const look = menuBar()->addMenu(tr("&View"));
   for (QDockWidget* d : docks_) look->addAction(d->toggleViewAction());
   look->addSeparator();
-  add(look, tr("&Light"), {}, [] { use_theme(Theme::kLight); });
-  add(look, tr("&Dark"), {}, [] { use_theme(Theme::kDark); });
+  const auto choose = [this](const QString& name, Theme theme) {
+    use_theme(theme);
+    if (remember_) QSettings().setValue(kTheme, name);
+  };
+  add(look, tr("&Light"), {}, [choose] { choose(kLight, Theme::kLight); });
+  add(look, tr("&Dark"), {}, [choose] { choose(kDark, Theme::kDark); });
 
   QMenu* const help = menuBar()->addMenu(tr("&Help"));
   add(help, tr("&First steps"), QKeySequence::HelpContents, [this] {
@@ -301,7 +343,7 @@ void Window::make_menus() {
            "The tabs say why: memory, where a step's time goes, latency over load, every request.\n\n"
            "Pin keeps a result: the view Compare sets every later one beside it. The view Plan searches the "
            "best "
-           "deployment for the workload and its limits (/slo)."));
+           "deployment for the workload and for the limits under \"slo\"."));
   });
   add(help, tr("&About"), {}, [this] {
     QMessageBox::about(
@@ -319,6 +361,11 @@ void Window::make_menus() {
   for (QAction* a : {open_action, save_action, undo, redo, pin}) bar->addAction(a);
   bar->addSeparator();
   bar->addWidget(new Headline(session_, bar));
+}
+
+Window::Theme Window::last_theme() {
+  const QString name = QSettings().value(kTheme).toString();
+  return name == kLight ? Theme::kLight : name == kDark ? Theme::kDark : Theme::kSystem;
 }
 
 void Window::use_theme(Theme theme) {
@@ -346,20 +393,26 @@ void Window::use_theme(Theme theme) {
   QApplication::setPalette(p);
 }
 
+// Whether the scenario may go: saved, given up, or as it is in its file.
+bool Window::may_leave() {
+  if (session_.history().isClean() || QGuiApplication::platformName() == kOffscreen) return true;
+  const auto answer = QMessageBox::question(this, tr("Unsaved changes"), tr("Save the scenario?"),
+                                            QMessageBox::Save | QMessageBox::Discard | QMessageBox::Cancel);
+  if (answer == QMessageBox::Discard) session_.history().setClean();
+  return answer == QMessageBox::Discard || (answer == QMessageBox::Save && save(false));
+}
+
 void Window::closeEvent(QCloseEvent* event) {
   if (remember_) {
-    if (!session_.history().isClean() && !session_.file().empty()) {
-      const auto answer =
-          QMessageBox::question(this, tr("Unsaved changes"), tr("Save the scenario?"),
-                                QMessageBox::Save | QMessageBox::Discard | QMessageBox::Cancel);
-      if (answer == QMessageBox::Cancel || (answer == QMessageBox::Save && !save(false))) {
-        event->ignore();
-        return;
-      }
+    // What has no file is there the next time.
+    if (!session_.file().empty() && !may_leave()) {
+      event->ignore();
+      return;
     }
+    remember_scenario();
     QSettings settings;
-    settings.setValue(QStringLiteral("geometry"), saveGeometry());
-    settings.setValue(QStringLiteral("state"), saveState());
+    settings.setValue(kGeometry, saveGeometry());
+    settings.setValue(kState, saveState());
   }
   QMainWindow::closeEvent(event);
 }

@@ -17,7 +17,7 @@ class Window : public QMainWindow {
   Q_OBJECT
 
  public:
-  // remember: the layout of the last time, and its place at the end.
+  // remember: layout, file, unsaved changes and theme, from one time to the next.
   explicit Window(bool remember = true, QWidget* parent = nullptr);
 
   Session& session() { return session_; }
@@ -26,10 +26,11 @@ class Window : public QMainWindow {
   View* view(const QString& title) const;  // null: there is none
   void show_view(const QString& title);    // in front
   void open(const QString& file);          // shows what is wrong where it can't be
-  void open_last();                        // what was open the last time, if it is still there
+  void open_last();  // what was open the last time, if it is still there, with what was not saved of it
 
   enum class Theme { kSystem, kLight, kDark };
   static void use_theme(Theme theme);
+  static Theme last_theme();  // that was chosen in the menu
 
  protected:
   void closeEvent(QCloseEvent* event) override;
@@ -40,6 +41,8 @@ class Window : public QMainWindow {
   void make_menus();
   void show_state();
   void show_problem(const QString& title, const QString& text);
+  void remember_scenario();
+  bool may_leave();
   bool save(bool ask_where);
   void open_model();
   void paste_command();

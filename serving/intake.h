@@ -39,6 +39,26 @@ class Intake {
     workload_.finished(request, now + options_.egress);
     note_session();
   }
+  // What became of a request, from the times that a loop keeps of it, to the metrics and the timeline.
+  template <class Item>
+  void record(const Item& item, std::int32_t engine, std::int32_t preemptions) {
+    RequestRecord r;
+    r.id = item.request.id;
+    r.engine = engine;
+    r.session = item.request.session;
+    r.input_len = item.request.input_len;
+    r.output_len = item.output;
+    r.priority = item.request.priority;
+    r.arrival = item.request.arrival;
+    r.queued = item.queued;
+    r.scheduled = item.scheduled;
+    r.prefill_done = item.prefill_start;
+    r.first_token = item.first_token + options_.egress;
+    r.finish = item.last_token + options_.egress;
+    r.preemptions = preemptions;
+    metrics_.add(r);
+    if (options_.timeline != nullptr) options_.timeline->request(r);
+  }
   void refuse(const Request& request, const std::string& reason, Picoseconds now) {
     if (result_.rejected++ == 0) result_.rejected_reason = reason;
     drop(request, now);

@@ -325,7 +325,7 @@ void TimelineView::show_simulation() {
   names_ = engine_names(*shown_->of->deployment(), engines);
   stays_ = stays_of(recording(), names_.size());
 
-  chart_->start(tr("time, s"), tr("KV cache, %"));
+  chart_->start(tr("time, s"), tr("KV, %"));
   QCPAxis* const lane_time = lanes_->axis(QCPAxis::atBottom);
   QCPAxis* const lane_names = lanes_->axis(QCPAxis::atLeft);
   lane_time->setTickLabels(false);

@@ -74,8 +74,6 @@ class ValidationView : public View {
     pool_.setMaxThreadCount(1);
     chart_->setAccessibleName(tr("predicted against measured"));
     table_->setAccessibleName(tr("errors"));
-    table_->set_expendable({QStringLiteral("within_interval_percent"), QStringLiteral("bias_percent"),
-                            QStringLiteral("p90_ape_percent")});
     make_sets();
     set_->setObjectName(QStringLiteral("set"));
     set_->setAccessibleName(tr("measurements"));
@@ -311,6 +309,11 @@ class ValidationView : public View {
       return;
     }
     const Table& t = tables_[static_cast<std::size_t>(i)];
+    QStringList expendable = {QStringLiteral("within_interval_percent"), QStringLiteral("bias_percent"),
+                              QStringLiteral("p90_ape_percent"), QStringLiteral("mean_ape_percent")};
+    // A metric that is every row's is the one chosen above.
+    if (metric_->count() == 1) expendable.prepend(QStringLiteral("metric"));
+    table_->set_expendable(expendable);
     table_->show_table(t, {QStringLiteral("median_ape_percent"), QStringLiteral("rows")});
     QStringList notes;
     for (const std::string& note : t.notes) notes << QString::fromStdString(note);

@@ -189,7 +189,7 @@ class Loop {
       if (pool_[slot].output >= pool_[slot].most_output) ending_.push_back(slot);
     const std::int32_t engine = group.instances.front();
     for (const std::int32_t slot : ending_) {
-      record(pool_[slot], engine);
+      intake_.record(pool_[slot], engine, pool_[slot].pauses);
       const Request request = pool_[slot].request;
       pool_.finish(group, slot);
       pool_.remove(slot);
@@ -200,25 +200,6 @@ class Loop {
       intake_.finished(request, now_);
     }
     return !ending_.empty();
-  }
-
-  void record(const Item& item, std::int32_t engine) {
-    RequestRecord r;
-    r.id = item.request.id;
-    r.engine = engine;
-    r.session = item.request.session;
-    r.input_len = item.request.input_len;
-    r.output_len = item.output;
-    r.priority = item.request.priority;
-    r.arrival = item.request.arrival;
-    r.queued = item.queued;
-    r.scheduled = item.scheduled;
-    r.prefill_done = item.prefill_start;
-    r.first_token = item.first_token + options_.egress;
-    r.finish = item.last_token + options_.egress;
-    r.preemptions = item.pauses;
-    metrics_.add(r);
-    if (options_.timeline != nullptr) options_.timeline->request(r);
   }
 
   void decide() {

@@ -233,7 +233,7 @@ class Loop : private ReplicaView {
     for (const std::int32_t slot : u.decision.slots) {
       const Item& item = instances_[slot];
       if (item.output < item.most_output) continue;
-      record(item, i);
+      intake_.record(item, i, item.preemptions);
       const Request request = item.request;
       instances_.finish(i, slot);
       if (lists_) table_.remove(slot);
@@ -243,25 +243,6 @@ class Loop : private ReplicaView {
       ++totals.requests;
       intake_.finished(request, now_);
     }
-  }
-
-  void record(const Item& item, std::int32_t engine) {
-    RequestRecord r;
-    r.id = item.request.id;
-    r.engine = engine;
-    r.session = item.request.session;
-    r.input_len = item.request.input_len;
-    r.output_len = item.output;
-    r.priority = item.request.priority;
-    r.arrival = item.request.arrival;
-    r.queued = item.queued;
-    r.scheduled = item.scheduled;
-    r.prefill_done = item.prefill_start;
-    r.first_token = item.first_token + options_.egress;
-    r.finish = item.last_token + options_.egress;
-    r.preemptions = item.preemptions;
-    metrics_.add(r);
-    if (options_.timeline != nullptr) options_.timeline->request(r);
   }
 
   void note_usage() {

@@ -1,10 +1,15 @@
 // Files: plain and gzip input, damaged input, output that is complete or absent.
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
+#include <csignal>
+#include <memory>
 
 #include "base/random.h"
 #include "expect_error.h"
@@ -109,9 +114,49 @@ TEST(OutputFile, WithoutCommitNoTrace) {
   {
     OutputFile out(folder.path("out"));
     out.write("half");
-    EXPECT_EQ(folder.entries(), 1u);
   }
   EXPECT_EQ(folder.entries(), 0u);
+}
+
+TEST(OutputFile, AKilledProcessLeavesNoTrace) {
+#ifndef O_TMPFILE
+  GTEST_SKIP() << "this system has no unnamed files";
+#else
+  const Folder folder;
+  const int unnamed = ::open(folder.path("").c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (unnamed < 0) GTEST_SKIP() << "this file system has no unnamed files";
+  ::close(unnamed);
+  const auto path = folder.put("out.json", "old");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OutputFile out(path);
+    out.write(std::string(1 << 20, 'x'));
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(folder.entries(), 1u);
+  EXPECT_EQ(read_file(path), "old");
+#endif
+}
+
+// What a killed process of the same number has left, where there were no unnamed files.
+TEST(OutputFile, TheNameOnTheWayMayBeTaken) {
+  const Folder folder;
+  const auto path = folder.path("out");
+  std::unique_ptr<OutputFile> out;
+  try {
+    folder.put("out.partial-" + std::to_string(::getpid()), "left behind");
+    out = std::make_unique<OutputFile>(path);
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("is in the way; remove it and run again"));
+    return;
+  }
+  out->write("whole");
+  out->commit();
+  EXPECT_EQ(read_file(path), "whole");
+  EXPECT_EQ(folder.entries(), 2u);
 }
 
 TEST(OutputFile, ASymbolicLinkStaysALink) {

@@ -81,7 +81,7 @@ const Kernels& tested_kernels();  // the set that a test program is about; each 
 inline std::optional<Priced> predictions(const Deployment& d) {
   const SchedulerPolicy policy = d.scheduler.policy;
   if (policy != SchedulerPolicy::kLoongserve && policy != SchedulerPolicy::kInfiniteLlm &&
-      d.scenario.cluster.router != "mooncake")
+      d.scenario.cluster.router != "mooncake" && !d.scheduler.kv_tiers.by_cost)
     return std::nullopt;
   return std::make_optional<Priced>(d);
 }
@@ -99,7 +99,8 @@ void execute_scenario(const Json& json, ExecutorOptions options, Recording& reco
   SimulateOptions o;
   o.use_spans = false, o.keep_records = true, o.timeline = &recording;
   const std::optional<Priced> priced = predictions(d);
-  if (priced) o.costs = {&priced->cost, 1};
+  std::optional<PredictedBackend> prices;
+  if (priced) o.costs = {&priced->cost, 1}, backend.set_prices(prices.emplace(d, priced->cost));
   const Simulation result = serve_with(backend, *workload, d, o);
   look(backend, result);
 }
@@ -115,16 +116,33 @@ inline std::map<RequestId, std::vector<std::int32_t>> tokens_of(const Json& json
   return tokens;
 }
 
+// Whether blocks are loaded is decided anew, by the prices that the simulator has.
+class PricedReplay : public ReplayBackend {
+ public:
+  PricedReplay(const Recording& recording, const Deployment& d, const std::optional<Priced>& priced)
+      : ReplayBackend(recording) {
+    if (priced) prices_.emplace(d, priced->cost);
+  }
+  bool worth_loading(const TierLoad& load) override {
+    const bool worth = prices_->worth_loading(load);
+    EXPECT_EQ(ReplayBackend::worth_loading(load), worth);
+    return worth;
+  }
+
+ private:
+  std::optional<PredictedBackend> prices_;
+};
+
 // Told how long the steps and the moves took, the loop decides the same at the same times.
 inline void expect_the_same_schedule(const ServeResult& executed, const Recording& recording,
                                      const Json& json) {
   const Scenario s = test_scenario(json.dump());
   const Deployment d = resolve_or_fail(s, 100, 120);
   const auto workload = make_workload(s.workload, test_resources().scenario_folder, "test.json:/workload");
-  ReplayBackend replay(recording);
+  const std::optional<Priced> priced = predictions(d);
+  PricedReplay replay(recording, d, priced);
   SimulateOptions o;
   o.use_spans = false, o.keep_records = true;
-  const std::optional<Priced> priced = predictions(d);
   if (priced) o.costs = {&priced->cost, 1};
   const ServeResult again = serve_with(replay, *workload, d, o).served;
   ASSERT_EQ(again.records.size(), executed.records.size());
@@ -138,6 +156,11 @@ inline void expect_the_same_schedule(const ServeResult& executed, const Recordin
   EXPECT_EQ(again.discarded_tokens, executed.discarded_tokens);
   EXPECT_EQ(again.swapped_out_blocks, executed.swapped_out_blocks);
   EXPECT_EQ(again.beam_blocks, executed.beam_blocks);
+  ASSERT_EQ(again.kv_tiers.size(), executed.kv_tiers.size());
+  for (std::size_t t = 0; t < again.kv_tiers.size(); ++t) {
+    EXPECT_EQ(again.kv_tiers[t].loaded, executed.kv_tiers[t].loaded);
+    EXPECT_EQ(again.kv_tiers[t].written, executed.kv_tiers[t].written);
+  }
 }
 
 }  // namespace foretoken

@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   QStandardPaths::setTestModeEnabled(true);
   testing::InitGoogleTest(&argc, argv);
   QApplication app(argc, argv);
+  QApplication::setApplicationName(QStringLiteral("foretoken-gui-test"));
+  QApplication::setOrganizationName(QStringLiteral("foretoken"));
   foretoken::gui::Window::use_theme(foretoken::gui::Window::Theme::kLight);
   return RUN_ALL_TESTS();
 }

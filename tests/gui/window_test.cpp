@@ -3,7 +3,13 @@
 
 #include <gmock/gmock.h>
 
+#include <QAction>
 #include <QApplication>
+#include <QDockWidget>
+#include <QMenu>
+#include <QMenuBar>
+#include <QSet>
+#include <QSettings>
 #include <cstdio>
 #include <fstream>
 
@@ -104,6 +110,111 @@ TEST(WindowTest, OvertakenSimulationsAreGivenUp) {
   EXPECT_EQ(session.simulated()->of, session.estimated());
   EXPECT_EQ(session.simulated()->simulation.served.metrics.completed, 50);
   EXPECT_EQ(session.sweep()->of, session.estimated());
+}
+
+// The settings of a user who has a folder of their own.
+class Remembered : public testing::Test {
+ protected:
+  Remembered() {
+    QSettings::setPath(QSettings::NativeFormat, QSettings::UserScope,
+                       QString::fromStdString(folder_.path("").string()));
+  }
+  static QAction* action(const Window& window, const QString& text) {
+    for (QAction* const a : window.findChildren<QAction*>())
+      if (a->text() == text) return a;
+    throw std::logic_error("no such action: " + text.toStdString());
+  }
+
+  test::Folder folder_;
+};
+
+TEST_F(Remembered, TheNextWindowIsAsTheLastWasLeft) {
+  folder_.put("s.json",
+              R"({"model": "qwen3-8b", "hardware": {"device": "h200"}, "workload": {"num_prompts": 10}})");
+  Json left, opened;
+  QByteArray state;
+  {
+    Window window;
+    window.open(QString::fromStdString(folder_.path("s.json").string()));
+    opened = window.session().scenario();
+    window.resize(1111, 777);
+    window.show();
+    action(window, QStringLiteral("&Dark"))->trigger();
+    auto* const timeline = window.findChild<QDockWidget*>(QStringLiteral("Timeline"));
+    timeline->close();
+    window.addDockWidget(Qt::BottomDockWidgetArea, window.findChild<QDockWidget*>(QStringLiteral("Plan")));
+    window.session().edit("/engine/max_num_seqs", Json(17));
+    left = window.session().scenario();
+    window.session().wait();
+    state = window.saveState();
+    window.close();
+  }
+  EXPECT_EQ(Window::last_theme(), Window::Theme::kDark);
+  Window::use_theme(Window::Theme::kLight);
+  Window window;
+  window.open_last();
+  window.show();
+  EXPECT_EQ(window.session().scenario(), left);
+  EXPECT_TRUE(window.isWindowModified());
+  EXPECT_THAT(window.windowTitle().toStdString(), HasSubstr("s.json"));
+  EXPECT_EQ(window.size(), QSize(1111, 777));
+  EXPECT_TRUE(window.findChild<QDockWidget*>(QStringLiteral("Timeline"))->isHidden());
+  EXPECT_EQ(window.dockWidgetArea(window.findChild<QDockWidget*>(QStringLiteral("Plan"))),
+            Qt::BottomDockWidgetArea);
+  window.session().history().undo();
+  EXPECT_EQ(window.session().scenario(), opened) << "what was not saved is one step";
+}
+
+TEST_F(Remembered, WhatWasSavedIsNotChangedAgain) {
+  {
+    Window window;
+    window.session().edit("/engine/max_num_seqs", Json(17));
+    window.session().save(folder_.path("saved.json"));
+    window.close();
+  }
+  Window window;
+  window.open_last();
+  EXPECT_FALSE(window.isWindowModified());
+  EXPECT_EQ(window.session().scenario()["engine"]["max_num_seqs"], 17);
+}
+
+TEST_F(Remembered, DamagedSettingsAreLeftOut) {
+  {
+    QSettings settings;
+    settings.setValue(QStringLiteral("file"), QStringLiteral("/nowhere.json"));
+    settings.setValue(QStringLiteral("unsaved"), QStringLiteral("{\"model\": "));
+    settings.setValue(QStringLiteral("theme"), QStringLiteral("purple"));
+    settings.setValue(QStringLiteral("geometry"), QByteArray("garbage"));
+    settings.setValue(QStringLiteral("state"), QByteArray("garbage"));
+  }
+  EXPECT_EQ(Window::last_theme(), Window::Theme::kSystem);
+  Window window;
+  const Json fresh = window.session().scenario();
+  window.open_last();
+  window.show();
+  EXPECT_EQ(window.session().scenario(), fresh);
+  EXPECT_FALSE(window.isWindowModified());
+  EXPECT_FALSE(QSettings().contains(QStringLiteral("unsaved")));
+  for (const QDockWidget* dock : window.findChildren<QDockWidget*>()) EXPECT_FALSE(dock->isHidden());
+}
+
+// Every menu is reached by the keyboard, and no two of its items by the same letter.
+TEST_F(Remembered, MenusHaveLettersOfTheirOwn) {
+  const Window window(false);
+  QSet<QChar> bar;
+  for (const QAction* a : window.menuBar()->actions()) {
+    const qsizetype at = a->text().indexOf(u'&');
+    ASSERT_GE(at, 0) << a->text().toStdString();
+    EXPECT_FALSE(bar.contains(a->text()[at + 1].toLower())) << a->text().toStdString();
+    bar.insert(a->text()[at + 1].toLower());
+    QSet<QChar> letters;
+    for (const QAction* item : a->menu()->actions()) {
+      const qsizetype letter = item->text().indexOf(u'&');
+      if (letter < 0) continue;  // reached by arrows or by the word's first letter
+      EXPECT_FALSE(letters.contains(item->text()[letter + 1].toLower())) << item->text().toStdString();
+      letters.insert(item->text()[letter + 1].toLower());
+    }
+  }
 }
 
 TEST(WindowTest, PatchesOfAServersCommandAreUndone) {
