@@ -224,6 +224,16 @@ std::vector<VerbSpec> verb_specs() {
            {"foretoken calibrate scenarios/cpu-dense.json --budget 60",
             "foretoken calibrate --from c1.json c8.json c32.json --scenario server.json"},
            {out, scenario_options(), calibrate_options()}));
+  OptionSpec tolerance = number_option(
+      "tolerance", "how far above the answer a load that fails may lie, as a fraction of it (default 0.01)");
+  tolerance.value = "FRACTION";
+  v.push_back(verb("capacity", "[SCENARIO]", 0, 1,
+                   "the highest load that a deployment serves within its SLO, or keeps up with where it has "
+                   "none, and what limits it",
+                   {"foretoken capacity scenarios/llama-3.1-8b-l40s.json",
+                    "foretoken capacity --model llama-3.1-8b --device h100 --input-len 1000 --output-len 200 "
+                    "--ttft-ms 500 --tpot-ms 40 --tensor-parallel-size 1,2"},
+                   {out, scenario_options(), {tolerance, threads_option()}}));
   v.push_back(verb("plan", "[SCENARIO]", 0, 1,
                    "searches deployments: fewest devices, lowest cost or best goodput under the SLO",
                    {"foretoken plan scenarios/llama-3.3-70b-azure.json",
@@ -288,7 +298,8 @@ std::vector<VerbSpec> verb_specs() {
 
   for (VerbSpec& s : v) {
     s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "run" ||
-                       s.name == "calibrate" || s.name == "plan" || s.name == "compare";
+                       s.name == "calibrate" || s.name == "capacity" || s.name == "plan" ||
+                       s.name == "compare";
     if (!s.takes_scenario) continue;
     const auto flags = scenario_option_specs();
     s.options.insert(s.options.end(), flags.begin(), flags.end());

@@ -38,6 +38,7 @@ int run(int argc, const char* const* argv) {
                                                                            {"simulate", run_simulate},
                                                                            {"run", run_run},
                                                                            {"calibrate", run_calibrate},
+                                                                           {"capacity", run_capacity},
                                                                            {"plan", run_plan},
                                                                            {"validate", run_validate},
                                                                            {"compare", run_compare},

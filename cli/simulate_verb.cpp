@@ -65,20 +65,12 @@ void check_different_files(const Invocation& invocation) {
     throw Error("--save", "--save and --trace name the same file; give each its own");
 }
 
-bool slo_missed(const Deployment& d, const ServingMetrics& m) {
-  const SloSection& slo = d.scenario.slo;
-  if (m.slo_attainment && *m.slo_attainment * 100 + 1e-9 < slo.percentile) return true;
-  return slo.itl_ms && m.itl.p99 > *slo.itl_ms;
-}
-
-bool has_slo(const SloSection& s) { return s.ttft_ms || s.tpot_ms || s.itl_ms || s.e2el_ms; }
-
 Answer simulate_answer(const Invocation& invocation) {
   const Stopwatch watch;
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
   const bool require_slo = invocation.has("require-slo");
-  if (require_slo && !has_slo(input.scenario.slo))
+  if (require_slo && !has_limits(input.scenario.slo))
     throw Error("--require-slo", "the scenario has no slo section; add one, or flags such as --ttft-ms 500");
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
@@ -111,7 +103,7 @@ Answer simulate_answer(const Invocation& invocation) {
   Json json = context_json(context, d.scenario);
   json.update(simulation_json(d, s, options.keep_records));
   watch.report(invocation, json);
-  const bool missed = require_slo && slo_missed(d, s.served.metrics);
+  const bool missed = require_slo && !meets(s.served.metrics, d.scenario.slo);
   return {{title,
            {context_line(context)},
            simulation_tables(d, s),

@@ -11,6 +11,7 @@ int run_estimate(const Invocation& invocation);
 int run_simulate(const Invocation& invocation);
 int run_run(const Invocation& invocation);
 int run_calibrate(const Invocation& invocation);
+int run_capacity(const Invocation& invocation);
 int run_plan(const Invocation& invocation);
 int run_validate(const Invocation& invocation);
 int run_compare(const Invocation& invocation);

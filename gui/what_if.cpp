@@ -11,6 +11,7 @@
 #include "cli/scenario_flags.h"
 #include "deployment/capacity.h"
 #include "deployment/vllm_flags.h"
+#include "simulator/load_axis.h"
 #include "simulator/step_model.h"
 
 namespace foretoken::gui {
@@ -194,36 +195,25 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
   const auto totals = of->totals();
   sweep->estimated = totals.has_value();
   const double capacity = totals ? totals->capacity_requests_per_s : 2 * rate;
-  std::function<void(WorkloadConfig&, double)> set;
+  const auto axis = load_axis(w);
+  if (!axis) return sweep;  // everything arrives at once, or in stages: no load to vary
+  sweep->axis = axis->name;
+  sweep->current = axis->current;
   double most = capacity;
-  if (w.max_concurrency) {
-    sweep->axis = "requests in flight";
+  if (axis->closed()) {
     sweep->estimated = false;
-    sweep->current = static_cast<double>(*w.max_concurrency);
     most = 2 * std::max(sweep->current, 1.0);
-    set = [](WorkloadConfig& c, double load) {
-      c.max_concurrency = std::max<std::int64_t>(1, std::llround(load));
-    };
-  } else if (!w.trace.empty()) {
-    sweep->axis = "speed of the trace";
-    sweep->current = w.rate_scale;
-    most = rate > 0 ? sweep->current * capacity / rate : sweep->current;
-    set = [](WorkloadConfig& c, double load) { c.rate_scale = load; };
-  } else if (w.request_rate) {
-    const bool talks = w.shared_prefix && w.shared_prefix->multi_turn;
-    sweep->axis = talks ? "conversations begun/s" : w.agentic ? "sessions begun/s" : "requests/s";
-    sweep->current = *w.request_rate;
-    if (rate > 0) most = sweep->current * capacity / rate;
-    set = [](WorkloadConfig& c, double load) { c.request_rate = load; };
-  } else {
-    return sweep;  // everything arrives at once, or in stages: no load to vary
+  } else if (rate > 0) {
+    most = sweep->current * capacity / rate;
+  } else if (axis->key == "rate_scale") {
+    most = sweep->current;
   }
   most = std::max(most, sweep->current);
   sweep->requests = std::min(w.num_prompts.value_or(kSweepRequests), kSweepRequests);
   for (const double share : kShares) {
     auto at = d;
     const double load = most * share;
-    set(at.scenario.workload, load);
+    set_load(at.scenario.workload, *axis, load);
     at.scenario.workload.num_prompts = sweep->requests;
     SimulateOptions options;
     options.stop = stop;

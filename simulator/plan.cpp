@@ -84,11 +84,6 @@ double limit_of(const std::optional<double>& v) {
   return v.value_or(std::numeric_limits<double>::infinity());
 }
 
-bool meets(const ServingMetrics& m, const SloSection& slo) {
-  if (m.slo_attainment && *m.slo_attainment * 100 + 1e-9 < slo.percentile) return false;
-  return m.itl.p99 <= limit_of(slo.itl_ms);
-}
-
 double score_of(const Candidate& c, const std::string& objective) {
   if (objective == "devices") return static_cast<double>(c.devices);
   if (objective == "goodput_per_device") return -c.goodput_per_device;

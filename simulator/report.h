@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/table.h"
 #include "simulator/estimate.h"
+#include "simulator/load_capacity.h"
 #include "simulator/plan.h"
 #include "simulator/pools_estimate.h"
 #include "simulator/sensitivity.h"
@@ -29,6 +30,7 @@ Json estimate_json(const Deployment& deployment, const Estimate& estimate,
 Json pools_estimate_json(const Deployment& deployment, const PoolsEstimate& estimate);
 Json simulation_json(const Deployment& deployment, const Simulation& simulation, bool detailed);
 Json plan_json(const PlanResult& plan);
+Json load_capacity_json(const Deployment& deployment, const LoadCapacity& capacity);
 
 std::vector<Table> memory_tables(const Deployment& deployment);
 std::vector<Table> estimate_tables(const Deployment& deployment, const Estimate& estimate,
@@ -37,5 +39,7 @@ std::vector<Table> estimate_tables(const Deployment& deployment, const Estimate&
 std::vector<Table> pools_estimate_tables(const Deployment& deployment, const PoolsEstimate& estimate);
 std::vector<Table> simulation_tables(const Deployment& deployment, const Simulation& simulation);
 std::vector<Table> plan_tables(const PlanResult& plan);
+// The answer, then the loads that were simulated.
+std::vector<Table> load_capacity_tables(const Deployment& deployment, const LoadCapacity& capacity);
 
 }  // namespace foretoken

@@ -166,14 +166,22 @@ ServeOptions serve_options(const Deployment& d, const SimulateOptions& options,
   return o;
 }
 
+}  // namespace
+
+std::int64_t seats(const Deployment& d) {
+  std::int64_t all = 0;
+  for (const Deployment* kind : d.kinds())
+    all += kind->mapping.engines() * (kind->scheduler.max_num_seqs / kind->scheduler.beam_width);
+  return all;
+}
+
+namespace {
+
 // Verdict on the queue: does the deployment keep up with what arrives?
 void judge_stability(Simulation& s, const Deployment& d) {
   const ServingMetrics& m = s.served.metrics;
   const double engines = static_cast<double>(d.engines());
-  double seats = 0;
-  for (const Deployment* kind : d.kinds())
-    seats += static_cast<double>(kind->mapping.engines()) *
-             static_cast<double>(kind->scheduler.max_num_seqs / kind->scheduler.beam_width);
+  const auto seats = static_cast<double>(foretoken::seats(d));
   if (m.completed == 0 && s.served.rejected > 0) {
     s.stability = "rejected";
     s.stability_reason = "every request was rejected: " + s.served.rejected_reason;
@@ -199,6 +207,13 @@ void judge_stability(Simulation& s, const Deployment& d) {
 }
 
 }  // namespace
+
+bool has_limits(const SloSection& s) { return s.ttft_ms || s.tpot_ms || s.itl_ms || s.e2el_ms; }
+
+bool meets(const ServingMetrics& m, const SloSection& slo) {
+  if (m.slo_attainment && *m.slo_attainment * 100 + 1e-9 < slo.percentile) return false;
+  return !slo.itl_ms || m.itl.p99 <= *slo.itl_ms;
+}
 
 double engine_error(const Behavior& behavior, std::string_view key) {
   return key.find("ttft") != std::string_view::npos ? behavior.first_token_error : behavior.engine_error;
@@ -338,7 +353,7 @@ std::map<std::string, Interval> intervals(const Simulation& s, const Deployment&
 Simulation simulate(const Deployment& d, std::span<const CostModel> costs, const Resources& resources,
                     const SimulateOptions& options) {
   Simulation s;
-  PricedRun run = run_priced(d, costs, resources, options, 1);
+  PricedRun run = run_priced(d, costs, resources, options, options.price_scale);
   s.served = std::move(run.served);
   s.basis = run.basis;
   s.workload = std::move(run.workload);

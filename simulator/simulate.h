@@ -24,12 +24,17 @@ double engine_error(const Behavior& behavior, std::string_view key);
 // The interval that the steps' errors give, with the engine's own.
 Interval with_engine_error(double value, const Interval& steps, double engine_error);
 
+bool has_limits(const SloSection& slo);
+// The limits hold for their percentile of the requests, itl_ms for the 99th of the gaps.
+bool meets(const ServingMetrics& metrics, const SloSection& slo);
+
 struct SimulateOptions {
   bool use_spans = true;
   bool keep_records = false;
   bool sample_over_time = false;
   bool intervals = true;  // simulate again with prices at the ends of their interval
   std::int64_t abort_backlog = 0;
+  double price_scale = 1;  // all predicted times count so many times
   TimelineWriter* timeline = nullptr;
   std::function<void(double)> progress;
   const std::atomic<bool>* stop = nullptr;
@@ -53,6 +58,8 @@ struct Simulation {
   std::string workload;  // Workload::describe()
 };
 
+// Requests that all engines run at once at the most, by max_num_seqs.
+std::int64_t seats(const Deployment& deployment);
 // The rule that chooses decode engines where it isn't that of the router; else empty.
 std::string decode_rule(const Deployment& deployment);
 // Whether a conductor may refuse requests whose prompts are computed.
