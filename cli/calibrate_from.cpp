@@ -158,7 +158,7 @@ std::vector<EngineTerm> engine_terms(const ServerCalibration& c, const std::vect
 }  // namespace
 
 int run_calibrate_from(const Invocation& invocation) {
-  for (const char* flag : {"backend", "isa", "activation-format", "budget"})
+  for (const char* flag : {"backend", "isa", "activation-format", "fp8-scales", "budget"})
     if (invocation.has(flag))
       throw Error(std::string("--") + flag,
                   "is for measuring here; --from takes what was measured elsewhere");

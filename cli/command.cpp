@@ -124,6 +124,18 @@ OptionSpec activation_format_option() {
   return o;
 }
 
+OptionSpec fp8_scales_option() {
+  OptionSpec o = with_choices(
+      number_option(
+          "fp8-scales",
+          "what fp8 numbers share a scale: a row of weights and a token; a matrix, and a token, all "
+          "tokens of a product (tensor) or one that was calibrated (static) (default auto: the "
+          "checkpoint's)"),
+      {"auto", "row", "tensor-token", "tensor", "static"});
+  o.value = "SCALES";
+  return o;
+}
+
 std::vector<OptionSpec> run_options() {
   return {
       with_choices(number_option("backend", "what executes (default cpu)"), {"cpu", "cuda"}),
@@ -139,6 +151,7 @@ std::vector<OptionSpec> run_options() {
                                  "device's driver records of each kernel)"),
                    {"on", "off", "cupti"}),
       activation_format_option(),
+      fp8_scales_option(),
       number_option("threads",
                     "threads of the executor (default 1; all processors to load a device's weights)")};
 }
@@ -160,6 +173,7 @@ std::vector<OptionSpec> calibrate_options() {
       with_choices(number_option("isa", "kernels (default: the fastest that this processor has)"),
                    {"float64", "scalar", "avx2", "avx512", "avx512-bf16"}),
       activation_format_option(),
+      fp8_scales_option(),
       number_option("budget", "seconds to measure for (default 60); every size is measured once at least"),
       number_option("threads",
                     "threads of the executor (default 1; all processors to load a device's weights); with "

@@ -16,6 +16,8 @@ ExecutorOptions executor_options(const Invocation& invocation, const std::filesy
   options.isa = invocation.value("isa").value_or("");
   const std::string activations = invocation.value("activation-format").value_or("auto");
   options.activations = activations == "auto" ? "" : activations;
+  const std::string scales = invocation.value("fp8-scales").value_or("auto");
+  options.fp8_scales = scales == "auto" ? "" : scales;
   if (const auto text = invocation.value("threads")) {
     const auto n = parse_int(*text);
     if (!n || *n < 1 || *n > 1024)

@@ -1,4 +1,5 @@
-// What the command line says about how the executor runs: --backend, --isa, --threads, --activation-format.
+// What the command line says about how the executor runs: --backend, --isa, --threads, --activation-format,
+// --fp8-scales.
 #pragma once
 
 #include <filesystem>

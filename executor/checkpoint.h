@@ -83,16 +83,24 @@ class Checkpoint {
   // files (GPT-2) are read a panel at a time: ask for many rows at once.
   virtual void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first,
                     std::int64_t count, float* out) const = 0;
+  // What weights in fp8 have, if any are.
+  virtual Fp8Scales fp8_scales() const { return Fp8Scales::kRows; }
+  // Of a weight in fp8 with one scale: that, by which read() has multiplied; 0 of others.
+  virtual float weight_scale(Role, std::int64_t, std::int64_t) const { return 0; }
+  // The scale that what the weight multiplies was calibrated to have; 0: the model has none.
+  virtual float input_scale(Role, std::int64_t, std::int64_t) const { return 0; }
 };
 
 // Normal values from a counter (seed, role, layer, expert, row, column): the same for every sharding.
 // Matrices have the standard deviation that keeps activations of order one; norm weights plus the family's
-// offset are near one.
+// offset are near one. Inputs' scales (of fp8) are for values up to 16. fp8_scales()
+// is the configuration's.
 std::unique_ptr<Checkpoint> synthetic_checkpoint(const ModelConfig& model, const Numerics& numerics,
                                                  std::uint64_t seed);
 // *.safetensors of a folder (or one file), mapped; headers fully checked, every tensor that the model needs
 // present with its shape and a type that can be read (F32, F16, BF16; F8_E4M3 with scales of blocks of 128 x
-// 128, "NAME_scale_inv", or of rows or the tensor, "NAME_scale"), before anything else is allocated. Throws
+// 128, "NAME_scale_inv", or of rows or the tensor, "NAME_scale"; scales of what a matrix multiplies,
+// "input_scale" beside its "weight"), before anything else is allocated. Throws
 // Error with file and tensor.
 std::unique_ptr<Checkpoint> safetensors_checkpoint(const std::filesystem::path& path,
                                                    const ModelConfig& model, const Numerics& numerics);

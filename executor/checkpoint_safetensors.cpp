@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <string_view>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -26,6 +28,7 @@ struct Located {
   Extent extent;
   std::int64_t base = 0, row_step = 0, column_step = 1;
   Scales scales;
+  float input_scale = 0;
 };
 
 class FileCheckpoint final : public Checkpoint {
@@ -33,18 +36,41 @@ class FileCheckpoint final : public Checkpoint {
   FileCheckpoint(const std::filesystem::path& path, const ModelConfig& model, const Numerics& numerics)
       : files_(path), model_(model), numerics_(numerics) {
     const NamePrefix prefix = find_prefix();
-    for_each_weight(
-        model_, numerics_, [&](Role role, std::int64_t layer, std::int64_t expert, Extent extent) {
-          const TensorView view = tensor_view(model_, numerics_, role, layer, expert);
-          const std::string name = (view.outside ? prefix.outside : prefix.inside) + view.name;
-          const StoredTensor& tensor = checked(name, view);
-          weights_.emplace(key(role, layer, expert), Located{&tensor, extent, view.base, view.row_step,
-                                                             view.column_step, scales_of(tensor, view)});
-        });
+    for_each_weight(model_, numerics_,
+                    [&](Role role, std::int64_t layer, std::int64_t expert, Extent extent) {
+                      const TensorView view = tensor_view(model_, numerics_, role, layer, expert);
+                      const std::string name = (view.outside ? prefix.outside : prefix.inside) + view.name;
+                      const StoredTensor& tensor = checked(name, view);
+                      weights_.emplace(key(role, layer, expert),
+                                       Located{&tensor, extent, view.base, view.row_step, view.column_step,
+                                               scales_of(tensor, view), input_scale_of(tensor)});
+                    });
   }
 
   Extent extent(Role role, std::int64_t layer, std::int64_t) const override {
     return weight_extent(model_, numerics_, role, layer);
+  }
+
+  // Dynamic scales aren't written down; servers' are a token's where weights have one (vLLM's
+  // compressed_tensors_w8a8_fp8.py).
+  Fp8Scales fp8_scales() const override {
+    Fp8Scales scales = Fp8Scales::kRows;
+    for (const auto& [key, w] : weights_) {
+      if (w.input_scale > 0) return Fp8Scales::kStatic;
+      if (w.scales.tensor != nullptr && w.scales.tensor->values() == 1) scales = Fp8Scales::kTensorToken;
+    }
+    return scales;
+  }
+  float weight_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    const auto at = weights_.find(key(role, layer, expert));
+    if (at == weights_.end()) return 0;
+    const Scales& s = at->second.scales;
+    const float scale = s.tensor != nullptr && s.tensor->values() == 1 ? one_value(*s.tensor) : 0;
+    return scale > 0 && std::isfinite(scale) ? scale : 0;
+  }
+  float input_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    const auto at = weights_.find(key(role, layer, expert));
+    return at == weights_.end() ? 0 : at->second.input_scale;
   }
 
   void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first, std::int64_t count,
@@ -148,6 +174,30 @@ class FileCheckpoint final : public Checkpoint {
     refuse(fmt::format("with scales of shape [{}], which are those of no rows and no blocks of 128",
                        fmt::join(scales->shape, ", ")));
     return {};
+  }
+
+  static float one_value(const StoredTensor& t) {
+    float value;
+    read_floats(t, 0, 1, 1, &value);
+    return value;
+  }
+
+  // The one scale of what a matrix in fp8 multiplies, as llm-compressor and ModelOpt write it; 0: there is
+  // none.
+  float input_scale_of(const StoredTensor& t) const {
+    constexpr std::string_view kWeight = "weight";
+    if (t.dtype != "F8_E4M3" || !t.name.ends_with(kWeight)) return 0;
+    const StoredTensor* scale = files_.find(t.name.substr(0, t.name.size() - kWeight.size()) + "input_scale");
+    if (scale == nullptr) return 0;
+    if (scale->values() != 1 || scale->dtype == "F8_E4M3" || !is_readable_float(scale->dtype))
+      throw Error(scale->file,
+                  fmt::format("tensor \"{}\" is {} of shape [{}]; one number in F32, F16 or BF16 "
+                              "is read: a scale of all that the matrix multiplies",
+                              scale->name, scale->dtype, fmt::join(scale->shape, ", ")));
+    const float value = one_value(*scale);
+    if (!(value > 0) || !std::isfinite(value))
+      throw Error(scale->file, fmt::format("tensor \"{}\" is {}: a scale is above 0", scale->name, value));
+    return value;
   }
 
   // Values of a row of the tensor, from element `at` on.

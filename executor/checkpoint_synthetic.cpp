@@ -4,12 +4,16 @@
 
 #include "base/random.h"
 #include "executor/checkpoint.h"
+#include "executor/storage.h"
 #include "executor/vector_clones.h"
 #include "executor/weight_shapes.h"
 
 namespace foretoken {
 namespace {
 
+// Beyond what norms and gates give of weights like these, and far enough from fp8's least number for what is
+// small beside it.
+constexpr float kInputScale = 16 / kFp8Largest;
 constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
 // Standard deviation of a sum of four whole numbers uniform on [0, 65535].
 const double kSumDeviation = std::sqrt(4 * (65536.0 * 65536.0 - 1) / 12);
@@ -52,6 +56,8 @@ class Synthetic final : public Checkpoint {
     for (std::int64_t row = first; row < first + count; ++row, out += e.columns)
       fill(mix64(key + (static_cast<std::uint64_t>(row) + 1) * kGolden), mean, scale, e.columns, out);
   }
+  Fp8Scales fp8_scales() const override { return numerics_.fp8_scales; }
+  float input_scale(Role, std::int64_t, std::int64_t) const override { return kInputScale; }
 
  private:
   double standard_deviation(Role role, std::int64_t columns) const {

@@ -187,6 +187,7 @@ std::unique_ptr<Drafter> make_drafter(const Speculation& s, const DraftTree& tre
   if (s.method == Speculation::Method::kNgram) return std::make_unique<NgramDrafter>(s, tree);
   ExecutorOptions own = options;
   if (own.activations != "bf16") own.activations.clear();  // its weights have a format of their own
+  own.fp8_scales.clear();
   own.weights = options.draft_weights;
   own.probe = false;  // the target's has one, if any
   return std::make_unique<ModelDrafter>(s, tree, own, bytes_taken);

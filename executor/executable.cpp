@@ -61,6 +61,24 @@ bool quantises_x(const ExecutorOptions& options, Storage weights) {
                           asked, asked, asked));
 }
 
+Fp8Scales fp8_scales_of(const ExecutorOptions& options, const Checkpoint& checkpoint, const Layout& l,
+                        const ModelConfig& model) {
+  const std::string& asked = options.fp8_scales;
+  if (l.weights != Storage::kFp8) {
+    if (asked.empty()) return Fp8Scales::kRows;
+    throw Error("--fp8-scales", "are of weights in fp8; use --quantization fp8, or leave it out");
+  }
+  if (asked.empty()) return checkpoint.fp8_scales();
+  if (asked == "row") return Fp8Scales::kRows;
+  if (asked == "tensor-token") return Fp8Scales::kTensorToken;
+  if (asked == "static") return Fp8Scales::kStatic;
+  const auto experts = [](const LayerKind& kind) { return std::holds_alternative<MoeMlp>(kind.mlp); };
+  if (l.quantised_x && std::any_of(model.kinds.begin(), model.kinds.end(), experts))
+    throw Error("--fp8-scales",
+                "tensor, of rows that go to different experts, is not executed; use tensor-token or static");
+  return Fp8Scales::kTensors;
+}
+
 // rank: of this process; each takes a device of its own where there are as many.
 const Kernels& cuda_device_kernels(const ExecutorOptions& options, int rank) {
   static const CudaSearch search = open_cuda_library(options.cuda_library);
@@ -179,7 +197,8 @@ void check_kinds(const std::vector<const Deployment*>& kinds) {
   }
 }
 
-Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, const Kernels& kernels) {
+Layout layout_of(const Deployment& deployment, const Checkpoint& checkpoint, const ExecutorOptions& options,
+                 const Kernels& kernels) {
   const Shard& shard = deployment.mapping.stages.front();
   const SchedulerConfig& s = deployment.scheduler;
   Layout l;
@@ -193,6 +212,7 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.weights = storage_of(deployment.precision.weights, deployment.precision.activation);
   l.cache = storage_of(deployment.precision.kv, "kv_cache_dtype");
   l.quantised_x = quantises_x(options, l.weights);
+  l.fp8_scales = fp8_scales_of(options, checkpoint, l, deployment.model);
   l.block_size = s.block_size;
   l.num_blocks = s.num_blocks;
   l.num_host_blocks = s.num_host_blocks;
@@ -221,7 +241,9 @@ Layout layout_of(const Deployment& deployment, const ExecutorOptions& options, c
   l.operator_times = options.operator_times;
   l.fusion.norm_residual = deployment.fusion.norm_residual;
   l.fusion.rope_kv_write = deployment.fusion.rope_kv_write;
-  l.fusion.quantisation = deployment.fusion.quantisation && l.quantised_x;
+  // A scale of all tokens isn't known where one is made.
+  l.fusion.quantisation =
+      deployment.fusion.quantisation && l.quantised_x && l.fp8_scales != Fp8Scales::kTensors;
   l.lora = shard.lora;
   l.num_adapters = s.lora.num_adapters;
   if (s.draft_tokens == 0) return l;
@@ -250,7 +272,7 @@ Executable::Executable(const Deployment& deployment, const ModelText& model, con
   const std::vector<const Deployment*> kinds = deployment.kinds();
   check_kinds(kinds);
   std::vector<Layout> layouts;
-  for (const Deployment* d : kinds) layouts.push_back(layout_of(*d, options, *kernels_));
+  for (const Deployment* d : kinds) layouts.push_back(layout_of(*d, *checkpoint, options, *kernels_));
   for (const Deployment* d : kinds) check(*d, kinds.size() > 1, options.processes != nullptr);
   for (const Layout& l : layouts) check(l);
   // Engines whose ranks hold the same slices share their weights: with the first kind that has them.
@@ -304,6 +326,8 @@ void Executable::check_memory(std::size_t beside, std::int64_t blocks) const {
 std::string Executable::description() const {
   static constexpr const char* kStorage[] = {"float32", "bfloat16", "float16",  "int8",
                                              "int4",    "fp8",      "fp8_block"};
+  static constexpr const char* kFp8Scales[] = {"", " (a scale a matrix)", " (a scale a matrix and product)",
+                                               " (a fixed scale a matrix)"};
   const Layout& l = engines_.front()->rank(0).layout();
   const auto count = [](auto n, const char* what) {
     return fmt::format(", {} {}{}", n, what, n == 1 ? "" : "s");
@@ -315,9 +339,10 @@ std::string Executable::description() const {
   if (engines_.size() > 1) ranks += count(engines_.size(), "engine");
   const std::string with =
       kernels_->memory().host_reads() ? count(threads_.count(), "thread") : ", " + kernels_->machine();
-  return fmt::format("{} kernels{}, {}; {} weights{} in {}, cache in {}", kernels_->name(), with, ranks,
+  return fmt::format("{} kernels{}, {}; {} weights{} in {}{}, cache in {}", kernels_->name(), with, ranks,
                      synthetic_ ? "synthetic" : "stored", l.quantised_x ? " and what they multiply" : "",
-                     kStorage[static_cast<int>(l.weights)], kStorage[static_cast<int>(l.cache)]);
+                     kStorage[static_cast<int>(l.weights)], kFp8Scales[static_cast<int>(l.fp8_scales)],
+                     kStorage[static_cast<int>(l.cache)]);
 }
 
 }  // namespace foretoken

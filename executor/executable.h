@@ -27,6 +27,9 @@ struct ExecutorOptions {
   // int8 weights alone), or "" for what the weights' format means to servers and to the simulator's prices:
   // their own.
   std::string activations;
+  // Of weights in fp8, and what they multiply: "row", "tensor-token", "tensor" or "static" (Fp8Scales in that
+  // order), or "" for what the checkpoint has, or the configuration says where weights are synthetic.
+  std::string fp8_scales;
   bool probe = false;                     // a MachineProbe will run beside it, in the same memory
   SamplingArgs sampling;                  // greedy; a backend takes the workload's
   std::string temporary_folder = "/tmp";  // where streamed weights and KV blocks of storage wait

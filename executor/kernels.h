@@ -42,11 +42,16 @@ constexpr bool of_8_bits(Storage s) { return s == Storage::kInt8 || is_fp8(s); }
 // quantised_x (of 8 bits alone): products round each row of x to w's own format, with a scale that puts the
 // row's largest value at the format's largest, before they multiply ("W8A8" with dynamic scales a token); by
 // kFp8Block every 128 values of the row have a scale.
+// one_scale (of kFp8 alone): all rows of w have the same scale. one_x_scale: so have all rows of a quantised
+// x, x_scale ("static": values beyond 448 times it saturate), or where that is 0 what puts the largest value
+// of all rows of a product at the format's largest ("dynamic", per tensor: rows depend on each other then).
 struct Matrix {
   Storage storage = Storage::kF32;
   std::int64_t n = 0, k = 0;
   std::byte* packed = nullptr;
   bool quantised_x = false;
+  bool one_scale = false, one_x_scale = false;
+  float x_scale = 0;
 };
 
 // The KV cache of one layer: paged, [block][head][token of the block][dim], keys and values apart. A layer
@@ -252,11 +257,12 @@ class Kernels {
   virtual std::int64_t context_bucket(std::int64_t longest) const { return longest; }
 
   // Weights. read(row, out) gives row `row` of w as k of the host's floats; several threads ask for different
-  // rows at once. The bytes don't depend on the number of threads.
+  // rows at once. The bytes don't depend on the number of threads. scale: of every row, of kFp8 alone; 0:
+  // each row's own.
   using ReadRow = std::function<void(std::int64_t row, float* out)>;
   virtual std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const = 0;
   virtual Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
-                      Threads& threads) const = 0;
+                      Threads& threads, float scale = 0) const = 0;
   // By this thread, row after row.
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory) const {
     Threads one;
@@ -279,13 +285,14 @@ class Kernels {
   // What is rounded to `format` (of 8 bits) where it is made, for products by matrices of that format with
   // quantised_x: an opaque form of rows[rows, width] in quantised_bytes(...) bytes, 64-aligned, the same for
   // all that make and read it. Their products have the bits that rows of floats would give. Vectors and rows
-  // are 16-aligned. Sets that don't fuse keep the floats.
+  // are 16-aligned. Sets that don't fuse keep the floats. x_scale: the matrices'; 0: rows have their own.
   virtual std::size_t quantised_bytes(Storage format, std::int64_t rows, std::int64_t width) const;
   // As norm() or, with `added`, add_norm(). floats `stream`, rows of `width` behind one another.
   virtual void norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
-                              float* stream, Storage format, std::byte* to) const;
+                              float* stream, Storage format, std::byte* to, float x_scale = 0) const;
   virtual void activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
-                                    std::int64_t width, Storage format, std::byte* to) const;
+                                    std::int64_t width, Storage format, std::byte* to,
+                                    float x_scale = 0) const;
   // gemm() of all `m` rows of x, which were made as such. scratch: of gemm_scratch().
   virtual void gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias,
                               bool accumulate, float* y, std::int64_t y_stride, std::byte* scratch,

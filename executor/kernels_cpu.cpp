@@ -83,9 +83,9 @@ class CpuKernels final : public SharedKernels {
   }
 
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
-              Threads& threads) const override {
+              Threads& threads, float scale) const override {
     const Layout layout(storage, n, k);
-    const RowEncoder encoder(storage, n, k, read, threads);
+    const RowEncoder encoder(storage, n, k, read, threads, scale);
     threads.run(layout.tiles, [&](std::int64_t t) {
       std::byte* const tile = memory + layout.scale_bytes + t * layout.tile_bytes;
       auto* const scales = reinterpret_cast<float*>(memory) + t * layout.groups * kTile;
@@ -104,7 +104,7 @@ class CpuKernels final : public SharedKernels {
         place_lane(storage, elements.data(), k, lane, tile);
       }
     });
-    return {storage, n, k, memory};
+    return {.storage = storage, .n = n, .k = k, .packed = memory, .one_scale = scale > 0};
   }
 
   void unpack_row(const Matrix& w, std::int64_t row, float* out) const override {
@@ -167,12 +167,14 @@ class CpuKernels final : public SharedKernels {
       constexpr std::int64_t kShare = 16;
       auto* const quantised = reinterpret_cast<float*>(scratch) + m * stride;
       if (w.quantised_x) x_scales = quantised + m * w.k;
+      const float one_scale = w.quantised_x ? scale_of_x(w, x, x_stride, m) : 0;
       threads.run((m + kShare - 1) / kShare, [&](std::int64_t i) {
         const std::int64_t first = i * kShare, rows = std::min(kShare, m - first);
         const float* from = x + first * x_stride;
         if (w.quantised_x) {
           for (std::int64_t r = first; r < first + rows; ++r)
-            quantise_row(w.storage, x + r * x_stride, w.k, quantised + r * w.k, x_scales + r * layout.groups);
+            quantise_row(w.storage, x + r * x_stride, w.k, quantised + r * w.k, x_scales + r * layout.groups,
+                         one_scale);
           from = quantised + first * w.k;
         }
         ops_.round_rows(from, w.quantised_x ? w.k : x_stride, rows, w.k, scratch + first * stride * 4);

@@ -24,17 +24,17 @@ class ReferenceKernels final : public SharedKernels {
     return static_cast<std::size_t>(n * (scales_of_row(storage, k) * 4 + k * element_bytes(storage)));
   }
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
-              Threads& threads) const override {
+              Threads& threads, float scale) const override {
     const std::int64_t scales = scales_of_row(storage, k), row_bytes = k * element_bytes(storage);
     auto* const first_scale = reinterpret_cast<float*>(memory);
     std::byte* const first_row = memory + n * scales * 4;
-    const RowEncoder encoder(storage, n, k, read, threads);
+    const RowEncoder encoder(storage, n, k, read, threads, scale);
     threads.run(n, [&](std::int64_t r) {
       std::vector<float> row(static_cast<std::size_t>(k));
       read(r, row.data());
       encoder.encode(r, row.data(), first_row + r * row_bytes, first_scale + r * scales);
     });
-    return {storage, n, k, memory};
+    return {.storage = storage, .n = n, .k = k, .packed = memory, .one_scale = scale > 0};
   }
   void unpack_row(const Matrix& w, std::int64_t row, float* out) const override {
     const std::int64_t scales = scales_of_row(w.storage, w.k), width = element_bytes(w.storage);
@@ -56,8 +56,9 @@ class ReferenceKernels final : public SharedKernels {
     const std::int64_t groups = scales_of_row(w.storage, w.k), group = scale_group(w.storage, w.k);
     if (w.quantised_x) {
       float *const rows = row + w.k, *const of_rows = rows + m * w.k;
+      const float scale = scale_of_x(w, x, x_stride, m);
       for (std::int64_t r = 0; r < m; ++r)
-        quantise_row(w.storage, x + r * x_stride, w.k, rows + r * w.k, of_rows + r * groups);
+        quantise_row(w.storage, x + r * x_stride, w.k, rows + r * w.k, of_rows + r * groups, scale);
       x = rows, x_stride = w.k, scales = of_rows;
     }
     const bool exact = w.storage == Storage::kF32 || w.storage == Storage::kF16 || w.quantised_x;

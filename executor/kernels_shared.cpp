@@ -57,14 +57,14 @@ std::size_t Kernels::quantised_bytes(Storage, std::int64_t rows, std::int64_t wi
 }
 
 void Kernels::norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
-                             float* stream, Storage, std::byte* to) const {
+                             float* stream, Storage, std::byte* to, float) const {
   auto* const y = reinterpret_cast<float*>(to);
   if (added != nullptr) return add_norm(args, added, rows, width, stream, y);
   norm(args, stream, width, rows, width, y, width);
 }
 
 void Kernels::activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
-                                   std::int64_t width, Storage, std::byte* to) const {
+                                   std::int64_t width, Storage, std::byte* to, float) const {
   activation(args, x, rows, width, reinterpret_cast<float*>(to));
 }
 

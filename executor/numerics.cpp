@@ -329,6 +329,25 @@ void check_kinds(const ModelConfig& m, const ConfigReader& r) {
       r.fail("index_topk", "a sparse selection of keys is not computed by the executor");
 }
 
+// Of models whose weights are in fp8. Dynamic scales of what they multiply are a token's, whatever the
+// configuration says of tensors: vLLM's are.
+Fp8Scales read_fp8_scales(const ConfigReader& r) {
+  auto q = r.object("quantization_config");
+  if (q && q->has("quantization")) q = q->object("quantization");  // hf_quant_config.json
+  if (!q || q->has("weight_block_size")) return Fp8Scales::kRows;
+  const auto of_tensor = [](bool fixed) { return fixed ? Fp8Scales::kStatic : Fp8Scales::kTensorToken; };
+  if (lower(q->text_or("quant_method", "")) == "fp8")
+    return of_tensor(lower(q->text_or("activation_scheme", "dynamic")) == "static");
+  if (lower(q->text_or("quant_algo", "")) == "fp8") return Fp8Scales::kStatic;  // ModelOpt
+  const auto groups = q->object("config_groups");
+  if (!groups || groups->json().empty()) return Fp8Scales::kRows;
+  const auto group = groups->object(groups->json().begin().key());
+  const auto weights = group ? group->object("weights") : std::nullopt;
+  if (!weights || weights->text_or("strategy", "") != "tensor") return Fp8Scales::kRows;
+  const auto inputs = group->object("input_activations");
+  return of_tensor(inputs && !inputs->flag_or({"dynamic"}, false));
+}
+
 const Json& language_part(const Json& config, std::string& where) {
   for (const char* key : {"text_config", "llm_config", "language_config"})
     if (const auto it = config.find(key);
@@ -354,6 +373,7 @@ Numerics read_numerics(const Json& config, const ModelConfig& model, std::int64_
     refuse_keys(r, family.type);
     Numerics n;
     family.read({r, model, longest}, n);
+    n.fp8_scales = read_fp8_scales(r.has("quantization_config") ? r : ConfigReader(config, where));
     return n;
   }
   r.fail("model_type", fmt::format("\"{}\" is not computed by the executor; these are: {}", model.model_type,

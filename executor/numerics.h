@@ -19,6 +19,14 @@ struct Rope {
   bool interleaved = false;                // pairs (2i, 2i+1); else (i, i + pairs)
 };
 
+// How numbers of fp8 weights, and of what they multiply, are scaled ("fp8" alone; fp8_block has blocks).
+enum class Fp8Scales : std::uint8_t {
+  kRows,         // each row of a matrix and each token
+  kTensorToken,  // each matrix, each token
+  kTensors,      // each matrix, and all tokens of a product ("dynamic", per tensor)
+  kStatic,       // each matrix, and whatever it multiplies by the scale that it was calibrated to have
+};
+
 struct Numerics {
   NormKind norm = NormKind::kRms;
   float norm_epsilon = 1e-6f;
@@ -32,7 +40,8 @@ struct Numerics {
   std::vector<Rope> ropes;
   std::vector<int> rope_of_layer;  // index into ropes, -1: no rotation; empty: nothing rotates
   ActivationArgs activation;
-  RoutingArgs routing;  // correction is null here: the weights hold it
+  RoutingArgs routing;                      // correction is null here: the weights hold it
+  Fp8Scales fp8_scales = Fp8Scales::kRows;  // of quantization_config
 };
 
 // longest: tokens of the longest sequence that will run (decides between the factors of longrope and the base

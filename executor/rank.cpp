@@ -1,8 +1,13 @@
 #include "executor/rank.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <span>
+
+#include "base/error.h"
+#include "executor/stored_rows.h"
 
 namespace foretoken {
 
@@ -16,6 +21,7 @@ class Rank::Loader {
         checkpoint_(checkpoint),
         kernels_(kernels),
         quantised_x_(layout.quantised_x),
+        fp8_scales_(layout.fp8_scales),
         threads_(threads),
         arena_(arena),
         matrices_(arena) {}
@@ -73,7 +79,7 @@ class Rank::Loader {
     }
     Linear result;
     if (n <= 0 || columns.count <= 0) return result;
-    result.w = pack(storage, n, columns.count, [&](std::int64_t row, float* out) {
+    const auto read = [&](std::int64_t row, float* out) {
       for (const Part& p : parts) {
         if (row >= p.rows.count) {
           row -= p.rows.count;
@@ -87,8 +93,22 @@ class Rank::Loader {
         std::copy_n(whole.data() + columns.first, columns.count, out);
         return;
       }
-    });
+    };
+    const bool one_scale = storage == Storage::kFp8 && fp8_scales_ != Fp8Scales::kRows;
+    float scale = 0;
+    if (one_scale && matrices_ != nullptr) {
+      for (const Part& p : parts) {
+        const float of_part = checkpoint_.weight_scale(p.weight, layer, expert);
+        scale = of_part > 0 && (scale > 0 || &p == parts.data()) ? std::max(scale, of_part) : 0;
+      }
+      if (scale == 0) scale = one_fp8_scale(n, columns.count, read, threads_);
+    }
+    result.w = pack(storage, n, columns.count, read, scale);
     result.w.quantised_x = quantised_x_ && of_8_bits(storage);
+    if (result.w.quantised_x && one_scale) {
+      result.w.one_x_scale = fp8_scales_ != Fp8Scales::kTensorToken;
+      if (fp8_scales_ == Fp8Scales::kStatic) result.w.x_scale = input_scale(parts, layer, expert);
+    }
     if (!any_bias) return result;
     matrix_bytes_ += Arena::padded(static_cast<std::size_t>(n) * sizeof(float));
     float* bias = take(n, matrices_);
@@ -105,12 +125,12 @@ class Rank::Loader {
   }
 
   template <class Read>
-  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, Read&& read) {
+  Matrix pack(Storage storage, std::int64_t n, std::int64_t k, Read&& read, float scale = 0) {
     const std::size_t size = kernels_.packed_bytes(storage, n, k);
     bytes_ += Arena::padded(size);
     matrix_bytes_ += Arena::padded(size);
     if (!matrices_) return {storage, n, k, nullptr};
-    return kernels_.pack(storage, n, k, read, matrices_->bytes(size), threads_);
+    return kernels_.pack(storage, n, k, read, matrices_->bytes(size), threads_, scale);
   }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
@@ -119,6 +139,21 @@ class Rank::Loader {
  private:
   void put(const float* values, std::int64_t count, float* to) const {
     kernels_.memory().copy(to, values, static_cast<std::size_t>(count) * sizeof(float));
+  }
+  // The largest of what the parts' inputs, which are the same one, were calibrated to have.
+  float input_scale(std::span<const Part> parts, std::int64_t layer, std::int64_t expert) const {
+    float largest = 0;
+    for (const Part& p : parts) {
+      const float scale = checkpoint_.input_scale(p.weight, layer, expert);
+      if (!(scale > 0))
+        throw Error(
+            "--fp8-scales",
+            fmt::format("is static, and a matrix of layer {} has no input_scale in the checkpoint; use "
+                        "tensor-token",
+                        layer));
+      largest = std::max(largest, scale);
+    }
+    return largest;
   }
   float* take(std::int64_t count, Arena* from) {
     const auto n = static_cast<std::size_t>(count);
@@ -129,6 +164,7 @@ class Rank::Loader {
   const Checkpoint& checkpoint_;
   const Kernels& kernels_;
   const bool quantised_x_;
+  const Fp8Scales fp8_scales_;
   Threads& threads_;
   Arena *arena_, *matrices_;
   std::size_t bytes_ = 0, matrix_bytes_ = 0;
@@ -357,6 +393,16 @@ void Rank::load_layer(Loader& in, std::int64_t l) {
           in.linear({{Role::kExpertDown, Role::kExpertDownBias, hidden, adds}}, width, layout_.weights, l, x);
       w.experts.push_back(expert);
     }
+    // Rows are rounded once, whichever experts they go to: by the largest scale of any of the layer's.
+    if (!w.experts.empty() && w.experts.front().gate_up.w.x_scale > 0) {
+      float up = 0, down = 0;
+      for (std::int64_t x = 0; x < e->experts; ++x) {
+        for (const Role role : {Role::kExpertGate, Role::kExpertUp})
+          up = std::max(up, in.checkpoint().input_scale(role, l, x));
+        down = std::max(down, in.checkpoint().input_scale(Role::kExpertDown, l, x));
+      }
+      for (ExpertWeights& x : w.experts) x.gate_up.w.x_scale = up, x.down.w.x_scale = down;
+    }
     if (e->shared_inter > 0) {
       const Slice shared = heads(e->shared_inter);
       w.shared_gate_up = in.linear({{Role::kSharedGate, Role::kUpBias, shared, false},
@@ -387,6 +433,9 @@ void Rank::load_latent(Loader& in, const MlaAttention& a, std::int64_t l, LayerW
   }
   w.kv_a =
       in.linear({{Role::kKvA, Role::kKvABias, {0, a.kv_lora_rank + a.rope_dim}}}, hidden, layout_.weights, l);
+  // Both read the layer's norm, which is rounded once where it is made.
+  Matrix& beside = a.q_lora_rank > 0 ? w.q_a.w : w.q_b.w;
+  beside.x_scale = w.kv_a.w.x_scale = std::max(beside.x_scale, w.kv_a.w.x_scale);
   w.kv_a_norm = in.whole(Role::kKvANorm, l);
   w.kv_b = in.linear({{Role::kKvB, Role::kKBias, {q.first * up, q.count * up}, false}}, {0, a.kv_lora_rank},
                      layout_.weights, l);

@@ -33,7 +33,8 @@ struct Layout {
   Storage weights = Storage::kBf16;  // of the linear layers
   Storage plain = Storage::kBf16;    // of embeddings, head, router and what quantisation leaves out
   Storage cache = Storage::kBf16;
-  bool quantised_x = false;  // of products by int8 and fp8 weights: see Matrix
+  bool quantised_x = false;                 // of products by int8 and fp8 weights: see Matrix
+  Fp8Scales fp8_scales = Fp8Scales::kRows;  // of weights in kFp8, and of a quantised x
   int block_size = 16;
   std::int64_t num_blocks = 1;
   std::int64_t num_host_blocks = 0;     // that blocks are swapped to; none beside tiers
@@ -47,7 +48,8 @@ struct Layout {
   // Rows of decoding steps that kernels record and run again, ascending; smaller steps are padded to the next
   // one. Empty: none is recorded.
   std::vector<std::int64_t> step_sizes;
-  Fusion fusion;  // norm_residual, rope_kv_write and quantisation: which operators there are
+  // norm_residual, rope_kv_write and quantisation (not with Fp8Scales::kTensors): which operators there are.
+  Fusion fusion;
   OperatorTimes operator_times = OperatorTimes::kMarks;  // kNone: the step alone is timed
   Lora lora;
   std::int64_t num_adapters = 0;  // in host memory

@@ -100,8 +100,8 @@ void encode_row(Storage storage, const float* row, std::int64_t count, std::byte
 }
 
 RowEncoder::RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Kernels::ReadRow& read,
-                       Threads& threads)
-    : storage_(storage), k_(k), groups_(scales_of_row(storage, k)) {
+                       Threads& threads, float scale)
+    : storage_(storage), k_(k), groups_(scales_of_row(storage, k)), scale_(scale) {
   if (storage != Storage::kFp8Block) return;
   const std::int64_t blocks = (n + kScaleGroup - 1) / kScaleGroup;
   of_blocks_.assign(static_cast<std::size_t>(blocks * groups_), 0.0f);
@@ -121,6 +121,10 @@ RowEncoder::RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Ke
 }
 
 void RowEncoder::encode(std::int64_t row, const float* values, std::byte* elements, float* scales) const {
+  if (storage_ == Storage::kFp8 && scale_ > 0) {
+    *scales = scale_;
+    return encode_part(storage_, values, k_, scale_, elements);
+  }
   if (storage_ != Storage::kFp8Block) return encode_row(storage_, values, k_, elements, scales);
   const float* of_block = of_blocks_.data() + row / kScaleGroup * groups_;
   for_groups(storage_, k_, [&](std::int64_t first, std::int64_t part) {
@@ -129,14 +133,36 @@ void RowEncoder::encode(std::int64_t row, const float* values, std::byte* elemen
   });
 }
 
-void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales) {
+float scale_of_x(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t rows) {
+  if (!w.one_x_scale || w.x_scale > 0) return w.x_scale;
+  float largest = 0;
+  for (std::int64_t r = 0; r < rows; ++r) largest = std::max(largest, largest_of(x + r * x_stride, w.k));
+  return scale_from(largest, kFp8Largest);
+}
+
+float one_fp8_scale(std::int64_t n, std::int64_t k, const Kernels::ReadRow& read, Threads& threads) {
+  std::vector<float> of_rows(static_cast<std::size_t>(n));
+  threads.run(n, [&](std::int64_t r) {
+    std::vector<float> row(static_cast<std::size_t>(k));
+    read(r, row.data());
+    of_rows[static_cast<std::size_t>(r)] = largest_of(row.data(), k);
+  });
+  return scale_from(largest_of(of_rows.data(), n), kFp8Largest);
+}
+
+void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales,
+                  float scale) {
+  if (storage == Storage::kFp8 && scale > 0) {
+    *scales = scale;
+    return quantise_fp8(row, count, scale, to);
+  }
   for_groups(storage, count, [&](std::int64_t first, std::int64_t part) {
-    const float limit = limit_of(storage), scale = scale_from(largest_of(row + first, part), limit);
+    const float limit = limit_of(storage), own = scale_from(largest_of(row + first, part), limit);
     if (is_fp8(storage))
-      quantise_fp8(row + first, part, scale, to + first);
+      quantise_fp8(row + first, part, own, to + first);
     else
-      quantise_integers(row + first, part, scale, limit, to + first);
-    *scales++ = scale;
+      quantise_integers(row + first, part, own, limit, to + first);
+    *scales++ = own;
   });
 }
 

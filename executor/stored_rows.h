@@ -31,18 +31,26 @@ void encode_row(Storage storage, const float* row, std::int64_t count, std::byte
 // before, all of them.
 class RowEncoder {
  public:
-  RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Kernels::ReadRow& read, Threads& threads);
+  // scale: see Kernels::pack().
+  RowEncoder(Storage storage, std::int64_t n, std::int64_t k, const Kernels::ReadRow& read, Threads& threads,
+             float scale = 0);
   void encode(std::int64_t row, const float* values, std::byte* elements, float* scales) const;
 
  private:
   Storage storage_;
   std::int64_t k_, groups_;
+  float scale_;
   std::vector<float> of_blocks_;  // [n / 128][groups], rounded up
 };
 
 // The numbers that encode_row() leaves of 8 bits, before their scales, as floats; and these. Bfloat16 has
-// each of the numbers exactly.
-void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales);
+// each of the numbers exactly. scale: instead of the row's own, of kFp8 alone; 0: its own.
+void quantise_row(Storage storage, const float* row, std::int64_t count, float* to, float* scales,
+                  float scale = 0);
+// What all rows of x have by w, for quantise_row(): see Matrix; 0: each its own.
+float scale_of_x(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t rows);
+// The scale that puts the largest value of n rows at kFp8's largest.
+float one_fp8_scale(std::int64_t n, std::int64_t k, const Kernels::ReadRow& read, Threads& threads);
 
 // Eight elements of kInt4 in four bytes: 0, 2, 4, 6 from the lowest nibble on, then 1, 3, 5, 7.
 std::uint32_t pack_nibbles(const std::byte* eight);

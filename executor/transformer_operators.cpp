@@ -51,16 +51,17 @@ void Transformer::State::input_norm(int layer, bool before_attention, Rank::Slic
   const NormArgs args = before_attention ? norm_args(w.input_norm, w.input_norm_bias)
                                          : norm_args(w.post_norm, w.post_norm_bias);
   const std::size_t first = count_of(own.first, model.hidden);
-  const bool rounds = !before_attention ? is_read_rounded(layer, "gate_up_proj", w.gate_up) ||
-                                              is_read_rounded(layer, "up_proj", w.gate_up)
-                      : latent_attention(layer) ? is_read_rounded(layer, "kv_a_proj", w.kv_a)
-                                                : is_read_rounded(layer, "qkv_proj", w.qkv);
+  const Linear& reader = !before_attention ? w.gate_up : latent_attention(layer) ? w.kv_a : w.qkv;
+  const bool rounds =
+      !before_attention
+          ? is_read_rounded(layer, "gate_up_proj", reader) || is_read_rounded(layer, "up_proj", reader)
+          : is_read_rounded(layer, latent_attention(layer) ? "kv_a_proj" : "qkv_proj", reader);
   const bool joins = pending && !pending_norm;
   if (!joins) add_pending(own);
   float* const stream = hidden + first;
   if (rounds)
     return kernels.norm_quantised(args, joins ? added(own) : nullptr, own.count, model.hidden, stream,
-                                  layout.weights, quantised);
+                                  layout.weights, quantised, reader.w.x_scale);
   float* const to = (stages.front().sequence_parallel ? scattered : normed) + first;
   if (joins) return kernels.add_norm(args, added(own), own.count, model.hidden, stream, to);
   kernels.norm(args, stream, model.hidden, own.count, model.hidden, to, model.hidden);
@@ -174,7 +175,8 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
     if (const auto* d = std::get_if<DenseMlp>(&kind.mlp)) args.gated = d->gated;
     const std::int64_t width = args.gated ? up.w.n / 2 : up.w.n;
     if (is_read_rounded(layer, own ? "down_proj" : "shared_down", down))
-      return kernels.activation_quantised(args, w.inter, rows, width, layout.weights, w.quantised_act);
+      return kernels.activation_quantised(args, w.inter, rows, width, layout.weights, w.quantised_act,
+                                          down.w.x_scale);
     return kernels.activation(args, w.inter, rows, width, w.act);
   }
   if (name == "down_proj") return gemm(op, weights.down, w.act, w.quantised_act, w.partial);

@@ -54,7 +54,7 @@ struct Described {
   // Column by column, as the library sees matrices, y^T[n, m] = w[k, n]^T x[k, m].
   explicit Described(const CublasOffer& p) {
     const bool integers = p.form == CublasForm::kInt8, blocks = p.form == CublasForm::kFp8Blocks,
-               fp8 = p.form == CublasForm::kFp8 || p.form == CublasForm::kFp8Scaled || blocks;
+               fp8 = !integers && p.form != CublasForm::kBf16;
     const auto size = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     good = cublasLtMatmulDescInit(&matmul, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                   integers ? CUDA_R_32I : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
@@ -71,10 +71,12 @@ struct Described {
     // sum of fp8 products is some 13 bits below its largest term (DeepSeek-V3, arXiv 2412.19437, 3.3.2).
     // Scales of blocks are applied there.
     if (fp8 && !blocks) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
-    if (blocks || p.form == CublasForm::kFp8Scaled) {
-      const std::int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
-                         of_w = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : by_rows,
-                         of_x = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : by_rows;
+    if (fp8 && p.form != CublasForm::kFp8) {
+      const std::int32_t alike = p.form == CublasForm::kFp8Tensors
+                                     ? CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F
+                                     : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                         of_w = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : alike,
+                         of_x = blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : alike;
       set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_w), set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_x);
       set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.w_scales));
       set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.x_scales));
@@ -231,6 +233,7 @@ ProductChoices& kept_choices() {
     add("driver", static_cast<std::size_t>(d.driver_version));
     add("runtime", static_cast<std::size_t>(d.runtime_version));
     add("cuBLASLt", cublasLtGetVersion());
+    machine += ", own kernels " FORETOKEN_KERNELS_ID;
     return new ProductChoices(choices_file(), machine);
   }();
   return kept;
@@ -238,21 +241,21 @@ ProductChoices& kept_choices() {
 
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm));
 
-void keep(const ProductKey& key, const Choice& choice) {
-  ProductChoice kept{choice.own, static_cast<std::uint32_t>(choice.offer), {}};
+void keep(const ProductKey& key, const Choice& choice, std::int64_t rows) {
+  ProductChoice kept{choice.own, static_cast<std::uint32_t>(choice.offer), {}, rows};
   if (!choice.own) std::memcpy(kept.algorithm.data(), &choice.algorithm, sizeof kept.algorithm);
   kept_choices().keep(key, kept);
 }
 
-// What was kept, where the library still takes it for these offers.
+// What was kept, where the library still takes it.
 std::optional<Choice> kept(const ProductKey& key, std::span<const CublasOffer> offers) {
   const std::optional<ProductChoice> found = kept_choices().find(key);
   if (!found) return std::nullopt;
   Choice choice{found->own, found->offer, {}};
   if (choice.own) return choice;
-  if (choice.offer < offers.size()) {
+  if (const std::optional<CublasOffer> offer = measured_offer(*found, offers)) {
     std::memcpy(&choice.algorithm, found->algorithm.data(), sizeof choice.algorithm);
-    const Described d(offers[choice.offer]);
+    const Described d(*offer);
     cublasLtMatmulHeuristicResult_t result{};
     if (d.good &&
         cublasLtMatmulAlgoCheck(library().handle, &d.matmul, &d.w, &d.x, &d.y, &d.y, &choice.algorithm,
@@ -312,7 +315,7 @@ bool cublas_product(std::span<const CublasOffer> offers, Stream& stream,
       known = choices.emplace(key, Choice{true, 0, {}}).first;
     } else {
       const std::optional<Choice> best = measure(offers, offered, stream, own);
-      if (best) keep(key, *best);
+      if (best) keep(key, *best, p.m);
       known = choices.emplace(key, best.value_or(offered.choices.front())).first;
     }
   }

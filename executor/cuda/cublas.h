@@ -18,9 +18,10 @@ namespace foretoken::cuda {
 //               (CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)
 //   kFp8Blocks  the same with scales of w's blocks of 128 x 128 and of 128 values of a row of x
 //               (CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F, VEC128_32F)
-//   kInt8       int32 sums, in y's memory
+//   kFp8Tensors the same with one scale of w and one of x, the first ones
+//   (CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F) kInt8       int32 sums, in y's memory
 // kFp8 and kInt8 leave to `after` what makes a product of the sums, and accumulate nothing.
-enum class CublasForm : std::uint8_t { kBf16, kFp8, kFp8Scaled, kFp8Blocks, kInt8 };
+enum class CublasForm : std::uint8_t { kBf16, kFp8, kFp8Scaled, kFp8Blocks, kFp8Tensors, kInt8 };
 
 // A way to make y[m, n] = x[m, k] w[n, k]^T (+ bias[n]) (+ y if accumulate) that the library may have a
 // kernel for; strides in elements. Rows of w and x may be padded with zeros, which count in k.
@@ -28,7 +29,8 @@ struct CublasOffer {
   CublasForm form = CublasForm::kBf16;
   const void *w = nullptr, *x = nullptr;
   std::int64_t m = 0, n = 0, k = 0, w_stride = 0, x_stride = 0, y_stride = 0;
-  // [n], [m] of kFp8Scaled; [n / 128][k / 128, padded to 4], [k / 128][m] of kFp8Blocks; null for others.
+  // [n], [m] of kFp8Scaled; one of kFp8Tensors; [n / 128][k / 128, padded to 4], [k / 128][m] of kFp8Blocks;
+  // null for others.
   const float *w_scales = nullptr, *x_scales = nullptr;
   const float* bias = nullptr;  // kBf16 alone
   bool accumulate = false;

@@ -43,6 +43,7 @@ void multiply(const CublasOffer& p) {
         continue;
       }
       if (p.form == CublasForm::kFp8Scaled) sum *= double{p.w_scales[column]} * p.x_scales[row];
+      if (p.form == CublasForm::kFp8Tensors) sum *= double{p.w_scales[0]} * p.x_scales[0];
       if (p.bias != nullptr) sum += p.bias[column];
       *to = static_cast<float>(p.accumulate ? *to + sum : sum);
     }

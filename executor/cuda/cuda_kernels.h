@@ -37,7 +37,7 @@ class CudaKernels final : public Kernels {
   std::size_t packed_bytes(Storage storage, std::int64_t n, std::int64_t k) const override;
   using Kernels::pack;
   Matrix pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read, std::byte* memory,
-              Threads& threads) const override;
+              Threads& threads, float scale = 0) const override;
   void embed(const Matrix& w, std::span<const std::int32_t> ids, std::int64_t offset, float scale,
              bool accumulate, float* out, std::byte* scratch) const override;
   std::size_t gemm_scratch(const Matrix& w, std::int64_t m) const override;
@@ -48,9 +48,9 @@ class CudaKernels final : public Kernels {
             std::int64_t width, float* y, std::int64_t y_stride) const override;
   std::size_t quantised_bytes(Storage format, std::int64_t rows, std::int64_t width) const override;
   void norm_quantised(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
-                      float* stream, Storage format, std::byte* to) const override;
+                      float* stream, Storage format, std::byte* to, float x_scale = 0) const override;
   void activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows, std::int64_t width,
-                            Storage format, std::byte* to) const override;
+                            Storage format, std::byte* to, float x_scale = 0) const override;
   void gemm_quantised(const Matrix& w, const std::byte* x, std::int64_t m, const float* bias, bool accumulate,
                       float* y, std::int64_t y_stride, std::byte* scratch, Threads& threads) const override;
   void add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,

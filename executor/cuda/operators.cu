@@ -464,16 +464,18 @@ void CudaKernels::activation(const ActivationArgs& args, const float* x, std::in
 }
 
 void CudaKernels::norm_quantised(const NormArgs& args, const float* added, std::int64_t rows,
-                                 std::int64_t width, float* stream, Storage format, std::byte* to) const {
+                                 std::int64_t width, float* stream, Storage format, std::byte* to,
+                                 float x_scale) const {
   const QuantisedForm form(format, rows, width);
   if (form.floats) return Kernels::norm_quantised(args, added, rows, width, stream, format, to);
   launch_norm(*this, "norm_quantised", args,
               {stream, added, nullptr, 1, rows, width, 0, width, 0, width,
-               quantised_rows(form, format, rows, width, to)});
+               quantised_rows(form, format, rows, width, to, x_scale)});
 }
 
 void CudaKernels::activation_quantised(const ActivationArgs& args, const float* x, std::int64_t rows,
-                                       std::int64_t width, Storage format, std::byte* to) const {
+                                       std::int64_t width, Storage format, std::byte* to,
+                                       float x_scale) const {
   const QuantisedForm form(format, rows, width);
   if (form.floats) return Kernels::activation_quantised(args, x, rows, width, format, to);
   if (rows <= 0 || width <= 0) return;
@@ -490,7 +492,8 @@ void CudaKernels::activation_quantised(const ActivationArgs& args, const float* 
          {.grid = dim3(static_cast<unsigned>(rows)),
           .block = dim3(static_cast<unsigned>(((pieces + each - 1) / each + 31) / 32 * 32)),
           .name = "activation_quantised"},
-         stream(), Activate{args, gated, x, nullptr, width}, quantised_rows(form, format, rows, width, to));
+         stream(), Activate{args, gated, x, nullptr, width},
+         quantised_rows(form, format, rows, width, to, x_scale));
 }
 
 void CudaKernels::sigmoid_gate(const float* gate, std::int64_t gate_stride, std::int64_t gate_width,

@@ -97,13 +97,13 @@ std::size_t CudaKernels::packed_bytes(Storage storage, std::int64_t n, std::int6
 }
 
 Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const ReadRow& read,
-                         std::byte* memory, Threads& threads) const {
+                         std::byte* memory, Threads& threads, float scale) const {
   static Staging& staging = *new Staging;
   const std::lock_guard lock(staging.mutex);
   // What takes products to it; its memory can't be allocated within a recorded step.
   if (storage == Storage::kBf16 || of_8_bits(storage)) prepare_cublas();
   const PackedLayout layout(storage, n, k);
-  const RowEncoder encoder(storage, n, k, read, threads);
+  const RowEncoder encoder(storage, n, k, read, threads, scale);
   const bool blocks = storage == Storage::kFp8Block;
   std::vector<float> scales(static_cast<std::size_t>(layout.scales()), 1.0f);
   // A row that is longer than a buffer has one of its own.
@@ -146,7 +146,7 @@ Matrix CudaKernels::pack(Storage storage, std::int64_t n, std::int64_t k, const 
   }
   copy(stream(), memory + layout.scales_at, scales.data(), scales.size() * sizeof(float));
   stream().synchronize();
-  return {storage, n, k, memory};
+  return {.storage = storage, .n = n, .k = k, .packed = memory, .one_scale = scale > 0};
 }
 
 }  // namespace foretoken::cuda

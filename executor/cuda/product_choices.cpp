@@ -16,10 +16,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The number is raised when lines change their form, and when the executor's own products change their speed.
-constexpr std::string_view kTitle = "foretoken product choices 1";
-constexpr std::uintmax_t kMostBytes = std::uintmax_t{16} << 20;  // a choice takes some 300
-constexpr std::array<std::string_view, 5> kForms = {"bf16", "fp8", "fp8_scaled", "fp8_blocks", "int8"};
+constexpr std::string_view kTitle = "foretoken product choices 2";  // raised when lines change their form
+constexpr std::uintmax_t kMostBytes = std::uintmax_t{16} << 20;     // a choice takes some 300
+constexpr std::array<std::string_view, 6> kForms = {"bf16",       "fp8",         "fp8_scaled",
+                                                    "fp8_blocks", "fp8_tensors", "int8"};
 
 using Choices = std::map<std::pair<std::string, ProductKey>, ProductChoice>;  // by machine
 
@@ -31,10 +31,10 @@ std::uint64_t checksum(std::string_view text) {  // FNV-1a
 
 // "machine <tab> form and numbers, by spaces"
 std::string line_of(const std::string& machine, const ProductKey& k, const ProductChoice& c) {
-  std::string text = fmt::format("{}\t{} {} {} {} {} {} {} {} {} {} {:d} {:d} {:d} {:d} {}", machine,
+  std::string text = fmt::format("{}\t{} {} {} {} {} {} {} {} {} {} {:d} {:d} {:d} {:d} {} {}", machine,
                                  kForms[static_cast<std::size_t>(k.form)], k.m, k.n, k.k, k.w_stride,
                                  k.x_stride, k.y_stride, k.w_alignment, k.x_alignment, k.y_alignment, k.bias,
-                                 k.accumulate, k.prepared, c.own, c.offer);
+                                 k.accumulate, k.prepared, c.own, c.offer, c.rows);
   for (const std::uint64_t word : c.algorithm) text += fmt::format(" {}", word);
   return text;
 }
@@ -51,7 +51,7 @@ bool take_line(std::string_view line, Choices& choices) {
   ProductKey k;
   ProductChoice c;
   in >> form >> k.m >> k.n >> k.k >> k.w_stride >> k.x_stride >> k.y_stride >> k.w_alignment >>
-      k.x_alignment >> k.y_alignment >> k.bias >> k.accumulate >> k.prepared >> c.own >> c.offer;
+      k.x_alignment >> k.y_alignment >> k.bias >> k.accumulate >> k.prepared >> c.own >> c.offer >> c.rows;
   for (std::uint64_t& word : c.algorithm) in >> word;
   const auto at = std::find(kForms.begin(), kForms.end(), form);
   if (!in || !in.eof() || at == kForms.end()) return false;
@@ -95,6 +95,13 @@ std::optional<Choices> read_choices(const fs::path& file) {
 }
 
 }  // namespace
+
+std::optional<CublasOffer> measured_offer(const ProductChoice& choice, std::span<const CublasOffer> offers) {
+  if (choice.own || choice.offer >= offers.size()) return std::nullopt;
+  CublasOffer offer = offers[choice.offer];
+  offer.m = choice.rows;
+  return offer;
+}
 
 ProductChoices::ProductChoices(fs::path file, std::string machine)
     : file_(std::move(file)), machine_(std::move(machine)) {

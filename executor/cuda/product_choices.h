@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "executor/cuda/cublas.h"
@@ -33,13 +34,19 @@ struct ProductChoice {
   std::uint32_t offer = 0;  // else which CublasOffer,
   // and cuBLASLt's algorithm, which the same version of the library takes back (cublasLtMatmulAlgo_t).
   std::array<std::uint64_t, 8> algorithm{};
+  std::int64_t rows = 0;  // of x with which it was measured, of all that its bucket has
   bool operator==(const ProductChoice&) const = default;
 };
 
+// The offer that a choice was measured as, with the rows that it was measured with: what the library is asked
+// whether it still takes the algorithm for. (Asked for the rows at hand it may say no, and they would measure
+// again and take the place of what others of the bucket use.) Nothing where there is no such offer.
+std::optional<CublasOffer> measured_offer(const ProductChoice& choice, std::span<const CublasOffer> offers);
+
 class ProductChoices {
  public:
-  // Reads the file, which need not exist. An empty path: there is none. machine: device, driver and library,
-  // whose choices are given and added.
+  // Reads the file, which need not exist. An empty path: there is none. machine: device, driver, library and
+  // the executor's own kernels, whose choices are given and added.
   ProductChoices(std::filesystem::path file, std::string machine);
   std::optional<ProductChoice> find(const ProductKey& key) const;
   // Adds one, or replaces it, and writes the file with what others have written meanwhile. The file is

@@ -186,7 +186,7 @@ std::size_t rounded_bytes(Storage storage, std::int64_t k, std::int64_t m) {
   return padded(m * rounded_stride(storage, k) * 2);
 }
 std::size_t scale_bytes(Storage storage, std::int64_t k, std::int64_t m, bool quantised_x) {
-  if (quantised_x) return padded(scales_of_row(storage, k) * m * 4);
+  if (quantised_x) return padded((scales_of_row(storage, k) * m + 1) * 4);  // and that of all rows
   return storage == Storage::kF16 ? padded(m * 4) : 0;
 }
 // Quantised rows may come as bytes, which become bf16 with the same padding.
@@ -261,10 +261,15 @@ void run_quantised(Product p, std::byte* rows, float* scales, std::uint16_t* exp
   CublasOffer plain = offer_of(fp8 ? CublasForm::kFp8 : CublasForm::kInt8, p, p.elements, p.row_bytes, x,
                                p.row_bytes, nullptr);
   if (p.quantised == nullptr)
-    plain.before = [&] { launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, nullptr, on); };
+    plain.before = [&] {
+      launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rows, scales, nullptr, on,
+                      {p.one_x_scale, p.x_scale});
+    };
   CublasOffer scaled = plain;
   plain.after = [&](float* y, std::int64_t y_stride) { launch_scale(p, y, y_stride, on, !fp8); };
-  scaled.form = blocks ? CublasForm::kFp8Blocks : CublasForm::kFp8Scaled;
+  scaled.form = blocks                         ? CublasForm::kFp8Blocks
+                : p.one_scale && p.one_x_scale ? CublasForm::kFp8Tensors
+                                               : CublasForm::kFp8Scaled;
   scaled.w_scales = p.scales, scaled.x_scales = p.x_scales;
   // Where sums are scaled after, they are all that y may hold; the library's bias of fp8 products is of bf16.
   std::vector<CublasOffer> offers;
@@ -285,6 +290,7 @@ Product product_of(const Matrix& w) {
   p.n = w.n, p.k = w.k;
   p.row_bytes = layout.row_bytes, p.scale_stride = layout.scale_stride;
   p.quantised_x = w.quantised_x;
+  p.one_scale = w.one_scale, p.one_x_scale = w.one_x_scale, p.x_scale = w.x_scale;
   return p;
 }
 
@@ -379,7 +385,8 @@ void run_product(Path path, Product p, std::byte* scratch, const DevicePropertie
   }
   const bool is_made = p.quantised != nullptr;
   if (p.quantised_x && !is_made)
-    launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
+    launch_quantise(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on,
+                    {p.one_x_scale, p.x_scale});
   else if (!is_made)
     launch_round(p.storage, p.x, p.x_stride, p.m, p.k, rounded, scales, nullptr, on);
   p.rounded = is_made ? reinterpret_cast<const std::uint16_t*>(p.quantised) : rounded;

@@ -45,6 +45,8 @@ struct Product {
   const float* x_scales = nullptr;
   std::int64_t x_scale_stride = 0;
   bool quantised_x = false;
+  bool one_scale = false, one_x_scale = false;  // as of Matrix: each scale of the rows is the same one
+  float x_scale = 0;
   const std::byte* quantised = nullptr;  // x as a QuantisedForm has it, x_scales behind it; null: x is floats
   bool x_in_bytes = false;           // `rounded` is bytes as launch_quantise() leaves them (takes_bytes())
   std::int64_t x_stride = 0, m = 0;  // strides in elements
@@ -109,11 +111,18 @@ void launch_scale(const Product& product, float* y, std::int64_t y_stride, Strea
 // Rows of x quantised to 8 bits, as quantise_row() has them: as bf16 in rows of rounded_stride(), or as bytes
 // in the order of packed rows (packed.h), in rows of PackedLayout::row_bytes. scales: one a row; of kFp8Block
 // [group][rows]. count: as above.
+// one: of kFp8, all rows have the scale of one, which is known before, or found in what lies behind the
+// scales: memory for another one (then all rows are there).
+struct OneScale {
+  bool is = false;
+  float scale = 0;  // 0: to be found
+};
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
                      std::int64_t k, std::uint16_t* to, float* scales, const std::int32_t* count,
-                     Stream& stream);
+                     Stream& stream, OneScale one = {});
 void launch_quantise(Storage storage, const float* x, std::int64_t x_stride, std::int64_t rows,
-                     std::int64_t k, std::byte* to, float* scales, const std::int32_t* count, Stream& stream);
+                     std::int64_t k, std::byte* to, float* scales, const std::int32_t* count, Stream& stream,
+                     OneScale one = {});
 // Rows as the kernels that make them leave them quantised (Kernels::quantised_bytes()): as launch_quantise()
 // does, in bf16 for the streams and in bytes for more rows, with their scales behind them; as floats where a
 // row is not of fours, or too long to be held by a block.

@@ -15,10 +15,12 @@ struct QuantisedRows {
   std::int64_t rows = 0, width = 0, row_bytes = 0;
   std::byte* to = nullptr;
   float* scales = nullptr;
+  float fixed = 0;  // of kFp8: every row's scale; 0: each has its own
 };
 inline QuantisedRows quantised_rows(const QuantisedForm& form, Storage format, std::int64_t rows,
-                                    std::int64_t width, std::byte* to) {
-  return {format, form.bytes, rows, width, form.row_bytes, to, reinterpret_cast<float*>(to + form.scales_at)};
+                                    std::int64_t width, std::byte* to, float fixed) {
+  return {format, form.bytes, rows, width, form.row_bytes, to, reinterpret_cast<float*>(to + form.scales_at),
+          fixed};
 }
 
 FORETOKEN_DEVICE float scale_from(float largest, float limit) { return largest > 0 ? largest / limit : 1.0f; }
@@ -54,6 +56,10 @@ FORETOKEN_DEVICE float largest_of(const Values<4>& values) {
 template <bool kBlock>
 FORETOKEN_DEVICE float scale_of_row(const QuantisedRows& q, std::int64_t row, float largest, int first) {
   if (q.format == Storage::kFp8Block) return 1;  // groups have their own
+  if (q.fixed > 0) {
+    if (first == 0) q.scales[row] = q.fixed;
+    return q.fixed;
+  }
   if constexpr (kBlock)
     largest = block_max(largest);
   else

@@ -10,7 +10,8 @@ struct ExpertCase {
   std::int64_t hidden = 40, inter = 24, count = 4, first = 0, of = 4, rows = 5, top_k = 2;
   ActivationArgs activation;
   bool biases = false, quantised_x = false;
-  int skipped = -1;  // an expert that nothing is for
+  float scale = 0, x_scale = 0;  // one for each matrix, and for what it multiplies
+  int skipped = -1;              // an expert that nothing is for
 };
 
 struct Packing {
@@ -41,8 +42,9 @@ Packing pack_experts(const Kernels& kernels, const ExpertCase& c, const std::vec
   for (std::int64_t e = 0; e < c.count; ++e) {
     std::byte* const at = base + stride * static_cast<std::size_t>(e);
     const Floats* const own = &weights[static_cast<std::size_t>(4 * e)];
-    const Matrix u = kernels.pack(c.up, inter, c.hidden, reader(own[0], c.hidden), at),
-                 d = kernels.pack(c.down, c.hidden, c.inter, reader(own[1], c.inter), at + up);
+    Threads one;
+    const Matrix u = kernels.pack(c.up, inter, c.hidden, reader(own[0], c.hidden), at, one, c.scale),
+                 d = kernels.pack(c.down, c.hidden, c.inter, reader(own[1], c.inter), at + up, one, c.scale);
     kernels.memory().copy(at + up + down, own[2].data(), own[2].size() * 4);
     kernels.memory().copy(at + up + down + up_bias, own[3].data(), own[3].size() * 4);
     if (e > 0) continue;
@@ -52,7 +54,10 @@ Packing pack_experts(const Kernels& kernels, const ExpertCase& c, const std::vec
       p.experts.down_bias = reinterpret_cast<const float*>(at + up + down + up_bias);
     }
   }
-  p.experts.gate_up.quantised_x = p.experts.down.quantised_x = c.quantised_x;
+  for (Matrix* m : {&p.experts.gate_up, &p.experts.down}) {
+    m->quantised_x = c.quantised_x;
+    m->one_x_scale = c.x_scale > 0, m->x_scale = c.x_scale;
+  }
   p.experts.stride = stride;
   p.experts.first = c.first, p.experts.count = c.count;
   return p;
@@ -224,6 +229,18 @@ TEST(CudaExperts, OfEveryActivation) {
           experts_are_the_references(c, limit_of(storage));
         }
     }
+}
+
+// Few rows an expert, some, and many.
+TEST(CudaExperts, OfOneScale) {
+  for (const std::int64_t rows : {3, 20, 200}) {
+    ExpertCase c;
+    c.up = c.down = Storage::kFp8;
+    c.rows = rows, c.quantised_x = true;
+    if (rows == 200) c.hidden = 100, c.inter = 72;  // as bytes, by warpgroups
+    c.scale = 0.01f, c.x_scale = rows == 20 ? 0.5f : 0.05f;
+    experts_are_the_references(c, 4e-3);
+  }
 }
 
 // The larger tile with products of warpgroups, where there are any, and without.

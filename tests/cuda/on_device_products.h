@@ -48,11 +48,14 @@ struct Both {
   DeviceBytes memory;
   Memory reference_memory;
   Matrix device, reference;
-  Both(Storage storage, std::int64_t n, std::int64_t k, const Floats& w)
+  // scale: as of Kernels::pack().
+  Both(Storage storage, std::int64_t n, std::int64_t k, const Floats& w, float scale = 0)
       : memory(cuda_set().packed_bytes(storage, n, k)),
-        reference_memory(reference_kernels().packed_bytes(storage, n, k)),
-        device(cuda_set().pack(storage, n, k, reader(w, k), memory.data())),
-        reference(reference_kernels().pack(storage, n, k, reader(w, k), reference_memory.data())) {}
+        reference_memory(reference_kernels().packed_bytes(storage, n, k)) {
+    Threads one;
+    device = cuda_set().pack(storage, n, k, reader(w, k), memory.data(), one, scale);
+    reference = reference_kernels().pack(storage, n, k, reader(w, k), reference_memory.data(), one, scale);
+  }
 };
 
 struct Case {

@@ -41,8 +41,10 @@ void put(const fs::path& file, const std::string& text) {
 ProductKey key() {
   return {CublasForm::kFp8Scaled, 64, 4096, 14336, 14336, 14336, 4096, 256, 128, 16, true, false, true};
 }
-ProductChoice choice(std::uint64_t first) { return {false, 1, {first, 2, 3, 4, 5, 6, 7, ~std::uint64_t{0}}}; }
-const ProductChoice kOwn{true, 0, {}};
+ProductChoice choice(std::uint64_t first) {
+  return {false, 1, {first, 2, 3, 4, 5, 6, 7, ~std::uint64_t{0}}, 40};
+}
+const ProductChoice kOwn{true, 0, {}, 33};
 
 TEST(ProductChoices, AreReadAgain) {
   const fs::path file = new_folder() / "data" / "choices.txt";
@@ -107,6 +109,27 @@ TEST(ProductChoices, OfSeveralMachinesLieInOneFile) {
   EXPECT_EQ(ProductChoices(file, "another\tof\ntwo lines").find(key()), choice(2));
 }
 
+// 40 and 64 rows are of one bucket: what was measured with 40 is asked of the library for 40, whichever of
+// the two comes first in a process.
+TEST(ProductChoices, AreCheckedWithTheRowsTheyWereMeasuredWith) {
+  const fs::path file = new_folder() / "choices.txt";
+  ProductChoices(file, kMachine).keep(key(), choice(9));
+  const auto kept = ProductChoices(file, kMachine).find(key());
+  ASSERT_TRUE(kept);
+  for (const std::int64_t rows : {40, 64}) {
+    CublasOffer offers[2];
+    offers[0].m = offers[1].m = rows;
+    offers[1].n = 4096;
+    const auto asked = measured_offer(*kept, offers);
+    ASSERT_TRUE(asked);
+    EXPECT_EQ(asked->m, 40);
+    EXPECT_EQ(asked->n, 4096);
+    EXPECT_EQ(offers[1].m, rows);
+    EXPECT_FALSE(measured_offer(*kept, {offers, 1}));  // a build that offers less
+    EXPECT_FALSE(measured_offer(kOwn, offers));
+  }
+}
+
 TEST(ProductChoices, WithoutAFileStayInMemory) {
   ProductChoices choices({}, kMachine);
   choices.keep(key(), choice(9));
@@ -155,9 +178,9 @@ TEST(ProductChoices, DamagedLinesAreLeftOut) {
 
 TEST(ProductChoices, FilesOfOthersStayAsTheyAre) {
   const fs::path folder = new_folder();
-  for (const std::string& text : {std::string("foretoken product choices 2\nof a later version\n"),
+  for (const std::string& text : {std::string("foretoken product choices 3\nof a later version\n"),
                                   std::string("SQLite format 3\0\x10\0", 19), std::string("\n"),
-                                  std::string("foretoken product choices 1 and more\n")}) {
+                                  std::string("foretoken product choices 2 and more\n")}) {
     const fs::path file = folder / "choices.txt";
     put(file, text);
     ProductChoices choices(file, kMachine);

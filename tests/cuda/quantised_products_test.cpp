@@ -15,6 +15,14 @@ struct Quantised : Both {
   }
 };
 
+// One scale of w, and x_scale of x; 0: that of all its rows.
+struct OneScale : Both {
+  OneScale(std::int64_t n, std::int64_t k, const Floats& w, float x_scale)
+      : Both(Storage::kFp8, n, k, w, 0.01f) {
+    for (Matrix* m : {&device, &reference}) m->quantised_x = m->one_x_scale = true, m->x_scale = x_scale;
+  }
+};
+
 // Rows of every magnitude, one of zeros.
 Floats rows_of_all_magnitudes(std::int64_t rows, std::int64_t k) {
   Floats x = normal(static_cast<std::size_t>(rows * k), 41);
@@ -71,6 +79,43 @@ TEST(CudaQuantised, RowsAreTheHosts) {
         EXPECT_TRUE(same_bits(scales.back(), expected_scales));
         EXPECT_TRUE(same_bits(again.back(), expected_scales));
       }
+}
+
+TEST(CudaQuantised, RowsOfOneScaleAreTheHosts) {
+  const std::int64_t rows = 5;
+  for (const std::int64_t k : {1, 33, 390, 16392})
+    for (const float scale : {0.0f, 0.004f}) {
+      SCOPED_TRACE(testing::Message() << "k " << k << " scale " << scale);
+      const Floats x = rows_of_all_magnitudes(rows, k);
+      const Device<float> on_x(x), scales(Floats(rows + 1, kPoison));
+      const std::int64_t width = cuda::rounded_stride(Storage::kFp8, k),
+                         bytes = cuda::PackedLayout(Storage::kFp8, 1, k).row_bytes;
+      const Device<std::uint16_t> pairs(static_cast<std::size_t>(rows * width));
+      const DeviceBytes packed(static_cast<std::size_t>(rows * bytes));
+      cuda::launch_quantise(Storage::kFp8, on_x.data(), k, rows, k, pairs.data(), scales.data(), nullptr,
+                            cuda_set().stream(), {true, scale});
+      const Matrix w{.storage = Storage::kFp8, .k = k, .one_x_scale = true, .x_scale = scale};
+      const float expected = scale_of_x(w, x.data(), k, rows);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        Floats numbers(static_cast<std::size_t>(k));
+        float own;
+        quantise_row(Storage::kFp8, x.data() + r * k, k, numbers.data(), &own, expected);
+        EXPECT_EQ(own, expected);
+        EXPECT_EQ(scales.back()[static_cast<std::size_t>(r)], expected);
+        const auto got = pairs.back();
+        for (std::int64_t i = 0; i < k; ++i)
+          ASSERT_EQ(got[static_cast<std::size_t>(r * width + i)],
+                    float_to_bf16(numbers[static_cast<std::size_t>(i)]));
+      }
+      cuda::launch_quantise(Storage::kFp8, on_x.data(), k, rows, k, packed.data(), scales.data(), nullptr,
+                            cuda_set().stream(), {true, scale});
+      // A row of x is packed as weights are.
+      const DeviceBytes as_weights(cuda_set().packed_bytes(Storage::kFp8, rows, k));
+      Threads one;
+      cuda_set().pack(Storage::kFp8, rows, k, reader(x, k), as_weights.data(), one, expected);
+      const auto theirs = as_weights.back(), ours = packed.back();
+      EXPECT_TRUE(std::equal(ours.begin(), ours.end(), theirs.begin()));
+    }
 }
 
 // Rows beyond those that the device counts are left alone.
@@ -211,6 +256,69 @@ TEST(CudaQuantised, EveryPathHasTheSameNumbers) {
       plain.quantised_x = false;
       EXPECT_GT(distance(expected, reference_product(plain, c)), 1e-3) << "x is rounded";
     }
+  }
+}
+
+// Few rows, tiles, bf16 in memory and, emulated, both of the library's ways.
+TEST(CudaQuantised, OneScaleIsTheReferences) {
+  const std::int64_t n = 130, k = 200;
+  for (const float x_scale : {0.0f, 0.004f}) {
+    const OneScale packed(n, k, normal(static_cast<std::size_t>(n * k), 71), x_scale);
+    const auto bias = normal(static_cast<std::size_t>(n), 72);
+    for (const std::int64_t m : {1, 8, 9, 65, 300})
+      for (const bool with_bias : {false, true}) {
+        SCOPED_TRACE(testing::Message() << "scale " << x_scale << " m " << m << " bias " << with_bias);
+        const auto x = normal(static_cast<std::size_t>(m * k), 73);
+        Case c;
+        c.m = m, c.x = &x, c.x_gap = m == 65 ? 3 : 0;
+        if (with_bias) c.bias = &bias;
+        const auto expected = reference_product(packed.reference, c);
+        EXPECT_LT(distance(by_gemm(packed.device, c), expected), limit_of(Storage::kFp8));
+#ifdef FORETOKEN_EMULATED
+        for (const int offer : {0, 1}) {
+          if (m <= cuda::kStreamRows) continue;
+          cuda::emulation::settings().cublas_offer = offer;
+          EXPECT_LT(distance(by_gemm(packed.device, c), expected), kClose) << offer;
+        }
+        cuda::emulation::settings() = {};
+#endif
+      }
+  }
+}
+
+// Norms and gates have the scale before they begin: the bits of both apart. Rows of a warp and of a block,
+// and such as are longer than its registers.
+TEST(CudaQuantised, WhatIsMadeWithAFixedScaleIsWhatTheProductMakes) {
+  const std::int64_t n = 24;
+  const float x_scale = 0.004f;
+  Threads threads;
+  for (const auto& [width, m] : {std::pair<std::int64_t, std::int64_t>{100, 3}, {1028, 9}, {16640, 9}}) {
+    SCOPED_TRACE(width);
+    const OneScale packed(n, width, normal(static_cast<std::size_t>(n * width), 74), x_scale);
+    const auto size = static_cast<std::size_t>(m * width);
+    const Device<float> added(normal(size, 75)), gates(normal(2 * size, 76)), x(size),
+        y(static_cast<std::size_t>(m * n));
+    const DeviceBytes made(cuda_set().quantised_bytes(Storage::kFp8, m, width)),
+        scratch(cuda_set().gemm_scratch(packed.device, m));
+    const auto expect_same = [&](const char* what) {
+      cuda_set().gemm_quantised(packed.device, made.data(), m, nullptr, false, y.data(), n, scratch.data(),
+                                threads);
+      const Floats together = y.back();
+      cuda_set().gemm(packed.device, x.data(), width, m, nullptr, false, y.data(), n, scratch.data(),
+                      threads);
+#ifdef FORETOKEN_EMULATED
+      EXPECT_TRUE(same_bits(together, y.back())) << what;
+#else
+      EXPECT_LT(distance(together, y.back()), 2e-3) << what;
+#endif
+    };
+    const Device<float> stream(normal(size, 77)), stream_apart(normal(size, 77));
+    cuda_set().norm_quantised({}, added.data(), m, width, stream.data(), Storage::kFp8, made.data(), x_scale);
+    cuda_set().add_norm({}, added.data(), m, width, stream_apart.data(), x.data());
+    expect_same("norm");
+    cuda_set().activation_quantised({}, gates.data(), m, width, Storage::kFp8, made.data(), x_scale);
+    cuda_set().activation({}, gates.data(), m, width, x.data());
+    expect_same("activation");
   }
 }
 

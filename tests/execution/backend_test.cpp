@@ -479,6 +479,12 @@ TEST(ExecutedBackend, RefusesByNameWhatItDoesNotDo) {
   ExecutorOptions odd;
   odd.isa = "sse9";
   EXPECT_THAT(error_of([&] { execute(scenario("dense"), odd); }), HasSubstr("sse9"));
+  ExecutorOptions scales;
+  scales.fp8_scales = "tensor";
+  EXPECT_THAT(error_of([&] { execute(scenario("dense"), scales); }), HasSubstr("use --quantization fp8"));
+  Json experts = scenario("moe", {{"quantization", "fp8"}});
+  experts["hardware"]["device"] = "h200";
+  EXPECT_THAT(error_of([&] { execute(experts, scales); }), HasSubstr("rows that go to different experts"));
   Json other = scenario("dense");
   other["model"]["config"]["model_type"] = "gptj";
   other["model"]["config"]["rotary_dim"] = 8;

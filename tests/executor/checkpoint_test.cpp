@@ -184,15 +184,16 @@ TEST(CheckpointTest, MissingAndMisshapenTensorsAreRefused) {
               HasSubstr("quantised"));
 }
 
-// A golden model's file with the down projection of a layer in fp8, beside scales of a shape and a name.
+// A golden model's file with the down projection of a layer in fp8, beside scales of a shape and a name, and
+// scales of what it multiplies where there are any.
 struct Fp8File {
   test::Folder folder;
   Golden golden{"llama"};
   std::string down = "model.layers.1.mlp.down_proj.weight";
   std::vector<std::uint8_t> numbers;
 
-  Fp8File(const std::string& suffix, const std::vector<std::int64_t>& shape,
-          const std::vector<float>& scales) {
+  Fp8File(const std::string& suffix, const std::vector<std::int64_t>& shape, const std::vector<float>& scales,
+          const std::vector<float>& input_scale = {}) {
     struct Entry {
       std::string name, dtype;
       std::vector<std::int64_t> shape;
@@ -211,11 +212,17 @@ struct Fp8File {
       entries.back().dtype = "F8_E4M3";
       entries.back().bytes.assign(numbers.begin(), numbers.end());
     }
-    if (!suffix.empty())
-      entries.push_back({down + suffix,
-                         "F32",
-                         shape,
-                         {reinterpret_cast<const char*>(scales.data()), scales.size() * sizeof(float)}});
+    const auto add = [&](const std::string& name, const std::vector<std::int64_t>& of,
+                         const std::vector<float>& values) {
+      entries.push_back(
+          {name, "F32", of, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)}});
+    };
+    if (!suffix.empty()) add(down + suffix, shape, scales);
+    if (!input_scale.empty()) {
+      std::vector<std::int64_t> of;  // none: a number
+      if (input_scale.size() > 1) of.push_back(static_cast<std::int64_t>(input_scale.size()));
+      add("model.layers.1.mlp.down_proj.input_scale", of, input_scale);
+    }
     Json header = Json::object();
     std::string data;
     for (const Entry& e : entries) {
@@ -258,6 +265,29 @@ TEST(CheckpointTest, Fp8TensorsAreScaled) {
                 Fp8File("_scale_inv", {2, 1}, {1, 1}).open();
               }),
               HasSubstr("with scales of shape [2, 1], which are those of no rows and no blocks of 128"));
+}
+
+// As vLLM's servers take them: one scale of a matrix and one of what it multiplies, or a token's.
+TEST(CheckpointTest, Fp8TensorsHaveTheirScalesToo) {
+  const auto none = Fp8File("_scale", {32}, std::vector<float>(32, 1)).open(),
+             dynamic = Fp8File("_scale", {}, {0.25f}).open(),
+             fixed = Fp8File("_scale", {1}, {0.25f}, {0.0625f}).open();
+  EXPECT_EQ(none->fp8_scales(), Fp8Scales::kRows);
+  EXPECT_EQ(dynamic->fp8_scales(), Fp8Scales::kTensorToken);
+  EXPECT_EQ(fixed->fp8_scales(), Fp8Scales::kStatic);
+  EXPECT_EQ(none->weight_scale(Role::kDown, 1, 0), 0);
+  EXPECT_EQ(dynamic->weight_scale(Role::kDown, 1, 0), 0.25f);
+  EXPECT_EQ(dynamic->input_scale(Role::kDown, 1, 0), 0);
+  EXPECT_EQ(fixed->input_scale(Role::kDown, 1, 0), 0.0625f);
+  EXPECT_EQ(fixed->input_scale(Role::kDown, 0, 0), 0) << "a matrix in bfloat16";
+  EXPECT_EQ(fixed->input_scale(Role::kRouter, 0, 0), 0) << "no such weight";
+  EXPECT_EQ(Fp8File("_scale", {}, {-1}).open()->weight_scale(Role::kDown, 1, 0), 0);
+  EXPECT_THAT(test::error_of([] {
+                Fp8File("_scale", {}, {1}, {1, 2}).open();
+              }),
+              HasSubstr("down_proj.input_scale\" is F32 of shape [2]; one number"));
+  EXPECT_THAT(test::error_of([] { Fp8File("_scale", {}, {1}, {-1}).open(); }),
+              HasSubstr("a scale is above 0"));
 }
 
 TEST(CheckpointTest, TypesThatAreNoReadableFloatAreRefused) {

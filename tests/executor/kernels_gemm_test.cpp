@@ -1,6 +1,7 @@
 // Matrix products of every storage against the reference, within what each format loses; the same bits
 // whatever the batch and the threads.
 #include <stdexcept>
+#include <tuple>
 
 #include "executor/storage.h"
 #include "tests/executor/kernels_testing.h"
@@ -11,10 +12,12 @@ namespace {
 struct Packed {
   Memory memory;
   Matrix matrix;
-  Packed(const Kernels& kernels, Storage storage, std::int64_t n, std::int64_t k, const Floats& w)
+  Packed(const Kernels& kernels, Storage storage, std::int64_t n, std::int64_t k, const Floats& w,
+         float scale = 0)
       : memory(kernels.packed_bytes(storage, n, k)) {
     const auto read = [&](std::int64_t row, float* out) { std::copy_n(w.data() + row * k, k, out); };
-    matrix = kernels.pack(storage, n, k, read, memory.data());
+    Threads one;
+    matrix = kernels.pack(storage, n, k, read, memory.data(), one, scale);
   }
 };
 
@@ -181,6 +184,58 @@ TEST_P(EverySet, BlocksByHand) {
     EXPECT_NEAR(quantised[1], kRounded * 2 * kRounded + 0.01 * kRounded * 0.02 * kRounded, 1e-6);
     EXPECT_NEAR(quantised[129], 1.06 * 2 * kRounded, 1e-6);
     EXPECT_EQ(quantised[2], 0);
+  }
+}
+
+// By hand. w's scale is 1, so that its rows stay as they are; 1.06 is rounded to 1 and 1e9 to 448. x's is
+// 2: 1.1 becomes 0.5625 x 2, and 2000 saturates at 896. Found, it is that of 1792, which is 4, for both
+// rows: 1.1 becomes 0.28125 x 4.
+TEST_P(EverySet, OneScaleByHand) {
+  Threads one;
+  const Floats x = {896, 1.1f, 1.1f, 2000}, alike = {1792, 1.1f, 1.1f, 4};
+  for (const Kernels* set : {kernels, &reference}) {
+    Packed p(*set, Storage::kFp8, 3, 2, {448, 16, 1, 1.06f, 1e9f, 2}, 1);
+    EXPECT_TRUE(p.matrix.one_scale);
+    p.matrix.quantised_x = p.matrix.one_x_scale = true, p.matrix.x_scale = 2;
+    EXPECT_EQ(product(*set, p.matrix, x, 2, nullptr, nullptr, one),
+              (Floats{448 * 896 + 16 * 1.125f, 896 + 1.125f, 448 * 896 + 2 * 1.125f, 448 * 1.125f + 16 * 896,
+                      1.125f + 896, 448 * 1.125f + 2 * 896}));
+    p.matrix.x_scale = 0;
+    EXPECT_EQ(product(*set, p.matrix, alike, 2, nullptr, nullptr, one),
+              (Floats{448 * 1792 + 16 * 1.125f, 1792 + 1.125f, 448 * 1792 + 2 * 1.125f, 448 * 1.125f + 16 * 4,
+                      1.125f + 4, 448 * 1.125f + 2 * 4}));
+  }
+}
+
+TEST_P(EverySet, OneScaleIsTheReferences) {
+  Threads threads(2);
+  for (const auto& [m, n, k] : {std::tuple{1, 17, 33}, {3, 64, 128}, {17, 100, 301}, {130, 70, 257}})
+    for (const float x_scale : {0.0f, 0.004f}) {
+      SCOPED_TRACE(testing::Message() << "m " << m << " n " << n << " k " << k << " scale " << x_scale);
+      const auto w = normal(static_cast<std::size_t>(n * k), 21),
+                 x = normal(static_cast<std::size_t>(m * k), 22),
+                 bias = normal(static_cast<std::size_t>(n), 23);
+      Packed mine(*kernels, Storage::kFp8, n, k, w, 0.01f), theirs(reference, Storage::kFp8, n, k, w, 0.01f);
+      for (Matrix* matrix : {&mine.matrix, &theirs.matrix})
+        matrix->quantised_x = matrix->one_x_scale = true, matrix->x_scale = x_scale;
+      const auto got = product(*kernels, mine.matrix, x, m, bias.data(), nullptr, threads);
+      EXPECT_LT(distance(got, product(reference, theirs.matrix, x, m, bias.data(), nullptr, threads)), 3e-6);
+    }
+}
+
+// The numbers of a file with one scale come back from its floats, whatever their largest is.
+TEST_P(EverySet, NumbersOfOneScaleStay) {
+  Floats numbers;
+  for (unsigned bits = 0; bits < 256; ++bits)
+    if ((bits & 0x7f) < 0x70) numbers.push_back(fp8_to_float(static_cast<std::uint8_t>(bits)));
+  const auto k = static_cast<std::int64_t>(numbers.size());
+  for (const float scale : {1.0f, 0.0123f, 3.3e-4f, 57.0f}) {
+    Floats w = numbers, got(numbers.size());
+    for (float& value : w) value *= scale;
+    Packed p(*kernels, Storage::kFp8, 1, k, w, scale);
+    const std::int32_t row[] = {0};
+    kernels->embed(p.matrix, row, 0, 1, false, got.data(), nullptr);
+    EXPECT_EQ(got, w) << scale;
   }
 }
 

@@ -173,5 +173,36 @@ TEST(NumericsTest, YarnScalesTheScoresOfLatentAttention) {
   EXPECT_NEAR(numerics_of(preset("deepseek-v2-lite"), 32).attention_scale, v2 * v2 / std::sqrt(192.0), 1e-6);
 }
 
+// Of configurations as vLLM's llm-compressor, its older AutoFP8 and NVIDIA's ModelOpt write them.
+TEST(NumericsTest, ScalesOfFp8) {
+  const auto scales = [](const Json& quantization, bool nested = false) {
+    Json config = preset("llama-3.2-1b");
+    if (nested) config = {{"model_type", "llava"}, {"text_config", config}};
+    if (!quantization.is_null()) config["quantization_config"] = quantization;
+    return numerics_of(config, 64).fp8_scales;
+  };
+  const auto groups = [](const Json& weights, const Json& inputs) {
+    return Json{{"quant_method", "compressed-tensors"},
+                {"config_groups",
+                 {{"group_0",
+                   {{"weights", {{"num_bits", 8}, {"type", "float"}, {"strategy", weights}}},
+                    {"input_activations", inputs}}}}}};
+  };
+  EXPECT_EQ(scales(nullptr), Fp8Scales::kRows);
+  EXPECT_EQ(scales({{"quant_method", "fp8"}, {"activation_scheme", "static"}}), Fp8Scales::kStatic);
+  EXPECT_EQ(scales({{"quant_method", "fp8"}, {"activation_scheme", "static"}}, true), Fp8Scales::kStatic);
+  EXPECT_EQ(scales({{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}}), Fp8Scales::kTensorToken);
+  EXPECT_EQ(scales({{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}), Fp8Scales::kRows);
+  EXPECT_EQ(scales({{"quant_method", "modelopt"}, {"quant_algo", "FP8"}}), Fp8Scales::kStatic);
+  EXPECT_EQ(scales({{"quant_method", "modelopt"}, {"quantization", {{"quant_algo", "FP8"}}}}),
+            Fp8Scales::kStatic);
+  EXPECT_EQ(scales({{"quant_method", "modelopt"}, {"quant_algo", "FP8_PER_CHANNEL_PER_TOKEN"}}),
+            Fp8Scales::kRows);
+  EXPECT_EQ(scales(groups("tensor", {{"strategy", "tensor"}, {"dynamic", false}})), Fp8Scales::kStatic);
+  EXPECT_EQ(scales(groups("tensor", {{"strategy", "token"}, {"dynamic", true}})), Fp8Scales::kTensorToken);
+  EXPECT_EQ(scales(groups("tensor", nullptr)), Fp8Scales::kTensorToken);
+  EXPECT_EQ(scales(groups("channel", {{"strategy", "token"}, {"dynamic", true}})), Fp8Scales::kRows);
+}
+
 }  // namespace
 }  // namespace foretoken

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <map>
 
 #include "executor/weight_stream.h"
@@ -319,15 +320,48 @@ TEST_P(EveryFamily, QuantisedActivationsComeClose) {
   }
 }
 
+// One scale for a matrix, and a fixed one for what it multiplies, or a token's, or (but for experts) that of
+// all tokens: near what is not stored in 8 bits, and the same numbers in both sets.
+TEST_P(EveryFamily, OneFp8ScaleComesClose) {
+  const auto tokens = std::vector<std::int32_t>(prompt.begin(), prompt.begin() + 30);
+  Runner exact(model, small_layout(), tested_kernels());
+  const auto a = whole(exact, tokens);
+  double norm = 0;
+  for (const float v : a) norm = std::max<double>(norm, std::fabs(v));
+  const double most = std::string(GetParam().name) == "Linear" ? 1.5 : 0.5;
+  const auto& kinds = model.config.kinds;
+  const bool experts = std::any_of(kinds.begin(), kinds.end(), [](const LayerKind& kind) {
+    return std::holds_alternative<MoeMlp>(kind.mlp);
+  });
+  Layout l = small_layout(Storage::kFp8, Storage::kF32);
+  l.plain = Storage::kBf16, l.quantised_x = true;
+  std::vector<std::vector<float>> all;
+  for (const auto scales : {Fp8Scales::kStatic, Fp8Scales::kTensorToken, Fp8Scales::kTensors}) {
+    if (scales == Fp8Scales::kTensors && experts) continue;
+    SCOPED_TRACE(testing::Message() << "scales " << static_cast<int>(scales));
+    l.fp8_scales = scales;
+    Runner own(model, l, tested_kernels()), reference(model, l, reference_kernels());
+    all.push_back(whole(own, tokens));
+    EXPECT_LT(distance(a, all.back()) / norm, most);
+    EXPECT_LT(distance(all.back(), whole(reference, tokens)) / norm, most / 4);
+    if (all.size() > 1) {
+      EXPECT_NE(all.back(), all.front()) << "another rounding";
+    }
+  }
+}
+
 // Norms and gates that round to the 8 bits of the products that read them change no bit, with their sums
 // within or beside them, and for few rows as for many.
 TEST_P(EveryFamily, RoundedWhereItIsMadeIsTheSame) {
-  for (const auto& [storage, format] : {std::pair{Storage::kInt8, WeightFormat::kInt8},
-                                        std::pair{Storage::kFp8Block, WeightFormat::kFp8Block}})
+  for (const auto& [storage, format] :
+       {std::pair{Storage::kInt8, WeightFormat::kInt8}, std::pair{Storage::kFp8, WeightFormat::kFp8},
+        std::pair{Storage::kFp8Block, WeightFormat::kFp8Block}})
     for (const int ranks : {1, 2}) {
+      if (storage == Storage::kFp8 && ranks == 2) continue;
       SCOPED_TRACE(testing::Message() << "storage " << static_cast<int>(storage) << " ranks " << ranks);
       Layout l = small_layout(storage, Storage::kF32);
       l.plain = Storage::kBf16, l.quantised_x = true;
+      l.fp8_scales = Fp8Scales::kStatic;
       l.ranks = l.expert_parallel = ranks;
       l.fusion.norm_residual = ranks == 1;
       const auto logits = [&](bool fused) {
@@ -368,6 +402,66 @@ TEST_P(EveryFamily, WhatRunsIsTheListThatIsPriced) {
     EXPECT_GE(o.seconds, 0);
   }
   EXPECT_EQ(priced, run);
+}
+
+// Weights whose scales the test says.
+class WithScales final : public Checkpoint {
+ public:
+  using Scale = std::function<float(Role role, std::int64_t layer, std::int64_t expert)>;
+  WithScales(const Checkpoint& weights, Scale of_weight, Scale of_input)
+      : weights_(weights), of_weight_(std::move(of_weight)), of_input_(std::move(of_input)) {}
+  Extent extent(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return weights_.extent(role, layer, expert);
+  }
+  void read(Role role, std::int64_t layer, std::int64_t expert, std::int64_t first, std::int64_t count,
+            float* out) const override {
+    weights_.read(role, layer, expert, first, count, out);
+  }
+  float weight_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return of_weight_(role, layer, expert);
+  }
+  float input_scale(Role role, std::int64_t layer, std::int64_t expert) const override {
+    return of_input_(role, layer, expert);
+  }
+
+ private:
+  const Checkpoint& weights_;
+  Scale of_weight_, of_input_;
+};
+
+TEST(Transformer, MatricesThatAreMultipliedAsOneShareTheLargestFp8Scale) {
+  const SmallModel plain(moe_config());
+  const auto tokens = some_tokens(20, 128);
+  const auto logits = [&](const WithScales::Scale& of_weight, const WithScales::Scale& of_input) {
+    SmallModel m(moe_config());
+    m.weights = std::make_unique<WithScales>(*plain.weights, of_weight, of_input);
+    Layout l = small_layout(Storage::kFp8, Storage::kF32);
+    l.plain = Storage::kBf16, l.quantised_x = true, l.fp8_scales = Fp8Scales::kStatic;
+    Runner r(m, l, tested_kernels());
+    return whole(r, tokens);
+  };
+  const auto all = [](float scale) { return [=](Role, std::int64_t, std::int64_t) { return scale; }; };
+  const auto odd = [](Role role, std::int64_t of_layer, std::int64_t of_expert, float scale, float others) {
+    return [=](Role r, std::int64_t layer, std::int64_t expert) {
+      return r == role && layer == of_layer && expert == of_expert ? scale : others;
+    };
+  };
+  const auto expected = logits(all(0.003f), all(0.05f));
+  // Keys stand beside queries and values; smaller scales count for nothing.
+  EXPECT_EQ(logits(odd(Role::kK, 1, 0, 0.001f, 0.003f), odd(Role::kV, 2, 0, 0.02f, 0.05f)), expected);
+  EXPECT_EQ(logits(all(0.003f), odd(Role::kExpertDown, 0, 5, 0.02f, 0.05f)), expected);
+  EXPECT_NE(logits(odd(Role::kK, 1, 0, 0.007f, 0.003f), all(0.05f)), expected);
+  // Inputs' scales are those of all experts of a layer.
+  const auto largest = [&](std::int64_t expert) {
+    return logits(all(0.003f), odd(Role::kExpertUp, 1, expert, 0.09f, 0.05f));
+  };
+  EXPECT_EQ(largest(0), largest(7));
+  EXPECT_NE(largest(0), expected);
+  // Without a scale of its own a matrix gets that of its largest value.
+  EXPECT_EQ(logits(odd(Role::kQ, 0, 0, 0, 0), all(0.05f)),
+            logits([](Role, std::int64_t, std::int64_t) { return -1.0f; }, all(0.05f)));
+  EXPECT_THAT(error_of([&] { logits(all(0.003f), odd(Role::kO, 1, 0, 0, 0.05f)); }),
+              HasSubstr("a matrix of layer 1 has no input_scale"));
 }
 
 TEST(Transformer, BadStepsAreRefused) {
