@@ -12,6 +12,25 @@ constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0
 constexpr int kTicks = 6, kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26,
               kAxisWidth = 70, kTickWidth = 70;  // pixels
 
+// Powers of ten; where there are few of them 1, 2 and 5 of each, so that both ends of a curve can be read
+// off.
+class LogTicker : public QCPAxisTickerLog {
+ protected:
+  QVector<double> createTickVector(double step, const QCPRange& range) override {
+    few_ = range.lower > 0 && range.upper / range.lower < kFewDecades;
+    if (!few_) return QCPAxisTickerLog::createTickVector(step, range);
+    QVector<double> ticks;
+    for (double power = std::pow(10, std::floor(std::log10(range.lower))); power <= range.upper; power *= 10)
+      for (const int m : {1, 2, 5}) ticks.push_back(m * power);
+    return ticks;
+  }
+  int getSubTickCount(double step) override { return few_ ? 0 : QCPAxisTickerLog::getSubTickCount(step); }
+
+ private:
+  static constexpr double kFewDecades = 300;
+  bool few_ = false;
+};
+
 }  // namespace
 
 Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
@@ -28,6 +47,8 @@ Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   legend_row_->addElement(0, 0, legend);
   legend->setFillOrder(QCPLegend::foColumnsFirst);
   legend->setBorderPen(Qt::NoPen);
+  // Letters reach below the line.
+  legend->setIconSize(legend->iconSize().width(), legend->iconSize().height() + 3);
   plotLayout()->setRowStretchFactor(1, 0.001);
   use_palette();
 }
@@ -62,7 +83,7 @@ void Chart::start(const QString& x, const QString& y) {
 
 void Chart::logarithmic(QCPAxis* axis) {
   axis->setScaleType(QCPAxis::stLogarithmic);
-  axis->setTicker(QSharedPointer<QCPAxisTickerLog>(new QCPAxisTickerLog));
+  axis->setTicker(QSharedPointer<QCPAxisTicker>(new LogTicker));
   axis->setNumberFormat(QStringLiteral("g"));
   axis->setNumberPrecision(6);
 }

@@ -54,6 +54,21 @@ class TabStyle : public QProxyStyle {
   }
 };
 
+// Frames of fields and boxes, which Fusion draws darker than the window: in the dark not to be seen.
+class DarkStyle : public QProxyStyle {
+ public:
+  explicit DarkStyle(QStyle* base) : QProxyStyle(base) {}
+  void drawPrimitive(PrimitiveElement element, const QStyleOption* option, QPainter* painter,
+                     const QWidget* widget) const override {
+    QProxyStyle::drawPrimitive(element, option, painter, widget);
+    if ((element != PE_FrameLineEdit && element != PE_IndicatorCheckBox) || (option->state & State_HasFocus))
+      return;
+    painter->setPen(QColor(0x5c, 0x60, 0x66));
+    painter->setBrush(Qt::NoBrush);
+    painter->drawRect(option->rect.adjusted(0, 0, -1, -1));
+  }
+};
+
 // Text that is cut with dots where it finds no room, and whole in the tooltip.
 class ElidedLabel : public QLabel {
  public:
@@ -148,12 +163,16 @@ void Window::showEvent(QShowEvent* event) {
 View* Window::view(const QString& title) const {
   for (View* v : views_)
     if (v->title().compare(title, Qt::CaseInsensitive) == 0) return v;
+  // By the name on its tab.
+  for (View* v : views_)
+    if (v->parentWidget()->windowTitle().compare(title, Qt::CaseInsensitive) == 0) return v;
   return nullptr;
 }
 
 void Window::show_view(const QString& title) {
+  const View* const v = view(title);
   for (QDockWidget* d : docks_)
-    if (d->objectName().compare(title, Qt::CaseInsensitive) == 0) {
+    if (d->widget() == v || d->objectName().compare(title, Qt::CaseInsensitive) == 0) {
       d->show();
       d->raise();
     }
@@ -370,8 +389,9 @@ Window::Theme Window::last_theme() {
 
 void Window::use_theme(Theme theme) {
   if (theme == Theme::kSystem) return;
-  QApplication::setStyle(QStyleFactory::create(QStringLiteral("Fusion")));
   const bool dark = theme == Theme::kDark;
+  QStyle* const fusion = QStyleFactory::create(QStringLiteral("Fusion"));
+  QApplication::setStyle(dark ? new DarkStyle(fusion) : fusion);
   const QColor window = dark ? QColor(0x2b, 0x2d, 0x30) : QColor(0xf2, 0xf3, 0xf5),
                base = dark ? QColor(0x1e, 0x1f, 0x22) : QColor(Qt::white),
                other = dark ? QColor(0x26, 0x28, 0x2b) : QColor(0xf7, 0xf8, 0xfa),

@@ -6,10 +6,12 @@
 #include <QAction>
 #include <QApplication>
 #include <QDockWidget>
+#include <QLabel>
 #include <QMenu>
 #include <QMenuBar>
 #include <QSet>
 #include <QSettings>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 
@@ -195,6 +197,10 @@ TEST_F(Remembered, DamagedSettingsAreLeftOut) {
   EXPECT_EQ(window.session().scenario(), fresh);
   EXPECT_FALSE(window.isWindowModified());
   EXPECT_FALSE(QSettings().contains(QStringLiteral("unsaved")));
+  const auto labels = window.findChildren<QLabel*>();
+  EXPECT_TRUE(std::any_of(labels.begin(), labels.end(), [](const QLabel* l) {
+    return l->text().contains(QStringLiteral("parse error"));
+  })) << "what is wrong is said";
   for (const QDockWidget* dock : window.findChildren<QDockWidget*>()) EXPECT_FALSE(dock->isHidden());
 }
 
