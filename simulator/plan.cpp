@@ -184,12 +184,14 @@ class Planner {
       std::vector<Json*> counts;
       if (scenario_.cluster.pools)
         for (Json& pool : cluster["pools"]) counts.push_back(&pool["replicas"]);
-      else
+      else {
         for (const char* side : {"prefill", "decode"}) {
           const Json& given = base["cluster"][side];
           cluster[side]["replicas"] = given.is_object() ? given.value("replicas", Json()) : Json();
-          counts.push_back(&cluster[side]["replicas"]);
         }
+        // Once both are there: another key moves those before it.
+        for (Json& side : cluster) counts.push_back(&side["replicas"]);
+      }
       std::vector<std::int64_t> most, now;
       for (Json* count : counts) {
         most.push_back(count->is_number() ? count->get<std::int64_t>() : 1);

@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+#include <utility>
+
 #include "base/error.h"
+#include "base/json_full.h"
 #include "fixtures.h"
 #include "simulator/report.h"
 #include "simulator/search_space.h"
@@ -49,6 +53,25 @@ TEST(Plan, SameBytesForAnyNumberOfThreadsByPriority) {
       "plan": {"search": {"tensor_parallel_size": [1, 2], "pipeline_parallel_size": [1, 2]}}})";
     EXPECT_EQ(dump_json(plan_json(plan_of(json, 1))), dump_json(plan_json(plan_of(json, 3)))) << engine;
   }
+}
+
+TEST(Plan, PrefillAndDecodeAreTriedInEveryNumber) {
+  const PlanResult p = plan_of(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+    "cluster": {"prefill": {"replicas": 2}, "decode": {"replicas": 3}, "kv_link": {"bandwidth": "50 GB/s"}},
+    "workload": {"request_rate": 2, "num_prompts": 50, "input_len": {"value": 800}, "output_len": {"value": 50}},
+    "slo": {"ttft_ms": 5000}, "plan": {"objective": "devices", "search": {}}})");
+  std::set<std::pair<int, int>> tried;
+  for (const auto* candidates : {&p.ranked, &p.missed})
+    for (const Candidate& c : *candidates) {
+      const Json cluster = Json::parse(c.patch)["cluster"];
+      const int prefill = cluster["prefill"]["replicas"], decode = cluster["decode"]["replicas"];
+      EXPECT_TRUE(tried.insert({prefill, decode}).second);
+      EXPECT_EQ(c.devices, prefill + decode);
+    }
+  EXPECT_EQ(p.searched, 6);
+  EXPECT_LE(tried.size() + static_cast<std::size_t>(p.pruned), 6u);
+  EXPECT_TRUE(tried.contains({1, 1}));
+  EXPECT_EQ(p.ranked.front().devices, 2);
 }
 
 TEST(Plan, EveryCandidateIsAccountedFor) {
