@@ -60,6 +60,15 @@ void SyntheticSource::next(TraceEntry& entry) {
   }
 }
 
+Workload::Means SyntheticSource::means() const {
+  Workload::Means means{lengths_.mean_input(), lengths_.mean_output(), 0};
+  if (prefix_ && total_ > 0)  // each group's first request computes it
+    means.shared_len = static_cast<double>(prefix_->prefix_len) *
+                       static_cast<double>(total_ - std::min(prefix_->groups, total_)) /
+                       static_cast<double>(total_);
+  return means;
+}
+
 std::int64_t SyntheticSource::longest() const {
   if (lengths_.longest_input() == 0 || lengths_.longest_output() == 0) return 0;
   return lengths_.longest_input() + lengths_.longest_output();

@@ -49,7 +49,7 @@ class SyntheticSource : public RequestSource {
                   const std::string& where);
   void next(TraceEntry& entry) override;
   std::int64_t total() const override { return total_; }
-  Workload::Means means() const override { return {lengths_.mean_input(), lengths_.mean_output(), 0}; }
+  Workload::Means means() const override;
   std::int64_t longest() const override;
   std::string describe() const override { return "synthetic"; }
 

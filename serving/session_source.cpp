@@ -22,6 +22,12 @@ void add_prefix(std::int64_t group, std::int64_t tokens, Session& session) {
   if (tokens > 0) session.calls.front().runs.push_back({shared_prefix_content(group), tokens});
 }
 
+// Of a request's prompt: begun by all sessions, but computed first by one of each group.
+double shared_share(const SharedPrefix& prefix, std::int64_t sessions, std::int64_t requests) {
+  return static_cast<double>(prefix.prefix_len) *
+         static_cast<double>(sessions - std::min(prefix.groups, sessions)) / static_cast<double>(requests);
+}
+
 }  // namespace
 
 ChatSource::ChatSource(const WorkloadConfig& config, std::int64_t total, const std::filesystem::path& folder,
@@ -66,7 +72,8 @@ Workload::Means ChatSource::means() const {
   const std::int64_t last = turns_of(conversations_ - 1);
   const double earlier = static_cast<double>(conversations_ - 1) * before(prefix_.turns) + before(last);
   const double per_request = earlier / static_cast<double>(total_);
-  return {in * (1 + per_request) + out * per_request, out, 0};
+  return {in * (1 + per_request) + out * per_request, out, 0, (in + out) * per_request,
+          shared_share(prefix_, conversations_, total_)};
 }
 
 std::int64_t ChatSource::longest() const {
@@ -99,6 +106,7 @@ AgenticSource::AgenticSource(const WorkloadConfig& config, std::int64_t total, s
     for (const SessionCall& call : session.calls) {
       input_tokens_ += static_cast<double>(call.input_len);
       output_tokens_ += static_cast<double>(call.output_len);
+      kept_tokens_ += static_cast<double>(call.kept);
       longest_ = std::max(longest_, call.input_len + call.output_len);
     }
   }
@@ -140,7 +148,8 @@ void AgenticSource::next(std::int64_t, Session& session) {
 
 Workload::Means AgenticSource::means() const {
   const auto n = static_cast<double>(total_);
-  return {input_tokens_ / n, output_tokens_ / n, 0};
+  return {input_tokens_ / n, output_tokens_ / n, 0, kept_tokens_ / n,
+          shared_share(prefix_, sessions_, total_)};
 }
 
 std::string AgenticSource::describe() const {

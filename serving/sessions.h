@@ -82,7 +82,7 @@ class AgenticSource : public SessionSource {
   std::string where_;
   std::int64_t total_ = 0, sessions_ = 0, last_calls_ = 0;  // last_calls_: of the last session
   std::int64_t longest_ = 0, begun_ = 0;
-  double input_tokens_ = 0, output_tokens_ = 0;
+  double input_tokens_ = 0, output_tokens_ = 0, kept_tokens_ = 0;
 };
 
 }  // namespace foretoken

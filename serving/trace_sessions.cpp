@@ -159,6 +159,7 @@ void SessionTraceSource::scan(const std::filesystem::path& path, std::int64_t to
     for (std::int64_t i = 0; i < last_calls_; ++i) {
       const SessionCall& call = session.calls[static_cast<std::size_t>(i)];
       input_tokens_ += static_cast<double>(call.input_len);
+      kept_tokens_ += static_cast<double>(call.kept);
       output_tokens_ += static_cast<double>(call.output_len);
       longest_ = std::max(longest_, call.input_len + call.output_len);
     }
@@ -188,7 +189,8 @@ Workload::Means SessionTraceSource::means() const {
   const auto n = static_cast<double>(requests_);
   const double seconds = to_seconds(last_arrival_ - first_arrival_).value / rate_scale_;
   const double starts = static_cast<double>(sessions_);
-  return {input_tokens_ / n, output_tokens_ / n, seconds > 0 ? (starts - 1) / seconds * n / starts : 0};
+  return {input_tokens_ / n, output_tokens_ / n, seconds > 0 ? (starts - 1) / seconds * n / starts : 0,
+          kept_tokens_ / n};
 }
 
 std::string SessionTraceSource::describe() const {

@@ -53,7 +53,7 @@ class SessionTraceSource : public SessionSource {
   void look_ahead();
   double rate_scale_;
   std::int64_t sessions_ = 0, requests_ = 0, last_calls_ = 0, longest_ = 0, begun_ = 0;
-  double input_tokens_ = 0, output_tokens_ = 0;
+  double input_tokens_ = 0, output_tokens_ = 0, kept_tokens_ = 0;
   Picoseconds first_arrival_ = 0, last_arrival_ = 0;  // as recorded
   std::unique_ptr<SessionTraceReader> reader_;
   std::optional<Session> ahead_;

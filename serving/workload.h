@@ -188,6 +188,9 @@ class Workload {
   // that are used, so the whole file unless num_prompts cuts it.
   struct Means {
     double input_len = 0, output_len = 0, request_rate = 0;  // request_rate 0: closed loop or all at once
+    // Tokens of the prompt that earlier requests had: of the session's own calls, and of a prefix that many
+    // share. As far as the workload itself says: recorded contents are not counted.
+    double kept_len = 0, shared_len = 0;
   };
   virtual Means means() const = 0;
   // Longest prompt + output, when it is known (0: not).

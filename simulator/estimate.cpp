@@ -9,16 +9,29 @@
 namespace foretoken {
 namespace {
 
-Probe prefill_probe(double tokens, std::int64_t budget) {
+// reused: tokens that a prefix cache has.
+Probe prefill_probe(double tokens, double reused, std::int64_t budget) {
   Probe p;
   // A prompt longer than the budget takes several steps; the probe is its last full step's share.
   const auto n = std::max<std::int64_t>(1, std::llround(tokens));
   PrefillPart part;
-  part.new_tokens = static_cast<std::int32_t>(std::min(n, budget));
-  part.cached = static_cast<std::int32_t>((n - 1) / budget * budget > 0 ? n - part.new_tokens : 0);
+  part.new_tokens = static_cast<std::int32_t>(std::clamp<std::int64_t>(n - std::llround(reused), 1, budget));
+  part.cached = static_cast<std::int32_t>(n - part.new_tokens);
   part.last = true;
   p.prefill.push_back(part);
   return p;
+}
+
+// Of a mean prompt: what prefix caches have of it as long as they keep all. A session's earlier calls lie on
+// one engine, which its next call finds for certain only where the router looks for it.
+double reused_tokens(const Deployment& d, const Workload::Means& load, double engines) {
+  if (!d.scheduler.enable_prefix_caching || !d.scheduler.caches_tokens) return 0;
+  const std::string& router = d.scenario.cluster.router;
+  const bool finds = router == "session_sticky" || router == "prefix_affine" || router == "precise_prefix" ||
+                     router == "kv_cost" || router == "mooncake";
+  const double reused = load.shared_len + load.kept_len / (finds ? 1 : engines);
+  // Whole blocks.
+  return std::max(0.0, reused - static_cast<double>(d.scheduler.block_size - 1) / 2);
 }
 
 }  // namespace
@@ -43,8 +56,9 @@ Estimate estimate(const Deployment& d, const CostModel& cost, const Workload::Me
                                       static_cast<std::int64_t>(static_cast<double>(budget) / (1 + drafted)));
   const double most = std::max(1.0, std::floor(std::min(static_cast<double>(seats), by_memory)));
 
-  const Probe prompt = prefill_probe(input, budget);
-  const double prompt_steps = std::ceil(input / static_cast<double>(budget));
+  const double reused = reused_tokens(d, load, ranks);
+  const Probe prompt = prefill_probe(input, reused, budget);
+  const double prompt_steps = std::ceil(std::max(1.0, input - reused) / static_cast<double>(budget));
   const StepEstimate prompt_step = pricer.estimate("prefill", prompt, with_operators);
   const double prefill_s = prompt_step.seconds * prompt_steps;
   auto decode = [&](double n) {

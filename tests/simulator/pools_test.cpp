@@ -46,15 +46,18 @@ std::string text(const Result& r, std::initializer_list<const char*> without = {
 }
 
 // What estimate says of the cluster at 20 requests/s.
-std::pair<Deployment, PoolsEstimate> estimated(const std::string& cluster) {
+std::pair<Deployment, PoolsEstimate> estimated(const std::string& cluster, double kept = 0, double shared = 0,
+                                               bool caches = true) {
   Json json = Json::parse(R"({"name": "t", "model": "llama-3.1-8b", "hardware": {"device": "h100"},
     "engine": {"behavior": "vllm-0.19"}})");
+  json["engine"]["enable_prefix_caching"] = caches;
   json["cluster"] = Json::parse(cluster);
   Deployment d = resolve_or_fail(test_scenario(json.dump()));
   std::vector<KernelTable> kernels;
   for (const Deployment* kind : d.kinds()) kernels.push_back(test_database().kernels(kind->device));
   const std::vector<CostModel> costs = make_cost_models(d, kernels);
-  const Workload::Means load{.input_len = 1000, .output_len = 200, .request_rate = 20};
+  const Workload::Means load{
+      .input_len = 1000, .output_len = 200, .request_rate = 20, .kept_len = kept, .shared_len = shared};
   PoolsEstimate e;
   if (d.kinds().size() > 1) {
     e = estimate_pools(d, costs, load, 0);
@@ -64,6 +67,24 @@ std::pair<Deployment, PoolsEstimate> estimated(const std::string& cluster) {
     e.capacity_requests_per_s = alone.capacity_requests_per_s, e.utilization = alone.utilization;
   }
   return {std::move(d), std::move(e)};
+}
+
+// Prompts are computed but for what caches have: shared prefixes on every engine, a session's earlier calls
+// on the one that had them.
+TEST(PoolsEstimate, PrefixCachesLeaveWhatIsNew) {
+  const std::string one = R"({"replicas": 1})", two = R"({"replicas": 2, "router": "least_outstanding"})",
+                    sticky = R"({"replicas": 2, "router": "session_sticky"})";
+  const auto ttft = [](const std::string& cluster, double kept, double shared, bool caches = true) {
+    return estimated(cluster, kept, shared, caches).second.ttft_ms;
+  };
+  const double whole = ttft(one, 0, 0);
+  EXPECT_LT(ttft(one, 600, 0), 0.7 * whole);
+  EXPECT_EQ(ttft(one, 600, 300, false), whole);
+  EXPECT_EQ(ttft(sticky, 600, 0), ttft(one, 600, 0));
+  EXPECT_EQ(ttft(two, 600, 0), ttft(one, 300, 0));
+  EXPECT_EQ(ttft(two, 0, 600), ttft(one, 600, 0));
+  EXPECT_GT(estimated(one, 600).second.capacity_requests_per_s,
+            estimated(one).second.capacity_requests_per_s);
 }
 
 TEST(PoolsEstimate, EqualPoolsAreReplicas) {

@@ -97,7 +97,7 @@ TEST(Sessions, ConservedAndTheSameHoweverFastAnswersCome) {
     std::map<std::pair<int, int>, std::pair<int, int>> seen;
     std::multimap<Picoseconds, Request> running;
     std::map<int, Request> before;
-    double input = 0, output = 0;
+    double input = 0, output = 0, kept = 0;
     std::int64_t ended = 0, longest = 0;
     while (w->next_arrival() || !running.empty()) {
       if (!running.empty() && (!w->next_arrival() || running.begin()->first <= *w->next_arrival())) {
@@ -116,6 +116,7 @@ TEST(Sessions, ConservedAndTheSameHoweverFastAnswersCome) {
         const Request& last = before.at(r.session);
         EXPECT_EQ(last.turn + 1, r.turn);
         EXPECT_GT(r.input_len, last.input_len + last.output_len);
+        kept += last.input_len + last.output_len;
         EXPECT_GE(r.arrival, last.arrival + service + kMs);
       }
       EXPECT_TRUE(seen.emplace(std::pair(r.session, r.turn), std::pair(r.input_len, r.output_len)).second);
@@ -127,6 +128,7 @@ TEST(Sessions, ConservedAndTheSameHoweverFastAnswersCome) {
     EXPECT_EQ(ended, seen.rbegin()->first.first + 1);
     EXPECT_DOUBLE_EQ(w->means().input_len, input / 500);
     EXPECT_DOUBLE_EQ(w->means().output_len, output / 500);
+    EXPECT_DOUBLE_EQ(w->means().kept_len, kept / 500);
     EXPECT_EQ(w->longest(), longest);
     EXPECT_NEAR(w->means().request_rate, 500.0 / static_cast<double>(ended), 1e-9);
     return seen;
