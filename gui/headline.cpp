@@ -7,6 +7,7 @@
 
 #include "gui/chart.h"
 #include "gui/table_view.h"
+#include "simulator/simulate.h"
 
 namespace foretoken::gui {
 namespace {
@@ -30,7 +31,6 @@ using Figure = Headline::Figure;
 QString ms(double v) { return figures(v, 3) + QStringLiteral(" ms"); }
 QString output(double tokens_per_s) { return figures(tokens_per_s, 3) + QObject::tr(" tokens/s"); }
 
-bool has_limits(const SloSection& slo) { return slo.ttft_ms || slo.tpot_ms || slo.itl_ms || slo.e2el_ms; }
 Figure limits_figure(const SloSection& slo, const QString& value, bool wrong) {
   return {QObject::tr("Within limits"), value, QObject::tr("%1 % asked").arg(slo.percentile),
           QObject::tr("Share of the requests that meet all limits of /slo"), wrong};

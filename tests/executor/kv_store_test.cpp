@@ -50,7 +50,7 @@ class Cache {
 
 TEST(KvStores, EveryByteIsWhereItBelongs) {
   Cache cache;
-  KvStoreLayout host{8}, file{8, true, testing::TempDir()};
+  KvStoreLayout host{.blocks = 8}, file{.blocks = 8, .on_storage = true, .folder = testing::TempDir()};
   const auto store = [&](const KvStoreLayout& layout) {
     return KvStore(layout, Cache::kAll, Cache::memory());
   };
