@@ -132,4 +132,19 @@ Answer infeasible_answer(const std::string& title, const Infeasible& no, const S
       {title, {context_line(context), "Verdict: " + verdict}, {t}, 0, dump_json(json), {}}, "", kNegative};
 }
 
+std::optional<Answer> answer_without_serving(const Invocation& invocation, const std::string& title,
+                                             const ScenarioInput& input, const World& world,
+                                             const Prepared& p) {
+  if (const auto* no = std::get_if<Infeasible>(&p.verdict))
+    return infeasible_answer(title, *no, input.scenario, world);
+  const Deployment& d = std::get<Deployment>(p.verdict);
+  if (invocation.has("print-scenario")) return Answer{{}, dump_json(scenario_to_json(d.scenario)), kDone};
+  print_warnings(d.warnings);
+  for (const Deployment* kind : d.kinds())
+    if (!kind->memory.fits)
+      return infeasible_answer(title, {"does not fit in memory", kind->memory.reason, kind->memory},
+                               d.scenario, world);
+  return std::nullopt;
+}
+
 }  // namespace foretoken

@@ -2,6 +2,7 @@
 // answered, and a table has a row for each.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 
@@ -29,5 +30,11 @@ int answer_all(const Invocation& invocation, Answer (*one)(const Invocation&),
 // The verdict that a deployment can't be, with its reason in memory{fits, reason}.
 Answer infeasible_answer(const std::string& title, const Infeasible& no, const Scenario& scenario,
                          const World& world);
+
+// What is answered instead of serving: that the deployment can't be or doesn't fit in memory, or
+// --print-scenario's text. nullopt, with the warnings printed: it can be served.
+std::optional<Answer> answer_without_serving(const Invocation& invocation, const std::string& title,
+                                             const ScenarioInput& input, const World& world,
+                                             const Prepared& p);
 
 }  // namespace foretoken

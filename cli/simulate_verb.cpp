@@ -75,15 +75,8 @@ Answer simulate_answer(const Invocation& invocation) {
   const World world(invocation, input);
   const Prepared p = prepare(input, world);
   const std::string title = "Simulation: " + input.scenario.name;
-  if (const auto* no = std::get_if<Infeasible>(&p.verdict))
-    return infeasible_answer(title, *no, input.scenario, world);
+  if (const auto instead = answer_without_serving(invocation, title, input, world, p)) return *instead;
   const Deployment& d = std::get<Deployment>(p.verdict);
-  if (invocation.has("print-scenario")) return {{}, dump_json(scenario_to_json(d.scenario)), kDone};
-  print_warnings(d.warnings);
-  for (const Deployment* kind : d.kinds())
-    if (!kind->memory.fits)
-      return infeasible_answer(title, {"does not fit in memory", kind->memory.reason, kind->memory},
-                               d.scenario, world);
   std::optional<PerfettoWriter> timeline;
   if (const auto path = invocation.value("trace")) timeline.emplace(*path);
 
