@@ -18,8 +18,8 @@ namespace foretoken::cuda {
 //               (CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)
 //   kFp8Blocks  the same with scales of w's blocks of 128 x 128 and of 128 values of a row of x
 //               (CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F, VEC128_32F)
-//   kFp8Tensors the same with one scale of w and one of x, the first ones
-//   (CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F) kInt8       int32 sums, in y's memory
+//   kFp8Tensors the same with one scale of w and one of x, the first ones (.._SCALAR_32F)
+//   kInt8       int32 sums, in y's memory
 // kFp8 and kInt8 leave to `after` what makes a product of the sums, and accumulate nothing.
 enum class CublasForm : std::uint8_t { kBf16, kFp8, kFp8Scaled, kFp8Blocks, kFp8Tensors, kInt8 };
 
