@@ -99,12 +99,7 @@ Table Combinations::table(std::span<const AnswerColumn> columns) const {
   Table t;
   t.title = "Combinations";
   for (const Axis& a : axes_) t.columns.push_back({a.flag, "--" + a.flag});
-  for (const AnswerColumn& c : columns) {
-    t.columns.push_back({c.key, c.title, c.digits});
-    if (!is_reason(c)) continue;  // a sentence
-    t.columns.back().wrap = true;
-    t.columns.back().narrowest = 24;
-  }
+  for (const AnswerColumn& c : columns) t.columns.push_back({c.key, c.title, c.digits, c.wrap, c.narrowest});
   return t;
 }
 

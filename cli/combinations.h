@@ -16,6 +16,8 @@ namespace foretoken {
 struct AnswerColumn {
   const char *pointer, *key, *title;
   int digits;
+  int narrowest = 8;  // as of Column
+  bool wrap = false;
 };
 
 class Combinations {

@@ -75,8 +75,8 @@ constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mea
                                      {"/request_goodput", "request_goodput", "goodput /s", 4},
                                      {"/slo_attainment", "slo_attainment", "SLO share", 4},
                                      {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
-                                     {"/stability", "stability", "verdict", 4},
-                                     {"/memory/reason", "reason", "why not", 4}};
+                                     {"/stability", "stability", "verdict", 4, 10},
+                                     {"/memory/reason", "reason", "why not", 4, 24, true}};
 
 Answer simulate_answer(const Invocation& invocation) {
   const ScenarioInput input =
