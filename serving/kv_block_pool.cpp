@@ -261,7 +261,8 @@ void KvBlockPool::enter(std::span<const Block> blocks, std::int64_t entered,
     const Index last = b == 0 ? 0 : segment_of_[static_cast<std::size_t>(blocks[b - 1])];
     const bool goes_on = hashes[b] % kSegment != 0 && last != 0 && at(last).references == 1 &&
                          at(last).end() == hashes[b] && table_[slot(group(hashes[b]))].first == at(last).next;
-    if (b + kAhead * kSegment < blocks.size()) fetch(hashes[b + kAhead * kSegment]);
+    // The first sequence of all finds no table yet.
+    if (b + kAhead * kSegment < blocks.size() && !table_.empty()) fetch(hashes[b + kAhead * kSegment]);
     const Index segment = goes_on ? last : add(hashes[b]);
     Segment& s = at(segment);
     std::uint64_t hash = hashes[b];

@@ -31,6 +31,19 @@ TEST(KvBlockPool, TheNullBlockIsNeverHandedOut) {
   EXPECT_THAT(again, ElementsAre(3, 2)) << "last block first";
 }
 
+// Longer than what is fetched ahead, before anything was entered.
+TEST(KvBlockPool, TheFirstSequenceOfAllMayBeLong) {
+  KvBlockPool pool(101);
+  std::vector<KvBlockPool::Block> blocks, hits;
+  pool.allocate(100, blocks);
+  std::vector<std::uint64_t> hashes(blocks.size());
+  for (std::size_t i = 0; i < hashes.size(); ++i) hashes[i] = 0xf000000000000000u + i;
+  pool.enter(blocks, 0, hashes);
+  EXPECT_EQ(pool.find(hashes).blocks, 100);
+  pool.take(hashes, hits);
+  EXPECT_EQ(hits, blocks);
+}
+
 // Block by block, as vLLM does it.
 struct PlainPool {
   std::list<int> free;
