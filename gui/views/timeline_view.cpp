@@ -235,7 +235,6 @@ void TimelineView::make_chart() {
     QCPAxis* const time = rect->axis(QCPAxis::atBottom);
     connect(time, qOverload<const QCPRange&>(&QCPAxis::rangeChanged), this, &TimelineView::set_time);
   }
-  chart_->legend->setIconSize(30, 16);
   chart_->setPlottingHint(QCP::phFastPolylines);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);
