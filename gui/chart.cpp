@@ -13,7 +13,8 @@ constexpr const char* kSeries = "series";  // name of what has none in the legen
 constexpr QRgb kColours[] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7f7f7f, 0x9467bd};
 
 constexpr int kTicks = 6, kLeastLegendHeight = 110, kLegendMargin = 20, kAxisHeight = 50, kTickHeight = 26,
-              kAxisWidth = 70, kTickWidth = 70, kTickGap = 10, kTopMargin = 8, kBelowLetters = 5;  // pixels
+              kAxisWidth = 70, kTickWidth = 70, kTickGap = 10, kTopMargin = 8, kBelowLetters = 5,
+              kLeastRoom = 30;  // pixels
 
 // Powers of ten; where there are few of them 1, 2 and 5 of each (1 and 3 where those would touch), so that
 // both ends of a curve can be read off.
@@ -72,6 +73,7 @@ Chart::Chart(QWidget* parent) : QCustomPlot(parent) {
   legend->setFillOrder(QCPLegend::foColumnsFirst);
   legend->setBorderPen(Qt::NoPen);
   axisRect()->setMinimumMargins(QMargins(15, kTopMargin, 15, 15));
+  axisRect()->setMinimumSize(50, kLeastRoom);  // what is lower than it would take from the legend's letters
   plotLayout()->setRowStretchFactor(1, 0.001);
   use_palette();
 }

@@ -22,6 +22,7 @@
 #include <QStyleFactory>
 #include <QTabBar>
 #include <QToolBar>
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -171,6 +172,20 @@ void Window::arrange() {
 void Window::showEvent(QShowEvent* event) {
   if (!std::exchange(arranged_, true)) arrange();
   QMainWindow::showEvent(event);
+}
+
+// Docks behind another one are not hidden, but nobody sees the focus there.
+bool Window::focusNextPrevChild(bool next) {
+  const QWidget* const first = focusWidget();
+  const auto is_behind = [this](const QWidget* w) {
+    return w != nullptr && std::any_of(docks_.begin(), docks_.end(), [w](const QDockWidget* d) {
+             return d->isAncestorOf(w) && d->visibleRegion().isEmpty();
+           });
+  };
+  do
+    if (!QMainWindow::focusNextPrevChild(next)) return false;
+  while (focusWidget() != first && is_behind(focusWidget()));
+  return true;
 }
 
 View* Window::view(const QString& title) const {
