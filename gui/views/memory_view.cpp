@@ -22,7 +22,7 @@ struct Part {
   int colour;
 };
 constexpr int kCurvePoints = 40;
-constexpr int kLegendHeight = 50;  // of two rows, pixels
+constexpr int kLegendHeight = 26, kSwatch = 12;  // pixels
 constexpr Part kParts[] = {{"weights", &MemoryPlan::weights_bytes, 0},
                            {"activations at their peak", &MemoryPlan::activation_peak_bytes, 1},
                            {"context, graphs, buffers", &MemoryPlan::overhead_bytes, 6},
@@ -37,6 +37,7 @@ class MemoryView : public View {
         note_(note_label(this)),
         limits_(note_label(this)) {
     chart_->setAccessibleName(tr("memory of a device"));
+    chart_->legend->setIconSize(kSwatch, chart_->legend->iconSize().height());
     room_->setAccessibleName(tr("sequences that fit"));
     auto* const charts = new QSplitter(Qt::Horizontal, this);
     charts->addWidget(chart_);

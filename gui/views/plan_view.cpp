@@ -60,6 +60,7 @@ class PlanView : public View {
     row->addStretch();
 
     why_->setReadOnly(true);
+    why_->setTextInteractionFlags(Qt::TextSelectableByMouse | Qt::TextSelectableByKeyboard);
     why_->setObjectName(QStringLiteral("why"));
     why_->setAccessibleName(tr("why the winner wins"));
     why_->setTabChangesFocus(true);

@@ -60,6 +60,7 @@ class StepView : public View {
     scroll->setWidget(chart_);
     scroll->setWidgetResizable(true);
     scroll->setFrameShape(QFrame::NoFrame);
+    scroll->setFocusPolicy(Qt::NoFocus);  // the chart has it, and its keys come here
     parts->addWidget(scroll);
     parts->addWidget(table_);
     parts->setChildrenCollapsible(false);
