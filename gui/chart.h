@@ -38,8 +38,9 @@ class Chart : public QCustomPlot {
 
   QCPGraph* line(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
                  Qt::PenStyle style = Qt::SolidLine, bool points = true);
-  // Between two lines that have no name of their own.
-  void band(int colour, const QVector<double>& x, const QVector<double>& low, const QVector<double>& high);
+  // Between two lines, which have no name in the legend.
+  void band(const QString& name, int colour, const QVector<double>& x, const QVector<double>& low,
+            const QVector<double>& high);
   QCPGraph* dots(const QString& name, int colour, const QVector<double>& x, const QVector<double>& y,
                  double size = 6);
   // A line over the whole width (or height) at a value, with a word at its end: left or right, above or
@@ -48,18 +49,23 @@ class Chart : public QCustomPlot {
   // where: of the word beside the line, Qt::AlignLeft or AlignRight with Qt::AlignTop or AlignBottom.
   void mark_x(double x, const QString& text, int colour, Qt::Alignment where = Qt::AlignRight | Qt::AlignTop);
 
+  // Pixels that a chart of so many rows needs, for a line of text each.
+  int height_of_rows(int rows) const;
+
   // A word to the right of a point and below it, so many pixels aside.
   void name_point(double x, double y, const QString& text, int aside);
 
-  // Every named series: series,x,y; or what was set, where drawn things are no series.
+  // Every named series, with the axes' titles and units; or what was set, where drawn things are no series.
   QString csv() const;
   void set_csv(std::function<QString()> csv) { csv_ = std::move(csv); }
 
  protected:
   void changeEvent(QEvent* event) override;
   void resizeEvent(QResizeEvent* event) override;
+  void paintEvent(QPaintEvent* event) override;
 
  private:
+  QColor ink(int i) const;                                       // to write with
   QCPItemText* word(const QString& text, const QColor& colour);  // to be placed
   void use_palette();
   void fit_legend();  // as many columns as find room; none of it where the chart is low

@@ -94,7 +94,7 @@ int run(int argc, char** argv) {
     if (parser.isSet(picture))
       window.session().open(file.toStdString());  // an error ends the program
     else
-      window.open(file);
+      window.open_given(file);
   }
   if (parser.positionalArguments().isEmpty() && !parser.isSet(picture)) window.open_last();
   window.show();

@@ -35,12 +35,13 @@ void write_png(const QString& file, QImage image, const Provenance& from) {
 }
 
 template <class Paint>
-void write_svg(const QString& file, const QSize& size, const Provenance& from, Paint&& paint) {
+void write_svg(const QString& file, const QWidget& of, const Provenance& from, Paint&& paint) {
   write(file, [&](QIODevice& out) {
     QSvgGenerator svg;
     svg.setOutputDevice(&out);
-    svg.setSize(size);
-    svg.setViewBox(QRect(QPoint(), size));
+    svg.setSize(of.size());
+    svg.setViewBox(of.rect());
+    svg.setResolution(of.logicalDpiX());  // letters as large as they were laid out
     svg.setTitle(from.title);
     svg.setDescription(from.text());
     paint(svg);
@@ -82,7 +83,7 @@ void save_chart(Chart& chart, const QString& file, const Provenance& from) {
   } else if (file.endsWith(QStringLiteral(".png"))) {
     write_png(file, chart.toPixmap(chart.width(), chart.height(), 2).toImage(), from);
   } else if (file.endsWith(QStringLiteral(".svg"))) {
-    write_svg(file, chart.size(), from, [&](QSvgGenerator& svg) {
+    write_svg(file, chart, from, [&](QSvgGenerator& svg) {
       QCPPainter painter;
       painter.begin(&svg);
       painter.setMode(QCPPainter::pmVectorized);
@@ -108,7 +109,7 @@ void save_widget(QWidget& widget, const QString& file, const Provenance& from) {
     widget.render(&picture);
     write_png(file, picture.toImage(), from);
   } else if (file.endsWith(QStringLiteral(".svg"))) {
-    write_svg(file, widget.size(), from, [&](QSvgGenerator& svg) { widget.render(&svg); });
+    write_svg(file, widget, from, [&](QSvgGenerator& svg) { widget.render(&svg); });
   } else {
     fail(file, QStringLiteral("views are saved as .png or .svg; their charts and tables as .csv too"));
   }

@@ -12,6 +12,7 @@
 #include <QVBoxLayout>
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "base/error.h"
 #include "base/json_full.h"
@@ -106,13 +107,25 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
   box->addWidget(tree_);
   box->addWidget(message_);
 
-  // Common keys first in each group, then the others in the order of the file's description.
+  // Common keys first in each group, then the others in the order of the file's description; a group's rows
+  // one after the other, as the Tab key goes through them in the order in which they are made.
   const auto keys = scenario_keys();
+  std::vector<const ScenarioKey*> order;
   for (const Common& c : kCommon)
     for (const ScenarioKey& key : keys)
-      if (key.pointer == c.pointer) add_row(key);
+      if (key.pointer == c.pointer) order.push_back(&key);
+  const std::vector<const ScenarioKey*> common = order;
   for (const ScenarioKey& key : keys)
-    if (key.type != "object" && !rows_.contains(key.pointer)) add_row(key);
+    if (key.type != "object" && std::find(common.begin(), common.end(), &key) == common.end())
+      order.push_back(&key);
+  std::map<std::string, std::size_t> groups;
+  const auto group = [&](const ScenarioKey* key) {
+    return groups.try_emplace(key->pointer.substr(0, key->pointer.rfind('/')), groups.size()).first->second;
+  };
+  for (const ScenarioKey* key : order) group(key);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](const ScenarioKey* a, const ScenarioKey* b) { return group(a) < group(b); });
+  for (const ScenarioKey* key : order) add_row(*key);
   // Common keys on one line; longer ones are folded.
   int widest = 0;
   for (const Common& c : kCommon) widest = std::max(widest, name_width(name_of_key(c.pointer)));
@@ -127,9 +140,13 @@ ScenarioForm::ScenarioForm(Session& session, QWidget* parent)
   connect(&session_, &Session::pinned_anew, this, &ScenarioForm::mark);
   connect(&session_, &Session::failed, this, &ScenarioForm::show_error);
   connect(&session_, &Session::worked, this, &ScenarioForm::clear_error);
+  connect(qApp, &QApplication::focusChanged, this, [this](QWidget*, QWidget* now) { bring_to_sight(now); });
   fill();
   filter();
 }
+
+// Focus moves while the rows are taken down.
+ScenarioForm::~ScenarioForm() { disconnect(qApp, nullptr, this, nullptr); }
 
 QStringList ScenarioForm::choices_of(const ScenarioKey& key) const {
   QStringList out;
@@ -290,9 +307,24 @@ void ScenarioForm::enter(const std::string& pointer, const QString& text, bool d
 
 void ScenarioForm::fill() {
   filling_ = true;
-  for (auto& [pointer, row] : rows_) fill(row);
+  bool other_keys = false;
+  for (auto& [pointer, row] : rows_) {
+    fill(row);
+    const bool set = session_.scenario().contains(Json::json_pointer(pointer));
+    other_keys |= set != row.set;
+    row.set = set;
+  }
   filling_ = false;
   mark();
+  if (other_keys) filter();
+}
+
+// Of what the keyboard has come to.
+void ScenarioForm::bring_to_sight(const QWidget* focused) {
+  if (focused == nullptr || !tree_->isAncestorOf(focused)) return;
+  for (auto& [pointer, row] : rows_)
+    if (focused == row.slider || focused == row.editor || row.editor->isAncestorOf(focused))
+      return tree_->scrollToItem(row.item);
 }
 
 void ScenarioForm::fill(Row& row) {
@@ -342,22 +374,19 @@ void ScenarioForm::mark() {
 
 void ScenarioForm::filter() {
   const QString wanted = search_->text().trimmed();
-  for (auto& [name, group] : groups_) {
-    bool any = false;
-    for (int i = 0; i < group->childCount(); ++i) {
-      QTreeWidgetItem* const item = group->child(i);
-      const auto row = std::find_if(rows_.begin(), rows_.end(),
-                                    [&](const auto& entry) { return entry.second.item == item; });
-      const Row& r = row->second;
-      const bool set = session_.scenario().contains(Json::json_pointer(r.key.pointer));
-      const bool matches = QString::fromStdString(r.key.pointer).contains(wanted, Qt::CaseInsensitive) ||
-                           QString::fromStdString(r.key.help).contains(wanted, Qt::CaseInsensitive);
-      const bool shown = wanted.isEmpty() ? r.common || set || all_->isChecked() : matches;
-      item->setHidden(!shown);
-      any |= shown;
-    }
-    group->setHidden(!any);
+  const auto matches = [&](const std::string& text) {
+    return QString::fromStdString(text).contains(wanted, Qt::CaseInsensitive);
+  };
+  std::set<QTreeWidgetItem*> shown_groups;
+  for (auto& [pointer, row] : rows_) {
+    // What has just been emptied stays under the cursor, and what is wrong in sight.
+    const bool shown = wanted.isEmpty()
+                           ? row.common || row.set || row.wrong || all_->isChecked() || row.editor->hasFocus()
+                           : matches(pointer) || matches(row.key.help);
+    row.item->setHidden(!shown);
+    if (shown) shown_groups.insert(row.item->parent());
   }
+  for (auto& [name, group] : groups_) group->setHidden(!shown_groups.contains(group));
 }
 
 void ScenarioForm::show_error(const QString& where, const QString& message) {

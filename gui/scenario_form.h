@@ -22,6 +22,7 @@ class ScenarioForm : public QWidget {
 
  public:
   explicit ScenarioForm(Session& session, QWidget* parent = nullptr);
+  ~ScenarioForm() override;
 
   // Keys with an editor, in the form's order; the widget that edits one (a line, a box of choices).
   std::vector<std::string> pointers() const;
@@ -39,6 +40,7 @@ class ScenarioForm : public QWidget {
     QSlider* slider = nullptr;
     double low = 0, high = 0;
     bool logarithmic = false, common = false, wrong = false;
+    bool set = false;  // in the scenario
   };
   void add_row(const ScenarioKey& key);
   QTreeWidgetItem* group_of(const std::string& pointer);
@@ -46,6 +48,7 @@ class ScenarioForm : public QWidget {
   void fill(Row& row);
   void mark();
   void filter();
+  void bring_to_sight(const QWidget* focused);
   void show_error(const QString& where, const QString& message);
   void clear_error();
   int name_width(const QString& name) const;  // pixels

@@ -68,7 +68,8 @@ Session::Session(QObject* parent) : QObject(parent), scenario_(std::make_unique<
 Session::~Session() {
   pause_.stop();
   if (stop_) *stop_ = true;
-  if (stop_plan_) *stop_plan_ = true;
+  for (const auto& stop : {stop_plan_, stop_pin_})
+    if (stop) *stop = true;
   QThreadPool::globalInstance()->waitForDone();
 }
 
@@ -258,13 +259,47 @@ void Session::start_work() {
 }
 
 void Session::pin() {
+  if (stop_pin_) *stop_pin_ = true;
+  pinned_file_ = file_;
   pinned_scenario_ = std::make_unique<Json>(*scenario_);
   pinned_ = estimated_;
   pinned_simulation_ = simulated_;
   Q_EMIT pinned_anew();
 }
 
+void Session::pin(const Json& scenario, const std::filesystem::path& file) {
+  unpin();
+  const std::string name = file.empty() ? "scenario" : file.string();
+  const std::shared_ptr<const World> world = open_world(file.parent_path(), name);
+  pinned_scenario_ = std::make_unique<Json>(scenario);
+  pinned_file_ = file;
+  try {
+    pinned_ = estimate_of(*world, scenario, name);
+  } catch (const std::exception&) {  // it has no answers, which the view Compare says
+  }
+  Q_EMIT pinned_anew();
+  if (!pinned_ || !pinned_->verdict.empty()) return;
+  const auto stop = std::make_shared<std::atomic<bool>>(false);
+  stop_pin_ = stop;
+  begin_work();
+  QThreadPool::globalInstance()->start([this, stop, world, of = pinned_] {
+    try {
+      const std::shared_ptr<Simulated> simulated = simulate_of(*world, of, stop.get());
+      simulated->simulation.interval = intervals_of(*world, *simulated, stop.get());
+      simulated->has_intervals = true;
+      answer(stop, [this, simulated] {
+        pinned_simulation_ = simulated;
+        Q_EMIT pinned_anew();
+      });
+    } catch (const std::exception&) {  // as above
+    }
+    QMetaObject::invokeMethod(
+        this, [this] { end_work(); }, Qt::QueuedConnection);
+  });
+}
+
 void Session::unpin() {
+  if (stop_pin_) *stop_pin_ = true;
   pinned_scenario_.reset();
   pinned_.reset();
   pinned_simulation_.reset();

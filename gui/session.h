@@ -56,9 +56,12 @@ class Session : public QObject {
 
   // The answers to compare with.
   void pin();
+  // Another than the one that is explored, with paths as in a file there; its answers come as those do.
+  void pin(const Json& scenario, const std::filesystem::path& file);
   void unpin();
   bool has_pin() const { return pinned_scenario_ != nullptr; }
   const Json& pinned_scenario() const { return *pinned_scenario_; }  // has_pin()
+  const std::filesystem::path& pinned_file() const { return pinned_file_; }
   std::shared_ptr<const Estimated> pinned() const { return pinned_; }
   std::shared_ptr<const Simulated> pinned_simulation() const { return pinned_simulation_; }
 
@@ -103,11 +106,12 @@ class Session : public QObject {
   std::shared_ptr<const LoadSweep> sweep_;
   std::shared_ptr<const PlanResult> planned_;
   std::unique_ptr<Json> pinned_scenario_;  // null: nothing is pinned
+  std::filesystem::path pinned_file_;      // that was open then
   std::unique_ptr<Json> planned_scenario_;
   QUndoStack history_;
   QTimer pause_;
   std::shared_ptr<std::atomic<bool>> stop_;  // of the simulation that runs
-  std::shared_ptr<std::atomic<bool>> stop_plan_;
+  std::shared_ptr<std::atomic<bool>> stop_plan_, stop_pin_;
   int running_ = 0;
   bool planning_ = false;
 };

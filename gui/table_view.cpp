@@ -51,6 +51,7 @@ void TableModel::set(Table table, const QStringList& bars) {
     Column& column = columns_[c];
     double least = 0, most = 0;
     for (std::size_t r = 0; r < table_.rows.size(); ++r) {
+      if (column.constant && table_.rows[r][c] != table_.rows.front()[c]) column.constant = false;
       if (!is_number(table_.rows[r][c])) continue;
       const double value = number_of(table_.rows[r][c]);
       if (!column.numbers || value < least) least = value, column.least = static_cast<int>(r);
@@ -129,6 +130,7 @@ TableView::TableView(QWidget* parent) : QTableView(parent), model_(new TableMode
   setSelectionBehavior(QAbstractItemView::SelectRows);
   setAlternatingRowColors(true);
   setEditTriggers(QAbstractItemView::NoEditTriggers);
+  setTabKeyNavigation(false);  // Tab leaves the table; arrows go through it
   verticalHeader()->hide();
   verticalHeader()->setDefaultSectionSize(fontMetrics().height() + 6);
   horizontalHeader()->setStretchLastSection(true);
@@ -196,19 +198,25 @@ void TableView::fit_columns() {
     for (std::size_t c = 0; c < widths.size(); ++c) all += shown[c] ? widths[c] : 0;
     return all;
   };
-  for (const QString& expendable : expendable_) {
-    if (sum(least) <= room) break;
-    const QStringList together = expendable.split(u' ');
-    for (int c = 0; c < columns; ++c)
-      if (together.contains(QString::fromStdString(key(c))) && !chosen_.contains(key(c)))
-        shown[static_cast<std::size_t>(c)] = false;
-  }
-  // What is over goes to the columns that were cut, in order.
+  for (const bool constant : {true, false})
+    for (const QString& expendable : expendable_) {
+      if (sum(least) <= room) break;
+      const QStringList together = expendable.split(u' ');
+      for (int c = 0; c < columns; ++c)
+        if (together.contains(QString::fromStdString(key(c))) && !chosen_.contains(key(c)) &&
+            (!constant || model_->is_constant(c)))
+          shown[static_cast<std::size_t>(c)] = false;
+    }
+  // What is over goes to the columns that were cut: to the first, which tells rows apart, what it needs, and
+  // to the others in equal shares.
   std::vector<int> widths = least;
   int over = room - sum(least);
-  for (std::size_t c = 0; c < widths.size() && over > 0; ++c) {
-    const int more = shown[c] ? std::min(over, needs[c] - least[c]) : 0;
-    widths[c] += more, over -= more;
+  const int first = std::clamp(over, 0, needs[0] - least[0]);
+  widths[0] += first, over -= first;
+  for (bool more = true; more && over > 0;) {
+    more = false;
+    for (std::size_t c = 0; c < widths.size() && over > 0; ++c)
+      if (shown[c] && widths[c] < needs[c]) ++widths[c], --over, more = true;
   }
   for (int c = 0; c < columns; ++c) {
     const auto i = static_cast<std::size_t>(c);

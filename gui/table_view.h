@@ -30,6 +30,7 @@ class TableModel : public QAbstractTableModel {
   int columnCount(const QModelIndex& parent = {}) const override;
   QVariant data(const QModelIndex& index, int role) const override;
   QVariant headerData(int section, Qt::Orientation orientation, int role) const override;
+  bool is_constant(int column) const { return columns_[static_cast<std::size_t>(column)].constant; }
   // Rows of a column's least and greatest number.
   std::pair<int, int> extremes(int column) const;
 
@@ -38,6 +39,7 @@ class TableModel : public QAbstractTableModel {
   struct Column {
     double bar = 0;           // the value whose bar is full; 0: no bars
     bool numbers = false;     // in some row
+    bool constant = true;     // the same in all rows
     int least = 0, most = 0;  // rows of its extremes: the longest numbers
   };
   std::vector<Column> columns_;
@@ -57,8 +59,8 @@ class TableView : public QTableView {
   void show_table(Table table, const QStringList& bars = {});
   TableModel* rows() const { return model_; }
   int source_row(const QModelIndex& index) const;  // of the table, whatever it is sorted by
-  // Columns that give way, the first one first, where not all find room; the menu of the header brings them
-  // back. Keys in one string go together.
+  // Columns that give way where not all find room, those that say the same in all rows before the others, and
+  // of these the first one first; the menu of the header brings them back. Keys in one string go together.
   void set_expendable(const QStringList& keys) { expendable_ = keys; }
 
  protected:

@@ -39,6 +39,25 @@ void flatten(const Json& json, const std::string& path, std::vector<std::pair<st
   }
 }
 
+// Of a key of a result or a scenario; empty: a count, a share, or a word.
+std::string unit_of(const std::string& key) {
+  constexpr std::pair<const char*, const char*> kUnits[] = {
+      {"usd_per_million_tokens", "$ per million tokens"},
+      {"usd_per_hour", "$/hour"},
+      {"request_throughput", "requests/s"},
+      {"request_goodput", "requests/s"},
+      {"request_rate", "requests/s"},
+      {"throughput", "tokens/s"},
+      {"duration", "s"},
+      {"_bytes", "bytes"},
+      {"_tokens", "tokens"},
+      {"_len", "tokens"},
+      {"_ms", "ms"}};
+  for (const auto& [part, unit] : kUnits)
+    if (key.find(part) != std::string::npos) return unit;
+  return key.ends_with("_s") ? "s" : "";
+}
+
 // Deployments that only a simulation sees; empty: an estimate does too.
 std::string why_no_estimate(const Deployment& d) {
   try {
@@ -226,11 +245,9 @@ std::shared_ptr<const LoadSweep> sweep_of(const World& world, std::shared_ptr<co
 Table compare_results(const Json& pinned, const Json& current) {
   Table t;
   t.title = "Pinned and current";
-  t.columns = {{"key", "key"},
-               {"pinned", "pinned"},
-               {"current", "current"},
-               {"difference", "difference", 4},
-               {"percent", "%", 3}};
+  t.columns = {{"key", "key"},         {"pinned", "pinned"},
+               {"current", "current"}, {"difference", "difference", 4},
+               {"percent", "%", 3},    {"unit", "unit"}};
   std::vector<std::pair<std::string, Json>> a, b;
   flatten(pinned, "", a);
   flatten(current, "", b);
@@ -247,18 +264,19 @@ Table compare_results(const Json& pinned, const Json& current) {
   for (const auto& [key, value] : b) {
     const Json* const before = value_in(a, key);
     if (before == nullptr) {
-      t.add({key, {}, cell(value), {}, {}});
+      t.add({key, {}, cell(value), {}, {}, unit_of(key)});
       continue;
     }
     if (!value.is_number() || !before->is_number()) {
-      t.add({key, cell(*before), cell(value), {}, {}});
+      t.add({key, cell(*before), cell(value), {}, {}, unit_of(key)});
       continue;
     }
     const double from = before->get<double>(), to = value.get<double>();
-    t.add({key, cell(*before), cell(value), to - from, from != 0 ? Cell(100 * (to / from - 1)) : Cell()});
+    t.add({key, cell(*before), cell(value), to - from, from != 0 ? Cell(100 * (to / from - 1)) : Cell(),
+           unit_of(key)});
   }
   for (const auto& [key, value] : a)
-    if (value_in(b, key) == nullptr) t.add({key, cell(value), {}, {}, {}});
+    if (value_in(b, key) == nullptr) t.add({key, cell(value), {}, {}, {}, unit_of(key)});
   return t;
 }
 

@@ -5,6 +5,8 @@
 #include <QApplication>
 #include <QClipboard>
 #include <QCloseEvent>
+#include <QDateTime>
+#include <QDir>
 #include <QDockWidget>
 #include <QFileDialog>
 #include <QFileInfo>
@@ -15,13 +17,16 @@
 #include <QPainter>
 #include <QProxyStyle>
 #include <QSettings>
+#include <QStandardPaths>
 #include <QStatusBar>
 #include <QStyleFactory>
 #include <QTabBar>
 #include <QToolBar>
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json_full.h"
 #include "base/text.h"
 #include "cli/version.h"
@@ -38,6 +43,7 @@ constexpr Make kViews[] = {make_memory_view, make_step_view,     make_roofline_v
 
 // What is remembered.
 const QString kFile = QStringLiteral("file"), kUnsaved = QStringLiteral("unsaved"),
+              kPinned = QStringLiteral("pinned"), kPinnedFile = QStringLiteral("pinned_file"),
               kTheme = QStringLiteral("theme"), kGeometry = QStringLiteral("geometry"),
               kState = QStringLiteral("state"), kLight = QStringLiteral("light"),
               kDark = QStringLiteral("dark");
@@ -81,6 +87,13 @@ class ElidedLabel : public QLabel {
                      fontMetrics().elidedText(text(), Qt::ElideRight, contentsRect().width()));
   }
 };
+
+// Throws where the text is none.
+Json object_of(const QString& text) {
+  Json json = Json::parse(text.toStdString());
+  if (!json.is_object()) throw std::invalid_argument("it is no JSON object");
+  return json;
+}
 
 }  // namespace
 
@@ -135,6 +148,7 @@ Window::Window(bool remember, QWidget* parent)
     restoreGeometry(settings.value(kGeometry).toByteArray());
     arranged_ = restoreState(settings.value(kState).toByteArray());
     connect(&session_, &Session::simulated_anew, this, &Window::remember_scenario);
+    connect(&session_, &Session::pinned_anew, this, &Window::remember_scenario);
   }
   show_state();
 }
@@ -158,6 +172,20 @@ void Window::arrange() {
 void Window::showEvent(QShowEvent* event) {
   if (!std::exchange(arranged_, true)) arrange();
   QMainWindow::showEvent(event);
+}
+
+// Docks behind another one are not hidden, but nobody sees the focus there.
+bool Window::focusNextPrevChild(bool next) {
+  const QWidget* const first = focusWidget();
+  const auto is_behind = [this](const QWidget* w) {
+    return w != nullptr && std::any_of(docks_.begin(), docks_.end(), [w](const QDockWidget* d) {
+             return d->isAncestorOf(w) && d->visibleRegion().isEmpty();
+           });
+  };
+  do
+    if (!QMainWindow::focusNextPrevChild(next)) return false;
+  while (focusWidget() != first && is_behind(focusWidget()));
+  return true;
 }
 
 View* Window::view(const QString& title) const {
@@ -191,24 +219,71 @@ void Window::open_last() {
   const QString file = settings.value(kFile).toString();
   const QString unsaved = settings.value(kUnsaved).toString();
   if (!file.isEmpty() && QFileInfo::exists(file)) open(file);
-  if (unsaved.isEmpty()) return;
   try {
-    const Json scenario = Json::parse(unsaved.toStdString());
-    if (!scenario.is_object()) throw std::invalid_argument("it is no JSON object");
-    session_.set_scenario(scenario, tr("unsaved changes of the last time"));
+    if (!unsaved.isEmpty()) session_.set_scenario(object_of(unsaved), tr("unsaved changes of the last time"));
   } catch (const std::exception& e) {
     QSettings().remove(kUnsaved);
     show_problem(tr("Unsaved changes of the last time can't be read"), QString::fromUtf8(e.what()));
+  }
+  restore_pin();
+}
+
+void Window::open_given(const QString& file) {
+  const QSettings settings;
+  const QString last = settings.value(kFile).toString(), unsaved = settings.value(kUnsaved).toString();
+  if (unsaved.isEmpty() || (!last.isEmpty() && QFileInfo(last) == QFileInfo(file))) {
+    if (unsaved.isEmpty()) {
+      open(file);
+      restore_pin();
+    } else {
+      open_last();
+    }
+    return;
+  }
+  const QDir folder(QStandardPaths::writableLocation(QStandardPaths::AppDataLocation));
+  const QString copy = folder.filePath(
+      QStringLiteral("unsaved-%1.json").arg(QDateTime::currentDateTime().toString(u"yyyyMMdd-hhmmss-zzz")));
+  try {
+    folder.mkpath(QStringLiteral("."));
+    OutputFile out(copy.toStdString());
+    out.write(unsaved.toStdString() + "\n");
+    out.commit();
+  } catch (const std::exception& e) {
+    open_last();
+    return show_problem(tr("Unsaved changes of the last time can't be put aside, so they were opened"),
+                        QString::fromUtf8(e.what()));
+  }
+  open(file);
+  restore_pin();
+  show_problem(tr("Unsaved changes of the last time"),
+               tr("What was not saved of %1 the last time is in %2.")
+                   .arg(last.isEmpty() ? tr("a new scenario") : last, QDir::toNativeSeparators(copy)));
+}
+
+void Window::restore_pin() {
+  const QSettings settings;
+  const QString pinned = settings.value(kPinned).toString();
+  if (pinned.isEmpty()) return;
+  try {
+    session_.pin(object_of(pinned), settings.value(kPinnedFile).toString().toStdString());
+  } catch (const std::exception&) {  // it is damaged, and can be had again by pinning
+    QSettings().remove(kPinned);
   }
 }
 
 // After each answer too, so that a crash loses nothing.
 void Window::remember_scenario() {
   QSettings settings;
-  settings.setValue(kFile,
-                    session_.file().empty()
-                        ? QString()
-                        : QFileInfo(QString::fromStdString(session_.file().string())).absoluteFilePath());
+  const auto absolute = [](const std::filesystem::path& file) {
+    return file.empty() ? QString() : QFileInfo(QString::fromStdString(file.string())).absoluteFilePath();
+  };
+  settings.setValue(kFile, absolute(session_.file()));
+  if (session_.has_pin()) {
+    settings.setValue(kPinned, QString::fromStdString(session_.pinned_scenario().dump()));
+    settings.setValue(kPinnedFile, absolute(session_.pinned_file()));
+  } else {
+    settings.remove(kPinned);
+  }
   if (session_.history().isClean())
     settings.remove(kUnsaved);
   else

@@ -27,6 +27,9 @@ class Window : public QMainWindow {
   void show_view(const QString& title);    // in front
   void open(const QString& file);          // shows what is wrong where it can't be
   void open_last();  // what was open the last time, if it is still there, with what was not saved of it
+  // The file that the program was told to open. What was not saved of it comes with it; what was not saved of
+  // another scenario is put into a file of its own, whose name is said.
+  void open_given(const QString& file);
 
   enum class Theme { kSystem, kLight, kDark };
   static void use_theme(Theme theme);
@@ -35,6 +38,7 @@ class Window : public QMainWindow {
  protected:
   void closeEvent(QCloseEvent* event) override;
   void showEvent(QShowEvent* event) override;
+  bool focusNextPrevChild(bool next) override;
 
  private:
   void arrange();
@@ -42,6 +46,7 @@ class Window : public QMainWindow {
   void show_state();
   void show_problem(const QString& title, const QString& text);
   void remember_scenario();
+  void restore_pin();
   bool may_leave();
   bool save(bool ask_where);
   void open_model();

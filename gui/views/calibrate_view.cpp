@@ -78,6 +78,7 @@ class CalibrateView : public View {
     backend_->addItems({QStringLiteral("cpu"), QStringLiteral("cuda")});
     backend_->setToolTip(tr("What executes the model"));
     log_->setReadOnly(true);
+    log_->setTextInteractionFlags(Qt::TextSelectableByMouse | Qt::TextSelectableByKeyboard);
     log_->setTabChangesFocus(true);
     log_->setMaximumBlockCount(10000);
     log_->setPlaceholderText(tr("What the program says"));

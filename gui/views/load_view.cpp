@@ -70,7 +70,7 @@ class LoadView : public View {
     draw(*tpot_, *sweep, axis, tr("TPOT, ms"), &ServingMetrics::tpot, "tpot_ms", slo.tpot_ms);
     Table t;
     t.title = "Latency against load";
-    t.columns = {{"load", sweep->axis, 3},
+    t.columns = {{sweep->axis, sweep->axis, 3},
                  {"median_ttft_ms", "TTFT median, ms", 3},
                  {"p99_ttft_ms", "TTFT p99, ms", 3},
                  {"p99_ttft_low_ms", "from", 3},
@@ -118,7 +118,7 @@ class LoadView : public View {
         least = std::min(least, i.low), most = std::max(most, i.high), end = std::max(end, p.load);
       }
       if (load.isEmpty()) return chart.finish(false);
-      chart.band(l.colour, load, low, high);
+      chart.band(l.name, l.colour, load, low, high);
       chart.line(l.name, l.colour, load, value);
     }
     chart.logarithmic(chart.yAxis);

@@ -3,6 +3,7 @@
 #include <QLabel>
 #include <QSplitter>
 #include <QVBoxLayout>
+#include <algorithm>
 #include <cmath>
 
 #include "base/text.h"
@@ -21,6 +22,7 @@ struct Part {
   int colour;
 };
 constexpr int kCurvePoints = 40;
+constexpr int kLegendHeight = 26, kSwatch = 12;  // pixels
 constexpr Part kParts[] = {{"weights", &MemoryPlan::weights_bytes, 0},
                            {"activations at their peak", &MemoryPlan::activation_peak_bytes, 1},
                            {"context, graphs, buffers", &MemoryPlan::overhead_bytes, 6},
@@ -35,6 +37,7 @@ class MemoryView : public View {
         note_(note_label(this)),
         limits_(note_label(this)) {
     chart_->setAccessibleName(tr("memory of a device"));
+    chart_->legend->setIconSize(kSwatch, chart_->legend->iconSize().height());
     room_->setAccessibleName(tr("sequences that fit"));
     auto* const charts = new QSplitter(Qt::Horizontal, this);
     charts->addWidget(chart_);
@@ -104,19 +107,21 @@ class MemoryView : public View {
     room_->logarithmic(room_->xAxis);
     room_->logarithmic(room_->yAxis);
     const auto running = static_cast<double>(kind.scheduler.max_num_seqs);
+    const double low = std::max(0.7, std::min(running, y.back()) / 2),
+                 high = 3 * std::max(running, y.front());
     room_->mark_y(running, tr("max_num_seqs"), 1);
     const auto& load = session_.estimated()->prepared.load;
     if (const double mean = load.input_len + load.output_len; mean > least && mean < longest)
-      room_->mark_x(mean, tr("workload"), 6, Qt::AlignLeft | Qt::AlignBottom);
+      room_->mark_x(mean, tr("workload"), 6,
+                    Qt::AlignLeft | (running * running < low * high ? Qt::AlignTop : Qt::AlignBottom));
     room_->xAxis->setRange(least, longest);
-    const double low = std::max(0.7, std::min(running, y.back()) / 2), high = std::max(running, y.front());
-    room_->yAxis->setRange(low, high * 3);
+    room_->yAxis->setRange(low, high);
     room_->finish(false);
   }
 
   void show_memory() {
     struct Bar {
-      QString name;
+      QString prefix, pool, device;
       MemoryPlan plan;
     };
     std::vector<Bar> bars;
@@ -125,19 +130,22 @@ class MemoryView : public View {
       if (const Deployment* d = of->deployment()) {
         const auto kinds = d->kinds();
         for (std::size_t i = 0; i < kinds.size(); ++i) {
-          QString name = kinds.size() == 1 ? QString() : QString::fromStdString(pool_name(*d, i));
-          name += (name.isEmpty() ? QString() : QStringLiteral(",\n")) +
-                  QString::fromStdString(kinds[i]->device.name);
-          bars.push_back({prefix + name, kinds[i]->memory});
+          const QString pool = kinds.size() == 1 ? QString() : QString::fromStdString(pool_name(*d, i));
+          bars.push_back({prefix, pool, QString::fromStdString(kinds[i]->device.name), kinds[i]->memory});
         }
       } else if (const auto& no = std::get<Infeasible>(of->prepared.verdict); no.memory) {
-        bars.push_back({prefix + tr("one device"), *no.memory});
+        bars.push_back({prefix, {}, tr("one device"), *no.memory});
       }
     };
     add({}, session_.estimated());
     if (session_.has_pin()) add(tr("pinned: "), session_.pinned());
-
-    chart_->start(tr("memory of one device, GiB"), {});
+    // A line of text each: pools on devices of one kind have their own names alone.
+    const bool one_device = std::all_of(bars.begin(), bars.end(), [&](const Bar& b) {
+      return b.device == bars.front().device && !b.pool.isEmpty();
+    });
+    chart_->start(one_device && !bars.empty() ? tr("memory of one %1, GiB").arg(bars.front().device)
+                                              : tr("memory of one device, GiB"),
+                  {});
     const auto current = session_.estimated();
     show_room(current ? current->deployment() : nullptr);
     if (bars.empty()) {
@@ -149,7 +157,8 @@ class MemoryView : public View {
     }
     const MemoryPlan& first = bars.front().plan;
     note_->setText(
-        !current->verdict.empty()
+        !current ? tr("The scenario has an error; shown is the pinned one.")
+        : !current->verdict.empty()
             ? QString::fromStdString(current->verdict)
             : tr("%1 blocks of %2 tokens: room for %3 on each rank, %4 sequences of this workload\'s mean "
                  "length, %5 of max_model_len.")
@@ -169,6 +178,7 @@ class MemoryView : public View {
       stack->setPen(Qt::NoPen);
       stack->setBrush(Chart::colour(part.colour));
       stack->setWidth(0.6);
+      stack->setStackingGap(0);  // it would hide what is small
       if (below != nullptr) stack->moveAbove(below);
       below = stack;
       QVector<double> keys, values;
@@ -179,7 +189,11 @@ class MemoryView : public View {
       stack->setData(keys, values);
     }
     for (std::size_t i = 0; i < bars.size(); ++i) {
-      names->addTick(-static_cast<double>(i), bars[i].name);
+      const Bar& b = bars[i];
+      names->addTick(-static_cast<double>(i),
+                     b.prefix + (one_device         ? b.pool
+                                 : b.pool.isEmpty() ? b.device
+                                                    : b.pool + QStringLiteral(", ") + b.device));
       const MemoryPlan& p = bars[i].plan;
       double sum = 0;
       for (const Part& part : kParts) sum += p.*(part.bytes);
@@ -189,8 +203,10 @@ class MemoryView : public View {
     if (first.budget_bytes > 0 && first.budget_bytes < 0.995 * first.device_bytes)
       chart_->mark_x(first.budget_bytes / kGiB, tr("budget"), 6, Qt::AlignLeft | Qt::AlignTop);
     chart_->yAxis->setTicker(names);
-    // With room for the words above the bars and beside the device's line.
+    // With room for the words above the bars and beside the device's line, and a line of text for each bar.
     const auto n = static_cast<double>(bars.size());
+    chart_->setMinimumHeight(chart_->height_of_rows(static_cast<int>(std::ceil(1.3 * n + 0.2))) +
+                             kLegendHeight);
     chart_->yAxis->setRange(-n + 0.4, 0.6 + 0.3 * n);
     chart_->xAxis->setRange(0, most * 1.45);
     chart_->finish(true);

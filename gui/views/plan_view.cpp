@@ -25,7 +25,7 @@ QString grouped(std::int64_t n) { return QString::fromStdString(with_commas(n));
 QString slo_text(const SloSection& slo) {
   QStringList limits;
   const auto add = [&](const char* name, const std::optional<double>& ms) {
-    if (ms) limits << QObject::tr("%1 at most %2 ms").arg(QLatin1String(name)).arg(*ms);
+    if (ms) limits << QObject::tr("%1 at most %2\u00a0ms").arg(QLatin1String(name), figures(*ms, 6));
   };
   add("TTFT", slo.ttft_ms), add("TPOT", slo.tpot_ms), add("ITL", slo.itl_ms), add("E2EL", slo.e2el_ms);
   if (limits.isEmpty()) return QObject::tr("none; set /slo to have candidates that miss it left out");
@@ -60,6 +60,7 @@ class PlanView : public View {
     row->addStretch();
 
     why_->setReadOnly(true);
+    why_->setTextInteractionFlags(Qt::TextSelectableByMouse | Qt::TextSelectableByKeyboard);
     why_->setObjectName(QStringLiteral("why"));
     why_->setAccessibleName(tr("why the winner wins"));
     why_->setTabChangesFocus(true);

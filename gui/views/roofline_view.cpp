@@ -57,7 +57,7 @@ class RooflineView : public View {
     const Estimated::Step& chosen = steps[choose_step(*which_, steps)];
     const StepEstimate& s = *chosen.step;
     const Device& device = chosen.of->device;
-    note_->setText(tr("%1: operators with arithmetic, by what bounds them; the longest have names")
+    note_->setText(tr("%1: operators with arithmetic; those that take longest have names")
                        .arg(QString::fromStdString(device.name)));
     QVector<double> x[std::size(kBounds)], y[std::size(kBounds)];
     double low_x = 0.1, high_x = 1000, low_y = 0.01;
@@ -81,14 +81,15 @@ class RooflineView : public View {
     const auto roof = [&](const QString& name, double peak) {
       if (peak <= 0) return;
       const double ridge = peak / bandwidth;
-      chart_->line(tr("%1 %2 TFLOP/s").arg(name).arg(peak, 0, 'f', 0), colour++, {low_x, ridge, high_x},
+      chart_->line(tr("%1: %2 TFLOP/s").arg(name, figures(peak, 4)), colour++, {low_x, ridge, high_x},
                    {low_x * bandwidth, peak, peak}, Qt::SolidLine, false);
       top = std::max(top, peak);
     };
     roof(tr("16 bits"), device.fp16_peak.value / 1e12);
     if (device.fp8_peak.value > device.fp16_peak.value) roof(tr("fp8"), device.fp8_peak.value / 1e12);
     for (std::size_t b = 0; b < std::size(kBounds); ++b)
-      if (!x[b].isEmpty()) chart_->dots(tr(kBounds[b]), static_cast<int>(b), x[b], y[b], 8);
+      if (!x[b].isEmpty())
+        chart_->dots(tr("bound by %1").arg(QLatin1String(kBounds[b])), static_cast<int>(b), x[b], y[b], 8);
     chart_->logarithmic(chart_->xAxis);
     chart_->logarithmic(chart_->yAxis);
     chart_->xAxis->setRange(low_x, high_x);

@@ -60,6 +60,7 @@ class StepView : public View {
     scroll->setWidget(chart_);
     scroll->setWidgetResizable(true);
     scroll->setFrameShape(QFrame::NoFrame);
+    scroll->setFocusPolicy(Qt::NoFocus);  // the chart has it, and its keys come here
     parts->addWidget(scroll);
     parts->addWidget(table_);
     parts->setChildrenCollapsible(false);
@@ -82,10 +83,12 @@ class StepView : public View {
   }
 
  private:
-  // The axis is in sight where there is room for it; the table has what is left.
+  // The whole chart is in sight where there is room for it, and the table has what is left; else two thirds
+  // of it are, and the rest is scrolled to.
   void fit() {
-    const int needs = chart_->minimumHeight() + 2;
-    parts_->setSizes({needs, std::max(table_->minimumHeight(), parts_->height() - needs)});
+    const int all = parts_->height(), wanted = chart_->minimumHeight() + 2;
+    const int high = wanted + table_->minimumHeight() <= all ? wanted : 2 * all / 3;
+    parts_->setSizes({high, all - high});
   }
 
   void show_steps() {
@@ -139,8 +142,7 @@ class StepView : public View {
     chart_->yAxis->setTicker(names);
     chart_->yAxis->setRange(-static_cast<double>(keys.size()) + 0.4, 0.6);
     chart_->xAxis->setRange(0, at * 1.03);
-    // A line of text for each operator.
-    const int needs = static_cast<int>(keys.size()) * (fontMetrics().height() - 1) + 56;
+    const int needs = chart_->height_of_rows(static_cast<int>(keys.size()));
     if (needs != chart_->minimumHeight()) {
       chart_->setMinimumHeight(needs);
       fit();

@@ -228,6 +228,7 @@ void TimelineView::make_chart() {
   usage_->axis(QCPAxis::atRight)->grid()->setVisible(false);
   auto* const margins = new QCPMarginGroup(chart_);
   for (QCPAxisRect* rect : chart_->axisRects()) {
+    rect->setMinimumSize(usage_->minimumSize());
     rect->setMinimumMargins(QMargins(0, 6, 0, 4));
     rect->setMarginGroup(QCP::msLeft | QCP::msRight, margins);
     rect->setRangeDrag(Qt::Horizontal);
@@ -235,7 +236,6 @@ void TimelineView::make_chart() {
     QCPAxis* const time = rect->axis(QCPAxis::atBottom);
     connect(time, qOverload<const QCPRange&>(&QCPAxis::rangeChanged), this, &TimelineView::set_time);
   }
-  chart_->legend->setIconSize(30, 16);
   chart_->setPlottingHint(QCP::phFastPolylines);
   chart_->setMouseTracking(true);
   chart_->installEventFilter(this);

@@ -10,7 +10,7 @@
 namespace foretoken::gui {
 namespace {
 
-QString in_ms(Picoseconds t) { return cell_text(to_ms(t), 4) + QStringLiteral(" ms"); }
+QString in_ms(Picoseconds t) { return cell_text(to_ms(t), 4) + QStringLiteral("\u00a0ms"); }
 
 }  // namespace
 
@@ -43,6 +43,16 @@ Waterfall::Waterfall(QWidget* parent)
   chart_->axisRect()->setRangeDrag(Qt::Horizontal);
   chart_->axisRect()->setRangeZoom(Qt::Horizontal);
   chart_->setAccessibleName(tr("parts of one request's latency"));
+  chart_->setMinimumHeight(chart_->height_of_rows(static_cast<int>(life_parts({}).size())));
+  chart_->set_csv([this] {
+    QString text = QStringLiteral("part,start_ms,duration_ms\n");
+    for (const LifePart& part : parts_)
+      text += QStringLiteral("\"%1\",%2,%3\n")
+                  .arg(part.name)
+                  .arg(to_ms(part.start), 0, 'g', 12)
+                  .arg(to_ms(part.duration), 0, 'g', 12);
+    return text;
+  });
   auto* const top = new QHBoxLayout;
   top->addWidget(title_, 1);
   top->addWidget(decode_);

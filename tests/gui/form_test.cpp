@@ -77,6 +77,24 @@ TEST(Form, ShowsWhatTheScenarioSays) {
   EXPECT_EQ(text("/engine/max_model_len"), "");
 }
 
+// Keys that few scenarios have are shown where the scenario has them.
+TEST(Form, WhatIsSetIsShown) {
+  Session session;
+  ScenarioForm form(session);
+  const auto shown = [&](const char* pointer) {
+    return form.editor(pointer)->parentWidget()->isVisibleTo(&form);
+  };
+  form.resize(400, 900);
+  form.show();
+  EXPECT_FALSE(shown("/engine/block_size"));
+  session.edit("/engine/block_size", Json(32));
+  QApplication::processEvents();
+  EXPECT_TRUE(shown("/engine/block_size"));
+  session.history().undo();
+  QApplication::processEvents();
+  EXPECT_FALSE(shown("/engine/block_size"));
+}
+
 TEST(Form, ErrorsStandAtTheirKey) {
   Session session;
   ScenarioForm form(session);
@@ -164,6 +182,7 @@ TEST(Form, AThousandRandomEdits) {
                         random() % 2 == 0 ? typed(keys.at(pointer)) : wild[random() % std::size(wild)],
                         random() % 3 == 0);
     if (i % 50 == 0) QApplication::processEvents();
+    if (i % 97 == 0) i % 2 == 0 ? window.session().pin() : window.session().unpin();
     if (window.session().estimated()) ++answered;
     while (!window.session().estimated() && window.session().history().canUndo())
       window.session().history().undo();

@@ -70,7 +70,7 @@ class PlanViews : public testing::Test {
 
 TEST_F(PlanViews, SayWhatToDoBeforeASearch) {
   EXPECT_TRUE(text().contains(QStringLiteral("Press Search")));
-  EXPECT_TRUE(text().contains(QStringLiteral("TTFT at most 80 ms")));
+  EXPECT_TRUE(text().contains(QStringLiteral("TTFT at most 80\u00a0ms")));
   EXPECT_TRUE(button(QStringLiteral("Search"))->isEnabled());
   EXPECT_FALSE(button(QStringLiteral("Cancel"))->isEnabled());
   EXPECT_FALSE(button(QStringLiteral("Load"))->isEnabled());

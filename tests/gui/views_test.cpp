@@ -367,10 +367,56 @@ TEST_F(Views, WhatIsSavedSaysWhereItCameFrom) {
         QFile::remove(file);
       }
   const ViewPart memory = window.view(QStringLiteral("Memory"))->parts()[1];
-  EXPECT_THAT(chart("Memory").csv().toStdString(), testing::HasSubstr("\"weights\",0,"));
+  EXPECT_THAT(chart("Memory").csv().toStdString(),
+              testing::HasSubstr("series,\"of\",\"memory of one device, GiB\"\n\"weights\",\"H100"));
   View* const view = window.view(QStringLiteral("Memory"));
   EXPECT_THROW(view->save(memory, folder + QStringLiteral("memory.gif")), std::exception);
   EXPECT_THROW(view->save(memory, QStringLiteral("/nowhere/memory.png")), std::exception);
+}
+
+// What was pinned is shown beside nothing, too.
+TEST_F(Views, AnErrorLeavesThePinnedScenario) {
+  window.session().pin();
+  window.session().edit("/engine/max_num_seqs", Json(-3));
+  EXPECT_EQ(window.session().estimated(), nullptr);
+  EXPECT_GT(chart("Memory").plottableCount(), 0);
+  window.session().history().undo();
+  EXPECT_NE(window.session().estimated(), nullptr);
+}
+
+// No row's name touches the next, no word of a legend is cut, beside Memory in a window of 1,280 x 800.
+TEST_F(Views, RowsAndLegendsHaveRoomForTheirLetters) {
+  window.session().set_scenario(kApart, QStringLiteral("test"));
+  window.session().wait();
+  window.session().pin();
+  window.session().edit("/workload/request_rate", Json(5));
+  window.session().wait();
+  window.resize(1280, 800);
+  window.show();
+  for (View* v : window.views()) {
+    window.show_view(v->title());
+    if (v->title() == QStringLiteral("Timeline")) v->tables()[0]->selectRow(0);
+    for (int i = 0; i < 3; ++i) QApplication::processEvents();
+    for (Chart* c : v->charts()) {
+      if (!c->isVisible()) continue;
+      SCOPED_TRACE((v->title() + u' ' + c->accessibleName()).toStdString());
+      c->replot();
+      const int line = c->fontMetrics().height();
+      if (v->title() != QStringLiteral("Step")) {  // which is scrolled
+        EXPECT_EQ(c->visibleRegion().boundingRect().height(), c->height());
+      }
+      if (const auto words = c->yAxis->ticker().dynamicCast<QCPAxisTickerText>()) {
+        EXPECT_GE(std::abs(c->yAxis->coordToPixel(1) - c->yAxis->coordToPixel(0)), line - 1.5);
+      } else {
+        const QVector<double> ticks = c->yAxis->tickVector();
+        for (qsizetype i = 1; i < ticks.size(); ++i)
+          EXPECT_GE(std::abs(c->yAxis->coordToPixel(ticks[i]) - c->yAxis->coordToPixel(ticks[i - 1])),
+                    line - 1.5);
+      }
+      for (int i = 0; c->legend->visible() && i < c->legend->itemCount(); ++i)
+        EXPECT_GE(c->legend->item(i)->outerRect().height(), line + 3);
+    }
+  }
 }
 
 TEST_F(Views, NarrowTablesShowTheColumnsThatMatter) {

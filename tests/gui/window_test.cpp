@@ -5,12 +5,14 @@
 
 #include <QAction>
 #include <QApplication>
+#include <QDir>
 #include <QDockWidget>
 #include <QLabel>
 #include <QMenu>
 #include <QMenuBar>
 #include <QSet>
 #include <QSettings>
+#include <QStandardPaths>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -165,6 +167,83 @@ TEST_F(Remembered, TheNextWindowIsAsTheLastWasLeft) {
             Qt::BottomDockWidgetArea);
   window.session().history().undo();
   EXPECT_EQ(window.session().scenario(), opened) << "what was not saved is one step";
+}
+
+// What was pinned comes back, with answers of its own.
+TEST_F(Remembered, ThePinIsThereTheNextTime) {
+  Json pinned;
+  double ttft = 0;
+  {
+    Window window;
+    window.session().edit("/workload/num_prompts", Json(20));
+    window.session().wait();
+    window.session().pin();
+    pinned = window.session().scenario();
+    ttft = window.session().simulated()->simulation.served.metrics.ttft.p99;
+    window.session().edit("/engine/max_num_seqs", Json(3));
+    window.close();
+  }
+  {
+    Window window;
+    window.open_last();
+    ASSERT_TRUE(window.session().has_pin());
+    EXPECT_EQ(window.session().pinned_scenario(), pinned);
+    ASSERT_NE(window.session().pinned(), nullptr);
+    window.session().wait();
+    ASSERT_NE(window.session().pinned_simulation(), nullptr);
+    EXPECT_EQ(window.session().pinned_simulation()->simulation.served.metrics.ttft.p99, ttft);
+    EXPECT_TRUE(window.session().pinned_simulation()->has_intervals);
+    EXPECT_EQ(window.session().scenario()["engine"]["max_num_seqs"], 3);
+    window.session().unpin();
+    window.close();
+  }
+  QSettings().setValue(QStringLiteral("pinned"), QStringLiteral("[1"));
+  Window window;
+  window.open_last();
+  EXPECT_FALSE(window.session().has_pin()) << "what is damaged is left out";
+}
+
+// A file that is named loses nothing that was not saved the last time.
+TEST_F(Remembered, AFileThatIsNamedLosesNothing) {
+  folder_.put("a.json",
+              R"({"model": "qwen3-8b", "hardware": {"device": "h200"}, "workload": {"num_prompts": 10}})");
+  folder_.put(
+      "b.json",
+      R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"}, "workload": {"num_prompts": 10}})");
+  const auto path = [&](const char* name) { return QString::fromStdString(folder_.path(name).string()); };
+  const QDir copies(QStandardPaths::writableLocation(QStandardPaths::AppDataLocation));
+  const auto found = [&] { return copies.entryList({QStringLiteral("unsaved-*.json")}); };
+  for (const QString& old : found()) QFile::remove(copies.filePath(old));
+  Json left;
+  {
+    Window window;
+    window.open_given(path("a.json"));
+    window.session().edit("/engine/max_num_seqs", Json(17));
+    left = window.session().scenario();
+    window.session().wait();
+    window.close();
+  }
+  {
+    Window window;
+    window.open_given(path("a.json"));
+    EXPECT_EQ(window.session().scenario(), left) << "the same file, with its changes";
+    EXPECT_TRUE(window.isWindowModified());
+    window.session().wait();
+    window.close();
+  }
+  EXPECT_TRUE(found().isEmpty());
+  Window window;
+  window.open_given(path("b.json"));
+  EXPECT_EQ(window.session().scenario()["model"], "llama-3.1-8b");
+  EXPECT_FALSE(window.isWindowModified());
+  ASSERT_EQ(found().size(), 1);
+  const QString copy = copies.filePath(found().front());
+  EXPECT_EQ(read_json(copy.toStdString()), left);
+  const auto labels = window.findChildren<QLabel*>();
+  EXPECT_TRUE(std::any_of(labels.begin(), labels.end(), [&](const QLabel* l) {
+    return l->text().contains(QDir::toNativeSeparators(copy));
+  })) << "where it is is said";
+  QFile::remove(copy);
 }
 
 TEST_F(Remembered, WhatWasSavedIsNotChangedAgain) {
