@@ -181,6 +181,37 @@ void SharedKernels::cache_read(const CacheLayer& cache, const std::int32_t* bloc
     }
 }
 
+// Tokens in ascending order, so that a place is read before another token is written to it.
+void SharedKernels::shift_cached(const CacheLayer& cache, const CacheShift& shift, Threads& threads) const {
+  const RopeArgs& turn = shift.turn;
+  if (shift.from == shift.to && turn.pairs == 0) return;
+  const auto move = [&](bool value, std::int64_t from, std::int64_t to) {
+    const std::int64_t bytes = (value ? cache.v_dim : cache.k_dim) * cache_width(cache.storage);
+    std::byte* const data = value ? cache.values : cache.keys;
+    float* const scales = value ? cache.value_scales : cache.key_scales;
+    std::memcpy(data + to * bytes, data + from * bytes, static_cast<std::size_t>(bytes));
+    if (scales != nullptr) scales[to] = scales[from];
+  };
+  threads.run(cache.heads, [&](std::int64_t h) {
+    thread_local std::vector<float> key;
+    key.resize(static_cast<std::size_t>(cache.k_dim));
+    for (std::int64_t t = 0; t < shift.tokens; ++t) {
+      const std::int64_t from = cache_slot(cache, shift.blocks, shift.from + t, h),
+                         to = cache_slot(cache, shift.blocks, shift.to + t, h);
+      if (from != to && cache.v_dim > 0) move(true, from, to);
+      if (turn.pairs == 0) {
+        move(false, from, to);
+        continue;
+      }
+      read_cached(cache, false, from, key.data());
+      constexpr std::int32_t kOnlyAngle[] = {0};
+      rope(turn.cosines, turn.sines, turn.pairs, turn.interleaved, kOnlyAngle, key.data(), cache.k_dim, 1,
+           cache.k_dim, shift.first);
+      write_cached(cache, false, to, key.data());
+    }
+  });
+}
+
 void SharedKernels::expand_latents(const LatentArgs& a, const float* up, const float* latent,
                                    std::int64_t tokens, const CacheLayer& to) const {
   const std::int64_t each = a.nope + a.v, qk = a.nope + a.rope, row = a.rank + a.rope,
