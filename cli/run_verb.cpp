@@ -86,7 +86,8 @@ Priced price_steps(std::span<const StepRun> steps, const Deployment& d, std::spa
                                     work.adapters,
                                     work.adapter_loads,
                                     work.swap_out_tokens,
-                                    work.swap_in_tokens};
+                                    work.swap_in_tokens,
+                                    work.shifted_tokens};
       for (const PrefillChunk& c : work.prefill) key.insert(key.end(), {c.new_tokens, c.cached, c.count});
       key.push_back(-1);
       for (const double c : work.contexts) key.push_back(static_cast<std::int64_t>(c));

@@ -138,8 +138,8 @@ constexpr Strategy kStrategies[] = {
     {"caching", "slots that keep their tokens",
      "behavior llama.cpp; cache_prompt, slot_prompt_similarity, kv_unified, cache_ram, cache_reuse",
      "a request takes the idle slot that begins like its prompt, else the least recently used one; slots of "
-     "a context each or one cache for all",
-     "schedules worked by hand; executed: the same tokens"},
+     "a context each or one cache for all; chunks behind a hole turned to their new place",
+     "schedules worked by hand; executed: the same tokens, of shifted chunks those of one layer"},
     {"caching", "KV tiers", "kv_tiers, kv_load_policy, kv_load_mode, enable_hierarchical_cache",
      "blocks in host memory and on storage, loaded while others run or layer by layer, or computed again "
      "where that is faster; under vLLM's scheduler and, as HiCache, SGLang's; written through, on second use "

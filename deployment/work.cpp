@@ -46,6 +46,7 @@ Work work(const Batch& batch, const Deployment& deployment, std::int64_t group_t
   const std::int64_t block = deployment.memory.block_size;
   w.swap_out_tokens = static_cast<std::int64_t>(batch.swap_out.size()) * block;
   w.swap_in_tokens = static_cast<std::int64_t>(batch.swap_in.size()) * block;
+  w.shifted_tokens = batch.shifted_tokens();
   return w;
 }
 

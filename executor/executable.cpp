@@ -126,8 +126,6 @@ void check(const Deployment& deployment, bool apart, bool processes) {
   if (processes && reaches(deployment))
     refuse("behavior",
            deployment.behavior.name + ", whose attention reaches over several instances, in processes,");
-  const LlamaCppConfig& slots = deployment.scheduler.llama_cpp;
-  if (slots.n_cache_reuse > 0) refuse("cache_reuse", "shifting keys to another place");
   const bool several = apart || m.engines() > 1;
   if (m.stages.front().expert_load)
     throw Error(deployment.scenario.workload.expert_skew ? "expert_skew" : "enable_eplb",

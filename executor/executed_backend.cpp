@@ -31,6 +31,7 @@ StepTime ExecutedBackend::run(const Step& step) {
   const auto at = static_cast<std::size_t>(step.engine);
   double drafting = 0;  // before the step
   s.sequences.resize(ranks), s.slots.resize(ranks), s.swaps.resize(ranks), s.copies.resize(ranks);
+  s.shifts.resize(ranks);
   bool any = false;
   for (std::size_t r = 0; r < ranks; ++r) {
     const Batch& batch = step.ranks[r];
@@ -53,7 +54,10 @@ StepTime ExecutedBackend::run(const Step& step) {
         s.add_beam(r, table, p.slot, p.context - 1, 1, true, true, p.beam);
       else if (p.slot >= 0)
         s.add(step.engine, r, table, p.slot, p.context - 1 - p.drafted, 1, true, true, p.drafted);
-    s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads};
+    s.shifts[r].clear();
+    for (const KvShift& k : batch.shifts)
+      s.shifts[r].push_back({table[k.slot].blocks.data(), k.from, k.to, k.tokens, k.distance});
+    s.swaps[r] = {batch.swap_out, batch.swap_in, batch.adapter_loads, s.shifts[r]};
     any |= !s.sequences[r].empty() || batch.copies();
   }
   Replica& engine = s.executable.engine(at);
@@ -119,6 +123,7 @@ StepTime ExecutedBackend::run(const Step& step) {
   const std::int64_t block = deployment.scheduler.block_size;
   run.work.swap_out_tokens = static_cast<std::int64_t>(fullest.swap_out.size()) * block;
   run.work.swap_in_tokens = static_cast<std::int64_t>(fullest.swap_in.size()) * block;
+  run.work.shifted_tokens = fullest.shifted_tokens();
   run.work.adapters = fullest.adapters;
   run.work.adapter_loads = static_cast<std::int64_t>(fullest.adapter_loads.size());
   if (ranks > 1)

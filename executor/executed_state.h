@@ -64,6 +64,7 @@ struct ExecutedBackend::State {
   std::vector<std::vector<StepSequence>> sequences;
   std::vector<std::vector<std::int32_t>> slots;
   std::vector<Transformer::Swaps> swaps;
+  std::vector<std::vector<Transformer::Shift>> shifts;
   Arena scratch;  // of sampling
   std::vector<double> uniforms;
   std::vector<std::int32_t> sampled;  // one of each row that has logits

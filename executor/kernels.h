@@ -142,6 +142,17 @@ struct RopeArgs {
   bool interleaved = false;
 };
 
+// Cached tokens of a sequence that go from the places [from, from + tokens) of its blocks to the earlier ones
+// [to, to + tokens), or stay where they are (from == to), while their keys are turned. turn: cosines and
+// sines [pairs] of one angle a pair, by which dims [first, first + 2 x pairs) of every head are turned once
+// more: no factor belongs to them, for the keys have theirs. Without pairs nothing is turned.
+struct CacheShift {
+  const std::int32_t* blocks = nullptr;
+  std::int64_t from = 0, to = 0, tokens = 0;
+  RopeArgs turn;
+  std::int64_t first = 0;
+};
+
 struct AttentionArgs {
   std::int64_t heads = 0;  // query heads; heads / cache heads of them share a key
   std::int64_t qk_dim = 0, v_dim = 0;
@@ -333,6 +344,8 @@ class Kernels {
   // be null).
   virtual void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
                           float* keys, float* values) const = 0;
+  // Turned keys are rounded as cache_write() rounds; everything else keeps its bits.
+  virtual void shift_cached(const CacheLayer& cache, const CacheShift& shift, Threads& threads) const = 0;
   // Causal attention of every sequence's new rows over its cache, which holds the new tokens already. A cache
   // of bf16, int8 or fp8 rounds q to bf16, and the processor's own sets the softmax's weights (times the
   // scale of an entry) too: its numbers are bf16's, and so are the products. q[row][head][qk_dim],

@@ -1,4 +1,4 @@
-// Routing, sampling, rotation, the cache's entries, convolutions and recurrences in plain loops.
+// Routing, sampling, rotation, convolutions and recurrences in plain loops.
 #include "executor/kernels_shared.h"
 
 #include <algorithm>
@@ -27,24 +27,7 @@ void normalise(const float* x, std::int64_t n, float scale, float* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = by * x[i];
 }
 
-void write_cached(const CacheLayer& cache, bool value, std::int64_t slot, const float* from) {
-  const std::int64_t dims = value ? cache.v_dim : cache.k_dim;
-  float* const scales = value ? cache.value_scales : cache.key_scales;
-  encode_row(cache.storage, from, dims,
-             (value ? cache.values : cache.keys) + slot * dims * cache_width(cache.storage),
-             scales_of_row(cache.storage, dims) > 0 ? scales + slot : nullptr);
-}
-
 }  // namespace
-
-void read_cached(const CacheLayer& cache, bool value, std::int64_t slot, float* out) {
-  const std::int64_t dims = value ? cache.v_dim : cache.k_dim, width = cache_width(cache.storage);
-  const std::byte* from = (value ? cache.values : cache.keys) + slot * dims * width;
-  const float* scales = value ? cache.value_scales : cache.key_scales;
-  const bool scaled = cache.storage == Storage::kFp8 || cache.storage == Storage::kInt8;
-  const float scale = scaled ? scales[slot] : 1.0f;
-  for (std::int64_t i = 0; i < dims; ++i) out[i] = stored_value(cache.storage, from + i * width) * scale;
-}
 
 void Kernels::add_norm(const NormArgs& args, const float* added, std::int64_t rows, std::int64_t width,
                        float* stream, float* y) const {
@@ -156,28 +139,6 @@ void SharedKernels::rope(const float* cosines, const float* sines, std::int64_t 
         b = b * c + a * s;
         a = turned;
       }
-    }
-}
-
-void SharedKernels::cache_write(const CacheLayer& cache, const Sequences& sequences, const float* keys,
-                                std::int64_t key_stride, const float* values,
-                                std::int64_t value_stride) const {
-  for (const auto& s : sequences.host)
-    for (std::int64_t i = 0; i < s.new_tokens; ++i)
-      for (std::int64_t h = 0; h < cache.heads; ++h) {
-        const std::int64_t slot = cache_slot(cache, s.blocks, s.cached + i, h), row = s.first_row + i;
-        write_cached(cache, false, slot, keys + row * key_stride + h * cache.k_dim);
-        if (cache.v_dim) write_cached(cache, true, slot, values + row * value_stride + h * cache.v_dim);
-      }
-}
-
-void SharedKernels::cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,
-                               float* keys, float* values) const {
-  for (std::int64_t i = 0; i < tokens; ++i)
-    for (std::int64_t h = 0; h < cache.heads; ++h) {
-      const std::int64_t slot = cache_slot(cache, blocks, i, h);
-      if (keys) read_cached(cache, false, slot, keys + (i * cache.heads + h) * cache.k_dim);
-      if (values && cache.v_dim) read_cached(cache, true, slot, values + (i * cache.heads + h) * cache.v_dim);
     }
 }
 

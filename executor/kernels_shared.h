@@ -41,6 +41,7 @@ class SharedKernels : public Kernels {
                    std::int64_t key_stride, const float* values, std::int64_t value_stride) const override;
   void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens, float* keys,
                   float* values) const override;
+  void shift_cached(const CacheLayer& cache, const CacheShift& shift, Threads& threads) const override;
   void merge_attention(const AttentionArgs& args, const Sequences& sequences, const float* part,
                        std::int64_t part_stride, const float* part_lse, float* out,
                        std::int64_t out_stride) const override;

@@ -53,7 +53,7 @@ bool Transformer::State::can_record(std::span<const StepSequence> all) const {
   if (!graphs || reaches || layout.data_parallel > 1 || all.empty() || rows > layout.step_sizes.back())
     return false;
   if (layout.processes != nullptr || !swaps.out.empty() || !swaps.in.empty() || !swaps.loads.empty() ||
-      layout.streamed_layers > 0 || widths.linear > 0)
+      !swaps.shifts.empty() || layout.streamed_layers > 0 || widths.linear > 0)
     return false;
   return std::all_of(all.begin(), all.end(), [](const StepSequence& s) {
     return s.decode && s.sample && s.tokens.size() == 1 && s.parents == nullptr && s.adapter < 0;
@@ -112,7 +112,7 @@ void Transformer::State::publish() {
   published = true;
   sequences.publish(), attending.publish(), projected.publish(), branches.publish(), blocks.publish();
   row_positions.publish(), row_tokens.publish(), sampled_rows.publish(), state_of.publish();
-  adapted_rows.publish();
+  adapted_rows.publish(), shift_blocks.publish(), turns.publish();
 }
 
 void Transformer::State::wait() {
@@ -200,6 +200,7 @@ void Transformer::State::prepare(std::span<const StepSequence> all, std::int64_t
   asked.sampled_rows = static_cast<std::int64_t>(sampled_rows.size());
   asked.swap_out_tokens = static_cast<std::int64_t>(swaps.out.size()) * layout.block_size;
   asked.swap_in_tokens = static_cast<std::int64_t>(swaps.in.size()) * layout.block_size;
+  prepare_shifts();
   for (std::size_t i = 0; i < stages.size(); ++i)
     operators(model, stages[i], asked, precision, layout.fusion, lists[i]);
   order_launches();
@@ -219,7 +220,8 @@ void Transformer::State::order_launches() {
            (ops[i].scope == OpScope::kSwap || ops[i].name == "lora_load" ||
             ops[i].name.starts_with("embedding"));
          ++i)
-      if (ops[i].scope != OpScope::kSwap || stage == 0)  // all layers' caches are copied at once
+      // All layers' caches are copied at once.
+      if (ops[i].scope != OpScope::kSwap || stage == 0 || ops[i].name == "key_shift")
         launches.push_back({&ops[i], -1, stage, 0});
     const auto [first, last] = layer_range(model, stages[static_cast<std::size_t>(stage)]);
     for (int layer = first; layer < last; ++layer) {

@@ -66,11 +66,18 @@ class Transformer {
   // differ in sizes, not in ranks.
   std::unique_ptr<Transformer> twin(const Layout& layout) const;
 
+  // Cached tokens that go to an earlier position of their sequence: see KvShift. The blocks hold them there
+  // and where they are.
+  struct Shift {
+    const std::int32_t* blocks = nullptr;
+    std::int64_t from = 0, to = 0, tokens = 0, distance = 0;
+  };
   // What is copied before a step computes: blocks out to host memory first, then in; adapters into slots,
-  // where those of the step's sequences must be.
+  // where those of the step's sequences must be; then tokens are shifted in this order, all layers of them.
   struct Swaps {
     std::span<const BlockCopy> out, in;
     std::span<const AdapterLoad> loads = {};
+    std::span<const Shift> shifts = {};
   };
   // Runs one step; sequences that decode come last. Logits [sampled rows in order][vocab], valid until the
   // next step. Allocates nothing once a step as large has run.

@@ -163,6 +163,7 @@ void Transformer::State::run_rank(const Op& op, int layer, std::size_t r) {
   if (name == "weight_fetch") return ranks[r].fetch(layer);
   if (name == "swap_out") return ranks[r].swap_out(swaps.out);
   if (name == "swap_in") return ranks[r].swap_in(swaps.in);
+  if (name == "key_shift") return shift_keys(runs.back().stage, ranks[r]);
   if (name.starts_with("lora_")) return adapter_operator(name, layer, r);
   const LayerWeights& weights = rank.layer(layer);
   const LayerKind& kind = kind_of(layer);

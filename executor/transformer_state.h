@@ -89,6 +89,10 @@ struct Transformer::State {
   StepTable<std::int32_t> blocks{kernels.memory()};
   StepTable<std::int32_t> row_positions{kernels.memory()}, row_tokens{kernels.memory()},
       sampled_rows{kernels.memory()};
+  // Of each shift: where its blocks are listed, as above; cosines and sines of its angles, by rope.
+  StepTable<std::int32_t> shift_blocks{kernels.memory()};
+  std::vector<std::size_t> shift_lists;
+  StepTable<float> turns{kernels.memory()};
   StepTable<std::int32_t> state_of{kernels.memory()};  // of each sequence; models with recurrent layers
   std::size_t first_decode = 0;                        // sequences[first_decode...] decode
   Work asked;
@@ -484,6 +488,9 @@ struct Transformer::State {
     return {first, values, state_of.own() + (chunk.own - sequences.own())};
   }
   void recur(const RecurrentMixer& mixer, int layer, std::size_t r, const Sequences& chunk);
+  // transformer_shifts.cpp
+  void prepare_shifts();
+  void shift_keys(int stage, Rank& rank);
   // transformer_adapters.cpp
   void group_by_adapter(std::span<const StepSequence> all);
   void adapter_operator(std::string_view name, int layer, std::size_t r);

@@ -138,7 +138,7 @@ enum class OpScope : std::uint8_t {
   kSampled,           // rows that are sampled
   kDecodeAttention,   // decoding sequences and their context
   kPrefillAttention,  // prefill chunks
-  kSwap,              // cache copied to host memory and back
+  kSwap,              // cache copied to host memory and back, or to another place of its sequence
   kStreaming,         // weights fetched while earlier layers compute
   kAdapters,          // tokens and distinct low-rank adapters
 };

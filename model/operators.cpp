@@ -271,6 +271,9 @@ void OpBuilder::build() {
   if (work_.swap_out_tokens > 0)
     add("swap_out", CopyShape{d(work_.swap_out_tokens) * cached}, OpScope::kSwap);
   if (work_.swap_in_tokens > 0) add("swap_in", CopyShape{d(work_.swap_in_tokens) * cached}, OpScope::kSwap);
+  // Keys and values are read and written once.
+  if (work_.shifted_tokens > 0)
+    add("key_shift", ElementwiseShape{work_.shifted_tokens, 2 * cached, 0}, OpScope::kSwap);
   if (rows_ <= 0) return;
   if (work_.adapter_loads > 0 && shard_.lora.rank > 0)
     add("lora_load", CopyShape{d(work_.adapter_loads) * d(adapter_elements(model_, shard_)) * element_},

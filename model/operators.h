@@ -64,8 +64,9 @@ struct Work {
   double expert_imbalance = 1.0;
   bool one_attention_call = false;  // prompts and decoding sequences in one attention kernel
   std::int64_t swap_out_tokens = 0, swap_in_tokens = 0;  // of the cache, copied to host memory and back
-  std::int64_t adapters = 0;                             // distinct low-rank adapters of the batch; 0: none
-  std::int64_t adapter_loads = 0;                        // adapters copied from host memory before the step
+  std::int64_t shifted_tokens = 0;  // of the cache, whose keys are turned to another place
+  std::int64_t adapters = 0;        // distinct low-rank adapters of the batch; 0: none
+  std::int64_t adapter_loads = 0;   // adapters copied from host memory before the step
 
   std::int64_t tokens() const {
     std::int64_t n = decode_sequences * decode_queries;

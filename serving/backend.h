@@ -55,6 +55,14 @@ struct BlockCopy {
   std::int32_t from = 0, to = 0;
 };
 
+// Cached tokens of a sequence that go to an earlier position of it: they lie in the places [from, from +
+// tokens) of its blocks, are to lie in [to, to + tokens), which are their positions then, and their keys are
+// turned back by `distance` positions. from == to: their blocks went along, so nothing moves.
+struct KvShift {
+  std::int32_t slot = 0;
+  std::int32_t from = 0, to = 0, tokens = 0, distance = 0;
+};
+
 // Cached tokens of some sequences that lie on an instance and belong to another one (serving/lending).
 struct LentContext {
   std::int32_t instance = 0;   // the other one
@@ -88,6 +96,8 @@ struct Batch {
   // Preemption by swapping: blocks that go to host memory and come back before anything is computed, in this
   // order. A step may consist of copies alone.
   std::span<const BlockCopy> swap_out, swap_in;
+  // After these, one after the other: places that one reads may be those that one before it has written.
+  std::span<const KvShift> shifts;
   std::int32_t adapters = 0;                   // distinct low-rank adapters
   std::span<const AdapterLoad> adapter_loads;  // into slots, before the step
   std::int32_t sampled_rows = 0;               // decoding sequences + drafted rows + finishing prompts
@@ -116,7 +126,12 @@ struct Batch {
     for (const auto& p : prefill) n += p.new_tokens;
     return n;
   }
-  bool copies() const { return !swap_out.empty() || !swap_in.empty(); }
+  bool copies() const { return !swap_out.empty() || !swap_in.empty() || !shifts.empty(); }
+  std::int64_t shifted_tokens() const {
+    std::int64_t n = 0;
+    for (const KvShift& s : shifts) n += s.tokens;
+    return n;
+  }
   bool empty() const { return decode_sequences == 0 && prefill.empty() && !copies(); }
 };
 

@@ -102,7 +102,7 @@ PredictedBackend::StagePrice PredictedBackend::price_stage(const Deployment& dep
       const std::int64_t block = deployment.memory.block_size;
       if (b.copies())
         r.first += stage.swap(static_cast<std::int64_t>(b.swap_out.size()) * block,
-                              static_cast<std::int64_t>(b.swap_in.size()) * block);
+                              static_cast<std::int64_t>(b.swap_in.size()) * block, b.shifted_tokens());
       if (b.sampled_rows > 0) r.first += stage.sampled(b.sampled_rows);
       r.first += attention(deployment, stage, b, r);
       if (b.adapters > 0) r.first += stage.adapters(b.tokens(), b.adapters);

@@ -340,9 +340,10 @@ PricedPart StageModel::stall(Picoseconds computation, Picoseconds outside) const
   return p;
 }
 
-PricedPart StageModel::swap(std::int64_t out_tokens, std::int64_t in_tokens) const {
+PricedPart StageModel::swap(std::int64_t out_tokens, std::int64_t in_tokens,
+                            std::int64_t shifted_tokens) const {
   Work w;
-  w.swap_out_tokens = out_tokens, w.swap_in_tokens = in_tokens;
+  w.swap_out_tokens = out_tokens, w.swap_in_tokens = in_tokens, w.shifted_tokens = shifted_tokens;
   return price_scope(w, OpScope::kSwap);
 }
 

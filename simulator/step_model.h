@@ -94,7 +94,7 @@ class StageModel {
   Picoseconds skew(int attention_group, std::int64_t sequences, std::int64_t context,
                    std::int64_t longest) const;
   // Cached tokens copied to host memory and back.
-  PricedPart swap(std::int64_t out_tokens, std::int64_t in_tokens) const;
+  PricedPart swap(std::int64_t out_tokens, std::int64_t in_tokens, std::int64_t shifted_tokens = 0) const;
   // What the step waits for streamed weights; computation: all of it, `outside` no layer's.
   PricedPart stall(Picoseconds computation, Picoseconds outside) const;
   bool streams() const { return streamed_layers_ > 0; }

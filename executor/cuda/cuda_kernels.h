@@ -75,6 +75,7 @@ class CudaKernels final : public Kernels {
                       const CacheLayer& cache, const Sequences& sequences) const override;
   void cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens, float* keys,
                   float* values) const override;
+  void shift_cached(const CacheLayer& cache, const CacheShift& shift, Threads& threads) const override;
   std::size_t attention_scratch(const AttentionArgs& args, const CacheLayer& cache, std::int64_t rows,
                                 std::int64_t longest, int threads) const override;
   void attention(const AttentionArgs& args, const CacheLayer& cache, const Sequences& sequences,

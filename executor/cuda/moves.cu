@@ -413,6 +413,62 @@ struct CacheRead {
   }
 };
 
+// A warp a head's key or value and a chain of tokens: every chains-th one, ascending. Where tokens move by
+// fewer places than there are tokens, chains are as many as those places, so that who is written over comes
+// earlier in the same chain, and each of its numbers has been read by the lane that writes there: the first
+// and second dim of a pair, or a dim that isn't turned, are one lane's.
+__global__ void __launch_bounds__(256) shift_rows(CacheLayer cache, CacheShift in, std::int64_t chains) {
+  begin_kernel();
+  const std::int64_t part = std::int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const bool value = part >= cache.heads, moves = in.from != in.to;
+  if (part >= cache.heads * (moves && cache.v_dim > 0 ? 2 : 1)) return;  // a whole warp
+  const std::int64_t head = value ? part - cache.heads : part;
+  const int dims = static_cast<int>(value ? cache.v_dim : cache.k_dim);
+  const int pairs = value ? 0 : static_cast<int>(in.turn.pairs), begin = static_cast<int>(in.first);
+  std::byte* const data = value ? cache.values : cache.keys;
+  float* const scales = value ? cache.value_scales : cache.key_scales;
+  const bool scaled = has_scales(cache.storage), rescales = scaled && pairs > 0;
+  for (std::int64_t chain = std::int64_t{blockIdx.y} * blockDim.z + threadIdx.z; chain < chains;
+       chain += std::int64_t{gridDim.y} * blockDim.z)
+    for (std::int64_t token = chain; token < in.tokens; token += chains) {
+      const std::int64_t from = slot_of(cache, in.blocks, in.from + token, head),
+                         to = slot_of(cache, in.blocks, in.to + token, head);
+      const float scale = scaled ? scales[from] : 1;
+      const auto load = [&](int c) {
+        return load_cached<1>(cache.storage, data, from * dims + c).v[0] * (rescales ? scale : 1);
+      };
+      // Those of item i: of a pair both, else the second is none.
+      const auto each = [&](auto&& take) {
+        for (int i = static_cast<int>(lane()); i < dims - pairs; i += static_cast<int>(kWarp)) {
+          if (i >= pairs) {
+            const int c = i - pairs < begin ? i - pairs : i + pairs;
+            take(c, load(c), -1, 0.0f);
+            continue;
+          }
+          const int a = begin + (in.turn.interleaved ? 2 * i : i),
+                    b = in.turn.interleaved ? a + 1 : a + pairs;
+          const float cosine = in.turn.cosines[i], sine = in.turn.sines[i], x = load(a), y = load(b);
+          take(a, x * cosine - y * sine, b, y * cosine + x * sine);
+        }
+      };
+      float rounded = 1;
+      if (rescales) {
+        float largest = 0;
+        each([&](int, float x, int, float y) { largest = fmaxf(largest, fmaxf(fabsf(x), fabsf(y))); });
+        largest = warp_max(largest);
+        if (largest > 0) rounded = largest / (cache.storage == Storage::kFp8 ? 448.0f : 127.0f);
+      }
+      each([&](int a, float x, int b, float y) {
+        store_cached<1>(cache.storage, data, to * dims + a, {x}, rounded);
+        if (b >= 0) store_cached<1>(cache.storage, data, to * dims + b, {y}, rounded);
+      });
+      if (scaled) {
+        sync_warp();  // all have read the scale
+        if (lane() == 0) scales[to] = rescales ? rounded : scale;
+      }
+    }
+}
+
 std::int64_t length_of(std::span<const std::int32_t> rows) { return static_cast<std::int64_t>(rows.size()); }
 
 }  // namespace
@@ -510,6 +566,19 @@ void CudaKernels::rope_and_write(const RopeArgs& args, std::span<const std::int3
           .block = dim3(kWarp, 8),
           .name = "rope_and_write"},
          stream(), cache, in, sequences.own, static_cast<int>(sequences.size()));
+}
+
+void CudaKernels::shift_cached(const CacheLayer& cache, const CacheShift& shift, Threads&) const {
+  const bool moves = shift.from != shift.to;
+  if (shift.tokens <= 0 || cache.heads <= 0 || (!moves && shift.turn.pairs == 0)) return;
+  const std::int64_t chains = moves ? std::min(shift.tokens, shift.from - shift.to) : shift.tokens;
+  const std::int64_t parts = cache.heads * (moves && cache.v_dim > 0 ? 2 : 1),
+                     y = std::min<std::int64_t>(parts, 8), z = std::min(8 / y, chains);
+  launch(shift_rows,
+         {.grid = dim3(static_cast<unsigned>((parts + y - 1) / y), grid_of(chains, z)),
+          .block = dim3(kWarp, static_cast<unsigned>(y), static_cast<unsigned>(z)),
+          .name = "shift_cached"},
+         stream(), cache, shift, chains);
 }
 
 void CudaKernels::cache_read(const CacheLayer& cache, const std::int32_t* blocks, std::int64_t tokens,

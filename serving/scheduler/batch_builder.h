@@ -24,6 +24,7 @@ class BatchBuilder {
     sampled_.clear();
     swap_out_.clear();
     swap_in_.clear();
+    shifts_.clear();
     rows_ = 0;
     width_ = 0;
     contexts_ = 0;
@@ -74,10 +75,12 @@ class BatchBuilder {
   // Copies between device and host memory before the step.
   std::vector<BlockCopy>& swap_out() { return swap_out_; }
   std::vector<BlockCopy>& swap_in() { return swap_in_; }
-  bool copies() const { return !swap_out_.empty() || !swap_in_.empty(); }
+  std::vector<KvShift>& shifts() { return shifts_; }
+  bool copies() const { return !swap_out_.empty() || !swap_in_.empty() || !shifts_.empty(); }
   const Batch& build() {
     batch_.swap_out = swap_out_;
     batch_.swap_in = swap_in_;
+    batch_.shifts = shifts_;
     for (std::size_t g = 0; unbounded_ && g < windows_.size(); ++g) {
       batch_.contexts[g] = contexts_;
       batch_.growing[g] = growing_;
@@ -127,6 +130,7 @@ class BatchBuilder {
   std::vector<DecodePart> decode_;
   std::vector<std::int32_t> sampled_;
   std::vector<BlockCopy> swap_out_, swap_in_;
+  std::vector<KvShift> shifts_;
   std::int32_t rows_ = 0, width_ = 0;
   std::int64_t contexts_ = 0;  // sum over the rows, and how many, where nothing bounds them
   std::int32_t growing_ = 0;

@@ -239,8 +239,8 @@ class LlamaCppScheduler final : public BlockScheduler {
   }
 
   // Of what a slot holds, that a prompt need not compute: its beginning, and chunks that come again behind
-  // it.
-  std::int64_t reusable(std::span<const TokenRun> tokens) const {
+  // it, which are listed where somebody wants them.
+  std::int64_t reusable(std::span<const TokenRun> tokens, std::vector<KvShift>* chunks = nullptr) const {
     std::int64_t reused = common_prefix(key_, tokens);
     if (own_.n_cache_reuse == 0) return reused;
     std::int64_t held = 0, prompt = 0;
@@ -249,6 +249,9 @@ class LlamaCppScheduler final : public BlockScheduler {
     for (std::int64_t at = reused; at < held && reused < prompt;) {
       const std::int64_t same = common_from(tokens, at, key_, reused);
       if (same >= own_.n_cache_reuse) {
+        const auto place = [](std::int64_t n) { return static_cast<std::int32_t>(n); };
+        if (chunks != nullptr)
+          chunks->push_back({-1, place(at), place(reused), place(same), place(at - reused)});
         at += same;
         reused += same;
       } else {
@@ -364,7 +367,9 @@ class LlamaCppScheduler final : public BlockScheduler {
     s.state = Sequence::State::kRunning;
     s.scheduled = now;
     // The last token of a prompt is computed in any case.
-    const std::int64_t reused = caches_ ? std::min<std::int64_t>(reusable(slot.tokens), s.num_tokens - 1) : 0;
+    chunks_.clear();
+    const std::int64_t reused =
+        caches_ ? std::min<std::int64_t>(reusable(slot.tokens, &chunks_), s.num_tokens - 1) : 0;
     s.cached_tokens = s.computed = static_cast<std::int32_t>(reused);
     counts_.reused += reused;
     if (caches_) {
@@ -383,6 +388,23 @@ class LlamaCppScheduler final : public BlockScheduler {
       s.blocks.insert(s.blocks.end(), device_.begin(), device_.end());
     }
     s.capacity = static_cast<std::int32_t>(std::ssize(s.blocks) * config_.block_size);
+    shift(s, slot.sequence);
+  }
+
+  // Chunks go to their place. The cells of a common cache go along, those of what lay before them come
+  // behind.
+  void shift(Sequence& s, std::int32_t sequence) {
+    for (KvShift chunk : chunks_) {
+      chunk.slot = sequence;
+      chunk.tokens = std::min(chunk.tokens, s.computed - chunk.to);
+      if (chunk.tokens <= 0) break;
+      if (own_.kv_unified) {
+        const auto cells = s.blocks.begin();
+        std::rotate(cells + chunk.to, cells + chunk.from, cells + chunk.from + chunk.tokens);
+        chunk.from = chunk.to;
+      }
+      batch_.shifts().push_back(chunk);
+    }
   }
 
   // What else the slot held goes when its prompt is looked at for the first time.
@@ -419,6 +441,7 @@ class LlamaCppScheduler final : public BlockScheduler {
     running_.clear();
     rest_.clear();
     batch_.swap_in().clear();  // theirs, whose cells others may get
+    batch_.shifts().clear();
   }
 
   void leave(Sequence& s) override {
@@ -456,6 +479,7 @@ class LlamaCppScheduler final : public BlockScheduler {
   HostBlockPool host_{std::numeric_limits<std::int32_t>::max()};
   std::vector<HostBlockPool::Block> given_up_;  // this step still reads or writes them
   std::vector<KvBlockPool::Block> device_;      // scratch
+  std::vector<KvShift> chunks_;                 // likewise
   std::vector<Part> rest_, view_;               // of the batch at hand: what is to come, what is computed now
   std::size_t next_ = 0;                        // of the view
   bool is_whole_ = false;                       // the step is a batch

@@ -392,6 +392,83 @@ TEST(CudaOperators, TurnedRowsGoToTheCache) {
       }
 }
 
+// Moved by one place, by some and by more than there are tokens, and turned where they are.
+TEST(CudaOperators, ShiftedTokens) {
+  struct Shape {
+    std::int64_t heads, k_dim, v_dim, pairs, first;
+    bool interleaved;
+    int block_size;
+  };
+  constexpr std::int64_t kEnd = 60;
+  for (const Storage storage : kCacheStorages)
+    for (const Shape& s :
+         {Shape{2, 128, 64, 64, 0, false, 4}, Shape{1, 576, 0, 32, 512, true, 16},
+          Shape{3, 7, 5, 3, 0, false, 1}, Shape{9, 20, 132, 4, 0, true, 3}, Shape{5, 6, 6, 0, 0, false, 4}})
+      for (const auto& [from, to, tokens] :
+           {std::array<std::int64_t, 3>{9, 8, 41}, {20, 9, 40}, {50, 1, 9}, {5, 5, 50}, {7, 5, 1}}) {
+        Indices blocks;
+        const auto count = (kEnd + s.block_size - 1) / s.block_size;
+        for (std::int64_t b = 0; b < count; ++b)  // in no order
+          blocks.push_back(static_cast<std::int32_t>((b % 2 == 0 ? b + 1 : b - 1)));
+        const std::int64_t slots = (count + 1) * s.block_size * s.heads, width = cache_width(storage);
+        const Floats angles = normal(size_of(s.pairs), 24),
+                     keys = normal(size_of(kEnd * s.heads * s.k_dim), 25),
+                     values = normal(size_of(kEnd * s.heads * s.v_dim), 26);
+        Floats cosines, sines;
+        for (const float a : angles) cosines.push_back(std::cos(a)), sines.push_back(std::sin(a));
+        CacheBytes cache{std::vector<unsigned char>(size_of(slots * s.k_dim * width), 0),
+                         std::vector<unsigned char>(size_of(slots * s.v_dim * width), 0),
+                         Floats(size_of(slots), 1), Floats(size_of(slots), 1)};
+        const auto layer = [&](unsigned char* k, unsigned char* v, float* ks, float* vs) {
+          return CacheLayer{storage,
+                            s.block_size,
+                            s.heads,
+                            s.k_dim,
+                            s.v_dim,
+                            reinterpret_cast<std::byte*>(k),
+                            reinterpret_cast<std::byte*>(v),
+                            of_8_bits(storage) ? ks : nullptr,
+                            of_8_bits(storage) ? vs : nullptr};
+        };
+        const CacheLayer host =
+            layer(cache.keys.data(), cache.values.data(), cache.key_scales.data(), cache.value_scales.data());
+        const SequenceRows all{0, kEnd, 0, blocks.data()};
+        reference.cache_write(host, std::span(&all, 1), keys.data(), s.heads * s.k_dim, values.data(),
+                              s.heads * s.v_dim);
+        const CacheBytes before(cache);
+        Threads threads;
+        reference.shift_cached(host,
+                               {blocks.data(),
+                                from,
+                                to,
+                                tokens,
+                                {cosines.data(), sines.data(), s.pairs, s.interleaved},
+                                s.first},
+                               threads);
+        Floats read(keys.size());
+        reference.cache_read(host, blocks.data(), kEnd, read.data(), nullptr);
+        const std::string what = std::to_string(static_cast<int>(storage)) + ": " + std::to_string(s.heads) +
+                                 " heads of " + std::to_string(s.k_dim) + " from " + std::to_string(from);
+        everywhere([&](const cuda::CudaKernels& set) {
+          const OnDevice<unsigned char> k(before.keys), v(before.values);
+          const OnDevice<float> ks(before.key_scales), vs(before.value_scales), c(cosines), sn(sines),
+              got(Floats(read.size(), kPoison));
+          const OnDevice<std::int32_t> at(blocks);
+          const CacheLayer device = layer(k.data(), v.data(), ks.data(), vs.data());
+          set.shift_cached(
+              device, {at.data(), from, to, tokens, {c.data(), sn.data(), s.pairs, s.interleaved}, s.first},
+              threads);
+          EXPECT_EQ(v.back(), cache.values) << what;
+          expect_near(vs.back(), cache.value_scales, 0, what);
+          if (s.pairs == 0) {
+            EXPECT_EQ(k.back(), cache.keys) << what;
+          }
+          set.cache_read(device, at.data(), kEnd, got.data(), nullptr);
+          expect_near(got.back(), read, storage == Storage::kF32 ? 1e-6 : 2e-3, what);
+        });
+      }
+}
+
 // Lengths and blocks are read from the device, so that a recorded launch serves other ones.
 TEST(CudaOperators, RecordedStepsReadTheTables) {
   const cuda::CudaKernels& set = cuda_set();

@@ -2,6 +2,8 @@
 // schedule is the one that the simulator decides when it is told how long steps take.
 #include <gmock/gmock.h>
 
+#include <fstream>
+
 #include "served.h"
 
 namespace foretoken {
@@ -167,6 +169,74 @@ TEST(Policies, PromptsKeptInHostMemoryGiveTheTokensOfPlainServing) {
     EXPECT_GT(served.swapped_out_blocks, 20);
     EXPECT_GT(served.swapped_in_blocks, 0);
     expect_the_same_schedule(served, recording, sharing(engine, 4));
+  }
+}
+
+// Two users, whose prompts leave out some of what the last ones said and add to the rest: in blocks of 16.
+std::string holes_trace() {
+  const std::string path = testing::TempDir() + "holes.jsonl";
+  std::ofstream file(path);
+  std::vector<std::vector<int>> users{{1, 2, 3, 4, 5, 6, 7}, {1, 2, 13, 14, 15, 16, 17}};
+  for (int turn = 0; turn < 5; ++turn)
+    for (std::vector<int>& ids : users) {
+      if (turn > 0) {
+        ids.erase(ids.begin() + 2);
+        if (turn % 2 == 0) ids.erase(ids.begin() + 4);
+        ids.push_back(ids.back() + 10 * turn);
+      }
+      file << Json{{"chat_id", turn},
+                   {"timestamp", turn},
+                   {"input_length", 16 * ids.size()},
+                   {"output_length", 6},
+                   {"hash_ids", ids}}
+                  .dump()
+           << "\n";
+    }
+  return path;
+}
+
+// Of one layer, keys and values depend on a token and its place alone, so chunks that were shifted are those
+// of plain serving. Of several, wherever slots lie and whatever computes them, the same is said.
+TEST(Policies, ShiftedChunksGiveTheTokensOfPlainServingWhereTheyCan) {
+  const auto serving = [trace = holes_trace()](const Json& engine, int layers) {
+    Json json = small_scenario(small_config("dense", 256, layers), engine, Json::object());
+    json["workload"] = Json{{"trace", trace}};
+    json["hardware"]["count"] = engine.value("pipeline_parallel_size", 1);
+    return json;
+  };
+  Json slots{{"behavior", "llama.cpp"}, {"n_parallel", 2}, {"n_ubatch", 20},
+             {"max_num_seqs", 2},       {"cache_ram", 0},  {"cache_reuse", 8}},
+      common = slots, staged = slots, kept = slots, none = slots;
+  common.update({{"kv_unified", true}, {"block_size", 1}, {"num_gpu_blocks_override", 3000}, {"n_ctx", 512}});
+  staged["pipeline_parallel_size"] = 2;
+  kept["cache_ram"] = -1;
+  none["cache_reuse"] = 200;
+  for (const int layers : {1, 2}) {
+    ServeResult served;
+    Recording plain;
+    auto expected = tokens_of(serving(Json::object(), layers), served, plain);
+    ASSERT_EQ(expected.size(), 10u);
+    EXPECT_EQ(expected, tokens_of(serving(none, layers), served, plain)) << "no chunk is as long";
+    if (layers > 1) expected.clear();
+    for (const Json& engine : {slots, common, staged, kept, slots}) {
+      if (layers == 1 && engine == staged) continue;
+      SCOPED_TRACE(engine.dump());
+      Recording recording;
+      std::map<RequestId, std::vector<std::int32_t>> tokens;
+      ExecutorOptions options;
+      options.threads = expected.empty() ? 1 : 2;
+      execute_scenario(serving(engine, layers), options, recording,
+                       [&](ExecutedBackend& backend, const Simulation& result) {
+                         served = result.served;
+                         for (const RequestRecord& r : served.records) tokens[r.id] = backend.output(r.id);
+                         EXPECT_GT(backend.operator_seconds()["key_shift"], 0);
+                       });
+      if (expected.empty()) expected = tokens;
+      EXPECT_EQ(expected, tokens);
+      EXPECT_EQ(served.rejected, 0);
+      EXPECT_GT(served.reused_tokens, 400);
+      expect_the_same_schedule(served, recording, serving(engine, layers));
+    }
   }
 }
 

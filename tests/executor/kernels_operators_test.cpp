@@ -186,6 +186,107 @@ TEST(Operators, RopeTurnsAQuarter) {
   EXPECT_EQ(pairs, (Floats{9, -2, 1, 3, 4}));
 }
 
+// Keys as they are written at their new place, but for another rounding; a factor that they have (yarn)
+// stays. Moved by fewer places than there are tokens, and turned where they are.
+TEST(Operators, ShiftedKeysAreThoseOfTheirNewPlace) {
+  struct Shape {
+    std::int64_t k_dim, v_dim, pairs, first;
+    bool interleaved;
+  };
+  constexpr std::int64_t kHeads = 3, kFrom = 5, kTo = 2, kTokens = 10, kEnd = 16, kDistance = 3;
+  constexpr float kFactor = 1.3f;
+  std::vector<std::int32_t> blocks;
+  for (const std::int32_t b : {4, 0, 5, 1, 3, 2}) blocks.push_back(b);
+  for (const Storage storage : {Storage::kF32, Storage::kBf16, Storage::kF16, Storage::kInt8, Storage::kFp8})
+    for (const Shape& s : {Shape{8, 4, 4, 0, false}, Shape{10, 3, 3, 0, true}, Shape{20, 0, 4, 12, true},
+                           Shape{21, 5, 4, 12, false}, Shape{6, 6, 0, 0, false}})
+      for (const std::int64_t from : {kFrom, kTo}) {
+        SCOPED_TRACE(testing::Message() << static_cast<int>(storage) << ", " << s.k_dim << " from " << from);
+        const Floats plain_keys = normal(kEnd * kHeads * s.k_dim, 1), values = normal(kEnd * kHeads * 7, 2);
+        const auto frequency = [](std::int64_t pair) { return 0.9 / static_cast<double>(1 + 3 * pair); };
+        // Turned to positions that begin at `first_position`.
+        const auto turned = [&](double first_position) {
+          Floats x(plain_keys);
+          for (std::int64_t row = 0; row < kEnd * kHeads; ++row)
+            for (std::int64_t i = 0; i < s.pairs; ++i) {
+              const double angle = (first_position + static_cast<double>(row / kHeads)) * frequency(i);
+              const std::int64_t at = row * s.k_dim + s.first;
+              float &a = x[static_cast<std::size_t>(at + (s.interleaved ? 2 * i : i))],
+                    &b = x[static_cast<std::size_t>(at + (s.interleaved ? 2 * i + 1 : i + s.pairs))];
+              const double c = kFactor * std::cos(angle), sine = kFactor * std::sin(angle), was = a;
+              a = static_cast<float>(was * c - b * sine);
+              b = static_cast<float>(b * c + was * sine);
+            }
+          return x;
+        };
+        const std::size_t slots = 6 * 3 * kHeads, width = static_cast<std::size_t>(cache_width(storage));
+        struct Cache {
+          Memory keys, values;
+          Floats key_scales, value_scales;
+        };
+        const auto fill = [&](const Floats& keys) {
+          return Cache{Memory(slots * static_cast<std::size_t>(s.k_dim) * width), Memory(slots * 7 * width),
+                       Floats(slots, keys.empty() ? 0.0f : 1.0f), Floats(slots, 1)};
+        };
+        const auto layer = [&](Cache& c) {
+          return CacheLayer{storage,
+                            3,
+                            kHeads,
+                            s.k_dim,
+                            s.v_dim,
+                            c.keys.data(),
+                            c.values.data(),
+                            of_8_bits(storage) ? c.key_scales.data() : nullptr,
+                            of_8_bits(storage) ? c.value_scales.data() : nullptr};
+        };
+        const SequenceRows all{0, kEnd, 0, blocks.data()};
+        const auto read = [&](Cache& c, Floats& v) {
+          Floats k(plain_keys.size());
+          v.assign(static_cast<std::size_t>(kEnd * kHeads * s.v_dim), 0.0f);
+          plain.cache_read(layer(c), blocks.data(), kEnd, k.data(), v.data());
+          return k;
+        };
+        const auto written = [&](Cache& c, const Floats& keys, Floats& v) {
+          plain.cache_write(layer(c), std::span(&all, 1), keys.data(), kHeads * s.k_dim, values.data(),
+                            kHeads * s.v_dim);
+          return read(c, v);
+        };
+        Cache cache = fill(plain_keys), target = fill(plain_keys);
+        Floats v_before, v_after, unused, cosines, sines;
+        const Floats exact = turned(0), before = written(cache, turned(kDistance), v_before),
+                     at_target = written(target, exact, unused);
+        for (std::int64_t i = 0; i < s.pairs; ++i) {
+          cosines.push_back(static_cast<float>(std::cos(-kDistance * frequency(i))));
+          sines.push_back(static_cast<float>(std::sin(-kDistance * frequency(i))));
+        }
+        Threads two(2);
+        plain.shift_cached(layer(cache),
+                           {blocks.data(),
+                            from,
+                            kTo,
+                            kTokens,
+                            {cosines.data(), sines.data(), s.pairs, s.interleaved},
+                            s.first},
+                           two);
+        const Floats after = read(cache, v_after);
+        const auto rows = [&](const Floats& x, std::int64_t first, std::int64_t count, std::int64_t dim) {
+          const auto begin = x.begin() + first * kHeads * dim;
+          return Floats(begin, begin + count * kHeads * dim);
+        };
+        // Token `from + i` of exact's tokens, at place kTo + i.
+        const Floats wanted = rows(exact, from, kTokens, s.k_dim), got = rows(after, kTo, kTokens, s.k_dim);
+        const double rounding = distance(rows(at_target, from, kTokens, s.k_dim), wanted);
+        EXPECT_LT(distance(got, wanted), 1.7 * rounding + 1e-6);
+        if (s.pairs == 0) {
+          EXPECT_EQ(got, rows(before, from, kTokens, s.k_dim));
+        }
+        EXPECT_EQ(rows(v_after, kTo, kTokens, s.v_dim), rows(v_before, from, kTokens, s.v_dim));
+        for (const auto& [first, count] :
+             {std::pair{std::int64_t{0}, kTo}, {from + kTokens, kEnd - from - kTokens}})
+          EXPECT_EQ(rows(after, first, count, s.k_dim), rows(before, first, count, s.k_dim)) << "beside them";
+      }
+}
+
 TEST(Operators, RouteChoosesTheBest) {
   const Floats logits = {0, 1, 1, -1};
   std::int32_t chosen[2];

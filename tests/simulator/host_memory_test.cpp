@@ -144,6 +144,13 @@ TEST(Swap, CopiesAreAddedToTheirStep) {
   EXPECT_NEAR(to_seconds(time(both) - plain).value, 2 * link, 1e-9);
   EXPECT_GE(to_seconds(time(alone)).value, link);
   EXPECT_EQ(backend.run_span({0, 0, {&out, 1}}, 10).steps, 0) << "the next step carries none";
+  // Keys and values of 1000 tokens are read and written once.
+  Batch shifted = batch;
+  const KvShift shift{0, 300, 200, 1000, 100};
+  shifted.shifts = {&shift, 1};
+  const double seconds = to_seconds(time(shifted) - plain).value, least = 2 * 1000 * 131072.0 / 3.35e12;
+  EXPECT_GT(seconds, least);
+  EXPECT_LT(seconds, 3 * least);
   const Work w = work(out, p.deployment, 4);
   EXPECT_EQ(w.swap_out_tokens, 1600);
   EXPECT_NEAR(price_work(p.deployment, p.cost, w).seconds -

@@ -29,7 +29,6 @@ Case random_case(std::uint64_t seed, SchedulerPolicy policy) {
   c.options.use_spans = false;
   if (toy::is_block_policy(policy)) {
     toy::choose_block_policy(s, policy, CounterRandom(seed, 22));
-    s.llama_cpp.n_cache_reuse = 0;  // keys that are turned to another place are told to nobody
   } else if (policy == SchedulerPolicy::kVllmV1) {
     s.num_host_blocks = chance(0.6) ? pick(1, 40) : 0;
     if (chance(0.2)) {

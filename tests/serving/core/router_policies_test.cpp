@@ -297,6 +297,9 @@ TEST(LlamaCpp, ChunksThatComeAgainLaterAreShifted) {
   EXPECT_EQ(run(w, o).batches.back(), "p1:8/6!");
   config(o).llama_cpp.n_cache_reuse = 6;
   EXPECT_EQ(run(w, o).batches.back(), "p1:2/12!");
+  toy::ShadowMemory memory(w, config(o).block_size);
+  serve(w, memory, o);
+  EXPECT_EQ(memory.batches.back(), "shift6 p1:2/12");
 }
 
 // A chunk is shifted forwards, never behind tokens that the slot does not hold.

@@ -201,7 +201,9 @@ StepTime ShadowMemory::run(const Step& step) {
     for (const BlockCopy& c : batch.swap_out) host_[r][c.to] = device_[r][c.from];
     for (const BlockCopy& c : batch.swap_in) device_[r][c.to] = host_[r][c.from];
     if (!batch.swap_out.empty()) text += fmt::format("out{} ", batch.swap_out.size());
+    for (const KvShift& s : batch.shifts) shift(device_[r], *batch.sequences, s);
     if (!batch.swap_in.empty()) text += fmt::format("in{} ", batch.swap_in.size());
+    if (!batch.shifts.empty()) text += fmt::format("shift{} ", batch.shifted_tokens());
     for (const PrefillPart& p : batch.prefill) {
       if (p.slot < 0) continue;  // padding
       compute(device_[r], *batch.sequences, p.slot, p.cached, p.new_tokens);
@@ -227,6 +229,19 @@ Picoseconds ShadowMemory::move_blocks(const TierMove& move) {
          (latency_ + per_block_ * static_cast<Picoseconds>(move.blocks.size()));
 }
 
+void ShadowMemory::shift(Memory& device, const SequenceTable& table, const KvShift& shift) {
+  const auto place = [&](std::int64_t t) -> Token& {
+    auto& block = device[table[shift.slot].blocks.at(static_cast<std::size_t>(t / block_size_))];
+    block.resize(static_cast<std::size_t>(block_size_));
+    return block[static_cast<std::size_t>(t % block_size_)];
+  };
+  for (std::int64_t t = 0; t < shift.tokens; ++t) {
+    Token token = place(shift.from + t);
+    token.position -= shift.distance;
+    place(shift.to + t) = token;
+  }
+}
+
 void ShadowMemory::compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
                            std::int64_t count) {
   const Sequence& s = table[slot];
@@ -238,7 +253,7 @@ void ShadowMemory::compute(Memory& device, const SequenceTable& table, std::int3
       auto& block = device[s.blocks.at(static_cast<std::size_t>(t / block_size_))];
       block.resize(static_cast<std::size_t>(block_size_));
       Token& place = block[static_cast<std::size_t>(t % block_size_)];
-      const Token token(run.content, run.offset + i);
+      const Token token{run.content, run.offset + i, t};
       if (t < cached && place != token)
         throw std::logic_error(fmt::format("token {} of request {} is not in its block", t, s.request.id));
       place = token;

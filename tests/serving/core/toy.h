@@ -184,8 +184,14 @@ class ShadowMemory : public Backend {
   std::vector<std::string> batches;
 
  private:
-  using Token = std::pair<std::uint64_t, std::int64_t>;  // content and offset in it
+  struct Token {
+    std::uint64_t content = 0;
+    std::int64_t offset = 0;  // in it
+    std::int64_t position = -1;
+    bool operator==(const Token&) const = default;
+  };
   using Memory = std::map<std::int32_t, std::vector<Token>>;
+  void shift(Memory& device, const SequenceTable& table, const KvShift& shift);
   void compute(Memory& device, const SequenceTable& table, std::int32_t slot, std::int64_t cached,
                std::int64_t count);
   const Workload& workload_;
