@@ -388,8 +388,16 @@ BatchLimits default_limits(const Behavior& behavior, double device_memory_gib,
     if (behavior.minor < 5) return {gib * 1024 < 25'000 ? 2048 : 8192, 2048};
     return {gib < 35 ? 2048 : gib < 60 ? 4096 : gib < 160 ? 8192 : 16384, 2048};
   }
-  const bool a100 = lower(device_name).find("a100") != std::string::npos;
-  if (device_memory_gib >= kLargeDeviceGib && !a100) return {8192, 1024};
+  const auto is = [device = lower(device_name)](std::string_view name) {
+    return device.find(name) != std::string::npos;
+  };
+  const bool first = behavior.policy == SchedulerPolicy::kVllmV1 && behavior.minor == kOldestMinor;
+  if (first && behavior.patch >= 0 && behavior.patch <= 4) {  // by name, up to pull request 17073
+    const bool large = is("h100") || is("h200");
+    return {large ? 8192 : 2048, large || behavior.patch <= 3 ? 1024 : 256};  // pull request 16158
+  }
+  const bool small_steps = is("a100") && !first;  // pull request 17885, in 0.9
+  if (device_memory_gib >= kLargeDeviceGib && !small_steps) return {8192, 1024};
   return {2048, 256};
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -80,17 +81,23 @@ TEST(Replay, ARecordingWithSpansServesSingleStepsAndTheOtherWayRound) {
   }
 }
 
-// The same under every other policy, over random knobs.
+// The same under every policy, over random knobs.
 class ReplayOfPolicies : public testing::TestWithParam<SchedulerPolicy> {};
 INSTANTIATE_TEST_SUITE_P(BlockPolicies, ReplayOfPolicies, testing::ValuesIn(toy::kBlockPolicies),
                          toy::name_of);
+INSTANTIATE_TEST_SUITE_P(CachingPolicies, ReplayOfPolicies, testing::ValuesIn(toy::kCachingPolicies),
+                         toy::name_of);
 
 TEST_P(ReplayOfPolicies, ReproducesTheTimelineExactly) {
-  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(50); ++seed) {
     ServeOptions o = setting();
     SchedulerConfig& c = o.engines[0].scheduler;
     c.max_model_len = 120;
-    toy::choose_block_policy(c, GetParam(), CounterRandom(seed, 30));
+    CounterRandom knobs(seed, 30);
+    if (toy::is_block_policy(GetParam()))
+      toy::choose_block_policy(c, GetParam(), knobs);
+    else
+      toy::choose_caching_policy(c, GetParam(), knobs);
     toy::ToyBackend toy(1000, 30, 20, {2});
     const Recording recorded = record(toy, requests(), o);
     for (const bool spans : {true, false}) {

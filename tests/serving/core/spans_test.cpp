@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -368,7 +369,7 @@ void expect_the_same_replay(const Recording& recorded, Scenario s, std::uint64_t
 
 template <class Make>
 void expect_the_same_times(Make make, Reached& reached, std::uint64_t seeds = 3000) {
-  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(seeds); ++seed) {
     Scenario a = make(seed), b = make(seed);
     Recording with, without;
     a.options.use_spans = true;
@@ -569,7 +570,7 @@ TEST(Spans, OfBeamSearchToo) {
 // change nothing.
 TEST(PrefixCache, EnteringPrivateBlocksLateChangesNothing) {
   std::int64_t reused = 0;
-  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(1000); ++seed) {
     Scenario late = random_scenario(seed), early = random_scenario(seed);
     for (Scenario* s : {&late, &early}) s->workload.converse(1, 0, 0);
     early.workload.name_all();
