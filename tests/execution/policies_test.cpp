@@ -171,6 +171,49 @@ TEST(Policies, AFewRequestsOfEachSayTheSame) {
   EXPECT_GT(preempted, 5);
 }
 
+// The same of caches: by hashes, by trees, host memory below both, slots and what host memory keeps of them.
+// Four beginnings of two blocks each, where seven blocks are.
+TEST(Policies, AFewPromptsInEachCacheSayTheSame) {
+  const auto few = [](Json engine) {
+    engine.update({{"max_model_len", 64}, {"max_num_seqs", 2}});
+    return small_scenario(small_config("dense"), engine,
+                          Json::parse(R"({"num_prompts": 16, "request_rate": 2000,
+        "shared_prefix": {"groups": 4, "users_per_group": 4, "prefix_len": 32},
+        "input_len": {"value": 40}, "output_len": {"value": 2}})"));
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(few(Json::object()), served, plain);
+  ASSERT_EQ(expected.size(), 16u);
+  const Json blocks{{"num_gpu_blocks_override", 8}};
+  for (Json more :
+       {Json{{"enable_prefix_caching", true}},
+        Json::parse(
+            R"({"enable_prefix_caching": true, "kv_tiers": [{"kind": "host", "capacity_gib": 0.01}]})"),
+        Json{{"behavior", "sglang-0.5"}, {"num_gpu_blocks_override", 112}},
+        Json{{"behavior", "sglang-0.5"},
+             {"block_size", 16},
+             {"enable_hierarchical_cache", true},
+             {"hicache_size", 0.001}},
+        Json{{"behavior", "llama.cpp"}, {"n_parallel", 2}}}) {
+    const bool host = more.contains("kv_tiers") || more.contains("hicache_size"),
+               slots = more.contains("n_parallel");
+    if (!slots && !more.contains("num_gpu_blocks_override")) more.update(blocks);
+    if (more.contains("behavior") && !slots && !host) more["block_size"] = 1;
+    SCOPED_TRACE(more.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(few(more), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_GT(served.reused_tokens, 0);
+    if (host) {
+      ASSERT_EQ(served.kv_tiers.size(), 1u);
+      EXPECT_GT(served.kv_tiers[0].loaded, 0);
+    }
+    if (slots) EXPECT_GT(served.swapped_in_blocks, 0);
+    expect_the_same_schedule(served, recording, few(more));
+  }
+}
+
 // Slots with a context each, and with one cache that has to give up what idle slots keep.
 TEST(Policies, SlotsThatKeepTheirTokensGiveThoseOfPlainServing) {
   ServeResult served;
