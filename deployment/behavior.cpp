@@ -171,7 +171,21 @@ Behavior trtllm(Version version) {
   return b;
 }
 
+// Names under which another system schedules, and what to ask for (docs/policies.md).
+constexpr std::pair<std::string_view, std::string_view> kOthersInside[] = {
+    {"ollama", "runs llama.cpp: use llama.cpp, with n_parallel as its OLLAMA_NUM_PARALLEL (1)"},
+    {"lm-studio", "runs llama.cpp: use llama.cpp, with n_parallel as its parallel requests (4)"},
+    {"lmstudio", "runs llama.cpp: use llama.cpp, with n_parallel as its parallel requests (4)"},
+    {"xinference", "starts other engines: use the one that serves the model, such as vllm or llama.cpp"},
+    {"gpt-fast", "serves one request at a time: use fastertransformer with max_batch_size 1"},
+    {"megatron", "serves static batches: use fastertransformer"},
+    {"deepspeed-inference", "serves static batches: use fastertransformer, or deepspeed-fastgen"}};
+
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
+  const std::string text = lower(trim(name));
+  for (const auto& [other, advice] : kOthersInside)
+    if (text.starts_with(other))
+      throw Error(where, fmt::format("\"{}\" is not modelled by itself; it {}", name, advice));
   throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}, "
                                  "V0 as vllm-0.{} and vllm-0.{}, "
                                  "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to "

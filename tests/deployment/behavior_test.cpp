@@ -104,6 +104,9 @@ TEST(Behavior, OthersAreRefusedByName) {
             "its own "
             "executor, "
             "foretoken");
+  EXPECT_EQ(error_of([&] { find_behavior("Ollama 0.12", "a.json:/engine/behavior"); }),
+            "a.json:/engine/behavior: \"Ollama 0.12\" is not modelled by itself; it runs llama.cpp: use "
+            "llama.cpp, with n_parallel as its OLLAMA_NUM_PARALLEL (1)");
   EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 17u);
 }
 

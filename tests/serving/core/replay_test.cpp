@@ -129,6 +129,27 @@ TEST(Replay, APipelineToo) {
     ASSERT_EQ(key(recorded.steps[i]), key(again.steps[i]));
 }
 
+// What was declined is recorded, what was worth it isn't: it may be asked for again before it is loaded, with
+// fewer blocks or a link that is less busy.
+TEST(Replay, ALoadIsDeclinedAsItWas) {
+  Recording recording;
+  recording.tier({0, 0, 7, 1, -1, 8, 100, 100, 30, true, 16});
+  TierLoad load{0, 0, 7, 1, 8, 16, 32, 1, 30};
+  ReplayBackend replay(recording);
+  const auto asked_otherwise = [&](auto member, auto value) {
+    TierLoad other = load;
+    other.*member = value;
+    return replay.worth_loading(other);
+  };
+  EXPECT_TRUE(asked_otherwise(&TierLoad::request, 6));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::tier, 0));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::blocks, 1));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::cached, 0));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::wait, 0));
+  EXPECT_FALSE(replay.worth_loading(load));
+  EXPECT_TRUE(replay.worth_loading(load)) << "once";
+}
+
 TEST(Replay, RefusesAnotherRun) {
   toy::ToyBackend toy(1000, 30, 20, {2});
   const Recording recorded = record(toy, requests(), setting());
