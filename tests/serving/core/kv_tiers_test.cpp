@@ -583,6 +583,9 @@ TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
   repeat(2000, random_case, sum);
   EXPECT_GT(sum.loads, 3000);
   EXPECT_GT(sum.declined, 500);
+  // A load that is worth it waits for something else, and is declined when more of it lies there.
+  repeat(
+      1, [](std::uint64_t seed, bool alone) { return random_case(2351 + seed, alone); }, sum);
 }
 
 TEST(HiCache, SpansAndRecordingsGiveTheSameTimes) {

@@ -555,6 +555,9 @@ TEST(Spans, OfPredictedLengthsToo) {
   EXPECT_GT(reached.preemptions, 1000);
   EXPECT_GT(reached.moved, 5000);
   EXPECT_GT(reached.flips, 100);
+  // Of one engine a step is launched, room is taken on it and another cache comes, all at one time.
+  const auto at_once = [](std::uint64_t seed) { return predicted_scenario(2519 + seed); };
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_times(at_once, reached, 1));
 }
 
 TEST(Spans, OfBeamSearchToo) {
