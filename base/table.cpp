@@ -135,9 +135,9 @@ std::vector<std::size_t> column_widths(const Table& table, const Layout& layout,
       words[c] = std::max(words[c], display_width(word));
     widths[c] = std::max(cells[c], words[c]);
   }
-  constexpr std::size_t kNarrowest = 8;
   std::vector<std::size_t> least(n);
-  for (std::size_t c = 0; c < n; ++c) least[c] = std::max(kNarrowest, words[c]);
+  for (std::size_t c = 0; c < n; ++c)
+    least[c] = std::max(static_cast<std::size_t>(table.columns[c].narrowest), words[c]);
   const auto narrow = [&](const std::vector<std::size_t>& floors) {
     while (total_width(widths) > limit) {
       std::size_t widest = n;

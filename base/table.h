@@ -18,6 +18,7 @@ struct Column {
   std::string title;  // for people: "TTFT mean (ms)"
   int digits = 4;     // significant digits of doubles in text and Markdown
   bool wrap = false;  // text cells that are too long go over several lines instead of being cut
+  int narrowest = 8;  // characters of a text cell that stay, however wide the table gets
 };
 
 struct Table {

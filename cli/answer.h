@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "cli/combinations.h"
 #include "cli/output.h"
 #include "cli/scenario_input.h"
 
@@ -15,12 +16,6 @@ struct Answer {
   Report report;
   std::string text;  // instead of the report, where it is not empty (--print-scenario)
   int code = 0;
-};
-
-// A column of the table of combinations: a number or text of the JSON result.
-struct AnswerColumn {
-  const char *pointer, *key, *title;
-  int digits;
 };
 
 // Answers with `one`, or, where flags hold lists, each combination of their values.

@@ -126,7 +126,7 @@ constexpr AnswerColumn kColumns[] = {
     {"/limited_by", "limited_by", "limited by", 4},
     {"/output_throughput_per_device", "output_throughput_per_device", "output tok/s a device", 4},
     {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
-    {"/memory/reason", "reason", "why not", 4}};
+    {"/memory/reason", "reason", "why not", 4, 24, true}};
 
 }  // namespace
 

@@ -210,6 +210,16 @@ std::vector<VerbSpec> verb_specs() {
              switch_option("no-spans",
                            "one event for each step instead of spans of decode steps; slower, "
                            "same result")}}));
+  OptionSpec checkpoint = file_option("checkpoint",
+                                      "keep what is done in this file; a sweep that was stopped goes on from "
+                                      "it, a finished one answers at once");
+  v.push_back(verb(
+      "sweep", "[SCENARIO]", 0, 1,
+      "simulates every combination of listed values, on all cores and, under mpirun, on many machines",
+      {"foretoken sweep scenarios/llama-3.1-8b-l40s.json --tensor-parallel-size 1,2 --request-rate 1-16*2",
+       "foretoken sweep grid.json --checkpoint grid.checkpoint -o csv --save grid.csv",
+       "mpirun foretoken sweep grid.json -o csv --save grid.csv"},
+      {out, scenario_options(), {checkpoint, threads_option()}}));
   v.push_back(verb(
       "run", "[SCENARIO]", 0, 1,
       "executes the scenario on this machine, through the same scheduler: measured latencies beside "
@@ -297,7 +307,7 @@ std::vector<VerbSpec> verb_specs() {
   v.back().hidden = true;
 
   for (VerbSpec& s : v) {
-    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "run" ||
+    s.takes_scenario = s.name == "estimate" || s.name == "simulate" || s.name == "sweep" || s.name == "run" ||
                        s.name == "calibrate" || s.name == "capacity" || s.name == "plan" ||
                        s.name == "compare";
     if (!s.takes_scenario) continue;
@@ -306,8 +316,6 @@ std::vector<VerbSpec> verb_specs() {
   }
   return v;
 }
-
-std::vector<std::string> absent_verbs() { return {"sweep"}; }
 
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name) {
   const auto found =

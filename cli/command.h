@@ -33,8 +33,6 @@ struct VerbSpec {
 };
 
 std::vector<VerbSpec> verb_specs();
-// Verbs of the program that this build lacks.
-std::vector<std::string> absent_verbs();
 const VerbSpec& find_verb(const std::vector<VerbSpec>& verbs, std::string_view name);
 
 // What the user asked.
@@ -42,6 +40,7 @@ struct Invocation {
   std::string verb;
   std::vector<std::string> arguments;
   std::vector<std::pair<std::string, std::string>> values;  // option, value, in order; "true" for a switch
+  std::string patch{};  // JSON to merge into the scenario's file, before the flags; empty: none
 
   bool has(std::string_view option) const { return value(option).has_value(); }
   // The last one given.

@@ -91,7 +91,7 @@ constexpr AnswerColumn kColumns[] = {
     {"/output_throughput", "output_throughput", "output tok/s", 4},
     {"/capacity_requests_per_s", "capacity_requests_per_s", "most requests/s", 4},
     {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
-    {"/memory/reason", "reason", "why not", 4}};
+    {"/memory/reason", "reason", "why not", 4, 24, true}};
 
 }  // namespace
 

@@ -36,6 +36,7 @@ int run(int argc, const char* const* argv) {
   }
   static const std::map<std::string, int (*)(const Invocation&)> kVerbs = {{"estimate", run_estimate},
                                                                            {"simulate", run_simulate},
+                                                                           {"sweep", run_sweep},
                                                                            {"run", run_run},
                                                                            {"calibrate", run_calibrate},
                                                                            {"capacity", run_capacity},

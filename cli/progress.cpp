@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -20,10 +21,16 @@ bool colours_wanted() {
   return stderr_is_terminal() && (no == nullptr || *no == '\0');
 }
 
-ProgressBar::ProgressBar(std::string label) : label_(std::move(label)), terminal_(stderr_is_terminal()) {}
+namespace {
+std::atomic<int> bars{0};  // alive
+}
+
+ProgressBar::ProgressBar(std::string label)
+    : label_(std::move(label)), terminal_(bars++ == 0 && stderr_is_terminal()) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) fmt::print(stderr, "\r\033[K");
+  --bars;
 }
 
 void ProgressBar::update(double done_share) {

@@ -1,4 +1,5 @@
-// A progress bar with the time left, on stderr and only when that is a terminal.
+// A progress bar with the time left, on stderr and only when that is a terminal; of several at once the
+// first.
 #pragma once
 
 #include <chrono>

@@ -299,7 +299,8 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
     } else if (lists) {
       if (put_into_search(scenario, *key, values)) continue;
     } else if (values.size() > 1) {
-      throw Error("--" + key->flag, "takes one value here; lists are for estimate, simulate and plan");
+      throw Error("--" + key->flag,
+                  "takes one value here; lists are for estimate, simulate, sweep, capacity and plan");
     }
     set_pointer(scenario, key->pointer, values.front());
   }

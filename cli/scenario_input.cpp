@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
+
 #include "base/error.h"
 #include "base/json_full.h"
 #include "cli/progress.h"
@@ -31,6 +33,7 @@ ScenarioInput read_scenario_input(const Invocation& invocation, const std::strin
   } else {
     json = read_json(file);
     if (!json.is_object()) throw Error(file, "a scenario is a JSON object; see `foretoken schema`");
+    if (!invocation.patch.empty()) json.merge_patch(Json::parse(invocation.patch));
   }
   if (const auto command = invocation.value("from-vllm"))
     json.merge_patch(Json::parse(patch_from_vllm_command(*command)));
@@ -128,7 +131,14 @@ void print_message(const std::string& kind, const std::string& text) {
     fmt::print(stderr, "{}: {}\n", kind, text);
 }
 
+namespace {
+std::atomic<bool> muted{false};
+}
+
+void mute_warnings(bool mute) { muted = mute; }
+
 void print_warnings(const std::vector<std::string>& warnings) {
+  if (muted.load()) return;
   for (const std::string& w : warnings) print_message("warning", w);
 }
 

@@ -75,6 +75,7 @@ ReportContext report_context(const Scenario& scenario, const World& world,
 // "foretoken 0.1.0 (1a2b3c4), database 5d6e7f, seed 0".
 std::string context_line(const ReportContext& context);
 void print_warnings(const std::vector<std::string>& warnings);
+void mute_warnings(bool mute);  // print_warnings() prints none: results hold them, too
 // "error: ..." and the like on stderr, coloured on a terminal.
 void print_message(const std::string& kind, const std::string& text);
 

@@ -1,4 +1,6 @@
 // simulate: a scenario served in virtual time.
+#include "cli/simulate_verb.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -65,14 +67,30 @@ void check_different_files(const Invocation& invocation) {
     throw Error("--save", "--save and --trace name the same file; give each its own");
 }
 
+constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mean ms", 4},
+                                     {"/p99_ttft_ms", "p99_ttft_ms", "TTFT p99 ms", 4},
+                                     {"/mean_tpot_ms", "mean_tpot_ms", "TPOT mean ms", 4},
+                                     {"/p99_tpot_ms", "p99_tpot_ms", "TPOT p99 ms", 4},
+                                     {"/output_throughput", "output_throughput", "output tok/s", 4},
+                                     {"/request_goodput", "request_goodput", "goodput /s", 4},
+                                     {"/slo_attainment", "slo_attainment", "SLO share", 4},
+                                     {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
+                                     {"/stability", "stability", "verdict", 4, 10},
+                                     {"/memory/reason", "reason", "why not", 4, 24, true}};
+
 Answer simulate_answer(const Invocation& invocation) {
-  const Stopwatch watch;
   const ScenarioInput input =
       read_scenario_input(invocation, invocation.arguments.empty() ? "" : invocation.arguments[0], false);
+  return simulate_in(invocation, input, World(invocation, input));
+}
+
+}  // namespace
+
+Answer simulate_in(const Invocation& invocation, const ScenarioInput& input, const World& world) {
+  const Stopwatch watch;
   const bool require_slo = invocation.has("require-slo");
   if (require_slo && !has_limits(input.scenario.slo))
     throw Error("--require-slo", "the scenario has no slo section; add one, or flags such as --ttft-ms 500");
-  const World world(invocation, input);
   const Prepared p = prepare(input, world);
   const std::string title = "Simulation: " + input.scenario.name;
   if (const auto instead = answer_without_serving(invocation, title, input, world, p)) return *instead;
@@ -107,18 +125,7 @@ Answer simulate_answer(const Invocation& invocation) {
           s.served.aborted || missed || s.served.metrics.completed == 0 ? kNegative : kDone};
 }
 
-constexpr AnswerColumn kColumns[] = {{"/mean_ttft_ms", "mean_ttft_ms", "TTFT mean ms", 4},
-                                     {"/p99_ttft_ms", "p99_ttft_ms", "TTFT p99 ms", 4},
-                                     {"/mean_tpot_ms", "mean_tpot_ms", "TPOT mean ms", 4},
-                                     {"/p99_tpot_ms", "p99_tpot_ms", "TPOT p99 ms", 4},
-                                     {"/output_throughput", "output_throughput", "output tok/s", 4},
-                                     {"/request_goodput", "request_goodput", "goodput /s", 4},
-                                     {"/slo_attainment", "slo_attainment", "SLO share", 4},
-                                     {"/usd_per_million_tokens", "usd_per_million_tokens", "$/Mtok", 3},
-                                     {"/stability", "stability", "verdict", 4},
-                                     {"/memory/reason", "reason", "why not", 4}};
-
-}  // namespace
+std::span<const AnswerColumn> simulate_columns() { return kColumns; }
 
 int run_simulate(const Invocation& invocation) {
   check_different_files(invocation);

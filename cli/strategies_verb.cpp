@@ -239,8 +239,7 @@ int run_strategies(const Invocation& invocation) {
   const Json json{{"format", 1},
                   {"modelled", to_json(modelled)},
                   {"refused", to_json(refused)},
-                  {"behaviors", modelled_behaviors()},
-                  {"absent_verbs", absent_verbs()}};
+                  {"behaviors", modelled_behaviors()}};
   out.write({"Techniques", {}, {modelled, refused}, 0, dump_json(json), {}});
   return kDone;
 }

@@ -9,6 +9,7 @@ inline constexpr int kDone = 0, kNegative = 1, kMendable = 2, kFault = 3, kInter
 
 int run_estimate(const Invocation& invocation);
 int run_simulate(const Invocation& invocation);
+int run_sweep(const Invocation& invocation);
 int run_run(const Invocation& invocation);
 int run_calibrate(const Invocation& invocation);
 int run_capacity(const Invocation& invocation);

@@ -53,8 +53,36 @@ class MpiProcesses final : public Processes {
     MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_MAX,
                   MPI_COMM_WORLD);
   }
+  std::vector<std::string> gather(const std::string& mine) override {
+    if (mine.size() > kMostText) throw Error("mpirun", "a process has more than 1 GiB of results to send");
+    const int size = static_cast<int>(mine.size());
+    std::vector<std::string> all(rank_ == 0 ? static_cast<std::size_t>(size_) : 0);
+    if (rank_ > 0) {
+      MPI_Send(&size, 1, MPI_INT, 0, 0, MPI_COMM_WORLD);
+      MPI_Send(mine.data(), size, MPI_CHAR, 0, 1, MPI_COMM_WORLD);
+      return all;
+    }
+    all[0] = mine;
+    for (int r = 1; r < size_; ++r) {
+      int theirs = 0;
+      MPI_Recv(&theirs, 1, MPI_INT, r, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+      all[static_cast<std::size_t>(r)].resize(static_cast<std::size_t>(theirs));
+      MPI_Recv(all[static_cast<std::size_t>(r)].data(), theirs, MPI_CHAR, r, 1, MPI_COMM_WORLD,
+               MPI_STATUS_IGNORE);
+    }
+    return all;
+  }
+  std::string broadcast(std::string text) override {
+    auto size = static_cast<int>(text.size());
+    MPI_Bcast(&size, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    text.resize(static_cast<std::size_t>(size));
+    MPI_Bcast(text.data(), size, MPI_CHAR, 0, MPI_COMM_WORLD);
+    return text;
+  }
 
  private:
+  static constexpr std::size_t kMostText = std::size_t{1} << 30;  // MPI counts in int
+
   int rank_ = 0, size_ = 1;
 };
 #endif

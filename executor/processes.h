@@ -1,9 +1,12 @@
-// Tensor-parallel ranks as processes of an MPI job: each computes its own, and they meet in collectives.
+// Processes of an MPI job: each computes its own part (a tensor-parallel rank, combinations of a sweep), and
+// they meet in collectives.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace foretoken {
 
@@ -16,6 +19,10 @@ class Processes {
   virtual void all_gather(std::span<const float> mine, float* all) = 0;
   // values[i] becomes the largest that any rank has there.
   virtual void maximum(std::span<double> values) = 0;
+  // What each rank gave, by rank; on the others than the first nothing.
+  virtual std::vector<std::string> gather(const std::string& mine) = 0;
+  // The first rank's.
+  virtual std::string broadcast(std::string text) = 0;
 };
 
 // Of the job in which mpirun or srun started this process; null where there is none, or it is alone in it.

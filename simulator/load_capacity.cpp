@@ -20,7 +20,8 @@ namespace foretoken {
 namespace {
 
 constexpr double kLives = 10;  // that a run lasts at least
-constexpr std::int64_t kRequests = 1000, kMostRequests = 2'000'000;
+constexpr std::int64_t kRequests = 4000, kMostRequests = 2'000'000;
+constexpr double kDrawError = 0.02;                      // of a run's load that is worth a warning
 constexpr double kFirstLoads[] = {0.4, 0.63, 1.0, 1.6};  // of the guess
 constexpr int kSide = 4;                                 // loads of a round, whatever the threads
 constexpr double kHighestLoad = 1e9, kLongestSeconds = 1e6;
@@ -339,11 +340,20 @@ LoadCapacity find_load_capacity(const Deployment& d, std::span<const CostModel> 
   const double a = load_of(*ends[0]), b = load_of(*ends[1]);
   c.interval = with_engine_error(c.load, {std::min({a, b, c.load}), std::max({a, b, c.load})}, engine);
   for (auto& [at_load, trial] : trials) c.trials.push_back(std::move(trial));
-  if (!d.scenario.workload.trace.empty() && c.at.lives < kLives)
-    c.warnings.push_back(
-        fmt::format("the trace lasts only {} times a request's stay at this load; a queue that grows slowly "
-                    "would not show",
-                    significant(c.at.lives, 2)));
+  if (!d.scenario.workload.trace.empty()) {
+    if (c.at.lives < kLives)
+      c.warnings.push_back(fmt::format(
+          "the trace lasts only {} times a request's stay at this load; a queue that grows slowly "
+          "would not show",
+          significant(c.at.lives, 2)));
+  } else if (const double draw = 1 / std::sqrt(static_cast<double>(c.at.requests));
+             c.load > 0 && !c.axis.closed() && draw > kDrawError) {
+    // As of Poisson's arrivals: the standard deviation of how many come in a time that expects so many.
+    c.warnings.push_back(fmt::format(
+        "{} requests, as drawn, come about {:.0f} % faster or slower than they should; give a larger "
+        "num_prompts for a closer answer",
+        with_commas(c.at.requests), 100 * draw));
+  }
   return c;
 }
 
