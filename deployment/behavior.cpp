@@ -171,7 +171,21 @@ Behavior trtllm(Version version) {
   return b;
 }
 
+// Names under which another system schedules, and what to ask for (docs/policies.md).
+constexpr std::pair<std::string_view, std::string_view> kOthersInside[] = {
+    {"ollama", "runs llama.cpp: use llama.cpp, with n_parallel as its OLLAMA_NUM_PARALLEL (1)"},
+    {"lm-studio", "runs llama.cpp: use llama.cpp, with n_parallel as its parallel requests (4)"},
+    {"lmstudio", "runs llama.cpp: use llama.cpp, with n_parallel as its parallel requests (4)"},
+    {"xinference", "starts other engines: use the one that serves the model, such as vllm or llama.cpp"},
+    {"gpt-fast", "serves one request at a time: use fastertransformer with max_batch_size 1"},
+    {"megatron", "serves static batches: use fastertransformer"},
+    {"deepspeed-inference", "serves static batches: use fastertransformer, or deepspeed-fastgen"}};
+
 [[noreturn]] void refuse(const std::string& name, const std::string& where) {
+  const std::string text = lower(trim(name));
+  for (const auto& [other, advice] : kOthersInside)
+    if (text.starts_with(other))
+      throw Error(where, fmt::format("\"{}\" is not modelled by itself; it {}", name, advice));
   throw Error(where, fmt::format("\"{}\" is not modelled by this build; it models vllm-0.{} to vllm-0.{}, "
                                  "V0 as vllm-0.{} and vllm-0.{}, "
                                  "sglang-0.4 and sglang-0.5, trtllm-0.17 to trtllm-0.21 and trtllm-1.0 to "
@@ -388,8 +402,16 @@ BatchLimits default_limits(const Behavior& behavior, double device_memory_gib,
     if (behavior.minor < 5) return {gib * 1024 < 25'000 ? 2048 : 8192, 2048};
     return {gib < 35 ? 2048 : gib < 60 ? 4096 : gib < 160 ? 8192 : 16384, 2048};
   }
-  const bool a100 = lower(device_name).find("a100") != std::string::npos;
-  if (device_memory_gib >= kLargeDeviceGib && !a100) return {8192, 1024};
+  const auto is = [device = lower(device_name)](std::string_view name) {
+    return device.find(name) != std::string::npos;
+  };
+  const bool first = behavior.policy == SchedulerPolicy::kVllmV1 && behavior.minor == kOldestMinor;
+  if (first && behavior.patch >= 0 && behavior.patch <= 4) {  // by name, up to pull request 17073
+    const bool large = is("h100") || is("h200");
+    return {large ? 8192 : 2048, large || behavior.patch <= 3 ? 1024 : 256};  // pull request 16158
+  }
+  const bool small_steps = is("a100") && !first;  // pull request 17885, in 0.9
+  if (device_memory_gib >= kLargeDeviceGib && !small_steps) return {8192, 1024};
   return {2048, 256};
 }
 

@@ -104,9 +104,9 @@ double default_memory_share(const Behavior& behavior, double device_memory_gib, 
 // Asynchronous scheduling came to pipelines later than elsewhere.
 bool default_async_scheduling(const Behavior& behavior, std::int64_t pipeline_parallel);
 
-// vLLM's defaults by device memory: max_num_batched_tokens 8192 and max_num_seqs 1024 from 70 GiB up (not
-// A100), else 2048 and 256. SGLang's chunked_prefill_size by device memory and least max_running_requests.
-// TensorRT-LLM's max_num_tokens and max_batch_size.
+// vLLM's max_num_batched_tokens and max_num_seqs: 8192 and 1024 from 70 GiB up (since 0.9 not on A100), else
+// 2048 and 256; 0.8 goes by its patch. SGLang's chunked_prefill_size by device memory and least
+// max_running_requests. TensorRT-LLM's max_num_tokens and max_batch_size.
 struct BatchLimits {
   std::int64_t max_num_batched_tokens, max_num_seqs;
 };

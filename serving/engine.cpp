@@ -205,10 +205,10 @@ void Engine::release_held(Picoseconds arrived_by) {
 }
 
 // The span ends with the step that is under way at the arrival; a step that would start at that very time
-// sees the new request.
+// sees the new request, unless it has been launched for what else came then.
 void Engine::truncate(Picoseconds arrival) {
   InFlight& flight = front();
-  flight.event.steps = steps_until(flight, arrival);
+  flight.event.steps = std::max(steps_until(flight, arrival), flight.advanced + 1);
   ready_at_ = flight.end = flight.event.start + length(flight.event, flight.event.steps);
 }
 

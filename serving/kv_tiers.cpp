@@ -69,7 +69,7 @@ std::int64_t KvTiers::worth_loading(RequestId request, std::int64_t first, std::
                         tiers_[static_cast<std::size_t>(tier)]->read_wait(now)};
     if (!backend_.worth_loading(load)) {
       if (timeline_ != nullptr)
-        timeline_->tier({engine_, rank_, request, tier, -1, run, now, now, 0, true, cached});
+        timeline_->tier({engine_, rank_, request, tier, -1, run, now, now, load.wait, true, cached});
       break;
     }
     i += run;

@@ -103,11 +103,14 @@ Picoseconds ReplayBackend::move_blocks(const TierMove& m) {
   return recorded.duration;
 }
 
+// Only what was declined is recorded. What was thought worth it, and then had to wait for something else, may
+// be asked for again and declined: then more of it lies in the tier, or the link is busier.
 bool ReplayBackend::worth_loading(const TierLoad& load) {
   if (next_tier_ >= recording_.tiers.size()) return true;
   const TimelineWriter::TierEvent& recorded = recording_.tiers[next_tier_];
-  if (!recorded.declined || recorded.request != load.request || recorded.from != load.tier ||
-      recorded.cached != load.cached)
+  if (!recorded.declined || recorded.engine != load.engine || recorded.rank != load.rank ||
+      recorded.request != load.request || recorded.from != load.tier || recorded.blocks != load.blocks ||
+      recorded.cached != load.cached || recorded.duration != load.wait)
     return true;
   ++next_tier_;
   return false;

@@ -104,6 +104,9 @@ TEST(Behavior, OthersAreRefusedByName) {
             "its own "
             "executor, "
             "foretoken");
+  EXPECT_EQ(error_of([&] { find_behavior("Ollama 0.12", "a.json:/engine/behavior"); }),
+            "a.json:/engine/behavior: \"Ollama 0.12\" is not modelled by itself; it runs llama.cpp: use "
+            "llama.cpp, with n_parallel as its OLLAMA_NUM_PARALLEL (1)");
   EXPECT_EQ(modelled_behaviors().size(), 1u + 2u + 17u + 2u + 9u + 17u);
 }
 
@@ -126,6 +129,24 @@ TEST(Behavior, BatchLimitsGoByDeviceMemory) {
   EXPECT_EQ(limits(80, "A100-SXM4-80GB").max_num_batched_tokens, 2048);
   EXPECT_EQ(limits(80, "A100-SXM4-80GB").max_num_seqs, 256);
   EXPECT_EQ(limits(24, "RTX-4090").max_num_seqs, 256);
+}
+
+// arg_utils.py of 0.8: by device name, from 0.8.5 by memory alone (pull requests 12369, 16158, 17073, 17885).
+TEST(Behavior, BatchLimitsOfVllm08GoByPatch) {
+  const auto limits = [](const char* version, double gib, const char* device) {
+    const BatchLimits l = default_limits(find_behavior(version, ""), gib, device);
+    return std::pair(l.max_num_batched_tokens, l.max_num_seqs);
+  };
+  using Pair = std::pair<std::int64_t, std::int64_t>;
+  for (const char* version : {"vllm-0.8.3", "vllm-0.8.4", "vllm-0.8.5", "vllm-0.8", "vllm-0.9"})
+    EXPECT_EQ(limits(version, 79.6, "H100-SXM5-80GB"), Pair(8192, 1024)) << version;
+  EXPECT_EQ(limits("vllm-0.8.3", 180, "B200"), Pair(2048, 1024));
+  EXPECT_EQ(limits("vllm-0.8.4", 180, "B200"), Pair(2048, 256));
+  EXPECT_EQ(limits("vllm-0.8.4", 80, "A100-SXM4-80GB"), Pair(2048, 256));
+  EXPECT_EQ(limits("vllm-0.8.5", 80, "A100-SXM4-80GB"), Pair(8192, 1024));
+  EXPECT_EQ(limits("vllm-0.8", 80, "A100-SXM4-80GB"), Pair(8192, 1024));
+  EXPECT_EQ(limits("vllm-0.9", 80, "A100-SXM4-80GB"), Pair(2048, 256));
+  EXPECT_EQ(limits("vllm-0.8", 40, "A100-PCIE-40GB"), Pair(2048, 256));
 }
 
 // server_args.py of SGLang 0.5 and 0.4.

@@ -33,7 +33,7 @@ std::vector<Case> cases() {
        true},
       {"vllm-0.7",
        with(whole,
-            with(tight, {{"preemption_mode", "swap"}, {"swap_space_gib", 1}, {"enforce_eager", true}})),
+            with(tight, {{"preemption_mode", "swap"}, {"swap_space_gib", 0.01}, {"enforce_eager", true}})),
        true},
       {"orca", with(whole, {{"kv_layout", "buddy"}, {"kv_reservation", "power_of_two"}}), false},
       {"orca", with(whole, {{"kv_layout", "paged"}, {"num_gpu_blocks_override", 40}}), false},
@@ -71,6 +71,19 @@ std::vector<Case> cases() {
       {"nanoflow",
        with(tight,
             {{"max_num_batched_tokens", 24}, {"average_prefill_length", 5}, {"average_decode_length", 2}}),
+       true},
+      {"splitwise", with(whole, with(tight, {{"enforce_eager", true}})), true},
+      {"vllm-0.24", with(tight, {{"enforce_eager", true}}), true},
+      {"sglang-0.5",
+       with(tight, {{"block_size", 16},
+                    {"chunked_prefill_size", 32},
+                    {"max_num_batched_tokens", 32},
+                    {"schedule_conservativeness", 0.1},
+                    {"enable_mixed_chunk", true}}),
+       true},
+      {"trtllm-1.0", with(whole, with(tight, {{"capacity_scheduler_policy", "static_batch"}})), false},
+      {"trtllm-1.0",
+       with(tight, {{"capacity_scheduler_policy", "max_utilization"}, {"enable_chunked_context", true}}),
        true},
       {"llama.cpp", {{"n_parallel", 3}, {"n_ubatch", 20}, {"max_num_seqs", 3}, {"cache_ram", 0}}, false}};
 }
@@ -129,6 +142,77 @@ TEST(Policies, TokensAreThoseOfPlainServingAndTheScheduleIsTheSimulatedOne) {
     EXPECT_EQ(served.rejected, 0);
     EXPECT_EQ(served.metrics.preemptions > 0, c.preempts);
     expect_the_same_schedule(served, recording, json);
+  }
+}
+
+// The same of a few requests, for sets of kernels on which all that is above would take long. Three of three
+// blocks each where seven are.
+TEST(Policies, AFewRequestsOfEachSayTheSame) {
+  const auto few = [](Json engine) {
+    engine.update({{"max_model_len", 96}, {"max_num_seqs", 3}});
+    if (engine.value("num_gpu_blocks_override", 0) == 20) engine["num_gpu_blocks_override"] = 8;
+    return small_scenario(
+        small_config("dense"), engine,
+        {{"num_prompts", 3}, {"input_len", {{"value", 30}}}, {"output_len", {{"value", 5}}}});
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(few(Json::object()), served, plain);
+  ASSERT_EQ(expected.size(), 3u);
+  int preempted = 0;
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(std::string(c.behavior) + " " + c.engine.dump());
+    Json engine{{"behavior", c.behavior}};
+    engine.update(c.engine);
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(few(engine), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    preempted += served.metrics.preemptions > 0;
+    expect_the_same_schedule(served, recording, few(engine));
+  }
+  EXPECT_GT(preempted, 5);
+}
+
+// The same of caches: by hashes, by trees, host memory below both, slots and what host memory keeps of them.
+// Four beginnings of two blocks each, where seven blocks are.
+TEST(Policies, AFewPromptsInEachCacheSayTheSame) {
+  const auto few = [](Json engine) {
+    engine.update({{"max_model_len", 64}, {"max_num_seqs", 2}});
+    return small_scenario(small_config("dense"), engine,
+                          Json::parse(R"({"num_prompts": 16, "request_rate": 2000,
+        "shared_prefix": {"groups": 4, "users_per_group": 4, "prefix_len": 32},
+        "input_len": {"value": 40}, "output_len": {"value": 2}})"));
+  };
+  ServeResult served;
+  Recording plain;
+  const auto expected = tokens_of(few(Json::object()), served, plain);
+  ASSERT_EQ(expected.size(), 16u);
+  const Json blocks{{"num_gpu_blocks_override", 8}};
+  for (Json more :
+       {Json{{"enable_prefix_caching", true}},
+        Json::parse(
+            R"({"enable_prefix_caching": true, "kv_tiers": [{"kind": "host", "capacity_gib": 0.01}]})"),
+        Json{{"behavior", "sglang-0.5"}, {"num_gpu_blocks_override", 112}},
+        Json{{"behavior", "sglang-0.5"},
+             {"block_size", 16},
+             {"enable_hierarchical_cache", true},
+             {"hicache_size", 0.001}},
+        Json{{"behavior", "llama.cpp"}, {"n_parallel", 2}}}) {
+    const bool host = more.contains("kv_tiers") || more.contains("hicache_size"),
+               slots = more.contains("n_parallel");
+    if (!slots && !more.contains("num_gpu_blocks_override")) more.update(blocks);
+    if (more.contains("behavior") && !slots && !host) more["block_size"] = 1;
+    SCOPED_TRACE(more.dump());
+    Recording recording;
+    EXPECT_EQ(expected, tokens_of(few(more), served, recording));
+    EXPECT_EQ(served.rejected, 0);
+    EXPECT_GT(served.reused_tokens, 0);
+    if (host) {
+      ASSERT_EQ(served.kv_tiers.size(), 1u);
+      EXPECT_GT(served.kv_tiers[0].loaded, 0);
+    }
+    if (slots) EXPECT_GT(served.swapped_in_blocks, 0);
+    expect_the_same_schedule(served, recording, few(more));
   }
 }
 

@@ -1,8 +1,11 @@
 // Whole simulations: spans change nothing, the same input gives the same result, load raises latency.
 #include "simulator/simulate.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <tbb/global_control.h>
+
+#include <set>
 
 #include "fixtures.h"
 #include "simulator/report.h"
@@ -149,6 +152,53 @@ TEST(SimulateScenario, OverloadIsSaid) {
       "workload": {"request_rate": 50, "num_prompts": 600, "input_len": {"value": 900}, "output_len": {"value": 200}}})");
   EXPECT_EQ(s.stability, "overloaded");
   EXPECT_FALSE(s.stability_reason.empty());
+}
+
+// Of every system: at half of what it serves the queue doesn't grow, at twice as much it does. Batches that
+// are formed when the one before has ended keep requests waiting at any load, and so does a queue that is
+// looked at every ten steps.
+TEST(SimulateScenario, VerdictsOfEverySystem) {
+  std::set<SchedulerPolicy> seen;
+  for (const std::string& name : modelled_behaviors()) {
+    if (!seen.insert(find_behavior(name, "").policy).second) continue;
+    SCOPED_TRACE(name);
+    const bool several = name == "loongserve" || name == "infinite-llm";
+    const Priced p(
+        resolve_or_fail(test_scenario(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100", "count": 2},
+      "engine": {"behavior": ")" + name +
+                                      R"(", "max_model_len": 2048}, "cluster": {"replicas": )" +
+                                      (several ? "2" : "1") +
+                                      R"(}, "workload": {"num_prompts": 2000, "request_rate": 400,
+        "input_len": {"distribution": "uniform", "min": 100, "max": 700},
+        "output_len": {"distribution": "uniform", "min": 20, "max": 120}}})"),
+                        470, 820),
+        true);
+    const auto at = [&](double rate) {
+      Deployment d = p.deployment;
+      d.scenario.workload.request_rate = rate;
+      SimulateOptions o;
+      o.intervals = false;
+      return simulate(d, p.cost, test_resources(), o);
+    };
+    const Simulation flooded = at(1000);
+    const double served = flooded.served.metrics.request_throughput;
+    EXPECT_EQ(flooded.stability, "overloaded");
+    EXPECT_EQ(at(2 * served).stability, "overloaded");
+    const Simulation half = at(0.5 * served);
+    const bool waits = name == "fastertransformer" || name == "loongserve";
+    EXPECT_EQ(half.stability, waits ? "backlogged" : "stable") << half.stability_reason;
+    EXPECT_THAT(half.stability_reason, testing::HasSubstr("requests wait on average while"));
+  }
+  EXPECT_GT(seen.size(), 17u);
+}
+
+// Who waits for company is not waiting for the engine.
+TEST(SimulateScenario, AQueueDelayIsNoOverload) {
+  const Simulation s = run(R"({"model": "llama-3.1-8b", "hardware": {"device": "h100"},
+      "engine": {"behavior": "triton", "max_queue_delay_microseconds": 2000000},
+      "workload": {"request_rate": 1, "num_prompts": 200, "input_len": {"value": 300}, "output_len": {"value": 10}}})");
+  EXPECT_GT(s.served.metrics.mean_waiting, 2 * s.served.metrics.mean_running);
+  EXPECT_EQ(s.stability, "stable") << s.stability_reason;
 }
 
 // One request at a time, so that each term shows alone: 1 prompt step and 9 decode steps a request.

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "seeds.h"
 #include "serving/scheduler/vllm_v1.h"
 #include "toy.h"
 
@@ -144,7 +145,7 @@ TEST(BeamSearch, WhatWasGeneratedIsComputedAgainInEachBeam) {
 
 TEST(BeamSearch, KeepsEveryBlockItsOwnersThroughPreemptionAndSharedPrompts) {
   std::int64_t preemptions = 0, reused = 0;
-  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(300); ++seed) {
     CounterRandom random(seed, 21);
     const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
     const int width = static_cast<int>(pick(1, 5)), block = static_cast<int>(pick(1, 5));

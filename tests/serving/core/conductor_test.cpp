@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -263,7 +264,7 @@ TEST(ConductedServing, TheDecodeEngineRefusesWhenThePromptIsComputed) {
 // Nobody is lost, blocks come back, and what is lost of prompts is lost late alone; in a closed loop refused
 // requests make room for the next ones.
 TEST(ConductedServing, RequestsEndOrAreRefusedOnce) {
-  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(60); ++seed) {
     SCOPED_TRACE(seed);
     CounterRandom random(seed, 77);
     const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };

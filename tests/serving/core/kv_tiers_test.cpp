@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -433,7 +434,7 @@ struct Seen {
   std::int64_t loaded = 0, demoted = 0, stalls = 0, preempted = 0, device = 0, refused = 0, evicted = 0;
 };
 void run_shadowed(std::uint64_t seeds, Case make, Seen& seen) {
-  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(seeds); ++seed) {
     Random c = make(seed, true);
     Shadow memory(c.workload, c.options.engines[0].scheduler.block_size);
     memory.tiers(c.latency, c.per_block);
@@ -538,7 +539,7 @@ struct Repeated {
   std::int64_t steps = 0, events = 0, loads = 0, declined = 0;
 };
 void repeat(std::uint64_t seeds, Case make, Repeated& sum) {
-  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(seeds); ++seed) {
     Recording recordings[4];
     ServeResult results[4];
     for (int i = 0; i < 4; ++i) {
@@ -582,6 +583,9 @@ TEST(KvTiers, SpansAndRecordingsGiveTheSameTimes) {
   repeat(2000, random_case, sum);
   EXPECT_GT(sum.loads, 3000);
   EXPECT_GT(sum.declined, 500);
+  // A load that is worth it waits for something else, and is declined when more of it lies there.
+  repeat(
+      1, [](std::uint64_t seed, bool alone) { return random_case(2351 + seed, alone); }, sum);
 }
 
 TEST(HiCache, SpansAndRecordingsGiveTheSameTimes) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -29,24 +30,8 @@ Case random_case(std::uint64_t seed, SchedulerPolicy policy) {
   c.options.use_spans = false;
   if (toy::is_block_policy(policy)) {
     toy::choose_block_policy(s, policy, CounterRandom(seed, 22));
-  } else if (policy == SchedulerPolicy::kVllmV1) {
-    s.num_host_blocks = chance(0.6) ? pick(1, 40) : 0;
-    if (chance(0.2)) {
-      s.reservation = static_cast<KvReservation>(pick(1, 3));
-      s.enable_prefix_caching = false;
-      s.num_host_blocks = 0;
-    }
-  } else if (policy == SchedulerPolicy::kSglang) {
-    s.sglang.chunked_prefill_size = chance(0.2) ? -1 : pick(1, 20) * s.block_size;
-    s.sglang.max_prefill_tokens = pick(10, 120);
-    s.sglang.schedule_conservativeness = chance(0.3) ? 1.0 : 0.05;
-    s.sglang.schedule_policy = chance(0.4) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
-    s.sglang.enable_mixed_chunk = chance(0.4);
-    s.sglang.overlap = chance(0.6);
   } else {
-    s.trtllm.capacity_scheduler_policy =
-        chance(0.5) ? TrtllmConfig::Capacity::kMaxUtilization : TrtllmConfig::Capacity::kGuaranteedNoEvict;
-    s.max_num_batched_tokens = std::max<std::int64_t>(s.max_num_batched_tokens, 3 * s.block_size);
+    toy::choose_caching_policy(s, policy, random);
   }
   const bool sessions = chance(0.4);
   Picoseconds clock = 0;
@@ -80,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(BlockPolicies, Memory, testing::ValuesIn(toy::kBlockPol
 
 TEST_P(Memory, EverySequenceFindsItsTokens) {
   std::int64_t preemptions = 0, reused = 0, completed = 0;
-  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(500); ++seed) {
     Case c = random_case(seed, GetParam());
     SchedulerConfig& s = c.options.engines[0].scheduler;
     CounterRandom random(seed, 23);
@@ -116,7 +101,7 @@ class FixedStep : public Backend {
 
 // A backend that asks for pages changes no decision.
 TEST_P(Memory, NamingBlocksDecidesNothing) {
-  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(200); ++seed) {
     Case a = random_case(seed, GetParam()), b = random_case(seed, GetParam());
     toy::ShadowMemory named(a.workload, a.options.engines[0].scheduler.block_size);
     FixedStep nameless;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -239,7 +240,7 @@ TEST_P(PipelineLaws, SmallPoolsServeEveryoneWithinTheLimits) {
   const SchedulerPolicy policy = GetParam();
   const bool caches = !toy::is_block_policy(policy);
   std::int64_t preemptions = 0, overlapping = 0;
-  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(500); ++seed) {
     CounterRandom random(seed, 60);
     ServeOptions o = pipeline(policy, random.uniform_int(1, 12));
     SchedulerConfig& c = o.engines[0].scheduler;

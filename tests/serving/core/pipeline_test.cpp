@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -48,7 +49,7 @@ TEST(Pipeline, NoMoreBatchesInFlightThanItsDepth) {
 
 TEST(Pipeline, SmallPoolsServeEveryoneAndConserveTokens) {
   std::int64_t preemptions = 0, swaps = 0;
-  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(600); ++seed) {
     CounterRandom random(seed, 5);
     toy::ListWorkload w;
     const std::int64_t requests = random.uniform_int(1, 60);

@@ -200,6 +200,31 @@ void choose_block_policy(SchedulerConfig& c, SchedulerPolicy policy, CounterRand
   }
 }
 
+void choose_caching_policy(SchedulerConfig& s, SchedulerPolicy policy, CounterRandom& random) {
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
+  const auto chance = [&](double p) { return random.uniform() < p; };
+  s.policy = policy;
+  if (policy == SchedulerPolicy::kVllmV1) {
+    s.num_host_blocks = chance(0.6) ? pick(1, 40) : 0;
+    if (chance(0.2)) {
+      s.reservation = static_cast<KvReservation>(pick(1, 3));
+      s.enable_prefix_caching = false;
+      s.num_host_blocks = 0;
+    }
+  } else if (policy == SchedulerPolicy::kSglang) {
+    s.sglang.chunked_prefill_size = chance(0.2) ? -1 : pick(1, 20) * s.block_size;
+    s.sglang.max_prefill_tokens = pick(10, 120);
+    s.sglang.schedule_conservativeness = chance(0.3) ? 1.0 : 0.05;
+    s.sglang.schedule_policy = chance(0.4) ? SglangConfig::Order::kLpm : SglangConfig::Order::kFcfs;
+    s.sglang.enable_mixed_chunk = chance(0.4);
+    s.sglang.overlap = chance(0.6);
+  } else {
+    s.trtllm.capacity_scheduler_policy =
+        chance(0.5) ? TrtllmConfig::Capacity::kMaxUtilization : TrtllmConfig::Capacity::kGuaranteedNoEvict;
+    s.max_num_batched_tokens = std::max<std::int64_t>(s.max_num_batched_tokens, 3 * s.block_size);
+  }
+}
+
 void pipeline(SchedulerConfig& c, int stages, CounterRandom& random) {
   if (c.policy == SchedulerPolicy::kVllmV0) {  // its virtual engines neither share nor swap
     c.enable_prefix_caching = false;

@@ -19,6 +19,9 @@ inline constexpr SchedulerPolicy kBlockPolicies[] = {
     SchedulerPolicy::kNanoflow,    SchedulerPolicy::kSplitwise,
     SchedulerPolicy::kTransformers};
 
+inline constexpr SchedulerPolicy kCachingPolicies[] = {SchedulerPolicy::kVllmV1, SchedulerPolicy::kSglang,
+                                                       SchedulerPolicy::kTrtllm};
+
 inline constexpr SchedulerPolicy kPipelinePolicies[] = {
     SchedulerPolicy::kVllmV1,      SchedulerPolicy::kSglang,  SchedulerPolicy::kTrtllm,
     SchedulerPolicy::kVllmV0,      SchedulerPolicy::kOrca,    SchedulerPolicy::kSarathi,
@@ -33,6 +36,9 @@ std::string name_of(const testing::TestParamInfo<SchedulerPolicy>& info);
 // Knobs of the policy, drawn from `random`, and what it asks of the others: limits that hold a prompt, a
 // memory for a request of max_model_len.
 void choose_block_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom random);
+
+// The same for vLLM V1, SGLang and TensorRT-LLM, on a pool that holds a request of max_model_len.
+void choose_caching_policy(SchedulerConfig& config, SchedulerPolicy policy, CounterRandom& random);
 
 // So many stages, with what the policy asks of its other knobs there.
 void pipeline(SchedulerConfig& config, int stages, CounterRandom& random);

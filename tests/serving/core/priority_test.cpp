@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -105,7 +106,7 @@ TEST(Priority, V0OrdersItsQueueInDecodeSteps) {
 // One request at a time: whoever starts is the best of those that wait, found by looking at all of them.
 TEST(Priority, WhoStartsIsTheBestOfThoseThatWait) {
   std::int64_t overtaken = 0;
-  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(1000); ++seed) {
     CounterRandom random(seed, 50);
     ListWorkload w;
     Picoseconds clock = 0;
@@ -136,7 +137,7 @@ TEST(Priority, WhoStartsIsTheBestOfThoseThatWait) {
 // Small pools, all policies that know priorities: everybody ends once and tokens are conserved.
 TEST(Priority, SmallPoolsServeEveryoneAndConserveTokens) {
   std::int64_t preemptions = 0;
-  for (std::uint64_t seed = 0; seed < 1500; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(1500); ++seed) {
     CounterRandom random(seed, 52);
     const SchedulerPolicy policies[] = {SchedulerPolicy::kVllmV1, SchedulerPolicy::kVllmV0,
                                         SchedulerPolicy::kSglang};

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "policies.h"
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -80,17 +81,23 @@ TEST(Replay, ARecordingWithSpansServesSingleStepsAndTheOtherWayRound) {
   }
 }
 
-// The same under every other policy, over random knobs.
+// The same under every policy, over random knobs.
 class ReplayOfPolicies : public testing::TestWithParam<SchedulerPolicy> {};
 INSTANTIATE_TEST_SUITE_P(BlockPolicies, ReplayOfPolicies, testing::ValuesIn(toy::kBlockPolicies),
                          toy::name_of);
+INSTANTIATE_TEST_SUITE_P(CachingPolicies, ReplayOfPolicies, testing::ValuesIn(toy::kCachingPolicies),
+                         toy::name_of);
 
 TEST_P(ReplayOfPolicies, ReproducesTheTimelineExactly) {
-  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(50); ++seed) {
     ServeOptions o = setting();
     SchedulerConfig& c = o.engines[0].scheduler;
     c.max_model_len = 120;
-    toy::choose_block_policy(c, GetParam(), CounterRandom(seed, 30));
+    CounterRandom knobs(seed, 30);
+    if (toy::is_block_policy(GetParam()))
+      toy::choose_block_policy(c, GetParam(), knobs);
+    else
+      toy::choose_caching_policy(c, GetParam(), knobs);
     toy::ToyBackend toy(1000, 30, 20, {2});
     const Recording recorded = record(toy, requests(), o);
     for (const bool spans : {true, false}) {
@@ -120,6 +127,27 @@ TEST(Replay, APipelineToo) {
   ASSERT_EQ(recorded.steps.size(), again.steps.size());
   for (std::size_t i = 0; i < recorded.steps.size(); ++i)
     ASSERT_EQ(key(recorded.steps[i]), key(again.steps[i]));
+}
+
+// What was declined is recorded, what was worth it isn't: it may be asked for again before it is loaded, with
+// fewer blocks or a link that is less busy.
+TEST(Replay, ALoadIsDeclinedAsItWas) {
+  Recording recording;
+  recording.tier({0, 0, 7, 1, -1, 8, 100, 100, 30, true, 16});
+  TierLoad load{0, 0, 7, 1, 8, 16, 32, 1, 30};
+  ReplayBackend replay(recording);
+  const auto asked_otherwise = [&](auto member, auto value) {
+    TierLoad other = load;
+    other.*member = value;
+    return replay.worth_loading(other);
+  };
+  EXPECT_TRUE(asked_otherwise(&TierLoad::request, 6));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::tier, 0));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::blocks, 1));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::cached, 0));
+  EXPECT_TRUE(asked_otherwise(&TierLoad::wait, 0));
+  EXPECT_FALSE(replay.worth_loading(load));
+  EXPECT_TRUE(replay.worth_loading(load)) << "once";
 }
 
 TEST(Replay, RefusesAnotherRun) {

@@ -89,6 +89,22 @@ TEST(Router, ChanceIsEvenAndASeedRepeatsIt) {
   }
 }
 
+// Of two replicas both are drawn: the one with less outstanding, the first on ties. Of three the fullest is
+// never taken, whichever two are drawn.
+TEST(Router, TheBetterOfTwoIsTheOneWithLessOutstanding) {
+  Router two({RouterKind::kPowerOfTwo, 3}, 2);
+  EXPECT_THAT(picks(two, 4), testing::ElementsAre(0, 1, 0, 1));
+  two.sent(0, request(10));
+  two.sent(0, request(11));
+  EXPECT_THAT(picks(two, 3), testing::ElementsAre(1, 1, 0));
+  Router three({RouterKind::kPowerOfTwo, 3}, 3);
+  three.sent(2, request(0));
+  std::set<std::int32_t> picked;
+  States none;
+  for (RequestId i = 1; i < 50; ++i) picked.insert(three.pick(request(i), {}, none));
+  EXPECT_THAT(picked, testing::ElementsAre(0, 1));
+}
+
 // Mitzenmacher 2001: the fullest of n bins holds about log n / log log n balls by chance, log log n / log 2
 // when each ball takes the emptier of two.
 TEST(Router, TheBetterOfTwoSpreadsFarBetterThanChance) {

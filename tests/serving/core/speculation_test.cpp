@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -288,7 +289,7 @@ INSTANTIATE_TEST_SUITE_P(Schedulers, EveryPolicy,
 
 TEST_P(EveryPolicy, ConservesTokensAndBlocksAndReplaysExactly) {
   std::int64_t preemptions = 0, reused = 0, unaccepted = 0, accepted = 0, cut = 0;
-  for (std::uint64_t seed = 0; seed < 1500; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(1500); ++seed) {
     Random s = random_scenario(seed, GetParam()), again = random_scenario(seed, GetParam());
     Recording recording;
     s.options.timeline = &recording;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "seeds.h"
 #include "toy.h"
 
 namespace foretoken {
@@ -74,7 +75,7 @@ Random random_case(std::uint64_t seed, std::int64_t host_blocks) {
 TEST(Swap, TokensAndBlocksAreConserved) {
   constexpr std::int64_t kHostBlocks[] = {0, 6, 15, 1000};
   std::int64_t swaps = 0, both = 0, discarded[4] = {};
-  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(300); ++seed) {
     for (std::size_t i = 0; i < std::size(kHostBlocks); ++i) {
       const std::int64_t host = kHostBlocks[i];
       Random c = random_case(seed, host);

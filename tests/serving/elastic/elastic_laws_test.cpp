@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "group_log.h"
+#include "seeds.h"
 
 namespace foretoken {
 namespace {
@@ -91,7 +92,8 @@ class ElasticLaws : public testing::TestWithParam<int> {};
 
 TEST_P(ElasticLaws, SpansReplaysAndConservation) {
   std::int64_t pauses = 0;
-  for (int n = 0; n < 100; ++n) {
+  const auto most = static_cast<int>(toy::seeds(400) / 4);
+  for (int n = 0; n < most; ++n) {
     const auto seed = static_cast<std::uint64_t>(GetParam() * 1000 + n);
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Load load(seed);

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "seeds.h"
 #include "serving/lending/instances.h"
 #include "toy.h"
 
@@ -185,7 +186,7 @@ auto key(const RequestRecord& r) {
 
 TEST(LendingLaws, ReplaysSpansAndConservation) {
   std::int64_t preemptions = 0, moved = 0, borrowers = 0;
-  for (std::uint64_t seed = 0; seed < 150; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(150); ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     CounterRandom random(seed, 5);
     const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
@@ -245,7 +246,7 @@ TEST(LendingLaws, ReplaysSpansAndConservation) {
 // Blocks are neither lost nor made: after every decision those in use are those that requests hold, and all
 // that is lent is borrowed.
 TEST(LendingLaws, BlocksOverInstances) {
-  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+  for (std::uint64_t seed = 0; seed < toy::seeds(40); ++seed) {
     CounterRandom random(seed, 6);
     const auto pick = [&](std::int64_t low, std::int64_t high) { return random.uniform_int(low, high); };
     const auto n = static_cast<std::int32_t>(pick(2, 4));
