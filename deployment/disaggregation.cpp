@@ -212,8 +212,8 @@ void refuse_instances(const Scenario& scenario, std::string_view verb, const std
   if (policy == SchedulerPolicy::kLoongserve || policy == SchedulerPolicy::kInfiniteLlm)
     throw Error(
         where + "/engine/behavior",
-        fmt::format("{} covers engines that serve by themselves; `foretoken simulate` serves a pool of "
-                    "{} instances",
+        fmt::format("{} covers engines that serve by themselves; `foretoken simulate` and `run` serve a pool "
+                    "of {} instances",
                     verb, policy == SchedulerPolicy::kLoongserve ? "elastic" : "lending"));
 }
 

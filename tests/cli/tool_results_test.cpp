@@ -71,7 +71,9 @@ TEST(ToolResults, SayTheirLoad) {
     EXPECT_FALSE(run.load.all_at_once) << file;
     EXPECT_EQ(run.load.num_prompts, 60) << file;
     EXPECT_DOUBLE_EQ(run.load.input_len->mean, 100) << file;
-    if (!run.kind.starts_with("SGLang")) EXPECT_EQ(run.load.model, "mock") << file;
+    if (!run.kind.starts_with("SGLang")) {
+      EXPECT_EQ(run.load.model, "mock") << file;
+    }
   };
   for (const char* file : {"vllm-0.33.0-closed.json", "sglang-0.5.23-chat-chunks.jsonl",
                            "aiperf-0.13.0-closed.json", "guidellm-0.8.1-closed.json.gz"})

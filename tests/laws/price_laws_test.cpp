@@ -203,10 +203,11 @@ TEST(PriceLaws, HotExpertsCostTimeAndBalancingGivesItBack) {
       EXPECT_GE(chance, last) << skew;
       EXPECT_LE(time(skew, balanced), chance) << skew;
       // Few tokens read a copy's weights for nothing; with many and a steep law copies pay.
-      if (decode == 0 && skew > 0.5)
+      if (decode == 0 && skew > 0.5) {
         EXPECT_LT(time(skew, copied), time(skew, balanced)) << skew;
-      else if (prefill == 0)
+      } else if (prefill == 0) {
         EXPECT_GT(time(skew, copied), time(skew, balanced)) << skew;
+      }
       last = chance;
     }
   }

@@ -41,7 +41,9 @@ TEST(ExpertLoad, ChancesFollowZipfUpToCertainty) {
       for (std::size_t r = 0; r < p.size(); ++r) {
         EXPECT_GE(p[r], 0);
         EXPECT_LE(p[r], 1);
-        if (r > 0) EXPECT_LE(p[r], p[r - 1] + 1e-12);
+        if (r > 0) {
+          EXPECT_LE(p[r], p[r - 1] + 1e-12);
+        }
       }
     }
   }

@@ -42,9 +42,10 @@ class BeamLog : public Backend {
       tokens[p.slot] = p.cached + p.new_tokens;
       rows += p.last;
       EXPECT_TRUE(beams[p.slot].insert(p.beam).second);
-      if (config_.beam_width > 1)
+      if (config_.beam_width > 1) {
         EXPECT_TRUE(p.cached >= input_of(b, p.slot) || p.cached + p.new_tokens <= input_of(b, p.slot))
             << "a prompt ends in a step before its beams go on";
+      }
     }
     for (const DecodePart& p : b.decode) {
       words += "d" + std::to_string(p.request) + "@" + std::to_string(p.context) + " ";

@@ -180,8 +180,12 @@ TEST(RoutersOfBothSides, AReplayGivesTheSameTimeline) {
         o.timeline = &recording;
         const ServeResult r = serve(w, backend, o);
         EXPECT_EQ(r.records.size(), 150u);
-        if (kind == RouterKind::kMooncake) EXPECT_GT(r.prefix_fetches, 0);
-        if (kind == RouterKind::kSplitwise) EXPECT_GT(r.mixed_pools.joined, 5);
+        if (kind == RouterKind::kMooncake) {
+          EXPECT_GT(r.prefix_fetches, 0);
+        }
+        if (kind == RouterKind::kSplitwise) {
+          EXPECT_GT(r.mixed_pools.joined, 5);
+        }
         return recording;
       };
       toy::ToyBackend toy(1000, 30, 20, {2});

@@ -87,8 +87,9 @@ TEST_P(PolicyLaws, EveryRequestEndsOnceWithinTheLimits) {
     Picoseconds admitted = 0;
     for (const RequestRecord& x : r.records) {
       ASSERT_TRUE(ids.insert(x.id).second) << seed;
-      if (GetParam() != SchedulerPolicy::kTurbomind)  // lets later ones pass who find blocks
+      if (GetParam() != SchedulerPolicy::kTurbomind) {  // lets later ones pass who find blocks
         ASSERT_GE(x.scheduled, admitted) << "first come first served, seed " << seed;
+      }
       admitted = x.scheduled;
       ASSERT_LT(x.scheduled, x.first_token);
       ASSERT_LE(x.first_token, x.finish);

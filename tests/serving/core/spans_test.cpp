@@ -407,8 +407,9 @@ void expect_the_same_times(Make make, Reached& reached, std::uint64_t seeds = 30
     // In a pipeline one whose last token is on its way may be swapped out, and ends there; not every prompt
     // that llama.cpp keeps comes again.
     const SchedulerConfig& c = a.options.engines[0].scheduler;
-    if (c.pipeline_depth == 1 && c.policy != SchedulerPolicy::kLlamaCpp)
+    if (c.pipeline_depth == 1 && c.policy != SchedulerPolicy::kLlamaCpp) {
       ASSERT_EQ(x.swapped_in_blocks, x.swapped_out_blocks) << seed;
+    }
     // Tokens are conserved: computed + found in the cache - lost to preemption is what the requests needed.
     std::int64_t needed = 0;
     const int beams = a.options.engines[0].scheduler.beam_width;

@@ -319,7 +319,9 @@ TEST_P(EveryPolicy, ConservesTokensAndBlocksAndReplaysExactly) {
   EXPECT_GT(reused, 10000);
   EXPECT_GT(unaccepted, 10000);
   EXPECT_GT(accepted, 10000);
-  if (GetParam() == SchedulerPolicy::kVllmV1) EXPECT_GT(cut, 100) << "by the token budget";
+  if (GetParam() == SchedulerPolicy::kVllmV1) {
+    EXPECT_GT(cut, 100) << "by the token budget";
+  }
 }
 
 }  // namespace
