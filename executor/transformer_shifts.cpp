@@ -35,11 +35,10 @@ void Transformer::State::shift_keys(int stage, Rank& rank) {
   const float* angles = turns.own();
   for (std::size_t i = 0; i < swaps.shifts.size(); ++i) {
     const Shift& s = swaps.shifts[i];
-    const std::int32_t* blocks =
-        kernels.memory().host_reads() ? s.blocks : shift_blocks.own() + shift_lists[i];
+    const std::int32_t* list = kernels.memory().host_reads() ? s.blocks : shift_blocks.own() + shift_lists[i];
     for (int layer = first; layer < last; ++layer) {
-      CacheShift shift{blocks, s.from, s.to, s.tokens, {}, 0};
-      if (const auto* latent = latent_attention(layer)) shift.first = latent->kv_lora_rank;
+      CacheShift shift{list, s.from, s.to, s.tokens, {}, 0};
+      if (const auto* mla = latent_attention(layer)) shift.first = mla->kv_lora_rank;
       const float* of_rope = angles;
       for (std::size_t r = 0; r < ropes.size(); ++r) {
         const std::int64_t pairs = ropes[r].pairs;

@@ -183,7 +183,7 @@ bool Transfers::pull(std::int32_t e, Picoseconds now) {
 bool Transfers::admits(std::int32_t e, const Sequence& source, Picoseconds now) {
   if (!tetri_) return true;
   Engine& engine = host_.engine(e);
-  engine.catch_up(now);
+  engine.catch_up(now + launched_);
   return tetri_->admits(source.request, e, engine.free_kv_tokens(), [&](const Engine::Place& place) {
     return std::int64_t{engine.sequence(place).computed} + 1;
   });

@@ -211,7 +211,9 @@ TEST(Policies, AFewPromptsInEachCacheSayTheSame) {
       ASSERT_EQ(served.kv_tiers.size(), 1u);
       EXPECT_GT(served.kv_tiers[0].loaded, 0);
     }
-    if (slots) EXPECT_GT(served.swapped_in_blocks, 0);
+    if (slots) {
+      EXPECT_GT(served.swapped_in_blocks, 0);
+    }
     expect_the_same_schedule(served, recording, few(more));
   }
 }

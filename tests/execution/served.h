@@ -69,6 +69,8 @@ struct SilentJob final : Processes {
   int size() const override { return 2; }
   void all_gather(std::span<const float>, float*) override {}
   void maximum(std::span<double>) override {}
+  std::vector<std::string> gather(const std::string&) override { return {}; }
+  std::string broadcast(std::string text) override { return text; }
 };
 
 inline constexpr std::uint64_t kWeightSeed = 5;
