@@ -191,6 +191,9 @@ Report model_report(const ModelConfig& model, const ModelQuestion& q) {
   row("KV cache of a token, whole model", kv_bytes_per_token(model, q.precision.kv));
   row(fmt::format("KV cache of {} tokens, one rank", q.context),
       kv_bytes(model, shard, q.precision.kv, q.context, 1));
+  if (const auto parts = kv_components(model, shard, q.precision.kv, q.context); parts.size() > 1)
+    for (const KvComponent& part : parts)
+      row(fmt::format("  {}, {} layers", part.name, part.layers), part.bytes);
   if (const double state = recurrent_state_bytes(model, shard); state > 0)
     row("recurrent state of a sequence", state);
   row(fmt::format("activation peak of prefill, {} tokens, one rank", q.batch * q.prompt), peak);

@@ -65,6 +65,21 @@ double per_token(const ModelConfig& model, const Shard& shard, DType kv, bool wi
   return sum;
 }
 
+double in_blocks(std::int64_t tokens, int block_size) {
+  const std::int64_t block = std::max(1, block_size);
+  return static_cast<double>((tokens + block - 1) / block * block);
+}
+
+// Of one layer, index keys left out.
+double kept_bytes(const LayerCache& c, std::int64_t tokens, int block_size) {
+  const std::int64_t windowed = c.window > 0 ? std::min(tokens, c.window) : tokens;
+  const double bytes = c.whole * in_blocks(tokens, block_size) + c.windowed * in_blocks(windowed, block_size);
+  return c.ratio > 0 ? bytes + c.compressed * static_cast<double>(tokens / c.ratio) : bytes;
+}
+double index_bytes(const LayerCache& c, std::int64_t tokens, int block_size) {
+  return c.index * in_blocks(tokens, block_size);
+}
+
 }  // namespace
 
 double kv_bytes_per_token(const ModelConfig& model, DType kv) { return per_token(model, Shard{}, kv, false); }
@@ -75,19 +90,35 @@ double kv_bytes_per_token(const ModelConfig& model, const Shard& shard, DType kv
 
 double kv_bytes(const ModelConfig& model, const Shard& shard, DType kv, std::int64_t tokens, int block_size) {
   if (tokens <= 0) return 0;
-  const std::int64_t block = std::max(1, block_size);
-  const auto rounded = [block](std::int64_t n) {
-    return static_cast<double>((n + block - 1) / block * block);
-  };
   double sum = 0;
   for_layers(model, shard, [&](const LayerKind& kind, double layers) {
     const LayerCache c = layer_cache(kind, shard.tensor_parallel, kv);
-    const std::int64_t windowed = c.window > 0 ? std::min(tokens, c.window) : tokens;
-    double layer = c.whole * rounded(tokens) + c.windowed * rounded(windowed) + c.index * rounded(tokens);
-    if (c.ratio > 0) layer += c.compressed * static_cast<double>(tokens / c.ratio);
-    sum += layers * layer;
+    sum += layers * (kept_bytes(c, tokens, block_size) + index_bytes(c, tokens, block_size));
   });
   return sum;
+}
+
+std::vector<KvComponent> kv_components(const ModelConfig& model, const Shard& shard, DType kv,
+                                       std::int64_t tokens) {
+  std::vector<KvComponent> all;
+  const auto add = [&](const std::string& name, double layers, double bytes) {
+    if (bytes <= 0) return;
+    auto at = std::find_if(all.begin(), all.end(), [&](const KvComponent& c) { return c.name == name; });
+    if (at == all.end()) at = all.insert(at, {name});
+    at->layers += static_cast<std::int64_t>(layers);
+    at->bytes += layers * bytes;
+  };
+  for_layers(model, shard, [&](const LayerKind& kind, double layers) {
+    const LayerCache c = layer_cache(kind, shard.tensor_parallel, kv);
+    const bool latents = std::holds_alternative<MlaAttention>(kind.mixer);
+    const std::string name = c.ratio > 0    ? "window and compressed entries"
+                             : latents      ? "latents"
+                             : c.window > 0 ? "attention, window of " + std::to_string(c.window)
+                                            : "attention";
+    add(name, layers, kept_bytes(c, tokens, 1));
+    add("index keys", layers, index_bytes(c, tokens, 1));
+  });
+  return all;
 }
 
 double recurrent_state_bytes(const ModelConfig& model, const Shard& shard) {

@@ -54,6 +54,30 @@ TEST(KvCache, Gemma3Windows) {
   EXPECT_DOUBLE_EQ(kv_bytes_per_token(gemma, DType::kBf16) * 131072, 66'571'993'088);
 }
 
+TEST(KvCache, IsTheSumOfItsComponents) {
+  const auto parts_of = [](const char* name, std::int64_t tokens) {
+    const ModelConfig model = preset(name);
+    const auto parts = kv_components(model, {}, DType::kBf16, tokens);
+    double sum = 0;
+    for (const KvComponent& p : parts) sum += p.bytes;
+    EXPECT_DOUBLE_EQ(sum, kv_bytes(model, {}, DType::kBf16, tokens, 1)) << name;
+    return parts;
+  };
+  // 36 layers of 8 heads of 64, every other one with a window.
+  const auto gpt_oss = parts_of("gpt-oss-120b", 1000);
+  ASSERT_EQ(gpt_oss.size(), 2u);
+  EXPECT_EQ(gpt_oss[0].name, "attention, window of 128");
+  EXPECT_EQ(gpt_oss[0].bytes, 18.0 * 128 * 2048);
+  EXPECT_EQ(gpt_oss[1].name, "attention");
+  EXPECT_EQ(gpt_oss[1].bytes, 18.0 * 1000 * 2048);
+  const auto sparse = parts_of("deepseek-v3.2", 5000);
+  ASSERT_EQ(sparse.size(), 2u);
+  EXPECT_EQ(sparse[0].name, "latents");
+  EXPECT_EQ(sparse[1].name, "index keys");
+  EXPECT_EQ(sparse[1].layers, 61);
+  EXPECT_EQ(parts_of("llama-3.1-8b", 1000).size(), 1u);
+}
+
 TEST(KvCache, RoundsUpToBlocks) {
   const ModelConfig llama = preset("llama-3.1-8b");
   const double token = kv_bytes_per_token(llama, DType::kBf16);
