@@ -19,6 +19,7 @@ class Window : public QMainWindow {
  public:
   // remember: layout, file, unsaved changes and theme, from one time to the next.
   explicit Window(bool remember = true, QWidget* parent = nullptr);
+  ~Window() override { session_.history().disconnect(this); }  // which says that it is clean when it goes
 
   Session& session() { return session_; }
   ScenarioForm& form() { return *form_; }

@@ -164,8 +164,11 @@ TEST(Form, KeysAndSlidersAreWholeInANarrowWindow) {
 }
 
 // Whatever is typed, the session has an answer or an error, and the window lives.
+// Each view is painted now and then.
 TEST(Form, AThousandRandomEdits) {
   Window window(false);
+  window.resize(1280, 800);
+  window.show();
   std::mt19937 random(7);
   const std::vector<std::string> pointers = window.form().pointers();
   std::map<std::string, ScenarioKey> keys;
@@ -181,7 +184,11 @@ TEST(Form, AThousandRandomEdits) {
     window.form().enter(pointer,
                         random() % 2 == 0 ? typed(keys.at(pointer)) : wild[random() % std::size(wild)],
                         random() % 3 == 0);
-    if (i % 50 == 0) QApplication::processEvents();
+    if (i % 50 == 0) {
+      const auto& views = window.views();
+      window.show_view(views[static_cast<std::size_t>(i / 50) % views.size()]->title());
+      QApplication::processEvents();
+    }
     if (i % 97 == 0) i % 2 == 0 ? window.session().pin() : window.session().unpin();
     if (window.session().estimated()) ++answered;
     while (!window.session().estimated() && window.session().history().canUndo())

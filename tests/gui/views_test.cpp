@@ -13,6 +13,7 @@
 #include "deployment/capacity.h"
 #include "gui/headline.h"
 #include "gui/window.h"
+#include "model/kv_cache.h"
 #include "pictures.h"
 
 namespace foretoken::gui {
@@ -109,6 +110,11 @@ TEST_F(Views, ModelIsItsReport) {
     EXPECT_DOUBLE_EQ(flops.dataMainValue(i) * 1e9, decode_flops(d.model, q));
   }
   EXPECT_GT(flops.dataMainValue(flops.dataCount() - 1), flops.dataMainValue(0));
+  const QCPGraph& kv = *chart("Model").graph(0);
+  ASSERT_GT(kv.dataCount(), 10);
+  for (int i = 0; i < kv.dataCount(); ++i)
+    EXPECT_DOUBLE_EQ(kv.dataMainValue(i) * kGiB, kv_bytes(d.model, d.mapping.stages.front(), d.precision.kv,
+                                                          static_cast<std::int64_t>(kv.dataMainKey(i)), 1));
   EXPECT_THAT(chart("Model", 1).yAxis->label().toStdString(), testing::HasSubstr("GFLOP"));
 }
 
@@ -148,16 +154,31 @@ TEST_F(Views, RooflineHoldsAllOperators) {
   const StepEstimate& step = window.session().estimated()->estimate->steps.at(2);
   Chart& c = chart("Roofline");
   EXPECT_EQ(c.xAxis->scaleType(), QCPAxis::stLogarithmic);
-  int dots = 0, expected = 0;
-  for (int i = 0; i < c.graphCount(); ++i)
-    if (c.graph(i)->lineStyle() == QCPGraph::lsNone)
-      for (const QCPGraphData& d : *c.graph(i)->data()) {
-        EXPECT_TRUE(c.xAxis->range().contains(d.key)) << d.key;
-        EXPECT_TRUE(c.yAxis->range().contains(d.value)) << d.value;
-        ++dots;
+  const Device& device = window.session().estimated()->deployment()->device;
+  const double bandwidth = device.memory_bandwidth.value / 1e12;
+  std::vector<std::pair<double, double>> dots, expected;
+  std::vector<double> roofs;
+  for (int i = 0; i < c.graphCount(); ++i) {
+    const bool roof = c.graph(i)->lineStyle() != QCPGraph::lsNone;
+    double highest = 0;
+    for (const QCPGraphData& d : *c.graph(i)->data()) {
+      highest = std::max(highest, d.value);
+      if (roof) {
+        EXPECT_LE(d.value, d.key * bandwidth * (1 + 1e-9));
+        continue;
       }
-  for (const OperatorCost& o : step.operators) expected += o.flops > 0 && o.bytes > 0 && o.seconds > 0;
-  EXPECT_EQ(dots, expected);
+      EXPECT_TRUE(c.xAxis->range().contains(d.key)) << d.key;
+      EXPECT_TRUE(c.yAxis->range().contains(d.value)) << d.value;
+      dots.emplace_back(d.key, d.value);
+    }
+    if (roof) roofs.push_back(highest);
+  }
+  for (const OperatorCost& o : step.operators)
+    if (o.flops > 0 && o.bytes > 0 && o.seconds > 0)
+      expected.emplace_back(o.flops / o.bytes, o.flops / o.seconds / 1e12);
+  EXPECT_THAT(dots, testing::UnorderedElementsAreArray(expected));
+  EXPECT_THAT(roofs,
+              testing::UnorderedElementsAre(device.fp16_peak.value / 1e12, device.fp8_peak.value / 1e12));
 }
 
 TEST_F(Views, LoadIsTheSweep) {
@@ -170,13 +191,14 @@ TEST_F(Views, LoadIsTheSweep) {
     Chart& c = chart("Latency against load", static_cast<std::size_t>(which));
     // Low, high, value; of the median, then of the 99th percentile.
     ASSERT_EQ(c.graphCount(), 6);
-    const QCPGraph *low = c.graph(3), *high = c.graph(4), *p99 = c.graph(5);
+    const QCPGraph *median = c.graph(2), *low = c.graph(3), *high = c.graph(4), *p99 = c.graph(5);
     EXPECT_EQ(p99->name(), QStringLiteral("99th percentile"));
     ASSERT_EQ(p99->dataCount(), 9);
     for (int i = 0; i < 9; ++i) {
       const LoadPoint& p = sweep.points[static_cast<std::size_t>(i)];
       EXPECT_DOUBLE_EQ(p99->dataMainKey(i), p.load);
       EXPECT_DOUBLE_EQ(p99->dataMainValue(i), (p.metrics.*of).p99);
+      EXPECT_DOUBLE_EQ(median->dataMainValue(i), (p.metrics.*of).p50);
       const Interval& interval = p.interval.at(which == 0 ? "p99_ttft_ms" : "p99_tpot_ms");
       EXPECT_DOUBLE_EQ(low->dataMainValue(i), interval.low);
       EXPECT_DOUBLE_EQ(high->dataMainValue(i), interval.high);
