@@ -58,12 +58,7 @@ int run(int argc, const char* const* argv) {
   try {
     return kVerbs.at(invocation.verb)(invocation);
   } catch (const Error& e) {
-    // "file:/engine/dtype" is "--dtype" where that flag set it.
-    const auto pointer = e.where().find(":/");
-    const std::string flag =
-        pointer == std::string::npos ? "" : flag_of_pointer(invocation, e.where().substr(pointer + 1));
-    if (flag.empty()) throw;
-    throw Error(flag, e.message());
+    throw error_of_flag(e, invocation);
   }
 }
 

@@ -315,4 +315,11 @@ std::string flag_of_pointer(const Invocation& invocation, const std::string& poi
   return "";
 }
 
+Error error_of_flag(const Error& error, const Invocation& invocation) {
+  const auto pointer = error.where().find(":/");
+  const std::string flag =
+      pointer == std::string::npos ? "" : flag_of_pointer(invocation, error.where().substr(pointer + 1));
+  return flag.empty() ? error : Error(flag, error.message());
+}
+
 }  // namespace foretoken

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "cli/command.h"
 
@@ -33,5 +34,7 @@ void apply_flags(Json& scenario, const Invocation& invocation, bool lists, bool 
 // "--flag" for a pointer that a flag of this invocation set ("--flag/rest" for one inside its value), else
 // "".
 std::string flag_of_pointer(const Invocation& invocation, const std::string& pointer);
+// "file:/engine/dtype: ..." as an error of "--dtype" where that flag set the key; else as it is.
+Error error_of_flag(const Error& error, const Invocation& invocation);
 
 }  // namespace foretoken

@@ -17,6 +17,7 @@
 #include "cli/checkpoint.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
+#include "cli/scenario_flags.h"
 #include "cli/simulate_verb.h"
 #include "cli/timing.h"
 #include "cli/verbs.h"
@@ -152,12 +153,12 @@ class Sweep {
   // What can't be asked of one combination doesn't end the others.
   std::string answer_one(std::int64_t i) const {
     if (stop_flag().load()) throw Interrupted();
+    const Invocation one = all_.at(i);
     try {
-      const Invocation one = all_.at(i);
       const std::string file = one.arguments.empty() ? "" : one.arguments[0];
       return Json::parse(simulate_in(one, read_scenario_input(one, file, false), world_).report.json).dump();
     } catch (const Error& e) {
-      return Json{{"error", e.what()}}.dump();
+      return Json{{"error", error_of_flag(e, one).what()}}.dump();
     }
   }
 
